@@ -1,0 +1,48 @@
+# Two commands, each from a fresh clone: `make demo` and `make test`. All they need is Python 3.11 and make.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test lint unit setup clean
+
+help:
+	@echo "make demo   phantom -> train -> predict -> compare with vanilla nnU-Net, on a CPU in minutes; writes demo_output/"
+	@echo "make test   lint, types and all tests"
+	@echo "make lint   ruff and mypy only"
+	@echo "make setup  the environment in $(VENV) only (the others do it by themselves)"
+	@echo "make clean  remove $(VENV), demo_output/ and caches"
+
+demo: $(READY)
+	$(BIN)/nnunet-softseg demo -o demo_output
+
+test: lint unit
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest
+
+setup: $(READY)
+
+# Again when the dependencies change, and when the hook does: an editable install copies it.
+$(READY): pyproject.toml constraints/cpu.txt $(wildcard hook/*)
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: no $(PYTHON) here: install Python 3.11, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Is the CPU build of PyTorch on offer?"
+	@if $(BIN)/python -m pip install -q --dry-run --no-deps -c constraints/cpu.txt torch >$(VENV)/torch.log 2>&1; then \
+	  cp constraints/cpu.txt $(VENV)/constraints.txt; echo "It is."; \
+	else \
+	  sed 's/+cpu//' constraints/cpu.txt > $(VENV)/constraints.txt; \
+	  echo "It is not: taking the plain release of the same version, which may bring CUDA libraries along. To avoid them:"; \
+	  echo "  make $(MAKECMDGOALS) PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"; \
+	fi
+	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -1,0 +1,122 @@
+"""Start-up hook: lets stock nnU-Net find the classes of nnunet-softseg by name.
+
+nnU-Net finds trainers, planners, preprocessors, label managers and resampling functions by scanning its own
+folders with one function, `nnunetv2.utilities.find_class_by_name.recursive_find_python_class`. This hook
+waits until that module is imported and wraps the function: a name of ours comes from
+`nnunet_softseg.registry`, any other name goes to nnU-Net's own function.
+
+Rules that keep it harmless, since every Python process of the environment loads this file:
+- standard library only, and only modules that Python has loaded by then anyway;
+- nothing of nnunet_softseg is imported until one of its names is asked for, so that a broken package hurts no
+  one else;
+- an error in the hook itself leaves nnU-Net as it was; an error in our own class is shown as it is;
+- `NNUNET_SOFTSEG_NO_HOOK=1` switches it off.
+"""
+
+import os
+import sys
+
+TARGET = "nnunetv2.utilities.find_class_by_name"
+FUNCTION = "recursive_find_python_class"
+SWITCH = "NNUNET_SOFTSEG_NO_HOOK"
+# Every name in the registry carries one of these marks and no name of nnU-Net does: a test checks both. They
+# tell our names from all others without importing our package.
+MARKS = ("SoftSeg", "SoftLabel", "soft_map", "nnUNetTrainerDemo")
+
+
+def install():
+    """Put the finder in place, once; True if the hook is on. Never raises."""
+    try:
+        if os.environ.get(SWITCH, "") not in ("", "0"):
+            return False
+        if not any(type(finder).__name__ == _Finder.__name__ for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Finder())
+        if TARGET in sys.modules:
+            _wrap(sys.modules[TARGET])
+    except Exception:  # a start-up file has to let Python start
+        return False
+    return True
+
+
+class _Finder:
+    """Meta-path finder that answers for one module and leaves it to the other finders to locate it."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        if fullname != TARGET:
+            return None
+        try:
+            spec = _spec_from_others(fullname, path, target)
+            if spec is not None and hasattr(spec.loader, "exec_module"):
+                spec.loader = _Loader(spec.loader)
+        except Exception:  # the ordinary import goes on without us
+            return None
+        return spec
+
+
+def _spec_from_others(fullname, path, target):
+    for finder in sys.meta_path:
+        find_spec = getattr(finder, "find_spec", None)
+        if type(finder).__name__ == _Finder.__name__ or find_spec is None:
+            continue
+        spec = find_spec(fullname, path, target)
+        if spec is not None:
+            return spec
+    return None
+
+
+class _Loader:
+    """Loads the module with its own loader, hands the loader back to it, then wraps the function."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        try:
+            _wrap(module)
+        except Exception:  # nnU-Net as it was is better than no nnU-Net
+            return
+
+
+def _wrap(module):
+    original = getattr(module, FUNCTION, None)
+    if original is None or hasattr(original, "nnunet_softseg_original"):
+        return
+    wrapper = _make_wrapper(original)
+    setattr(module, FUNCTION, wrapper)
+    # Callers hold the function by `from ... import`. Those loaded before (a late install) get it, too.
+    for name, other in list(sys.modules.items()):
+        if name.startswith("nnunetv2.") and getattr(other, FUNCTION, None) is original:
+            setattr(other, FUNCTION, wrapper)
+
+
+def _make_wrapper(original):
+    def recursive_find_python_class(*args, **kwargs):
+        name = kwargs.get("class_name", args[1] if len(args) > 1 else None)
+        scanned = kwargs.get("current_module", args[2] if len(args) > 2 else None)
+        if _could_be_ours(name, scanned):
+            from nnunet_softseg import registry
+
+            if name in registry.CLASSES:
+                return registry.find(name)
+        return original(*args, **kwargs)
+
+    recursive_find_python_class.__doc__ = original.__doc__
+    recursive_find_python_class.__wrapped__ = original
+    recursive_find_python_class.nnunet_softseg_original = original
+    return recursive_find_python_class
+
+
+def _could_be_ours(name, scanned):
+    # `scanned` is None for folders of nnUNet_extTrainer; other packages are scanned, too: not our business.
+    if not (isinstance(name, str) and isinstance(scanned, str) and scanned.startswith("nnunetv2.")):
+        return False
+    return any(mark in name for mark in MARKS)

@@ -1,0 +1,91 @@
+"""Adaptive wing loss: sharp near the target, blunt far from it, gentle on the background.
+
+Source: Wang, Bo, Fuxin 2019, "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression", section 4.2, eq. 5.
+The exponent is alpha - target, as there; Bedard et al. 2025 print alpha alone, their code uses alpha - target too.
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+class AdaptiveWingLoss(nn.Module):
+    """Adaptive wing loss between a prediction and a soft target of the same shape.
+
+    With d = |target - prediction|, p = alpha - target, per voxel:
+
+        d <  theta:  omega * ln(1 + (d / epsilon) ** p)
+        d >= theta:  A * d - C
+
+    with A and C such that value and slope are continuous at theta.
+
+    Args:
+        omega: height of the curved part.
+        epsilon: width of the curved part; no unit, as the label.
+        theta: error at which the loss becomes a line; no unit.
+        alpha: exponent at a target of 0; must be above 2, so that the slope at no error is finite for a target of 1.
+        reduction: "none" keeps the shape, "mean" and "sum" give a scalar in float32 or wider.
+
+    Raises:
+        ValueError: if a parameter lies outside its range.
+    """
+
+    def __init__(
+        self,
+        omega: float = 8.0,
+        epsilon: float = 1.0,
+        theta: float = 0.5,
+        alpha: float = 2.1,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        for name, value in {"omega": omega, "epsilon": epsilon, "theta": theta}.items():
+            if not value > 0:
+                raise ValueError(f"{name} of the adaptive wing loss must be above 0, got {value}")
+        if not alpha > 2:
+            raise ValueError(
+                f"alpha of the adaptive wing loss must be above 2 (the exponent is alpha - target and has to stay above 1 "
+                f"for a finite slope), got {alpha}"
+            )
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
+        self.omega, self.epsilon, self.theta, self.alpha = omega, epsilon, theta, alpha
+        self.reduction: Reduction = reduction
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            prediction: any shape, any float type; computed in float32 or wider.
+            target: the same shape; clamped to [0, 1].
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"prediction and target must have the same shape, got {tuple(prediction.shape)} and {tuple(target.shape)}"
+            )
+        loss = self._per_voxel(_at_least_float32(prediction), _at_least_float32(target).clamp(0, 1))
+        if self.reduction == "none":
+            return loss
+        return loss.sum() if self.reduction == "sum" else loss.mean()
+
+    def _per_voxel(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        error = (target - prediction).abs()
+        exponent = self.alpha - target
+        # The power sees no error beyond theta: torch.where evaluates both branches, and an infinity in the
+        # branch not taken turns the gradient into NaN.
+        curved = self.omega * torch.log1p((error.clamp(max=self.theta) / self.epsilon) ** exponent)
+        ratio = self.theta / self.epsilon
+        power = ratio**exponent
+        slope = self.omega * exponent * power / (ratio * (1 + power) * self.epsilon)
+        # At theta the line meets the curve: there `curved` is already the constant part of the line.
+        return curved + slope * (error - self.theta).clamp(min=0)
+
+
+def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) or not values.is_floating_point() else values

@@ -1,0 +1,110 @@
+"""Write aside, then rename: no reader ever sees a half-written file.
+
+A process may be killed at any time and two may write the same file at once, on one machine or on two that share a disk. The
+temporary name holds machine and process, so that what a dead process left can be told from what a living one is writing.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nnunet_softseg.errors import UserError
+
+ABANDONED_AFTER_S = 24 * 3600.0
+"""Age at which a temporary file of another machine counts as abandoned: nothing here takes a day to write."""
+_TEMPORARY = re.compile(r"^\..+\.(?P<host>[\w-]+)@(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)*$")
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, with the same suffixes, that takes its place when the block ends well.
+
+    Args:
+        path: the file to write; an existing one is replaced.
+
+    Raises:
+        UserError: if the folder cannot be written, or the disk is full.
+    """
+    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    stem = path.name.removesuffix(suffix)
+    aside = path.with_name(f".{stem}.{_host()}@{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {_reason(error, path.parent)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file all at once, on the disk when this returns: not even a power cut leaves it half-written.
+
+    Raises:
+        UserError: if the folder cannot be written, or the disk is full.
+    """
+    with replacing(path) as aside, aside.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, indented, all at once."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def remove_abandoned(folder: Path) -> list[Path]:
+    """Remove the temporary files that dead processes left in a folder, and return them.
+
+    Args:
+        folder: may be missing; its subfolders are not looked at. A file that cannot be removed stays: it harms nobody.
+    """
+    removed = []
+    for file in folder.glob(".*") if folder.is_dir() else ():
+        match = _TEMPORARY.match(file.name)
+        with contextlib.suppress(OSError, OverflowError):
+            if match and _is_abandoned(file, match["host"], int(match["pid"])):
+                file.unlink()
+                removed.append(file)
+    return removed
+
+
+def _is_abandoned(file: Path, host: str, pid: int) -> bool:
+    if time.time() - file.stat().st_mtime > ABANDONED_AFTER_S:
+        return True
+    # On Windows, signal 0 is not a question but Ctrl+C: there only the age tells.
+    if host != _host() or os.name == "nt":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # alive, somebody else's
+        return False
+    return False
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "localhost"
+
+
+def _reason(error: OSError, folder: Path) -> str:
+    if error.errno in _DISK_FULL:
+        free = "an unknown number of"
+        with contextlib.suppress(OSError):
+            free = f"{shutil.disk_usage(folder).free / 1e6:.1f}"
+        return f"disk full, found {free} MB free (or a quota used up): make room and run the same command again"
+    return f"{error.strerror or error}; check that the folder is writable and the disk not full"

@@ -1,0 +1,36 @@
+"""What is noted of a case on its way from image to soft map: times, peaks, warnings; softseg.json is made of it.
+
+The record travels in the case's properties, which nnU-Net hands from the preprocessing to the export, across processes. The
+forward pass alone sees no properties: it asks here which case is under way in its process.
+"""
+
+from contextvars import ContextVar
+from typing import Any
+
+KEY = "nnunet_softseg"
+_under_way: ContextVar[dict[str, Any] | None] = ContextVar("case_under_way", default=None)
+
+
+def start(properties: dict[str, Any]) -> dict[str, Any]:
+    """Put an empty record into the properties of a case, or return the one that is there."""
+    record: dict[str, Any] = properties.setdefault(KEY, {})
+    for key, empty in {"image": None, "seconds": {}, "labels": {}, "warnings": []}.items():
+        record.setdefault(key, empty)
+    return record
+
+
+def set_under_way(record: dict[str, Any] | None) -> None:
+    """Say whose forward pass comes next in this process; None: nobody's."""
+    _under_way.set(record)
+
+
+def under_way() -> dict[str, Any]:
+    """Return the record of the case under way; one that nobody will read if there is none."""
+    record = _under_way.get()
+    return record if record is not None else start({})
+
+
+def add_warning(record: dict[str, Any], warning: str) -> None:
+    """Note a warning once."""
+    if warning not in record["warnings"]:
+        record["warnings"].append(warning)

@@ -1,0 +1,210 @@
+"""From the soft map on the network's grid to files on the image's own: soft NIfTI, label map, softseg.json."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813  its own documentation's name
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_pickle
+from filelock import FileLock
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape,
+    export_prediction_from_logits,
+)
+
+from nnunet_softseg import __version__, case_record
+from nnunet_softseg.atomic import replacing, write_json
+from nnunet_softseg.inference import label_names
+from nnunet_softseg.model_plans import is_soft, versions
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.soft_map import keep_supported
+
+SOFT_FOLDER = "soft"
+REPORT = "softseg.json"
+Map = npt.NDArray[np.float32]
+
+
+def export_prediction(
+    predicted_array_or_file: Any,
+    properties_dict: dict[str, Any],
+    configuration_manager: Any,
+    plans_manager: Any,
+    dataset_json_dict_or_file: dict[str, Any] | str,
+    output_file_truncated: str,
+    save_probabilities: bool = False,
+    num_threads_torch: int = default_num_processes,
+) -> None:
+    """Write what was predicted of a case; nnU-Net calls this in place of its own export, with the same arguments.
+
+    A model of ours gives `soft/<case>_<label>.nii.gz`, an entry in softseg.json and, last, the label map: its presence tells
+    nnU-Net's --continue_prediction that the case is done. Any other model goes to nnU-Net's own export.
+    """
+    if not is_soft(plans_manager.plans):
+        export_prediction_from_logits(
+            predicted_array_or_file,
+            properties_dict,
+            configuration_manager,
+            plans_manager,
+            dataset_json_dict_or_file,
+            output_file_truncated,
+            save_probabilities,
+            num_threads_torch,
+        )
+        return
+    started = time.perf_counter()
+    dataset_json: dict[str, Any] = (
+        load_json(dataset_json_dict_or_file) if isinstance(dataset_json_dict_or_file, str) else dataset_json_dict_or_file
+    )
+    label_manager = plans_manager.get_label_manager(dataset_json)
+    settings = SoftSegSettings.from_plans(plans_manager.plans)
+    record = case_record.start(properties_dict)
+    labels = label_manager.foreground_labels
+    names = label_names(dataset_json, labels)
+    on_network_grid = _without_residue(np.asarray(predicted_array_or_file, dtype=np.float32), names, settings, record)
+    label_map, soft_maps = convert_predicted_logits_to_segmentation_with_correct_shape(
+        on_network_grid,
+        plans_manager,
+        configuration_manager,
+        label_manager,
+        properties_dict,
+        return_probabilities=True,
+        num_threads_torch=num_threads_torch,
+    )
+    target = Path(output_file_truncated)
+    image_geometry = {key: value for key, value in properties_dict.items() if key != case_record.KEY}
+    _write_soft_maps(target, soft_maps, labels, image_geometry, record["image"])
+    if save_probabilities:
+        with replacing(target.with_name(target.name + ".npz")) as aside:
+            np.savez_compressed(aside, probabilities=soft_maps)
+        save_pickle(image_geometry, str(target) + ".pkl")
+    _describe(record, names, soft_maps, float(np.prod(properties_dict["spacing"])))
+    record["seconds"]["export"] = time.perf_counter() - started
+    _report(target, record, plans_manager.plans, settings)
+    with replacing(target.with_name(target.name + dataset_json["file_ending"])) as aside:
+        plans_manager.image_reader_writer_class().write_seg(label_map, str(aside), properties_dict)
+
+
+def _without_residue(soft_maps: Map, names: list[str], settings: SoftSegSettings, record: dict[str, Any]) -> Map:
+    """Return the soft maps with the background exactly 0, and note how much that took away."""
+    cleaned = np.stack([keep_supported(label, settings.core_threshold, settings.support_threshold) for label in soft_maps])
+    for name, before, after in zip(names, soft_maps, cleaned, strict=True):
+        total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
+        label = record["labels"].setdefault(name, {})
+        label["removed_percent"] = round(100 * (total - kept) / total, 3) if total else 0.0
+    return cleaned
+
+
+def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        record["labels"][name]["soft_volume_mm3"] = round(float(soft_map.sum(dtype=np.float64)) * voxel_volume_mm3, 3)
+        if not soft_map.any():
+            case_record.add_warning(record, f"nothing found of {name}: its soft map is empty")
+
+
+def _write_soft_maps(
+    target: Path, soft_maps: Map, labels: list[int], properties: Mapping[str, Any], image: str | None
+) -> None:
+    folder = target.parent / SOFT_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for label, soft_map in zip(labels, soft_maps, strict=True):
+        nifti = soft_nifti(soft_map, properties, image)
+        with replacing(folder / f"{target.name}_{int(label):04d}.nii.gz") as aside:
+            nib.save(nifti, aside)
+
+
+def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:
+    """Return a soft map as float32 NIfTI on its image's own grid.
+
+    Args:
+        soft_map: (z, y, x) as nnU-Net's reader orders axes, uncropped.
+        properties: of the case, from the same reader.
+        image: the file that was predicted; its header is taken over. None: the geometry comes from the properties.
+
+    Returns:
+        In the axis order of the file, with its affine, both form codes and units.
+    """
+    in_file_order, affine = to_file_order(soft_map, properties)
+    header = None
+    if image is not None and Path(image).is_file():
+        source = nib.load(image)
+        if tuple(source.shape[:3]) == in_file_order.shape:
+            header, affine = source.header.copy(), source.affine
+    nifti = nib.Nifti1Image(np.ascontiguousarray(in_file_order, dtype=np.float32), affine, header)
+    nifti.set_data_dtype(np.float32)
+    nifti.header.set_slope_inter(1, 0)
+    nifti.header["cal_min"], nifti.header["cal_max"] = 0, 1
+    nifti.header["descrip"] = f"soft map, nnunet-softseg {__version__}"
+    return nifti
+
+
+def to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    """Return (array in the axis order of the file, affine), undoing what nnU-Net's reader did to axes.
+
+    Args:
+        soft_map: (z, y, x) as the reader orders axes.
+        properties: that the reader gave with the image.
+
+    Raises:
+        ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
+    """
+    if "nibabel_stuff" in properties:
+        return _nibabel_order(soft_map, properties["nibabel_stuff"])
+    if "sitk_stuff" in properties:
+        return _simpleitk_order(soft_map, properties["sitk_stuff"])
+    raise ValueError(
+        "a soft map can be written only with the geometry of its image, and the properties hold none: give those of one of "
+        "nnU-Net's NIfTI readers (NibabelIOWithReorient, NibabelIO, SimpleITKIO)"
+    )
+
+
+def _nibabel_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    array = soft_map.transpose(2, 1, 0)
+    original = np.asarray(geometry["original_affine"], dtype=np.float64)
+    if "reoriented_affine" not in geometry:
+        return array, original
+    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(original))
+    reoriented = nib.Nifti1Image(array, geometry["reoriented_affine"]).as_reoriented(back)
+    return np.asarray(reoriented.dataobj), original
+
+
+def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(soft_map))
+    image.SetSpacing(geometry["spacing"])
+    image.SetOrigin(geometry["origin"])
+    image.SetDirection(geometry["direction"])
+    if "original_orientation" in geometry:
+        image = sitk.DICOMOrient(image, geometry["original_orientation"])
+    lps_to_ras = np.diag([-1.0, -1.0, 1.0])
+    affine = np.eye(4)
+    affine[:3, :3] = lps_to_ras @ np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
+    affine[:3, 3] = lps_to_ras @ np.array(image.GetOrigin())
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
+
+
+def _report(target: Path, record: dict[str, Any], plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
+    """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
+    path = target.parent / REPORT
+    with FileLock(target.parent / f".{REPORT}.lock"):
+        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        report.update(
+            versions=versions(),
+            trainer=plans[PLANS_KEY]["trainer"],
+            trained_with=plans[PLANS_KEY]["versions"],
+            threshold=settings.hard_threshold,
+            settings=settings.as_dict(),
+            orientation=plans[PLANS_KEY]["orientation"],
+        )
+        seconds = {stage: round(value, 3) for stage, value in record["seconds"].items()}
+        entry = {"image": record["image"] and os.path.basename(record["image"]), "seconds": seconds}
+        entry.update(labels=record["labels"], warnings=record["warnings"])
+        report.setdefault("cases", {})[target.name] = entry
+        report["cases"] = dict(sorted(report["cases"].items()))
+        write_json(path, report)

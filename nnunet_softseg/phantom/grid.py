@@ -1,0 +1,68 @@
+"""The voxels of one image: where they lie, which axis is S-I, and how far each slice has moved."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel grid in scanner RAS+ mm.
+
+    `shift_mm` is (slices, 2): how far the anatomy has moved in each slice along the slice's own R-L and A-P axes (positive to
+    the right and to anterior), in mm. A slice is everything with one index along the array axis that is closest to S-I.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Floats
+    shift_mm: Floats
+
+    @property
+    def voxel_mm(self) -> Floats:
+        """Size of a voxel along the array axes, (3,) in mm."""
+        size: Floats = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return size
+
+    @property
+    def array_axis(self) -> tuple[int, int, int]:
+        """The array axis that is closest to R-L, A-P and S-I."""
+        directions = np.abs(self.affine[:3, :3] / self.voxel_mm)
+        rl, ap, si = (int(axis) for axis in directions.argmax(axis=1))
+        return rl, ap, si
+
+    @property
+    def slice_axis(self) -> int:
+        """The array axis that is closest to S-I."""
+        return self.array_axis[2]
+
+    @property
+    def unit_axes(self) -> Floats:
+        """Unit vectors (3, 3) of the grid as columns, ordered R-L, A-P, S-I and pointing to right, anterior, superior."""
+        axes = self.affine[:3, list(self.array_axis)]
+        signs = np.sign(np.diagonal(axes))
+        unit: Floats = axes * signs / np.linalg.norm(axes, axis=0)
+        return unit
+
+    def anatomy_mm(self, index: Floats, slices: npt.NDArray[np.intp]) -> Floats:
+        """Return the point of the unmoved anatomy that is seen at each voxel index.
+
+        Args:
+            index: (3, N), may be fractional.
+            slices: (N,), the slice that each index belongs to.
+
+        Returns:
+            (3, N) in mm.
+        """
+        scanner = self.affine[:3, :3] @ index + self.affine[:3, 3:]
+        moved: Floats = scanner - self.unit_axes[:, :2] @ self.shift_mm[slices].T
+        return moved
+
+    def slice_centres_mm(self) -> Floats:
+        """Return the centre of each slice in the scanner, (3, slices) in mm."""
+        index = np.tile((np.array(self.shape, float)[:, None] - 1) / 2, self.shape[self.slice_axis])
+        index[self.slice_axis] = np.arange(self.shape[self.slice_axis])
+        centres: Floats = self.affine[:3, :3] @ index + self.affine[:3, 3:]
+        return centres

@@ -1,0 +1,36 @@
+"""The names under which nnU-Net finds our classes, and the modules they live in.
+
+The start-up hook asks here when nnU-Net looks up one of these names; a module is imported only then.
+"""
+
+import importlib
+from typing import Any
+
+from nnunet_softseg.errors import UserError
+
+CLASSES: dict[str, str] = {
+    "nnUNetTrainerSoftSeg": "nnunet_softseg.trainer",
+    "nnUNetTrainerSoftSegRawLoss": "nnunet_softseg.trainer",
+    "nnUNetTrainerSoftSegSlidingWindow": "nnunet_softseg.trainer",
+    "nnUNetTrainerSoftSegDemo": "nnunet_softseg.variants",
+    "nnUNetTrainerDemo": "nnunet_softseg.variants",
+    "SoftLabelManager": "nnunet_softseg.label_manager",
+    "SoftSegPreprocessor": "nnunet_softseg.preprocessing",
+    "SoftSegDemoPlanner": "nnunet_softseg.planning",
+    "resample_soft_map": "nnunet_softseg.soft_map",
+}
+
+
+def find(name: str) -> Any:
+    """Return the class (or resampling function) that nnU-Net knows by this name.
+
+    Raises:
+        UserError: the name is not in the registry.
+        ImportError: its module does not import, or lacks the name; the real cause is shown.
+    """
+    if name not in CLASSES:
+        raise UserError(f"unknown name {name}: nnunet-softseg offers {', '.join(CLASSES)}")
+    module = importlib.import_module(CLASSES[name])
+    if not hasattr(module, name):
+        raise ImportError(f"{CLASSES[name]} has no {name}: reinstall nnunet-softseg", name=CLASSES[name])
+    return getattr(module, name)

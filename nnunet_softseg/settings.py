@@ -1,0 +1,56 @@
+"""Every number that a run of this project can be asked about, in one place, kept with the model."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+PLANS_KEY = "nnunet_softseg"
+"""Where the settings stand in the plans that a trainer saves beside its model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftSegSettings:
+    """How a soft segmentation model is trained and how its raw output becomes a soft map.
+
+    Attributes:
+        center_crop: the network sees the patch around the centre in R-L and A-P; False: patches wherever nnU-Net puts them.
+        initial_lr: of Adam; cosine annealing takes it to 0.
+        weight_decay: of Adam.
+        num_epochs: of so many iterations each.
+        iterations_per_epoch: training batches.
+        validation_iterations_per_epoch: batches of the online validation.
+        save_every: epochs between checkpoints to resume from.
+        reference_momentum: of the running mean of the raw output's peak over patches with a label.
+        floor_fraction: smallest denominator of NormReLU, as a fraction of that running mean.
+        hard_threshold: the label map is soft map > this.
+        core_threshold: a component of the soft map must exceed this somewhere, or it is background.
+        support_threshold: what is connected to a core through values above this keeps its value; the rest is background.
+        crop_loss_warning: a case is named if the crop loses more than this fraction of a label.
+        collapse_patience: epochs of empty output on labelled patches after which training stops.
+    """
+
+    center_crop: bool = True
+    initial_lr: float = 1e-3
+    weight_decay: float = 0.0
+    num_epochs: int = 200
+    iterations_per_epoch: int = 250
+    validation_iterations_per_epoch: int = 50
+    save_every: int = 50
+    reference_momentum: float = 0.99
+    floor_fraction: float = 0.5
+    hard_threshold: float = 0.5
+    core_threshold: float = 0.5
+    support_threshold: float = 0.05
+    crop_loss_warning: float = 0.01
+    collapse_patience: int = 10
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_plans(cls, plans: Mapping[str, Any]) -> "SoftSegSettings":
+        """Return the settings that a model was trained with; unknown keys, of a later version, are passed over."""
+        stored = plans.get(PLANS_KEY, {}).get("settings", {})
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})

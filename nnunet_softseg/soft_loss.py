@@ -1,0 +1,125 @@
+"""From raw output and soft target to the loss: on the raw output, or with NormReLU in between.
+
+Two ways to train are published: the text of Bedard et al. 2025 puts NormReLU before the loss, their code regresses the raw
+output and applies NormReLU after inference only. Both are here, over any loss per voxel.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from nnunet_softseg.norm_relu import peak
+
+VoxelLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class SoftSegLoss(nn.Module):
+    """A loss over one or several resolutions, which also keeps the running peak of the raw output.
+
+    Args:
+        voxel_loss: (prediction, target) -> scalar.
+        reference_peak: (label,) buffer of the network, updated in place: the running mean of the raw output's peak over
+            patches with a label, at full resolution. 0 means not known yet.
+        level_weights: per resolution, full first; None: a single output.
+        normalise: put NormReLU between raw output and loss; False: regress the raw output.
+        floor_fraction: smallest denominator of NormReLU, as a fraction of the running peak.
+        momentum: of the running mean.
+    """
+
+    def __init__(
+        self,
+        voxel_loss: VoxelLoss,
+        reference_peak: torch.Tensor,
+        *,
+        level_weights: Sequence[float] | None,
+        normalise: bool,
+        floor_fraction: float,
+        momentum: float,
+    ) -> None:
+        super().__init__()
+        self.voxel_loss = voxel_loss
+        self.level_weights = [1.0] if level_weights is None else list(level_weights)
+        self.normalise = normalise
+        self.floor_fraction = floor_fraction
+        self.momentum = momentum
+        coarse = [torch.zeros_like(reference_peak) for _ in self.level_weights[1:]]
+        self._references = [reference_peak, *coarse]
+
+    def forward(
+        self, output: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor | Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the weighted sum over the levels.
+
+        Args:
+            output: raw output (batch, label, *space), or one per level.
+            target: soft target of the same shape(s), in [0, 1].
+        """
+        outputs = [output] if isinstance(output, torch.Tensor) else list(output)
+        targets = [target] if isinstance(target, torch.Tensor) else list(target)
+        losses = [
+            weight * self._level_loss(raw, soft, reference)
+            for raw, soft, weight, reference in zip(outputs, targets, self.level_weights, self._references, strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def _level_loss(self, raw: torch.Tensor, target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        raw = raw.float()
+        if torch.is_grad_enabled():
+            follow_peak(reference, raw, target, self.momentum)
+        prediction = normalised_for_loss(raw, target, self.floor_fraction, reference) if self.normalise else raw
+        return self.voxel_loss(prediction, target)
+
+
+@torch.no_grad()
+def follow_peak(reference: torch.Tensor, raw: torch.Tensor, target: torch.Tensor, momentum: float) -> None:
+    """Move the running peak towards that of this batch, in place; samples without a label say nothing.
+
+    Args:
+        reference: (label,), 0 where not known yet.
+        raw: (batch, label, *space).
+        target: as raw.
+        momentum: share of the old value.
+    """
+    labelled = (target.flatten(2).amax(2) > 0.5).to(reference.dtype)
+    count = labelled.sum(0)
+    batch_peak = (peak(raw.detach().float()).flatten(1) * labelled).sum(0) / count.clamp(min=1)
+    moved = torch.where(reference > 0, momentum * reference + (1 - momentum) * batch_peak, batch_peak)
+    reference.copy_(torch.where(count > 0, moved, reference))
+
+
+def normalised_for_loss(
+    raw: torch.Tensor, target: torch.Tensor, floor_fraction: float, reference: torch.Tensor
+) -> torch.Tensor:
+    """Return NormReLU of a patch, as it will be in the whole case, and with a gradient wherever there is a label.
+
+    At inference the largest raw value of the case becomes 1. A patch holds only a part of its case, and a coarse level
+    only averages: there the largest value stands for the largest target. A patch without a label (below 0.5) is measured
+    against the running peak instead, so that it learns to stay low. Where the target is positive the raw output is not
+    cut off at 0: a head that has gone negative everywhere still gets a gradient back.
+
+    Args:
+        raw: (batch, label, *space).
+        target: as raw.
+        floor_fraction: of the running peak, smallest denominator.
+        reference: (label,) running peak, 0 where not known yet.
+    """
+    height = target.flatten(2).amax(2).reshape(peak(raw).shape)
+    running = reference.to(raw).reshape(1, -1, *[1] * (raw.ndim - 2)).expand_as(height)
+    denominator = torch.where(
+        height > 0.5, torch.maximum(peak(raw), floor_fraction * running) / height.clamp(min=0.5), running
+    )
+    denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+    return torch.where(target > 0, raw, raw.clamp(min=0)) / denominator
+
+
+class SoftDiceLoss(nn.Module):
+    """Negative soft Dice over a batch: -(2 sum(p y) + 1) / (sum p + sum y + 1).
+
+    Source: Bedard et al. 2025, the Dice baseline of their comparison; p is the activated output.
+    """
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss, a scalar in [-1, 0)."""
+        prediction = prediction.clamp(min=0)
+        return -(2 * (prediction * target).sum() + 1) / (prediction.sum() + target.sum() + 1)

@@ -1,0 +1,698 @@
+"""The soft target: the soft label on the network's grid, where nnU-Net has brought the image.
+
+nnU-Net transposes an image, crops it to what is not zero and resamples it. A soft label goes the same way here, always by
+linear interpolation, never by nearest neighbour, and is stored beside nnU-Net's preprocessed cases as
+`<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside it of what it was made from.
+"""
+
+import hashlib
+import itertools
+import os
+import pickle
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg import __version__, soft_label
+from nnunet_softseg.atomic import remove_abandoned, write_bytes
+from nnunet_softseg.center_crop import Box, inside, kept_mass, network_box, superior_inferior_axis
+from nnunet_softseg.check import ONE_ORIENTATION
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.finding import raise_first_error, short_name
+from nnunet_softseg.model_plans import require_supported
+from nnunet_softseg.raw_dataset import (
+    dataset_name,
+    find_reader,
+    foreground_labels,
+    load_json,
+    nnunet_folder,
+)
+from nnunet_softseg.settings import SoftSegSettings
+from nnunet_softseg.workers import map_jobs
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+RECORD_KEY = "nnunet_softseg"
+"""Of the record, a dictionary, among the variable-length metadata of a soft target."""
+FORMAT = 1
+"""Soft targets of another format are made again. To be raised whenever the arithmetic here changes."""
+
+SoftTarget = npt.NDArray[np.float16]
+
+
+# What is reported
+
+
+@dataclass(frozen=True)
+class CasePreparation:
+    """How one case fared.
+
+    Attributes:
+        case_id: its name.
+        prepared: its soft target was made now; False: it was up to date.
+        kept_mass: per label, the fraction of its sum that lies in the box which the network sees; NaN: empty label.
+        si_axis: array axis along S-I; None without the crop.
+        warnings: to be shown to the user.
+    """
+
+    case_id: str
+    prepared: bool
+    kept_mass: tuple[float, ...]
+    si_axis: int | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparationReport:
+    """How a preparation went.
+
+    Attributes:
+        folder: with the soft targets.
+        labels: in the order in which they are stacked.
+        cases: by name.
+        general_warnings: that belong to no single case.
+    """
+
+    folder: Path
+    labels: tuple[int, ...]
+    cases: tuple[CasePreparation, ...]
+    general_warnings: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All warnings, each in one line."""
+        return (*self.general_warnings, *(warning for case in self.cases for warning in case.warnings))
+
+    @property
+    def num_prepared(self) -> int:
+        """How many soft targets were made; the others were up to date."""
+        return sum(case.prepared for case in self.cases)
+
+    def kept_mass_by_case(self) -> dict[str, list[float | None]]:
+        """Return case -> fraction of each label inside the crop, None for an empty label (JSON has no NaN)."""
+        return {
+            case.case_id: [None if np.isnan(kept) else round(kept, 6) for kept in case.kept_mass]
+            for case in self.cases
+        }
+
+
+# Arithmetic
+
+
+def to_network_grid(
+    label: soft_label.SoftLabel,
+    transpose_forward: Sequence[int],
+    bbox: Sequence[Sequence[int]],
+    shape: Sequence[int],
+) -> npt.NDArray[np.float32]:
+    """Return a soft label on the network's grid: transposed, cropped, resampled as nnU-Net does with the image.
+
+    Args:
+        label: (z, y, x), as nnU-Net's reader gives it, values in [0, 1].
+        transpose_forward: of the plans.
+        bbox: (start, stop) per axis, after transposition; of the case's properties.
+        shape: of the preprocessed case.
+
+    Returns:
+        An array of that shape, in [0, 1].
+    """
+    transposed = label.transpose(transpose_forward)
+    cropped = transposed[tuple(slice(start, stop) for start, stop in bbox)]
+    return resample_linear(cropped, shape)
+
+
+def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return an array sampled linearly at the centres of the voxels of another grid over the same extent.
+
+    This is the grid on which nnU-Net resamples images: sample i lies at (i + 0.5) * old / new - 0.5, clamped at the edges,
+    without smoothing first. Along thick slices, where nnU-Net takes the nearest slice of the image, a label is still
+    interpolated linearly.
+
+    Args:
+        array: three axes.
+        shape: of the result.
+    """
+    if array.shape == tuple(shape):
+        return np.ascontiguousarray(array)
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    with torch.no_grad():
+        resampled = torch.nn.functional.interpolate(
+            tensor, size=tuple(int(size) for size in shape), mode="trilinear", align_corners=False
+        )
+    result: npt.NDArray[np.float32] = resampled[0, 0].numpy()
+    return result
+
+
+# Where things are
+
+
+def soft_target_folder(preprocessed_folder: Path) -> Path:
+    """Return the folder of soft targets that belongs to nnU-Net's folder of preprocessed cases."""
+    return preprocessed_folder.with_name(f"{preprocessed_folder.name}_soft")
+
+
+def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
+    """Return a soft target (label, *space), float16, that is read from disk where it is sliced.
+
+    Args:
+        folder: from `soft_target_folder`.
+        case: its name.
+
+    Raises:
+        UserError: if it is missing or broken.
+    """
+    file = folder / f"{case}.b2nd"
+    array = _try_to_open(file)
+    if array is None:
+        found = "a broken one" if file.is_file() else "none"
+        raise UserError(
+            f"{short_name(file)}: expected a soft target, found {found}: run nnunet-softseg prepare (the trainers do it by themselves)"
+        )
+    return array
+
+
+def _try_to_open(file: Path) -> blosc2.NDArray | None:
+    # As nnU-Net does it: memory-mapped, except on Windows, where a mapped file cannot be replaced.
+    mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
+    if not file.is_file():
+        return None
+    try:
+        return blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
+    except (RuntimeError, OSError, ValueError):
+        return None
+
+
+# Preprocessed cases
+
+
+@dataclass(frozen=True)
+class _PreprocessedCase:
+    """What nnU-Net did to one case, with the axes after transposition."""
+
+    case_id: str
+    shape: tuple[int, ...]
+    shape_before_crop: tuple[int, ...]
+    bbox: tuple[tuple[int, int], ...]
+    spacing_mm: tuple[float, ...]
+    geometry: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Configuration:
+    """What of plans and dataset.json decides a soft target."""
+
+    dataset: str
+    name: str
+    plans_name: str
+    labels: tuple[int, ...]
+    reader: str
+    transpose_forward: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    patch_size: tuple[int, ...]
+    resamples: bool
+
+    @property
+    def preprocess_command(self) -> str:
+        number = self.dataset[len("Dataset") :].split("_")[0]
+        return f"nnUNetv2_preprocess -d {number} -c {self.name} -plans_name {self.plans_name}"
+
+
+def _configuration(plans_manager: "PlansManager", name: str, dataset_json: Mapping[str, Any]) -> _Configuration:
+    if name not in plans_manager.available_configurations:
+        known = ", ".join(plans_manager.available_configurations)
+        raise UserError(f"{plans_manager.plans_name}: expected a configuration out of {known}, found {name}: choose one (-c)")
+    configuration = plans_manager.get_configuration(name)
+    return _Configuration(
+        dataset=plans_manager.dataset_name,
+        name=name,
+        plans_name=plans_manager.plans_name,
+        labels=foreground_labels(dataset_json),
+        reader=plans_manager.plans["image_reader_writer"],
+        transpose_forward=tuple(int(axis) for axis in plans_manager.transpose_forward),
+        spacing_mm=tuple(float(spacing) for spacing in configuration.spacing),
+        patch_size=tuple(int(size) for size in configuration.patch_size),
+        resamples=not str(configuration.configuration["resampling_fn_data"]).startswith("no_resampling"),
+    )
+
+
+def _preprocessed_case(folder: Path, case_id: str, configuration: _Configuration) -> _PreprocessedCase:
+    """Return what nnU-Net did to a case, after checking that it was done with these plans.
+
+    Raises:
+        UserError: if the case is missing, broken, or was preprocessed with other plans.
+    """
+    command = configuration.preprocess_command
+    image = _try_to_open(folder / f"{case_id}.b2nd")
+    try:
+        with (folder / f"{case_id}.pkl").open("rb") as stream:
+            properties = pickle.load(stream)
+    except (OSError, EOFError, pickle.UnpicklingError):
+        properties = None
+    if image is None or properties is None:
+        raise UserError(
+            f"{folder.name}/{case_id}: expected a preprocessed case (.b2nd and .pkl), found none or a broken one: run {command}"
+        )
+    case = _PreprocessedCase(
+        case_id,
+        shape=tuple(int(size) for size in image.shape[1:]),
+        shape_before_crop=tuple(int(size) for size in properties["shape_before_cropping"]),
+        bbox=tuple((int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]),
+        spacing_mm=tuple(float(properties["spacing"][axis]) for axis in configuration.transpose_forward),
+        geometry={key: properties[key] for key in ("nibabel_stuff", "sitk_stuff") if key in properties},
+    )
+    _require_same_plans(case, configuration, folder)
+    return case
+
+
+def _require_same_plans(case: _PreprocessedCase, configuration: _Configuration, folder: Path) -> None:
+    expected = _shape_by_plans(case, configuration)
+    again = f"the case was preprocessed with other plans; run {configuration.preprocess_command}"
+    if case.shape != expected:
+        raise UserError(
+            f"{folder.name}/{case.case_id}: expected shape {expected} by {configuration.plans_name}, found {case.shape}: {again}"
+        )
+    reader = _reader_that_kept(case.geometry)
+    if reader is not None and reader != configuration.reader:
+        raise UserError(
+            f"{folder.name}/{case.case_id}: expected an image read by {configuration.reader}, found one read by {reader}: {again}"
+        )
+
+
+def _shape_by_plans(case: _PreprocessedCase, configuration: _Configuration) -> tuple[int, ...]:
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+    cropped = tuple(stop - start for start, stop in case.bbox)
+    if not configuration.resamples:
+        return cropped
+    spacing_mm = configuration.spacing_mm
+    if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
+        spacing_mm = (case.spacing_mm[0], *spacing_mm)
+    return tuple(int(size) for size in compute_new_shape(cropped, case.spacing_mm, spacing_mm))
+
+
+def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
+    if "nibabel_stuff" in geometry:
+        return "NibabelIOWithReorient" if "reoriented_affine" in geometry["nibabel_stuff"] else "NibabelIO"
+    if "sitk_stuff" in geometry:
+        return "SimpleITKIOWithReorient" if "original_orientation" in geometry["sitk_stuff"] else "SimpleITKIO"
+    return None
+
+
+# The record inside a soft target
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One soft target to be made or found up to date."""
+
+    case: _PreprocessedCase
+    configuration: _Configuration
+    sources: tuple[Path, ...]
+    output: Path
+    si_axis: int | None
+    box: Box = field(default=())
+
+    def grid(self) -> dict[str, Any]:
+        """Return all but the sources that decides the content of the soft target."""
+        affines = soft_label.reader_affines(self.case.geometry)
+        return {
+            "format": FORMAT,
+            "labels": list(self.configuration.labels),
+            "reader": self.configuration.reader,
+            "transpose_forward": list(self.configuration.transpose_forward),
+            "shape_before_crop": list(self.case.shape_before_crop),
+            "bbox": [list(side) for side in self.case.bbox],
+            "spacing_mm": list(self.case.spacing_mm),
+            "shape": list(self.case.shape),
+            "affines": {name: affine.tolist() for name, affine in affines.items()},
+        }
+
+
+def needs_preparing(job: _Job) -> str:
+    """Return why a soft target must be made, or "" if it is up to date.
+
+    Sizes and times of the soft labels are compared first; where only the time differs (a copied dataset), their content.
+    Where the raw dataset is not at hand, as on a cluster that got the preprocessed data only, the soft target is taken as it is.
+    """
+    array = _try_to_open(job.output)
+    record = read_record(array) if array is not None else None
+    if array is None or record is None:
+        return "missing or broken"
+    if {key: record.get(key) for key in job.grid()} != job.grid():
+        return "made for another grid, or by another version"
+    if tuple(array.shape) != (len(job.configuration.labels), *job.case.shape) or array.dtype != np.float16:
+        return "broken"
+    if not job.sources[0].parent.is_dir():
+        return ""
+    sources = record["sources"]
+    if len(sources) != len(job.sources) or not all(map(_is_unchanged, job.sources, sources)):
+        return "soft label has changed"
+    return ""
+
+
+def read_record(array: blosc2.NDArray) -> dict[str, Any] | None:
+    """Return what is recorded in a soft target about its making, None if nothing is."""
+    try:
+        record: dict[str, Any] = array.schunk.vlmeta[RECORD_KEY]
+    except (KeyError, RuntimeError, ValueError):
+        return None
+    return record
+
+
+def _is_unchanged(file: Path, source: Mapping[str, Any]) -> bool:
+    try:
+        status = file.stat()
+    except OSError:
+        return False
+    if file.name != source["file"] or status.st_size != source["size"]:
+        return False
+    return status.st_mtime_ns == source["mtime_ns"] or _sha256(file) == source["sha256"]
+
+
+def _describe_source(file: Path) -> dict[str, Any]:
+    status = file.stat()
+    return {
+        "file": file.name,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "sha256": _sha256(file),
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# Making one
+
+
+def _prepare_case(job: _Job) -> CasePreparation | UserError:
+    """Return how a case fared; a soft label that cannot be used is an error of this case alone, and not raised."""
+    try:
+        # Described before they are read: a change in between makes the soft target stale, not wrong.
+        sources = [_describe_source(file) for file in job.sources if file.is_file()]
+        target, warnings = _make_soft_target(job)
+    except UserError as error:
+        return error
+    kept = tuple(float(fraction) for fraction in kept_mass(target, job.box))
+    record = {
+        **job.grid(),
+        "made_by": f"nnunet-softseg {__version__}",
+        "case": job.case.case_id,
+        "sources": sources,
+        "box": [list(side) for side in job.box],
+        "kept_mass": list(kept),
+        "warnings": warnings,
+    }
+    _store(job, target, record)
+    return _report(job, True, kept, warnings)
+
+
+def _make_soft_target(job: _Job) -> tuple[SoftTarget, list[str]]:
+    target = np.empty((len(job.sources), *job.case.shape), dtype=np.float16)
+    warnings: list[str] = []
+    for channel, file in enumerate(job.sources):
+        label = _read_for(job, file)
+        warnings += [str(f) for f in soft_label.content_findings(file, label) if f.severity == "warning"]
+        label = np.clip(label, 0, 1, out=label)
+        warnings += _lost_outside(job, label, channel)
+        on_grid = to_network_grid(label, job.configuration.transpose_forward, job.case.bbox, job.case.shape)
+        target[channel] = np.clip(on_grid, 0, 1)
+    return target, warnings
+
+
+def _read_for(job: _Job, file: Path) -> soft_label.SoftLabel:
+    """Return a soft label after the checks without which it would train something else than meant."""
+    label, properties = soft_label.read_soft_label(file, find_reader(job.configuration.reader))
+    shape = np.empty(3, dtype=int)
+    shape[list(job.configuration.transpose_forward)] = job.case.shape_before_crop
+    raise_first_error(soft_label.shape_findings(file, shape.tolist(), label.shape, "z, y, x"))
+    raise_first_error(soft_label.reader_geometry_findings(file, job.case.geometry, properties))
+    raise_first_error(soft_label.content_findings(file, label))
+    return label
+
+
+def _lost_outside(job: _Job, label: soft_label.SoftLabel, channel: int) -> list[str]:
+    """Say how much of a label lies where the image is zero: nnU-Net crops that away before anything is trained."""
+    box = tuple(zip(*job.case.bbox, strict=True))
+    transposed = label.transpose(job.configuration.transpose_forward)
+    kept = float(kept_mass(transposed[None], tuple(zip(*box, strict=True)))[0])
+    if not kept < 1 - SoftSegSettings.crop_loss_warning:
+        return []
+    return [
+        f"case {job.case.case_id}: {1 - kept:.1%} of label {job.configuration.labels[channel]} lies where the image is zero all "
+        "around, and nnU-Net crops that away: look at the image"
+    ]
+
+
+def _store(job: _Job, target: SoftTarget, record: Mapping[str, Any]) -> None:
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+    blocks, chunks = comp_blosc2_params(target.shape, job.configuration.patch_size, target.itemsize)
+    cparams = {
+        "codec": blosc2.Codec.LZ4HC,
+        "clevel": 5,
+        "filters": [blosc2.Filter.SHUFFLE],
+        "nthreads": 1,
+    }
+    array = blosc2.asarray(target, chunks=chunks, blocks=blocks, cparams=cparams)
+    array.schunk.vlmeta[RECORD_KEY] = dict(record)
+    # Blosc2 itself leaves half a file on a full disk; its frame in memory is, byte for byte, the file that it would write.
+    write_bytes(job.output, array.to_cframe())
+
+
+# Making all
+
+
+def prepare(
+    dataset: int | str,
+    configuration: str,
+    plans_identifier: str = "nnUNetPlans",
+    num_processes: int = 4,
+    *,
+    progress: bool = True,
+    crop: bool = True,
+) -> PreparationReport:
+    """Make the soft targets of a preprocessed dataset where they are missing or stale.
+
+    Args:
+        dataset: id or name.
+        configuration: of the plans, such as 3d_fullres.
+        plans_identifier: name of the plans, such as nnUNetPlans.
+        num_processes: that prepare cases at once; 0 or 1: in this process.
+        progress: show a bar.
+        crop: for the fixed centre-crop patch: measure what it keeps of each label.
+
+    Raises:
+        UserError: if soft labels or preprocessed data are missing, wrong or unsupported, or the disk is full.
+    """
+    name = dataset_name(dataset)
+    preprocessed = nnunet_folder("nnUNet_preprocessed", name)
+    plans_file = preprocessed / f"{plans_identifier}.json"
+    if not plans_file.is_file():
+        number = name[len("Dataset") :].split("_")[0]
+        raise UserError(
+            f"{plans_file}: expected plans, found none: run nnUNetv2_plan_and_preprocess -d {number} -c {configuration}, or name "
+            "other plans (-p)"
+        )
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans_manager = PlansManager(load_json(plans_file))
+    data_identifier = _configuration_entry(plans_manager, configuration).data_identifier
+    return prepare_soft_targets(
+        nnunet_folder("nnUNet_raw", name),
+        preprocessed / data_identifier,
+        plans_manager,
+        configuration,
+        load_json(preprocessed / "dataset.json"),
+        cases=None,
+        num_processes=num_processes,
+        progress=progress,
+        crop=crop,
+    )
+
+
+def prepare_soft_targets(
+    dataset_folder_raw: Path,
+    preprocessed_folder: Path,
+    plans_manager: "PlansManager",
+    configuration_name: str,
+    dataset_json: dict[str, Any],
+    *,
+    cases: Sequence[str] | None,
+    num_processes: int,
+    progress: bool,
+    crop: bool = True,
+) -> PreparationReport:
+    """Make the soft targets of preprocessed cases where they are missing or stale.
+
+    Args:
+        dataset_folder_raw: nnUNet_raw/DatasetNNN_Name, with softLabelsTr.
+        preprocessed_folder: nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>.
+        plans_manager: of the plans with which the cases were preprocessed.
+        configuration_name: of these plans.
+        dataset_json: of the dataset.
+        cases: names of those wanted; None: all that are preprocessed.
+        num_processes: that prepare cases at once; 0 or 1: in this process.
+        progress: show a bar.
+        crop: measure what the fixed centre-crop patch keeps of each label.
+
+    Raises:
+        UserError: names every case that cannot be prepared; soft targets of the others are kept.
+    """
+    jobs = _jobs(
+        dataset_folder_raw,
+        preprocessed_folder,
+        plans_manager,
+        configuration_name,
+        dataset_json,
+        cases=cases,
+        crop=crop,
+    )
+    folder = soft_target_folder(preprocessed_folder)
+    remove_abandoned(folder)
+    stale = [job for job in jobs if needs_preparing(job)]
+    if stale:
+        _require_soft_labels(dataset_folder_raw, stale)
+    results = map_jobs(
+        _prepare_case,
+        stale,
+        num_processes=num_processes,
+        progress=progress and bool(stale),
+        description="Preparing soft targets",
+        initializer=_use_one_thread,
+    )
+    _raise_errors(results, len(jobs))
+    made = {result.case_id: result for result in results if isinstance(result, CasePreparation)}
+    reports = tuple(made.get(job.case.case_id) or _report_up_to_date(job) for job in jobs)
+    return PreparationReport(folder, jobs[0].configuration.labels, reports, _not_preprocessed(dataset_folder_raw, jobs))
+
+
+def all_up_to_date(
+    dataset_folder_raw: Path,
+    preprocessed_folder: Path,
+    plans_manager: "PlansManager",
+    configuration_name: str,
+    dataset_json: dict[str, Any],
+    *,
+    cases: Sequence[str] | None = None,
+    crop: bool = True,
+) -> bool:
+    """Return whether `prepare_soft_targets` with the same arguments would find nothing to do.
+
+    Raises:
+        UserError: as there, if the preprocessed data are missing or wrong.
+    """
+    jobs = _jobs(
+        dataset_folder_raw,
+        preprocessed_folder,
+        plans_manager,
+        configuration_name,
+        dataset_json,
+        cases=cases,
+        crop=crop,
+    )
+    return not any(needs_preparing(job) for job in jobs)
+
+
+def _configuration_entry(plans_manager: "PlansManager", name: str) -> Any:
+    if name not in plans_manager.available_configurations:
+        known = ", ".join(plans_manager.available_configurations)
+        raise UserError(f"{plans_manager.plans_name}: expected a configuration out of {known}, found {name}: choose one (-c)")
+    return plans_manager.get_configuration(name)
+
+
+def _jobs(
+    dataset_folder_raw: Path,
+    preprocessed_folder: Path,
+    plans_manager: "PlansManager",
+    configuration_name: str,
+    dataset_json: dict[str, Any],
+    *,
+    cases: Sequence[str] | None,
+    crop: bool,
+) -> list[_Job]:
+    configuration = _configuration(plans_manager, configuration_name, dataset_json)
+    require_supported(plans_manager.plans, configuration_name, dataset_json, center_crop=crop)
+    if cases is None:
+        cases = _preprocessed_case_ids(preprocessed_folder)
+    if not cases:
+        raise UserError(
+            f"{preprocessed_folder}: expected preprocessed cases, found none: run {configuration.preprocess_command}"
+        )
+    soft_folder = dataset_folder_raw / soft_label.FOLDER
+    output = soft_target_folder(preprocessed_folder)
+    jobs = []
+    for case_id in sorted(cases):
+        case = _preprocessed_case(preprocessed_folder, case_id, configuration)
+        si_axis = superior_inferior_axis(case.geometry, configuration.transpose_forward) if crop else None
+        box = network_box(case.shape, configuration.patch_size, si_axis)
+        sources = tuple(soft_label.soft_label_file(soft_folder, case_id, label) for label in configuration.labels)
+        jobs.append(_Job(case, configuration, sources, output / f"{case_id}.b2nd", si_axis, box))
+    _require_one_si_axis(jobs)
+    return jobs
+
+
+def _preprocessed_case_ids(folder: Path) -> list[str]:
+    files = folder.glob("*.b2nd") if folder.is_dir() else ()
+    return sorted(file.name.removesuffix(".b2nd") for file in files if not file.name.endswith("_seg.b2nd"))
+
+
+def _require_one_si_axis(jobs: Sequence[_Job]) -> None:
+    by_axis: dict[int | None, list[str]] = defaultdict(list)
+    for job in jobs:
+        by_axis[job.si_axis].append(job.case.case_id)
+    if len(by_axis) > 1:
+        found = "; ".join(
+            f"axis {axis} in {len(case_ids)} cases ({case_ids[0]}, ...)" for axis, case_ids in by_axis.items()
+        )
+        raise UserError(
+            f"{jobs[0].configuration.dataset}: mixed orientations: expected superior-inferior along one array axis in all cases, "
+            f"found {found}: {ONE_ORIENTATION}"
+        )
+
+
+def _require_soft_labels(dataset_folder_raw: Path, stale: Sequence[_Job]) -> None:
+    case_ids = {job.case.case_id for job in stale}
+    labels = stale[0].configuration.labels
+    findings = soft_label.folder_findings(dataset_folder_raw / soft_label.FOLDER, case_ids, labels)
+    raise_first_error(finding for finding in findings if finding.what != "extra file")
+
+
+def _raise_errors(results: Sequence[CasePreparation | UserError], num_cases: int) -> None:
+    errors = [str(result) for result in results if isinstance(result, UserError)]
+    if len(errors) == 1:
+        raise UserError(errors[0])
+    if errors:
+        raise UserError(
+            f"{len(errors)} of {num_cases} cases have unusable soft labels: " + "; ".join(errors)
+        )
+
+
+def _not_preprocessed(dataset_folder_raw: Path, jobs: Sequence[_Job]) -> tuple[str, ...]:
+    folder = dataset_folder_raw / soft_label.FOLDER
+    names = (soft_label.parse_soft_label_name(file.name) for file in (folder.iterdir() if folder.is_dir() else ()))
+    extra = sorted({name[0] for name in names if name} - {job.case.case_id for job in jobs})
+    if not extra:
+        return ()
+    first = ", ".join(itertools.islice(extra, 3))
+    return (
+        f"{len(extra)} cases have soft labels but are not preprocessed ({first}{', ...' if len(extra) > 3 else ''}) and will not be "
+        f"trained on: run {jobs[0].configuration.preprocess_command}",
+    )
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,327 @@
+"""The trainer: soft labels wired into the hooks of nnU-Net's own, everything else inherited."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import autocast, nn
+from torch import distributed as dist
+from torch.optim.lr_scheduler import LRScheduler
+
+from nnunet_softseg import upstream
+from nnunet_softseg.adaptive_wing import AdaptiveWingLoss
+from nnunet_softseg.atomic import write_json
+from nnunet_softseg.augmentation import soft_transforms
+from nnunet_softseg.center_crop import array_orientation, superior_inferior_axis
+from nnunet_softseg.dataloading import SoftLabelDataset
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.model_plans import require_supported, soft_plans
+from nnunet_softseg.network import add_reference_peak, reference_peak
+from nnunet_softseg.norm_relu import norm_relu
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.soft_loss import SoftSegLoss, VoxelLoss
+from nnunet_softseg.soft_target import PreparationReport, all_up_to_date, prepare_soft_targets, soft_target_folder
+from nnunet_softseg.training_log import SoftSegLogger, online_measures
+from nnunet_softseg.validation import write_soft_summary
+
+upstream.install()
+
+
+class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
+    """Train on soft labels: NormReLU and adaptive wing loss, Adam with cosine annealing, a fixed centre-crop patch.
+
+    Source: Bedard et al. 2025. The settings are a class attribute; a variant is a subclass with other settings.
+    """
+
+    settings: ClassVar[SoftSegSettings] = SoftSegSettings()
+    normalise_in_loss: ClassVar[bool] = True
+    """NormReLU between raw output and loss (the paper's text); False: regression of the raw output (its code)."""
+    hard_target: ClassVar[bool] = False
+    """Train on soft label > 0.5."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which its checkpoints record
+    ) -> None:
+        require_supported(plans, configuration, dataset_json, center_crop=self.settings.center_crop)
+        plans = soft_plans(plans, type(self).__name__, self.settings)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.settings.initial_lr
+        self.weight_decay = self.settings.weight_decay
+        self.num_epochs = self.settings.num_epochs
+        self.num_iterations_per_epoch = self.settings.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.settings.validation_iterations_per_epoch
+        self.save_every = self.settings.save_every
+        if self.settings.center_crop:
+            # Every patch is drawn from the table of centres that the dataset gives; see `dataloading`.
+            self.oversample_foreground_percent = 1.0
+        self.logger.local_logger = SoftSegLogger(self.logger.local_logger.verbose)
+        self._empty_epochs = 0
+
+    # The network
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Return nnU-Net's network with one output per foreground label and the running peak of its raw output."""
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        return add_reference_peak(network, num_output_channels)
+
+    # The data
+
+    @property
+    def si_axis(self) -> int | None:
+        """Array axis along S-I of the preprocessed cases, for the fixed crop; None without it."""
+        axis: int | None = self.plans_manager.plans[PLANS_KEY]["si_axis"]
+        return axis
+
+    def on_train_start(self) -> None:
+        """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
+        self._learn_orientation()
+        report = self._prepare_soft_targets()
+        if report is not None:
+            self._write_record(report)
+        super().on_train_start()
+
+    def _prepare_soft_targets(self) -> PreparationReport | None:
+        """Let rank 0 prepare while the others wait; files tell them, as a barrier would time out on a large dataset."""
+        dataset = {
+            "dataset_folder_raw": Path(nnUNet_raw.get()) / self.plans_manager.dataset_name if nnUNet_raw.is_set() else None,
+            "preprocessed_folder": Path(self.preprocessed_dataset_folder),
+            "plans_manager": self.plans_manager,
+            "configuration_name": self.configuration_name,
+            "dataset_json": self.dataset_json,
+        }
+        if dataset["dataset_folder_raw"] is None:
+            raise UserError("nnUNet_raw is not set: training reads softLabelsTr there; set it as for nnUNetv2_preprocess")
+        report = None
+        if self.local_rank == 0:
+            report = prepare_soft_targets(
+                **dataset,
+                cases=None,
+                num_processes=max(1, get_allowed_n_proc_DA()),
+                progress=True,
+                crop=self.settings.center_crop,
+            )
+            for warning in report.warnings:
+                self.print_to_log_file(f"WARNING: {warning}")
+        if self.is_ddp:
+            _wait_until(lambda: all_up_to_date(**dataset, crop=self.settings.center_crop))
+            dist.barrier()
+        return report
+
+    def _learn_orientation(self) -> None:
+        """Keep with the plans, and so with the model, which way the axes of its cases point."""
+        entry = self.plans_manager.plans[PLANS_KEY]
+        case = next(iter(sorted(Path(self.preprocessed_dataset_folder).glob("*.pkl"))), None)
+        if case is None:
+            raise UserError(
+                f"no preprocessed case in {self.preprocessed_dataset_folder}: run nnUNetv2_preprocess -d "
+                f"{self.plans_manager.dataset_name} -c {self.configuration_name} -plans_name {self.plans_manager.plans_name} first"
+            )
+        properties = load_pickle(str(case))
+        entry["orientation"] = array_orientation(properties, self.plans_manager.transpose_forward)
+        entry["si_axis"] = (
+            superior_inferior_axis(properties, self.plans_manager.transpose_forward) if self.settings.center_crop else None
+        )
+
+    def _write_record(self, report: PreparationReport) -> None:
+        record = {**self.plans_manager.plans[PLANS_KEY], "kept_label_mass": report.kept_mass_by_case()}
+        Path(self.output_folder).mkdir(parents=True, exist_ok=True)
+        write_json(Path(self.output_folder) / "softseg_training.json", record)
+
+    def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
+        """Return nnU-Net's two datasets with the soft target behind the image."""
+        training, validation = super().get_tr_and_val_datasets()
+        return self._with_soft_targets(training), self._with_soft_targets(validation)
+
+    def _with_soft_targets(self, dataset: Any) -> SoftLabelDataset:
+        return SoftLabelDataset(
+            dataset,
+            soft_target_folder(Path(self.preprocessed_dataset_folder)),
+            tuple(self.configuration_manager.patch_size),
+            si_axis=self.si_axis,
+            keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
+        )
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """Return nnU-Net's choice, without mirroring at test time: eight passes gained nothing worth their time."""
+        choice: tuple[Any, ...] = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return choice
+
+    def get_training_transforms(  # type: ignore[override]
+        self,
+        patch_size: Sequence[int],
+        rotation_for_DA: Any,  # noqa: N803
+        deep_supervision_scales: Any,
+        mirror_axes: Any,
+        do_dummy_2d_data_aug: bool,
+        **options: Any,
+    ) -> BasicTransform:
+        """Return nnU-Net's augmentation, with the soft label carried through it."""
+        augmentation = nnUNetTrainer.get_training_transforms(
+            patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
+        )
+        return self._frame(augmentation, deep_supervision_scales)
+
+    def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:  # type: ignore[override]
+        """Return nnU-Net's validation transforms, with the soft label carried through them."""
+        return self._frame(nnUNetTrainer.get_validation_transforms(None, **options), deep_supervision_scales)
+
+    def _frame(self, augmentation: BasicTransform, scales: Any) -> BasicTransform:
+        return soft_transforms(
+            augmentation,
+            len(self.label_manager.foreground_labels),
+            scales,
+            keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
+            hard_threshold=self.settings.hard_threshold if self.hard_target else None,
+        )
+
+    # The optimisation
+
+    def voxel_loss(self) -> VoxelLoss:
+        """Return the loss between prediction and target; a variant overrides this."""
+        return AdaptiveWingLoss(reduction="mean")
+
+    def _build_loss(self) -> nn.Module:
+        weights = None
+        if self.enable_deep_supervision:
+            halving = 0.5 ** np.arange(len(self._get_deep_supervision_scales()))
+            weights = list(halving / halving.sum())
+        return SoftSegLoss(
+            self.voxel_loss(),
+            reference_peak(self.network),
+            level_weights=weights,
+            normalise=self.normalise_in_loss,
+            floor_fraction=self.settings.floor_fraction,
+            momentum=self.settings.reference_momentum,
+        )
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Return Adam and cosine annealing to 0 over all epochs (Bedard et al. 2025, section 3.4)."""
+        optimizer = torch.optim.Adam(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, CosineSchedule(optimizer, self.initial_lr, self.num_epochs)
+
+    # Online validation
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the loss and the sums behind the soft measures of one batch, at full resolution."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        levels = [level.to(self.device, non_blocking=True) for level in (target if isinstance(target, list) else [target])]
+        with autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext():
+            output = self.network(data)
+            loss = self.loss(output, levels if isinstance(target, list) else levels[0])
+        raw = output[0] if isinstance(output, list | tuple) else output
+        floor = self.settings.floor_fraction * reference_peak(self.network)
+        soft_map = norm_relu(raw, floor.to(raw.device))
+        return {"loss": loss.detach().cpu().numpy(), **online_measures(soft_map, levels[0], self.settings.hard_threshold)}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log nnU-Net's measures and the soft ones; stop a run whose network has gone silent."""
+        super().on_validation_epoch_end(val_outputs)
+        sums = {name: self._over_ranks(np.sum(collate_outputs(val_outputs)[name], 0)) for name in SoftSegLogger.SUMS}
+        self.logger.local_logger.log_soft_measures(sums, self.current_epoch)
+        self._watch_for_collapse(sums)
+
+    def _over_ranks(self, values: Any) -> Any:
+        if not self.is_ddp:
+            return values
+        gathered = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, values)
+        return np.sum(np.stack(gathered), 0)
+
+    def _watch_for_collapse(self, sums: dict[str, Any]) -> None:
+        """Count epochs in which no labelled voxel got any output; after too many there is nothing left to train."""
+        silent = bool(np.any((sums["target_sum"] > 0) & (sums["overlap_sum"] <= 0)))
+        self._empty_epochs = self._empty_epochs + 1 if silent else 0
+        if self._empty_epochs >= self.settings.collapse_patience:
+            raise UserError(
+                f"training stopped at epoch {self.current_epoch}: for {self._empty_epochs} epochs the network has put out "
+                f"nothing where the labels are (the largest raw output is not above 0 there), and it will not recover. Look at "
+                f"{self.output_folder}/progress.png; check the labels with nnunet-softseg check, then train again with a "
+                f"smaller learning rate (now {self.initial_lr})"
+            )
+
+    def on_epoch_end(self) -> None:
+        """Print the soft measures beside nnU-Net's."""
+        measures = self.logger.local_logger.latest_soft_measures()
+        for name, values in measures.items():
+            self.print_to_log_file(name, [round(float(value), 4) for value in np.atleast_1d(values)])
+        super().on_epoch_end()
+
+    # Final validation
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predict the validation cases as `nnUNetv2_predict` would, soft maps included, and measure them softly too."""
+        self._learn_orientation()
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            write_soft_summary(
+                Path(self.output_folder) / "validation",
+                Path(nnUNet_raw.get()) / self.plans_manager.dataset_name / "softLabelsTr",
+                self.dataset_json,
+            )
+
+
+class nnUNetTrainerSoftSegRawLoss(nnUNetTrainerSoftSeg):  # noqa: N801
+    """The other published way: the raw output is regressed, NormReLU comes after inference only."""
+
+    normalise_in_loss = False
+
+
+class nnUNetTrainerSoftSegSlidingWindow(nnUNetTrainerSoftSeg):  # noqa: N801
+    """For anatomy off the centre: patches drawn as nnU-Net does, the whole image in tiles at inference."""
+
+    settings = SoftSegSettings(center_crop=False)
+
+
+class CosineSchedule(LRScheduler):
+    """Cosine annealing to 0 that takes the epoch as nnU-Net hands it over, so that a resumed run goes on exactly.
+
+    Args:
+        optimizer: whose learning rate is set.
+        initial_lr: at epoch 0.
+        num_epochs: after which it would be 0.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, initial_lr: float, num_epochs: int) -> None:
+        self.initial_lr = initial_lr
+        self.num_epochs = num_epochs
+        super().__init__(optimizer)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the learning rate of an epoch; without one, of the epoch after the last."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        rate = 0.5 * self.initial_lr * (1 + math.cos(math.pi * self.last_epoch / self.num_epochs))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr: list[Any] = [rate] * len(self.optimizer.param_groups)
+
+
+def _wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:
+    while not done():
+        time.sleep(seconds)

@@ -1,0 +1,55 @@
+"""The final validation of a fold, measured softly: summary_soft.json beside nnU-Net's summary.json."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from nnunet_softseg.atomic import write_json
+from nnunet_softseg.export import SOFT_FOLDER
+from nnunet_softseg.metrics import soft_measures
+from nnunet_softseg.model_plans import versions
+
+SUMMARY = "summary_soft.json"
+
+
+def write_soft_summary(prediction_folder: Path, soft_label_folder: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """Compare the soft maps of a folder with the soft labels they should equal, write and return the summary.
+
+    Args:
+        prediction_folder: with `soft/<case>_<label>.nii.gz`.
+        soft_label_folder: softLabelsTr, with files of the same names.
+        dataset_json: of the dataset; its labels name the measures.
+
+    Returns:
+        Per case and label the measures of `metrics.soft_measures`, and their mean over cases (NaN passed over).
+    """
+    names = {int(value): name for name, value in dataset_json["labels"].items() if name != "background"}
+    cases: dict[str, dict[str, Any]] = {}
+    for file in sorted((prediction_folder / SOFT_FOLDER).glob("*.nii.gz")):
+        case, _, label = file.name.removesuffix(".nii.gz").rpartition("_")
+        reference = soft_label_folder / file.name
+        if not reference.is_file():
+            continue
+        predicted, expected = nib.load(file), nib.load(reference)
+        cases.setdefault(case, {})[names[int(label)]] = soft_measures(
+            predicted.get_fdata(dtype=np.float32),
+            expected.get_fdata(dtype=np.float32),
+            float(np.prod(predicted.header.get_zooms()[:3])),
+        )
+    summary = {
+        "versions": versions(),
+        "units": {"volume_mm3": "mm3", "rve_percent": "percent, positive is over-segmentation"},
+        "mean": {name: _mean([case[name] for case in cases.values() if name in case]) for name in names.values()},
+        "cases": cases,
+    }
+    write_json(prediction_folder / SUMMARY, summary)
+    return summary
+
+
+def _mean(measures: list[dict[str, float]]) -> dict[str, float]:
+    if not measures:
+        return {}
+    table = {name: np.array([case[name] for case in measures]) for name in measures[0]}
+    return {name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan") for name, values in table.items()}

@@ -1,0 +1,63 @@
+"""The same work on many cases: in this process or in spawned ones, with progress."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from nnunet_softseg.errors import UserError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def map_jobs(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    num_processes: int,
+    progress: bool,
+    description: str,
+    initializer: Callable[[], None] | None = None,
+) -> list[Result]:
+    """Return the function's result of each job, in the order of the jobs.
+
+    Args:
+        function: of a module, so that it can be sent to another process. What it raises stops all jobs.
+        jobs: its arguments.
+        num_processes: at most so many processes; 0 or 1: work in this one.
+        progress: show a bar.
+        description: at its left.
+        initializer: called once in every new process.
+
+    Raises:
+        UserError: if a process is killed from outside, usually for want of memory.
+    """
+    num_processes = min(num_processes, len(jobs))
+    with tqdm(total=len(jobs), desc=description, disable=not progress, unit="case") as bar:
+        if num_processes <= 1:
+            return [_one(function, job, bar) for job in jobs]
+        # Spawned like nnU-Net's: a fork of a process that runs torch threads can hang.
+        pool = ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"), initializer=initializer)
+        try:
+            futures = [pool.submit(function, job) for job in jobs]
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{description}: a worker process was killed: expected {num_processes} processes to finish, found one dead, "
+                "most likely for want of memory: use fewer processes (-np), what is done is kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one(function: Callable[[Job], Result], job: Job, bar: "tqdm[None]") -> Result:
+    result = function(job)
+    bar.update()
+    return result

@@ -1,0 +1,58 @@
+"""What several test files share: nnU-Net's folders, the small real data, a Python process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@pytest.fixture
+def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Empty nnU-Net folders, named in the environment; nnU-Net reads it anew at each use."""
+    folders = {name: tmp_path / name for name in NNUNET_FOLDERS}
+    for name, folder in folders.items():
+        folder.mkdir()
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with `bids/` (two subjects, several contrasts) and `template/`."""
+    named = os.environ.get("SOFTSEG_TEST_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not (folder / "bids").is_dir():
+        pytest.skip(f"no small real data in {folder}: set SOFTSEG_TEST_DATA to a folder with bids/ in it")
+    return folder
+
+
+@pytest.fixture
+def in_new_python(tmp_path: Path) -> Callable[..., str]:
+    """Run code in a Python of its own, outside of the repository, and return what it printed."""
+
+    def run(code: str, *, python: str | Path = sys.executable, env: dict[str, str] | None = None) -> str:
+        process = subprocess.run(
+            [str(python), "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=clean_environment(env),
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout.strip()
+
+    return run
+
+
+def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment without anything that says where our package or nnU-Net's trainers are."""
+    hiding = ("NNUNET_SOFTSEG_NO_HOOK", "nnUNet_extTrainer", "PYTHONPATH")
+    return {name: value for name, value in os.environ.items() if name not in hiding} | (extra or {})

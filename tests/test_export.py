@@ -1,0 +1,161 @@
+"""A soft map comes back on its image's own grid, with its values and its header, through every NIfTI reader."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
+from test_center_crop import oblique
+
+from nnunet_softseg import export
+from nnunet_softseg.case_record import KEY
+from nnunet_softseg.label_manager import SoftLabelManager
+from nnunet_softseg.model_plans import soft_plans
+from nnunet_softseg.settings import SoftSegSettings
+from nnunet_softseg.soft_map import resample_soft_map
+
+READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
+LABELS = {"background": 0, "cord": 1, "lesion": 3}
+
+
+def source_image(path: Path, codes: str, shape: tuple[int, int, int] = (4, 5, 6)) -> nib.Nifti1Image:
+    values = np.random.default_rng(3).uniform(0, 1, shape).astype(np.float32)
+    image = nib.Nifti1Image(values, oblique(codes))
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    nib.save(image, path)
+    return nib.load(path)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "PSR", "AIL"])
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("with_source", [True, False])
+def test_what_the_reader_gave_goes_back_to_the_same_voxels(
+    tmp_path: Path, codes: str, reader: type, with_source: bool
+) -> None:
+    file = tmp_path / "image.nii.gz"
+    source = source_image(file, codes)
+    array, properties = reader().read_images([str(file)])
+    soft = export.soft_nifti(array[0], properties, str(file) if with_source else None)
+    np.testing.assert_array_equal(np.asarray(soft.dataobj), source.get_fdata(dtype=np.float32))
+    np.testing.assert_allclose(soft.affine, source.affine, atol=1e-5)
+    assert soft.get_data_dtype() == np.float32
+    assert "nnunet-softseg" in soft.header["descrip"].item().decode()
+    if with_source:
+        for field in ("pixdim", "qform_code", "sform_code", "xyzt_units", "srow_x", "quatern_b"):
+            np.testing.assert_array_equal(soft.header[field], source.header[field])
+
+
+def test_arrays_without_geometry_say_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="NibabelIOWithReorient"):
+        export.soft_nifti(np.zeros((2, 3, 4), np.float32), {"spacing": [1, 1, 1]}, None)
+
+
+class Plans:
+    """The few things of nnU-Net's plans manager that the export asks for."""
+
+    transpose_forward = transpose_backward = (0, 1, 2)
+
+    def __init__(self, reader: type, name: str = "SoftLabelManager") -> None:
+        plans = {"configurations": {"3d_fullres": {}}, "dataset_name": "Dataset900_Phantom"}
+        self.plans = soft_plans(plans, "nnUNetTrainerSoftSeg", SoftSegSettings()) | {"label_manager": name}
+        self.image_reader_writer_class = reader
+
+    def get_label_manager(self, dataset_json: dict) -> SoftLabelManager:
+        return SoftLabelManager(dataset_json["labels"], None)
+
+
+def case(tmp_path: Path, reader: type) -> tuple[np.ndarray, dict]:
+    """Two soft maps on the grid of an image that lost its outer voxels to nnU-Net's non-zero crop."""
+    file = tmp_path / "sub-01_T2w_0000.nii.gz"
+    source_image(file, "LPS", (10, 12, 14))
+    array, properties = reader().read_images([str(file)])
+    full = array.shape[1:]
+    crop = [[1, full[0] - 1], [2, full[1]], [0, full[2] - 3]]
+    soft = np.zeros((2, *[stop - start for start, stop in crop]), np.float32)
+    soft[0, 3:8, 3:7, 3:6] = 0.37
+    soft[0, 4:7, 4:6, 4:5] = 0.93
+    soft[1, 4:6, 8:10, 6:7] = 0.61
+    soft[1, 0, 0, 0] = 0.03  # residue
+    properties |= {
+        "shape_before_cropping": full,
+        "bbox_used_for_cropping": crop,
+        "shape_after_cropping_and_before_resampling": soft.shape[1:],
+        KEY: {"image": str(file), "seconds": {"forward": 1.25}, "warnings": ["look here"]},
+    }
+    return soft, properties
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: type) -> None:
+    soft, properties = case(tmp_path, reader)
+    configuration = SimpleNamespace(spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map)
+    target = tmp_path / "out" / "sub-01_T2w"
+    target.parent.mkdir()
+    export.export_prediction(
+        soft, properties, configuration, Plans(reader), {"labels": LABELS, "file_ending": ".nii.gz"}, str(target), True
+    )
+    source = nib.load(tmp_path / "sub-01_T2w_0000.nii.gz")
+    cord = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")
+    lesion = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0003.nii.gz")
+    label_map = nib.load(tmp_path / "out" / "sub-01_T2w.nii.gz")
+    for image in (cord, lesion, label_map):
+        assert image.shape == source.shape
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
+    values = cord.get_fdata(dtype=np.float32)
+    assert sorted(set(np.unique(values).round(6))) == [0.0, 0.37, 0.93]
+    assert values.sum() == pytest.approx(54 * 0.37 + 6 * 0.93, rel=1e-6)
+    assert lesion.get_fdata(dtype=np.float32).sum() == pytest.approx(4 * 0.61, rel=1e-6)  # residue gone
+    expected = np.where(values > 0.5, 1, np.where(lesion.get_fdata() > 0.5, 3, 0))
+    np.testing.assert_array_equal(np.asarray(label_map.dataobj), expected)
+    # the same voxels as nnU-Net's own reader sees them
+    back, _ = reader().read_images([str(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")])
+    np.testing.assert_allclose(back[0, 1:-1, 2:, :-3], soft[0], atol=1e-6)
+    probabilities = np.load(tmp_path / "out" / "sub-01_T2w.npz")["probabilities"]
+    np.testing.assert_array_equal(probabilities[0], back[0])
+    report = json.loads((tmp_path / "out" / "softseg.json").read_text())
+    entry = report["cases"]["sub-01_T2w"]
+    assert report["threshold"] == 0.5
+    assert report["trainer"] == "nnUNetTrainerSoftSeg"
+    assert entry["warnings"] == ["look here"]
+    assert entry["seconds"]["forward"] == 1.25
+    assert entry["labels"]["lesion"]["removed_percent"] == pytest.approx(100 * 0.03 / (0.03 + 4 * 0.61), abs=2e-3)
+    assert entry["labels"]["cord"]["removed_percent"] == 0
+    voxel = float(np.prod(source.header.get_zooms()))
+    assert entry["labels"]["cord"]["soft_volume_mm3"] == pytest.approx(values.sum() * voxel, rel=1e-4)
+    left = {file.name for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert left == {
+        "sub-01_T2w.nii.gz", "sub-01_T2w.npz", "sub-01_T2w.pkl", "softseg.json", ".softseg.json.lock",
+        "sub-01_T2w_0001.nii.gz", "sub-01_T2w_0003.nii.gz",
+    }  # fmt: skip
+
+
+def test_a_failed_export_leaves_no_label_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its presence would tell --continue_prediction that the case is done."""
+    soft, properties = case(tmp_path, NibabelIO)
+    configuration = SimpleNamespace(spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map)
+    target = tmp_path / "out" / "sub-01_T2w"
+    target.parent.mkdir()
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full_disk)
+    with pytest.raises(ValueError, match="disk full"):
+        export.export_prediction(
+            soft, properties, configuration, Plans(NibabelIO), {"labels": LABELS, "file_ending": ".nii.gz"}, str(target)
+        )
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+
+
+def test_a_vanilla_model_goes_to_nnunets_own_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(export, "export_prediction_from_logits", lambda *args: calls.append(args))
+    vanilla = SimpleNamespace(plans={"label_manager": "LabelManager"})
+    export.export_prediction("logits", {"a": 1}, "configuration", vanilla, {}, "out/case", True, 5)
+    assert calls == [("logits", {"a": 1}, "configuration", vanilla, {}, "out/case", True, 5)]

@@ -1,0 +1,120 @@
+"""What the loss sees of the raw output."""
+
+import pytest
+import torch
+
+from nnunet_softseg.adaptive_wing import AdaptiveWingLoss
+from nnunet_softseg.norm_relu import norm_relu
+from nnunet_softseg.soft_loss import SoftDiceLoss, SoftSegLoss, follow_peak, normalised_for_loss
+
+
+def disc(size: int = 16) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.clamp((5 - torch.hypot(y - 7.5, x - 7.5)) / 2 + 0.5, 0, 1)[None, None]
+
+
+def make(normalise: bool, weights: list[float] | None = None, labels: int = 1) -> tuple[SoftSegLoss, torch.Tensor]:
+    reference = torch.zeros(labels)
+    loss = SoftSegLoss(
+        AdaptiveWingLoss(), reference, level_weights=weights, normalise=normalise, floor_fraction=0.5, momentum=0.9
+    )
+    return loss, reference
+
+
+def test_raw_output_is_compared_as_it_is() -> None:
+    loss, _ = make(normalise=False)
+    raw = torch.randn(2, 1, 16, 16)
+    target = disc().expand(2, -1, -1, -1)
+    assert float(loss(raw, target)) == pytest.approx(float(AdaptiveWingLoss()(raw, target)))
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 30.0])
+def test_normalised_output_is_free_of_scale(scale: float) -> None:
+    loss, _ = make(normalise=True)
+    assert float(loss(scale * disc(), disc())) == pytest.approx(0, abs=1e-7)
+
+
+def test_it_is_norm_relu_where_the_raw_output_is_positive() -> None:
+    raw = torch.rand(3, 2, 8, 8)
+    target = torch.rand(3, 2, 8, 8)
+    target[:, :, 0, 0] = 1
+    found = normalised_for_loss(raw, target, 0.5, torch.zeros(2))
+    torch.testing.assert_close(found, norm_relu(raw))
+
+
+def test_a_patch_that_holds_half_of_the_height_is_scaled_to_it() -> None:
+    target = 0.6 * disc()
+    found = normalised_for_loss(3 * target, target, 0.5, torch.tensor([1.8]))
+    torch.testing.assert_close(found, target)
+
+
+def test_a_patch_without_a_label_is_measured_against_the_running_peak() -> None:
+    raw = torch.full((1, 1, 4, 4), 0.2)
+    found = normalised_for_loss(raw, torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
+    torch.testing.assert_close(found, torch.full_like(raw, 0.25))
+
+
+def test_negative_background_costs_nothing_and_gets_no_gradient() -> None:
+    target = disc()
+    raw = torch.where(target > 0, target, torch.tensor(-3.0)).requires_grad_()
+    loss, _ = make(normalise=True)
+    value = loss(raw, target)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-7)
+    assert float(raw.grad[target == 0].abs().max()) == 0
+
+
+def test_a_head_that_went_negative_everywhere_still_gets_a_gradient() -> None:
+    raw = torch.full((1, 1, 16, 16), -2.0, requires_grad=True)
+    loss, _ = make(normalise=True)
+    loss(raw, disc()).backward()
+    assert float(raw.grad[disc() > 0].max()) < 0  # descending the loss raises the output at the label
+
+
+def test_levels_are_weighted() -> None:
+    loss, _ = make(normalise=False, weights=[0.75, 0.25])
+    raws = [torch.randn(1, 1, 8, 8), torch.randn(1, 1, 4, 4)]
+    targets = [torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4)]
+    wing = AdaptiveWingLoss()
+    expected = 0.75 * wing(raws[0], targets[0]) + 0.25 * wing(raws[1], targets[1])
+    assert float(loss(raws, targets)) == pytest.approx(float(expected))
+
+
+def test_running_peak_follows_labelled_samples_only() -> None:
+    reference = torch.zeros(2)
+    raw = torch.zeros(2, 2, 4)
+    raw[0, 0, 1], raw[1, 0, 2], raw[0, 1, 0] = 3.0, 7.0, 5.0
+    target = torch.zeros(2, 2, 4)
+    target[0, 0, 1] = 1  # label 1 in sample 0 only, label 2 nowhere
+    follow_peak(reference, raw, target, 0.9)
+    assert reference.tolist() == [3.0, 0.0]
+    raw[0, 0, 1] = 1.0
+    follow_peak(reference, raw, target, 0.9)
+    assert reference[0] == pytest.approx(0.9 * 3 + 0.1 * 1)
+
+
+def test_validation_leaves_the_running_peak_alone() -> None:
+    loss, reference = make(normalise=True)
+    with torch.no_grad():
+        loss(2 * disc(), disc())
+    assert reference.tolist() == [0.0]
+    loss(2 * disc(), disc())
+    assert reference.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_output_gives_a_finite_float32_loss_and_gradient(normalise: bool, dtype: torch.dtype) -> None:
+    loss, _ = make(normalise=normalise)
+    raw = (1e4 * torch.randn(2, 1, 16, 16)).to(dtype).requires_grad_()
+    value = loss(raw, disc().expand(2, -1, -1, -1))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value)
+    assert torch.isfinite(raw.grad).all()
+
+
+def test_soft_dice_of_the_paper() -> None:
+    p, y = torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.5, 0.0])
+    # -(2 * (0.5 + 0.5) + 1) / (1.5 + 1.5 + 1)
+    assert float(SoftDiceLoss()(p, y)) == pytest.approx(-0.75)
