@@ -41,7 +41,8 @@ $(READY): pyproject.toml constraints/cpu.txt $(wildcard hook/*)
 	  echo "It is not: taking the plain release of the same version, which may bring CUDA libraries along. To avoid them:"; \
 	  echo "  make $(MAKECMDGOALS) PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"; \
 	fi
-	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[test]'
+	@echo "Installing into $(VENV): a minute or two."
+	@$(BIN)/python -m pip install -qq -c $(VENV)/constraints.txt -e '.[test]'
 	@touch $@
 
 clean:

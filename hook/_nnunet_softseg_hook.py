@@ -6,7 +6,7 @@ waits until that module is imported and wraps the function: a name of ours comes
 `nnunet_softseg.registry`, any other name goes to nnU-Net's own function.
 
 Rules that keep it harmless, since every Python process of the environment loads this file:
-- standard library only, and only modules that Python has loaded by then anyway;
+- standard library only, and at start only modules that Python has loaded by then anyway;
 - nothing of nnunet_softseg is imported until one of its names is asked for, so that a broken package hurts no
   one else;
 - an error in the hook itself leaves nnU-Net as it was; an error in our own class is shown as it is;
@@ -99,6 +99,8 @@ def _wrap(module):
 
 
 def _make_wrapper(original):
+    import functools
+
     def recursive_find_python_class(*args, **kwargs):
         name = kwargs.get("class_name", args[1] if len(args) > 1 else None)
         scanned = kwargs.get("current_module", args[2] if len(args) > 2 else None)
@@ -109,8 +111,8 @@ def _make_wrapper(original):
                 return registry.find(name)
         return original(*args, **kwargs)
 
-    recursive_find_python_class.__doc__ = original.__doc__
-    recursive_find_python_class.__wrapped__ = original
+    # Module and qualified name included: whoever pickles nnU-Net's function must be able to pickle this one.
+    functools.update_wrapper(recursive_find_python_class, original)
     recursive_find_python_class.nnunet_softseg_original = original
     return recursive_find_python_class
 

@@ -1,7 +1,8 @@
 """Write aside, then rename: no reader ever sees a half-written file.
 
-A process may be killed at any time and two may write the same file at once, on one machine or on two that share a disk. The
-temporary name holds machine and process, so that what a dead process left can be told from what a living one is writing.
+A process may be killed at any time and two may write the same file at once, on one machine or on two that
+share a disk. The temporary name holds machine and process, so that what a dead process left can be told from
+what a living one is writing.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, with the same suffixes, that takes its place when the block ends well.
+    """Give a temporary path beside `path`, of the same type, that takes its place when the block ends well.
 
     Args:
         path: the file to write; an existing one is replaced.
@@ -46,6 +47,18 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {_reason(error, folder.parent)}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -70,7 +83,8 @@ def remove_abandoned(folder: Path) -> list[Path]:
     """Remove the temporary files that dead processes left in a folder, and return them.
 
     Args:
-        folder: may be missing; its subfolders are not looked at. A file that cannot be removed stays: it harms nobody.
+        folder: may be missing; its subfolders are not looked at. A file that cannot be removed stays: it
+            harms nobody.
     """
     removed = []
     for file in folder.glob(".*") if folder.is_dir() else ():
@@ -106,5 +120,7 @@ def _reason(error: OSError, folder: Path) -> str:
         free = "an unknown number of"
         with contextlib.suppress(OSError):
             free = f"{shutil.disk_usage(folder).free / 1e6:.1f}"
-        return f"disk full, found {free} MB free (or a quota used up): make room and run the same command again"
+        return (
+            f"disk full, found {free} MB free (or a quota used up): make room and run the same command again"
+        )
     return f"{error.strerror or error}; check that the folder is writable and the disk not full"

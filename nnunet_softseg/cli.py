@@ -43,6 +43,8 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nnunet-softseg {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_check(subparsers)
+    _add_prepare(subparsers)
     _add_doctor(subparsers)
     _add_run(subparsers)
     return parser
@@ -55,6 +57,65 @@ def _add_command(
         name, help=summary, description=f"{summary}\n\n{details}".strip(), formatter_class=_HelpFormatter
     )
     return parser
+
+
+def _add_check(subparsers: Subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "check",
+        "every way in which a dataset can be wrong, before hours are spent on it",
+        "Looks at dataset.json, images, label maps and soft labels in nnUNet_raw, and at splits and plans if there are any.\n"
+        "Exit code 0: no error, perhaps warnings. 2: at least one error.",
+    )
+    parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
+    parser.add_argument("-np", dest="num_processes", type=int, default=4, help="processes that read cases at once")
+    parser.add_argument("-o", dest="output", metavar="JSON", help="write the findings to this file, too")
+    parser.set_defaults(run=_run_check)
+
+
+def _run_check(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from nnunet_softseg.atomic import write_json
+    from nnunet_softseg.check import check
+
+    report = check(arguments.dataset, arguments.num_processes)
+    print(report.as_text())
+    if arguments.output:
+        write_json(Path(arguments.output), report.as_dict())
+    return 2 if report.errors else 0
+
+
+def _add_prepare(subparsers: Subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "prepare",
+        "soft targets ahead of training (the trainer does it by itself if they are missing or stale)",
+        "Brings the soft labels of a preprocessed dataset to the network's grid, beside nnU-Net's folder of preprocessed cases.",
+    )
+    parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
+    parser.add_argument("-c", dest="configuration", required=True, help="configuration, such as 3d_fullres")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier")
+    parser.add_argument("-np", dest="num_processes", type=int, default=4, help="processes that prepare cases at once")
+    parser.add_argument(
+        "--no-crop",
+        dest="crop",
+        action="store_false",
+        help="for trainers without the fixed centre-crop patch: do not measure what the crop keeps of the labels",
+    )
+    parser.set_defaults(run=_run_prepare)
+
+
+def _run_prepare(arguments: argparse.Namespace) -> int:
+    from nnunet_softseg.soft_target import prepare
+
+    report = prepare(
+        arguments.dataset, arguments.configuration, arguments.plans, arguments.num_processes, crop=arguments.crop
+    )
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    print(f"{report.folder}: {report.num_prepared} soft targets prepared, {len(report.cases) - report.num_prepared} up to date")
+    return 0
 
 
 def _add_doctor(subparsers: Subparsers) -> None:

@@ -65,8 +65,7 @@ def doctor() -> Iterator[Diagnosis]:
     if any(diagnosis.level == "FAIL" for diagnosis in seen):
         yield Diagnosis("WARN", "names", "not looked up, since something above failed", "mend that first")
     else:
-        yield check_names()
-        yield check_build_signature()
+        yield from check_inside_nnunet()
     yield check_torch()
     yield check_torchvision()
     yield from check_folders()
@@ -140,7 +139,7 @@ def check_hook_file() -> Diagnosis:
     recorded = {str(file): file for file in files if str(file) in HOOK_FILES}
     source = Path(registry.__file__).parents[1] / "hook"
     for name in HOOK_FILES:
-        path = Path(str(recorded[name].locate())) if name in recorded else None
+        path = Path(str(recorded[name].locate())).absolute() if name in recorded else None
         if path is None or not path.is_file():
             return Diagnosis("FAIL", "hook files", f"{name} is not installed", REINSTALL)
         expected = _digest(source / name) if source.is_dir() else _recorded_digest(recorded[name])
@@ -168,17 +167,42 @@ def check_same_names() -> Diagnosis:
     return Diagnosis("OK", "same names", "no other class has one of ours")
 
 
-def check_names() -> Diagnosis:
-    """Return whether nnU-Net's own look-up functions give our classes, here and in a spawned worker."""
+def check_inside_nnunet() -> Iterator[Diagnosis]:
+    """Yield what only a Python with nnU-Net loaded can tell: `check_names` and `check_build_signature`."""
     answer, trouble = _ask_new_python(
-        "import json; from nnunet_softseg import doctor; print(json.dumps(doctor.look_up_all()))"
+        "import json; from nnunet_softseg import doctor;"
+        "print(json.dumps([doctor.look_up_all(), doctor.build_parameters()]))"
     )
     if answer is None:
-        return Diagnosis("FAIL", "names", trouble, REINSTALL)
-    faults = [f"{name}: {fault}" for name, fault in answer.items() if fault]
-    if faults:
-        return Diagnosis("FAIL", "names", "; ".join(faults), REINSTALL)
-    return Diagnosis("OK", "names", f"nnU-Net finds {', '.join(answer)}, here and in workers")
+        yield Diagnosis("FAIL", "names", trouble, REINSTALL)
+    else:
+        yield check_names(answer[0])
+        yield check_build_signature(answer[1])
+
+
+def check_names(faults: dict[str, str]) -> Diagnosis:
+    """Return whether nnU-Net's own look-up functions give our classes, here and in a spawned worker.
+
+    Args:
+        faults: see `look_up_all`.
+    """
+    wrong = [f"{name}: {fault}" for name, fault in faults.items() if fault]
+    if wrong:
+        return Diagnosis("FAIL", "names", "; ".join(wrong), REINSTALL)
+    return Diagnosis("OK", "names", f"nnU-Net finds {', '.join(faults)}, here and in workers")
+
+
+def check_build_signature(parameters: list[str]) -> Diagnosis:
+    """Return whether nnU-Net's trainer hands its plans to `build_network_architecture`, as ours expects.
+
+    Args:
+        parameters: see `build_parameters`.
+    """
+    if "plans_manager" in parameters:
+        return Diagnosis("OK", "nnU-Net's trainer", "has the hooks that ours needs")
+    message = f"build_network_architecture takes ({', '.join(parameters)}), expected plans_manager among them"
+    remedy = "install a version of nnunetv2 in the supported range"
+    return Diagnosis("FAIL", "nnU-Net's trainer", message, remedy)
 
 
 def look_up_all() -> dict[str, str]:
@@ -202,21 +226,13 @@ def look_up(name: str) -> Any:
     raise ValueError(f"{name} says not of what kind it is: expected one of {', '.join(_LOOKUPS)} in it")
 
 
-def check_build_signature() -> Diagnosis:
-    """Return whether nnU-Net's trainer hands its plans to `build_network_architecture`, as ours expects."""
-    code = (
-        "import inspect, json; from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer;"
-        "print(json.dumps(list(inspect.signature(nnUNetTrainer.build_network_architecture).parameters)))"
-    )
-    answer, trouble = _ask_new_python(code)
-    if answer is None:
-        return Diagnosis("FAIL", "nnU-Net's trainer", trouble, "reinstall nnunetv2 and torch")
-    if "plans_manager" not in answer:
-        message = f"build_network_architecture takes ({', '.join(answer)}), expected plans_manager among them"
-        return Diagnosis(
-            "FAIL", "nnU-Net's trainer", message, "install a version of nnunetv2 in the supported range"
-        )
-    return Diagnosis("OK", "nnU-Net's trainer", "has the hooks that ours needs")
+def build_parameters() -> list[str]:
+    """Return the names of the parameters of nnU-Net's `build_network_architecture`."""
+    import inspect
+
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    return list(inspect.signature(nnUNetTrainer.build_network_architecture).parameters)
 
 
 def check_torch() -> Diagnosis:

@@ -1,6 +1,6 @@
 """One thing that is wrong, or odd, in a user's data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,8 @@ class Finding:
         expected: what should be there.
         found: what is there.
         remedy: what to do.
-        severity: "error": training would fail or learn something else than meant. "warning": legal, but look at it.
+        severity: "error": training would fail or learn something else than meant. "warning": legal, but look
+            at it.
     """
 
     file: str
@@ -48,3 +49,9 @@ def raise_first_error(findings: Iterable[Finding]) -> None:
     for finding in findings:
         if finding.severity == "error":
             raise UserError(str(finding))
+
+
+def examples(names: Sequence[str], most: int = 3) -> str:
+    """Return the first few of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -7,16 +7,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.finding import Finding, raise_first_error
 
 NIFTI_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 VANILLA = "train it with nnUNetTrainer"
+_KEYS = ("labels", "channel_names", "numTraining", "file_ending")
+ONE_ORIENTATION = (
+    'set "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json, then run '
+    "nnUNetv2_plan_and_preprocess again"
+)
 
 
 class ImageReader(Protocol):
@@ -55,20 +61,27 @@ def dataset_name(dataset: int | str) -> str:
         folders = {name: os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
         places = ", ".join(f"{name}={folder or 'not set'}" for name, folder in folders.items())
         raise UserError(
-            f"dataset {dataset}: expected one folder DatasetNNN_Name with this id, found none or several ({places}): "
+            f"dataset {dataset}: expected one folder DatasetNNN_Name with this id, found none or several "
+            f"({places}): "
             "check the id, and that these variables are set as for nnU-Net"
         ) from error
 
 
 def nnunet_folder(variable: str, name: str) -> Path:
-    """Return the folder of a dataset under nnUNet_raw, nnUNet_preprocessed or nnUNet_results; it may be missing.
+    """Return the folder of a dataset under one of nnU-Net's three folders; it may be missing.
+
+    Args:
+        variable: nnUNet_raw, nnUNet_preprocessed or nnUNet_results.
+        name: of the dataset.
 
     Raises:
         UserError: if the environment variable is not set.
     """
     root = os.environ.get(variable)
     if not root:
-        raise UserError(f"{variable}: expected a folder, found the environment variable not set: set it as for nnU-Net")
+        raise UserError(
+            f"{variable}: expected a folder, found the environment variable not set: set it as for nnU-Net"
+        )
     return Path(root) / name
 
 
@@ -81,34 +94,71 @@ def load_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{file}: expected a JSON file, found none: see nnU-Net's documentation/dataset_format.md") from error
+        raise UserError(
+            f"{file}: expected a JSON file, found none: see nnU-Net's documentation/dataset_format.md"
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: expected JSON, found: {error}: repair or rewrite it") from error
 
 
+def dataset_json_findings(dataset_json: Any) -> list[Finding]:
+    """Say what is wrong with dataset.json, and what of it soft training does not support."""
+    if not isinstance(dataset_json, Mapping):
+        return [dataset_finding("not a JSON object", "{...}", type(dataset_json).__name__, "rewrite it")]
+    missing = [key for key in _KEYS if key not in dataset_json]
+    if missing:
+        remedy = "add them, see nnU-Net's documentation/dataset_format.md"
+        found = f"no {', '.join(missing)}"
+        return [dataset_finding("keys are missing", f"all of {', '.join(_KEYS)}", found, remedy)]
+    return [*_label_findings(dataset_json["labels"]), *_format_findings(dataset_json)]
+
+
+def _label_findings(labels: Any) -> list[Finding]:
+    what = "labels that soft training cannot use"
+    if not isinstance(labels, Mapping):
+        return [dataset_finding(what, '{"background": 0, "name": 1, ...}', repr(labels), "rewrite it")]
+    if "ignore" in labels:
+        found = f"an ignore label ({labels['ignore']}), not supported yet"
+        return [dataset_finding(what, "no ignore label", found, f"remove it, or {VANILLA}")]
+    regions = [str(name) for name, value in labels.items() if isinstance(value, list | tuple)]
+    if regions:
+        found = f"region-based labels ({', '.join(regions)}), not supported yet"
+        return [dataset_finding(what, "one integer per label", found, f"give one integer each, or {VANILLA}")]
+    values = list(labels.values())
+    if not all(isinstance(value, int) for value in values) or labels.get("background") != 0:
+        return [dataset_finding(what, '"background": 0 and integers', repr(dict(labels)), "correct them")]
+    if sorted(values) != list(range(len(values))) or len(values) == 1:
+        expected, found = "consecutive values 0, 1, ..., at least one above 0", repr(sorted(values))
+        return [dataset_finding(what, expected, found, "renumber them, in the files too")]
+    return []
+
+
+def _format_findings(dataset_json: Mapping[str, Any]) -> list[Finding]:
+    ending = dataset_json["file_ending"]
+    reader = dataset_json.get("overwrite_image_reader_writer", "None")
+    remedy = f"convert the images to NIfTI, or {VANILLA}"
+    if ending not in NIFTI_ENDINGS:
+        return [dataset_finding("images are not NIfTI", " or ".join(NIFTI_ENDINGS), repr(ending), remedy)]
+    if reader not in ("None", *NIFTI_READERS):
+        return [dataset_finding("not a NIfTI reader", " or ".join(NIFTI_READERS), repr(reader), remedy)]
+    return []
+
+
+def dataset_finding(
+    what: str, expected: str, found: str, remedy: str, *, severity: Literal["error", "warning"] = "error"
+) -> Finding:
+    """Return a finding about dataset.json."""
+    return Finding("dataset.json", what, expected, found, remedy, severity)
+
+
 def foreground_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the label values above background, ascending: the order of soft labels wherever they are stacked.
+    """Return the label values above background, ascending: the order in which soft labels are stacked.
 
     Raises:
-        UserError: for no foreground, an ignore label or region-based labels, which soft training does not support yet.
+        UserError: for no foreground, and for ignore or region-based labels, not supported yet.
     """
-    labels: Mapping[str, Any] = dataset_json["labels"]
-    if "ignore" in labels:
-        raise UserError(
-            f"dataset.json: expected no ignore label (soft training does not support it yet), found {labels['ignore']}: {VANILLA}"
-        )
-    regions = [name for name, value in labels.items() if isinstance(value, list | tuple)]
-    if regions:
-        raise UserError(
-            f"dataset.json: expected one integer per label (soft training does not support region-based labels yet), found "
-            f"regions {', '.join(regions)}: {VANILLA}"
-        )
-    values = sorted({int(value) for value in labels.values()})
-    if values[:1] != [0] or values[1:] == []:
-        raise UserError(
-            f'dataset.json: expected labels "background": 0 and at least one more, found {dict(labels)}: complete "labels"'
-        )
-    return tuple(values[1:])
+    raise_first_error(_label_findings(dataset_json["labels"]))
+    return tuple(sorted(set(dataset_json["labels"].values()) - {0}))
 
 
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[TrainingCase, ...]:
@@ -116,11 +166,16 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[Train
 
     Args:
         folder: nnUNet_raw/DatasetNNN_Name.
-        dataset_json: with "file_ending", and with "dataset" where the files lie elsewhere than in imagesTr and labelsTr.
+        dataset_json: with "file_ending", and with "dataset" where the files lie elsewhere than in imagesTr
+            and labelsTr.
     """
     if "dataset" in dataset_json:
         return tuple(
-            TrainingCase(case_id, tuple(_place(folder, image) for image in entry["images"]), _place(folder, entry["label"]))
+            TrainingCase(
+                case_id,
+                tuple(_place(folder, image) for image in entry["images"]),
+                _place(folder, entry["label"]),
+            )
             for case_id, entry in sorted(dataset_json["dataset"].items())
         )
     ending = dataset_json["file_ending"]
@@ -143,11 +198,7 @@ def find_reader(name: str) -> ImageReader:
     Raises:
         UserError: for any other.
     """
-    if name not in NIFTI_READERS:
-        raise UserError(
-            f'dataset.json: expected a NIfTI reader ({", ".join(NIFTI_READERS)}), found "{name}": convert the images to NIfTI, or '
-            f"{VANILLA}"
-        )
+    raise_first_error(_format_findings({"file_ending": ".nii.gz", "overwrite_image_reader_writer": name}))
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
     reader: ImageReader = recursive_find_reader_writer_by_name(name)()
@@ -169,10 +220,13 @@ def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
     # nnU-Net prints a traceback for each reader that it tries in vain.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            chosen = determine_reader_writer_from_dataset_json(dict(dataset_json), str(example_image), verbose=False)
+            chosen = determine_reader_writer_from_dataset_json(
+                dict(dataset_json), str(example_image), verbose=False
+            )
         except RuntimeError as error:
             raise UserError(
-                f"{example_image.parent.name}/{example_image.name}: expected an image that one of nnU-Net's readers can open, "
+                f"{example_image.parent.name}/{example_image.name}: expected an image that one of nnU-Net's "
+                "readers can open, "
                 "found none that can: write the file again"
             ) from error
     return str(chosen.__name__)

@@ -1,10 +1,12 @@
 """The soft label on disk: its name, its grid, its range.
 
-`softLabelsTr/<case>_<label, 4 digits>.nii.gz` holds the fraction of each voxel, in [0, 1], that belongs to a label, on the grid
-of the image. Functions named `..._findings` say what is wrong with one and raise nothing; reading and writing raise `UserError`.
+`softLabelsTr/<case>_<label, 4 digits>.nii.gz` holds the fraction of each voxel, in [0, 1], that belongs to a
+label, on the grid of the image. Functions named `..._findings` say what is wrong with one and raise nothing;
+reading and writing raise `UserError`.
 """
 
 import gzip
+import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,17 +29,19 @@ from nnunet_softseg.settings import SoftSegSettings
 FOLDER = "softLabelsTr"
 AFFINE_TOLERANCE = 1e-3
 RANGE_TOLERANCE = 1e-5
-"""A fraction written as an integer with a slope comes back a few float32 steps beside itself. What is within is clipped."""
+"""Fractions written as integers with a slope come back a few float32 steps off. What is within is clipped."""
 SUM_TOLERANCE = 1e-3
+EXTRA_FILE = "extra file"
 HOW_TO_MAKE = (
-    "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on the image's grid "
-    "(nnunet-softseg make-gt, fuse and convert do); labelsTr alone serves vanilla trainers only (nnUNetTrainer)"
+    "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on the "
+    "image's grid (nnunet-softseg make-gt, fuse and convert do); labelsTr alone serves vanilla trainers only "
+    "(nnUNetTrainer)"
 )
 
 _NAME = re.compile(r"^(?P<case>.+)_(?P<label>\d{4})(\.nii|\.nii\.gz)$")
 _NOTES = (".json", ".tsv", ".csv", ".txt", ".md")
 _READ_IN_CHUNKS_OF = 1 << 20
-_NIFTI_ERRORS = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError)
+_AXES = 3
 _LARGEST_OVERSHOOT = 0.5
 _LARGEST_LABEL_VALUE = 20
 
@@ -76,8 +80,14 @@ def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]
     case_ids = sorted(case_ids)
     if not folder.is_dir():
         expected = f"a folder with {len(case_ids)} x {len(labels)} soft labels"
-        return [Finding(f"{folder.parent.name}/{FOLDER}", "no soft labels", expected, "no such folder", HOW_TO_MAKE)]
-    wanted = {soft_label_file(folder, case_id, label): (case_id, label) for case_id in case_ids for label in labels}
+        return [
+            Finding(
+                f"{folder.parent.name}/{FOLDER}", "no soft labels", expected, "no such folder", HOW_TO_MAKE
+            )
+        ]
+    wanted = {
+        soft_label_file(folder, case_id, label): (case_id, label) for case_id in case_ids for label in labels
+    }
     findings = [_missing(file, *wanted[file]) for file in wanted if not file.is_file()]
     for file in sorted(folder.iterdir()):
         if file not in wanted and not file.name.startswith(".") and file.suffix.lower() not in _NOTES:
@@ -88,8 +98,20 @@ def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]
 def _missing(file: Path, case_id: str, label: int) -> Finding:
     what = f"soft label of case {case_id}, label {label}, is missing"
     if file.is_symlink():
-        return Finding(short_name(file), what, "a file", "a broken link", "fetch its content (git annex get, datalad get)")
-    return Finding(short_name(file), what, "this file", "none", "add it (all zeros where the label is absent), or remove the case")
+        return Finding(
+            short_name(file),
+            what,
+            "a file",
+            "a broken link",
+            "fetch its content (git annex get, datalad get)",
+        )
+    return Finding(
+        short_name(file),
+        what,
+        "this file",
+        "none",
+        "add it (all zeros where the label is absent), or remove the case",
+    )
 
 
 def _extra(file: Path, case_ids: set[str], labels: Sequence[int]) -> Finding:
@@ -103,41 +125,48 @@ def _extra(file: Path, case_ids: set[str], labels: Sequence[int]) -> Finding:
             expected, found = f"a label of dataset.json ({', '.join(map(str, labels))})", f"label {label}"
         else:
             expected, found = "one file per case and label", "both .nii and .nii.gz"
-    return Finding(short_name(file), "extra file", expected, found, "remove or rename it")
+    return Finding(short_name(file), EXTRA_FILE, expected, found, "remove or rename it")
 
 
 # Files
 
 
 def file_findings(file: Path) -> list[Finding]:
-    """Say whether a NIfTI file is there, whole, and three-dimensional. Compressed files are read to their checksum."""
-    name = short_name(file)
-    again = "write the file again"
+    """Say whether a NIfTI file is there, whole (by its checksum if compressed) and three-dimensional.
+
+    Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
+    """
+    name, again = short_name(file), "write the file again"
     if not file.is_file():
         found = "a broken link" if file.is_symlink() else "none"
         return [Finding(name, "file is missing", "a NIfTI file", found, "add it")]
     try:
-        if file.name.endswith(".gz"):
-            with gzip.open(file) as stream:
-                while stream.read(_READ_IN_CHUNKS_OF):
-                    pass
+        size = _uncompressed_size(file)
     except (OSError, EOFError, zlib.error) as error:
         return [Finding(name, "corrupt or truncated gzip", "a whole file", _first_line(error), again)]
     try:
         image: Any = nib.load(file)
-        shape = image.shape
-        if not file.name.endswith(".gz"):
-            np.asanyarray(image.dataobj[..., -1:])  # is the end of the file there?
-    except _NIFTI_ERRORS as error:
-        return [Finding(name, "unreadable NIfTI header or data", "a NIfTI file", _first_line(error), again)]
-    if len(shape) != 3:  # noqa: PLR2004
-        return [Finding(name, "not a 3-D image", "shape (x, y, z)", f"{len(shape)}-D, shape {shape}", _three_axes(shape))]
+    except (OSError, ValueError, ImageFileError, HeaderDataError) as error:
+        return [Finding(name, "unreadable NIfTI header", "a NIfTI file", _first_line(error), again)]
+    shape, data = image.shape, image.dataobj
+    expected = data.offset + math.prod(shape) * data.dtype.itemsize
+    if size < expected:
+        return [Finding(name, "truncated data", f"{expected} bytes by its header", str(size), again)]
+    if len(shape) != _AXES:
+        what, found = "not a 3-D image", f"{len(shape)}-D, shape {shape}"
+        return [Finding(name, what, "shape (x, y, z)", found, _three_axes(shape))]
     return []
 
 
+def _uncompressed_size(file: Path) -> int:
+    if not file.name.endswith(".gz"):
+        return file.stat().st_size
+    with gzip.open(file) as stream:
+        return sum(len(chunk) for chunk in iter(lambda: stream.read(_READ_IN_CHUNKS_OF), b""))
+
+
 def _three_axes(shape: tuple[int, ...]) -> str:
-    singletons = all(size == 1 for size in shape[3:])
-    if len(shape) > 3 and singletons:  # noqa: PLR2004
+    if len(shape) > _AXES and all(size == 1 for size in shape[_AXES:]):
         return "drop the axes of length 1"
     return "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
 
@@ -159,13 +188,16 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
     except Exception as error:
         names = ", ".join(short_name(file) for file in files)
         raise UserError(
-            f"{names}: expected a NIfTI file that {type(reader).__name__} can read, found: {_first_line(error)}: write the file "
+            f"{names}: expected a NIfTI file that {type(reader).__name__} can read, found: "
+            f"{_first_line(error)}: write the file "
             'again, or choose another reader ("overwrite_image_reader_writer" in dataset.json)'
         ) from error
 
 
 def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[str, Any]]:
-    """Return a soft label (z, y, x) and its properties, exactly as the reader gives the image. The range is not looked at.
+    """Return a soft label (z, y, x) and its properties, just as the reader gives the image.
+
+    Only the file is checked; see `content_findings` and `reader_geometry_findings` for what is in it.
 
     Args:
         file: NIfTI.
@@ -177,6 +209,18 @@ def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[st
     raise_first_error(file_findings(file))
     channels, properties = read_image([file], reader)
     return np.asarray(channels[0], dtype=np.float32), properties
+
+
+def stored_values(file: Path) -> SoftLabel:
+    """Return what a NIfTI file holds, (x, y, z), in the order in which viewers count voxels.
+
+    The range is judged by this and not by what nnU-Net's readers give: SimpleITK turns NaN into 0, in silence.
+
+    Args:
+        file: whole, see `file_findings`.
+    """
+    image: Any = nib.load(file)
+    return np.asarray(image.dataobj, dtype=np.float32)
 
 
 def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], reference: Path) -> None:
@@ -208,7 +252,9 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
 # Geometry
 
 
-def shape_findings(file: Path, expected: Sequence[int], found: Sequence[int], axes: str = "x, y, z") -> list[Finding]:
+def shape_findings(
+    file: Path, expected: Sequence[int], found: Sequence[int], axes: str = "x, y, z"
+) -> list[Finding]:
     """Say whether a label has the shape of its image."""
     if tuple(expected) == tuple(found):
         return []
@@ -224,7 +270,10 @@ def shape_findings(file: Path, expected: Sequence[int], found: Sequence[int], ax
 
 
 def affine_findings(
-    file: Path, expected: npt.NDArray[np.float64], found: npt.NDArray[np.float64], seen_by: str = "NIfTI header"
+    file: Path,
+    expected: npt.NDArray[np.float64],
+    found: npt.NDArray[np.float64],
+    seen_by: str = "NIfTI header",
 ) -> list[Finding]:
     """Say whether a label lies where its image lies.
 
@@ -241,10 +290,12 @@ def affine_findings(
     return [
         Finding(
             short_name(file),
-            f"affine differs from that of the image by {difference[row, column]:.4g} (row {row}, column {column}, {seen_by})",
+            f"affine differs from that of the image by {difference[row, column]:.4g} (row {row}, column "
+            f"{column}, {seen_by})",
             f"{expected[row, column]:.6g} +- {AFFINE_TOLERANCE}",
             f"{found[row, column]:.6g}",
-            "resample the label linearly to the image's grid, or, if only its header is wrong, copy the header of the image",
+            "resample the label linearly to the image's grid, or, if only its header is wrong, copy the "
+            "header of the image",
         )
     ]
 
@@ -291,7 +342,9 @@ def content_findings(file: Path, soft_label: npt.NDArray[Any]) -> list[Finding]:
     bad = int(np.count_nonzero(~np.isfinite(soft_label)))
     if bad:
         remedy = "write 0 where nothing is known (0/0 outside of all masks is the usual cause)"
-        return [Finding(name, "NaN or infinite values", "finite values", f"{bad} voxels that are not", remedy)]
+        return [
+            Finding(name, "NaN or infinite values", "finite values", f"{bad} voxels that are not", remedy)
+        ]
     low, high = (float(soft_label.min()), float(soft_label.max())) if soft_label.size else (0.0, 0.0)
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
         remedy = _range_remedy(soft_label, low, high)
@@ -306,7 +359,9 @@ def _range_remedy(soft_label: npt.NDArray[Any], low: float, high: float) -> str:
     if low >= -_LARGEST_OVERSHOOT and high <= 1 + _LARGEST_OVERSHOOT:
         return "clip it to [0, 1]; resample labels linearly, splines overshoot"
     if low < -RANGE_TOLERANCE:
-        return "this does not look like a fraction: write the fraction of each voxel that belongs to the label"
+        return (
+            "this does not look like a fraction: write the fraction of each voxel that belongs to the label"
+        )
     if high <= _LARGEST_LABEL_VALUE and bool(np.all(soft_label == np.round(soft_label))):
         return "this looks like an integer label map: write one file per label with its fraction in [0, 1]"
     factor = next((factor for factor in (100, 255) if high <= factor + _LARGEST_OVERSHOOT), high)
@@ -333,8 +388,10 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
     ]
 
 
-def hard_label_map(soft_labels: Sequence[npt.NDArray[Any]], labels: Sequence[int]) -> npt.NDArray[np.integer[Any]]:
-    """Return the integer label map that belongs to soft labels: the label of the largest where that is > 0.5, else 0.
+def hard_label_map(
+    soft_labels: Sequence[npt.NDArray[Any]], labels: Sequence[int]
+) -> npt.NDArray[np.integer[Any]]:
+    """Return the integer label map of soft labels: the label of the largest where that is > 0.5, else 0.
 
     Args:
         soft_labels: one array per label, all of one shape.
@@ -365,18 +422,28 @@ def label_map_findings(
         labels: their values.
     """
     name = short_name(label_map_file)
-    remedy = "write the label map again as soft label > 0.5, strictly (the largest label where there are several)"
+    remedy = (
+        "write the label map again as soft label > 0.5, strictly (the largest label where there are several)"
+    )
     strange = np.setdiff1d(np.unique(label_map), [0, *labels])
     if strange.size:
         expected = ", ".join(map(str, [0, *labels]))
-        return [Finding(name, "values that are not in dataset.json", expected, _numbers(strange[:5].tolist()), remedy)]
+        return [
+            Finding(
+                name, "values that are not in dataset.json", expected, _numbers(strange[:5].tolist()), remedy
+            )
+        ]
     differs = label_map != hard_label_map(soft_labels, labels)
     count = int(np.count_nonzero(differs))
     if not count:
         return []
     first = ", ".join(str(tuple(int(i) for i in voxel)) for voxel in np.argwhere(differs)[:3])
     found = f"{count} voxels that differ, first at (x, y, z) = {first}"
-    return [Finding(name, "label map disagrees with its soft label", "label map = soft label > 0.5", found, remedy)]
+    return [
+        Finding(
+            name, "label map disagrees with its soft label", "label map = soft label > 0.5", found, remedy
+        )
+    ]
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -1,17 +1,17 @@
 """The soft target: the soft label on the network's grid, where nnU-Net has brought the image.
 
-nnU-Net transposes an image, crops it to what is not zero and resamples it. A soft label goes the same way here, always by
-linear interpolation, never by nearest neighbour, and is stored beside nnU-Net's preprocessed cases as
-`<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside it of what it was made from.
+nnU-Net transposes an image, crops it to what is not zero and resamples it. A soft label goes the same way
+here, always by linear interpolation, never by nearest neighbour, and is stored beside nnU-Net's preprocessed
+cases as `<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside it of what it
+was made from.
 """
 
 import hashlib
-import itertools
 import os
 import pickle
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,14 @@ import blosc2
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg import __version__, soft_label
-from nnunet_softseg.atomic import remove_abandoned, write_bytes
-from nnunet_softseg.center_crop import Box, inside, kept_mass, network_box, superior_inferior_axis
-from nnunet_softseg.check import ONE_ORIENTATION
+from nnunet_softseg import soft_label
+from nnunet_softseg.atomic import make_folder, remove_abandoned, write_bytes
+from nnunet_softseg.center_crop import Box, kept_mass, network_box, superior_inferior_axis
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.finding import raise_first_error, short_name
-from nnunet_softseg.model_plans import require_supported
+from nnunet_softseg.finding import examples, raise_first_error, short_name
+from nnunet_softseg.model_plans import require_supported, versions
 from nnunet_softseg.raw_dataset import (
+    ONE_ORIENTATION,
     dataset_name,
     find_reader,
     foreground_labels,
@@ -45,6 +45,7 @@ FORMAT = 1
 """Soft targets of another format are made again. To be raised whenever the arithmetic here changes."""
 
 SoftTarget = npt.NDArray[np.float16]
+_READ_IN_CHUNKS_OF = 1 << 20
 
 
 # What is reported
@@ -57,7 +58,8 @@ class CasePreparation:
     Attributes:
         case_id: its name.
         prepared: its soft target was made now; False: it was up to date.
-        kept_mass: per label, the fraction of its sum that lies in the box which the network sees; NaN: empty label.
+        kept_mass: per label, the fraction of its sum that lies in the box which the network sees; NaN: empty
+            label.
         si_axis: array axis along S-I; None without the crop.
         warnings: to be shown to the user.
     """
@@ -96,7 +98,7 @@ class PreparationReport:
         return sum(case.prepared for case in self.cases)
 
     def kept_mass_by_case(self) -> dict[str, list[float | None]]:
-        """Return case -> fraction of each label inside the crop, None for an empty label (JSON has no NaN)."""
+        """Return case -> fraction of each label in the crop; None for an empty one: JSON has no NaN."""
         return {
             case.case_id: [None if np.isnan(kept) else round(kept, 6) for kept in case.kept_mass]
             for case in self.cases
@@ -106,34 +108,12 @@ class PreparationReport:
 # Arithmetic
 
 
-def to_network_grid(
-    label: soft_label.SoftLabel,
-    transpose_forward: Sequence[int],
-    bbox: Sequence[Sequence[int]],
-    shape: Sequence[int],
-) -> npt.NDArray[np.float32]:
-    """Return a soft label on the network's grid: transposed, cropped, resampled as nnU-Net does with the image.
-
-    Args:
-        label: (z, y, x), as nnU-Net's reader gives it, values in [0, 1].
-        transpose_forward: of the plans.
-        bbox: (start, stop) per axis, after transposition; of the case's properties.
-        shape: of the preprocessed case.
-
-    Returns:
-        An array of that shape, in [0, 1].
-    """
-    transposed = label.transpose(transpose_forward)
-    cropped = transposed[tuple(slice(start, stop) for start, stop in bbox)]
-    return resample_linear(cropped, shape)
-
-
 def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt.NDArray[np.float32]:
     """Return an array sampled linearly at the centres of the voxels of another grid over the same extent.
 
-    This is the grid on which nnU-Net resamples images: sample i lies at (i + 0.5) * old / new - 0.5, clamped at the edges,
-    without smoothing first. Along thick slices, where nnU-Net takes the nearest slice of the image, a label is still
-    interpolated linearly.
+    This is the grid on which nnU-Net resamples images: sample i lies at (i + 0.5) * old / new - 0.5, clamped
+    at the edges, without smoothing first. Along thick slices, where nnU-Net takes the nearest slice of the
+    image, a label is still interpolated linearly.
 
     Args:
         array: three axes.
@@ -175,7 +155,9 @@ def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
     if array is None:
         found = "a broken one" if file.is_file() else "none"
         raise UserError(
-            f"{short_name(file)}: expected a soft target, found {found}: run nnunet-softseg prepare (the trainers do it by themselves)"
+            f"{short_name(file)}: expected a soft target, found {found}: run nnunet-softseg prepare "
+            "(trainers do it by "
+            "themselves when they start)"
         )
     return array
 
@@ -195,24 +177,45 @@ def _try_to_open(file: Path) -> blosc2.NDArray | None:
 
 
 @dataclass(frozen=True)
-class _PreprocessedCase:
-    """What nnU-Net did to one case, with the axes after transposition."""
+class PreprocessedCase:
+    """What nnU-Net did to one case; all axes are those after transposition.
+
+    Attributes:
+        case_id: its name.
+        shape: of the preprocessed case.
+        shape_before_crop: of the image.
+        bbox: (start, stop) per axis of what is not zero in the image.
+        spacing_mm: of the image.
+        geometry: what the reader kept of the image's header.
+    """
 
     case_id: str
     shape: tuple[int, ...]
     shape_before_crop: tuple[int, ...]
-    bbox: tuple[tuple[int, int], ...]
+    bbox: Box
     spacing_mm: tuple[float, ...]
     geometry: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _Configuration:
-    """What of plans and dataset.json decides a soft target."""
+class GridPlan:
+    """What of plans and dataset.json decides a soft target.
+
+    Attributes:
+        dataset: its name.
+        configuration: of the plans.
+        plans: their name.
+        labels: foreground values, ascending.
+        reader: class name.
+        transpose_forward: which axis of the reader's array comes first, second, third.
+        spacing_mm: of the network's grid; one value less in a 2d configuration.
+        patch_size: of the network.
+        resamples: False for plans that leave images on their own grid.
+    """
 
     dataset: str
-    name: str
-    plans_name: str
+    configuration: str
+    plans: str
     labels: tuple[int, ...]
     reader: str
     transpose_forward: tuple[int, ...]
@@ -222,78 +225,127 @@ class _Configuration:
 
     @property
     def preprocess_command(self) -> str:
-        number = self.dataset[len("Dataset") :].split("_")[0]
-        return f"nnUNetv2_preprocess -d {number} -c {self.name} -plans_name {self.plans_name}"
+        """What the user runs to preprocess the dataset with these plans."""
+        number = _dataset_number(self.dataset)
+        return f"nnUNetv2_preprocess -d {number} -c {self.configuration} -plans_name {self.plans}"
 
 
-def _configuration(plans_manager: "PlansManager", name: str, dataset_json: Mapping[str, Any]) -> _Configuration:
-    if name not in plans_manager.available_configurations:
-        known = ", ".join(plans_manager.available_configurations)
-        raise UserError(f"{plans_manager.plans_name}: expected a configuration out of {known}, found {name}: choose one (-c)")
-    configuration = plans_manager.get_configuration(name)
-    return _Configuration(
+@dataclass(frozen=True)
+class SoftTargetJob:
+    """One soft target to be made or found up to date.
+
+    Attributes:
+        case: as preprocessed.
+        plan: for its grid.
+        sources: soft label files, one per label.
+        output: the soft target's file.
+        si_axis: array axis along S-I; None without the crop.
+        box: which the network sees.
+    """
+
+    case: PreprocessedCase
+    plan: GridPlan
+    sources: tuple[Path, ...]
+    output: Path
+    si_axis: int | None
+    box: Box
+
+    def grid_record(self) -> dict[str, Any]:
+        """Return all that decides the content of the soft target, but for the sources."""
+        affines = soft_label.reader_affines(self.case.geometry)
+        return {
+            "format": FORMAT,
+            "labels": list(self.plan.labels),
+            "reader": self.plan.reader,
+            "transpose_forward": list(self.plan.transpose_forward),
+            "shape_before_crop": list(self.case.shape_before_crop),
+            "bbox": [list(side) for side in self.case.bbox],
+            "spacing_mm": list(self.case.spacing_mm),
+            "shape": list(self.case.shape),
+            "affines": {name: affine.tolist() for name, affine in affines.items()},
+        }
+
+
+def _grid_plan(plans_manager: "PlansManager", name: str, dataset_json: Mapping[str, Any]) -> GridPlan:
+    configuration = _configuration(plans_manager, name)
+    resampling = str(configuration.configuration["resampling_fn_data"])
+    return GridPlan(
         dataset=plans_manager.dataset_name,
-        name=name,
-        plans_name=plans_manager.plans_name,
+        configuration=name,
+        plans=plans_manager.plans_name,
         labels=foreground_labels(dataset_json),
         reader=plans_manager.plans["image_reader_writer"],
         transpose_forward=tuple(int(axis) for axis in plans_manager.transpose_forward),
         spacing_mm=tuple(float(spacing) for spacing in configuration.spacing),
         patch_size=tuple(int(size) for size in configuration.patch_size),
-        resamples=not str(configuration.configuration["resampling_fn_data"]).startswith("no_resampling"),
+        resamples=not resampling.startswith("no_resampling"),
     )
 
 
-def _preprocessed_case(folder: Path, case_id: str, configuration: _Configuration) -> _PreprocessedCase:
+def _configuration(plans_manager: "PlansManager", name: str) -> Any:
+    available = plans_manager.available_configurations
+    if name not in available:
+        raise UserError(
+            f"{plans_manager.plans_name}: expected a configuration out of {', '.join(available)}, found "
+            f"{name}: "
+            "choose one of them (-c)"
+        )
+    return plans_manager.get_configuration(name)
+
+
+def _dataset_number(name: str) -> str:
+    return name.removeprefix("Dataset").split("_")[0]
+
+
+def _preprocessed_case(folder: Path, case_id: str, plan: GridPlan) -> PreprocessedCase:
     """Return what nnU-Net did to a case, after checking that it was done with these plans.
 
     Raises:
         UserError: if the case is missing, broken, or was preprocessed with other plans.
     """
-    command = configuration.preprocess_command
     image = _try_to_open(folder / f"{case_id}.b2nd")
     try:
-        with (folder / f"{case_id}.pkl").open("rb") as stream:
-            properties = pickle.load(stream)
+        properties = pickle.loads((folder / f"{case_id}.pkl").read_bytes())
     except (OSError, EOFError, pickle.UnpicklingError):
         properties = None
     if image is None or properties is None:
         raise UserError(
-            f"{folder.name}/{case_id}: expected a preprocessed case (.b2nd and .pkl), found none or a broken one: run {command}"
+            f"{folder.name}/{case_id}: expected a preprocessed case (.b2nd and .pkl), found none or a broken "
+            "one: "
+            f"run {plan.preprocess_command}"
         )
-    case = _PreprocessedCase(
+    case = PreprocessedCase(
         case_id,
         shape=tuple(int(size) for size in image.shape[1:]),
         shape_before_crop=tuple(int(size) for size in properties["shape_before_cropping"]),
         bbox=tuple((int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]),
-        spacing_mm=tuple(float(properties["spacing"][axis]) for axis in configuration.transpose_forward),
+        spacing_mm=tuple(float(properties["spacing"][axis]) for axis in plan.transpose_forward),
         geometry={key: properties[key] for key in ("nibabel_stuff", "sitk_stuff") if key in properties},
     )
-    _require_same_plans(case, configuration, folder)
+    _require_same_plans(case, plan, folder)
     return case
 
 
-def _require_same_plans(case: _PreprocessedCase, configuration: _Configuration, folder: Path) -> None:
-    expected = _shape_by_plans(case, configuration)
-    again = f"the case was preprocessed with other plans; run {configuration.preprocess_command}"
+def _require_same_plans(case: PreprocessedCase, plan: GridPlan, folder: Path) -> None:
+    place = f"{folder.name}/{case.case_id}"
+    remedy = f"it was preprocessed with other plans: run {plan.preprocess_command}"
+    expected = _shape_by_plans(case, plan)
     if case.shape != expected:
-        raise UserError(
-            f"{folder.name}/{case.case_id}: expected shape {expected} by {configuration.plans_name}, found {case.shape}: {again}"
-        )
+        raise UserError(f"{place}: expected shape {expected} by {plan.plans}, found {case.shape}: {remedy}")
     reader = _reader_that_kept(case.geometry)
-    if reader is not None and reader != configuration.reader:
+    if reader not in (None, plan.reader):
         raise UserError(
-            f"{folder.name}/{case.case_id}: expected an image read by {configuration.reader}, found one read by {reader}: {again}"
+            f"{place}: expected an image read by {plan.reader}, found one read by {reader}: {remedy}"
         )
 
 
-def _shape_by_plans(case: _PreprocessedCase, configuration: _Configuration) -> tuple[int, ...]:
+def _shape_by_plans(case: PreprocessedCase, plan: GridPlan) -> tuple[int, ...]:
     from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
     cropped = tuple(stop - start for start, stop in case.bbox)
-    if not configuration.resamples:
+    if not plan.resamples:
         return cropped
-    spacing_mm = configuration.spacing_mm
+    spacing_mm = plan.spacing_mm
     if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
         spacing_mm = (case.spacing_mm[0], *spacing_mm)
     return tuple(int(size) for size in compute_new_shape(cropped, case.spacing_mm, spacing_mm))
@@ -303,67 +355,46 @@ def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
     if "nibabel_stuff" in geometry:
         return "NibabelIOWithReorient" if "reoriented_affine" in geometry["nibabel_stuff"] else "NibabelIO"
     if "sitk_stuff" in geometry:
-        return "SimpleITKIOWithReorient" if "original_orientation" in geometry["sitk_stuff"] else "SimpleITKIO"
+        return (
+            "SimpleITKIOWithReorient" if "original_orientation" in geometry["sitk_stuff"] else "SimpleITKIO"
+        )
     return None
 
 
-# The record inside a soft target
+# Is it up to date?
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One soft target to be made or found up to date."""
-
-    case: _PreprocessedCase
-    configuration: _Configuration
-    sources: tuple[Path, ...]
-    output: Path
-    si_axis: int | None
-    box: Box = field(default=())
-
-    def grid(self) -> dict[str, Any]:
-        """Return all but the sources that decides the content of the soft target."""
-        affines = soft_label.reader_affines(self.case.geometry)
-        return {
-            "format": FORMAT,
-            "labels": list(self.configuration.labels),
-            "reader": self.configuration.reader,
-            "transpose_forward": list(self.configuration.transpose_forward),
-            "shape_before_crop": list(self.case.shape_before_crop),
-            "bbox": [list(side) for side in self.case.bbox],
-            "spacing_mm": list(self.case.spacing_mm),
-            "shape": list(self.case.shape),
-            "affines": {name: affine.tolist() for name, affine in affines.items()},
-        }
-
-
-def needs_preparing(job: _Job) -> str:
+def needs_preparing(job: SoftTargetJob) -> str:
     """Return why a soft target must be made, or "" if it is up to date.
 
-    Sizes and times of the soft labels are compared first; where only the time differs (a copied dataset), their content.
-    Where the raw dataset is not at hand, as on a cluster that got the preprocessed data only, the soft target is taken as it is.
+    Sizes and times of the soft labels are compared first; where only a time differs (a copied dataset), the
+    content. Where there is no softLabelsTr at all, as on a cluster that got the preprocessed data alone, the
+    soft target stands as it is.
     """
     array = _try_to_open(job.output)
     record = read_record(array) if array is not None else None
     if array is None or record is None:
         return "missing or broken"
-    if {key: record.get(key) for key in job.grid()} != job.grid():
+    if tuple(array.shape) != (len(job.plan.labels), *job.case.shape) or array.dtype != np.float16:
+        return "on another grid"
+    grid = job.grid_record()
+    if {key: record.get(key) for key in grid} != grid:
         return "made for another grid, or by another version"
-    if tuple(array.shape) != (len(job.configuration.labels), *job.case.shape) or array.dtype != np.float16:
-        return "broken"
-    if not job.sources[0].parent.is_dir():
+    if not _soft_labels_at_hand(job):
         return ""
-    sources = record["sources"]
-    if len(sources) != len(job.sources) or not all(map(_is_unchanged, job.sources, sources)):
-        return "soft label has changed"
-    return ""
+    unchanged = [_is_unchanged(*pair) for pair in zip(job.sources, record["sources"], strict=True)]
+    return "" if all(unchanged) else "its soft label has changed"
+
+
+def _soft_labels_at_hand(job: SoftTargetJob) -> bool:
+    return job.sources[0].parent.is_dir()
 
 
 def read_record(array: blosc2.NDArray) -> dict[str, Any] | None:
-    """Return what is recorded in a soft target about its making, None if nothing is."""
+    """Return what a soft target says of its making: sources, grid, versions, crop; None: nothing."""
     try:
         record: dict[str, Any] = array.schunk.vlmeta[RECORD_KEY]
-    except (KeyError, RuntimeError, ValueError):
+    except Exception:  # a broken file fails in as many ways as there are layers in the format
         return None
     return record
 
@@ -371,43 +402,48 @@ def read_record(array: blosc2.NDArray) -> dict[str, Any] | None:
 def _is_unchanged(file: Path, source: Mapping[str, Any]) -> bool:
     try:
         status = file.stat()
+        if file.name != source["file"] or status.st_size != source["size"]:
+            return False
+        return bool(status.st_mtime_ns == source["mtime_ns"] or _sha256(file) == source["sha256"])
     except OSError:
         return False
-    if file.name != source["file"] or status.st_size != source["size"]:
-        return False
-    return status.st_mtime_ns == source["mtime_ns"] or _sha256(file) == source["sha256"]
 
 
 def _describe_source(file: Path) -> dict[str, Any]:
-    status = file.stat()
-    return {
-        "file": file.name,
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "sha256": _sha256(file),
-    }
+    try:
+        status = file.stat()
+        digest = _sha256(file)
+    except OSError as error:
+        found = error.strerror or error
+        raise UserError(
+            f"{short_name(file)}: expected a soft label, found: {found}: make it readable"
+        ) from error
+    return {"file": file.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
 
 
 def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(_READ_IN_CHUNKS_OF):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 # Making one
 
 
-def _prepare_case(job: _Job) -> CasePreparation | UserError:
-    """Return how a case fared; a soft label that cannot be used is an error of this case alone, and not raised."""
+def _prepare_case(job: SoftTargetJob) -> CasePreparation | UserError:
+    """Return how a case fared; an unusable soft label is an error of this case alone, and not raised."""
     try:
         # Described before they are read: a change in between makes the soft target stale, not wrong.
-        sources = [_describe_source(file) for file in job.sources if file.is_file()]
+        sources = [_describe_source(file) for file in job.sources]
         target, warnings = _make_soft_target(job)
     except UserError as error:
         return error
     kept = tuple(float(fraction) for fraction in kept_mass(target, job.box))
     record = {
-        **job.grid(),
-        "made_by": f"nnunet-softseg {__version__}",
+        **job.grid_record(),
+        "versions": versions(),
         "case": job.case.case_id,
         "sources": sources,
         "box": [list(side) for side in job.box],
@@ -415,50 +451,60 @@ def _prepare_case(job: _Job) -> CasePreparation | UserError:
         "warnings": warnings,
     }
     _store(job, target, record)
-    return _report(job, True, kept, warnings)
+    return CasePreparation(job.case.case_id, True, kept, job.si_axis, (*warnings, *_crop_warnings(job, kept)))
 
 
-def _make_soft_target(job: _Job) -> tuple[SoftTarget, list[str]]:
+def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
     target = np.empty((len(job.sources), *job.case.shape), dtype=np.float16)
     warnings: list[str] = []
     for channel, file in enumerate(job.sources):
         label = _read_for(job, file)
-        warnings += [str(f) for f in soft_label.content_findings(file, label) if f.severity == "warning"]
-        label = np.clip(label, 0, 1, out=label)
+        findings = soft_label.content_findings(file, soft_label.stored_values(file))
+        raise_first_error(findings)
+        warnings += map(str, findings)
+        label = np.clip(label, 0, 1).transpose(job.plan.transpose_forward)
         warnings += _lost_outside(job, label, channel)
-        on_grid = to_network_grid(label, job.configuration.transpose_forward, job.case.bbox, job.case.shape)
-        target[channel] = np.clip(on_grid, 0, 1)
+        cropped = label[tuple(slice(start, stop) for start, stop in job.case.bbox)]
+        target[channel] = np.clip(resample_linear(cropped, job.case.shape), 0, 1)
     return target, warnings
 
 
-def _read_for(job: _Job, file: Path) -> soft_label.SoftLabel:
+def _read_for(job: SoftTargetJob, file: Path) -> soft_label.SoftLabel:
     """Return a soft label after the checks without which it would train something else than meant."""
-    label, properties = soft_label.read_soft_label(file, find_reader(job.configuration.reader))
+    label, properties = soft_label.read_soft_label(file, find_reader(job.plan.reader))
     shape = np.empty(3, dtype=int)
-    shape[list(job.configuration.transpose_forward)] = job.case.shape_before_crop
+    shape[list(job.plan.transpose_forward)] = job.case.shape_before_crop
     raise_first_error(soft_label.shape_findings(file, shape.tolist(), label.shape, "z, y, x"))
     raise_first_error(soft_label.reader_geometry_findings(file, job.case.geometry, properties))
-    raise_first_error(soft_label.content_findings(file, label))
     return label
 
 
-def _lost_outside(job: _Job, label: soft_label.SoftLabel, channel: int) -> list[str]:
-    """Say how much of a label lies where the image is zero: nnU-Net crops that away before anything is trained."""
-    box = tuple(zip(*job.case.bbox, strict=True))
-    transposed = label.transpose(job.configuration.transpose_forward)
-    kept = float(kept_mass(transposed[None], tuple(zip(*box, strict=True)))[0])
-    if not kept < 1 - SoftSegSettings.crop_loss_warning:
+def _lost_outside(job: SoftTargetJob, label: soft_label.SoftLabel, channel: int) -> list[str]:
+    """Say how much of a label lies where the image is zero all around: nnU-Net crops that away."""
+    kept = float(kept_mass(label[None], job.case.bbox)[0])
+    if not kept < 1 - SoftSegSettings.crop_loss_warning:  # NaN: an empty label
         return []
     return [
-        f"case {job.case.case_id}: {1 - kept:.1%} of label {job.configuration.labels[channel]} lies where the image is zero all "
-        "around, and nnU-Net crops that away: look at the image"
+        f"case {job.case.case_id}: {1 - kept:.1%} of label {job.plan.labels[channel]} lies beyond the part "
+        "of the image that is "
+        "not zero, and nnU-Net crops that away: look at the image"
     ]
 
 
-def _store(job: _Job, target: SoftTarget, record: Mapping[str, Any]) -> None:
+def _crop_warnings(job: SoftTargetJob, kept: Sequence[float]) -> list[str]:
+    return [
+        f"case {job.case.case_id}: the fixed patch loses {1 - fraction:.1%} of label {label} (it sees "
+        f"{job.box} of shape "
+        f"{job.case.shape}): centre the image on the anatomy, or train nnUNetTrainerSoftSegSlidingWindow"
+        for label, fraction in zip(job.plan.labels, kept, strict=True)
+        if fraction < 1 - SoftSegSettings.crop_loss_warning
+    ]
+
+
+def _store(job: SoftTargetJob, target: SoftTarget, record: Mapping[str, Any]) -> None:
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
-    blocks, chunks = comp_blosc2_params(target.shape, job.configuration.patch_size, target.itemsize)
+    blocks, chunks = comp_blosc2_params(target.shape, job.plan.patch_size, target.itemsize)
     cparams = {
         "codec": blosc2.Codec.LZ4HC,
         "clevel": 5,
@@ -467,8 +513,19 @@ def _store(job: _Job, target: SoftTarget, record: Mapping[str, Any]) -> None:
     }
     array = blosc2.asarray(target, chunks=chunks, blocks=blocks, cparams=cparams)
     array.schunk.vlmeta[RECORD_KEY] = dict(record)
-    # Blosc2 itself leaves half a file on a full disk; its frame in memory is, byte for byte, the file that it would write.
+    # On a full disk, Blosc2 itself leaves half a file. Its frame in memory is, byte for byte, the file that
+    # it would write.
     write_bytes(job.output, array.to_cframe())
+
+
+def _report_up_to_date(job: SoftTargetJob) -> CasePreparation:
+    array = open_soft_target(job.output.parent, job.case.case_id)
+    record = read_record(array) or {}
+    box = tuple(tuple(side) for side in record["box"])
+    # Configurations with different patches share the soft targets of one data identifier.
+    kept = tuple(record["kept_mass"] if box == job.box else kept_mass(array[...], job.box).tolist())
+    warnings = (*record["warnings"], *_crop_warnings(job, kept))
+    return CasePreparation(job.case.case_id, False, kept, job.si_axis, warnings)
 
 
 # Making all
@@ -491,7 +548,7 @@ def prepare(
         plans_identifier: name of the plans, such as nnUNetPlans.
         num_processes: that prepare cases at once; 0 or 1: in this process.
         progress: show a bar.
-        crop: for the fixed centre-crop patch: measure what it keeps of each label.
+        crop: for the fixed centre-crop patch; measures what it keeps of each label.
 
     Raises:
         UserError: if soft labels or preprocessed data are missing, wrong or unsupported, or the disk is full.
@@ -500,18 +557,17 @@ def prepare(
     preprocessed = nnunet_folder("nnUNet_preprocessed", name)
     plans_file = preprocessed / f"{plans_identifier}.json"
     if not plans_file.is_file():
-        number = name[len("Dataset") :].split("_")[0]
         raise UserError(
-            f"{plans_file}: expected plans, found none: run nnUNetv2_plan_and_preprocess -d {number} -c {configuration}, or name "
-            "other plans (-p)"
+            f"{plans_file}: expected plans, found none: run nnUNetv2_plan_and_preprocess -d "
+            f"{_dataset_number(name)} -c "
+            f"{configuration}, or name other plans (-p)"
         )
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans_manager = PlansManager(load_json(plans_file))
-    data_identifier = _configuration_entry(plans_manager, configuration).data_identifier
     return prepare_soft_targets(
         nnunet_folder("nnUNet_raw", name),
-        preprocessed / data_identifier,
+        preprocessed / _configuration(plans_manager, configuration).data_identifier,
         plans_manager,
         configuration,
         load_json(preprocessed / "dataset.json"),
@@ -545,25 +601,18 @@ def prepare_soft_targets(
         cases: names of those wanted; None: all that are preprocessed.
         num_processes: that prepare cases at once; 0 or 1: in this process.
         progress: show a bar.
-        crop: measure what the fixed centre-crop patch keeps of each label.
+        crop: for the fixed centre-crop patch; measures what it keeps of each label.
 
     Raises:
         UserError: names every case that cannot be prepared; soft targets of the others are kept.
     """
-    jobs = _jobs(
-        dataset_folder_raw,
-        preprocessed_folder,
-        plans_manager,
-        configuration_name,
-        dataset_json,
-        cases=cases,
-        crop=crop,
-    )
+    plan = _supported_plan(plans_manager, configuration_name, dataset_json, crop)
+    jobs = _jobs(dataset_folder_raw, preprocessed_folder, plan, cases, crop=crop)
     folder = soft_target_folder(preprocessed_folder)
+    make_folder(folder)
     remove_abandoned(folder)
     stale = [job for job in jobs if needs_preparing(job)]
-    if stale:
-        _require_soft_labels(dataset_folder_raw, stale)
+    _require_soft_labels(stale)
     results = map_jobs(
         _prepare_case,
         stale,
@@ -575,7 +624,7 @@ def prepare_soft_targets(
     _raise_errors(results, len(jobs))
     made = {result.case_id: result for result in results if isinstance(result, CasePreparation)}
     reports = tuple(made.get(job.case.case_id) or _report_up_to_date(job) for job in jobs)
-    return PreparationReport(folder, jobs[0].configuration.labels, reports, _not_preprocessed(dataset_folder_raw, jobs))
+    return PreparationReport(folder, plan.labels, reports, _general_warnings(jobs, all_cases=cases is None))
 
 
 def all_up_to_date(
@@ -593,52 +642,42 @@ def all_up_to_date(
     Raises:
         UserError: as there, if the preprocessed data are missing or wrong.
     """
-    jobs = _jobs(
-        dataset_folder_raw,
-        preprocessed_folder,
-        plans_manager,
-        configuration_name,
-        dataset_json,
-        cases=cases,
-        crop=crop,
-    )
+    plan = _supported_plan(plans_manager, configuration_name, dataset_json, crop)
+    jobs = _jobs(dataset_folder_raw, preprocessed_folder, plan, cases, crop=crop)
     return not any(needs_preparing(job) for job in jobs)
 
 
-def _configuration_entry(plans_manager: "PlansManager", name: str) -> Any:
-    if name not in plans_manager.available_configurations:
-        known = ", ".join(plans_manager.available_configurations)
-        raise UserError(f"{plans_manager.plans_name}: expected a configuration out of {known}, found {name}: choose one (-c)")
-    return plans_manager.get_configuration(name)
+def _supported_plan(
+    plans_manager: "PlansManager", configuration_name: str, dataset_json: dict[str, Any], crop: bool
+) -> GridPlan:
+    _configuration(plans_manager, configuration_name)
+    require_supported(plans_manager.plans, configuration_name, dataset_json, center_crop=crop)
+    return _grid_plan(plans_manager, configuration_name, dataset_json)
 
 
 def _jobs(
     dataset_folder_raw: Path,
     preprocessed_folder: Path,
-    plans_manager: "PlansManager",
-    configuration_name: str,
-    dataset_json: dict[str, Any],
-    *,
+    plan: GridPlan,
     cases: Sequence[str] | None,
+    *,
     crop: bool,
-) -> list[_Job]:
-    configuration = _configuration(plans_manager, configuration_name, dataset_json)
-    require_supported(plans_manager.plans, configuration_name, dataset_json, center_crop=crop)
+) -> list[SoftTargetJob]:
     if cases is None:
         cases = _preprocessed_case_ids(preprocessed_folder)
     if not cases:
         raise UserError(
-            f"{preprocessed_folder}: expected preprocessed cases, found none: run {configuration.preprocess_command}"
+            f"{preprocessed_folder}: expected preprocessed cases, found none: run {plan.preprocess_command}"
         )
     soft_folder = dataset_folder_raw / soft_label.FOLDER
     output = soft_target_folder(preprocessed_folder)
     jobs = []
     for case_id in sorted(cases):
-        case = _preprocessed_case(preprocessed_folder, case_id, configuration)
-        si_axis = superior_inferior_axis(case.geometry, configuration.transpose_forward) if crop else None
-        box = network_box(case.shape, configuration.patch_size, si_axis)
-        sources = tuple(soft_label.soft_label_file(soft_folder, case_id, label) for label in configuration.labels)
-        jobs.append(_Job(case, configuration, sources, output / f"{case_id}.b2nd", si_axis, box))
+        case = _preprocessed_case(preprocessed_folder, case_id, plan)
+        si_axis = superior_inferior_axis(case.geometry, plan.transpose_forward) if crop else None
+        box = network_box(case.shape, plan.patch_size, si_axis)
+        sources = tuple(soft_label.soft_label_file(soft_folder, case_id, label) for label in plan.labels)
+        jobs.append(SoftTargetJob(case, plan, sources, output / f"{case_id}.b2nd", si_axis, box))
     _require_one_si_axis(jobs)
     return jobs
 
@@ -648,25 +687,25 @@ def _preprocessed_case_ids(folder: Path) -> list[str]:
     return sorted(file.name.removesuffix(".b2nd") for file in files if not file.name.endswith("_seg.b2nd"))
 
 
-def _require_one_si_axis(jobs: Sequence[_Job]) -> None:
+def _require_one_si_axis(jobs: Sequence[SoftTargetJob]) -> None:
     by_axis: dict[int | None, list[str]] = defaultdict(list)
     for job in jobs:
         by_axis[job.si_axis].append(job.case.case_id)
     if len(by_axis) > 1:
-        found = "; ".join(
-            f"axis {axis} in {len(case_ids)} cases ({case_ids[0]}, ...)" for axis, case_ids in by_axis.items()
-        )
+        found = "; ".join(f"axis {axis} in {examples(case_ids)}" for axis, case_ids in by_axis.items())
         raise UserError(
-            f"{jobs[0].configuration.dataset}: mixed orientations: expected superior-inferior along one array axis in all cases, "
-            f"found {found}: {ONE_ORIENTATION}"
+            f"{jobs[0].plan.dataset}: mixed orientations: expected superior-inferior along one array axis in "
+            "all cases, found "
+            f"{found}: {ONE_ORIENTATION}"
         )
 
 
-def _require_soft_labels(dataset_folder_raw: Path, stale: Sequence[_Job]) -> None:
-    case_ids = {job.case.case_id for job in stale}
-    labels = stale[0].configuration.labels
-    findings = soft_label.folder_findings(dataset_folder_raw / soft_label.FOLDER, case_ids, labels)
-    raise_first_error(finding for finding in findings if finding.what != "extra file")
+def _require_soft_labels(stale: Sequence[SoftTargetJob]) -> None:
+    if not stale:
+        return
+    case_ids = [job.case.case_id for job in stale]
+    findings = soft_label.folder_findings(stale[0].sources[0].parent, case_ids, stale[0].plan.labels)
+    raise_first_error(finding for finding in findings if finding.what != soft_label.EXTRA_FILE)
 
 
 def _raise_errors(results: Sequence[CasePreparation | UserError], num_cases: int) -> None:
@@ -675,20 +714,25 @@ def _raise_errors(results: Sequence[CasePreparation | UserError], num_cases: int
         raise UserError(errors[0])
     if errors:
         raise UserError(
-            f"{len(errors)} of {num_cases} cases have unusable soft labels: " + "; ".join(errors)
+            f"soft labels of {len(errors)} of {num_cases} cases cannot be used: " + "; ".join(errors)
         )
 
 
-def _not_preprocessed(dataset_folder_raw: Path, jobs: Sequence[_Job]) -> tuple[str, ...]:
-    folder = dataset_folder_raw / soft_label.FOLDER
-    names = (soft_label.parse_soft_label_name(file.name) for file in (folder.iterdir() if folder.is_dir() else ()))
+def _general_warnings(jobs: Sequence[SoftTargetJob], *, all_cases: bool) -> tuple[str, ...]:
+    folder = jobs[0].sources[0].parent
+    if not folder.is_dir():
+        return (
+            f"{folder}: no soft labels here, so that soft targets are taken as they are: they may be out of "
+            "date",
+        )
+    names = (soft_label.parse_soft_label_name(file.name) for file in folder.iterdir())
     extra = sorted({name[0] for name in names if name} - {job.case.case_id for job in jobs})
-    if not extra:
+    if not extra or not all_cases:
         return ()
-    first = ", ".join(itertools.islice(extra, 3))
     return (
-        f"{len(extra)} cases have soft labels but are not preprocessed ({first}{', ...' if len(extra) > 3 else ''}) and will not be "
-        f"trained on: run {jobs[0].configuration.preprocess_command}",
+        f"{len(extra)} cases have soft labels but are not preprocessed ({examples(extra)}) and will not be "
+        "trained on: run "
+        f"{jobs[0].plan.preprocess_command}",
     )
 
 

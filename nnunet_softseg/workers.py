@@ -50,7 +50,8 @@ def map_jobs(
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise UserError(
-                f"{description}: a worker process was killed: expected {num_processes} processes to finish, found one dead, "
+                f"{description}: a worker process was killed: expected {num_processes} processes to finish, "
+                "found one dead, "
                 "most likely for want of memory: use fewer processes (-np), what is done is kept"
             ) from error
         finally:

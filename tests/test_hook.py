@@ -67,14 +67,16 @@ def test_all_arguments_reach_the_original(site: Site) -> None:
 
 def test_installing_again_changes_nothing(site: Site) -> None:
     """A virtual environment may read the start-up file twice."""
-    code = f"""
-        import _nnunet_softseg_hook as hook, importlib, sys
-        hook.install(); hook.install()
-        sys.modules.pop(hook.__name__); importlib.import_module(hook.__name__).install()
-        {ASK.strip().splitlines()[1]}
+    code = """
+        import importlib, sys
+        import _nnunet_softseg_hook as hook
+        hook.install()
+        sys.modules.pop(hook.__name__)
+        importlib.import_module(hook.__name__).install()
+        import nnunetv2.utilities.find_class_by_name as module
         hook.install()
         print(sum(type(finder).__module__ == hook.__name__ for finder in sys.meta_path))
-        print(hasattr(find.__wrapped__, "__wrapped__"))
+        print(hasattr(module.recursive_find_python_class.__wrapped__, "__wrapped__"))
     """
     assert site.printed(code) == "1\nFalse"
 
@@ -88,6 +90,11 @@ def test_the_module_keeps_its_own_loader(site: Site) -> None:
     """
     expected = "SourceFileLoader SourceFileLoader\nTrue\nrecursive_find_python_class The original."
     assert site.printed(code) == expected
+
+
+def test_the_function_can_be_pickled(site: Site) -> None:
+    """nnU-Net's own could."""
+    assert site.printed(f"{ASK}import pickle; print(pickle.loads(pickle.dumps(find)) is find)") == "True"
 
 
 def test_installing_late_reaches_those_who_hold_the_function_already(site: Site) -> None:

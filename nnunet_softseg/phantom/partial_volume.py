@@ -5,6 +5,7 @@ is that of a slab as wide as the part along the boundary's normal. So the error 
 where counting parts would leave steps of one over their number.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from nnunet_softseg.phantom.anatomy import Anatomy, Floats, SectionPoints, locate
 from nnunet_softseg.phantom.grid import Grid
 
-# Largest part of a voxel across and along the slice axis, in mm: the cord changes slowly along its length.
-_PART_MM, _PART_SI_MM = 0.34, 0.5
+# Largest part of a voxel in plane, in mm: where the cord's boundary may be, and elsewhere. Along the slice axis the cord
+# changes slowly, and its tilt is in the width of the slab.
+_PART_MM, _COARSE_PART_MM, _PART_SI_MM = 0.17, 0.4, 1.0
 _CHUNK = 40_000  # parts at a time: small arrays stay in the processor's cache
 _CANAL_REACH_MM = 16.0  # from the centreline, beyond the widest canal
 _MARGIN_MM = 0.3  # by how much a boundary bends within a thick voxel, at most
@@ -91,30 +93,37 @@ def voxel_fractions(
         refine: divides the parts of a voxel further; at 1, shares are right to about 0.002 (see the tests).
     """
     bias = bias or MaskBias(np.zeros(len(grid.shift_mm)), np.zeros((len(grid.shift_mm), 2)))
-    index, height = _voxels_of_canal(anatomy, grid)
-    offsets, edges = _parts(grid, refine)
+    index, height, at_boundary = _voxels_of_canal(anatomy, grid)
     shares = np.zeros((6, index.shape[1]))
-    step = max(1, _CHUNK // offsets.shape[1])
-    for start in range(0, index.shape[1], step):
-        some = index[:, start : start + step]
-        slices = np.repeat(some[grid.slice_axis], offsets.shape[1])
-        parts = (some[:, :, None] + offsets[:, None, :]).reshape(3, -1)
-        points = locate(anatomy, grid.anatomy_mm(parts, slices))
-        of_parts = _shares(anatomy, points, edges, MaskBias(bias.area[slices], bias.wobble_mm[slices]))
-        shares[:, start : start + step] = of_parts.reshape(6, some.shape[1], -1).mean(axis=2)
+    for some, part_mm in ((at_boundary, _PART_MM), (~at_boundary, _COARSE_PART_MM)):
+        offsets, edges = _parts(grid, part_mm / refine)
+        for chunk in _chunks(np.flatnonzero(some), offsets.shape[1]):
+            slices = np.repeat(index[grid.slice_axis, chunk], offsets.shape[1])
+            parts = (index[:, chunk, None] + offsets[:, None, :]).reshape(3, -1)
+            points = locate(anatomy, grid.anatomy_mm(parts, slices))
+            of_parts = _shares(anatomy, points, edges, MaskBias(bias.area[slices], bias.wobble_mm[slices]))
+            shares[:, chunk] = of_parts.reshape(6, chunk.size, -1).mean(axis=2)
     return Fractions(np.ravel_multi_index(tuple(index), grid.shape), height, *shares)
 
 
-def _voxels_of_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp], Floats]:
-    """Return the indices (3, N) of the voxels that the canal touches and the height of their centres in mm."""
+def _chunks(voxels: npt.NDArray[np.intp], parts: int) -> Iterator[npt.NDArray[np.intp]]:
+    step = max(1, _CHUNK // parts)
+    for start in range(0, voxels.size, step):
+        yield voxels[start : start + step]
+
+
+def _voxels_of_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp], Floats, npt.NDArray[np.bool_]]:
+    """Return the voxels that the canal touches: indices (3, N), heights in mm, and where the cord's boundary may be inside."""
     low, high = _box_around_canal(anatomy, grid)
     index = np.indices(tuple(high - low)).reshape(3, -1) + low[:, None]
     points = locate(anatomy, grid.anatomy_mm(index.astype(float), index[grid.slice_axis]))
-    height = anatomy.height_mm(points.z)
-    distance, width = _ellipse(points, _CANAL_V_MM, anatomy.canal_axes(height), list(grid.affine[:3, :3].T))
+    height, spread = anatomy.height_mm(points.z), _spread(points, grid.affine[:3, :3])
+    to_canal, width = _ellipse(points, _CANAL_V_MM, anatomy.canal_axes(height), spread)
+    to_cord, cord_width = _ellipse(points, 0.0, anatomy.cord_axes(height), spread)
     # A box reaches at most sqrt(3)/2 of the root of its summed squares from its centre.
-    touched = distance < np.sqrt(3) / 2 * width + _MARGIN_MM
-    return index[:, touched], height[touched]
+    touched = to_canal < np.sqrt(3) / 2 * width + _MARGIN_MM
+    at_boundary = np.abs(to_cord) < np.sqrt(3) / 2 * cord_width + _MARGIN_MM
+    return index[:, touched], height[touched], at_boundary[touched]
 
 
 def _box_around_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -130,51 +139,60 @@ def _box_around_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp
     return np.clip(low, 0, grid.shape), np.clip(high, 0, grid.shape)
 
 
-def _parts(grid: Grid, refine: int) -> tuple[Floats, list[Floats]]:
-    """Return the centres of a voxel's parts, (3, parts) in voxels from its own centre, and a part's edges as vectors in mm."""
-    limits = np.full(3, _PART_MM)
-    limits[grid.slice_axis] = _PART_SI_MM
-    counts = np.ceil(grid.voxel_mm / limits - 1e-6).astype(int) * refine
+def _parts(grid: Grid, part_mm: float) -> tuple[Floats, Floats]:
+    """Return the centres of a voxel's parts, (3, parts) in voxels from its own centre, and a part's edges, columns in mm."""
+    limits = np.full(3, part_mm)
+    limits[grid.slice_axis] *= _PART_SI_MM / _PART_MM
+    counts = np.ceil(grid.voxel_mm / limits - 1e-6).astype(int)
     along = [(np.arange(count) + 0.5) / count - 0.5 for count in counts]
-    return np.array(list(product(*along))).T, list((grid.affine[:3, :3] / counts).T)
+    return np.array(list(product(*along))).T, grid.affine[:3, :3] / counts
 
 
-def _shares(anatomy: Anatomy, points: SectionPoints, edges: list[Floats], bias: MaskBias) -> Floats:
+def _shares(anatomy: Anatomy, points: SectionPoints, edges: Floats, bias: MaskBias) -> Floats:
     """Return (6, N): the shares of canal, thecal sac, cord, grey matter, roots and mask in boxes around the points."""
     height = anatomy.height_mm(points.z)
+    spread = _spread(points, edges)
     axes = anatomy.cord_axes(height)
-    canal = _share(*_ellipse(points, _CANAL_V_MM, anatomy.canal_axes(height), edges))
-    thecal = _share(*_ellipse(points, _THECAL_V_MM, anatomy.thecal_axes(height), edges))
-    cord = _share(*_ellipse(points, 0.0, axes, edges))
+    canal = _share(*_ellipse(points, _CANAL_V_MM, anatomy.canal_axes(height), spread))
+    thecal = _share(*_ellipse(points, _THECAL_V_MM, anatomy.thecal_axes(height), spread))
+    cord = _share(*_ellipse(points, 0.0, axes, spread))
     move = _outline_move(axes, bias.area)
-    distance, width = _ellipse(points, 0.0, (axes[0] + move, axes[1] + move), edges)
+    distance, width = _ellipse(points, 0.0, (axes[0] + move, axes[1] + move), spread)
     mask = _share(distance - _wobble(points, axes, bias.wobble_mm), width)
     roots = (thecal - cord) * _is_root(points, axes, anatomy.distance_to_disc_mm(height))
     return np.stack([canal, thecal, cord, cord * _is_grey(points, axes), roots, mask])
 
 
+def _spread(points: SectionPoints, edges: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the sums over a box's edges of the squares and the product of their u and v components: uu, uv, vv in mm2."""
+    metric = edges @ edges.T
+    u, v = points.direction_u, points.direction_v
+    metric_u = [sum(metric[i, j] * u[j] for j in range(3)) for i in range(3)]
+    uu = sum(u[i] * metric_u[i] for i in range(3))
+    uv = sum(v[i] * metric_u[i] for i in (1, 2))  # v has no x component
+    vv = metric[1, 1] * v[1] ** 2 + 2 * metric[1, 2] * v[1] * v[2] + metric[2, 2] * v[2] ** 2
+    return uu, uv, vv
+
+
 def _ellipse(
-    points: SectionPoints, centre_v: float, axes: tuple[Floats, Floats], edges: list[Floats]
+    points: SectionPoints,
+    centre_v: float,
+    axes: tuple[Floats, Floats],
+    spread: tuple[Floats, Floats, Floats],
 ) -> tuple[Floats, Floats]:
     """Return the distance to an ellipse in the section (first order, negative inside) and the box's width across it, in mm.
 
-    The width is that of the one-dimensional box with the same variance as the box of these edges seen along the normal.
+    The width is that of the one-dimensional box with the same variance as the box of this spread seen along the normal.
     """
     u, v = points.u, points.v - centre_v
     normal_u, normal_v = u / axes[0] ** 2, v / axes[1] ** 2
     norm = np.sqrt(normal_u**2 + normal_v**2) + 1e-9
     radius = np.sqrt(u * normal_u + v * normal_v)
-    distance = (radius - 1) * (radius + 1e-9) / norm
-    normal_u, normal_v = normal_u / norm, normal_v / norm
-    direction_u, direction_v = points.direction_u, points.direction_v
-    squares = np.zeros_like(u)
-    for edge in edges:
-        along_u = sum(direction_u[axis] * edge[axis] for axis in range(3))
-        along_v = sum(direction_v[axis] * edge[axis] for axis in range(3))
-        squares += (normal_u * along_u + normal_v * along_v) ** 2
+    per_norm = (radius + 1e-9) / norm
+    squares = (normal_u**2 * spread[0] + 2 * normal_u * normal_v * spread[1] + normal_v**2 * spread[2]) / norm**2
     # A box on a convex boundary holds less than one on a flat boundary: half of its mean sagitta.
-    curvature = (radius / norm) ** 3 / (axes[0] * axes[1]) ** 2
-    return distance + curvature * squares / 24, np.sqrt(squares)
+    curvature = per_norm**3 / (axes[0] * axes[1]) ** 2
+    return (radius - 1) * per_norm + curvature * squares / 24, np.sqrt(squares)
 
 
 def _share(distance: Floats, width: Floats) -> Floats:
