@@ -43,6 +43,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nnunet-softseg {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_phantom(subparsers)
     _add_check(subparsers)
     _add_prepare(subparsers)
     _add_doctor(subparsers)
@@ -59,16 +60,73 @@ def _add_command(
     return parser
 
 
+def _add_phantom(subparsers: Subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "phantom",
+        "multi-contrast cord phantom with exact partial volume, per-contrast biased masks, levels, true CSA",
+        "Writes a BIDS folder: images, derivatives/labels (masks as raters draw them, biased by contrast) and "
+        "derivatives/truth\n(share of cord in every voxel, levels, areas). The same arguments give the same "
+        "files, bit by bit. A call that was\ninterrupted can be repeated; a larger -n adds subjects.",
+    )
+    parser.add_argument("-o", dest="output", required=True, metavar="BIDS", help="folder to write")
+    parser.add_argument("-n", type=int, default=12, help="number of subjects")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument(
+        "--fov-mm", type=float, nargs=3, metavar=("RL", "AP", "SI"), default=(72.0, 72.0, 96.0), help="of images"
+    )
+    parser.add_argument(
+        "--contrasts", nargs="+", metavar="NAME", help="of T1w T2w T2star mt-on mt-off dwi; all if not given"
+    )
+    parser.add_argument(
+        "--shift-mm", type=float, default=0.0, metavar="MM", help="largest shift in plane between T2w and others"
+    )
+    parser.add_argument(
+        "--axial-si-mm", type=float, metavar="MM", help="S-I extent of T2star, mt-on, mt-off, dwi, if shorter"
+    )
+    parser.add_argument(
+        "--oblique-deg", type=float, default=0.0, metavar="DEG", help="largest tip of axial slices about R-L"
+    )
+    parser.add_argument("--no-cord", action="store_true", help="all tissue but cord and canal; empty labels")
+    parser.add_argument("-np", dest="num_processes", type=int, default=2, help="subjects made at once")
+    parser.set_defaults(run=_run_phantom)
+
+
+def _run_phantom(arguments: argparse.Namespace) -> int:
+    from nnunet_softseg.phantom import CONTRAST_NAMES, phantom
+
+    folder = phantom(
+        arguments.output,
+        n=arguments.n,
+        seed=arguments.seed,
+        fov_mm=tuple(arguments.fov_mm),
+        contrasts=arguments.contrasts or CONTRAST_NAMES,
+        shift_mm=arguments.shift_mm,
+        cord=not arguments.no_cord,
+        axial_si_mm=arguments.axial_si_mm,
+        oblique_deg=arguments.oblique_deg,
+        num_processes=arguments.num_processes,
+    )
+    print(folder)
+    return 0
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-d", dest="dataset", required=True, default=argparse.SUPPRESS, help="dataset id or name"
+    )
+
+
 def _add_check(subparsers: Subparsers) -> None:
     parser = _add_command(
         subparsers,
         "check",
         "every way in which a dataset can be wrong, before hours are spent on it",
-        "Looks at dataset.json, images, label maps and soft labels in nnUNet_raw, and at splits and plans if there are any.\n"
-        "Exit code 0: no error, perhaps warnings. 2: at least one error.",
+        "Looks at dataset.json, images, label maps and soft labels in nnUNet_raw, and at splits and plans\n"
+        "if there are any.\nExit code 0: no error, perhaps warnings. 2: at least one error.",
     )
-    parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
-    parser.add_argument("-np", dest="num_processes", type=int, default=4, help="processes that read cases at once")
+    _add_dataset(parser)
+    parser.add_argument("-np", dest="num_processes", type=int, default=4, help="processes that read cases")
     parser.add_argument("-o", dest="output", metavar="JSON", help="write the findings to this file, too")
     parser.set_defaults(run=_run_check)
 
@@ -91,17 +149,19 @@ def _add_prepare(subparsers: Subparsers) -> None:
         subparsers,
         "prepare",
         "soft targets ahead of training (the trainer does it by itself if they are missing or stale)",
-        "Brings the soft labels of a preprocessed dataset to the network's grid, beside nnU-Net's folder of preprocessed cases.",
+        "Brings the soft labels of a preprocessed dataset to the network's grid, beside nnU-Net's folder of\n"
+        "preprocessed cases.",
     )
-    parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
-    parser.add_argument("-c", dest="configuration", required=True, help="configuration, such as 3d_fullres")
+    _add_dataset(parser)
+    parser.add_argument(
+        "-c", dest="configuration", required=True, default=argparse.SUPPRESS, help="such as 3d_fullres"
+    )
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier")
-    parser.add_argument("-np", dest="num_processes", type=int, default=4, help="processes that prepare cases at once")
+    parser.add_argument("-np", dest="num_processes", type=int, default=4, help="processes that prepare cases")
     parser.add_argument(
         "--no-crop",
-        dest="crop",
-        action="store_false",
-        help="for trainers without the fixed centre-crop patch: do not measure what the crop keeps of the labels",
+        action="store_true",
+        help="for trainers without the fixed centre-crop patch: do not measure what it keeps of the labels",
     )
     parser.set_defaults(run=_run_prepare)
 
@@ -110,11 +170,16 @@ def _run_prepare(arguments: argparse.Namespace) -> int:
     from nnunet_softseg.soft_target import prepare
 
     report = prepare(
-        arguments.dataset, arguments.configuration, arguments.plans, arguments.num_processes, crop=arguments.crop
+        arguments.dataset,
+        arguments.configuration,
+        arguments.plans,
+        arguments.num_processes,
+        crop=not arguments.no_crop,
     )
     for warning in report.warnings:
         print(f"warning: {warning}")
-    print(f"{report.folder}: {report.num_prepared} soft targets prepared, {len(report.cases) - report.num_prepared} up to date")
+    up_to_date = len(report.cases) - report.num_prepared
+    print(f"{report.folder}: {report.num_prepared} soft targets prepared, {up_to_date} up to date")
     return 0
 
 

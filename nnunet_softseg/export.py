@@ -1,7 +1,6 @@
 """From the soft map on the network's grid to files on the image's own: soft NIfTI, label map, softseg.json."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -192,19 +191,23 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
 def _report(target: Path, record: dict[str, Any], plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
     """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
     path = target.parent / REPORT
+    entry = plans[PLANS_KEY]
+    made_by = {
+        "versions": versions(),
+        "trainer": entry["trainer"],
+        "trained_with": entry["versions"],
+        "orientation": entry["orientation"],
+        "threshold": settings.hard_threshold,
+        "settings": settings.as_dict(),
+    }
+    case = {
+        "image": record["image"] and Path(record["image"]).name,
+        "seconds": {stage: round(value, 3) for stage, value in record["seconds"].items()},
+        "labels": record["labels"],
+        "warnings": record["warnings"],
+    }
     with FileLock(target.parent / f".{REPORT}.lock"):
-        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        report.update(
-            versions=versions(),
-            trainer=plans[PLANS_KEY]["trainer"],
-            trained_with=plans[PLANS_KEY]["versions"],
-            threshold=settings.hard_threshold,
-            settings=settings.as_dict(),
-            orientation=plans[PLANS_KEY]["orientation"],
-        )
-        seconds = {stage: round(value, 3) for stage, value in record["seconds"].items()}
-        entry = {"image": record["image"] and os.path.basename(record["image"]), "seconds": seconds}
-        entry.update(labels=record["labels"], warnings=record["warnings"])
-        report.setdefault("cases", {})[target.name] = entry
-        report["cases"] = dict(sorted(report["cases"].items()))
-        write_json(path, report)
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        same_model = {key: before.get(key) for key in made_by} == made_by
+        cases = {**(before["cases"] if same_model else {}), target.name: case}
+        write_json(path, {**made_by, "cases": dict(sorted(cases.items()))})

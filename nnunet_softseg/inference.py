@@ -41,7 +41,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     if record.get("constant"):
         raw.zero_()
     reference = reference_peak(predictor.network).float().cpu()
-    soft_crop = norm_relu(raw[None], settings.floor_fraction * reference)[0]
+    soft_crop = norm_relu(raw[None], settings.floor_fraction * reference, robust=True)[0]
     soft_map = torch.zeros((raw.shape[0], *shape), dtype=torch.float32)
     soft_map[(slice(None), *inside(box, shape))] = soft_crop[(slice(None), *_valid(box, shape))]
     _note(record, predictor, raw, reference)

@@ -10,12 +10,12 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 class SoftSegDemoPlanner(ExperimentPlanner):  # type: ignore[misc]
     """A network small enough to train on a laptop's CPU in minutes; for trying things out, not for results.
 
-    1 mm isotropic, as the paper; a patch of 64 x 48 x 32 voxels (S-I, A-P, R-L) at most; 12 to 96 features. nnU-Net does the
+    1 mm isotropic, as the paper; a patch of 64 x 48 x 32 voxels (S-I, A-P, R-L) at most; 8 to 64 features. nnU-Net does the
     rest: `nnUNetv2_plan_and_preprocess -d 900 -c 3d_fullres -pl SoftSegDemoPlanner`.
     """
 
     PATCH_SIZE = (64, 48, 32)
-    FEATURES = (12, 24, 48, 96)
+    FEATURES = (8, 16, 32, 64)
     BATCH_SIZE = 2
 
     def __init__(

@@ -62,8 +62,7 @@ def dataset_name(dataset: int | str) -> str:
         places = ", ".join(f"{name}={folder or 'not set'}" for name, folder in folders.items())
         raise UserError(
             f"dataset {dataset}: expected one folder DatasetNNN_Name with this id, found none or several "
-            f"({places}): "
-            "check the id, and that these variables are set as for nnU-Net"
+            f"({places}): check the id, and that these variables are set as for nnU-Net"
         ) from error
 
 
@@ -226,7 +225,6 @@ def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
         except RuntimeError as error:
             raise UserError(
                 f"{example_image.parent.name}/{example_image.name}: expected an image that one of nnU-Net's "
-                "readers can open, "
-                "found none that can: write the file again"
+                "readers can open, found none that can: write the file again"
             ) from error
     return str(chosen.__name__)

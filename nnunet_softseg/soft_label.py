@@ -33,9 +33,9 @@ RANGE_TOLERANCE = 1e-5
 SUM_TOLERANCE = 1e-3
 EXTRA_FILE = "extra file"
 HOW_TO_MAKE = (
-    "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on the "
-    "image's grid (nnunet-softseg make-gt, fuse and convert do); labelsTr alone serves vanilla trainers only "
-    "(nnUNetTrainer)"
+    "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on "
+    "the image's grid (nnunet-softseg make-gt, fuse and convert do); labelsTr alone serves vanilla trainers "
+    "only (nnUNetTrainer)"
 )
 
 _NAME = re.compile(r"^(?P<case>.+)_(?P<label>\d{4})(\.nii|\.nii\.gz)$")
@@ -214,7 +214,8 @@ def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[st
 def stored_values(file: Path) -> SoftLabel:
     """Return what a NIfTI file holds, (x, y, z), in the order in which viewers count voxels.
 
-    The range is judged by this and not by what nnU-Net's readers give: SimpleITK turns NaN into 0, in silence.
+    The range is judged by this and not by what nnU-Net's readers give: SimpleITK turns NaN into 0, in
+    silence.
 
     Args:
         file: whole, see `file_findings`.
@@ -240,7 +241,6 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
     raise_first_error(content_findings(file, np.asarray(soft_label)))
     header = image.header.copy()
     header.set_data_dtype(np.float32)
-    header.set_slope_inter(1, 0)
     # The window of the image would hide a map in [0, 1].
     header["cal_min"], header["cal_max"] = 0, 1
     header["descrip"] = f"soft label, nnunet-softseg {__version__}".encode()

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from nnunet_softseg.norm_relu import peak
+from nnunet_softseg.norm_relu import broadcast_floor, peak, plateau
 
 VoxelLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LABELLED = 0.5
+"""A patch whose target stays below this holds at most the fringe of the structure."""
 
 
 class SoftSegLoss(nn.Module):
@@ -81,9 +83,9 @@ def follow_peak(reference: torch.Tensor, raw: torch.Tensor, target: torch.Tensor
         target: as raw.
         momentum: share of the old value.
     """
-    labelled = (target.flatten(2).amax(2) > 0.5).to(reference.dtype)
+    labelled = (peak(target).flatten(1) > LABELLED).to(reference.dtype)
     count = labelled.sum(0)
-    batch_peak = (peak(raw.detach().float()).flatten(1) * labelled).sum(0) / count.clamp(min=1)
+    batch_peak = (plateau(raw.detach()).flatten(1) * labelled).sum(0) / count.clamp(min=1)
     moved = torch.where(reference > 0, momentum * reference + (1 - momentum) * batch_peak, batch_peak)
     reference.copy_(torch.where(count > 0, moved, reference))
 
@@ -93,24 +95,24 @@ def normalised_for_loss(
 ) -> torch.Tensor:
     """Return NormReLU of a patch, as it will be in the whole case, and with a gradient wherever there is a label.
 
-    At inference the largest raw value of the case becomes 1. A patch holds only a part of its case, and a coarse level
-    only averages: there the largest value stands for the largest target. A patch without a label (below 0.5) is measured
-    against the running peak instead, so that it learns to stay low. Where the target is positive the raw output is not
-    cut off at 0: a head that has gone negative everywhere still gets a gradient back.
+    At inference the plateau of the case becomes 1. A patch holds only a part of its case, and a coarse level only averages:
+    there the plateau of the raw output stands for that of the target. A patch without a label (below 0.5) is measured against
+    the running plateau instead, so that it learns to stay low. Where the target is positive the raw output is not cut off at
+    0: a head that has gone negative everywhere still gets a gradient back. Where the target is below 1 it is not cut off at 1.
 
     Args:
         raw: (batch, label, *space).
         target: as raw.
-        floor_fraction: of the running peak, smallest denominator.
-        reference: (label,) running peak, 0 where not known yet.
+        floor_fraction: of the running plateau, smallest denominator.
+        reference: (label,) running plateau, 0 where not known yet.
     """
-    height = target.flatten(2).amax(2).reshape(peak(raw).shape)
-    running = reference.to(raw).reshape(1, -1, *[1] * (raw.ndim - 2)).expand_as(height)
-    denominator = torch.where(
-        height > 0.5, torch.maximum(peak(raw), floor_fraction * running) / height.clamp(min=0.5), running
-    )
+    height = plateau(target)
+    running = broadcast_floor(reference, raw).expand_as(height)
+    labelled = torch.maximum(plateau(raw), floor_fraction * running) / height.clamp(min=LABELLED)
+    denominator = torch.where(height > LABELLED, labelled, running)
     denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
-    return torch.where(target > 0, raw, raw.clamp(min=0)) / denominator
+    normalised = torch.where(target > 0, raw, raw.clamp(min=0)) / denominator
+    return torch.where(target < 1, normalised, normalised.clamp(max=1))
 
 
 class SoftDiceLoss(nn.Module):

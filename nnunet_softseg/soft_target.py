@@ -7,8 +7,6 @@ was made from.
 """
 
 import hashlib
-import os
-import pickle
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +23,17 @@ from nnunet_softseg.center_crop import Box, kept_mass, network_box, superior_inf
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import examples, raise_first_error, short_name
 from nnunet_softseg.model_plans import require_supported, versions
-from nnunet_softseg.raw_dataset import (
-    ONE_ORIENTATION,
-    dataset_name,
-    find_reader,
-    foreground_labels,
-    load_json,
-    nnunet_folder,
+from nnunet_softseg.preprocessed_case import (
+    GridPlan,
+    PreprocessedCase,
+    configuration_of,
+    dataset_number,
+    grid_plan,
+    open_or_none,
+    preprocessed_case_ids,
+    read_preprocessed_case,
 )
+from nnunet_softseg.raw_dataset import ONE_ORIENTATION, dataset_name, find_reader, load_json, nnunet_folder
 from nnunet_softseg.settings import SoftSegSettings
 from nnunet_softseg.workers import map_jobs
 
@@ -151,83 +152,17 @@ def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
         UserError: if it is missing or broken.
     """
     file = folder / f"{case}.b2nd"
-    array = _try_to_open(file)
+    array = open_or_none(file)
     if array is None:
         found = "a broken one" if file.is_file() else "none"
         raise UserError(
             f"{short_name(file)}: expected a soft target, found {found}: run nnunet-softseg prepare "
-            "(trainers do it by "
-            "themselves when they start)"
+            "(trainers do it by themselves when they start)"
         )
     return array
 
 
-def _try_to_open(file: Path) -> blosc2.NDArray | None:
-    # As nnU-Net does it: memory-mapped, except on Windows, where a mapped file cannot be replaced.
-    mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
-    if not file.is_file():
-        return None
-    try:
-        return blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
-    except (RuntimeError, OSError, ValueError):
-        return None
-
-
-# Preprocessed cases
-
-
-@dataclass(frozen=True)
-class PreprocessedCase:
-    """What nnU-Net did to one case; all axes are those after transposition.
-
-    Attributes:
-        case_id: its name.
-        shape: of the preprocessed case.
-        shape_before_crop: of the image.
-        bbox: (start, stop) per axis of what is not zero in the image.
-        spacing_mm: of the image.
-        geometry: what the reader kept of the image's header.
-    """
-
-    case_id: str
-    shape: tuple[int, ...]
-    shape_before_crop: tuple[int, ...]
-    bbox: Box
-    spacing_mm: tuple[float, ...]
-    geometry: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class GridPlan:
-    """What of plans and dataset.json decides a soft target.
-
-    Attributes:
-        dataset: its name.
-        configuration: of the plans.
-        plans: their name.
-        labels: foreground values, ascending.
-        reader: class name.
-        transpose_forward: which axis of the reader's array comes first, second, third.
-        spacing_mm: of the network's grid; one value less in a 2d configuration.
-        patch_size: of the network.
-        resamples: False for plans that leave images on their own grid.
-    """
-
-    dataset: str
-    configuration: str
-    plans: str
-    labels: tuple[int, ...]
-    reader: str
-    transpose_forward: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    patch_size: tuple[int, ...]
-    resamples: bool
-
-    @property
-    def preprocess_command(self) -> str:
-        """What the user runs to preprocess the dataset with these plans."""
-        number = _dataset_number(self.dataset)
-        return f"nnUNetv2_preprocess -d {number} -c {self.configuration} -plans_name {self.plans}"
+# What is to be made
 
 
 @dataclass(frozen=True)
@@ -266,101 +201,6 @@ class SoftTargetJob:
         }
 
 
-def _grid_plan(plans_manager: "PlansManager", name: str, dataset_json: Mapping[str, Any]) -> GridPlan:
-    configuration = _configuration(plans_manager, name)
-    resampling = str(configuration.configuration["resampling_fn_data"])
-    return GridPlan(
-        dataset=plans_manager.dataset_name,
-        configuration=name,
-        plans=plans_manager.plans_name,
-        labels=foreground_labels(dataset_json),
-        reader=plans_manager.plans["image_reader_writer"],
-        transpose_forward=tuple(int(axis) for axis in plans_manager.transpose_forward),
-        spacing_mm=tuple(float(spacing) for spacing in configuration.spacing),
-        patch_size=tuple(int(size) for size in configuration.patch_size),
-        resamples=not resampling.startswith("no_resampling"),
-    )
-
-
-def _configuration(plans_manager: "PlansManager", name: str) -> Any:
-    available = plans_manager.available_configurations
-    if name not in available:
-        raise UserError(
-            f"{plans_manager.plans_name}: expected a configuration out of {', '.join(available)}, found "
-            f"{name}: "
-            "choose one of them (-c)"
-        )
-    return plans_manager.get_configuration(name)
-
-
-def _dataset_number(name: str) -> str:
-    return name.removeprefix("Dataset").split("_")[0]
-
-
-def _preprocessed_case(folder: Path, case_id: str, plan: GridPlan) -> PreprocessedCase:
-    """Return what nnU-Net did to a case, after checking that it was done with these plans.
-
-    Raises:
-        UserError: if the case is missing, broken, or was preprocessed with other plans.
-    """
-    image = _try_to_open(folder / f"{case_id}.b2nd")
-    try:
-        properties = pickle.loads((folder / f"{case_id}.pkl").read_bytes())
-    except (OSError, EOFError, pickle.UnpicklingError):
-        properties = None
-    if image is None or properties is None:
-        raise UserError(
-            f"{folder.name}/{case_id}: expected a preprocessed case (.b2nd and .pkl), found none or a broken "
-            "one: "
-            f"run {plan.preprocess_command}"
-        )
-    case = PreprocessedCase(
-        case_id,
-        shape=tuple(int(size) for size in image.shape[1:]),
-        shape_before_crop=tuple(int(size) for size in properties["shape_before_cropping"]),
-        bbox=tuple((int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]),
-        spacing_mm=tuple(float(properties["spacing"][axis]) for axis in plan.transpose_forward),
-        geometry={key: properties[key] for key in ("nibabel_stuff", "sitk_stuff") if key in properties},
-    )
-    _require_same_plans(case, plan, folder)
-    return case
-
-
-def _require_same_plans(case: PreprocessedCase, plan: GridPlan, folder: Path) -> None:
-    place = f"{folder.name}/{case.case_id}"
-    remedy = f"it was preprocessed with other plans: run {plan.preprocess_command}"
-    expected = _shape_by_plans(case, plan)
-    if case.shape != expected:
-        raise UserError(f"{place}: expected shape {expected} by {plan.plans}, found {case.shape}: {remedy}")
-    reader = _reader_that_kept(case.geometry)
-    if reader not in (None, plan.reader):
-        raise UserError(
-            f"{place}: expected an image read by {plan.reader}, found one read by {reader}: {remedy}"
-        )
-
-
-def _shape_by_plans(case: PreprocessedCase, plan: GridPlan) -> tuple[int, ...]:
-    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-
-    cropped = tuple(stop - start for start, stop in case.bbox)
-    if not plan.resamples:
-        return cropped
-    spacing_mm = plan.spacing_mm
-    if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
-        spacing_mm = (case.spacing_mm[0], *spacing_mm)
-    return tuple(int(size) for size in compute_new_shape(cropped, case.spacing_mm, spacing_mm))
-
-
-def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
-    if "nibabel_stuff" in geometry:
-        return "NibabelIOWithReorient" if "reoriented_affine" in geometry["nibabel_stuff"] else "NibabelIO"
-    if "sitk_stuff" in geometry:
-        return (
-            "SimpleITKIOWithReorient" if "original_orientation" in geometry["sitk_stuff"] else "SimpleITKIO"
-        )
-    return None
-
-
 # Is it up to date?
 
 
@@ -371,7 +211,7 @@ def needs_preparing(job: SoftTargetJob) -> str:
     content. Where there is no softLabelsTr at all, as on a cluster that got the preprocessed data alone, the
     soft target stands as it is.
     """
-    array = _try_to_open(job.output)
+    array = open_or_none(job.output)
     record = read_record(array) if array is not None else None
     if array is None or record is None:
         return "missing or broken"
@@ -462,7 +302,7 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
         findings = soft_label.content_findings(file, soft_label.stored_values(file))
         raise_first_error(findings)
         warnings += map(str, findings)
-        label = np.clip(label, 0, 1).transpose(job.plan.transpose_forward)
+        label = np.clip(label, 0, 1, out=label).transpose(job.plan.transpose_forward)
         warnings += _lost_outside(job, label, channel)
         cropped = label[tuple(slice(start, stop) for start, stop in job.case.bbox)]
         target[channel] = np.clip(resample_linear(cropped, job.case.shape), 0, 1)
@@ -486,16 +326,15 @@ def _lost_outside(job: SoftTargetJob, label: soft_label.SoftLabel, channel: int)
         return []
     return [
         f"case {job.case.case_id}: {1 - kept:.1%} of label {job.plan.labels[channel]} lies beyond the part "
-        "of the image that is "
-        "not zero, and nnU-Net crops that away: look at the image"
+        "of the image that is not zero, and nnU-Net crops that away: look at the image"
     ]
 
 
 def _crop_warnings(job: SoftTargetJob, kept: Sequence[float]) -> list[str]:
     return [
         f"case {job.case.case_id}: the fixed patch loses {1 - fraction:.1%} of label {label} (it sees "
-        f"{job.box} of shape "
-        f"{job.case.shape}): centre the image on the anatomy, or train nnUNetTrainerSoftSegSlidingWindow"
+        f"{job.box} of shape {job.case.shape}): centre the image on the anatomy, or train "
+        "nnUNetTrainerSoftSegSlidingWindow"
         for label, fraction in zip(job.plan.labels, kept, strict=True)
         if fraction < 1 - SoftSegSettings.crop_loss_warning
     ]
@@ -559,15 +398,14 @@ def prepare(
     if not plans_file.is_file():
         raise UserError(
             f"{plans_file}: expected plans, found none: run nnUNetv2_plan_and_preprocess -d "
-            f"{_dataset_number(name)} -c "
-            f"{configuration}, or name other plans (-p)"
+            f"{dataset_number(name)} -c {configuration}, or name other plans (-p)"
         )
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans_manager = PlansManager(load_json(plans_file))
     return prepare_soft_targets(
         nnunet_folder("nnUNet_raw", name),
-        preprocessed / _configuration(plans_manager, configuration).data_identifier,
+        preprocessed / configuration_of(plans_manager, configuration).data_identifier,
         plans_manager,
         configuration,
         load_json(preprocessed / "dataset.json"),
@@ -650,9 +488,9 @@ def all_up_to_date(
 def _supported_plan(
     plans_manager: "PlansManager", configuration_name: str, dataset_json: dict[str, Any], crop: bool
 ) -> GridPlan:
-    _configuration(plans_manager, configuration_name)
+    configuration_of(plans_manager, configuration_name)
     require_supported(plans_manager.plans, configuration_name, dataset_json, center_crop=crop)
-    return _grid_plan(plans_manager, configuration_name, dataset_json)
+    return grid_plan(plans_manager, configuration_name, dataset_json)
 
 
 def _jobs(
@@ -664,7 +502,7 @@ def _jobs(
     crop: bool,
 ) -> list[SoftTargetJob]:
     if cases is None:
-        cases = _preprocessed_case_ids(preprocessed_folder)
+        cases = preprocessed_case_ids(preprocessed_folder)
     if not cases:
         raise UserError(
             f"{preprocessed_folder}: expected preprocessed cases, found none: run {plan.preprocess_command}"
@@ -673,18 +511,13 @@ def _jobs(
     output = soft_target_folder(preprocessed_folder)
     jobs = []
     for case_id in sorted(cases):
-        case = _preprocessed_case(preprocessed_folder, case_id, plan)
+        case = read_preprocessed_case(preprocessed_folder, case_id, plan)
         si_axis = superior_inferior_axis(case.geometry, plan.transpose_forward) if crop else None
         box = network_box(case.shape, plan.patch_size, si_axis)
         sources = tuple(soft_label.soft_label_file(soft_folder, case_id, label) for label in plan.labels)
         jobs.append(SoftTargetJob(case, plan, sources, output / f"{case_id}.b2nd", si_axis, box))
     _require_one_si_axis(jobs)
     return jobs
-
-
-def _preprocessed_case_ids(folder: Path) -> list[str]:
-    files = folder.glob("*.b2nd") if folder.is_dir() else ()
-    return sorted(file.name.removesuffix(".b2nd") for file in files if not file.name.endswith("_seg.b2nd"))
 
 
 def _require_one_si_axis(jobs: Sequence[SoftTargetJob]) -> None:
@@ -695,8 +528,7 @@ def _require_one_si_axis(jobs: Sequence[SoftTargetJob]) -> None:
         found = "; ".join(f"axis {axis} in {examples(case_ids)}" for axis, case_ids in by_axis.items())
         raise UserError(
             f"{jobs[0].plan.dataset}: mixed orientations: expected superior-inferior along one array axis in "
-            "all cases, found "
-            f"{found}: {ONE_ORIENTATION}"
+            f"all cases, found {found}: {ONE_ORIENTATION}"
         )
 
 
@@ -731,8 +563,7 @@ def _general_warnings(jobs: Sequence[SoftTargetJob], *, all_cases: bool) -> tupl
         return ()
     return (
         f"{len(extra)} cases have soft labels but are not preprocessed ({examples(extra)}) and will not be "
-        "trained on: run "
-        f"{jobs[0].plan.preprocess_command}",
+        f"trained on: run {jobs[0].plan.preprocess_command}",
     )
 
 

@@ -25,7 +25,7 @@ from nnunet_softseg.atomic import write_json
 from nnunet_softseg.augmentation import soft_transforms
 from nnunet_softseg.center_crop import array_orientation, superior_inferior_axis
 from nnunet_softseg.dataloading import SoftLabelDataset
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.model_plans import require_supported, soft_plans
 from nnunet_softseg.network import add_reference_peak, reference_peak
 from nnunet_softseg.norm_relu import norm_relu
@@ -36,6 +36,7 @@ from nnunet_softseg.training_log import SoftSegLogger, online_measures
 from nnunet_softseg.validation import write_soft_summary
 
 upstream.install()
+show_without_traceback()
 
 
 class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
@@ -237,7 +238,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             loss = self.loss(output, levels if isinstance(target, list) else levels[0])
         raw = output[0] if isinstance(output, list | tuple) else output
         floor = self.settings.floor_fraction * reference_peak(self.network)
-        soft_map = norm_relu(raw, floor.to(raw.device))
+        soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
         return {"loss": loss.detach().cpu().numpy(), **online_measures(soft_map, levels[0], self.settings.hard_threshold)}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:

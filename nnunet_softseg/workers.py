@@ -51,8 +51,8 @@ def map_jobs(
         except BrokenProcessPool as error:
             raise UserError(
                 f"{description}: a worker process was killed: expected {num_processes} processes to finish, "
-                "found one dead, "
-                "most likely for want of memory: use fewer processes (-np), what is done is kept"
+                "found one dead, most likely for want of memory: use fewer processes (-np), what is done is "
+                "kept"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

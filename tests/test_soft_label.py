@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
@@ -37,7 +37,9 @@ def test_name_gives_back_case_and_label(case_id: str, label: int) -> None:
     assert soft_label.parse_soft_label_name(name) == (case_id, label)
 
 
-@pytest.mark.parametrize("name", ["sub-01.nii.gz", "sub-01_001.nii.gz", "sub-01_00010.nii.gz", "_0001.nii.gz"])
+@pytest.mark.parametrize(
+    "name", ["sub-01.nii.gz", "sub-01_001.nii.gz", "sub-01_00010.nii.gz", "_0001.nii.gz"]
+)
 def test_other_names_are_none(name: str) -> None:
     assert soft_label.parse_soft_label_name(name) is None
 
@@ -60,7 +62,10 @@ def test_complete_folder_with_notes_is_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("sub-99_0001.nii.gz", "sub-99_0001.nii.gz: extra file: expected a case of imagesTr, found case sub-99"),
+        (
+            "sub-99_0001.nii.gz",
+            "sub-99_0001.nii.gz: extra file: expected a case of imagesTr, found case sub-99",
+        ),
         ("sub-01_0003.nii.gz", r"extra file: expected a label of dataset.json \(1, 2\), found label 3"),
         ("sub-01.nii.gz", "sub-01.nii.gz: extra file: expected only <case>_<label, 4 digits>.nii.gz"),
         ("sub-01_0001.nii", "extra file: expected one file per case and label, found both .nii and .nii.gz"),
@@ -166,7 +171,9 @@ def test_truncated_plain_nifti_is_named(tmp_path: Path) -> None:
     file = tmp_path / "sub-01_0001.nii"
     save_nifti(file, HALVES, np.eye(4))
     truncated(file)
-    assert "truncated data: expected 4312 bytes by its header, found 4272" in messages(soft_label.file_findings(file))
+    assert "truncated data: expected 4312 bytes by its header, found 4272" in messages(
+        soft_label.file_findings(file)
+    )
 
 
 def test_what_a_reader_refuses_is_a_user_error(tmp_path: Path) -> None:
@@ -179,12 +186,16 @@ def test_what_a_reader_refuses_is_a_user_error(tmp_path: Path) -> None:
     nib.save(image, file)
     soft_label.read_soft_label(file, find_reader("NibabelIO"))
     reader = find_reader("SimpleITKIO")
-    with pytest.raises(UserError, match="sub-01_0001.nii.gz: expected a NIfTI file that SimpleITKIO can read, found: .+"):
+    with pytest.raises(
+        UserError, match=r"sub-01_0001.nii.gz: expected a NIfTI file that SimpleITKIO can read, found: .+"
+    ):
         soft_label.read_soft_label(file, reader)
 
 
 @pytest.mark.parametrize("name", NIFTI_READERS)
-@pytest.mark.parametrize("affine", [affine_of("LAS"), affine_of("RPI"), affine_of("PIR"), affine_of("LAS", tilt_deg=17)])
+@pytest.mark.parametrize(
+    "affine", [affine_of("LAS"), affine_of("RPI"), affine_of("PIR"), affine_of("LAS", tilt_deg=17)]
+)
 def test_read_has_the_axis_order_of_the_image(tmp_path: Path, name: str, affine: Any) -> None:
     """Image and soft label hold the same values, so that the reader must give the same array for both."""
     values = smooth_noise(SHAPE, seed=1)
@@ -200,7 +211,9 @@ def test_read_has_the_axis_order_of_the_image(tmp_path: Path, name: str, affine:
 
 @pytest.mark.parametrize("name", ["NaturalImage2DIO", "Tiff3DIO", "Nonsense"])
 def test_other_readers_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"not a NIfTI reader.*NibabelIOWithReorient.*found '{name}'.*nnUNetTrainer"):
+    with pytest.raises(
+        UserError, match=f"not a NIfTI reader.*NibabelIOWithReorient.*found '{name}'.*nnUNetTrainer"
+    ):
         find_reader(name)
 
 
@@ -218,13 +231,24 @@ def test_written_label_has_the_header_geometry_of_its_image(tmp_path: Path) -> N
     soft_label.write_soft_label(tmp_path / "sub-01_0001.nii.gz", HALVES, tmp_path / "image.nii.gz")
 
     written, reference = nib.load(tmp_path / "sub-01_0001.nii.gz"), nib.load(tmp_path / "image.nii.gz")
-    for key in ("pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_z", "xyzt_units"):
+    for key in (
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "quatern_b",
+        "qoffset_z",
+        "xyzt_units",
+    ):
         np.testing.assert_array_equal(written.header[key], reference.header[key])
     assert written.get_data_dtype() == np.float32
     np.testing.assert_array_equal(written.get_fdata(dtype=np.float32), np.float32(0.37))
     assert b"nnunet-softseg" in written.header["descrip"].item()
     # ITK reads the geometry its own way.
-    label, other = (sitk.ReadImage(str(tmp_path / name)) for name in ("sub-01_0001.nii.gz", "image.nii.gz"))
+    names = ("sub-01_0001.nii.gz", "image.nii.gz")
+    label, other = (SimpleITK.ReadImage(str(tmp_path / name)) for name in names)
     assert label.GetOrigin() == other.GetOrigin()
     assert label.GetDirection() == other.GetDirection()
     assert label.GetSpacing() == other.GetSpacing()
@@ -248,7 +272,9 @@ def test_wrong_label_is_not_written(tmp_path: Path, values: Any, message: str) -
 # Geometry
 
 
-@pytest.mark.parametrize(("shift", "is_right"), [(0.0, True), (0.9e-3, True), (1.1e-3, False), (np.nan, False)])
+@pytest.mark.parametrize(
+    ("shift", "is_right"), [(0.0, True), (0.9e-3, True), (1.1e-3, False), (np.nan, False)]
+)
 def test_affine_may_differ_by_a_thousandth(shift: float, is_right: bool) -> None:
     affine = affine_of("LAS")
     moved = affine.copy()
@@ -318,6 +344,12 @@ def test_every_fraction_is_right(value: float) -> None:
     values = HALVES.copy()
     values[0, 0, 0] = value
     assert soft_label.content_findings(Path("sub-01_0001.nii.gz"), values) == []
+
+
+@pytest.mark.parametrize(("value", "is_right"), [(1 + 5e-6, True), (1 + 1e-4, False), (-1e-4, False)])
+def test_range_allows_for_rounding_only(value: float, is_right: bool) -> None:
+    values = np.where(np.indices(SHAPE).sum(0) == 0, value, 0.37)
+    assert (soft_label.content_findings(Path("sub-01_0001.nii.gz"), values) == []) is is_right
 
 
 def test_fractions_stored_as_integers_with_a_slope_are_right(tmp_path: Path) -> None:

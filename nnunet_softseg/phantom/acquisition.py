@@ -1,4 +1,4 @@
-"""From a subject's anatomy to one image with its truth: voxels, partial volume, blur, bias field, noise, a rater's mask."""
+"""From a subject to one image with its truth: where the voxels lie, what they hold, a rater's mask."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.phantom.anatomy import Anatomy, Floats, draw_anatomy
-from nnunet_softseg.phantom.contrasts import CONTRASTS, Contrast, contrast_named
+from nnunet_softseg.phantom.contrasts import CONTRAST_NAMES, CONTRASTS, Contrast, contrast_named
 from nnunet_softseg.phantom.grid import Grid
 from nnunet_softseg.phantom.neck import Neck, Surroundings, draw_neck, paint_neck
 from nnunet_softseg.phantom.partial_volume import MaskBias, to_volume, voxel_fractions
@@ -18,8 +18,12 @@ from nnunet_softseg.phantom.truth import centreline_in_slices, csa_table
 DEFAULT_FOV_MM = (72.0, 72.0, 96.0)
 MAX_FOV_MM = 400.0
 _JITTER_MM = (1.5, 1.5, 1.0)  # how differently the operator places the contrasts of one subject
-_TOP_MM, _TOP_SHARE = 36.0, 1 / 3  # the field of view ends at C1, and a third of it lies above C2/C3 where that is less
+_TOP_MM, _TOP_SHARE = (
+    36.0,
+    1 / 3,
+)  # the field of view ends at C1, and a third of it lies above C2/C3 where that is less
 _MASK_AREA_SD, _MASK_WOBBLE_SD_MM = 0.012, 0.06
+_ANCHOR = "T2w"  # stays where the scanner's space puts it; shifts are those of the others against it
 _SHIFT_PERIOD_MM = 90.0  # slower than breathing artefacts: the shear stays below 5 degrees at 3 mm
 
 
@@ -27,8 +31,9 @@ _SHIFT_PERIOD_MM = 90.0  # slower than breathing artefacts: the shear stays belo
 class PhantomSpec:
     """What decides every voxel of a phantom, apart from the subject's number.
 
-    `fov_mm` is R-L, A-P, S-I of every image; `axial_si_mm` makes the S-I extent of the axial contrasts shorter. `shift_mm` is
-    how far the anatomy may have moved between T2w and another contrast; `oblique_deg` how far axial slices may be tipped.
+    `fov_mm` is R-L, A-P, S-I of every image; `axial_si_mm` makes the S-I extent of the axial contrasts
+    shorter. `shift_mm` is how far the anatomy may have moved between T2w and another contrast; `oblique_deg`
+    how far axial slices may be tipped.
 
     Raises:
         UserError: for an unknown contrast or a number out of its range.
@@ -36,7 +41,7 @@ class PhantomSpec:
 
     seed: int = 0
     fov_mm: tuple[float, float, float] = DEFAULT_FOV_MM
-    contrasts: tuple[str, ...] = tuple(contrast.name for contrast in CONTRASTS)
+    contrasts: tuple[str, ...] = CONTRAST_NAMES
     shift_mm: float = 0.0
     cord: bool = True
     axial_si_mm: float | None = None
@@ -50,7 +55,9 @@ class PhantomSpec:
         if self.seed < 0:
             raise UserError(f"the seed must be 0 or more, got {self.seed}")
         _check_range("fov_mm", self.fov_mm, (30.0, MAX_FOV_MM))
-        _check_range("axial_si_mm", () if self.axial_si_mm is None else (self.axial_si_mm,), (10.0, self.fov_mm[2]))
+        _check_range(
+            "axial_si_mm", () if self.axial_si_mm is None else (self.axial_si_mm,), (10.0, self.fov_mm[2])
+        )
         _check_range("shift_mm", (self.shift_mm,), (0.0, 10.0))
         _check_range("oblique_deg", (self.oblique_deg,), (0.0, 25.0))
 
@@ -71,18 +78,14 @@ class Subject:
     gain: float
     surroundings: Surroundings = field(repr=False)
 
-    @property
-    def name(self) -> str:
-        """The BIDS name: `sub-01`."""
-        return f"sub-{self.number:02d}"
-
 
 @dataclass(frozen=True)
 class Simulated:
-    """One image of one subject with everything that is known about it; arrays are as stored, on the grid of `affine`.
+    """One image of one subject and all that is known about it; arrays are as stored, on the grid of `affine`.
 
-    `image` int16; `truth` float32, the share of each voxel that is cord; `mask` uint8, as a rater of this contrast outlines
-    the cord; `levels` uint8, the vertebral level of the voxels that the canal touches; `csa` columns of one value a slice.
+    `image` int16; `truth` float32, the share of each voxel that is cord; `mask` uint8, as a rater of this
+    contrast outlines the cord; `levels` uint8, the vertebral level of the voxels that the canal touches;
+    `csa` columns of one value a slice.
     """
 
     contrast: Contrast
@@ -95,8 +98,13 @@ class Simulated:
     slice_axis: int
 
 
+def subject_name(number: int) -> str:
+    """Return the BIDS name of a subject: `sub-01`."""
+    return f"sub-{number:02d}"
+
+
 def _rng(spec: PhantomSpec, number: int, *purpose: int) -> np.random.Generator:
-    """Return the random stream of one purpose of one subject: it depends on nothing else, so order and company don't matter."""
+    """Return the random stream of one purpose of one subject: it depends on nothing else."""
     return np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(number, *purpose)))
 
 
@@ -146,7 +154,9 @@ def acquire(subject: Subject, contrast: Contrast, spec: PhantomSpec) -> Simulate
     )
     present = float(subject.anatomy.has_cord)
     truth = to_volume(grid, fractions.voxels, present * fractions.cord)
-    levels = to_volume(grid, fractions.voxels, present * subject.anatomy.level(fractions.height_mm))
+    levels = to_volume(
+        grid, fractions.voxels, present * subject.anatomy.level(fractions.height_mm).astype(float)
+    )
     return Simulated(
         contrast,
         grid.affine,
@@ -165,7 +175,7 @@ def grid_rng(spec: PhantomSpec, number: int, contrast: Contrast) -> np.random.Ge
 
 
 def make_grid(contrast: Contrast, spec: PhantomSpec, rng: np.random.Generator) -> Grid:
-    """Return the voxels of one image: placed by an operator, stored in the contrast's orientation, moved by the subject."""
+    """Return the voxels of one image: placed by an operator, in the contrast's orientation, moved."""
     jitter = rng.uniform(-1, 1, 3) * _JITTER_MM
     pitch = np.radians(spec.oblique_deg * rng.uniform(-1, 1)) if contrast.axial else 0.0
     extent = np.array(spec.fov_mm)
@@ -174,13 +184,18 @@ def make_grid(contrast: Contrast, spec: PhantomSpec, rng: np.random.Generator) -
     # Wherever the operator has placed it, the image reaches over all of the field of view along S-I.
     counts = np.round(extent / contrast.voxel_mm).astype(int)
     counts[2] = np.ceil((extent[2] + 2 * _JITTER_MM[2]) / contrast.voxel_mm[2] - 1e-6)
-    shape, affine = _stored(counts, _ras_affine(counts, contrast.voxel_mm, jitter, float(pitch)), contrast.orientation)
-    slices = Grid(shape, affine, np.zeros((counts[2], 2))).slice_centres_mm()
-    moved = spec.shift_mm if contrast.name != "T2w" else 0.0
-    return Grid(shape, affine, moved * _draw_shift(slices[2], rng))
+    shape, affine = _stored(
+        counts, _ras_affine(counts, contrast.voxel_mm, jitter, float(pitch)), contrast.orientation
+    )
+    still = Grid(shape, affine, np.zeros((counts[2], 2)))
+    if spec.shift_mm == 0 or contrast.name == _ANCHOR:
+        return still
+    return Grid(shape, affine, spec.shift_mm * _draw_shift(still.slice_centres_mm()[2], rng))
 
 
-def _ras_affine(counts: npt.NDArray[np.int_], voxel_mm: tuple[float, ...], centre_mm: Floats, pitch: float) -> Floats:
+def _ras_affine(
+    counts: npt.NDArray[np.int_], voxel_mm: tuple[float, ...], centre_mm: Floats, pitch: float
+) -> Floats:
     """Return the affine of a RAS grid around a centre, tipped about the R-L axis by `pitch` radians."""
     rotation = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
     affine = np.eye(4)
@@ -189,7 +204,9 @@ def _ras_affine(counts: npt.NDArray[np.int_], voxel_mm: tuple[float, ...], centr
     return affine
 
 
-def _stored(counts: npt.NDArray[np.int_], ras: Floats, orientation: str) -> tuple[tuple[int, int, int], Floats]:
+def _stored(
+    counts: npt.NDArray[np.int_], ras: Floats, orientation: str
+) -> tuple[tuple[int, int, int], Floats]:
     """Return shape and affine of the same voxels with the array axes in this orientation."""
     codes = (nib.orientations.axcodes2ornt(code) for code in ("RAS", orientation))
     transform = nib.orientations.ornt_transform(*codes)
@@ -198,7 +215,7 @@ def _stored(counts: npt.NDArray[np.int_], ras: Floats, orientation: str) -> tupl
 
 
 def _draw_shift(z_mm: Floats, rng: np.random.Generator) -> Floats:
-    """Return a smooth in-plane displacement, (slices, 2) for R-L and A-P; the longest one measures between 0.6 and 1."""
+    """Return a smooth displacement, (slices, 2) for R-L and A-P; the longest is between 0.6 and 1."""
     angle, longest = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.0)
     phases = rng.uniform(0, 2 * np.pi, 2)
     waves = np.sin(2 * np.pi * z_mm[:, None] / _SHIFT_PERIOD_MM + phases)
@@ -214,7 +231,7 @@ def _draw_mask_bias(slices: int, contrast: Contrast, rng: np.random.Generator) -
 
 
 def check_cord_fits(spec: PhantomSpec, number: int) -> None:
-    """Raise a UserError if the cord of this subject, with two voxels around it, leaves an image of this phantom."""
+    """Raise a UserError if the cord of this subject, with two voxels around it, leaves an image."""
     anatomy = draw_subject_anatomy(spec, number)
     for contrast in map(contrast_named, spec.contrasts):
         grid = make_grid(contrast, spec, grid_rng(spec, number, contrast))
@@ -222,13 +239,14 @@ def check_cord_fits(spec: PhantomSpec, number: int) -> None:
         if missing > 0:
             fov = " x ".join(f"{extent:g}" for extent in spec.fov_mm)
             raise UserError(
-                f"the field of view of {fov} mm (R-L x A-P x S-I) is too small for the cord of sub-{number:02d} in {contrast.name}: "
+                f"the field of view of {fov} mm (R-L x A-P x S-I) is too small for the cord of "
+                f"{subject_name(number)} in {contrast.name}: "
                 f"make R-L and A-P at least {2 * missing:.0f} mm longer"
             )
 
 
 def _overhang_mm(anatomy: Anatomy, grid: Grid) -> float:
-    """Return how far the cord and two voxels reach beyond the image in R-L or A-P, in mm; negative where it fits."""
+    """Return how far the cord and two voxels reach beyond the image in plane, in mm; negative if it fits."""
     line = centreline_in_slices(anatomy, grid)
     moved = line + grid.unit_axes[:, :2] @ grid.shift_mm.T
     index = np.linalg.inv(grid.affine)[:3] @ np.vstack([moved, np.ones(line.shape[1])])

@@ -1,8 +1,8 @@
-"""The cord of one subject as geometry: a curved centreline, elliptic sections, vertebral levels; all in mm, no voxels.
+"""The cord of one subject as geometry: a curved centreline, elliptic sections, vertebral levels; in mm.
 
-Coordinates are scanner RAS+ mm: x to the right, y anterior, z superior. `height_mm` is z above the disc C2/C3, so that levels
-and sections don't depend on the field of view. A section is perpendicular to the centreline, with coordinates u (R-L) and
-v (A-P) around it.
+Coordinates are scanner RAS+ mm: x to the right, y anterior, z superior. `height_mm` is z above the disc
+C2/C3, so that levels and sections don't depend on the field of view. A section is perpendicular to the
+centreline, with coordinates u (R-L) and v (A-P) around it.
 """
 
 import math
@@ -13,16 +13,15 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# From the top of C1 downwards, length of a level along z in mm (mid-disc to mid-disc; C1 and C2 as the cord sees them).
-# Rounded adult values.
+# From the top of C1 downwards, length of a level along z in mm (mid-disc to mid-disc; C1 and C2 as the cord
+# sees them). Rounded adult values.
 LEVEL_LENGTHS_MM = (18.0, 18.0, 17.0, 17.0, 17.0, 17.0, 17.0) + (19.0, 20.0, 21.0) * 4 + (28.0,) * 5
-LEVEL_NAMES = tuple([f"C{i}" for i in range(1, 8)] + [f"T{i}" for i in range(1, 13)] + [f"L{i}" for i in range(1, 6)])
 LEVELS_ABOVE_C2_C3 = 2
-C2, C3 = 2, 3
+C1, C2, C3, C7 = 1, 2, 3, 7
 
 MAX_TILT_DEG = 15.0
-# From the point's own z as the start: at 15 degrees and 15 mm off the centreline, z is then right to 1e-3 mm, and u and v,
-# whose error is of second order in that of z, to 1e-5 mm.
+# From the point's own z as the start: at 15 degrees and 15 mm off the centreline, z is then right to 1e-3 mm,
+# and u and v, whose error is of second order in that of z, to 1e-5 mm.
 _NEWTON_STEPS = 2
 
 
@@ -39,16 +38,18 @@ class Wave:
         omega = 2 * math.pi / self.period_mm
         angle = omega * height_mm + self.phase
         sine = np.sin(angle)
-        return self.amplitude_mm * np.stack([sine, omega * np.cos(angle), -(omega**2) * sine])
+        jet: Floats = self.amplitude_mm * np.stack([sine, omega * np.cos(angle), -(omega**2) * sine])
+        return jet
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """The cord and canal of one subject.
 
-    `centre_mm` is the point of the undisturbed centreline (no waves) at the disc C2/C3, in scanner mm. The cord's section is
-    an ellipse of area `csa_c2c3_mm2` in the mean over C2-C3 and A-P/R-L diameter ratio `aspect`, both following the cervical
-    enlargement by `enlargement` (0: the same everywhere). The thecal sac and the bony canal are larger ellipses.
+    `centre_mm` is the point of the undisturbed centreline (no waves) at the disc C2/C3, in scanner mm. The
+    cord's section is an ellipse of area `csa_c2c3_mm2` in the mean over C2-C3 and A-P/R-L diameter ratio
+    `aspect`, both following the cervical enlargement by `enlargement` (0: the same everywhere). The thecal
+    sac and the bony canal are larger ellipses.
     """
 
     centre_mm: tuple[float, float, float]
@@ -68,7 +69,7 @@ class Anatomy:
         return z_mm - self.centre_mm[2]
 
     def centreline(self, z_mm: Floats) -> Floats:
-        """Return the centreline at each z: (3, 2, N), its x and y in mm, their first derivatives by z, their second."""
+        """Return the centreline at each z: (3, 2, N), x and y in mm, their first and second derivatives."""
         height = self.height_mm(z_mm)
         line = np.zeros((3, 2, height.size))
         for axis, waves in enumerate((self.waves_rl, self.waves_ap)):
@@ -80,7 +81,8 @@ class Anatomy:
 
     def tilt_deg(self, z_mm: Floats) -> Floats:
         """Return the angle between the centreline and z, in degrees."""
-        return np.degrees(np.arctan(np.hypot(*self.centreline(z_mm)[1])))
+        tilt: Floats = np.degrees(np.arctan(np.hypot(*self.centreline(z_mm)[1])))
+        return tilt
 
     def cord_axes(self, height_mm: Floats) -> tuple[Floats, Floats]:
         """Return the semi-axes (R-L, A-P) of the cord's section at each height, in mm."""
@@ -114,21 +116,26 @@ class Anatomy:
         return rl + self.epidural_gap_mm[0], ap + self.epidural_gap_mm[1]
 
     def level_bounds_mm(self) -> Floats:
-        """Return the heights that bound the levels, downwards: C1 lies between [0] and [1], and so on; C2/C3 is at 0."""
+        """Return the heights that bound the levels, downwards: C1 lies between [0] and [1]; C2/C3 is at 0."""
         lengths = np.cumsum((0.0, *LEVEL_LENGTHS_MM))
         bounds: Floats = (lengths[LEVELS_ABOVE_C2_C3] - lengths) * self.level_scale
         return bounds
 
     def level(self, height_mm: Floats) -> npt.NDArray[np.uint8]:
-        """Return the vertebral level at each height: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; the ends reach further."""
+        """Return the level at each height: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; the ends are open."""
         inner = self.level_bounds_mm()[1:-1]
         return (1 + np.searchsorted(-inner, -height_mm, side="right")).astype(np.uint8)
 
-    def distance_to_disc_mm(self, height_mm: Floats) -> Floats:
-        """Return the signed distance of each height to the nearest disc (C2/C3 and below), upwards positive, in mm."""
-        discs = self.level_bounds_mm()[LEVELS_ABOVE_C2_C3:]
-        middles = (discs[1:] + discs[:-1]) / 2
-        distance: Floats = height_mm - discs[np.searchsorted(-middles, -height_mm)]
+    def distance_to_disc_mm(self, height_mm: Floats, first: int = C2) -> Floats:
+        """Return the signed distance of each height to the nearest end of a level, upwards positive, in mm.
+
+        Args:
+            height_mm: above the disc C2/C3.
+            first: the highest level whose lower end counts; C2 is the first with a disc.
+        """
+        ends = self.level_bounds_mm()[first:]
+        middles = (ends[1:] + ends[:-1]) / 2
+        distance: Floats = height_mm - ends[np.searchsorted(-middles, -height_mm)]
         return distance
 
     def without_cord(self) -> "Anatomy":
@@ -144,7 +151,7 @@ def _enlargement(height_mm: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class SectionPoints:
-    """Points seen from the section that they lie in: `u`, `v` in mm, `z` of the section's centre, `tangent` as unit vectors."""
+    """Points in the section that they lie in: `u`, `v` in mm, `z` of its centre, `tangent` of unit length."""
 
     u: Floats
     v: Floats
@@ -166,11 +173,11 @@ class SectionPoints:
         return np.zeros_like(norm), tz / norm, -ty / norm
 
 
-def locate(anatomy: Anatomy, points_mm: tuple[Floats, Floats, Floats]) -> SectionPoints:
+def locate(anatomy: Anatomy, points_mm: Floats) -> SectionPoints:
     """Return each point in the coordinates of the section that it lies in.
 
-    The section is the one whose plane, perpendicular to the centreline c(z), contains the point: (p - c(z)) . c'(z) = 0,
-    solved for z by Newton's method.
+    The section is the one whose plane, perpendicular to the centreline c(z), contains the point: (p - c(z)) .
+    c'(z) = 0, solved for z by Newton's method.
     """
     x, y, z_point = points_mm
     z = z_point.copy()
@@ -188,7 +195,7 @@ def locate(anatomy: Anatomy, points_mm: tuple[Floats, Floats, Floats]) -> Sectio
 
 
 def draw_anatomy(rng: np.random.Generator, z_c2c3_mm: float) -> Anatomy:
-    """Return the cord of a random subject: curvature, area, aspect, enlargement, length of the levels, width of the canal.
+    """Return the cord of a random subject: curve, area, aspect, enlargement, length of levels, canal.
 
     The steepest tilt over the whole spine is between 6 and 15 degrees.
 
@@ -211,7 +218,9 @@ def draw_anatomy(rng: np.random.Generator, z_c2c3_mm: float) -> Anatomy:
 
 
 def _draw_wave(rng: np.random.Generator, amplitude: tuple[float, float], period: tuple[float, float]) -> Wave:
-    return Wave(float(rng.uniform(*amplitude)), float(rng.uniform(*period)), float(rng.uniform(0, 2 * math.pi)))
+    return Wave(
+        float(rng.uniform(*amplitude)), float(rng.uniform(*period)), float(rng.uniform(0, 2 * math.pi))
+    )
 
 
 def _with_steepest_tilt(anatomy: Anatomy, tilt_deg: float) -> Anatomy:
@@ -226,7 +235,9 @@ def _with_steepest_tilt(anatomy: Anatomy, tilt_deg: float) -> Anatomy:
 
 
 def straight_cylinder(
-    radii_mm: tuple[float, float], tilt_deg: tuple[float, float] = (0.0, 0.0), centre_mm: tuple[float, float, float] = (0, 0, 0)
+    radii_mm: tuple[float, float],
+    tilt_deg: tuple[float, float] = (0.0, 0.0),
+    centre_mm: tuple[float, float, float] = (0, 0, 0),
 ) -> Anatomy:
     """Return a straight cord of constant elliptic section, for tests: its volume is known in closed form.
 

@@ -12,8 +12,9 @@ Floats = npt.NDArray[np.float64]
 class Grid:
     """A voxel grid in scanner RAS+ mm.
 
-    `shift_mm` is (slices, 2): how far the anatomy has moved in each slice along the slice's own R-L and A-P axes (positive to
-    the right and to anterior), in mm. A slice is everything with one index along the array axis that is closest to S-I.
+    `shift_mm` is (slices, 2): how far the anatomy has moved in each slice along the slice's own R-L and A-P
+    axes (positive to the right and to anterior), in mm. A slice is everything with one index along the array
+    axis that is closest to S-I.
     """
 
     shape: tuple[int, int, int]
@@ -40,7 +41,7 @@ class Grid:
 
     @property
     def unit_axes(self) -> Floats:
-        """Unit vectors (3, 3) of the grid as columns, ordered R-L, A-P, S-I and pointing to right, anterior, superior."""
+        """Unit vectors (3, 3) as columns: along R-L, A-P, S-I, to the right, anterior, superior."""
         axes = self.affine[:3, list(self.array_axis)]
         signs = np.sign(np.diagonal(axes))
         unit: Floats = axes * signs / np.linalg.norm(axes, axis=0)

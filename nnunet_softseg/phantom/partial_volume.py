@@ -1,9 +1,11 @@
 """How much of each voxel is cord, CSF, grey matter: the box integral of the anatomy over the voxel.
 
-A voxel near the canal is divided into parts; in each part a boundary is taken as flat, and the part's share on the inner side
-is that of a slab as wide as the part along the boundary's normal. So the error falls with the square of the parts' size,
-where counting parts would leave steps of one over their number.
+A voxel near the canal is divided into parts; in each part a boundary is taken as flat, and the part's share
+on the inner side is that of a slab as wide as the part along the boundary's normal. So the error falls with
+the square of the parts' size, where counting parts would leave steps of one over their number.
 """
+
+# ruff: noqa: PLR2004 - the numbers draw grey matter and roots: mm, or relative to the radius of the cord
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +17,14 @@ import numpy.typing as npt
 from nnunet_softseg.phantom.anatomy import Anatomy, Floats, SectionPoints, locate
 from nnunet_softseg.phantom.grid import Grid
 
-# Largest part of a voxel in plane, in mm: where the cord's boundary may be, and elsewhere. Along the slice axis the cord
-# changes slowly, and its tilt is in the width of the slab.
+# Largest part of a voxel in plane, in mm: where the cord's boundary may be, and elsewhere. Along the slice
+# axis the cord changes slowly, and its tilt is in the width of the slab.
 _PART_MM, _COARSE_PART_MM, _PART_SI_MM = 0.17, 0.4, 1.0
 _CHUNK = 40_000  # parts at a time: small arrays stay in the processor's cache
 _CANAL_REACH_MM = 16.0  # from the centreline, beyond the widest canal
 _MARGIN_MM = 0.3  # by how much a boundary bends within a thick voxel, at most
-# The cord lies in the anterior half of its sac, and most of the epidural fat behind it: centres on the v axis, in mm.
+# The cord lies in the anterior half of its sac, and most of the epidural fat behind it: centres on the v
+# axis, in mm.
 _THECAL_V_MM, _CANAL_V_MM = -0.5, -0.8
 
 
@@ -29,8 +32,9 @@ _THECAL_V_MM, _CANAL_V_MM = -0.5, -0.8
 class MaskBias:
     """How a rater's outline differs from the cord, slice by slice.
 
-    `area` (slices,): relative error of the area, 0.08 is 8 % too large, made by moving the whole outline by one distance.
-    `wobble_mm` (slices, 2): amplitudes of cos and sin of twice the angle around the cord, added to that distance.
+    `area` (slices,): relative error of the area, 0.08 is 8 % too large, made by moving the whole outline by
+    one distance. `wobble_mm` (slices, 2): amplitudes of cos and sin of twice the angle around the cord, added
+    to that distance.
     """
 
     area: Floats
@@ -39,10 +43,11 @@ class MaskBias:
 
 @dataclass(frozen=True)
 class Fractions:
-    """Shares in [0, 1], (N,) each, of the voxels with the flat indices `voxels`; they are 0 in all other voxels.
+    """Shares in [0, 1], (N,) each, of the voxels with the flat indices `voxels`; all others hold nothing.
 
-    The bony canal holds the thecal sac, which holds the cord and the nerve roots; the cord holds the grey matter. `mask` is
-    the cord as a rater outlines it. `height_mm` is where the voxel's centre lies along the cord.
+    The bony canal holds the thecal sac, which holds the cord and the nerve roots; the cord holds the grey
+    matter. `mask` is the cord as a rater outlines it. `height_mm` is where the voxel's centre lies along the
+    cord.
     """
 
     voxels: npt.NDArray[np.intp]
@@ -112,8 +117,10 @@ def _chunks(voxels: npt.NDArray[np.intp], parts: int) -> Iterator[npt.NDArray[np
         yield voxels[start : start + step]
 
 
-def _voxels_of_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp], Floats, npt.NDArray[np.bool_]]:
-    """Return the voxels that the canal touches: indices (3, N), heights in mm, and where the cord's boundary may be inside."""
+def _voxels_of_canal(
+    anatomy: Anatomy, grid: Grid
+) -> tuple[npt.NDArray[np.intp], Floats, npt.NDArray[np.bool_]]:
+    """Return the voxels of the canal: indices (3, N), heights in mm, which may hold the cord's boundary."""
     low, high = _box_around_canal(anatomy, grid)
     index = np.indices(tuple(high - low)).reshape(3, -1) + low[:, None]
     points = locate(anatomy, grid.anatomy_mm(index.astype(float), index[grid.slice_axis]))
@@ -130,7 +137,9 @@ def _box_around_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp
     """Return the first and one past the last index of the box of voxels that holds the canal."""
     centres = grid.slice_centres_mm()
     reach = np.abs(np.diff(centres[2])).max(initial=1.0)
-    z = np.linspace(centres[2].min() - reach - _CANAL_REACH_MM, centres[2].max() + reach + _CANAL_REACH_MM, 400)
+    z = np.linspace(
+        centres[2].min() - reach - _CANAL_REACH_MM, centres[2].max() + reach + _CANAL_REACH_MM, 400
+    )
     line = np.vstack([anatomy.centreline(z)[0], z])
     index = np.linalg.inv(grid.affine)[:3] @ np.vstack([line, np.ones(z.size)])
     reach_voxels = (_CANAL_REACH_MM + np.abs(grid.shift_mm).max(initial=0.0)) / grid.voxel_mm
@@ -140,7 +149,7 @@ def _box_around_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp
 
 
 def _parts(grid: Grid, part_mm: float) -> tuple[Floats, Floats]:
-    """Return the centres of a voxel's parts, (3, parts) in voxels from its own centre, and a part's edges, columns in mm."""
+    """Return the centres of a voxel's parts, (3, parts) in voxels from its own, and a part's edges in mm."""
     limits = np.full(3, part_mm)
     limits[grid.slice_axis] *= _PART_SI_MM / _PART_MM
     counts = np.ceil(grid.voxel_mm / limits - 1e-6).astype(int)
@@ -149,7 +158,7 @@ def _parts(grid: Grid, part_mm: float) -> tuple[Floats, Floats]:
 
 
 def _shares(anatomy: Anatomy, points: SectionPoints, edges: Floats, bias: MaskBias) -> Floats:
-    """Return (6, N): the shares of canal, thecal sac, cord, grey matter, roots and mask in boxes around the points."""
+    """Return (6, N): shares of canal, thecal sac, cord, grey matter, roots, mask in boxes at the points."""
     height = anatomy.height_mm(points.z)
     spread = _spread(points, edges)
     axes = anatomy.cord_axes(height)
@@ -164,7 +173,7 @@ def _shares(anatomy: Anatomy, points: SectionPoints, edges: Floats, bias: MaskBi
 
 
 def _spread(points: SectionPoints, edges: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return the sums over a box's edges of the squares and the product of their u and v components: uu, uv, vv in mm2."""
+    """Return sums over a box's edges of products of their u and v components: uu, uv, vv in mm2."""
     metric = edges @ edges.T
     u, v = points.direction_u, points.direction_v
     metric_u = [sum(metric[i, j] * u[j] for j in range(3)) for i in range(3)]
@@ -180,23 +189,26 @@ def _ellipse(
     axes: tuple[Floats, Floats],
     spread: tuple[Floats, Floats, Floats],
 ) -> tuple[Floats, Floats]:
-    """Return the distance to an ellipse in the section (first order, negative inside) and the box's width across it, in mm.
+    """Return the distance to an ellipse (first order, negative inside) and the width of the box, in mm.
 
-    The width is that of the one-dimensional box with the same variance as the box of this spread seen along the normal.
+    The width is that of the one-dimensional box with the same variance as the box of this spread seen along
+    the normal.
     """
     u, v = points.u, points.v - centre_v
     normal_u, normal_v = u / axes[0] ** 2, v / axes[1] ** 2
     norm = np.sqrt(normal_u**2 + normal_v**2) + 1e-9
     radius = np.sqrt(u * normal_u + v * normal_v)
     per_norm = (radius + 1e-9) / norm
-    squares = (normal_u**2 * spread[0] + 2 * normal_u * normal_v * spread[1] + normal_v**2 * spread[2]) / norm**2
+    squares = (
+        normal_u**2 * spread[0] + 2 * normal_u * normal_v * spread[1] + normal_v**2 * spread[2]
+    ) / norm**2
     # A box on a convex boundary holds less than one on a flat boundary: half of its mean sagitta.
     curvature = per_norm**3 / (axes[0] * axes[1]) ** 2
     return (radius - 1) * per_norm + curvature * squares / 24, np.sqrt(squares)
 
 
 def _share(distance: Floats, width: Floats) -> Floats:
-    """Return the share of a box of this width that lies inside a flat boundary at this distance from its centre."""
+    """Return the share of a box of this width inside a flat boundary at this distance from its centre."""
     share: Floats = np.clip(0.5 - distance / (width + 1e-9), 0.0, 1.0)
     return share
 
@@ -217,7 +229,7 @@ def _wobble(points: SectionPoints, axes: tuple[Floats, Floats], wobble_mm: Float
 
 
 def _is_grey(points: SectionPoints, axes: tuple[Floats, Floats]) -> npt.NDArray[np.bool_]:
-    """Return where the butterfly is: ventral and dorsal horns, the zone between them, the commissure; 15 % of the section."""
+    """Return where the butterfly is: ventral and dorsal horns, what lies between, the commissure; 15 %."""
     u, v = np.abs(points.u / axes[0]), points.v / axes[1]
     ventral = ((u - 0.27) / 0.15) ** 2 + ((v - 0.26) / 0.21) ** 2 < 1
     between = ((u - 0.22) / 0.12) ** 2 + (v / 0.22) ** 2 < 1
@@ -228,9 +240,9 @@ def _is_grey(points: SectionPoints, axes: tuple[Floats, Floats]) -> npt.NDArray[
 
 
 def _is_root(points: SectionPoints, axes: tuple[Floats, Floats], to_disc_mm: Floats) -> npt.NDArray[np.bool_]:
-    """Return where the nerve roots are: threads from the cord's four corners to the sides, some mm above each disc."""
+    """Return where the roots are: threads from the cord's four corners to the sides, above each disc."""
     out = np.abs(points.u) - 0.62 * axes[0]
     line = 0.62 * axes[1] - 0.25 * out
-    thread = np.abs(np.abs(points.v) - line) < 0.4  # noqa: PLR2004 - the thread's radius in mm
-    window = np.abs(to_disc_mm - 4.0 + 0.6 * out) < 3.0  # noqa: PLR2004 - they run downwards as they leave
+    thread = np.abs(np.abs(points.v) - line) < 0.4
+    window = np.abs(to_disc_mm - 4.0 + 0.6 * out) < 3.0
     return (out > 0) & thread & window

@@ -1,4 +1,4 @@
-"""One image as a scanner would make it: tissue brightness mixed in each voxel, blur, coil sensitivity, Rician noise."""
+"""One image as a scanner would make it: tissues mixed in each voxel, blur, coil sensitivity, Rician noise."""
 
 import numpy as np
 import numpy.typing as npt
@@ -54,11 +54,13 @@ def scan(
     noise = np.float32(gain * _WHITE_LEVEL / contrast.snr)
     real = image + noise * rng.standard_normal(image.shape, np.float32)
     imaginary = noise * rng.standard_normal(image.shape, np.float32)
-    return np.clip(np.rint(np.hypot(real, imaginary)), 0, np.iinfo(np.int16).max).astype(np.int16)
+    stored: npt.NDArray[np.int16]
+    stored = np.clip(np.rint(np.hypot(real, imaginary)), 0, np.iinfo(np.int16).max).astype(np.int16)
+    return stored
 
 
 def _sample_neck(surroundings: Surroundings, contrast: Contrast, grid: Grid) -> Volume:
-    """Return the neck's brightness in each voxel: blurred as a voxel blurs (same variance), then read at its centre."""
+    """Return the neck's brightness in each voxel: blurred by a voxel's variance, then read at its centre."""
     brightness = np.array(contrast.brightness, np.float32)[surroundings.tissue]
     uneven = np.array([_UNEVEN[tissue] for tissue in Tissue], np.float32)[surroundings.tissue]
     brightness *= 1 + uneven * surroundings.texture
@@ -74,7 +76,9 @@ def _sample_neck(surroundings: Surroundings, contrast: Contrast, grid: Grid) -> 
     return image
 
 
-def _lay_over(image: Volume, surroundings: Surroundings, contrast: Contrast, inside: tuple[Grid, Fractions]) -> None:
+def _lay_over(
+    image: Volume, surroundings: Surroundings, contrast: Contrast, inside: tuple[Grid, Fractions]
+) -> None:
     """Replace what lies in the canal, by the share that each tissue has of a voxel."""
     grid, shares = inside
     index = np.array(np.unravel_index(shares.voxels, grid.shape))
@@ -82,7 +86,8 @@ def _lay_over(image: Volume, surroundings: Surroundings, contrast: Contrast, ins
     texture = ndimage.map_coordinates(surroundings.texture, points, order=1, mode="nearest")
 
     def lit(tissue: Tissue) -> npt.NDArray[np.float64]:
-        return contrast.brightness[tissue] * (1 + _UNEVEN[tissue] * texture.astype(float))
+        light: npt.NDArray[np.float64] = texture * (_UNEVEN[tissue] * contrast.brightness[tissue])
+        return light + contrast.brightness[tissue]
 
     flat = image.reshape(-1)
     flat[shares.voxels] = (
@@ -95,8 +100,10 @@ def _lay_over(image: Volume, surroundings: Surroundings, contrast: Contrast, ins
 
 
 def _bias_field(grid: Grid, rng: np.random.Generator) -> Volume:
-    """Return a smooth positive field with mean about 1: a random polynomial of degree 2 and the coil's fall-off."""
-    axes = np.meshgrid(*(np.linspace(-1, 1, count, dtype=np.float32) for count in grid.shape), indexing="ij", sparse=True)
+    """Return a smooth positive field around 1: exp of a polynomial of degree 2 with the coil's fall-off."""
+    axes = np.meshgrid(
+        *(np.linspace(-1, 1, count, dtype=np.float32) for count in grid.shape), indexing="ij", sparse=True
+    )
     rl, ap, si = (axes[axis] for axis in grid.array_axis)
     anterior = ap * np.sign(grid.affine[1, grid.array_axis[1]])
     draws = rng.normal(0, _BIAS_FIELD, 9)

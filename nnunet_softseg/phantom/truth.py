@@ -15,11 +15,11 @@ CSA_COLUMNS = {
     "z_mm": "z of the cord's centre in the slice, scanner coordinates, mm",
     "level": "vertebral level at that point: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; 0 without cord",
     "csa_mm2": "true area of the cord perpendicular to its centreline, mean over the slice's thickness, mm2",
-    "axial_area_mm2": "area of the cord in the plane of the slice, mean over its thickness: voxel sum x pixel area, mm2",
+    "axial_area_mm2": "area of the cord in the plane of the slice: voxel sum x pixel area, mm2",
     "tilt_deg": "angle between the anatomical centreline and the normal of the slice, degrees",
-    "apparent_tilt_deg": "the same for the centreline that the image shows, where slices have moved against each other, degrees",
-    "shift_rl_mm": "how far the anatomy has moved in this slice, along the slice's R-L axis, positive to the right, mm",
-    "shift_ap_mm": "the same along its A-P axis, positive to anterior, mm",
+    "apparent_tilt_deg": "the same for the centreline that the image shows, shifts included, degrees",
+    "shift_rl_mm": "how far the anatomy has moved in this slice along its R-L axis, to the right, mm",
+    "shift_ap_mm": "the same along its A-P axis, to anterior, mm",
 }
 
 
@@ -73,7 +73,7 @@ def centreline_in_slices(anatomy: Anatomy, grid: Grid, offset_mm: float = 0.0) -
 
 
 def _tilts_deg(anatomy: Anatomy, grid: Grid, z: Floats) -> tuple[Floats, Floats]:
-    """Return the angles of the centreline with the slices' normal: of the anatomy, and as the moved slices show it."""
+    """Return the angles between centreline and slice normal: of the anatomy, and as moved slices show it."""
     tangent = grid.unit_axes.T @ np.vstack([anatomy.centreline(z)[1], np.ones_like(z)])
     lean = tangent[:2] / tangent[2]
     along = np.arange(z.size) * grid.voxel_mm[grid.slice_axis]

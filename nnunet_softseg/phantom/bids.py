@@ -1,0 +1,279 @@
+"""A phantom on disk: a BIDS folder with images, raters' masks, and the truth as derivatives."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from nnunet_softseg import __version__
+from nnunet_softseg.atomic import make_folder, replacing, write_json
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.phantom.acquisition import (
+    DEFAULT_FOV_MM,
+    PhantomSpec,
+    Simulated,
+    check_cord_fits,
+    draw_subject_anatomy,
+    simulate,
+    simulate_subject,
+    subject_name,
+)
+from nnunet_softseg.phantom.contrasts import CONTRAST_NAMES
+from nnunet_softseg.phantom.truth import CSA_COLUMNS
+
+LABELS, TRUTH = Path("derivatives", "labels"), Path("derivatives", "truth")
+TRUTH_SUFFIX = "_label-SC_desc-truth_probseg"
+LEVELS_SUFFIX = "_desc-levels_dseg"
+CSA_SUFFIX = "_desc-truth_csa"
+MASK_SUFFIX = "_seg-manual"
+_DESCRIPTION = "dataset_description.json"
+_INTEGER_COLUMNS = ("slice", "level")
+
+
+def phantom(
+    output: str | os.PathLike[str],
+    n: int = 12,
+    seed: int = 0,
+    *,
+    fov_mm: tuple[float, float, float] = DEFAULT_FOV_MM,
+    contrasts: Sequence[str] = CONTRAST_NAMES,
+    shift_mm: float = 0.0,
+    cord: bool = True,
+    axial_si_mm: float | None = None,
+    oblique_deg: float = 0.0,
+    num_processes: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Return the BIDS folder of a phantom, written or completed.
+
+    The files are the same, bit by bit, for the same arguments, whatever `n` and `num_processes`. Subjects
+    that are there already are kept, so that an interrupted call can be repeated, and a phantom can grow.
+
+    Args:
+        output: new or empty folder, or one that holds the beginning of the same phantom.
+        n: number of subjects.
+        seed: of everything random.
+        fov_mm: R-L, A-P, S-I of the images in mm.
+        contrasts: which of `CONTRAST_NAMES`.
+        shift_mm: how far the anatomy may lie from where T2w shows it, in plane, smoothly different from slice
+        to slice.
+        cord: False leaves out cord and canal; all labels are empty.
+        axial_si_mm: S-I extent of the axial contrasts (T2star, MT, DWI); None for that of the others.
+        oblique_deg: how far the axial slices may be tipped about the R-L axis.
+        num_processes: subjects made at a time.
+        progress: whether a bar is shown.
+
+    Raises:
+        UserError: for arguments out of range, a field of view too small for the cord, or a folder with other
+        content.
+    """
+    if n < 1 or num_processes < 1:
+        raise UserError(f"n and num_processes must be 1 or more, got {n} and {num_processes}")
+    rl, ap, si = (float(extent) for extent in fov_mm)
+    spec = PhantomSpec(
+        seed, (rl, ap, si), tuple(contrasts), float(shift_mm), cord, axial_si_mm, float(oblique_deg)
+    )
+    for number in range(1, n + 1):
+        check_cord_fits(spec, number)
+    folder = Path(output)
+    _check_folder(folder, spec, n)
+    try:
+        _write_dataset(folder, spec, n, num_processes=num_processes, progress=progress)
+    except OSError as error:
+        raise UserError(f"cannot write the phantom to {folder}: {error}") from error
+    return folder
+
+
+def _write_dataset(folder: Path, spec: PhantomSpec, n: int, *, num_processes: int, progress: bool) -> None:
+    make_folder(folder)
+    _write_descriptions(folder, spec, n)
+    missing = [number for number in range(1, n + 1) if not (folder / subject_name(number)).exists()]
+    with tqdm(total=n, initial=n - len(missing), desc="phantom", unit="subject", disable=not progress) as bar:
+        if num_processes == 1 or len(missing) < 2:  # noqa: PLR2004
+            for number in missing:
+                write_subject(folder, spec, number)
+                bar.update()
+        else:
+            _write_in_parallel(folder, spec, missing, min(num_processes, len(missing)), bar)
+    _write_participants(folder, spec, n)
+
+
+def _write_in_parallel(
+    folder: Path, spec: PhantomSpec, numbers: list[int], num_processes: int, bar: "tqdm[Any]"
+) -> None:
+    # Spawned, not forked: callers may hold threads.
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+        futures: list[Future[None]] = [pool.submit(write_subject, folder, spec, number) for number in numbers]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _check_folder(folder: Path, spec: PhantomSpec, n: int) -> None:
+    """Raise a UserError if the folder holds anything but the beginning of this phantom."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    try:
+        there = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))["Phantom"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is not empty and holds no phantom: choose another folder") from None
+    asked = _parameters(spec)
+    different = [
+        f"{key} {there.get(key)} there, {asked[key]} asked for"
+        for key in asked
+        if there.get(key) != asked[key]
+    ]
+    if different:
+        raise UserError(f"{folder} holds another phantom ({'; '.join(different)}): choose another folder")
+    surplus = [path.name for path in folder.glob("sub-*") if int(path.name.removeprefix("sub-")) > n]
+    if surplus:
+        raise UserError(
+            f"{folder} holds {n + len(surplus)} subjects, {n} asked for: choose another folder or a larger n"
+        )
+
+
+def _parameters(spec: PhantomSpec) -> dict[str, Any]:
+    """Return what decides the voxels, as JSON gives it back."""
+    parameters: dict[str, Any] = json.loads(json.dumps({"version": __version__, **asdict(spec)}))
+    return parameters
+
+
+def write_subject(folder: Path, spec: PhantomSpec, number: int) -> None:
+    """Write all files of a subject aside, then move them, the images last: these mean that it is complete."""
+    name = subject_name(number)
+    partial = folder / f".partial-{name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    places = {partial / "labels": folder / LABELS, partial / "truth": folder / TRUTH, partial / "raw": folder}
+    try:
+        subject = simulate_subject(spec, number)
+        for contrast in spec.contrasts:
+            _write_image(partial, simulate(spec, number, contrast, subject), spec, number)
+        for source, target in places.items():
+            shutil.rmtree(target / name, ignore_errors=True)
+            target.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_image(partial: Path, simulated: Simulated, spec: PhantomSpec, number: int) -> None:
+    contrast = simulated.contrast
+    source = contrast.source_name(subject_name(number))
+    raw, labels, truth = (partial / kind / contrast.folder for kind in ("raw", "labels", "truth"))
+    for folder in (raw, labels, truth):
+        folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "RawSources": [f"bids::{subject_name(number)}/{contrast.folder}/{source}.nii.gz"],
+        "SliceAxis": simulated.slice_axis,
+        "GeneratedBy": [_generated_by(spec, number)],
+    }
+
+    def write(path: Path, voxels: npt.NDArray[Any], details: dict[str, Any]) -> None:
+        _write_nifti(path.with_name(path.name + ".nii.gz"), voxels, simulated.affine)
+        write_json(path.with_name(path.name + ".json"), details)
+
+    write(raw / source, simulated.image, {
+        "Modality": "MR", "SliceThickness": contrast.voxel_mm[2], "ContrastName": contrast.name,
+        "Simulated": True, "GeneratedBy": about["GeneratedBy"],
+    })  # fmt: skip
+    write(labels / (source + MASK_SUFFIX), simulated.mask, {
+        **about, "Type": "ROI", "Manual": False,
+        "Description": "The cord as a rater of this contrast outlines it, with the contrast's bias",
+        "AreaBias": contrast.mask_area_bias,
+    })  # fmt: skip
+    write(truth / (source + TRUTH_SUFFIX), simulated.truth, {
+        **about, "Type": "ROI", "Description": "Share of each voxel that is spinal cord, from the geometry",
+    })  # fmt: skip
+    write(truth / (source + LEVELS_SUFFIX), simulated.levels, {
+        **about, "Description": "Vertebral level in the canal: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5",
+    })  # fmt: skip
+    _write_csa(truth / f"{source}{CSA_SUFFIX}.tsv", simulated)
+    write_json(
+        truth / f"{source}{CSA_SUFFIX}.json",
+        {**about, **{k: {"Description": v} for k, v in CSA_COLUMNS.items()}},
+    )
+
+
+def _write_csa(path: Path, simulated: Simulated) -> None:
+    columns = [
+        [f"{value:.0f}" if name in _INTEGER_COLUMNS else f"{value:.4f}" for value in simulated.csa[name]]
+        for name in CSA_COLUMNS
+    ]
+    _write_tsv(path, list(CSA_COLUMNS), [list(row) for row in zip(*columns, strict=True)])
+
+
+def _write_descriptions(folder: Path, spec: PhantomSpec, n: int) -> None:
+    common = {"BIDSVersion": "1.9.0", "GeneratedBy": [_generated_by(spec, n)]}
+    write_json(folder / _DESCRIPTION, {
+        "Name": "Spinal cord phantom", "DatasetType": "raw", **common, "Phantom": _parameters(spec),
+    })  # fmt: skip
+    for derivative, name in (
+        (LABELS, "Cord masks, biased by contrast"),
+        (TRUTH, "True cord: shares, levels, areas"),
+    ):
+        make_folder(folder / derivative)
+        description = {"Name": name, "DatasetType": "derivative", **common}
+        write_json(folder / derivative / _DESCRIPTION, description)
+    text = "Simulated MRI of a spinal cord with known truth, made by nnunet-softseg. No person was scanned.\n"
+    with replacing(folder / "README") as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _generated_by(spec: PhantomSpec, n: int) -> dict[str, Any]:
+    return {"Name": "nnunet-softseg", "Version": __version__, "Seed": spec.seed, "Command": _command(spec, n)}
+
+
+def _command(spec: PhantomSpec, n: int) -> str:
+    """Return the command that makes the phantom up to its n-th subject."""
+    words = ["nnunet-softseg phantom -o BIDS", f"-n {n}", f"--seed {spec.seed}"]
+    words += [
+        "--fov-mm " + " ".join(f"{extent:g}" for extent in spec.fov_mm),
+        f"--contrasts {' '.join(spec.contrasts)}",
+    ]
+    words += [f"--shift-mm {spec.shift_mm:g}"] * (spec.shift_mm > 0) + ["--no-cord"] * (not spec.cord)
+    words += [f"--oblique-deg {spec.oblique_deg:g}"] * (spec.oblique_deg > 0)
+    words += [f"--axial-si-mm {spec.axial_si_mm:g}"] if spec.axial_si_mm is not None else []
+    return " ".join(words)
+
+
+def _write_participants(folder: Path, spec: PhantomSpec, n: int) -> None:
+    rows = []
+    for number in range(1, n + 1):
+        anatomy = draw_subject_anatomy(spec, number)
+        rows.append([subject_name(number), f"{anatomy.csa_c2c3_mm2 * anatomy.has_cord:.4f}"])
+    _write_tsv(folder / "participants.tsv", ["participant_id", "csa_c2c3_mm2"], rows)
+    meaning = (
+        "True area of the cord perpendicular to its centreline, mean over C2 and C3, mm2; 0 without cord"
+    )
+    write_json(folder / "participants.json", {"csa_c2c3_mm2": {"Description": meaning, "Units": "mm2"}})
+
+
+def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, "scanner")
+    image.set_qform(affine, "scanner")
+    image.header["descrip"] = f"nnunet-softseg {__version__} phantom".encode()
+    image.to_filename(path)
+
+
+def _write_tsv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
