@@ -37,7 +37,10 @@ def plans(size: str) -> dict[str, Any]:
         "normalization_schemes": ["ZScoreNormalization"],
         "use_mask_for_norm": [False],
         "batch_dice": False,
-        **{f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in ("data", "seg", "probabilities")},
+        **{
+            f"resampling_fn_{kind}": "resample_data_or_seg_to_shape"
+            for kind in ("data", "seg", "probabilities")
+        },
         **{f"resampling_fn_{kind}_kwargs": resampling for kind in ("data", "seg", "probabilities")},
         "architecture": {
             "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -76,7 +79,11 @@ def make(trainer: type, size: str, device: str) -> Any:
     """Return an initialised trainer without data; only its step is run."""
     import torch
 
-    dataset_json = {"labels": {"background": 0, "cord": 1}, "channel_names": {"0": "MRI"}, "file_ending": ".nii.gz"}
+    dataset_json = {
+        "labels": {"background": 0, "cord": 1},
+        "channel_names": {"0": "MRI"},
+        "file_ending": ".nii.gz",
+    }
     with contextlib.redirect_stdout(io.StringIO()):
         made = trainer(plans(size), "3d_fullres", 0, dataset_json, torch.device(device))
         Path(made.preprocessed_dataset_folder).mkdir(parents=True, exist_ok=True)
@@ -103,8 +110,12 @@ def batches(made: Any, size: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(FEATURES), default="demo", help="network and patch (default: demo)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", choices=list(FEATURES), default="demo", help="network and patch (default: demo)"
+    )
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each trainer (default: 30)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default: cpu")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -125,7 +136,10 @@ def measure(size: str, steps: int, device: str) -> dict[str, Any]:
 
     from nnunet_softseg.trainer import nnUNetTrainerSoftSeg, nnUNetTrainerSoftSegRawLoss
 
-    trainers = {cls.__name__: make(cls, size, device) for cls in (nnUNetTrainer, nnUNetTrainerSoftSeg, nnUNetTrainerSoftSegRawLoss)}
+    trainers = {
+        cls.__name__: make(cls, size, device)
+        for cls in (nnUNetTrainer, nnUNetTrainerSoftSeg, nnUNetTrainerSoftSegRawLoss)
+    }
     hard, soft = batches(next(iter(trainers.values())), size)
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for step in range(steps + 3):
@@ -147,7 +161,9 @@ def measure(size: str, steps: int, device: str) -> dict[str, Any]:
         "median_seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
         # Steps are paired in time: the median of ratios is steadier than the ratio of medians.
         "ratio_to_vanilla": {
-            name: round(statistics.median(ours / theirs for ours, theirs in zip(values, vanilla, strict=True)), 4)
+            name: round(
+                statistics.median(ours / theirs for ours, theirs in zip(values, vanilla, strict=True)), 4
+            )
             for name, values in seconds.items()
         },
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),

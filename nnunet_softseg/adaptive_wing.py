@@ -88,4 +88,8 @@ class AdaptiveWingLoss(nn.Module):
 
 
 def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) or not values.is_floating_point() else values
+    return (
+        values.float()
+        if values.dtype in (torch.float16, torch.bfloat16) or not values.is_floating_point()
+        else values
+    )

@@ -68,7 +68,9 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
         if self.hard_threshold is not None:
             target = (target > self.hard_threshold).to(target.dtype)
         data_dict["segmentation"] = (
-            target.contiguous() if self.deep_supervision_scales is None else average_down(target, self.deep_supervision_scales)
+            target.contiguous()
+            if self.deep_supervision_scales is None
+            else average_down(target, self.deep_supervision_scales)
         )
         return data_dict
 

@@ -103,7 +103,9 @@ def network_box(shape: Sequence[int], patch_size: Sequence[int], si_axis: int | 
 
 def inside(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
     """Return the slices of a case of that shape that lie inside the box."""
-    return tuple(slice(max(start, 0), min(stop, size)) for (start, stop), size in zip(box, shape, strict=True))
+    return tuple(
+        slice(max(start, 0), min(stop, size)) for (start, stop), size in zip(box, shape, strict=True)
+    )
 
 
 def kept_mass(soft_target: npt.NDArray[np.floating[Any]], box: Box) -> npt.NDArray[np.float64]:

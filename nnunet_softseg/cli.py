@@ -65,21 +65,26 @@ def _add_phantom(subparsers: Subparsers) -> None:
         subparsers,
         "phantom",
         "multi-contrast cord phantom with exact partial volume, per-contrast biased masks, levels, true CSA",
-        "Writes a BIDS folder: images, derivatives/labels (masks as raters draw them, biased by contrast) and "
-        "derivatives/truth\n(share of cord in every voxel, levels, areas). The same arguments give the same "
-        "files, bit by bit. A call that was\ninterrupted can be repeated; a larger -n adds subjects.",
+        "Writes a BIDS folder: images, derivatives/labels (masks as raters draw them, biased by contrast)\n"
+        "and derivatives/truth (share of cord in every voxel, levels, areas). The same arguments give the\n"
+        "same files, bit by bit. A call that was interrupted can be repeated; a larger -n adds subjects.",
     )
     parser.add_argument("-o", dest="output", required=True, metavar="BIDS", help="folder to write")
     parser.add_argument("-n", type=int, default=12, help="number of subjects")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument(
-        "--fov-mm", type=float, nargs=3, metavar=("RL", "AP", "SI"), default=(72.0, 72.0, 96.0), help="of images"
+        "--fov-mm",
+        type=float,
+        nargs=3,
+        metavar=("RL", "AP", "SI"),
+        default=(72.0, 72.0, 96.0),
+        help="extent of the images in mm",
     )
     parser.add_argument(
         "--contrasts", nargs="+", metavar="NAME", help="of T1w T2w T2star mt-on mt-off dwi; all if not given"
     )
     parser.add_argument(
-        "--shift-mm", type=float, default=0.0, metavar="MM", help="largest shift in plane between T2w and others"
+        "--shift-mm", type=float, default=0.0, metavar="MM", help="largest in-plane shift against T2w"
     )
     parser.add_argument(
         "--axial-si-mm", type=float, metavar="MM", help="S-I extent of T2star, mt-on, mt-off, dwi, if shorter"

@@ -75,7 +75,9 @@ class SoftLabelDataset:
             # Nothing looks at it: a view of a single 0 saves reading it.
             segmentation = np.broadcast_to(np.int16(0), (1, *image.shape[1:]))
         if self.si_axis is not None:
-            labelled = [rows[:, 1 + self.si_axis] for rows in properties["class_locations"].values() if len(rows)]
+            labelled = [
+                rows[:, 1 + self.si_axis] for rows in properties["class_locations"].values() if len(rows)
+            ]
             foreground_si = np.concatenate(labelled) if labelled else np.empty(0, dtype=np.int64)
             centres = patch_centres(image.shape[1:], self.patch_size, self.si_axis, foreground_si)
             properties = {**properties, "class_locations": centres}

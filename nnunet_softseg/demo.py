@@ -55,7 +55,9 @@ class Demo:
 
     def environment(self) -> dict[str, str]:
         """nnU-Net's folders inside the output, and processes for a small machine."""
-        folders = {name: str(self.output / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+        folders = {
+            name: str(self.output / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        }
         workers = {"nnUNet_n_proc_DA": str(self.num_processes), "nnUNet_def_n_proc": str(self.num_processes)}
         # Half of a small network's time on a CPU goes into memory that glibc hands back and takes again.
         heap = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_MAX_": "0"}
@@ -95,10 +97,15 @@ def _steps(here: Demo, seed: int) -> list[tuple[str, Callable[[], object]]]:
     steps: list[tuple[str, Callable[[], object]]] = [
         (
             f"phantom of {SUBJECTS} subjects",
-            lambda: phantom.phantom(bids, n=SUBJECTS, seed=seed, fov_mm=FOV_MM, num_processes=here.num_processes),
+            lambda: phantom.phantom(
+                bids, n=SUBJECTS, seed=seed, fov_mm=FOV_MM, num_processes=here.num_processes
+            ),
         ),
         ("nnU-Net dataset", lambda: _convert(here, bids)),
-        ("plan and preprocess", lambda: _nnunet(here, "plan", "nnUNetv2_plan_and_preprocess", _plan_arguments(here))),
+        (
+            "plan and preprocess",
+            lambda: _nnunet(here, "plan", "nnUNetv2_plan_and_preprocess", _plan_arguments(here)),
+        ),
     ]
     for method, trainer in TRAINERS.items():
         steps.append((f"train {method} ({trainer})", lambda m=method: _train(here, m)))
@@ -135,11 +142,33 @@ def _convert(here: Demo, bids: Path) -> None:
 
 def _plan_arguments(here: Demo) -> list[str]:
     processes = str(here.num_processes)
-    return ["-d", str(DATASET_ID), "-c", "3d_fullres", "-pl", "SoftSegDemoPlanner", "-npfp", processes, "-np", processes]
+    return [
+        "-d",
+        str(DATASET_ID),
+        "-c",
+        "3d_fullres",
+        "-pl",
+        "SoftSegDemoPlanner",
+        "-npfp",
+        processes,
+        "-np",
+        processes,
+    ]
 
 
 def _train(here: Demo, method: str) -> None:
-    arguments = [str(DATASET_ID), "3d_fullres", "0", "-tr", TRAINERS[method], "-p", PLANS, "-device", "cpu", "--c"]
+    arguments = [
+        str(DATASET_ID),
+        "3d_fullres",
+        "0",
+        "-tr",
+        TRAINERS[method],
+        "-p",
+        PLANS,
+        "-device",
+        "cpu",
+        "--c",
+    ]
     _nnunet(here, f"train_{method}", "nnUNetv2_train", arguments, count=r"^.*: Epoch (\d+)")
 
 
@@ -154,14 +183,20 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count:
     """Run a stock command, its output in a log file, a bar that counts the lines that match."""
     executable = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
     if executable is None:
-        raise UserError(f"{command} is not installed beside {sys.executable}: expected nnU-Net there; run nnunet-softseg doctor")
+        raise UserError(
+            f"{command} is not installed beside {sys.executable}: expected nnU-Net there; run nnunet-softseg doctor"
+        )
     print(f"  $ {command} {' '.join(arguments)}", flush=True)
     log_file = here.output / "logs" / f"{log}.txt"
     with (
         log_file.open("w", encoding="utf-8") as stream,
         tqdm(unit="", desc=f"  {log}", leave=False) as bar,
         subprocess.Popen(
-            [executable, *arguments], env=here.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [executable, *arguments],
+            env=here.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process,
     ):
         for line in process.stdout or ():
@@ -170,13 +205,21 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count:
                 bar.update()
     if process.returncode != 0:
         last = log_file.read_text(encoding="utf-8").strip().splitlines()[-1:] or ["no output"]
-        raise UserError(f"{command} failed (exit code {process.returncode}): {last[0].strip()}; see {log_file}")
+        raise UserError(
+            f"{command} failed (exit code {process.returncode}): {last[0].strip()}; see {log_file}"
+        )
 
 
 def _measure(here: Demo) -> pd.DataFrame:
     """Return the measures of every test case, a row per method and case."""
     rows = [
-        {"method": method, "case": case, "subject": case.split("_")[0], "contrast": case.split("_", 1)[1], **measures}
+        {
+            "method": method,
+            "case": case,
+            "subject": case.split("_")[0],
+            "contrast": case.split("_", 1)[1],
+            **measures,
+        }
         for method in TRAINERS
         for case, measures in ((case, _measure_case(here, method, case)) for case in _test_cases(here))
     ]
@@ -244,8 +287,15 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Dice, boundary MAE, |CSA error| in percent, STD of CSA over the contrasts of a subject in mm2 (ddof 1), background in mm3.
     """
-    by_contrast = table.assign(csa_error_percent=table.csa_error_percent.abs()).groupby(["method", "contrast"])
-    summary = by_contrast[["dice", "boundary_mae", "csa_error_percent", "background_mm3"]].mean().groupby("method").mean()
+    by_contrast = table.assign(csa_error_percent=table.csa_error_percent.abs()).groupby(
+        ["method", "contrast"]
+    )
+    summary = (
+        by_contrast[["dice", "boundary_mae", "csa_error_percent", "background_mm3"]]
+        .mean()
+        .groupby("method")
+        .mean()
+    )
     deviation = table.groupby(["method", "subject"])["csa_mm2"].std(ddof=1).groupby("method").mean()
     return summary.assign(std_csa_mm2=deviation)
 
@@ -260,7 +310,9 @@ def _print_summary(here: Demo, table: pd.DataFrame, seconds: float) -> None:
     }
     summary = summarise(table)[list(names)].rename(columns=names).reindex(list(TRAINERS))
     subjects, contrasts = table.subject.nunique(), table.contrast.nunique()
-    print(f"\n{subjects} unseen subjects x {contrasts} contrasts, against the exact cord fraction of every voxel:\n")
+    print(
+        f"\n{subjects} unseen subjects x {contrasts} contrasts, against the exact cord fraction of every voxel:\n"
+    )
     print(summary.to_string(float_format=lambda value: f"{value:.3f}"))
     print(
         f"\nbackground: summed map farther than {FAR_MM:.0f} mm from the cord. A network this small, trained for minutes, shows that "

@@ -60,14 +60,18 @@ def export_prediction(
         return
     started = time.perf_counter()
     dataset_json: dict[str, Any] = (
-        load_json(dataset_json_dict_or_file) if isinstance(dataset_json_dict_or_file, str) else dataset_json_dict_or_file
+        load_json(dataset_json_dict_or_file)
+        if isinstance(dataset_json_dict_or_file, str)
+        else dataset_json_dict_or_file
     )
     label_manager = plans_manager.get_label_manager(dataset_json)
     settings = SoftSegSettings.from_plans(plans_manager.plans)
     record = case_record.start(properties_dict)
     labels = label_manager.foreground_labels
     names = label_names(dataset_json, labels)
-    on_network_grid = _without_residue(np.asarray(predicted_array_or_file, dtype=np.float32), names, settings, record)
+    on_network_grid = _without_residue(
+        np.asarray(predicted_array_or_file, dtype=np.float32), names, settings, record
+    )
     label_map, soft_maps = convert_predicted_logits_to_segmentation_with_correct_shape(
         on_network_grid,
         plans_manager,
@@ -91,9 +95,13 @@ def export_prediction(
         plans_manager.image_reader_writer_class().write_seg(label_map, str(aside), properties_dict)
 
 
-def _without_residue(soft_maps: Map, names: list[str], settings: SoftSegSettings, record: dict[str, Any]) -> Map:
+def _without_residue(
+    soft_maps: Map, names: list[str], settings: SoftSegSettings, record: dict[str, Any]
+) -> Map:
     """Return the soft maps with the background exactly 0, and note how much that took away."""
-    cleaned = np.stack([keep_supported(label, settings.core_threshold, settings.support_threshold) for label in soft_maps])
+    cleaned = np.stack(
+        [keep_supported(label, settings.core_threshold, settings.support_threshold) for label in soft_maps]
+    )
     for name, before, after in zip(names, soft_maps, cleaned, strict=True):
         total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
         label = record["labels"].setdefault(name, {})
@@ -103,7 +111,9 @@ def _without_residue(soft_maps: Map, names: list[str], settings: SoftSegSettings
 
 def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:
     for name, soft_map in zip(names, soft_maps, strict=True):
-        record["labels"][name]["soft_volume_mm3"] = round(float(soft_map.sum(dtype=np.float64)) * voxel_volume_mm3, 3)
+        record["labels"][name]["soft_volume_mm3"] = round(
+            float(soft_map.sum(dtype=np.float64)) * voxel_volume_mm3, 3
+        )
         if not soft_map.any():
             case_record.add_warning(record, f"nothing found of {name}: its soft map is empty")
 
@@ -188,7 +198,9 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 
-def _report(target: Path, record: dict[str, Any], plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
+def _report(
+    target: Path, record: dict[str, Any], plans: Mapping[str, Any], settings: SoftSegSettings
+) -> None:
     """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
     path = target.parent / REPORT
     entry = plans[PLANS_KEY]

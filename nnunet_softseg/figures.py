@@ -57,9 +57,21 @@ def draw_comparison(rows: list[Panels], path: Path) -> None:
         line[0].set_ylabel(row.title, fontsize=11)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=11)
-    figure.colorbar(shown["map"], ax=axes[:, 1 : 2 + len(methods)], label="soft map", location="bottom", shrink=0.5, aspect=40)
     figure.colorbar(
-        shown["difference"], ax=axes[:, 2 + len(methods) :], label="difference", location="bottom", shrink=0.5, aspect=40
+        shown["map"],
+        ax=axes[:, 1 : 2 + len(methods)],
+        label="soft map",
+        location="bottom",
+        shrink=0.5,
+        aspect=40,
+    )
+    figure.colorbar(
+        shown["difference"],
+        ax=axes[:, 2 + len(methods) :],
+        label="difference",
+        location="bottom",
+        shrink=0.5,
+        aspect=40,
     )
     with replacing(path) as aside:
         figure.savefig(aside, dpi=130)

@@ -75,7 +75,9 @@ def _blend_tiles(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     return raw[(slice(None), *back[1:])].cpu()
 
 
-def _blend(predictor: Any, image: torch.Tensor, slicers: Sequence[tuple[Any, ...]], collect_on: torch.device) -> torch.Tensor:
+def _blend(
+    predictor: Any, image: torch.Tensor, slicers: Sequence[tuple[Any, ...]], collect_on: torch.device
+) -> torch.Tensor:
     """Sum the tiles under nnU-Net's Gaussian, in float32: nnU-Net's half precision would cost the map its third digit."""
     patch_size = tuple(predictor.configuration_manager.patch_size)
     heads = predictor.label_manager.num_segmentation_heads
@@ -106,13 +108,20 @@ def _flag_border(record: dict[str, Any], predictor: Any, soft_map: torch.Tensor,
     """Flag a soft map that reaches a face of the crop behind which the image goes on: it may be cut off there."""
     for axis, ((start, stop), size) in enumerate(zip(box, soft_map.shape[1:], strict=True)):
         for face, image_goes_on in ((start, start > 0), (stop - 1, stop < size)):
-            if image_goes_on and bool((soft_map.select(1 + axis, face) > SoftSegSettings.hard_threshold).any()):
+            if image_goes_on and bool(
+                (soft_map.select(1 + axis, face) > SoftSegSettings.hard_threshold).any()
+            ):
                 case_record.add_warning(
-                    record, "the soft map touches the border of the fixed patch: the structure may be cut off, look at it"
+                    record,
+                    "the soft map touches the border of the fixed patch: the structure may be cut off, look at it",
                 )
 
 
 def label_names(dataset_json: dict[str, Any], foreground_labels: Sequence[int]) -> list[str]:
     """Return the names of the foreground labels, in the order of the channels."""
-    by_value = {int(value): name for name, value in dataset_json["labels"].items() if not isinstance(value, list | tuple)}
+    by_value = {
+        int(value): name
+        for name, value in dataset_json["labels"].items()
+        if not isinstance(value, list | tuple)
+    }
     return [by_value[int(value)] for value in foreground_labels]

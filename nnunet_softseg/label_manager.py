@@ -45,8 +45,12 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
             )
         is_tensor = isinstance(predicted_probabilities, torch.Tensor)
         soft = predicted_probabilities.cpu().numpy() if is_tensor else predicted_probabilities
-        labels = np.asarray(self.foreground_labels, dtype=np.uint16 if max(self.foreground_labels) > 255 else np.uint8)
-        label_map = np.where(soft.max(axis=0) > SoftSegSettings.hard_threshold, labels[soft.argmax(axis=0)], 0)
+        labels = np.asarray(
+            self.foreground_labels, dtype=np.uint16 if max(self.foreground_labels) > 255 else np.uint8
+        )
+        label_map = np.where(
+            soft.max(axis=0) > SoftSegSettings.hard_threshold, labels[soft.argmax(axis=0)], 0
+        )
         label_map = label_map.astype(labels.dtype, copy=False)
         return torch.from_numpy(label_map) if is_tensor else label_map
 

@@ -64,7 +64,9 @@ def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> d
         ValueError: if the shapes differ.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(f"prediction and reference must lie on one grid, got {prediction.shape} and {reference.shape}")
+        raise ValueError(
+            f"prediction and reference must lie on one grid, got {prediction.shape} and {reference.shape}"
+        )
     return {
         "dice": dice(prediction, reference),
         "soft_dice": soft_dice(prediction, reference),

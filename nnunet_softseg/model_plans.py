@@ -47,7 +47,10 @@ def soft_plans(plans: Mapping[str, Any], trainer: str, settings: SoftSegSettings
 
 def versions() -> dict[str, str]:
     """Return the versions that decide a result."""
-    return {"nnunet_softseg": __version__, **{name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")}}
+    return {
+        "nnunet_softseg": __version__,
+        **{name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")},
+    }
 
 
 def require_supported(
@@ -62,9 +65,13 @@ def require_supported(
     labels = dataset_json["labels"]
     vanilla = "train it with nnUNetTrainer"
     if "ignore" in labels:
-        raise UserError(f"{dataset}/dataset.json has an ignore label, which soft training does not support yet: {vanilla}")
+        raise UserError(
+            f"{dataset}/dataset.json has an ignore label, which soft training does not support yet: {vanilla}"
+        )
     if any(isinstance(value, list | tuple) and len(value) > 1 for value in labels.values()):
-        raise UserError(f"{dataset}/dataset.json has region-based labels, which soft training does not support yet: {vanilla}")
+        raise UserError(
+            f"{dataset}/dataset.json has region-based labels, which soft training does not support yet: {vanilla}"
+        )
     entry = plans["configurations"].get(configuration, {})
     if entry.get("previous_stage") is not None:
         raise UserError(

@@ -10,11 +10,11 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 class SoftSegDemoPlanner(ExperimentPlanner):  # type: ignore[misc]
     """A network small enough to train on a laptop's CPU in minutes; for trying things out, not for results.
 
-    1 mm isotropic, as the paper; a patch of 64 x 48 x 32 voxels (S-I, A-P, R-L) at most; 8 to 64 features. nnU-Net does the
+    1 mm isotropic, as the paper; a patch of 64 x 40 x 32 voxels (S-I, A-P, R-L) at most; 8 to 64 features. nnU-Net does the
     rest: `nnUNetv2_plan_and_preprocess -d 900 -c 3d_fullres -pl SoftSegDemoPlanner`.
     """
 
-    PATCH_SIZE = (64, 48, 32)
+    PATCH_SIZE = (64, 40, 32)
     FEATURES = (8, 16, 32, 64)
     BATCH_SIZE = 2
 
@@ -40,9 +40,13 @@ class SoftSegDemoPlanner(ExperimentPlanner):  # type: ignore[misc]
         self.UNet_base_num_features = self.FEATURES[0]
         self.UNet_max_features_3d = self.FEATURES[-1]
 
-    def determine_resampling(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
+    def determine_resampling(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
         """Return nnU-Net's functions, with thick slices interpolated like the other axes."""
-        image, image_options, segmentation, segmentation_options = super().determine_resampling(*args, **kwargs)
+        image, image_options, segmentation, segmentation_options = super().determine_resampling(
+            *args, **kwargs
+        )
         return (
             image,
             {**image_options, "force_separate_z": False},
@@ -51,7 +55,12 @@ class SoftSegDemoPlanner(ExperimentPlanner):  # type: ignore[misc]
         )
 
     def get_plans_for_configuration(
-        self, spacing: Any, median_shape: Any, data_identifier: str, approximate_n_voxels_dataset: float, _cache: dict[Any, Any]
+        self,
+        spacing: Any,
+        median_shape: Any,
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,
+        _cache: dict[Any, Any],
     ) -> dict[str, Any]:
         """Return nnU-Net's plan, with the small patch and network in 3d."""
         plan: dict[str, Any] = super().get_plans_for_configuration(

@@ -61,7 +61,9 @@ class SoftSegLoss(nn.Module):
         targets = [target] if isinstance(target, torch.Tensor) else list(target)
         losses = [
             weight * self._level_loss(raw, soft, reference)
-            for raw, soft, weight, reference in zip(outputs, targets, self.level_weights, self._references, strict=True)
+            for raw, soft, weight, reference in zip(
+                outputs, targets, self.level_weights, self._references, strict=True
+            )
         ]
         return torch.stack(losses).sum()
 
@@ -69,7 +71,9 @@ class SoftSegLoss(nn.Module):
         raw = raw.float()
         if torch.is_grad_enabled():
             follow_peak(reference, raw, target, self.momentum)
-        prediction = normalised_for_loss(raw, target, self.floor_fraction, reference) if self.normalise else raw
+        prediction = (
+            normalised_for_loss(raw, target, self.floor_fraction, reference) if self.normalise else raw
+        )
         return self.voxel_loss(prediction, target)
 
 
@@ -95,8 +99,8 @@ def normalised_for_loss(
 ) -> torch.Tensor:
     """Return NormReLU of a patch, as it will be in the whole case, and with a gradient wherever there is a label.
 
-    At inference the plateau of the case becomes 1. A patch holds only a part of its case, and a coarse level only averages:
-    there the plateau of the raw output stands for that of the target. A patch without a label (below 0.5) is measured against
+    At inference the plateau of the case becomes 1, and so it does here where the target reaches 1. A patch may hold only the
+    fringe of the structure, and a coarse level only averages: there the plateau becomes the largest target. A patch without a label (below 0.5) is measured against
     the running plateau instead, so that it learns to stay low. Where the target is positive the raw output is not cut off at
     0: a head that has gone negative everywhere still gets a gradient back. Where the target is below 1 it is not cut off at 1.
 
@@ -106,7 +110,7 @@ def normalised_for_loss(
         floor_fraction: of the running plateau, smallest denominator.
         reference: (label,) running plateau, 0 where not known yet.
     """
-    height = plateau(target)
+    height = peak(target)
     running = broadcast_floor(reference, raw).expand_as(height)
     labelled = torch.maximum(plateau(raw), floor_fraction * running) / height.clamp(min=LABELLED)
     denominator = torch.where(height > LABELLED, labelled, running)

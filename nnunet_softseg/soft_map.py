@@ -34,7 +34,10 @@ def keep_supported(
     if not above.any():
         return kept
     # Only the surroundings of what is above the threshold are worked on: the rest is 0 in any case.
-    box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in ndimage.find_objects(above.astype(np.uint8))[0])
+    box = tuple(
+        slice(max(part.start - 1, 0), part.stop + 1)
+        for part in ndimage.find_objects(above.astype(np.uint8))[0]
+    )
     neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
     components, count = ndimage.label(above[box], structure=neighbours)
     has_core = np.zeros(count + 1, dtype=bool)
@@ -76,6 +79,8 @@ def resample_soft_map(
     if list(cleaned.shape[1:]) == size:
         return cleaned
     # Half-pixel centres and a clamped edge: the convention of skimage.transform.resize, which nnU-Net uses for the image.
-    resampled = interpolate(torch.from_numpy(cleaned)[None], size=size, mode="trilinear", align_corners=False)[0]
+    resampled = interpolate(
+        torch.from_numpy(cleaned)[None], size=size, mode="trilinear", align_corners=False
+    )[0]
     result: npt.NDArray[np.float32] = resampled.clamp(0, 1).numpy()
     return result

@@ -31,7 +31,12 @@ from nnunet_softseg.network import add_reference_peak, reference_peak
 from nnunet_softseg.norm_relu import norm_relu
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_loss import SoftSegLoss, VoxelLoss
-from nnunet_softseg.soft_target import PreparationReport, all_up_to_date, prepare_soft_targets, soft_target_folder
+from nnunet_softseg.soft_target import (
+    PreparationReport,
+    all_up_to_date,
+    prepare_soft_targets,
+    soft_target_folder,
+)
 from nnunet_softseg.training_log import SoftSegLogger, online_measures
 from nnunet_softseg.validation import write_soft_summary
 
@@ -86,7 +91,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     ) -> nn.Module:
         """Return nnU-Net's network with one output per foreground label and the running peak of its raw output."""
         network = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
         )
         return add_reference_peak(network, num_output_channels)
 
@@ -109,14 +118,18 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def _prepare_soft_targets(self) -> PreparationReport | None:
         """Let rank 0 prepare while the others wait; files tell them, as a barrier would time out on a large dataset."""
         dataset = {
-            "dataset_folder_raw": Path(nnUNet_raw.get()) / self.plans_manager.dataset_name if nnUNet_raw.is_set() else None,
+            "dataset_folder_raw": Path(nnUNet_raw.get()) / self.plans_manager.dataset_name
+            if nnUNet_raw.is_set()
+            else None,
             "preprocessed_folder": Path(self.preprocessed_dataset_folder),
             "plans_manager": self.plans_manager,
             "configuration_name": self.configuration_name,
             "dataset_json": self.dataset_json,
         }
         if dataset["dataset_folder_raw"] is None:
-            raise UserError("nnUNet_raw is not set: training reads softLabelsTr there; set it as for nnUNetv2_preprocess")
+            raise UserError(
+                "nnUNet_raw is not set: training reads softLabelsTr there; set it as for nnUNetv2_preprocess"
+            )
         report = None
         if self.local_rank == 0:
             report = prepare_soft_targets(
@@ -145,7 +158,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         properties = load_pickle(str(case))
         entry["orientation"] = array_orientation(properties, self.plans_manager.transpose_forward)
         entry["si_axis"] = (
-            superior_inferior_axis(properties, self.plans_manager.transpose_forward) if self.settings.center_crop else None
+            superior_inferior_axis(properties, self.plans_manager.transpose_forward)
+            if self.settings.center_crop
+            else None
         )
 
     def _write_record(self, report: PreparationReport) -> None:
@@ -223,7 +238,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """Return Adam and cosine annealing to 0 over all epochs (Bedard et al. 2025, section 3.4)."""
-        optimizer = torch.optim.Adam(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay
+        )
         return optimizer, CosineSchedule(optimizer, self.initial_lr, self.num_epochs)
 
     # Online validation
@@ -232,19 +249,28 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Return the loss and the sums behind the soft measures of one batch, at full resolution."""
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"]
-        levels = [level.to(self.device, non_blocking=True) for level in (target if isinstance(target, list) else [target])]
+        levels = [
+            level.to(self.device, non_blocking=True)
+            for level in (target if isinstance(target, list) else [target])
+        ]
         with autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext():
             output = self.network(data)
             loss = self.loss(output, levels if isinstance(target, list) else levels[0])
         raw = output[0] if isinstance(output, list | tuple) else output
         floor = self.settings.floor_fraction * reference_peak(self.network)
         soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
-        return {"loss": loss.detach().cpu().numpy(), **online_measures(soft_map, levels[0], self.settings.hard_threshold)}
+        return {
+            "loss": loss.detach().cpu().numpy(),
+            **online_measures(soft_map, levels[0], self.settings.hard_threshold),
+        }
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Log nnU-Net's measures and the soft ones; stop a run whose network has gone silent."""
         super().on_validation_epoch_end(val_outputs)
-        sums = {name: self._over_ranks(np.sum(collate_outputs(val_outputs)[name], 0)) for name in SoftSegLogger.SUMS}
+        sums = {
+            name: self._over_ranks(np.sum(collate_outputs(val_outputs)[name], 0))
+            for name in SoftSegLogger.SUMS
+        }
         self.logger.local_logger.log_soft_measures(sums, self.current_epoch)
         self._watch_for_collapse(sums)
 

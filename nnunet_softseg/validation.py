@@ -14,7 +14,9 @@ from nnunet_softseg.model_plans import versions
 SUMMARY = "summary_soft.json"
 
 
-def write_soft_summary(prediction_folder: Path, soft_label_folder: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
+def write_soft_summary(
+    prediction_folder: Path, soft_label_folder: Path, dataset_json: dict[str, Any]
+) -> dict[str, Any]:
     """Compare the soft maps of a folder with the soft labels they should equal, write and return the summary.
 
     Args:
@@ -41,7 +43,9 @@ def write_soft_summary(prediction_folder: Path, soft_label_folder: Path, dataset
     summary = {
         "versions": versions(),
         "units": {"volume_mm3": "mm3", "rve_percent": "percent, positive is over-segmentation"},
-        "mean": {name: _mean([case[name] for case in cases.values() if name in case]) for name in names.values()},
+        "mean": {
+            name: _mean([case[name] for case in cases.values() if name in case]) for name in names.values()
+        },
         "cases": cases,
     }
     write_json(prediction_folder / SUMMARY, summary)
@@ -52,4 +56,7 @@ def _mean(measures: list[dict[str, float]]) -> dict[str, float]:
     if not measures:
         return {}
     table = {name: np.array([case[name] for case in measures]) for name in measures[0]}
-    return {name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan") for name, values in table.items()}
+    return {
+        name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        for name, values in table.items()
+    }

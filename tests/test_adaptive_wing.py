@@ -26,7 +26,9 @@ unit = st.floats(0, 1)
 
 def per_voxel(target: float, prediction: float, **options: float) -> float:
     loss = AdaptiveWingLoss(reduction="none", **options)
-    return float(loss(torch.tensor([prediction], dtype=torch.float64), torch.tensor([target], dtype=torch.float64)))
+    return float(
+        loss(torch.tensor([prediction], dtype=torch.float64), torch.tensor([target], dtype=torch.float64))
+    )
 
 
 def scalar_formula(y: float, x: float, omega: float, epsilon: float, theta: float, alpha: float) -> float:
@@ -103,8 +105,12 @@ def test_reductions_agree() -> None:
     prediction, target = torch.rand(3, 2, 5, 6, 7), torch.rand(3, 2, 5, 6, 7)
     each = AdaptiveWingLoss(reduction="none")(prediction, target)
     assert each.shape == prediction.shape
-    assert float(AdaptiveWingLoss(reduction="sum")(prediction, target)) == pytest.approx(float(each.double().sum()), rel=1e-5)
-    assert float(AdaptiveWingLoss(reduction="mean")(prediction, target)) == pytest.approx(float(each.double().mean()), rel=1e-5)
+    assert float(AdaptiveWingLoss(reduction="sum")(prediction, target)) == pytest.approx(
+        float(each.double().sum()), rel=1e-5
+    )
+    assert float(AdaptiveWingLoss(reduction="mean")(prediction, target)) == pytest.approx(
+        float(each.double().mean()), rel=1e-5
+    )
 
 
 def test_targets_outside_the_unit_interval_are_clamped() -> None:

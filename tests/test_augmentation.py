@@ -29,7 +29,12 @@ def run(transform: BasicTransform, label: torch.Tensor, **options: object) -> di
 
 
 def spatial(**options: object) -> SpatialTransform:
-    defaults = {"patch_center_dist_from_border": 0, "random_crop": False, "border_mode_seg": "constant", "padding_value_seg": -1}
+    defaults = {
+        "patch_center_dist_from_border": 0,
+        "random_crop": False,
+        "border_mode_seg": "constant",
+        "padding_value_seg": -1,
+    }
     return SpatialTransform(patch_size=(32, 32, 32), **{**defaults, **options})
 
 
@@ -46,14 +51,18 @@ def test_rotation_keeps_constant_labels_constant_and_sums(seed: int) -> None:
     np.random.seed(seed)
     rotate = spatial(p_rotation=1, rotation=(-np.pi / 6, np.pi / 6))
     out = run(rotate, torch.cat([torch.full((1, 32, 32, 32), 0.37), ball()]))["segmentation"]
-    np.testing.assert_allclose(out[0, 10:22, 10:22, 10:22], 0.37, atol=1e-6)  # away from the corners that turn in
+    np.testing.assert_allclose(
+        out[0, 10:22, 10:22, 10:22], 0.37, atol=1e-6
+    )  # away from the corners that turn in
     assert float(out[1].sum() / ball().sum()) == pytest.approx(1, abs=0.01)
     assert float(((out[1] > 0.05) & (out[1] < 0.95)).float().mean()) > 0.02  # still a soft edge
 
 
 def test_scaling_scales_the_sum_by_the_cube() -> None:
     np.random.seed(0)
-    out = run(spatial(p_scaling=1, scaling=(1.2, 1.2), p_synchronize_scaling_across_axes=1), ball())["segmentation"]
+    out = run(spatial(p_scaling=1, scaling=(1.2, 1.2), p_synchronize_scaling_across_axes=1), ball())[
+        "segmentation"
+    ]
     # batchgeneratorsv2 scales the sampling grid: 1.2 makes objects smaller
     assert float(out.sum() / ball().sum()) == pytest.approx(1.2**-3, rel=0.01)
 
@@ -63,13 +72,17 @@ def test_mirroring_moves_image_and_label_together() -> None:
     label = torch.rand(1, 6, 5, 4)
     image = label.clone()
     for _ in range(10):
-        out = soft_transforms(MirrorTransform((0, 1, 2)), 1, None)(image=torch.cat([image, label]), segmentation=None)
+        out = soft_transforms(MirrorTransform((0, 1, 2)), 1, None)(
+            image=torch.cat([image, label]), segmentation=None
+        )
         assert torch.equal(out["image"], out["segmentation"])
 
 
 def test_intensity_transforms_leave_the_label_alone() -> None:
     label = ball()
-    gamma = GammaTransform(gamma=(0.7, 1.5), p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1)
+    gamma = GammaTransform(
+        gamma=(0.7, 1.5), p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1
+    )
     assert torch.equal(run(gamma, label)["segmentation"], label)
 
 
@@ -80,7 +93,13 @@ def test_all_of_nnunets_augmentation_keeps_the_label_soft() -> None:
         np.random.seed(1)
         torch.manual_seed(1)
         stock = nnUNetTrainer.get_training_transforms(
-            (16, 32, 32), (-0.5, 0.5), None, (0, 1, 2), dummy_2d, use_mask_for_norm=[False], foreground_labels=[1]
+            (16, 32, 32),
+            (-0.5, 0.5),
+            None,
+            (0, 1, 2),
+            dummy_2d,
+            use_mask_for_norm=[False],
+            foreground_labels=[1],
         )
         for _ in range(25):
             out = run(stock, label.clone(), scales=SCALES)["segmentation"]
@@ -99,7 +118,9 @@ def test_masked_normalisation_still_sees_the_segmentation() -> None:
     segmentation[:, :4] = -1
     np.random.seed(3)
     torch.manual_seed(3)
-    out = soft_transforms(stock, 1, None, keep_segmentation=True)(image=torch.cat([image, label]), segmentation=segmentation)
+    out = soft_transforms(stock, 1, None, keep_segmentation=True)(
+        image=torch.cat([image, label]), segmentation=segmentation
+    )
     assert float(out["image"][:, :4].abs().max()) == 0
     assert torch.equal(out["segmentation"], label)
 
@@ -117,7 +138,9 @@ def test_deep_supervision_averages_down() -> None:
 
 def test_hard_training_thresholds_before_averaging() -> None:
     label = torch.tensor([0.5, 0.51, 0.2, 1.0]).reshape(1, 1, 1, 4).expand(1, 2, 2, 4)
-    full, half = run(ComposeTransforms([]), label, scales=[[1, 1, 1], [0.5, 0.5, 0.5]], hard_threshold=0.5)["segmentation"]
+    full, half = run(ComposeTransforms([]), label, scales=[[1, 1, 1], [0.5, 0.5, 0.5]], hard_threshold=0.5)[
+        "segmentation"
+    ]
     assert full[0, 0, 0].tolist() == [0, 1, 0, 1]
     assert half[0, 0, 0].tolist() == [0.5, 0.5]
 

@@ -40,9 +40,7 @@ def test_without_crop_the_box_is_the_case() -> None:
 
 
 @given(st.tuples(sizes, sizes, sizes), st.tuples(patches, patches, patches), st.integers(0, 2))
-def test_box_is_centred_to_half_a_voxel(
-    shape: tuple[int, ...], patch: tuple[int, ...], si_axis: int
-) -> None:
+def test_box_is_centred_to_half_a_voxel(shape: tuple[int, ...], patch: tuple[int, ...], si_axis: int) -> None:
     for axis, (start, stop) in enumerate(network_box(shape, patch, si_axis)):
         expected_size = shape[axis] if axis == si_axis else patch[axis]
         assert stop - start == expected_size
@@ -66,7 +64,10 @@ def test_nnunets_loader_draws_every_patch_from_the_box(
     labelled = rng.integers(0, shape[si_axis], size=5)
     table = patch_centres(shape, patch, si_axis, labelled)
     loader = SimpleNamespace(
-        need_to_pad=initial - np.array(patch), patch_size=tuple(initial), has_ignore=False, annotated_classes_key=(-1, 0, 1)
+        need_to_pad=initial - np.array(patch),
+        patch_size=tuple(initial),
+        has_ignore=False,
+        annotated_classes_key=(-1, 0, 1),
     )
     np.random.seed(seed)
     starts, stops = nnUNetDataLoader.get_bbox(loader, np.array(shape), True, table)

@@ -69,12 +69,45 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A dataset, planned, trained with a kill half-way and a resume."""
     place = Workplace(tmp_path_factory.mktemp("e2e"))
     bids = place.root / "bids"
-    phantom(bids, n=4, seed=1, fov_mm=(44.0, 44.0, 40.0), contrasts=("T1w", "T2w"), num_processes=2, progress=False)
+    phantom(
+        bids,
+        n=4,
+        seed=1,
+        fov_mm=(44.0, 44.0, 40.0),
+        contrasts=("T1w", "T2w"),
+        num_processes=2,
+        progress=False,
+    )
     convert_bids(bids, 900, "Phantom", raw_folder=place.raw.parent, num_test=1, num_validation=1)
-    place.run("nnUNetv2_plan_and_preprocess", "-d", "900", "-c", "3d_fullres", "-pl", "SoftSegDemoPlanner", "-npfp", "2", "-np", "2")
-    command = [str(BIN / "nnUNetv2_train"), "900", "3d_fullres", "0", "-tr", SOFT, "-p", PLANS, "-device", "cpu"]
+    place.run(
+        "nnUNetv2_plan_and_preprocess",
+        "-d",
+        "900",
+        "-c",
+        "3d_fullres",
+        "-pl",
+        "SoftSegDemoPlanner",
+        "-npfp",
+        "2",
+        "-np",
+        "2",
+    )
+    command = [
+        str(BIN / "nnUNetv2_train"),
+        "900",
+        "3d_fullres",
+        "0",
+        "-tr",
+        SOFT,
+        "-p",
+        PLANS,
+        "-device",
+        "cpu",
+    ]
     log = (place.root / "train.txt").open("w")
-    process = subprocess.Popen(command, env=place.environment, stdout=log, stderr=log, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=place.environment, stdout=log, stderr=log, text=True, start_new_session=True
+    )
     checkpoint = place.model(SOFT) / "fold_0" / "checkpoint_latest.pth"
     deadline = time.monotonic() + 300
     while not checkpoint.is_file():
@@ -88,7 +121,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 
 def contents(folder: Path) -> dict[str, np.ndarray]:
-    return {str(file.relative_to(folder)): np.asarray(nib.load(file).dataobj) for file in sorted(folder.rglob("*.nii.gz"))}
+    return {
+        str(file.relative_to(folder)): np.asarray(nib.load(file).dataobj)
+        for file in sorted(folder.rglob("*.nii.gz"))
+    }
 
 
 def assert_same(one: Path, other: Path, atol: float = 0.0) -> None:
@@ -108,13 +144,19 @@ def test_vanilla_plans_are_untouched(place: Workplace) -> None:
     plans = json.loads((place.root / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json").read_text())
     assert plans["label_manager"] == "LabelManager"
     assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "DefaultPreprocessor"
-    folders = {folder.name for folder in (place.root / "nnUNet_preprocessed" / DATASET).iterdir() if folder.is_dir()}
+    folders = {
+        folder.name for folder in (place.root / "nnUNet_preprocessed" / DATASET).iterdir() if folder.is_dir()
+    }
     assert folders == {f"{PLANS}_3d_fullres", f"{PLANS}_3d_fullres_soft", "gt_segmentations"}
 
 
 def test_training_resumed_where_it_was_killed(place: Workplace) -> None:
     resumed: str = place.resumed  # type: ignore[attr-defined]
-    epochs = [int(line.rsplit("Epoch ", 1)[1]) for line in resumed.splitlines() if line.rstrip()[:-1].endswith("Epoch ")]
+    epochs = [
+        int(line.rsplit("Epoch ", 1)[1])
+        for line in resumed.splitlines()
+        if line.rstrip()[:-1].endswith("Epoch ")
+    ]
     assert epochs[0] >= 2
     assert epochs == list(range(epochs[0], 10))
     assert "Soft Dice" in resumed
@@ -146,7 +188,9 @@ def test_soft_maps_lie_on_their_images_and_are_soft(place: Workplace, predicted:
         assert values.min() == 0
         assert 0.9 <= values.max() <= 1
         assert len(np.unique(values[(values > 0) & (values < 0.5)])) > 100  # also below a half
-        np.testing.assert_array_equal(np.asarray(nib.load(predicted / f"{case}.nii.gz").dataobj), values > 0.5)
+        np.testing.assert_array_equal(
+            np.asarray(nib.load(predicted / f"{case}.nii.gz").dataobj), values > 0.5
+        )
         truth = np.asarray(nib.load(place.raw / "softLabelsTs" / f"{case}_0001.nii.gz").dataobj)
         overlap = 2 * ((values > 0.5) & (truth > 0.5)).sum() / ((values > 0.5).sum() + (truth > 0.5).sum())
         assert overlap > 0.7
@@ -171,7 +215,9 @@ def test_sequential_parts_and_model_folder_give_the_same_files(place: Workplace,
     for archive in (place.root / "folder").glob("*.npz"):
         from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 
-        soft, _ = NibabelIOWithReorient().read_images([str(predicted / "soft" / f"{archive.stem}_0001.nii.gz")])
+        soft, _ = NibabelIOWithReorient().read_images(
+            [str(predicted / "soft" / f"{archive.stem}_0001.nii.gz")]
+        )
         np.testing.assert_array_equal(np.load(archive)["probabilities"], soft)
 
 
@@ -196,7 +242,9 @@ def predictor(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Any:
     return nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
 
 
-def test_python_api_and_several_folds(place: Workplace, predicted: Path, predictor: Any, tmp_path: Path) -> None:
+def test_python_api_and_several_folds(
+    place: Workplace, predicted: Path, predictor: Any, tmp_path: Path
+) -> None:
     """Two copies of one fold are an ensemble whose mean is the single model; arrays give what files give."""
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 
@@ -226,7 +274,10 @@ def test_images_without_a_cord(place: Workplace, predictor: Any, tmp_path: Path)
     images.mkdir()
     source = nib.load(sorted(place.images.glob("*.nii.gz"))[0])
     for name, value in {"zeros": 0, "constant": 300}.items():
-        nib.save(nib.Nifti1Image(np.full(source.shape, value, np.float32), source.affine), images / f"{name}_0000.nii.gz")
+        nib.save(
+            nib.Nifti1Image(np.full(source.shape, value, np.float32), source.affine),
+            images / f"{name}_0000.nii.gz",
+        )
     predictor.initialize_from_trained_model_folder(str(place.model(SOFT)), (0,))
     (tmp_path / "out").mkdir()
     predictor.predict_from_files_sequential(str(images), str(tmp_path / "out"))
@@ -245,7 +296,9 @@ def test_a_vanilla_model_predicts_as_without_us(place: Workplace, monkeypatch: p
     preprocessed = place.root / "nnUNet_preprocessed" / DATASET
     plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
     dataset_json = json.loads((preprocessed / "dataset.json").read_text())
-    vanilla = nnUNetTrainer({**plans, "continue_training": False}, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+    vanilla = nnUNetTrainer(
+        {**plans, "continue_training": False}, "3d_fullres", 0, dataset_json, torch.device("cpu")
+    )
     vanilla.initialize()
     vanilla.inference_allowed_mirroring_axes = None
     vanilla.save_checkpoint(str(place.model(VANILLA) / "fold_0" / "checkpoint_final.pth"))
@@ -253,13 +306,22 @@ def test_a_vanilla_model_predicts_as_without_us(place: Workplace, monkeypatch: p
     (place.model(VANILLA) / "dataset.json").write_text(json.dumps(dataset_json))
     on = place.predict("vanilla_on", "-npp", "1", "-nps", "1", "--save_probabilities", trainer=VANILLA)
     off = place.predict(
-        "vanilla_off", "-npp", "1", "-nps", "1", "--save_probabilities", trainer=VANILLA, NNUNET_SOFTSEG_NO_HOOK="1"
+        "vanilla_off",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+        "--save_probabilities",
+        trainer=VANILLA,
+        NNUNET_SOFTSEG_NO_HOOK="1",
     )
     assert_same(on, off)
     assert {file.name for file in on.iterdir()} == {file.name for file in off.iterdir()}
     assert not (on / "soft").exists()
     for archive in on.glob("*.npz"):
-        np.testing.assert_array_equal(np.load(archive)["probabilities"], np.load(off / archive.name)["probabilities"])
+        np.testing.assert_array_equal(
+            np.load(archive)["probabilities"], np.load(off / archive.name)["probabilities"]
+        )
 
 
 def test_missing_soft_labels_stop_the_stock_command_with_one_line(place: Workplace) -> None:

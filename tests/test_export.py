@@ -94,11 +94,19 @@ def case(tmp_path: Path, reader: type) -> tuple[np.ndarray, dict]:
 @pytest.mark.parametrize("reader", READERS)
 def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: type) -> None:
     soft, properties = case(tmp_path, reader)
-    configuration = SimpleNamespace(spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map)
+    configuration = SimpleNamespace(
+        spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map
+    )
     target = tmp_path / "out" / "sub-01_T2w"
     target.parent.mkdir()
     export.export_prediction(
-        soft, properties, configuration, Plans(reader), {"labels": LABELS, "file_ending": ".nii.gz"}, str(target), True
+        soft,
+        properties,
+        configuration,
+        Plans(reader),
+        {"labels": LABELS, "file_ending": ".nii.gz"},
+        str(target),
+        True,
     )
     source = nib.load(tmp_path / "sub-01_T2w_0000.nii.gz")
     cord = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")
@@ -124,7 +132,9 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     assert report["trainer"] == "nnUNetTrainerSoftSeg"
     assert entry["warnings"] == ["look here"]
     assert entry["seconds"]["forward"] == 1.25
-    assert entry["labels"]["lesion"]["removed_percent"] == pytest.approx(100 * 0.03 / (0.03 + 4 * 0.61), abs=2e-3)
+    assert entry["labels"]["lesion"]["removed_percent"] == pytest.approx(
+        100 * 0.03 / (0.03 + 4 * 0.61), abs=2e-3
+    )
     assert entry["labels"]["cord"]["removed_percent"] == 0
     voxel = float(np.prod(source.header.get_zooms()))
     assert entry["labels"]["cord"]["soft_volume_mm3"] == pytest.approx(values.sum() * voxel, rel=1e-4)
@@ -138,7 +148,9 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
 def test_a_failed_export_leaves_no_label_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its presence would tell --continue_prediction that the case is done."""
     soft, properties = case(tmp_path, NibabelIO)
-    configuration = SimpleNamespace(spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map)
+    configuration = SimpleNamespace(
+        spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map
+    )
     target = tmp_path / "out" / "sub-01_T2w"
     target.parent.mkdir()
 
@@ -148,7 +160,12 @@ def test_a_failed_export_leaves_no_label_map(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(nib, "save", full_disk)
     with pytest.raises(ValueError, match="disk full"):
         export.export_prediction(
-            soft, properties, configuration, Plans(NibabelIO), {"labels": LABELS, "file_ending": ".nii.gz"}, str(target)
+            soft,
+            properties,
+            configuration,
+            Plans(NibabelIO),
+            {"labels": LABELS, "file_ending": ".nii.gz"},
+            str(target),
         )
     assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
 

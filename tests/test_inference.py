@@ -30,7 +30,9 @@ class Identity(torch.nn.Module):
         return x
 
 
-def predictor(patch: tuple[int, int, int], si_axis: int | None, learned_peak: float = 0.0, **options: Any) -> Any:
+def predictor(
+    patch: tuple[int, int, int], si_axis: int | None, learned_peak: float = 0.0, **options: Any
+) -> Any:
     made = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
     plans = soft_plans({"configurations": {}, "dataset_name": "D"}, "T", SoftSegSettings())
     plans[PLANS_KEY]["si_axis"] = si_axis
@@ -51,7 +53,9 @@ def begin() -> dict[str, Any]:
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(4, 40), st.sampled_from([0, 1, 2, None]))
 @settings(max_examples=40)
-def test_the_map_is_the_crop_divided_by_its_peak_and_zero_outside(a: int, b: int, c: int, si_axis: int | None) -> None:
+def test_the_map_is_the_crop_divided_by_its_peak_and_zero_outside(
+    a: int, b: int, c: int, si_axis: int | None
+) -> None:
     image = torch.rand(1, a, b, c) + 0.1
     made = predictor((8, 12, 16), si_axis)
     soft = predict_soft_map(made, image)

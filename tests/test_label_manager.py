@@ -21,7 +21,9 @@ def test_one_head_per_foreground_label(manager: SoftLabelManager) -> None:
 
 @pytest.mark.parametrize("as_type", [np.asarray, torch.as_tensor])
 def test_label_map_is_strictly_above_a_half(manager: SoftLabelManager, as_type: type) -> None:
-    soft = np.array([[0.0, 0.5, 0.5001, 0.6, 0.37], [0.0, 0.5, 0.1, 0.7, 0.36]], dtype=np.float32)[:, None, None]
+    soft = np.array([[0.0, 0.5, 0.5001, 0.6, 0.37], [0.0, 0.5, 0.1, 0.7, 0.36]], dtype=np.float32)[
+        :, None, None
+    ]
     label_map = manager.convert_logits_to_segmentation(as_type(soft))
     assert type(label_map) is type(as_type(soft))
     assert np.asarray(label_map).flatten().tolist() == [0, 0, 1, 4, 0]
@@ -34,7 +36,9 @@ def test_soft_maps_pass_unchanged(manager: SoftLabelManager) -> None:
 
 def test_outside_of_the_crop_every_map_is_zero(manager: SoftLabelManager) -> None:
     soft = np.full((2, 2, 2, 2), 0.37, np.float32)
-    full = manager.revert_cropping_on_probabilities(torch.from_numpy(soft), [[1, 3], [0, 2], [2, 4]], (4, 4, 4))
+    full = manager.revert_cropping_on_probabilities(
+        torch.from_numpy(soft), [[1, 3], [0, 2], [2, 4]], (4, 4, 4)
+    )
     assert float(full.sum()) == pytest.approx(2 * 8 * 0.37, rel=1e-6)
     np.testing.assert_array_equal(full[:, 1:3, 0:2, 2:4], soft)
 

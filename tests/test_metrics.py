@@ -49,7 +49,9 @@ def test_bounds_and_symmetry(a: np.ndarray, b: np.ndarray) -> None:
         (np.full(4, 0.4), np.ones(4), 0.0, 0.8 / 1.4, -60.0),
     ],
 )
-def test_empty_maps(prediction: np.ndarray, reference: np.ndarray, dice: float, soft_dice: float, rve: float) -> None:
+def test_empty_maps(
+    prediction: np.ndarray, reference: np.ndarray, dice: float, soft_dice: float, rve: float
+) -> None:
     found = metrics.soft_measures(prediction, reference, 1.0)
     for name, expected in {"dice": dice, "soft_dice": soft_dice, "rve_percent": rve}.items():
         assert found[name] == pytest.approx(expected, nan_ok=True), name

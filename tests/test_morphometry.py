@@ -7,7 +7,9 @@ import pytest
 from nnunet_softseg.morphometry import slice_areas
 
 
-def cylinder(spacing: tuple[float, float, float], codes: str = "RAS", radius_mm: float = 4.0) -> nib.Nifti1Image:
+def cylinder(
+    spacing: tuple[float, float, float], codes: str = "RAS", radius_mm: float = 4.0
+) -> nib.Nifti1Image:
     """A straight cylinder along S-I with finely supersampled voxel fractions."""
     shape = [int(np.ceil(size / step)) for size, step in zip((24, 22, 20), spacing, strict=True)]
     fine = 10
@@ -19,7 +21,9 @@ def cylinder(spacing: tuple[float, float, float], codes: str = "RAS", radius_mm:
     volume[:, :, -1] = 0
     image = nib.Nifti1Image(volume, np.diag([*spacing, 1.0]))
     return image.as_reoriented(
-        nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes)))
+        nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+        )
     )
 
 
@@ -35,7 +39,9 @@ def test_cylinder_in_any_orientation(spacing: tuple[float, float, float], codes:
 def test_area_is_linear_in_the_map() -> None:
     image = cylinder((1.0, 1.0, 1.0))
     weaker = nib.Nifti1Image(0.6 * image.get_fdata(dtype=np.float32), image.affine)
-    np.testing.assert_allclose(slice_areas(weaker).area_mm2[:-1], 0.6 * slice_areas(image).area_mm2[:-1], rtol=1e-6)
+    np.testing.assert_allclose(
+        slice_areas(weaker).area_mm2[:-1], 0.6 * slice_areas(image).area_mm2[:-1], rtol=1e-6
+    )
 
 
 def test_mean_between_heights_passes_empty_slices_over() -> None:

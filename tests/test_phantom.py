@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
@@ -118,6 +119,23 @@ def test_volume_holds_for_any_cylinder_in_any_orientation(radii, tilt, centre, o
     assert fraction.sum(dtype=float) * np.prod(voxel_mm) == pytest.approx(expected, rel=2e-3)
     assert fraction.min() >= 0
     assert fraction.max() <= 1
+
+
+@pytest.mark.parametrize("voxel_mm", VOXELS_MM)
+def test_the_canal_and_its_sac_hold_their_volumes(voxel_mm) -> None:
+    shape = shape_around(voxel_mm, (40, 36, 40))
+    cylinder = straight_cylinder((5.5, 4.0), (0.0, 10.0))
+    grid = Grid(shape, affine_of(voxel_mm, shape), np.zeros((shape[2], 2)))
+    fractions = voxel_fractions(cylinder, grid)
+    half = shape[2] * voxel_mm[2] / 2
+    height = np.linspace(-half, half, 4001)
+    for share, axes in ((fractions.canal, cylinder.canal_axes), (fractions.thecal, cylinder.thecal_axes)):
+        rl, ap = axes(height)
+        expected = math.pi * np.mean(rl * ap) * 2 * half / math.cos(math.radians(10))
+        # The sac narrows at the discs along its own axis, not along z: 0.2 %.
+        assert share.sum() * np.prod(voxel_mm) == pytest.approx(expected, rel=4e-3)
+    # Butterflies of 15 % of the section, by the drawing's ellipses (ventral horns alone are 6.3 %).
+    assert fractions.grey.sum() / fractions.cord.sum() == pytest.approx(0.15, abs=0.01)
 
 
 def test_an_oblique_grid_holds_the_same_share() -> None:
@@ -283,7 +301,8 @@ def test_contrasts_of_a_subject_agree_in_space(simulated) -> None:
 
 def test_orientations_on_disk_differ_as_in_reality(simulated) -> None:
     codes = {name: "".join(nib.aff2axcodes(simulated[1, name].affine)) for name in CONTRAST_NAMES}
-    assert codes == {contrast.name: contrast.orientation for contrast in CONTRASTS}
+    sagittal = {"T1w": "PSR", "T2w": "AIL"}
+    assert codes == {**sagittal, "T2star": "RPI", "mt-on": "LAS", "mt-off": "LAS", "dwi": "LAS"}
     for name in CONTRAST_NAMES:
         sizes = nib.affines.voxel_sizes(nib.as_closest_canonical(
             nib.Nifti1Image(simulated[1, name].truth, simulated[1, name].affine)).affine)  # fmt: skip
@@ -314,9 +333,13 @@ def test_masks_are_biased_by_contrast(simulated) -> None:
 
 def test_masks_vary_from_slice_to_slice(simulated) -> None:
     item = simulated[1, "T2w"]
-    mask = np.moveaxis(item.mask, item.slice_axis, 0).sum(axis=(1, 2)) * 0.8**2
-    relative = mask / item.csa["axial_area_mm2"] - 1
-    assert 0.005 < np.std(relative) < 0.04
+
+    def variance(mask: np.ndarray) -> float:
+        areas = np.moveaxis(mask, item.slice_axis, 0).sum(axis=(1, 2)) * 0.8**2
+        return float(np.var(areas / item.csa["axial_area_mm2"]))
+
+    # Whole voxels alone make areas vary; the rater adds 1.2 % (estimated here from 63 slices).
+    assert 0.008 < math.sqrt(variance(item.mask) - variance(item.truth > 0.5)) < 0.02
 
 
 # Scanner
@@ -407,8 +430,24 @@ def test_shifts_move_the_image_too(simulated, moved) -> None:
     np.testing.assert_allclose(found[:2], recorded_mm(moved["dwi"]), atol=0.25)
 
 
-def test_the_tilt_that_the_image_shows_includes_the_shifts(moved) -> None:
-    item = moved["T1w"]
+def test_shifts_move_the_neck_around_the_cord(simulated, moved) -> None:
+    """Moved back by the recorded shift, every slice is like that without shifts; left as it is, it is not."""
+    item, still = moved["T2star"], simulated[2, "T2star"]
+    away = item.levels + still.levels == 0
+    left, back = [], []
+    for k, (rl, ap) in enumerate(zip(item.csa["shift_rl_mm"], item.csa["shift_ap_mm"], strict=True)):
+        # RPI: both array axes grow against R-L and A-P.
+        undone = ndimage.shift(item.image[:, :, k].astype(float), (rl / 0.5, ap / 0.5), order=1)
+        inner = (slice(12, -12), slice(12, -12))
+        for found, image in ((left, item.image[:, :, k]), (back, undone)):
+            differs = np.abs(image - still.image[:, :, k].astype(float))
+            found.append(differs[inner][away[:, :, k][inner]].mean())
+    assert np.mean(back) < 0.75 * np.mean(left)
+
+
+@pytest.mark.parametrize("name", ["T1w", "T2star"])
+def test_the_tilt_that_the_image_shows_includes_the_shifts(name, moved) -> None:
+    item = moved[name]
     x, y, z = centroids_mm(item.truth, item.affine)
     lean = np.degrees(np.arctan(np.hypot(np.gradient(x, z), np.gradient(y, z))))
     upwards = np.argsort(item.csa["z_mm"])

@@ -13,10 +13,17 @@ def disc(size: int = 16) -> torch.Tensor:
     return torch.clamp((5 - torch.hypot(y - 7.5, x - 7.5)) / 2 + 0.5, 0, 1)[None, None]
 
 
-def make(normalise: bool, weights: list[float] | None = None, labels: int = 1) -> tuple[SoftSegLoss, torch.Tensor]:
+def make(
+    normalise: bool, weights: list[float] | None = None, labels: int = 1
+) -> tuple[SoftSegLoss, torch.Tensor]:
     reference = torch.zeros(labels)
     loss = SoftSegLoss(
-        AdaptiveWingLoss(), reference, level_weights=weights, normalise=normalise, floor_fraction=0.5, momentum=0.9
+        AdaptiveWingLoss(),
+        reference,
+        level_weights=weights,
+        normalise=normalise,
+        floor_fraction=0.5,
+        momentum=0.9,
     )
     return loss, reference
 
@@ -104,7 +111,9 @@ def test_validation_leaves_the_running_peak_alone() -> None:
 
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_output_gives_a_finite_float32_loss_and_gradient(normalise: bool, dtype: torch.dtype) -> None:
+def test_half_precision_output_gives_a_finite_float32_loss_and_gradient(
+    normalise: bool, dtype: torch.dtype
+) -> None:
     loss, _ = make(normalise=normalise)
     raw = (1e4 * torch.randn(2, 1, 16, 16)).to(dtype).requires_grad_()
     value = loss(raw, disc().expand(2, -1, -1, -1))

@@ -68,7 +68,9 @@ def test_values_are_kept_or_zero_and_twice_is_once(soft: np.ndarray) -> None:
 
 @given(maps, st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(2, 9)))
 @settings(max_examples=40)
-def test_resampling_is_linear_interpolation_along_every_axis(soft: np.ndarray, shape: tuple[int, int, int]) -> None:
+def test_resampling_is_linear_interpolation_along_every_axis(
+    soft: np.ndarray, shape: tuple[int, int, int]
+) -> None:
     """Against scipy, on the grid of half-pixel centres with a clamped edge."""
     found = resample_soft_map(soft[None], shape, (5, 1, 1), (1, 1, 1), CORE, SUPPORT)[0]
     grid = [(np.arange(n) + 0.5) * old / n - 0.5 for n, old in zip(shape, soft.shape, strict=True)]

@@ -59,7 +59,9 @@ def small_plans(dataset: TinyDataset) -> dict[str, Any]:
     return {**plans, "continue_training": False}
 
 
-def make(dataset: TinyDataset, cls: type[nnUNetTrainerSoftSeg] = nnUNetTrainerSoftSeg, **changes: Any) -> nnUNetTrainerSoftSeg:
+def make(
+    dataset: TinyDataset, cls: type[nnUNetTrainerSoftSeg] = nnUNetTrainerSoftSeg, **changes: Any
+) -> nnUNetTrainerSoftSeg:
     plans = small_plans(dataset)
     plans.update(changes)
     made = cls(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
@@ -75,7 +77,9 @@ def started(dataset: TinyDataset) -> nnUNetTrainerSoftSeg:
     return made
 
 
-def test_batches_hold_the_soft_label_of_the_fixed_patch(started: nnUNetTrainerSoftSeg, dataset: TinyDataset) -> None:
+def test_batches_hold_the_soft_label_of_the_fixed_patch(
+    started: nnUNetTrainerSoftSeg, dataset: TinyDataset
+) -> None:
     """Without augmentation a validation batch is a piece of the stored target, bit by bit, from the box's in-plane place."""
     batch = next(started.dataloader_val)
     assert batch["data"].shape == (2, 1, 24, 16, 16)
@@ -175,10 +179,14 @@ def test_a_silent_network_stops_the_run_with_an_explanation(dataset: TinyDataset
     sums = {"target_sum": np.array([100.0, 50.0]), "overlap_sum": np.array([40.0, 0.0])}
     for _ in range(made.settings.collapse_patience - 1):
         made._watch_for_collapse(sums)
-    made._watch_for_collapse({**sums, "overlap_sum": np.array([40.0, 1.0])})  # a sign of life starts the count anew
+    made._watch_for_collapse(
+        {**sums, "overlap_sum": np.array([40.0, 1.0])}
+    )  # a sign of life starts the count anew
     for _ in range(made.settings.collapse_patience - 1):
         made._watch_for_collapse(sums)
-    with pytest.raises(UserError, match=r"10 epochs the network has put out nothing.*smaller learning rate \(now 0.001\)"):
+    with pytest.raises(
+        UserError, match=r"10 epochs the network has put out nothing.*smaller learning rate \(now 0.001\)"
+    ):
         made._watch_for_collapse(sums)
 
 
@@ -195,17 +203,25 @@ def test_cosine_schedule() -> None:
     ("change", "message"),
     [
         ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label.*nnUNetTrainer"),
-        ({"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1, 2]}, "region.*nnUNetTrainer"),
+        (
+            {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1, 2]},
+            "region.*nnUNetTrainer",
+        ),
     ],
 )
-def test_datasets_that_cannot_be_trained_yet_are_refused(dataset: TinyDataset, change: dict[str, Any], message: str) -> None:
+def test_datasets_that_cannot_be_trained_yet_are_refused(
+    dataset: TinyDataset, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         nnUNetTrainerSoftSeg(small_plans(dataset), "3d_fullres", 0, {**dataset.dataset_json, **change}, CPU)
 
 
 def test_cascade_and_2d_are_refused(dataset: TinyDataset) -> None:
     plans = small_plans(dataset)
-    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans["configurations"]["3d_cascade_fullres"] = {
+        "inherits_from": "3d_fullres",
+        "previous_stage": "3d_lowres",
+    }
     with pytest.raises(UserError, match=r"cascade.*nnUNetTrainer"):
         nnUNetTrainerSoftSeg(plans, "3d_cascade_fullres", 0, dataset.dataset_json, CPU)
     with pytest.raises(UserError, match="nnUNetTrainerSoftSegSlidingWindow"):
@@ -216,7 +232,11 @@ def test_mixed_orientations_are_refused_with_the_way_out(
     dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixed = make_tiny_dataset(
-        tmp_path, ("sub-01_T1w", "sub-02_T1w"), shape=(26, 26, 26), affines=(affine_of("LAS"), affine_of("PSR")), reader="NibabelIO"
+        tmp_path,
+        ("sub-01_T1w", "sub-02_T1w"),
+        shape=(26, 26, 26),
+        affines=(affine_of("LAS"), affine_of("PSR")),
+        reader="NibabelIO",
     )
     monkeypatch.delenv("nnUNet_n_proc_DA")
     for name, folder in mixed.environment.items():
@@ -227,7 +247,9 @@ def test_mixed_orientations_are_refused_with_the_way_out(
         make(mixed).on_train_start()
 
 
-def test_rank_zero_prepares_and_the_others_wait_for_its_files(dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_zero_prepares_and_the_others_wait_for_its_files(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under DDP: no barrier that could time out while a large dataset is prepared, one when the files are there."""
     calls: list[str] = []
     answers = iter([False, False, True])

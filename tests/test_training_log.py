@@ -15,7 +15,10 @@ from nnunet_softseg.training_log import SoftSegLogger, online_measures
 
 def test_sums_of_batches_give_the_measures_of_all_voxels() -> None:
     generator = torch.Generator().manual_seed(0)
-    batches = [(torch.rand(2, 2, 4, 4, 4, generator=generator), torch.rand(2, 2, 4, 4, 4, generator=generator)) for _ in range(3)]
+    batches = [
+        (torch.rand(2, 2, 4, 4, 4, generator=generator), torch.rand(2, 2, 4, 4, 4, generator=generator))
+        for _ in range(3)
+    ]
     sums = [online_measures(soft, target, 0.5) for soft, target in batches]
     total = {name: np.sum([batch[name] for batch in sums], 0) for name in sums[0]}
     logger = SoftSegLogger()
@@ -26,8 +29,12 @@ def test_sums_of_batches_give_the_measures_of_all_voxels() -> None:
         found = {name: logger.my_fantastic_logging[name][0][label] for name in SoftSegLogger.MEASURES}
         assert found["soft_dice"] == pytest.approx(metrics.soft_dice(prediction, reference), rel=1e-5)
         band = metrics.boundary(reference)
-        assert found["boundary_mae"] == pytest.approx(metrics.mean_absolute_error(prediction, reference, band), rel=1e-5)
-        assert found["volume_error_percent"] == pytest.approx(metrics.relative_volume_error(prediction, reference), rel=1e-4)
+        assert found["boundary_mae"] == pytest.approx(
+            metrics.mean_absolute_error(prediction, reference, band), rel=1e-5
+        )
+        assert found["volume_error_percent"] == pytest.approx(
+            metrics.relative_volume_error(prediction, reference), rel=1e-4
+        )
         tp, fp, fn = (total[name][label] for name in ("tp_hard", "fp_hard", "fn_hard"))
         assert 2 * tp / (2 * tp + fp + fn) == pytest.approx(metrics.dice(prediction, reference))
 
@@ -35,7 +42,14 @@ def test_sums_of_batches_give_the_measures_of_all_voxels() -> None:
 def filled(epochs: int) -> SoftSegLogger:
     logger = SoftSegLogger()
     for epoch in range(epochs):
-        for name in ("mean_fg_dice", "ema_fg_dice", "train_losses", "val_losses", "lrs", "epoch_start_timestamps"):
+        for name in (
+            "mean_fg_dice",
+            "ema_fg_dice",
+            "train_losses",
+            "val_losses",
+            "lrs",
+            "epoch_start_timestamps",
+        ):
             logger.log(name, 0.1 * epoch, epoch)
         logger.log("epoch_end_timestamps", 0.1 * epoch + 3, epoch)
         logger.log("dice_per_class_or_region", [0.5], epoch)

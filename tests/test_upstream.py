@@ -26,7 +26,9 @@ def parameters(function: Any) -> list[str]:
 
 def test_the_trainer_overrides_methods_that_exist_with_their_parameters() -> None:
     assert parameters(stock.__init__) == parameters(nnUNetTrainerSoftSeg.__init__)
-    assert parameters(stock.build_network_architecture) == parameters(nnUNetTrainerSoftSeg.build_network_architecture)
+    assert parameters(stock.build_network_architecture) == parameters(
+        nnUNetTrainerSoftSeg.build_network_architecture
+    )
     for name in (
         "on_train_start", "get_tr_and_val_datasets", "_build_loss", "configure_optimizers", "validation_step",
         "on_validation_epoch_end", "on_epoch_end", "perform_actual_validation",
@@ -51,7 +53,9 @@ def test_the_predictor_calls_what_is_patched_by_the_names_that_are_patched() -> 
     assert "self.predict_sliding_window_return_logits(data)" in source
     assert source.count("export_prediction_from_logits(") >= 2
     assert "(prediction, properties, self.configuration_manager, self.plans_manager," in source
-    assert "predictor.predict_sliding_window_return_logits(data)" in inspect.getsource(stock.perform_actual_validation)
+    assert "predictor.predict_sliding_window_return_logits(data)" in inspect.getsource(
+        stock.perform_actual_validation
+    )
     assert "export_prediction_from_logits, (" in inspect.getsource(stock.perform_actual_validation)
     assert parameters(nnunet_export.export_prediction_from_logits) == parameters(export.export_prediction)
     assert parameters(nnUNetPredictor._internal_get_sliding_window_slicers) == ["self", "image_size"]
@@ -74,7 +78,9 @@ def test_patches_stand_and_a_second_install_changes_nothing() -> None:
     assert nnUNetPredictor.predict_sliding_window_return_logits is before
     assert predict_from_raw_data.export_prediction_from_logits is export.export_prediction
     assert trainer_module.export_prediction_from_logits is export.export_prediction
-    assert nnunet_export.export_prediction_from_logits is not export.export_prediction  # the original stays reachable
+    assert (
+        nnunet_export.export_prediction_from_logits is not export.export_prediction
+    )  # the original stays reachable
 
 
 class Doubling(torch.nn.Module):
@@ -106,7 +112,9 @@ def test_the_case_under_way_is_the_one_that_the_iterator_gave() -> None:
             seen.append(item["data_properties"])
         return [len(args)]
 
-    soft = SimpleNamespace(plans_manager=SimpleNamespace(plans={"label_manager": "SoftLabelManager", "nnunet_softseg": {}}))
+    soft = SimpleNamespace(
+        plans_manager=SimpleNamespace(plans={"label_manager": "SoftLabelManager", "nnunet_softseg": {}})
+    )
     items = [{"data": number, "data_properties": {"spacing": [1, 1, 1]}} for number in range(3)]
     assert upstream._record_keeping_iterator(original)(soft, iter(items), True, 2) == [2]
     assert [properties[case_record.KEY]["seconds"]["forward"] for properties in seen] == [0, 1, 2]

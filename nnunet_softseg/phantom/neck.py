@@ -278,11 +278,9 @@ def _arch(plane: _PlaneOf, tissue: Plane) -> None:
     lamina &= plane.y < 2
     tissue[(ring < 1) & (plane.y < plane.front)] = Tissue.LIGAMENT
     _bone(tissue, np.where(lamina, ring, 9.0), 0.90)
-    tissue[(plane.ellipse((0.0, -0.8), (width, depth)) < 1) & ~lamina] = Tissue.MUSCLE
     reach = plane.back - 2.5 - plane.y
-    origin = (
-        plane.h + 9.0 + plane.neck.spinous_drop * reach
-    )  # the height that this point would have at the lamina, plus 9
+    # Processes lean down: this is 9 mm above the height at which a point's process leaves its lamina.
+    origin = plane.h + 9.0 + plane.neck.spinous_drop * reach
     level = plane.level(origin - 5.0)
     long = plane.neck.spinous_length * np.where((level == C2) | (level >= C7), 1.35, 1.0)
     half = 3.4 - 0.05 * reach + 1.2 * (reach > 0.75 * long)
