@@ -1,7 +1,8 @@
 """Adaptive wing loss: sharp near the target, blunt far from it, gentle on the background.
 
-Source: Wang, Bo, Fuxin 2019, "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression", section 4.2, eq. 5.
-The exponent is alpha - target, as there; Bedard et al. 2025 print alpha alone, their code uses alpha - target too.
+Source: Wang, Bo, Fuxin 2019, "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression",
+section 4.2, eq. 5. The exponent is alpha - target, as there; Bedard et al. 2025 print alpha alone, their code
+uses alpha - target too.
 """
 
 from typing import Literal
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 
 Reduction = Literal["none", "mean", "sum"]
+_LEAST_ALPHA = 2
+"""The exponent is alpha - target; at 1 or less the slope at no error is infinite."""
 
 
 class AdaptiveWingLoss(nn.Module):
@@ -26,7 +29,8 @@ class AdaptiveWingLoss(nn.Module):
         omega: height of the curved part.
         epsilon: width of the curved part; no unit, as the label.
         theta: error at which the loss becomes a line; no unit.
-        alpha: exponent at a target of 0; must be above 2, so that the slope at no error is finite for a target of 1.
+        alpha: exponent at a target of 0; must be above 2, so that the slope at no error is finite for a
+            target of 1.
         reduction: "none" keeps the shape, "mean" and "sum" give a scalar in float32 or wider.
 
     Raises:
@@ -45,10 +49,10 @@ class AdaptiveWingLoss(nn.Module):
         for name, value in {"omega": omega, "epsilon": epsilon, "theta": theta}.items():
             if not value > 0:
                 raise ValueError(f"{name} of the adaptive wing loss must be above 0, got {value}")
-        if not alpha > 2:
+        if not alpha > _LEAST_ALPHA:
             raise ValueError(
-                f"alpha of the adaptive wing loss must be above 2 (the exponent is alpha - target and has to stay above 1 "
-                f"for a finite slope), got {alpha}"
+                f"alpha of the adaptive wing loss must be above {_LEAST_ALPHA} (the exponent is alpha - "
+                f"target and has to stay above 1 for a finite slope), got {alpha}"
             )
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
@@ -67,7 +71,8 @@ class AdaptiveWingLoss(nn.Module):
         """
         if prediction.shape != target.shape:
             raise ValueError(
-                f"prediction and target must have the same shape, got {tuple(prediction.shape)} and {tuple(target.shape)}"
+                f"prediction and target must have the same shape, got {tuple(prediction.shape)} "
+                f"and {tuple(target.shape)}"
             )
         loss = self._per_voxel(_at_least_float32(prediction), _at_least_float32(target).clamp(0, 1))
         if self.reduction == "none":

@@ -1,8 +1,9 @@
-"""Transforms that carry the soft label through nnU-Net's augmentation and hand it over as the training target.
+"""Transforms that carry the soft label through nnU-Net's augmentation and hand it over as the target.
 
-nnU-Net's loader knows an image and an integer segmentation. The soft label travels as extra image channels out of the
-loader's hands (see `dataloading`), as batchgeneratorsv2's `regression_target` through the augmentation, where every
-spatial transform moves it with linear interpolation, and as the "segmentation" into the batch.
+nnU-Net's loader knows an image and an integer segmentation. The soft label travels as extra image channels
+out of the loader's hands (see `dataloading`), as batchgeneratorsv2's `regression_target` through the
+augmentation, where every spatial transform moves it with linear interpolation, and as the "segmentation" into
+the batch.
 """
 
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
     """Hand the `regression_target` over as the target of the batch, averaged down for deep supervision.
 
     Args:
-        deep_supervision_scales: per level the factor of each axis, 1 for the full resolution; None: one target only.
+        deep_supervision_scales: per level the factor of each axis, 1 for the full resolution; None: one
+            target only.
         hard_threshold: if given, the target is label > threshold (hard training), before averaging down.
     """
 
@@ -61,8 +63,9 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
         target = data_dict.pop("regression_target", None)
         if target is None:
             raise RuntimeError(
-                "an augmentation dropped the soft label: a transform that does not implement _apply_to_regr_target returns "
-                "None for it; use one that does, or derive it from ImageOnlyTransform"
+                "an augmentation dropped the soft label: a transform that does not implement "
+                "_apply_to_regr_target returns None for it; use one that does, or derive it from "
+                "ImageOnlyTransform"
             )
         target = target.clamp(0, 1)
         if self.hard_threshold is not None:

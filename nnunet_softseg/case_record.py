@@ -1,7 +1,7 @@
-"""What is noted of a case on its way from image to soft map: times, peaks, warnings; softseg.json is made of it.
+"""What is noted of a case on its way from image to soft map: times, peaks, warnings, for softseg.json.
 
-The record travels in the case's properties, which nnU-Net hands from the preprocessing to the export, across processes. The
-forward pass alone sees no properties: it asks here which case is under way in its process.
+The record travels in the case's properties, which nnU-Net hands from the preprocessing to the export, across
+processes. The forward pass alone sees no properties: it asks here which case is under way in its process.
 """
 
 from contextvars import ContextVar
@@ -14,8 +14,9 @@ _under_way: ContextVar[dict[str, Any] | None] = ContextVar("case_under_way", def
 def start(properties: dict[str, Any]) -> dict[str, Any]:
     """Put an empty record into the properties of a case, or return the one that is there."""
     record: dict[str, Any] = properties.setdefault(KEY, {})
-    for key, empty in {"image": None, "seconds": {}, "labels": {}, "warnings": []}.items():
-        record.setdefault(key, empty)
+    empty: dict[str, Any] = {"image": None, "seconds": {}, "labels": {}, "warnings": []}
+    for key, value in empty.items():
+        record.setdefault(key, value)
     return record
 
 

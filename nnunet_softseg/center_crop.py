@@ -1,10 +1,12 @@
 """The one box of a case that the network sees.
 
-The cord runs through the middle of its images. So the patch is fixed in R-L and A-P, around the centre of the image,
-and the whole of S-I is kept, in tiles only where it is longer than the patch (Bedard et al. 2025, section 3.3: crop to
-64 x 192 voxels around the centre, S-I untouched). Training, validation and inference all ask this module.
+The cord runs through the middle of its images. So the patch is fixed in R-L and A-P, around the centre of the
+image, and the whole of S-I is kept, in tiles only where it is longer than the patch (Bedard et al. 2025,
+section 3.3: crop to 64 x 192 voxels around the centre, S-I untouched). Training, validation and inference all
+ask this module.
 
-All arrays here are those of a preprocessed case: nnU-Net's reader gives (z, y, x), its planner may transpose them.
+All arrays here are those of a preprocessed case: nnU-Net's reader gives (z, y, x), its planner may transpose
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +22,14 @@ Box = tuple[tuple[int, int], ...]
 
 
 def reader_affine(properties: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
-    """Return the (3, 3) voxel-to-world directions (columns i, j, k; world RAS) of what nnU-Net's reader returned.
+    """Return the (3, 3) voxel-to-world directions (columns i, j, k; world RAS) of what the reader returned.
 
     Args:
-        properties: the dictionary that the reader gives with an image.
+        properties: the dictionary that nnU-Net's reader gives with an image.
 
     Returns:
-        The directions, with any positive scale, or None where the reader kept no geometry (arrays from the Python API).
+        The directions, with any positive scale, or None where the reader kept no geometry (arrays from the
+        Python API).
     """
     if "nibabel_stuff" in properties:
         stored = properties["nibabel_stuff"]
@@ -34,15 +37,15 @@ def reader_affine(properties: Mapping[str, Any]) -> npt.NDArray[np.float64] | No
         return np.asarray(affine, dtype=np.float64)[:3, :3]
     if "sitk_stuff" in properties:
         direction = np.asarray(properties["sitk_stuff"]["direction"], dtype=np.float64)
-        if direction.size != 9:
-            return None
         lps_to_ras = np.diag([-1.0, -1.0, 1.0])
-        return lps_to_ras @ direction.reshape(3, 3)
+        if direction.size != lps_to_ras.size:
+            return None
+        return lps_to_ras @ direction.reshape(lps_to_ras.shape)
     return None
 
 
 def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> str | None:
-    """Return the anatomical direction of each axis of a preprocessed case, such as "SAR": first axis towards superior.
+    """Return the anatomical direction of each axis of a preprocessed case; "SAR": the first to superior.
 
     Args:
         properties: of the case, as nnU-Net's reader gave them.
@@ -74,8 +77,9 @@ def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Seq
     orientation = array_orientation(properties, transpose_forward)
     if orientation is None:
         raise UserError(
-            "the fixed patch needs the orientation of the image, but its reader gave no affine: expected a NIfTI reader "
-            "(NibabelIOWithReorient, NibabelIO, SimpleITKIO); use one, or train nnUNetTrainerSoftSegSlidingWindow"
+            "the fixed patch needs the orientation of the image, but its reader gave no affine: expected a "
+            "NIfTI reader (NibabelIOWithReorient, NibabelIO, SimpleITKIO); use one, or train "
+            "nnUNetTrainerSoftSegSlidingWindow"
         )
     return next(axis for axis, letter in enumerate(orientation) if letter in "SI")
 
@@ -89,8 +93,8 @@ def network_box(shape: Sequence[int], patch_size: Sequence[int], si_axis: int | 
         si_axis: the array axis along S-I; None: no crop, the network sees the whole case.
 
     Returns:
-        The patch around the centre in-plane, the whole extent along S-I. A negative start (and a stop beyond the
-        shape) means padding, where the case is smaller than the patch.
+        The patch around the centre in-plane, the whole extent along S-I. A negative start (and a stop beyond
+        the shape) means padding, where the case is smaller than the patch.
     """
     if si_axis is None:
         return tuple((0, int(size)) for size in shape)
@@ -121,7 +125,9 @@ def kept_mass(soft_target: npt.NDArray[np.floating[Any]], box: Box) -> npt.NDArr
     total = soft_target.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
     cropped = soft_target[(slice(None), *inside(box, soft_target.shape[1:]))]
     kept = cropped.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
-    return np.divide(kept, total, out=np.full_like(total, np.nan), where=total > 0)
+    fraction: npt.NDArray[np.float64] = np.full_like(total, np.nan)
+    np.divide(kept, total, out=fraction, where=total > 0)
+    return fraction
 
 
 def patch_centres(
@@ -129,8 +135,9 @@ def patch_centres(
 ) -> dict[int, npt.NDArray[np.int64]]:
     """Return where training patches may be centred so that they lie in the box of `network_box`.
 
-    nnU-Net's data loader centres a patch on a voxel that it draws from such a table (its "class locations"): first a key,
-    each with the same chance, then a row. Key 0 holds every position along S-I, key 1 those on the label.
+    nnU-Net's data loader centres a patch on a voxel that it draws from such a table (its "class locations"):
+    first a key, each with the same chance, then a row. Key 0 holds every position along S-I, key 1 those on
+    the label.
 
     Args:
         shape: of the preprocessed case, without channels.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +16,7 @@ from nnunet_softseg import __version__, soft_label
 from nnunet_softseg.center_crop import array_orientation
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import Finding, examples, short_name
+from nnunet_softseg.nifti import load_nifti
 from nnunet_softseg.raw_dataset import (
     ONE_ORIENTATION,
     VANILLA,
@@ -246,8 +246,7 @@ def _label_map_findings(
 
 
 def _geometry_findings(file: Path, image: Path) -> list[Finding]:
-    reference: Any = nib.load(image)
-    label: Any = nib.load(file)
+    reference, label = load_nifti(image), load_nifti(file)
     return soft_label.shape_findings(file, reference.shape, label.shape) or soft_label.affine_findings(
         file, reference.affine, label.affine
     )

@@ -23,6 +23,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.atomic import make_folder, write_json
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import examples, raise_first_error
+from nnunet_softseg.nifti import load_nifti
 from nnunet_softseg.soft_label import (
     affine_findings,
     content_findings,
@@ -194,8 +195,7 @@ def _check_unique(sources: Sequence[Source]) -> None:
 def _write_case(source: Source, folder: Path, part: str) -> None:
     """Write image, soft label and label map of one case; the latter two in the geometry of the image."""
     raise_first_error([*file_findings(source.image), *file_findings(source.soft_label)])
-    image: Any = nib.load(source.image)
-    label: Any = nib.load(source.soft_label)
+    image, label = load_nifti(source.image), load_nifti(source.soft_label)
     raise_first_error(shape_findings(source.soft_label, image.shape, label.shape))
     raise_first_error(affine_findings(source.soft_label, image.affine, label.affine))
     soft_label = stored_values(source.soft_label)
@@ -220,7 +220,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _write_label_map(file: Path, soft_file: Path) -> None:
     """Write soft label > 0.5, of the values as they are on disk, where `check` will compare the two."""
-    stored: Any = nib.load(soft_file)
+    stored = load_nifti(soft_file)
     label_map = hard_label_map([stored_values(soft_file)], [_LABEL])
     header = stored.header.copy()
     header.set_data_dtype(label_map.dtype)

@@ -1,8 +1,9 @@
 """From a case on disk to a patch: nnU-Net's own data loader, given a dataset that adds the soft target.
 
-The loader crops whatever `load_case` returns, draws patch centres from the case's "class locations" and knows nothing of
-soft labels. So this dataset returns the image with the soft target stacked behind its channels, both still on disk, and
-tells through the class locations where patches of the fixed crop may lie. Nothing of the loader is changed.
+The loader crops whatever `load_case` returns, draws patch centres from the case's "class locations" and knows
+nothing of soft labels. So this dataset returns the image with the soft target stacked behind its channels,
+both still on disk, and tells through the class locations where patches of the fixed crop may lie. Nothing of
+the loader is changed.
 """
 
 from pathlib import Path
@@ -16,12 +17,13 @@ from nnunet_softseg.soft_target import open_soft_target
 
 
 class StackedCase:
-    """Image and soft target of a case as one (channel + label, *space) array that is read only where it is sliced."""
+    """Image and soft target of a case as one (channel + label, *space) array, read only where sliced."""
 
     def __init__(self, image: Any, soft_target: Any) -> None:
         if tuple(image.shape[1:]) != tuple(soft_target.shape[1:]):
             raise ValueError(
-                f"image and soft target must lie on one grid, got {tuple(image.shape[1:])} and {tuple(soft_target.shape[1:])}"
+                f"image and soft target must lie on one grid, got {tuple(image.shape[1:])} "
+                f"and {tuple(soft_target.shape[1:])}"
             )
         self.image = image
         self.soft_target = soft_target
@@ -68,7 +70,7 @@ class SoftLabelDataset:
         self.identifiers: list[str] = dataset.identifiers
 
     def load_case(self, identifier: str) -> tuple[StackedCase, Any, None, dict[str, Any]]:
-        """Return (image and soft target, segmentation, None, properties), as nnU-Net's loader expects them."""
+        """Return (image and soft target, segmentation, None, properties), as nnU-Net's loader expects."""
         image, segmentation, _, properties = self.dataset.load_case(identifier)
         case = StackedCase(image, open_soft_target(self.soft_target_folder, identifier))
         if not self.keep_segmentation:

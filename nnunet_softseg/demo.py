@@ -1,4 +1,4 @@
-"""The whole way on a CPU in minutes: phantom, dataset, stock nnU-Net commands, soft against vanilla, table and picture."""
+"""The whole way on a CPU in minutes: phantom, dataset, stock nnU-Net commands, soft against vanilla."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -23,12 +24,13 @@ from nnunet_softseg.conversion import convert_bids
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.export import SOFT_FOLDER
 from nnunet_softseg.morphometry import slice_areas
+from nnunet_softseg.nifti import load_nifti
 
 DATASET_ID = 900
 DATASET = "Dataset900_Phantom"
 PLANS = "nnUNetSoftSegDemoPlans"
 TRAINERS = {"softseg": "nnUNetTrainerSoftSegDemo", "vanilla": "nnUNetTrainerDemo"}
-SUBJECTS, TEST_SUBJECTS, VALIDATION_SUBJECTS = 8, 2, 1
+SUBJECTS, TEST_SUBJECTS, VALIDATION_SUBJECTS = 12, 2, 1
 FOV_MM = (56.0, 60.0, 64.0)
 FAR_MM = 10.0
 """Beyond this distance from the cord, what a map holds is background."""
@@ -48,13 +50,15 @@ class Demo:
 
     @property
     def raw(self) -> Path:
+        """The raw dataset."""
         return self.output / "nnUNet_raw" / DATASET
 
     def prediction(self, method: str) -> Path:
+        """Return the folder of what a method predicts."""
         return self.output / "predictions" / method
 
     def environment(self) -> dict[str, str]:
-        """nnU-Net's folders inside the output, and processes for a small machine."""
+        """Return this process's environment, with nnU-Net's folders inside the output."""
         folders = {
             name: str(self.output / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
         }
@@ -108,8 +112,8 @@ def _steps(here: Demo, seed: int) -> list[tuple[str, Callable[[], object]]]:
         ),
     ]
     for method, trainer in TRAINERS.items():
-        steps.append((f"train {method} ({trainer})", lambda m=method: _train(here, m)))
-        steps.append((f"predict {method}", lambda m=method: _predict(here, m)))
+        steps.append((f"train {method} ({trainer})", partial(_train, here, method)))
+        steps.append((f"predict {method}", partial(_predict, here, method)))
     return steps
 
 
@@ -184,7 +188,8 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count:
     executable = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
     if executable is None:
         raise UserError(
-            f"{command} is not installed beside {sys.executable}: expected nnU-Net there; run nnunet-softseg doctor"
+            f"{command} is not installed beside {sys.executable}: expected nnU-Net there; run "
+            "nnunet-softseg doctor"
         )
     print(f"  $ {command} {' '.join(arguments)}", flush=True)
     log_file = here.output / "logs" / f"{log}.txt"
@@ -231,7 +236,7 @@ def _test_cases(here: Demo) -> list[str]:
 
 
 def _measure_case(here: Demo, method: str, case: str) -> Mapping[str, float]:
-    truth, predicted = nib.load(_truth(here, case)), nib.load(_map(here, method, case))
+    truth, predicted = load_nifti(_truth(here, case)), load_nifti(_map(here, method, case))
     expected, found = truth.get_fdata(dtype=np.float32), predicted.get_fdata(dtype=np.float32)
     spacing = truth.header.get_zooms()[:3]
     measures = metrics.soft_measures(found, expected, float(np.prod(spacing)))
@@ -270,9 +275,9 @@ def _panels(here: Demo) -> list[figures.Panels]:
     return [
         figures.Panels(
             title=case.split("_", 1)[1],
-            image=nib.load(here.raw / "imagesTs" / f"{case}_0000.nii.gz"),
-            truth=nib.load(_truth(here, case)),
-            maps={method: nib.load(_map(here, method, case)) for method in TRAINERS},
+            image=load_nifti(here.raw / "imagesTs" / f"{case}_0000.nii.gz"),
+            truth=load_nifti(_truth(here, case)),
+            maps={method: load_nifti(_map(here, method, case)) for method in TRAINERS},
         )
         for case in chosen
     ]
@@ -285,7 +290,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         table: of `demo`.
 
     Returns:
-        Dice, boundary MAE, |CSA error| in percent, STD of CSA over the contrasts of a subject in mm2 (ddof 1), background in mm3.
+        Dice, boundary MAE, |CSA error| in percent, STD (ddof 1) of CSA over the contrasts of a subject in
+        mm2, background in mm3.
     """
     by_contrast = table.assign(csa_error_percent=table.csa_error_percent.abs()).groupby(
         ["method", "contrast"]
@@ -311,11 +317,15 @@ def _print_summary(here: Demo, table: pd.DataFrame, seconds: float) -> None:
     summary = summarise(table)[list(names)].rename(columns=names).reindex(list(TRAINERS))
     subjects, contrasts = table.subject.nunique(), table.contrast.nunique()
     print(
-        f"\n{subjects} unseen subjects x {contrasts} contrasts, against the exact cord fraction of every voxel:\n"
+        f"\n{subjects} unseen subjects x {contrasts} contrasts, against the exact cord fraction of every "
+        "voxel:\n"
     )
     print(summary.to_string(float_format=lambda value: f"{value:.3f}"))
     print(
-        f"\nbackground: summed map farther than {FAR_MM:.0f} mm from the cord. A network this small, trained for minutes, shows that "
-        f"things work, not how good they get.\nPicture: {here.output / 'comparison.png'}\nTable:   "
-        f"{here.output / 'measures.csv'}\nSoft maps: {here.prediction('softseg') / SOFT_FOLDER}\n{seconds:.0f} s"
+        f"\nbackground: summed map farther than {FAR_MM:.0f} mm from the cord. A network this small, trained "
+        "for minutes, shows that things work, not how good they get.\n"
+        f"Picture: {here.output / 'comparison.png'}\n"
+        f"Table:   {here.output / 'measures.csv'}\n"
+        f"Soft maps: {here.prediction('softseg') / SOFT_FOLDER}\n"
+        f"{seconds:.0f} s"
     )

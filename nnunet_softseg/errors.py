@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 def show_without_traceback() -> None:
-    """Let this process end on a `UserError` with its one line; for nnU-Net's own commands, which catch nothing."""
+    """Let this process end on a `UserError` with its one line, as nnU-Net's own commands catch nothing."""
     shown_by = sys.excepthook
     if getattr(shown_by, "_nnunet_softseg", False):
         return

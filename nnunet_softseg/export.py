@@ -1,4 +1,4 @@
-"""From the soft map on the network's grid to files on the image's own: soft NIfTI, label map, softseg.json."""
+"""From the soft map on the network's grid to files on the image's: soft NIfTI, label map, softseg.json."""
 
 import json
 import time
@@ -23,6 +23,7 @@ from nnunet_softseg import __version__, case_record
 from nnunet_softseg.atomic import replacing, write_json
 from nnunet_softseg.inference import label_names
 from nnunet_softseg.model_plans import is_soft, versions
+from nnunet_softseg.nifti import load_nifti
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_map import keep_supported
 
@@ -31,7 +32,7 @@ REPORT = "softseg.json"
 Map = npt.NDArray[np.float32]
 
 
-def export_prediction(
+def export_prediction(  # noqa: PLR0917  nnU-Net's signature
     predicted_array_or_file: Any,
     properties_dict: dict[str, Any],
     configuration_manager: Any,
@@ -41,10 +42,11 @@ def export_prediction(
     save_probabilities: bool = False,
     num_threads_torch: int = default_num_processes,
 ) -> None:
-    """Write what was predicted of a case; nnU-Net calls this in place of its own export, with the same arguments.
+    """Write what was predicted of a case; nnU-Net calls this for its own export, with the same arguments.
 
-    A model of ours gives `soft/<case>_<label>.nii.gz`, an entry in softseg.json and, last, the label map: its presence tells
-    nnU-Net's --continue_prediction that the case is done. Any other model goes to nnU-Net's own export.
+    A model of ours gives `soft/<case>_<label>.nii.gz`, an entry in softseg.json and, last, the label map: its
+    presence tells nnU-Net's --continue_prediction that the case is done. Any other model goes to nnU-Net's
+    own export.
     """
     if not is_soft(plans_manager.plans):
         export_prediction_from_logits(
@@ -135,7 +137,8 @@ def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) 
     Args:
         soft_map: (z, y, x) as nnU-Net's reader orders axes, uncropped.
         properties: of the case, from the same reader.
-        image: the file that was predicted; its header is taken over. None: the geometry comes from the properties.
+        image: the file that was predicted; its header is taken over. None: the geometry comes from the
+            properties.
 
     Returns:
         In the axis order of the file, with its affine, both form codes and units.
@@ -143,7 +146,7 @@ def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) 
     in_file_order, affine = to_file_order(soft_map, properties)
     header = None
     if image is not None and Path(image).is_file():
-        source = nib.load(image)
+        source = load_nifti(Path(image))
         if tuple(source.shape[:3]) == in_file_order.shape:
             header, affine = source.header.copy(), source.affine
     nifti = nib.Nifti1Image(np.ascontiguousarray(in_file_order, dtype=np.float32), affine, header)
@@ -169,8 +172,8 @@ def to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, np
     if "sitk_stuff" in properties:
         return _simpleitk_order(soft_map, properties["sitk_stuff"])
     raise ValueError(
-        "a soft map can be written only with the geometry of its image, and the properties hold none: give those of one of "
-        "nnU-Net's NIfTI readers (NibabelIOWithReorient, NibabelIO, SimpleITKIO)"
+        "a soft map can be written only with the geometry of its image, and the properties hold none: give "
+        "those of one of nnU-Net's NIfTI readers (NibabelIOWithReorient, NibabelIO, SimpleITKIO)"
     )
 
 

@@ -35,7 +35,7 @@ class Panels:
 
 
 def draw_comparison(rows: list[Panels], path: Path) -> None:
-    """Draw an axial slice of each row: image, truth, every method's map, every method's difference to the truth.
+    """Draw an axial slice of each row: image, truth, every method's map and its difference to the truth.
 
     Args:
         rows: from top to bottom.
@@ -84,13 +84,13 @@ def _show(axis: Any, plane: Plane, **options: Any) -> Any:
 
 
 def _same_slice(images: list[nib.Nifti1Image]) -> list[Plane]:
-    """Return the same axial slice of all images, the middle one, as a square around the truth's centre, L on the right."""
+    """Return the middle axial slice of all images, as a square around the truth's centre, L on the right."""
     arrays = [nib.as_closest_canonical(image) for image in images]
     truth = arrays[1].get_fdata(dtype=np.float32)
     filled = np.flatnonzero(truth.sum(axis=(0, 1)))
     z = int(filled[len(filled) // 2]) if len(filled) else truth.shape[2] // 2
     weights = truth[:, :, z]
-    centre = [int(round(float(c))) for c in _centre(weights)]
+    centre = [round(coordinate) for coordinate in _centre(weights)]
     spacing = arrays[1].header.get_zooms()[:2]
     box = tuple(
         slice(max(middle - int(HALF_WIDTH_MM / step), 0), middle + int(HALF_WIDTH_MM / step) + 1)

@@ -21,8 +21,9 @@ from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     """Return the soft maps of a preprocessed case.
 
-    The network sees the box of `center_crop.network_box`; outside of it the map is 0. Tiles, where there are several, are
-    blended raw; NormReLU is taken over the whole box, with a floor relative to the raw peak that the network learned.
+    The network sees the box of `center_crop.network_box`; outside of it the map is 0. Tiles, where there are
+    several, are blended raw; NormReLU is taken over the whole box, with a floor relative to the raw peak that
+    the network learned.
 
     Args:
         predictor: nnU-Net's, with a network and plans of ours.
@@ -60,7 +61,7 @@ def _valid(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _blend_tiles(predictor: Any, image: torch.Tensor) -> torch.Tensor:
-    """Return the raw output (label, *space), float32 on the CPU, of an image that may be smaller or larger than a tile."""
+    """Return the raw output (label, *space), float32 on the CPU, of an image of any size."""
     patch_size = tuple(predictor.configuration_manager.patch_size)
     predictor.network = predictor.network.to(predictor.device).eval()
     padded, back = pad_nd_image(image, patch_size, "constant", {"value": 0}, True, None)
@@ -78,7 +79,7 @@ def _blend_tiles(predictor: Any, image: torch.Tensor) -> torch.Tensor:
 def _blend(
     predictor: Any, image: torch.Tensor, slicers: Sequence[tuple[Any, ...]], collect_on: torch.device
 ) -> torch.Tensor:
-    """Sum the tiles under nnU-Net's Gaussian, in float32: nnU-Net's half precision would cost the map its third digit."""
+    """Blend the tiles under nnU-Net's Gaussian, in float32: half precision would cost the third digit."""
     patch_size = tuple(predictor.configuration_manager.patch_size)
     heads = predictor.label_manager.num_segmentation_heads
     total = torch.zeros((heads, *image.shape[1:]), dtype=torch.float32, device=collect_on)
@@ -105,7 +106,7 @@ def _note(record: dict[str, Any], predictor: Any, raw: torch.Tensor, reference: 
 
 
 def _flag_border(record: dict[str, Any], predictor: Any, soft_map: torch.Tensor, box: Box) -> None:
-    """Flag a soft map that reaches a face of the crop behind which the image goes on: it may be cut off there."""
+    """Flag a soft map that reaches a face of the crop behind which the image goes on: it may be cut off."""
     for axis, ((start, stop), size) in enumerate(zip(box, soft_map.shape[1:], strict=True)):
         for face, image_goes_on in ((start, start > 0), (stop - 1, stop < size)):
             if image_goes_on and bool(
@@ -113,7 +114,8 @@ def _flag_border(record: dict[str, Any], predictor: Any, soft_map: torch.Tensor,
             ):
                 case_record.add_warning(
                     record,
-                    "the soft map touches the border of the fixed patch: the structure may be cut off, look at it",
+                    "the soft map touches the border of the fixed patch: the structure may be cut off, "
+                    "look at it",
                 )
 
 

@@ -16,8 +16,8 @@ Array = np.ndarray[Any, Any] | torch.Tensor
 class SoftLabelManager(LabelManager):  # type: ignore[misc]
     """What nnU-Net asks about labels, answered for soft maps.
 
-    nnU-Net's "logits" are soft maps here: NormReLU has been applied before resampling. So the non-linearity is the
-    identity, the label map is soft map > 0.5, and what lies outside the crop is 0 in every channel.
+    nnU-Net's "logits" are soft maps here: NormReLU has been applied before resampling. So the non-linearity
+    is the identity, the label map is soft map > 0.5, and what lies outside the crop is 0 in every channel.
     """
 
     @property
@@ -43,16 +43,17 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
                 f"expected {self.num_segmentation_heads} soft maps, one per foreground label "
                 f"{self.foreground_labels}, got {predicted_probabilities.shape[0]} channels"
             )
-        is_tensor = isinstance(predicted_probabilities, torch.Tensor)
-        soft = predicted_probabilities.cpu().numpy() if is_tensor else predicted_probabilities
-        labels = np.asarray(
-            self.foreground_labels, dtype=np.uint16 if max(self.foreground_labels) > 255 else np.uint8
-        )
+        if isinstance(predicted_probabilities, torch.Tensor):
+            return torch.from_numpy(self._label_map(predicted_probabilities.cpu().numpy()))
+        return self._label_map(predicted_probabilities)
+
+    def _label_map(self, soft: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        fits_a_byte = max(self.foreground_labels) <= np.iinfo(np.uint8).max
+        labels = np.asarray(self.foreground_labels, dtype=np.uint8 if fits_a_byte else np.uint16)
         label_map = np.where(
             soft.max(axis=0) > SoftSegSettings.hard_threshold, labels[soft.argmax(axis=0)], 0
         )
-        label_map = label_map.astype(labels.dtype, copy=False)
-        return torch.from_numpy(label_map) if is_tensor else label_map
+        return label_map.astype(labels.dtype, copy=False)
 
     def convert_logits_to_segmentation(self, predicted_logits: Array) -> Array:
         """Return the integer label map of soft maps; see `convert_probabilities_to_segmentation`."""

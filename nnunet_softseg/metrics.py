@@ -1,6 +1,7 @@
 """How well one soft map agrees with another, voxel by voxel.
 
-Everything takes plain arrays of one label on one grid. NaN says that a measure has no value there: see `soft_measures`.
+Everything takes plain arrays of one label on one grid. NaN says that a measure has no value there: see
+`soft_measures`.
 """
 
 import math
@@ -13,7 +14,7 @@ Map = npt.NDArray[np.floating[Any]]
 
 
 def dice(prediction: Map, reference: Map, threshold: float = 0.5) -> float:
-    """Return the Dice coefficient of what lies above the threshold in both; NaN if that is nothing in both."""
+    """Return the Dice coefficient of what lies above the threshold; NaN if that is nothing in both."""
     predicted, expected = prediction > threshold, reference > threshold
     total = int(predicted.sum()) + int(expected.sum())
     return 2 * int((predicted & expected).sum()) / total if total else math.nan
@@ -43,7 +44,7 @@ def boundary(reference: Map) -> npt.NDArray[np.bool_]:
 
 
 def relative_volume_error(prediction: Map, reference: Map) -> float:
-    """Return 100 (sum p - sum y) / sum y in percent, positive for over-segmentation; NaN for an empty reference."""
+    """Return 100 (sum p - sum y) / sum y, above 0 for over-segmentation; NaN for an empty reference."""
     expected = float(reference.sum(dtype=np.float64))
     return 100 * (float(prediction.sum(dtype=np.float64)) - expected) / expected if expected else math.nan
 
@@ -57,8 +58,9 @@ def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> d
         voxel_volume_mm3: of the grid.
 
     Returns:
-        dice, soft_dice, mae, boundary_mae, volume_mm3, reference_volume_mm3, rve_percent. With an empty reference,
-        boundary_mae and rve_percent are NaN, and dice and soft_dice are 0 if something was predicted, NaN if not.
+        dice, soft_dice, mae, boundary_mae, volume_mm3, reference_volume_mm3, rve_percent. With an empty
+        reference, boundary_mae and rve_percent are NaN, and dice and soft_dice are 0 if something was
+        predicted, NaN if not.
 
     Raises:
         ValueError: if the shapes differ.

@@ -1,4 +1,4 @@
-"""The plans that a trainer saves beside its model: nnU-Net's, with our label manager, preprocessor and resampling named."""
+"""The plans that a trainer saves beside its model: nnU-Net's, with our parts named in them."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -7,18 +7,23 @@ from typing import Any
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.finding import raise_first_error
+from nnunet_softseg.raw_dataset import VANILLA, label_findings
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 LABEL_MANAGER = "SoftLabelManager"
+_AXES_OF_2D = 2
 
 
 def is_soft(plans: Mapping[str, Any]) -> bool:
-    """Return whether a model with these plans puts out soft maps; all of our patches of nnU-Net ask this first."""
+    """Return whether a model with these plans puts out soft maps; our patches of nnU-Net ask this first."""
     return plans.get("label_manager") == LABEL_MANAGER and PLANS_KEY in plans
 
 
 def soft_plans(plans: Mapping[str, Any], trainer: str, settings: SoftSegSettings) -> dict[str, Any]:
-    """Return a copy of nnU-Net's plans that names our parts; the preprocessed data stay those of the original.
+    """Return a copy of nnU-Net's plans that names our label manager, preprocessor and resampling.
+
+    The preprocessed data stay those of the original.
 
     Args:
         plans: as nnU-Net planned them, which vanilla trainers use unchanged.
@@ -59,27 +64,18 @@ def require_supported(
     """Refuse what soft training cannot do yet, and name what can.
 
     Raises:
-        UserError: for an ignore label, region-based labels, a cascade, or the fixed crop with a 2d configuration.
+        UserError: for labels that `raw_dataset.label_findings` objects to (ignore, region-based), a cascade,
+            or the fixed crop with a 2d configuration.
     """
-    dataset = plans["dataset_name"]
-    labels = dataset_json["labels"]
-    vanilla = "train it with nnUNetTrainer"
-    if "ignore" in labels:
-        raise UserError(
-            f"{dataset}/dataset.json has an ignore label, which soft training does not support yet: {vanilla}"
-        )
-    if any(isinstance(value, list | tuple) and len(value) > 1 for value in labels.values()):
-        raise UserError(
-            f"{dataset}/dataset.json has region-based labels, which soft training does not support yet: {vanilla}"
-        )
-    entry = plans["configurations"].get(configuration, {})
+    raise_first_error(label_findings(dataset_json["labels"]))
+    dataset, entry = plans["dataset_name"], plans["configurations"].get(configuration, {})
     if entry.get("previous_stage") is not None:
         raise UserError(
-            f"{configuration} of {dataset} is a cascade, which soft training does not support yet: {vanilla}, or use 3d_fullres "
-            "or 3d_lowres"
+            f"{configuration} of {dataset} is a cascade, which soft training does not support yet: "
+            f"{VANILLA}, or use 3d_fullres or 3d_lowres"
         )
-    if center_crop and len(entry.get("patch_size", (0, 0, 0))) == 2:
+    if center_crop and len(entry.get("patch_size", ())) == _AXES_OF_2D:
         raise UserError(
-            f"{configuration} of {dataset} is two-dimensional, expected a 3d configuration for the fixed patch: use 3d_fullres, "
-            "or train nnUNetTrainerSoftSegSlidingWindow"
+            f"{configuration} of {dataset} is two-dimensional, expected a 3d configuration for the fixed "
+            "patch: use 3d_fullres, or train nnUNetTrainerSoftSegSlidingWindow"
         )

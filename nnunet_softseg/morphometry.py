@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
+_AXES = 3
 _SUPERIOR = 2
 
 
@@ -16,7 +17,7 @@ class SliceAreas:
     """Area per axial slice, from inferior to superior.
 
     Attributes:
-        height_mm: (n,) position of each slice along S-I, in the scanner's coordinates at the centre of the slice.
+        height_mm: (n,) position of each slice along S-I, in the scanner's coordinates at the slice's centre.
         area_mm2: (n,) sum of the map's values times the area of a voxel; NaN where the slice is empty.
     """
 
@@ -24,13 +25,13 @@ class SliceAreas:
     area_mm2: npt.NDArray[np.float64]
 
     def mean_between(self, lowest_mm: float, highest_mm: float) -> float:
-        """Return the mean area of the slices whose centre lies in a range, empty ones passed over; NaN if there are none."""
+        """Return the mean area of the slices centred in a range, empty ones passed over; NaN for none."""
         chosen = self.area_mm2[(self.height_mm >= lowest_mm) & (self.height_mm <= highest_mm)]
         return float(np.nanmean(chosen)) if np.isfinite(chosen).any() else float("nan")
 
 
 def slice_areas(image: nib.Nifti1Image) -> SliceAreas:
-    """Return the area of a soft map in each slice across S-I, without rescaling and without correction for tilt.
+    """Return the area of a soft map in each slice across S-I, neither rescaled nor corrected for tilt.
 
     Args:
         image: three axes in any order and direction, values in [0, 1].
@@ -38,7 +39,7 @@ def slice_areas(image: nib.Nifti1Image) -> SliceAreas:
     Raises:
         ValueError: if the image does not have three axes.
     """
-    if image.ndim != 3:
+    if image.ndim != _AXES:
         raise ValueError(f"a map must have three axes, got {image.ndim}")
     axis, ascending = _si_axis(image.affine)
     values: npt.NDArray[Any] = np.moveaxis(image.get_fdata(dtype=np.float32), axis, 0)

@@ -13,15 +13,15 @@ BUFFER = "reference_peak"
 def add_reference_peak(network: nn.Module, num_labels: int) -> nn.Module:
     """Give the network a buffer for the running peak of each label's raw output and return it.
 
-    The buffer lives with the segmentation layers: nnU-Net's fine-tuning skips those, so that weights of a vanilla network,
-    which has no such buffer, can be loaded.
+    The buffer lives with the segmentation layers: nnU-Net's fine-tuning skips those, so that weights of a
+    vanilla network, which has no such buffer, can be loaded.
     """
     _owner(network).register_buffer(BUFFER, torch.zeros(num_labels))
     return network
 
 
 def reference_peak(network: nn.Module) -> torch.Tensor:
-    """Return the (label,) running peak of a network of ours, however it is wrapped; 0 where it is not known."""
+    """Return the (label,) running peak of a network of ours, however it is wrapped; 0 where not known."""
     peak: torch.Tensor = getattr(_owner(unwrapped(network)), BUFFER)
     return peak
 

@@ -1,16 +1,16 @@
 """NormReLU: from the network's raw output to a soft map in [0, 1].
 
-Source: Bedard et al. 2025, section 3.4: relu(x) / max(relu(x)), 0 where the maximum is 0. The axis of the maximum is not
-printed there; here it is per sample and channel, so that no case depends on its batch mates.
+Source: Bedard et al. 2025, section 3.4: relu(x) / max(relu(x)), 0 where the maximum is 0. The axis of the
+maximum is not printed there; here it is per sample and channel, so that no case depends on its batch mates.
 
-The single largest voxel is a fragile yardstick: one hot voxel of 1.3 shrinks everything else to 77 %. So there are two: `peak`,
-as printed, and `plateau`, the height on which most of the structure stands.
+The single largest voxel is a fragile yardstick: one hot voxel of 1.3 shrinks everything else to 77 %. So
+there are two: `peak`, as printed, and `plateau`, the height on which most of the structure stands.
 """
 
 import torch
 
 PLATEAU_POWER = 4
-"""Of the mean that `plateau` takes. With it a hot voxel of 1.3 in a disc of 113 voxels moves the yardstick by 0.8 %, not 30 %."""
+"""Of the mean that `plateau` takes. A hot voxel of 1.3 in a disc of 113 moves it by 0.8 %, not 30 %."""
 
 
 def peak(raw: torch.Tensor) -> torch.Tensor:
@@ -25,9 +25,10 @@ def peak(raw: torch.Tensor) -> torch.Tensor:
 def plateau(raw: torch.Tensor) -> torch.Tensor:
     """Return the height of the plateau of each sample and channel, kept as (batch, channel, 1, ...).
 
-    It is sum(x ** 5) / sum(x ** 4) over x = relu(raw): a mean in which high values count most. On a structure of constant
-    height it is that height; partial volume at the boundary lowers it by a percent or two; a residue in the background or a
-    few hot voxels hardly move it. Unlike the maximum it passes its gradient to all of the structure.
+    It is sum(x ** 5) / sum(x ** 4) over x = relu(raw): a mean in which high values count most. On a structure
+    of constant height it is that height; partial volume at the boundary lowers it by a percent or two; a
+    residue in the background or a few hot voxels hardly move it. Unlike the maximum it passes its gradient to
+    all of the structure.
 
     Args:
         raw: (batch, channel, *space), raw network output.
@@ -46,9 +47,10 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
 
     Args:
         raw: (batch, channel, *space), raw network output; computed in float32 or wider.
-        floor: smallest denominator, a number or broadcastable to (batch, channel). It keeps an image without the
-            structure, whose raw output is small, from being blown up to 1. In the unit of `raw`.
-        robust: the yardstick is `plateau`, and what stands above it is 1; else it is `peak`, as the paper prints it.
+        floor: smallest denominator, a number or broadcastable to (batch, channel). It keeps an image without
+            the structure, whose raw output is small, from being blown up to 1. In the unit of `raw`.
+        robust: the yardstick is `plateau`, and what stands above it is 1; else it is `peak`, as the paper
+            prints it.
 
     Returns:
         (batch, channel, *space). Zeros where the yardstick and the floor are 0.

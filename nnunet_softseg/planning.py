@@ -10,15 +10,15 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 class SoftSegDemoPlanner(ExperimentPlanner):  # type: ignore[misc]
     """A network small enough to train on a laptop's CPU in minutes; for trying things out, not for results.
 
-    1 mm isotropic, as the paper; a patch of 64 x 40 x 32 voxels (S-I, A-P, R-L) at most; 8 to 64 features. nnU-Net does the
-    rest: `nnUNetv2_plan_and_preprocess -d 900 -c 3d_fullres -pl SoftSegDemoPlanner`.
+    1 mm isotropic, as the paper; a patch of 64 x 40 x 32 voxels (S-I, A-P, R-L) at most; 8 to 64 features.
+    nnU-Net does the rest: `nnUNetv2_plan_and_preprocess -d 900 -c 3d_fullres -pl SoftSegDemoPlanner`.
     """
 
     PATCH_SIZE = (64, 40, 32)
     FEATURES = (8, 16, 32, 64)
     BATCH_SIZE = 2
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  nnU-Net's signature
         self,
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = 8,
@@ -66,7 +66,7 @@ class SoftSegDemoPlanner(ExperimentPlanner):  # type: ignore[misc]
         plan: dict[str, Any] = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
         )
-        if len(spacing) == 3:
+        if len(spacing) == len(self.PATCH_SIZE):
             stages = len(self.FEATURES)
             architecture = plan["architecture"]["arch_kwargs"]
             architecture.update(
@@ -82,7 +82,7 @@ class SoftSegDemoPlanner(ExperimentPlanner):  # type: ignore[misc]
         return plan
 
     def _patch_size(self, median_shape: Any) -> list[int]:
-        """Return the patch, no larger than the median case needs, each side a multiple of the network's stride."""
+        """Return the patch, no larger than the median case needs, in multiples of the network's stride."""
         stride = 2 ** (len(self.FEATURES) - 1)
         needed = [int(np.ceil(length / stride)) * stride for length in median_shape]
         return [min(patch, size) for patch, size in zip(self.PATCH_SIZE, needed, strict=True)]

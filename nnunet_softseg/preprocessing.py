@@ -1,4 +1,4 @@
-"""nnU-Net's preprocessing of an image to predict, with a look at what could make the prediction meaningless."""
+"""nnU-Net's preprocessing of an image to predict, on the look-out for what makes predictions meaningless."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Image = npt.NDArray[np.floating[Any]]
 
 
 class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
-    """Check orientation and content of an image, preprocess it as nnU-Net does, and start the record of the case."""
+    """Check orientation and content of an image, preprocess it as nnU-Net does, start the case's record."""
 
     def run_case(
         self,
@@ -27,7 +27,7 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         configuration_manager: Any,
         dataset_json: dict[str, Any] | str,
     ) -> tuple[Image, Any, dict[str, Any]]:
-        """Return (image, segmentation, properties) of files; the record remembers the file, for its header."""
+        """Return (image, segmentation, properties) of files; the record keeps the path, for its header."""
         started = time.perf_counter()
         data, segmentation, properties = super().run_case(
             image_files, seg_file, plans_manager, configuration_manager, dataset_json
@@ -37,7 +37,7 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         record["seconds"]["preprocess"] = time.perf_counter() - started
         return data, segmentation, properties
 
-    def run_case_npy(
+    def run_case_npy(  # noqa: PLR0917  nnU-Net's signature
         self,
         data: Image,
         seg: Any,
@@ -71,8 +71,9 @@ def _check_orientation(properties: dict[str, Any], plans_manager: Any, record: d
     axis = entry.get("si_axis")
     if axis is not None and orientation[axis] not in "SI":
         raise UserError(
-            f"the image has its axes along {orientation}, but the model was trained with {trained} (S-I on axis {axis}): reorient "
-            'the image, or train with "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
+            f"the image has its axes along {orientation}, but the model was trained with {trained} "
+            f"(S-I on axis {axis}): reorient the image, or train with "
+            '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
         )
     case_record.add_warning(record, f"orientation {orientation} differs from training's {trained}")
 
@@ -80,8 +81,8 @@ def _check_orientation(properties: dict[str, Any], plans_manager: Any, record: d
 def _check_content(data: Image, record: dict[str, Any]) -> None:
     if not np.isfinite(data).all():
         raise UserError(
-            f"the image holds {int((~np.isfinite(data)).sum())} NaN or infinite voxels, expected numbers only: repair it "
-            "(for example numpy.nan_to_num) before predicting"
+            f"the image holds {int((~np.isfinite(data)).sum())} NaN or infinite voxels, expected numbers "
+            "only: repair it (for example numpy.nan_to_num) before predicting"
         )
     if all(float(channel.max()) == float(channel.min()) for channel in data):
         record["constant"] = True

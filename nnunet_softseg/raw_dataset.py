@@ -109,10 +109,11 @@ def dataset_json_findings(dataset_json: Any) -> list[Finding]:
         remedy = "add them, see nnU-Net's documentation/dataset_format.md"
         found = f"no {', '.join(missing)}"
         return [dataset_finding("keys are missing", f"all of {', '.join(_KEYS)}", found, remedy)]
-    return [*_label_findings(dataset_json["labels"]), *_format_findings(dataset_json)]
+    return [*label_findings(dataset_json["labels"]), *_format_findings(dataset_json)]
 
 
-def _label_findings(labels: Any) -> list[Finding]:
+def label_findings(labels: Any) -> list[Finding]:
+    """Say why soft training cannot use the labels of dataset.json; ignore and regions are not supported."""
     what = "labels that soft training cannot use"
     if not isinstance(labels, Mapping):
         return [dataset_finding(what, '{"background": 0, "name": 1, ...}', repr(labels), "rewrite it")]
@@ -156,7 +157,7 @@ def foreground_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
     Raises:
         UserError: for no foreground, and for ignore or region-based labels, not supported yet.
     """
-    raise_first_error(_label_findings(dataset_json["labels"]))
+    raise_first_error(label_findings(dataset_json["labels"]))
     return tuple(sorted(set(dataset_json["labels"].values()) - {0}))
 
 

@@ -13,7 +13,8 @@ class SoftSegSettings:
     """How a soft segmentation model is trained and how its raw output becomes a soft map.
 
     Attributes:
-        center_crop: the network sees the patch around the centre in R-L and A-P; False: patches wherever nnU-Net puts them.
+        center_crop: the network sees the patch around the centre in R-L and A-P; False: patches wherever
+            nnU-Net puts them.
         initial_lr: of Adam; cosine annealing takes it to 0.
         weight_decay: of Adam.
         num_epochs: of so many iterations each.
@@ -24,7 +25,8 @@ class SoftSegSettings:
         floor_fraction: smallest denominator of NormReLU, as a fraction of that running mean.
         hard_threshold: the label map is soft map > this.
         core_threshold: a component of the soft map must exceed this somewhere, or it is background.
-        support_threshold: what is connected to a core through values above this keeps its value; the rest is background.
+        support_threshold: what is connected to a core through values above this keeps its value; the rest is
+            background.
         crop_loss_warning: a case is named if the crop loses more than this fraction of a label.
         collapse_patience: epochs of empty output on labelled patches after which training stops.
     """
@@ -50,7 +52,7 @@ class SoftSegSettings:
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> "SoftSegSettings":
-        """Return the settings that a model was trained with; unknown keys, of a later version, are passed over."""
+        """Return the settings that a model was trained with, without keys that only later versions know."""
         stored = plans.get(PLANS_KEY, {}).get("settings", {})
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})

@@ -16,13 +16,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from nnunet_softseg import __version__
 from nnunet_softseg.atomic import replacing
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import Finding, raise_first_error, short_name
+from nnunet_softseg.nifti import UNREADABLE, load_nifti
 from nnunet_softseg.raw_dataset import NIFTI_ENDINGS, ImageReader
 from nnunet_softseg.settings import SoftSegSettings
 
@@ -146,7 +145,7 @@ def file_findings(file: Path) -> list[Finding]:
         return [Finding(name, "corrupt or truncated gzip", "a whole file", _first_line(error), again)]
     try:
         image: Any = nib.load(file)
-    except (OSError, ValueError, ImageFileError, HeaderDataError) as error:
+    except UNREADABLE as error:
         return [Finding(name, "unreadable NIfTI header", "a NIfTI file", _first_line(error), again)]
     shape, data = image.shape, image.dataobj
     expected = data.offset + math.prod(shape) * data.dtype.itemsize
@@ -220,8 +219,7 @@ def stored_values(file: Path) -> SoftLabel:
     Args:
         file: whole, see `file_findings`.
     """
-    image: Any = nib.load(file)
-    return np.asarray(image.dataobj, dtype=np.float32)
+    return np.asarray(load_nifti(file).dataobj, dtype=np.float32)
 
 
 def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], reference: Path) -> None:
@@ -236,7 +234,7 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
         UserError: if shape or range are wrong, or the file cannot be written.
     """
     raise_first_error(file_findings(reference))
-    image: Any = nib.load(reference)
+    image = load_nifti(reference)
     raise_first_error(shape_findings(file, image.shape, soft_label.shape))
     raise_first_error(content_findings(file, np.asarray(soft_label)))
     header = image.header.copy()

@@ -1,7 +1,7 @@
 """From raw output and soft target to the loss: on the raw output, or with NormReLU in between.
 
-Two ways to train are published: the text of Bedard et al. 2025 puts NormReLU before the loss, their code regresses the raw
-output and applies NormReLU after inference only. Both are here, over any loss per voxel.
+Two ways to train are published: the text of Bedard et al. 2025 puts NormReLU before the loss, their code
+regresses the raw output and applies NormReLU after inference only. Both are here, over any loss per voxel.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ class SoftSegLoss(nn.Module):
 
     Args:
         voxel_loss: (prediction, target) -> scalar.
-        reference_peak: (label,) buffer of the network, updated in place: the running mean of the raw output's peak over
-            patches with a label, at full resolution. 0 means not known yet.
+        reference_peak: (label,) buffer of the network, updated in place: the running mean of the raw output's
+            peak over patches with a label, at full resolution. 0 means not known yet.
         level_weights: per resolution, full first; None: a single output.
         normalise: put NormReLU between raw output and loss; False: regress the raw output.
         floor_fraction: smallest denominator of NormReLU, as a fraction of the running peak.
@@ -97,12 +97,13 @@ def follow_peak(reference: torch.Tensor, raw: torch.Tensor, target: torch.Tensor
 def normalised_for_loss(
     raw: torch.Tensor, target: torch.Tensor, floor_fraction: float, reference: torch.Tensor
 ) -> torch.Tensor:
-    """Return NormReLU of a patch, as it will be in the whole case, and with a gradient wherever there is a label.
+    """Return NormReLU of a patch, as it will be in the whole case, with a gradient wherever there is a label.
 
-    At inference the plateau of the case becomes 1, and so it does here where the target reaches 1. A patch may hold only the
-    fringe of the structure, and a coarse level only averages: there the plateau becomes the largest target. A patch without a label (below 0.5) is measured against
-    the running plateau instead, so that it learns to stay low. Where the target is positive the raw output is not cut off at
-    0: a head that has gone negative everywhere still gets a gradient back. Where the target is below 1 it is not cut off at 1.
+    At inference the plateau of the case becomes 1, and so it does here where the target reaches 1. A patch
+    may hold only the fringe of the structure, and a coarse level only averages: there the plateau becomes the
+    largest target. A patch without a label (below 0.5) is measured against the running plateau instead, so
+    that it learns to stay low. Where the target is above 0 the raw output is not cut off at 0: a head that
+    has gone negative everywhere still gets a gradient back. Where it is below 1, nothing is cut off at 1.
 
     Args:
         raw: (batch, label, *space).

@@ -17,9 +17,10 @@ def keep_supported(
 ) -> npt.NDArray[np.float32]:
     """Return the soft map of one label with everything 0 that does not belong to a core.
 
-    A residue of 0.005 in 300,000 background voxels weighs more than a cord. It is removed by support, not by clipping: what is
-    connected (26 neighbours) to a voxel above the core threshold through voxels above the support threshold keeps its
-    value, and so does the ring of voxels around that, whatever its value. So partial volume at the boundary stays as it is.
+    A residue of 0.005 in 300,000 background voxels weighs more than a cord. It is removed by support, not by
+    clipping: what is connected (26 neighbours) to a voxel above the core threshold through voxels above the
+    support threshold keeps its value, and so does the ring of voxels around that, whatever its value. So
+    partial volume at the boundary stays as it is.
 
     Args:
         soft_map: (*space), values in [0, 1].
@@ -53,14 +54,15 @@ def resample_soft_map(
     new_shape: Sequence[int],
     current_spacing: Sequence[float],
     new_spacing: Sequence[float],
+    *,
     core_threshold: float = 0.5,
     support_threshold: float = 0.05,
 ) -> npt.NDArray[np.float32]:
-    """Return soft maps on another grid of the same field of view, background exactly 0, linear along every axis.
+    """Return soft maps on another grid of the same field of view: linear on all axes, background exactly 0.
 
-    nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest slice along a
-    thick-slice axis; a soft map is interpolated there too. Order 1 is the inverse of how soft targets come to the network's
-    grid: at the centre of an original voxel it returns what was there.
+    nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest
+    slice along a thick-slice axis; a soft map is interpolated there too. Order 1 is the inverse of how soft
+    targets come to the network's grid: at the centre of an original voxel it returns what was there.
 
     Args:
         data: (label, *space) soft maps in [0, 1].
@@ -78,7 +80,8 @@ def resample_soft_map(
     size = [int(length) for length in new_shape]
     if list(cleaned.shape[1:]) == size:
         return cleaned
-    # Half-pixel centres and a clamped edge: the convention of skimage.transform.resize, which nnU-Net uses for the image.
+    # Half-pixel centres and a clamped edge: the convention of skimage.transform.resize, which nnU-Net uses
+    # for the image.
     resampled = interpolate(
         torch.from_numpy(cleaned)[None], size=size, mode="trilinear", align_corners=False
     )[0]

@@ -45,14 +45,14 @@ show_without_traceback()
 
 
 class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
-    """Train on soft labels: NormReLU and adaptive wing loss, Adam with cosine annealing, a fixed centre-crop patch.
+    """Train on soft labels: NormReLU, adaptive wing loss, Adam with cosine annealing, fixed centre patch.
 
-    Source: Bedard et al. 2025. The settings are a class attribute; a variant is a subclass with other settings.
+    Source: Bedard et al. 2025. The settings are a class attribute; a variant is a subclass with others.
     """
 
     settings: ClassVar[SoftSegSettings] = SoftSegSettings()
     normalise_in_loss: ClassVar[bool] = True
-    """NormReLU between raw output and loss (the paper's text); False: regression of the raw output (its code)."""
+    """NormReLU between raw output and loss (the paper's text); False: none there (its code)."""
     hard_target: ClassVar[bool] = False
     """Train on soft label > 0.5."""
 
@@ -89,7 +89,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Return nnU-Net's network with one output per foreground label and the running peak of its raw output."""
+        """Return nnU-Net's network with one output per foreground label and its raw output's running peak."""
         network = nnUNetTrainer.build_network_architecture(
             plans_manager,
             configuration_manager,
@@ -116,7 +116,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         super().on_train_start()
 
     def _prepare_soft_targets(self) -> PreparationReport | None:
-        """Let rank 0 prepare while the others wait; files tell them, as a barrier would time out on a large dataset."""
+        """Let rank 0 prepare, the others wait for its files: a large dataset would time a barrier out."""
         dataset = {
             "dataset_folder_raw": Path(nnUNet_raw.get()) / self.plans_manager.dataset_name
             if nnUNet_raw.is_set()
@@ -153,7 +153,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         if case is None:
             raise UserError(
                 f"no preprocessed case in {self.preprocessed_dataset_folder}: run nnUNetv2_preprocess -d "
-                f"{self.plans_manager.dataset_name} -c {self.configuration_name} -plans_name {self.plans_manager.plans_name} first"
+                f"{self.plans_manager.dataset_name} -c {self.configuration_name} "
+                f"-plans_name {self.plans_manager.plans_name} first"
             )
         properties = load_pickle(str(case))
         entry["orientation"] = array_orientation(properties, self.plans_manager.transpose_forward)
@@ -183,12 +184,12 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         )
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
-        """Return nnU-Net's choice, without mirroring at test time: eight passes gained nothing worth their time."""
+        """Return nnU-Net's choice, without mirroring at test time: eight passes gain too little."""
         choice: tuple[Any, ...] = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
         return choice
 
-    def get_training_transforms(  # type: ignore[override]
+    def get_training_transforms(
         self,
         patch_size: Sequence[int],
         rotation_for_DA: Any,  # noqa: N803
@@ -203,7 +204,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         )
         return self._frame(augmentation, deep_supervision_scales)
 
-    def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:  # type: ignore[override]
+    def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:
         """Return nnU-Net's validation transforms, with the soft label carried through them."""
         return self._frame(nnUNetTrainer.get_validation_transforms(None, **options), deep_supervision_scales)
 
@@ -277,20 +278,21 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def _over_ranks(self, values: Any) -> Any:
         if not self.is_ddp:
             return values
-        gathered = [None] * dist.get_world_size()
+        gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, values)
         return np.sum(np.stack(gathered), 0)
 
     def _watch_for_collapse(self, sums: dict[str, Any]) -> None:
-        """Count epochs in which no labelled voxel got any output; after too many there is nothing left to train."""
+        """Count epochs in which no labelled voxel got any output; after too many nothing is left to train."""
         silent = bool(np.any((sums["target_sum"] > 0) & (sums["overlap_sum"] <= 0)))
         self._empty_epochs = self._empty_epochs + 1 if silent else 0
         if self._empty_epochs >= self.settings.collapse_patience:
             raise UserError(
-                f"training stopped at epoch {self.current_epoch}: for {self._empty_epochs} epochs the network has put out "
-                f"nothing where the labels are (the largest raw output is not above 0 there), and it will not recover. Look at "
-                f"{self.output_folder}/progress.png; check the labels with nnunet-softseg check, then train again with a "
-                f"smaller learning rate (now {self.initial_lr})"
+                f"training stopped at epoch {self.current_epoch}: for {self._empty_epochs} epochs the "
+                "network has put out nothing where the labels are (the largest raw output is not above 0 "
+                f"there), and it will not recover. Look at {self.output_folder}/progress.png; check the "
+                "labels with nnunet-softseg check, then train again with a smaller learning rate "
+                f"(now {self.initial_lr})"
             )
 
     def on_epoch_end(self) -> None:
@@ -303,7 +305,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     # Final validation
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Predict the validation cases as `nnUNetv2_predict` would, soft maps included, and measure them softly too."""
+        """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
         self._learn_orientation()
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
@@ -327,7 +329,7 @@ class nnUNetTrainerSoftSegSlidingWindow(nnUNetTrainerSoftSeg):  # noqa: N801
 
 
 class CosineSchedule(LRScheduler):
-    """Cosine annealing to 0 that takes the epoch as nnU-Net hands it over, so that a resumed run goes on exactly.
+    """Cosine annealing to 0; it takes the epoch as nnU-Net hands it over, so a resumed run goes on exactly.
 
     Args:
         optimizer: whose learning rate is set.

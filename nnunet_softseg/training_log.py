@@ -59,7 +59,7 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
             self.my_fantastic_logging[name] = []
 
     def log_soft_measures(self, sums: dict[str, Any], epoch: int) -> None:
-        """Turn the sums of an epoch into its measures, a list with one value per label, NaN where a label is absent."""
+        """Turn the sums of an epoch into its measures, one value per label, NaN where a label is absent."""
         with np.errstate(invalid="ignore", divide="ignore"):
             measures = {
                 "soft_dice": 2 * sums["overlap_sum"] / (sums["prediction_sum"] + sums["target_sum"]),
@@ -74,7 +74,7 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
         return {title: self.my_fantastic_logging[name][-1] for name, title in self.MEASURES.items()}
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the log of a checkpoint; one without soft measures (fine-tuning a vanilla run) gets gaps."""
+        """Take over a checkpoint's log; one without soft measures (a fine-tuned vanilla run) gets gaps."""
         super().load_checkpoint(checkpoint)
         epochs = len(checkpoint["val_losses"])
         for name in self.MEASURES:

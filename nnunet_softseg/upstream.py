@@ -1,8 +1,8 @@
 """Every place where nnU-Net itself is patched, and nothing else is.
 
-nnU-Net offers no hook for two things: what happens between the forward pass and the resampling, and what is written of a
-prediction. Both patches hand over to the original for every model that is not ours, so vanilla models in the same process
-are untouched. tests/test_upstream.py fails when nnU-Net changes under them.
+nnU-Net offers no hook for two things: what happens between the forward pass and the resampling, and what is
+written of a prediction. Both patches hand over to the original for every model that is not ours, so vanilla
+models in the same process are untouched. tests/test_upstream.py fails when nnU-Net changes under them.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 
 from nnunet_softseg import case_record, export, inference
 from nnunet_softseg.model_plans import is_soft
@@ -50,7 +50,7 @@ def _soft_sliding_window(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _record_keeping_iterator(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Say which case's forward pass comes next; its properties are in the iterator, out of the forward pass's sight."""
+    """Say which case's forward pass comes next: that sees no properties, the iterator does."""
 
     def predict_from_data_iterator(self: Any, data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         if is_soft(self.plans_manager.plans):
@@ -64,7 +64,6 @@ def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
     for item in data_iterator:
         case_record.set_under_way(case_record.start(item["data_properties"]))
         yield item
-    if hasattr(
-        data_iterator, "_finish"
-    ):  # nnU-Net would end its own loader here, but sees only this generator
+    # nnU-Net would end its own loader here, but sees only this generator.
+    if hasattr(data_iterator, "_finish"):
         data_iterator._finish()

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from nnunet_softseg.atomic import write_json
 from nnunet_softseg.export import SOFT_FOLDER
 from nnunet_softseg.metrics import soft_measures
 from nnunet_softseg.model_plans import versions
+from nnunet_softseg.nifti import load_nifti
 
 SUMMARY = "summary_soft.json"
 
@@ -25,7 +25,7 @@ def write_soft_summary(
         dataset_json: of the dataset; its labels name the measures.
 
     Returns:
-        Per case and label the measures of `metrics.soft_measures`, and their mean over cases (NaN passed over).
+        Per case and label the measures of `metrics.soft_measures`, and their mean over cases (without NaN).
     """
     names = {int(value): name for name, value in dataset_json["labels"].items() if name != "background"}
     cases: dict[str, dict[str, Any]] = {}
@@ -34,7 +34,7 @@ def write_soft_summary(
         reference = soft_label_folder / file.name
         if not reference.is_file():
             continue
-        predicted, expected = nib.load(file), nib.load(reference)
+        predicted, expected = load_nifti(file), load_nifti(reference)
         cases.setdefault(case, {})[names[int(label)]] = soft_measures(
             predicted.get_fdata(dtype=np.float32),
             expected.get_fdata(dtype=np.float32),

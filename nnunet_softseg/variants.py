@@ -10,8 +10,9 @@ from nnunet_softseg.trainer import nnUNetTrainerSoftSeg
 
 DEMO = dataclasses.replace(
     nnUNetTrainerSoftSeg.settings,
+    initial_lr=4e-3,  # a short training of a small network takes larger steps
     num_epochs=10,
-    iterations_per_epoch=50,
+    iterations_per_epoch=70,
     validation_iterations_per_epoch=5,
     save_every=2,
 )

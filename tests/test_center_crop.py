@@ -27,7 +27,8 @@ patches = st.sampled_from([8, 16, 32, 48])
 
 
 def test_box_of_the_paper() -> None:
-    # 192 x 260 x 320 at 1 mm in (S-I, A-P, R-L) order and the paper's patch: 260 - 192 = 68, 192 - 64 = 128 to take away
+    # 192 x 260 x 320 at 1 mm in (S-I, A-P, R-L) order and the paper's patch: 260 - 192 = 68 and 192 - 64 =
+    # 128 to take away
     assert network_box((320, 260, 192), (320, 192, 64), 0) == ((0, 320), (34, 226), (64, 128))
 
 

@@ -1,4 +1,4 @@
-"""Stock nnU-Net commands, as subprocesses, on a tiny phantom: plan, train, kill, resume, predict in every way."""
+"""Stock nnU-Net commands, as subprocesses, on a tiny phantom: plan, train, kill, resume, predict."""
 
 import json
 import os
@@ -53,8 +53,9 @@ class Workplace:
     def predict(self, output: str, *arguments: str, trainer: str = SOFT, **extra: str) -> Path:
         out = self.root / output
         self.run(
-            "nnUNetv2_predict", "-i", str(self.images), "-o", str(out), "-d", "900", "-c", "3d_fullres", "-f", "0", "-tr", trainer,
-            "-p", PLANS, "-device", "cpu", "--disable_progress_bar", *arguments, **extra,
+            "nnUNetv2_predict", "-i", str(self.images), "-o", str(out), "-d", "900", "-c", "3d_fullres",
+            "-f", "0", "-tr", trainer, "-p", PLANS, "-device", "cpu", "--disable_progress_bar",
+            *arguments, **extra,
         )  # fmt: skip
         return out
 
@@ -208,8 +209,9 @@ def test_sequential_parts_and_model_folder_give_the_same_files(place: Workplace,
     both = json.loads((place.root / "parts" / "softseg.json").read_text())["cases"]
     assert len(both) == 2
     place.run(
-        "nnUNetv2_predict_from_modelfolder", "-i", str(place.images), "-o", str(place.root / "folder"), "-m", str(place.model(SOFT)),
-        "-f", "0", "-device", "cpu", "-npp", "2", "-nps", "2", "--save_probabilities",
+        "nnUNetv2_predict_from_modelfolder", "-i", str(place.images), "-o", str(place.root / "folder"),
+        "-m", str(place.model(SOFT)), "-f", "0", "-device", "cpu", "-npp", "2", "-nps", "2",
+        "--save_probabilities",
     )  # fmt: skip
     assert_same(predicted, place.root / "folder")
     for archive in (place.root / "folder").glob("*.npz"):
@@ -331,7 +333,7 @@ def test_missing_soft_labels_stop_the_stock_command_with_one_line(place: Workpla
     missing.rename(aside)
     try:
         process = subprocess.run(
-            [str(BIN / "nnUNetv2_train"), "900", "3d_fullres", "1", "-tr", SOFT, "-p", PLANS, "-device", "cpu"],
+            [BIN / "nnUNetv2_train", "900", "3d_fullres", "1", "-tr", SOFT, "-p", PLANS, "-device", "cpu"],
             env=place.environment, capture_output=True, text=True, timeout=200, check=False,
         )  # fmt: skip
     finally:

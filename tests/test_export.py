@@ -1,4 +1,4 @@
-"""A soft map comes back on its image's own grid, with its values and its header, through every NIfTI reader."""
+"""A soft map comes back on its image's own grid, with values and header, through every NIfTI reader."""
 
 import json
 from pathlib import Path

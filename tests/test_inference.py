@@ -81,7 +81,7 @@ def test_one_pass_where_the_case_fits_and_tiles_along_si_only() -> None:
 
 
 def test_blending_is_in_float32() -> None:
-    """nnU-Net's half precision would be off by 5e-4 of the value, and by far more at the edge of a lone tile."""
+    """nnU-Net's half precision would be off by 5e-4 of the value, and far more at the edge of a lone tile."""
     image = torch.full((1, 40, 8, 8), 0.37)
     image[0, 20, 4, 4] = 1
     soft = predict_soft_map(predictor((16, 8, 8), 0), image)

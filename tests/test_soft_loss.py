@@ -35,22 +35,42 @@ def test_raw_output_is_compared_as_it_is() -> None:
     assert float(loss(raw, target)) == pytest.approx(float(AdaptiveWingLoss()(raw, target)))
 
 
+def square() -> torch.Tensor:
+    """A structure of constant height: its plateau is its height."""
+    target = torch.zeros(1, 1, 16, 16)
+    target[..., 4:12, 5:11] = 1
+    return target
+
+
 @pytest.mark.parametrize("scale", [0.05, 1.0, 30.0])
 def test_normalised_output_is_free_of_scale(scale: float) -> None:
-    loss, _ = make(normalise=True)
-    assert float(loss(scale * disc(), disc())) == pytest.approx(0, abs=1e-7)
+    raw = disc() + 0.1 * torch.rand(1, 1, 16, 16)
+    scaled, plain, exact = (make(normalise=True)[0] for _ in range(3))
+    assert float(scaled(scale * raw, disc())) == pytest.approx(float(plain(raw, disc())), rel=1e-4)
+    assert float(exact(scale * square(), square())) == pytest.approx(0, abs=1e-7)
 
 
-def test_it_is_norm_relu_where_the_raw_output_is_positive() -> None:
+def test_it_is_what_inference_does_where_the_raw_output_is_positive() -> None:
     raw = torch.rand(3, 2, 8, 8)
     target = torch.rand(3, 2, 8, 8)
-    target[:, :, 0, 0] = 1
+    target[:, :, 0] = 1
     found = normalised_for_loss(raw, target, 0.5, torch.zeros(2))
-    torch.testing.assert_close(found, norm_relu(raw))
+    torch.testing.assert_close(found.clamp(max=1), norm_relu(raw, robust=True))
 
 
-def test_a_patch_that_holds_half_of_the_height_is_scaled_to_it() -> None:
-    target = 0.6 * disc()
+def test_above_one_costs_nothing_inside_and_something_at_the_boundary() -> None:
+    target = square()
+    target[..., 3, 5:11] = 0.4
+    raw = torch.where(target == 1, torch.tensor(1.0), target)
+    raw[..., 8, 8] = 1.5  # clipped at inference: the map is 1 there
+    found = normalised_for_loss(raw, target, 0.5, torch.zeros(1))
+    assert float(found[..., 8, 8]) == 1
+    raw[..., 3, 8] = 1.5
+    assert float(normalised_for_loss(raw, target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
+
+
+def test_a_patch_that_holds_the_fringe_is_scaled_to_it() -> None:
+    target = 0.6 * square()
     found = normalised_for_loss(3 * target, target, 0.5, torch.tensor([1.8]))
     torch.testing.assert_close(found, target)
 
@@ -67,7 +87,7 @@ def test_negative_background_costs_nothing_and_gets_no_gradient() -> None:
     loss, _ = make(normalise=True)
     value = loss(raw, target)
     value.backward()
-    assert value.item() == pytest.approx(0, abs=1e-7)
+    assert value.item() == pytest.approx(loss(target, target).item(), abs=1e-7)
     assert float(raw.grad[target == 0].abs().max()) == 0
 
 
@@ -103,10 +123,10 @@ def test_running_peak_follows_labelled_samples_only() -> None:
 def test_validation_leaves_the_running_peak_alone() -> None:
     loss, reference = make(normalise=True)
     with torch.no_grad():
-        loss(2 * disc(), disc())
+        loss(2 * square(), square())
     assert reference.tolist() == [0.0]
-    loss(2 * disc(), disc())
-    assert reference.tolist() == [2.0]
+    loss(2 * square(), square())
+    assert reference.tolist() == pytest.approx([2.0])
 
 
 @pytest.mark.parametrize("normalise", [True, False])

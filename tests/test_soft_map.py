@@ -72,7 +72,8 @@ def test_resampling_is_linear_interpolation_along_every_axis(
     soft: np.ndarray, shape: tuple[int, int, int]
 ) -> None:
     """Against scipy, on the grid of half-pixel centres with a clamped edge."""
-    found = resample_soft_map(soft[None], shape, (5, 1, 1), (1, 1, 1), CORE, SUPPORT)[0]
+    thresholds = {"core_threshold": CORE, "support_threshold": SUPPORT}
+    found = resample_soft_map(soft[None], shape, (5, 1, 1), (1, 1, 1), **thresholds)[0]
     grid = [(np.arange(n) + 0.5) * old / n - 0.5 for n, old in zip(shape, soft.shape, strict=True)]
     cleaned = keep_supported(soft, CORE, SUPPORT).astype(np.float64)
     expected = map_coordinates(cleaned, np.meshgrid(*grid, indexing="ij"), order=1, mode="nearest")

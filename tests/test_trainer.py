@@ -80,7 +80,7 @@ def started(dataset: TinyDataset) -> nnUNetTrainerSoftSeg:
 def test_batches_hold_the_soft_label_of_the_fixed_patch(
     started: nnUNetTrainerSoftSeg, dataset: TinyDataset
 ) -> None:
-    """Without augmentation a validation batch is a piece of the stored target, bit by bit, from the box's in-plane place."""
+    """A validation batch, not augmented, is a piece of the stored target, bit by bit, in the box's place."""
     batch = next(started.dataloader_val)
     assert batch["data"].shape == (2, 1, 24, 16, 16)
     full, half = batch["target"]
@@ -250,7 +250,7 @@ def test_mixed_orientations_are_refused_with_the_way_out(
 def test_rank_zero_prepares_and_the_others_wait_for_its_files(
     dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under DDP: no barrier that could time out while a large dataset is prepared, one when the files are there."""
+    """Under DDP: no barrier that could time out while a large dataset is prepared, one when it is."""
     calls: list[str] = []
     answers = iter([False, False, True])
     monkeypatch.setattr(trainer_module, "prepare_soft_targets", lambda **_: calls.append("prepare"))

@@ -1,4 +1,4 @@
-"""Contracts with nnU-Net: what our patches and overrides rely on. A failure here means that nnU-Net has changed."""
+"""Contracts with nnU-Net: what our patches and overrides rely on. A failure here means it has changed."""
 
 import inspect
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_softseg import case_record, export, upstream
@@ -63,8 +63,14 @@ def test_the_predictor_calls_what_is_patched_by_the_names_that_are_patched() -> 
 
 
 def test_the_label_manager_and_preprocessor_have_the_methods_that_we_override() -> None:
-    for name in ("apply_inference_nonlin", "convert_probabilities_to_segmentation", "convert_logits_to_segmentation",
-                 "revert_cropping_on_probabilities", "num_segmentation_heads"):  # fmt: skip
+    overridden = (
+        "apply_inference_nonlin",
+        "convert_probabilities_to_segmentation",
+        "convert_logits_to_segmentation",
+        "revert_cropping_on_probabilities",
+        "num_segmentation_heads",
+    )
+    for name in overridden:
         assert hasattr(LabelManager, name), name
     assert parameters(DefaultPreprocessor.run_case) == [
         "self", "image_files", "seg_file", "plans_manager", "configuration_manager", "dataset_json",

@@ -1,0 +1,52 @@
+"""What the documentation promises and a machine can check: links, commands, defaults."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nnunet_softseg.cli import _make_parser
+from nnunet_softseg.registry import CLASSES
+from nnunet_softseg.settings import SoftSegSettings
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^nnunet-softseg (.+)$", re.MULTILINE)
+OUR_NAME = re.compile(r"(?:-tr |-pl |`)((?:nnUNetTrainer|SoftSeg)\w*(?:Demo|SoftSeg\w*|Planner))\b")
+
+
+def anchors(page: Path) -> set[str]:
+    titles = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist_with_these_flags(page: Path) -> None:
+    for command in COMMAND.findall(page.read_text(encoding="utf-8")):
+        _make_parser().parse_args(shlex.split(command, comments=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_trainers_and_planners_exist_by_these_names(page: Path) -> None:
+    examples = {"nnUNetTrainerSoftSegHardGT", "nnUNetTrainerSoftSegLong"}  # of docs/development.md
+    named = set(OUR_NAME.findall(page.read_text(encoding="utf-8"))) - examples
+    assert named - {"SoftSegSettings"} <= set(CLASSES)
+
+
+def test_the_table_of_settings_holds_every_field_with_its_default() -> None:
+    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    table = text.partition("## Settings")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE))
+    assert rows == {field.name: str(field.default) for field in dataclasses.fields(SoftSegSettings)}
