@@ -6,7 +6,7 @@ ground
   errors.py                   the one exception for mistakes that a user can mend
   atomic.py                   write aside, then rename: nothing is ever half-written
   finding.py                  one thing that is wrong in the data: file, expected, found, remedy
-  nifti.py                    NIfTI files, opened, or a one-line error
+  nifti.py                    a NIfTI file, opened, or one line that says why not
   workers.py                  the same work on many cases, in processes, with progress
   settings.py                 every number of a run, kept with the model
 raw data
@@ -38,7 +38,7 @@ patch -> raw output -> loss
   adaptive_wing.py            the loss of a voxel
   soft_loss.py                both ways to train, over all resolutions
 raw output -> soft map
-  case_record.py              what is noted of a case on its way: times, peaks, warnings
+  case_record.py              what is noted of a case on its way: times, plateaus, warnings
   preprocessing.py            nnU-Net's preprocessing, with a look at orientation and content
   inference.py                crop, forward in tiles, blend raw, NormReLU
   soft_map.py                 background exactly 0; the way to another grid

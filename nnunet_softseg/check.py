@@ -133,7 +133,7 @@ def _cases_and_findings(
     findings += [finding for result in results for finding in result.findings]
     findings += orientation_findings({result.case_id: result.orientation for result in results})
     findings += _binary_findings(results)
-    findings += _preprocessed_findings(folder.name, dataset_json, case_ids)
+    findings += _preprocessed_findings(folder, dataset_json, case_ids)
     return cases, findings
 
 
@@ -304,23 +304,26 @@ def _binary_findings(results: Sequence[_CaseResult]) -> list[Finding]:
 
 
 def _preprocessed_findings(
-    name: str, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
+    raw_folder: Path, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
 ) -> list[Finding]:
-    """Say what is odd about splits and plans, where the dataset has been planned already."""
+    """Say what is odd about splits and plans; nnU-Net copies splits from the raw folder when it plans."""
+    name = raw_folder.name
     try:
         folder = nnunet_folder("nnUNet_preprocessed", name)
     except UserError:
-        return split_findings(None, case_ids)
-    splits, planned = folder / "splits_final.json", folder / "dataset.json"
+        folder = raw_folder  # not planned yet
+    candidates = (folder / "splits_final.json", raw_folder / "splits_final.json")
+    splits = next((file for file in candidates if file.is_file()), None)
+    planned = folder / "dataset.json"
     try:
-        findings = split_findings(load_json(splits) if splits.is_file() else None, case_ids)
+        findings = split_findings(load_json(splits) if splits else None, case_ids)
         if planned.is_file() and load_json(planned)["labels"] != dataset_json["labels"]:
             what, found = "labels have changed since planning", f"others in nnUNet_preprocessed/{name}"
             remedy = "run nnUNetv2_plan_and_preprocess again"
             finding = dataset_finding(what, "those of nnUNet_raw", found, remedy, severity="warning")
             findings.append(finding)
     except (UserError, KeyError, TypeError, AttributeError) as error:
-        what = "broken JSON in nnUNet_preprocessed"
+        what = f"broken JSON in {'nnUNet_raw' if folder == raw_folder else 'nnUNet_preprocessed'}"
         findings = [Finding(name, what, "splits_final.json and dataset.json", str(error), "repair it")]
     return findings + _cascade_findings(folder)
 
@@ -332,7 +335,7 @@ def split_findings(splits: Any, case_ids: Sequence[str]) -> list[Finding]:
         splits: of splits_final.json, {"train": cases, "val": cases} per fold; None: nnU-Net splits by case.
         case_ids: of the dataset. `sub-<label>` at the start of a case names its subject, as in BIDS.
     """
-    file, remedy = "splits_final.json", "write one grouped by subject (nnunet-softseg convert does)"
+    file, remedy = "splits_final.json", "write one grouped by subject"
     if splits is None:
         repeated = sorted(subject for subject, cases in _by_subject(case_ids).items() if len(cases) > 1)
         if not repeated:

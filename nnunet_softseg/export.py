@@ -24,7 +24,7 @@ from nnunet_softseg.atomic import replacing, write_json
 from nnunet_softseg.inference import label_names
 from nnunet_softseg.model_plans import is_soft, versions
 from nnunet_softseg.nifti import load_nifti
-from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_map import keep_supported
 
 SOFT_FOLDER = "soft"
@@ -212,7 +212,7 @@ def _report(
         "trainer": entry["trainer"],
         "trained_with": entry["versions"],
         "orientation": entry["orientation"],
-        "threshold": settings.hard_threshold,
+        "threshold": HARD_THRESHOLD,
         "settings": settings.as_dict(),
     }
     case = {

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from nnunet_softseg import case_record
 from nnunet_softseg.center_crop import Box, inside, network_box
-from nnunet_softseg.network import reference_peak
-from nnunet_softseg.norm_relu import norm_relu
-from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.network import reference_plateau
+from nnunet_softseg.norm_relu import norm_relu, plateau
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 
 @torch.inference_mode()
@@ -22,8 +22,8 @@ def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     """Return the soft maps of a preprocessed case.
 
     The network sees the box of `center_crop.network_box`; outside of it the map is 0. Tiles, where there are
-    several, are blended raw; NormReLU is taken over the whole box, with a floor relative to the raw peak that
-    the network learned.
+    several, are blended raw; NormReLU is taken over the whole box, with a floor relative to the raw plateau
+    that the network learned.
 
     Args:
         predictor: nnU-Net's, with a network and plans of ours.
@@ -41,7 +41,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     raw = _blend_tiles(predictor, crop_and_pad_nd(image, [list(extent) for extent in box]))
     if record.get("constant"):
         raw.zero_()
-    reference = reference_peak(predictor.network).float().cpu()
+    reference = reference_plateau(predictor.network).float().cpu()
     soft_crop = norm_relu(raw[None], settings.floor_fraction * reference, robust=True)[0]
     soft_map = torch.zeros((raw.shape[0], *shape), dtype=torch.float32)
     soft_map[(slice(None), *inside(box, shape))] = soft_crop[(slice(None), *_valid(box, shape))]
@@ -97,21 +97,26 @@ def _blend(
 
 
 def _note(record: dict[str, Any], predictor: Any, raw: torch.Tensor, reference: torch.Tensor) -> None:
-    """Note the raw peak of each label beside the one of training; folds of an ensemble add up in lists."""
+    """Note the raw plateau of each label beside the one of training; folds of an ensemble add up in lists."""
     names = label_names(predictor.dataset_json, predictor.label_manager.foreground_labels)
-    for name, channel, learned in zip(names, raw, reference, strict=True):
-        label = record["labels"].setdefault(name, {"raw_peak": [], "raw_peak_in_training": []})
-        label["raw_peak"].append(round(float(channel.max()), 4))
-        label["raw_peak_in_training"].append(round(float(learned), 4))
+    floor = SoftSegSettings.from_plans(predictor.plans_manager.plans).floor_fraction
+    for name, found, learned in zip(names, plateau(raw[None]).flatten(), reference, strict=True):
+        label = record["labels"].setdefault(name, {"raw_plateau": [], "raw_plateau_in_training": []})
+        label["raw_plateau"].append(round(float(found), 4))
+        label["raw_plateau_in_training"].append(round(float(learned), 4))
+        if float(found) < floor * float(learned):
+            case_record.add_warning(
+                record,
+                f"weak response for {name}: the network's raw output stands at {float(found):.3g}, in "
+                f"training at {float(learned):.3g}; there may be none in this image",
+            )
 
 
 def _flag_border(record: dict[str, Any], predictor: Any, soft_map: torch.Tensor, box: Box) -> None:
     """Flag a soft map that reaches a face of the crop behind which the image goes on: it may be cut off."""
     for axis, ((start, stop), size) in enumerate(zip(box, soft_map.shape[1:], strict=True)):
         for face, image_goes_on in ((start, start > 0), (stop - 1, stop < size)):
-            if image_goes_on and bool(
-                (soft_map.select(1 + axis, face) > SoftSegSettings.hard_threshold).any()
-            ):
+            if image_goes_on and bool((soft_map.select(1 + axis, face) > HARD_THRESHOLD).any()):
                 case_record.add_warning(
                     record,
                     "the soft map touches the border of the fixed patch: the structure may be cut off, "

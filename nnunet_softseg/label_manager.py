@@ -8,7 +8,7 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_softseg.settings import SoftSegSettings
+from nnunet_softseg.settings import HARD_THRESHOLD
 
 Array = np.ndarray[Any, Any] | torch.Tensor
 
@@ -50,9 +50,7 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
     def _label_map(self, soft: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         fits_a_byte = max(self.foreground_labels) <= np.iinfo(np.uint8).max
         labels = np.asarray(self.foreground_labels, dtype=np.uint8 if fits_a_byte else np.uint16)
-        label_map = np.where(
-            soft.max(axis=0) > SoftSegSettings.hard_threshold, labels[soft.argmax(axis=0)], 0
-        )
+        label_map = np.where(soft.max(axis=0) > HARD_THRESHOLD, labels[soft.argmax(axis=0)], 0)
         return label_map.astype(labels.dtype, copy=False)
 
     def convert_logits_to_segmentation(self, predicted_logits: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What our networks carry besides nnU-Net's: the running peak of their raw output."""
+"""What our networks carry besides nnU-Net's: the running plateau of their raw output."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-BUFFER = "reference_peak"
+BUFFER = "reference_plateau"
 
 
-def add_reference_peak(network: nn.Module, num_labels: int) -> nn.Module:
-    """Give the network a buffer for the running peak of each label's raw output and return it.
+def add_reference_plateau(network: nn.Module, num_labels: int) -> nn.Module:
+    """Give the network a buffer for the running plateau of each label's raw output and return it.
 
     The buffer lives with the segmentation layers: nnU-Net's fine-tuning skips those, so that weights of a
     vanilla network, which has no such buffer, can be loaded.
@@ -20,10 +20,10 @@ def add_reference_peak(network: nn.Module, num_labels: int) -> nn.Module:
     return network
 
 
-def reference_peak(network: nn.Module) -> torch.Tensor:
-    """Return the (label,) running peak of a network of ours, however it is wrapped; 0 where not known."""
-    peak: torch.Tensor = getattr(_owner(unwrapped(network)), BUFFER)
-    return peak
+def reference_plateau(network: nn.Module) -> torch.Tensor:
+    """Return the (label,) running plateau of a network of ours, however it is wrapped; 0 where not known."""
+    plateau: torch.Tensor = getattr(_owner(unwrapped(network)), BUFFER)
+    return plateau
 
 
 def unwrapped(network: Any) -> nn.Module:

@@ -12,6 +12,8 @@ CLASSES: dict[str, str] = {
     "nnUNetTrainerSoftSeg": "nnunet_softseg.trainer",
     "nnUNetTrainerSoftSegRawLoss": "nnunet_softseg.trainer",
     "nnUNetTrainerSoftSegSlidingWindow": "nnunet_softseg.trainer",
+    "nnUNetTrainerSoftSegHardGT": "nnunet_softseg.variants",
+    "nnUNetTrainerSoftSegDice": "nnunet_softseg.variants",
     "nnUNetTrainerSoftSegDemo": "nnunet_softseg.variants",
     "nnUNetTrainerDemo": "nnunet_softseg.variants",
     "SoftLabelManager": "nnunet_softseg.label_manager",

@@ -6,6 +6,10 @@ from typing import Any
 
 PLANS_KEY = "nnunet_softseg"
 """Where the settings stand in the plans that a trainer saves beside its model."""
+HARD_THRESHOLD = 0.5
+"""A label map is soft map > this, everywhere; not a setting, as label maps of users are compared with it."""
+CROP_LOSS_WARNING = 0.01
+"""A case is named if the fixed patch, or nnU-Net's own crop, loses more than this fraction of a label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +25,13 @@ class SoftSegSettings:
         iterations_per_epoch: training batches.
         validation_iterations_per_epoch: batches of the online validation.
         save_every: epochs between checkpoints to resume from.
-        reference_momentum: of the running mean of the raw output's peak over patches with a label.
+        reference_momentum: of the running mean of the raw output's plateau over patches with a label.
         floor_fraction: smallest denominator of NormReLU, as a fraction of that running mean.
-        hard_threshold: the label map is soft map > this.
+        absent_fraction: of the training patches from which the structure is removed, so that its absence is
+            learned.
         core_threshold: a component of the soft map must exceed this somewhere, or it is background.
         support_threshold: what is connected to a core through values above this keeps its value; the rest is
             background.
-        crop_loss_warning: a case is named if the crop loses more than this fraction of a label.
         collapse_patience: epochs of empty output on labelled patches after which training stops.
     """
 
@@ -40,10 +44,9 @@ class SoftSegSettings:
     save_every: int = 50
     reference_momentum: float = 0.99
     floor_fraction: float = 0.5
-    hard_threshold: float = 0.5
+    absent_fraction: float = 0.1
     core_threshold: float = 0.5
     support_threshold: float = 0.05
-    crop_loss_warning: float = 0.01
     collapse_patience: int = 10
 
     def as_dict(self) -> dict[str, Any]:

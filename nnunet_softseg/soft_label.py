@@ -23,7 +23,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import Finding, raise_first_error, short_name
 from nnunet_softseg.nifti import UNREADABLE, load_nifti
 from nnunet_softseg.raw_dataset import NIFTI_ENDINGS, ImageReader
-from nnunet_softseg.settings import SoftSegSettings
+from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"
 AFFINE_TOLERANCE = 1e-3
@@ -33,7 +33,7 @@ SUM_TOLERANCE = 1e-3
 EXTRA_FILE = "extra file"
 HOW_TO_MAKE = (
     "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on "
-    "the image's grid (nnunet-softseg make-gt, fuse and convert do); labelsTr alone serves vanilla trainers "
+    "the image's grid (docs/data.md shows how); labelsTr alone serves vanilla trainers "
     "only (nnUNetTrainer)"
 )
 
@@ -404,7 +404,7 @@ def hard_label_map(
     for label, soft_label in zip(labels[1:], soft_labels[1:], strict=True):
         label_map[soft_label > largest] = label
         largest = np.maximum(largest, soft_label)
-    label_map[~(largest > SoftSegSettings.hard_threshold)] = 0
+    label_map[~(largest > HARD_THRESHOLD)] = 0
     return label_map
 
 

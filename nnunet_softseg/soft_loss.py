@@ -17,22 +17,22 @@ LABELLED = 0.5
 
 
 class SoftSegLoss(nn.Module):
-    """A loss over one or several resolutions, which also keeps the running peak of the raw output.
+    """A loss over one or several resolutions, which also keeps the running plateau of the raw output.
 
     Args:
         voxel_loss: (prediction, target) -> scalar.
-        reference_peak: (label,) buffer of the network, updated in place: the running mean of the raw output's
-            peak over patches with a label, at full resolution. 0 means not known yet.
+        reference_plateau: (label,) buffer of the network, updated in place: the running mean of the raw
+            output's plateau over patches with a label, at full resolution. 0 means not known yet.
         level_weights: per resolution, full first; None: a single output.
         normalise: put NormReLU between raw output and loss; False: regress the raw output.
-        floor_fraction: smallest denominator of NormReLU, as a fraction of the running peak.
+        floor_fraction: smallest denominator of NormReLU, as a fraction of the running plateau.
         momentum: of the running mean.
     """
 
     def __init__(
         self,
         voxel_loss: VoxelLoss,
-        reference_peak: torch.Tensor,
+        reference_plateau: torch.Tensor,
         *,
         level_weights: Sequence[float] | None,
         normalise: bool,
@@ -45,8 +45,8 @@ class SoftSegLoss(nn.Module):
         self.normalise = normalise
         self.floor_fraction = floor_fraction
         self.momentum = momentum
-        coarse = [torch.zeros_like(reference_peak) for _ in self.level_weights[1:]]
-        self._references = [reference_peak, *coarse]
+        coarse = [torch.zeros_like(reference_plateau) for _ in self.level_weights[1:]]
+        self._references = [reference_plateau, *coarse]
 
     def forward(
         self, output: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor | Sequence[torch.Tensor]
@@ -70,7 +70,7 @@ class SoftSegLoss(nn.Module):
     def _level_loss(self, raw: torch.Tensor, target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         raw = raw.float()
         if torch.is_grad_enabled():
-            follow_peak(reference, raw, target, self.momentum)
+            follow_plateau(reference, raw, target, self.momentum)
         prediction = (
             normalised_for_loss(raw, target, self.floor_fraction, reference) if self.normalise else raw
         )
@@ -78,8 +78,8 @@ class SoftSegLoss(nn.Module):
 
 
 @torch.no_grad()
-def follow_peak(reference: torch.Tensor, raw: torch.Tensor, target: torch.Tensor, momentum: float) -> None:
-    """Move the running peak towards that of this batch, in place; samples without a label say nothing.
+def follow_plateau(reference: torch.Tensor, raw: torch.Tensor, target: torch.Tensor, momentum: float) -> None:
+    """Move the running plateau towards that of this batch, in place; samples without a label say nothing.
 
     Args:
         reference: (label,), 0 where not known yet.
@@ -89,8 +89,8 @@ def follow_peak(reference: torch.Tensor, raw: torch.Tensor, target: torch.Tensor
     """
     labelled = (peak(target).flatten(1) > LABELLED).to(reference.dtype)
     count = labelled.sum(0)
-    batch_peak = (plateau(raw.detach()).flatten(1) * labelled).sum(0) / count.clamp(min=1)
-    moved = torch.where(reference > 0, momentum * reference + (1 - momentum) * batch_peak, batch_peak)
+    batch_plateau = (plateau(raw.detach()).flatten(1) * labelled).sum(0) / count.clamp(min=1)
+    moved = torch.where(reference > 0, momentum * reference + (1 - momentum) * batch_plateau, batch_plateau)
     reference.copy_(torch.where(count > 0, moved, reference))
 
 

@@ -34,7 +34,7 @@ from nnunet_softseg.preprocessed_case import (
     read_preprocessed_case,
 )
 from nnunet_softseg.raw_dataset import ONE_ORIENTATION, dataset_name, find_reader, load_json, nnunet_folder
-from nnunet_softseg.settings import SoftSegSettings
+from nnunet_softseg.settings import CROP_LOSS_WARNING
 from nnunet_softseg.workers import map_jobs
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def _read_for(job: SoftTargetJob, file: Path) -> soft_label.SoftLabel:
 def _lost_outside(job: SoftTargetJob, label: soft_label.SoftLabel, channel: int) -> list[str]:
     """Say how much of a label lies where the image is zero all around: nnU-Net crops that away."""
     kept = float(kept_mass(label[None], job.case.bbox)[0])
-    if not kept < 1 - SoftSegSettings.crop_loss_warning:  # NaN: an empty label
+    if not kept < 1 - CROP_LOSS_WARNING:  # NaN: an empty label
         return []
     return [
         f"case {job.case.case_id}: {1 - kept:.1%} of label {job.plan.labels[channel]} lies beyond the part "
@@ -336,7 +336,7 @@ def _crop_warnings(job: SoftTargetJob, kept: Sequence[float]) -> list[str]:
         f"{job.box} of shape {job.case.shape}): centre the image on the anatomy, or train "
         "nnUNetTrainerSoftSegSlidingWindow"
         for label, fraction in zip(job.plan.labels, kept, strict=True)
-        if fraction < 1 - SoftSegSettings.crop_loss_warning
+        if fraction < 1 - CROP_LOSS_WARNING
     ]
 
 

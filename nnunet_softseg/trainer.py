@@ -27,9 +27,9 @@ from nnunet_softseg.center_crop import array_orientation, superior_inferior_axis
 from nnunet_softseg.dataloading import SoftLabelDataset
 from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.model_plans import require_supported, soft_plans
-from nnunet_softseg.network import add_reference_peak, reference_peak
+from nnunet_softseg.network import add_reference_plateau, reference_plateau
 from nnunet_softseg.norm_relu import norm_relu
-from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_loss import SoftSegLoss, VoxelLoss
 from nnunet_softseg.soft_target import (
     PreparationReport,
@@ -89,7 +89,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Return nnU-Net's network with one output per foreground label and its raw output's running peak."""
+        """Return nnU-Net's network with one output per foreground label and its running plateau."""
         network = nnUNetTrainer.build_network_architecture(
             plans_manager,
             configuration_manager,
@@ -97,7 +97,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             num_output_channels,
             enable_deep_supervision,
         )
-        return add_reference_peak(network, num_output_channels)
+        return add_reference_plateau(network, num_output_channels)
 
     # The data
 
@@ -202,19 +202,22 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         augmentation = nnUNetTrainer.get_training_transforms(
             patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
         )
-        return self._frame(augmentation, deep_supervision_scales)
+        return self._frame(augmentation, deep_supervision_scales, self.settings.absent_fraction)
 
     def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:
         """Return nnU-Net's validation transforms, with the soft label carried through them."""
         return self._frame(nnUNetTrainer.get_validation_transforms(None, **options), deep_supervision_scales)
 
-    def _frame(self, augmentation: BasicTransform, scales: Any) -> BasicTransform:
+    def _frame(
+        self, augmentation: BasicTransform, scales: Any, absent_fraction: float = 0.0
+    ) -> BasicTransform:
         return soft_transforms(
             augmentation,
             len(self.label_manager.foreground_labels),
             scales,
             keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
-            hard_threshold=self.settings.hard_threshold if self.hard_target else None,
+            hard_threshold=HARD_THRESHOLD if self.hard_target else None,
+            absent_fraction=absent_fraction,
         )
 
     # The optimisation
@@ -230,7 +233,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             weights = list(halving / halving.sum())
         return SoftSegLoss(
             self.voxel_loss(),
-            reference_peak(self.network),
+            reference_plateau(self.network),
             level_weights=weights,
             normalise=self.normalise_in_loss,
             floor_fraction=self.settings.floor_fraction,
@@ -258,11 +261,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             output = self.network(data)
             loss = self.loss(output, levels if isinstance(target, list) else levels[0])
         raw = output[0] if isinstance(output, list | tuple) else output
-        floor = self.settings.floor_fraction * reference_peak(self.network)
+        floor = self.settings.floor_fraction * reference_plateau(self.network)
         soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
         return {
             "loss": loss.detach().cpu().numpy(),
-            **online_measures(soft_map, levels[0], self.settings.hard_threshold),
+            **online_measures(soft_map, levels[0], HARD_THRESHOLD),
         }
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_softseg.soft_loss import SoftDiceLoss, VoxelLoss
 from nnunet_softseg.trainer import nnUNetTrainerSoftSeg
 
 DEMO = dataclasses.replace(
@@ -18,6 +19,20 @@ DEMO = dataclasses.replace(
 )
 
 
+class nnUNetTrainerSoftSegHardGT(nnUNetTrainerSoftSeg):  # noqa: N801
+    """Trained on soft label > 0.5, everything else the same: hard_all of Bedard et al. 2025."""
+
+    hard_target = True
+
+
+class nnUNetTrainerSoftSegDice(nnUNetTrainerSoftSeg):  # noqa: N801
+    """Soft Dice in place of the adaptive wing loss: soft_all_dice_loss of Bedard et al. 2025."""
+
+    def voxel_loss(self) -> VoxelLoss:
+        """Return the soft Dice loss."""
+        return SoftDiceLoss()
+
+
 class nnUNetTrainerSoftSegDemo(nnUNetTrainerSoftSeg):  # noqa: N801
     """nnUNetTrainerSoftSeg with few short epochs, for trying out on a CPU."""
 
@@ -25,7 +40,7 @@ class nnUNetTrainerSoftSegDemo(nnUNetTrainerSoftSeg):  # noqa: N801
 
 
 class nnUNetTrainerDemo(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
-    """Vanilla nnU-Net with as many short epochs as the soft demo."""
+    """Vanilla nnU-Net with as many short epochs as the soft demo, and no mirroring at test time."""
 
     def __init__(
         self,
@@ -40,3 +55,9 @@ class nnUNetTrainerDemo(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self.num_iterations_per_epoch = DEMO.iterations_per_epoch
         self.num_val_iterations_per_epoch = DEMO.validation_iterations_per_epoch
         self.save_every = DEMO.save_every
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """Return nnU-Net's choice; predictions are not mirrored, like those of the soft demo."""
+        choice: tuple[Any, ...] = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return choice

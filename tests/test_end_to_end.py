@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import nibabel as nib
 import numpy as np
 import pytest
@@ -151,6 +152,22 @@ def test_vanilla_plans_are_untouched(place: Workplace) -> None:
     assert folders == {f"{PLANS}_3d_fullres", f"{PLANS}_3d_fullres_soft", "gt_segmentations"}
 
 
+def test_soft_targets_keep_the_volume_of_the_phantom(place: Workplace) -> None:
+    """Sum x voxel volume, from the file to the network's grid, within 1 %."""
+    folder = place.root / "nnUNet_preprocessed" / DATASET / f"{PLANS}_3d_fullres_soft"
+    files = sorted((place.raw / "softLabelsTr").glob("*.nii.gz"))
+    assert len(files) == 6
+    for file in files:
+        label = nib.load(file)
+        raw = float(np.prod(label.header.get_zooms())) * float(
+            np.asarray(label.dataobj).sum(dtype=np.float64)
+        )
+        target = np.asarray(blosc2.open(str(folder / f"{file.name[:-12]}.b2nd"))[:], dtype=np.float64)
+        # both grids cover the same field of view: its volume over the number of voxels
+        extent = float(np.prod(label.header.get_zooms())) * label.shape[0] * label.shape[1] * label.shape[2]
+        assert target.sum() * extent / target[0].size == pytest.approx(raw, rel=0.01)
+
+
 def test_training_resumed_where_it_was_killed(place: Workplace) -> None:
     resumed: str = place.resumed  # type: ignore[attr-defined]
     epochs = [
@@ -259,7 +276,7 @@ def test_python_api_and_several_folds(
     predictor.predict_from_files_sequential(str(place.images), str(out))
     assert_same(predicted, out, atol=1e-6)
     report = json.loads((out / "softseg.json").read_text())
-    assert all(len(case["labels"]["cord"]["raw_peak"]) == 2 for case in report["cases"].values())
+    assert all(len(case["labels"]["cord"]["raw_plateau"]) == 2 for case in report["cases"].values())
     image = sorted(place.images.glob("*.nii.gz"))[0]
     array, properties = NibabelIOWithReorient().read_images([str(image)])
     label_map, soft = predictor.predict_single_npy_array(array, properties, save_or_return_probabilities=True)

@@ -14,7 +14,7 @@ from nnunet_softseg import case_record
 from nnunet_softseg.inference import predict_soft_map
 from nnunet_softseg.label_manager import SoftLabelManager
 from nnunet_softseg.model_plans import soft_plans
-from nnunet_softseg.network import add_reference_peak, reference_peak
+from nnunet_softseg.network import add_reference_plateau, reference_plateau
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 
@@ -31,7 +31,7 @@ class Identity(torch.nn.Module):
 
 
 def predictor(
-    patch: tuple[int, int, int], si_axis: int | None, learned_peak: float = 0.0, **options: Any
+    patch: tuple[int, int, int], si_axis: int | None, learned_plateau: float = 0.0, **options: Any
 ) -> Any:
     made = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
     plans = soft_plans({"configurations": {}, "dataset_name": "D"}, "T", SoftSegSettings())
@@ -40,9 +40,15 @@ def predictor(
     made.configuration_manager = SimpleNamespace(patch_size=list(patch))
     made.dataset_json = {"labels": {"background": 0, "cord": 1}}
     made.label_manager = SoftLabelManager(made.dataset_json["labels"], None)
-    made.network = add_reference_peak(Identity(), 1)
-    reference_peak(made.network).fill_(learned_peak)
+    made.network = add_reference_plateau(Identity(), 1)
+    reference_plateau(made.network).fill_(learned_plateau)
     return made
+
+
+def height(values: torch.Tensor) -> float:
+    """The plateau, written out."""
+    x = values.double().clamp(min=0)
+    return float((x**5).sum() / (x**4).sum())
 
 
 def begin() -> dict[str, Any]:
@@ -53,7 +59,7 @@ def begin() -> dict[str, Any]:
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(4, 40), st.sampled_from([0, 1, 2, None]))
 @settings(max_examples=40)
-def test_the_map_is_the_crop_divided_by_its_peak_and_zero_outside(
+def test_the_map_is_the_crop_divided_by_its_plateau_and_zero_outside(
     a: int, b: int, c: int, si_axis: int | None
 ) -> None:
     image = torch.rand(1, a, b, c) + 0.1
@@ -67,7 +73,8 @@ def test_the_map_is_the_crop_divided_by_its_peak_and_zero_outside(
     seen[tuple(box)] = True
     assert float(soft[0][~seen].sum()) == 0
     inside = image[0][tuple(box)]
-    torch.testing.assert_close(soft[0][tuple(box)], inside / inside.max(), atol=3e-6, rtol=0)
+    expected = (inside / height(inside)).clamp(max=1)
+    torch.testing.assert_close(soft[0][tuple(box)], expected, atol=3e-6, rtol=0)
 
 
 def test_one_pass_where_the_case_fits_and_tiles_along_si_only() -> None:
@@ -83,15 +90,14 @@ def test_one_pass_where_the_case_fits_and_tiles_along_si_only() -> None:
 def test_blending_is_in_float32() -> None:
     """nnU-Net's half precision would be off by 5e-4 of the value, and far more at the edge of a lone tile."""
     image = torch.full((1, 40, 8, 8), 0.37)
-    image[0, 20, 4, 4] = 1
-    soft = predict_soft_map(predictor((16, 8, 8), 0), image)
-    np.testing.assert_allclose(soft.numpy()[image.numpy() < 1], 0.37, atol=1e-6)
+    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=2.0), image)
+    np.testing.assert_allclose(soft.numpy(), 0.37, atol=1e-6)  # the floor, half of 2, is the denominator
 
 
 def test_a_weak_image_stays_weak_and_a_constant_one_is_empty() -> None:
     weak = 0.02 * torch.rand(1, 16, 8, 8)
     begin()
-    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_peak=1.0), weak)
+    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=1.0), weak)
     torch.testing.assert_close(soft, weak / 0.5, atol=1e-6, rtol=0)  # the floor is half of the learned peak
     record = begin()
     record["constant"] = True
@@ -115,14 +121,22 @@ def test_touching_the_border_of_the_crop_is_flagged_only_where_the_image_goes_on
     assert record["warnings"] == []
 
 
-def test_the_record_tells_peaks_and_seconds_of_every_fold() -> None:
-    made = predictor((16, 8, 8), 0, learned_peak=0.8)
+def test_a_weak_response_is_flagged() -> None:
     image = torch.rand(1, 16, 8, 8)
-    image[0, 3, 3, 3] = 1.25
+    for learned, weak in ((1.0, False), (3.0, True)):
+        record = begin()
+        predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=learned), image)
+        assert any("weak response for cord" in warning for warning in record["warnings"]) is weak
+
+
+def test_the_record_tells_plateaus_and_seconds_of_every_fold() -> None:
+    made = predictor((16, 8, 8), 0, learned_plateau=0.8)
+    image = torch.zeros(1, 16, 8, 8)
+    image[0, 3:7] = 1.25
     record = begin()
     predict_soft_map(made, image)
     predict_soft_map(made, image)
-    assert record["labels"] == {"cord": {"raw_peak": [1.25, 1.25], "raw_peak_in_training": [0.8, 0.8]}}
+    assert record["labels"] == {"cord": {"raw_plateau": [1.25, 1.25], "raw_plateau_in_training": [0.8, 0.8]}}
     assert record["seconds"]["forward"] > 0
 
 
@@ -133,4 +147,4 @@ def test_mirroring_is_averaged_if_someone_asks_for_it(use_mirroring: bool) -> No
     image = torch.rand(1, 16, 8, 8)
     soft = predict_soft_map(made, image)
     assert len(made.network.inputs) == (2 if use_mirroring else 1)
-    torch.testing.assert_close(soft[0], image[0] / image.max(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(soft[0], (image[0] / height(image)).clamp(max=1), atol=1e-6, rtol=0)

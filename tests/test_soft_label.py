@@ -94,7 +94,7 @@ def test_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
     text = messages(soft_label.folder_findings(tmp_path / "softLabelsTr", ["sub-01", "sub-02"], [1]))
     assert "no soft labels" in text
     assert "2 x 1 soft labels" in text
-    assert "make-gt" in text
+    assert "docs/data.md" in text
     assert "labelsTr alone serves vanilla trainers only (nnUNetTrainer)" in text
 
 

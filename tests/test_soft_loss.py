@@ -5,7 +5,7 @@ import torch
 
 from nnunet_softseg.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.norm_relu import norm_relu
-from nnunet_softseg.soft_loss import SoftDiceLoss, SoftSegLoss, follow_peak, normalised_for_loss
+from nnunet_softseg.soft_loss import SoftDiceLoss, SoftSegLoss, follow_plateau, normalised_for_loss
 
 
 def disc(size: int = 16) -> torch.Tensor:
@@ -113,10 +113,10 @@ def test_running_peak_follows_labelled_samples_only() -> None:
     raw[0, 0, 1], raw[1, 0, 2], raw[0, 1, 0] = 3.0, 7.0, 5.0
     target = torch.zeros(2, 2, 4)
     target[0, 0, 1] = 1  # label 1 in sample 0 only, label 2 nowhere
-    follow_peak(reference, raw, target, 0.9)
+    follow_plateau(reference, raw, target, 0.9)
     assert reference.tolist() == [3.0, 0.0]
     raw[0, 0, 1] = 1.0
-    follow_peak(reference, raw, target, 0.9)
+    follow_plateau(reference, raw, target, 0.9)
     assert reference[0] == pytest.approx(0.9 * 3 + 0.1 * 1)
 
 

@@ -14,7 +14,7 @@ from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, plan_and_pre
 
 from nnunet_softseg import trainer as trainer_module
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.network import reference_peak
+from nnunet_softseg.network import reference_plateau
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.soft_target import soft_target_folder
 from nnunet_softseg.trainer import (
@@ -125,17 +125,17 @@ def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
     first = make(dataset)
     first.run_training()
     assert first.logger.get_value("soft_dice", None)[0] != first.logger.get_value("soft_dice", None)[1]
-    assert float(reference_peak(first.network).min()) > 0
+    assert float(reference_plateau(first.network).min()) > 0
     path = str(Path(first.output_folder) / "checkpoint_final.pth")
     again = make(dataset)
     again.load_checkpoint(path)
-    torch.testing.assert_close(reference_peak(again.network), reference_peak(first.network))
+    torch.testing.assert_close(reference_plateau(again.network), reference_plateau(first.network))
     assert again.current_epoch == 2
     assert again.logger.get_value("soft_dice", None) == first.logger.get_value("soft_dice", None)
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
     # the loss keeps writing to the buffer of the network that was loaded
-    assert again.loss._references[0] is reference_peak(again.network)
+    assert again.loss._references[0] is reference_plateau(again.network)
 
 
 def test_the_two_ways_to_train_differ_only_in_the_loss(dataset: TinyDataset) -> None:
