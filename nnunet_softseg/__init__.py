@@ -27,6 +27,7 @@ soft label -> soft target
   center_crop.py              the one box of a case that the network sees
   model_plans.py              the plans saved beside a model; what is not supported
   preprocessed_case.py        what nnU-Net did to a case, and by which plans
+  label_shape.py              the shape of a label, coarsely; what is unlike every label of the training
   soft_target.py              the soft label on the network's grid: resample, store, stale or not
   check.py                    every way in which a dataset can be wrong
 soft target -> patch

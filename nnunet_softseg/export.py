@@ -22,6 +22,7 @@ from nnunetv2.inference.export_prediction import (
 from nnunet_softseg import __version__, case_record
 from nnunet_softseg.atomic import replacing, write_json
 from nnunet_softseg.inference import label_names
+from nnunet_softseg.label_shape import differences, label_shape
 from nnunet_softseg.model_plans import is_soft, versions
 from nnunet_softseg.nifti import load_nifti
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
@@ -74,6 +75,7 @@ def export_prediction(  # noqa: PLR0917  nnU-Net's signature
     on_network_grid = _without_residue(
         np.asarray(predicted_array_or_file, dtype=np.float32), names, settings, record
     )
+    _flag_shapes(on_network_grid, names, plans_manager.plans[PLANS_KEY], record)
     label_map, soft_maps = convert_predicted_logits_to_segmentation_with_correct_shape(
         on_network_grid,
         plans_manager,
@@ -109,6 +111,15 @@ def _without_residue(
         label = record["labels"].setdefault(name, {})
         label["removed_percent"] = round(100 * (total - kept) / total, 3) if total else 0.0
     return cleaned
+
+
+def _flag_shapes(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: dict[str, Any]) -> None:
+    """Flag a soft map that does not look like any label of the training."""
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        training = entry.get("training_shapes", {}).get(name)
+        shape = label_shape(soft_map, entry["si_axis"] or 0)
+        for difference in differences(shape, training) if shape and training else ():
+            case_record.add_warning(record, f"{name} is unlike the labels of the training: {difference}")
 
 
 def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:

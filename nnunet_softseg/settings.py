@@ -27,8 +27,6 @@ class SoftSegSettings:
         save_every: epochs between checkpoints to resume from.
         reference_momentum: of the running mean of the raw output's plateau over patches with a label.
         floor_fraction: smallest denominator of NormReLU, as a fraction of that running mean.
-        absent_fraction: of the training patches from which the structure is removed, so that its absence is
-            learned.
         core_threshold: a component of the soft map must exceed this somewhere, or it is background.
         support_threshold: what is connected to a core through values above this keeps its value; the rest is
             background.
@@ -44,7 +42,6 @@ class SoftSegSettings:
     save_every: int = 50
     reference_momentum: float = 0.99
     floor_fraction: float = 0.5
-    absent_fraction: float = 0.1
     core_threshold: float = 0.5
     support_threshold: float = 0.05
     collapse_patience: int = 10

@@ -9,7 +9,7 @@ was made from.
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from nnunet_softseg.atomic import make_folder, remove_abandoned, write_bytes
 from nnunet_softseg.center_crop import Box, kept_mass, network_box, superior_inferior_axis
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import examples, raise_first_error, short_name
+from nnunet_softseg.label_shape import LabelShape, label_shape
 from nnunet_softseg.model_plans import require_supported, versions
 from nnunet_softseg.preprocessed_case import (
     GridPlan,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 RECORD_KEY = "nnunet_softseg"
 """Of the record, a dictionary, among the variable-length metadata of a soft target."""
-FORMAT = 1
+FORMAT = 2
 """Soft targets of another format are made again. To be raised whenever the arithmetic here changes."""
 
 SoftTarget = npt.NDArray[np.float16]
@@ -62,6 +63,7 @@ class CasePreparation:
         kept_mass: per label, the fraction of its sum that lies in the box which the network sees; NaN: empty
             label.
         si_axis: array axis along S-I; None without the crop.
+        shapes: per label; None: empty label.
         warnings: to be shown to the user.
     """
 
@@ -69,6 +71,7 @@ class CasePreparation:
     prepared: bool
     kept_mass: tuple[float, ...]
     si_axis: int | None
+    shapes: tuple[LabelShape | None, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -107,6 +110,10 @@ class PreparationReport:
 
 
 # Arithmetic
+
+
+def _shapes(target: SoftTarget, si_axis: int | None) -> tuple[LabelShape | None, ...]:
+    return tuple(label_shape(label, si_axis or 0) for label in target)
 
 
 def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -281,6 +288,7 @@ def _prepare_case(job: SoftTargetJob) -> CasePreparation | UserError:
     except UserError as error:
         return error
     kept = tuple(float(fraction) for fraction in kept_mass(target, job.box))
+    shapes = _shapes(target, job.si_axis)
     record = {
         **job.grid_record(),
         "versions": versions(),
@@ -288,10 +296,12 @@ def _prepare_case(job: SoftTargetJob) -> CasePreparation | UserError:
         "sources": sources,
         "box": [list(side) for side in job.box],
         "kept_mass": list(kept),
+        "shapes": [shape and asdict(shape) for shape in shapes],
         "warnings": warnings,
     }
     _store(job, target, record)
-    return CasePreparation(job.case.case_id, True, kept, job.si_axis, (*warnings, *_crop_warnings(job, kept)))
+    warnings += _crop_warnings(job, kept)
+    return CasePreparation(job.case.case_id, True, kept, job.si_axis, shapes, tuple(warnings))
 
 
 def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
@@ -364,7 +374,8 @@ def _report_up_to_date(job: SoftTargetJob) -> CasePreparation:
     # Configurations with different patches share the soft targets of one data identifier.
     kept = tuple(record["kept_mass"] if box == job.box else kept_mass(array[...], job.box).tolist())
     warnings = (*record["warnings"], *_crop_warnings(job, kept))
-    return CasePreparation(job.case.case_id, False, kept, job.si_axis, warnings)
+    shapes = tuple(shape and LabelShape(**shape) for shape in record["shapes"])
+    return CasePreparation(job.case.case_id, False, kept, job.si_axis, shapes, warnings)
 
 
 # Making all

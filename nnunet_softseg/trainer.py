@@ -26,6 +26,8 @@ from nnunet_softseg.augmentation import soft_transforms
 from nnunet_softseg.center_crop import array_orientation, superior_inferior_axis
 from nnunet_softseg.dataloading import SoftLabelDataset
 from nnunet_softseg.errors import UserError, show_without_traceback
+from nnunet_softseg.inference import label_names
+from nnunet_softseg.label_shape import most_extreme
 from nnunet_softseg.model_plans import require_supported, soft_plans
 from nnunet_softseg.network import add_reference_plateau, reference_plateau
 from nnunet_softseg.norm_relu import norm_relu
@@ -111,40 +113,44 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
         self._learn_orientation()
         report = self._prepare_soft_targets()
-        if report is not None:
+        self._learn_shapes(report)
+        if self.local_rank == 0:
             self._write_record(report)
         super().on_train_start()
 
-    def _prepare_soft_targets(self) -> PreparationReport | None:
+    def _prepare_soft_targets(self) -> PreparationReport:
         """Let rank 0 prepare, the others wait for its files: a large dataset would time a barrier out."""
-        dataset = {
-            "dataset_folder_raw": Path(nnUNet_raw.get()) / self.plans_manager.dataset_name
-            if nnUNet_raw.is_set()
-            else None,
+        dataset: dict[str, Any] = {
+            "dataset_folder_raw": self._raw_folder,
             "preprocessed_folder": Path(self.preprocessed_dataset_folder),
             "plans_manager": self.plans_manager,
             "configuration_name": self.configuration_name,
             "dataset_json": self.dataset_json,
+            "crop": self.settings.center_crop,
         }
-        if dataset["dataset_folder_raw"] is None:
-            raise UserError(
-                "nnUNet_raw is not set: training reads softLabelsTr there; set it as for nnUNetv2_preprocess"
-            )
-        report = None
-        if self.local_rank == 0:
-            report = prepare_soft_targets(
-                **dataset,
-                cases=None,
-                num_processes=max(1, get_allowed_n_proc_DA()),
-                progress=True,
-                crop=self.settings.center_crop,
-            )
-            for warning in report.warnings:
-                self.print_to_log_file(f"WARNING: {warning}")
+        if self.local_rank != 0:
+            _wait_until(lambda: all_up_to_date(**dataset))
+        processes = max(1, get_allowed_n_proc_DA())
+        report = prepare_soft_targets(**dataset, cases=None, num_processes=processes, progress=True)
+        for warning in report.warnings:
+            self.print_to_log_file(f"WARNING: {warning}")
         if self.is_ddp:
-            _wait_until(lambda: all_up_to_date(**dataset, crop=self.settings.center_crop))
             dist.barrier()
         return report
+
+    @property
+    def _raw_folder(self) -> Path:
+        """Of the dataset; it need not exist, as on a cluster with preprocessed data and soft targets only."""
+        folder: str = nnUNet_raw.get() if nnUNet_raw.is_set() else "nnUNet_raw"
+        return Path(folder) / str(self.plans_manager.dataset_name)
+
+    def _learn_shapes(self, report: PreparationReport) -> None:
+        """Keep with the plans, and so with the model, how far the shapes of its labels go."""
+        names = label_names(self.dataset_json, self.label_manager.foreground_labels)
+        by_label = zip(*(case.shapes for case in report.cases), strict=True)
+        self.plans_manager.plans[PLANS_KEY]["training_shapes"] = {
+            name: most_extreme(shapes) for name, shapes in zip(names, by_label, strict=True)
+        }
 
     def _learn_orientation(self) -> None:
         """Keep with the plans, and so with the model, which way the axes of its cases point."""
@@ -202,22 +208,19 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         augmentation = nnUNetTrainer.get_training_transforms(
             patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
         )
-        return self._frame(augmentation, deep_supervision_scales, self.settings.absent_fraction)
+        return self._frame(augmentation, deep_supervision_scales)
 
     def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:
         """Return nnU-Net's validation transforms, with the soft label carried through them."""
         return self._frame(nnUNetTrainer.get_validation_transforms(None, **options), deep_supervision_scales)
 
-    def _frame(
-        self, augmentation: BasicTransform, scales: Any, absent_fraction: float = 0.0
-    ) -> BasicTransform:
+    def _frame(self, augmentation: BasicTransform, scales: Any) -> BasicTransform:
         return soft_transforms(
             augmentation,
             len(self.label_manager.foreground_labels),
             scales,
             keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
             hard_threshold=HARD_THRESHOLD if self.hard_target else None,
-            absent_fraction=absent_fraction,
         )
 
     # The optimisation
@@ -311,12 +314,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
         self._learn_orientation()
         super().perform_actual_validation(save_probabilities)
-        if self.local_rank == 0:
-            write_soft_summary(
-                Path(self.output_folder) / "validation",
-                Path(nnUNet_raw.get()) / self.plans_manager.dataset_name / "softLabelsTr",
-                self.dataset_json,
-            )
+        soft_labels = self._raw_folder / "softLabelsTr"
+        if self.local_rank == 0 and soft_labels.is_dir():
+            write_soft_summary(Path(self.output_folder) / "validation", soft_labels, self.dataset_json)
 
 
 class nnUNetTrainerSoftSegRawLoss(nnUNetTrainerSoftSeg):  # noqa: N801

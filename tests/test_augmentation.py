@@ -10,7 +10,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_softseg.augmentation import RemoveStructure, average_down, soft_transforms
+from nnunet_softseg.augmentation import average_down, soft_transforms
 
 SCALES = [[1, 1, 1], [0.5, 0.5, 0.5], [0.25, 0.5, 0.25]]
 
@@ -152,46 +152,3 @@ def test_a_transform_that_drops_the_label_is_caught() -> None:
 
     with pytest.raises(RuntimeError, match="_apply_to_regr_target"):
         run(Forgetful(), ball())
-
-
-def emptied(noise_share: float, seed: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    torch.manual_seed(seed)
-    label = torch.zeros(1, 24, 40, 40)
-    label[:, :, 16:24, 15:25] = 0.37
-    image = torch.randn(1, 24, 40, 40) + 100 * (label > 0)
-    return image, RemoveStructure(1.0, noise_share)(image=image.clone(), regression_target=label)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_structure_that_is_painted_over_leaves_nothing_of_itself(seed: int) -> None:
-    image, out = emptied(noise_share=0.0, seed=seed)
-    assert float(out["regression_target"].abs().max()) == 0
-    assert float(image.max()) > 90
-    assert float(out["image"].max()) < 10  # the structure was 100 brighter than the noise around it
-    changed = (out["image"] != image)[0, 12]
-    assert bool(changed[16:24, 15:25].all())
-    assert not changed[:4].any()  # far from the structure the image is as it was
-    assert not changed[:, :4].any()
-
-
-def test_noise_keeps_mean_and_spread() -> None:
-    image, out = emptied(noise_share=1.0)
-    assert float(out["regression_target"].abs().max()) == 0
-    assert float(out["image"].mean()) == pytest.approx(float(image.mean()), abs=0.2 * float(image.std()))
-    assert 0.3 < float(out["image"].std() / image.std()) < 1.1
-    assert not torch.equal(out["image"], image)
-
-
-def test_structures_are_removed_as_often_as_asked() -> None:
-    torch.manual_seed(0)
-    remove = RemoveStructure(0.1)
-    drawn = [remove.get_parameters()["remove"] for _ in range(4000)]
-    assert 0.08 < np.mean(drawn) < 0.12  # binomial with n = 4000: standard deviation 0.005
-
-
-def test_a_structure_that_fills_the_patch_is_left_alone() -> None:
-    torch.manual_seed(0)
-    image, label = torch.randn(1, 8, 8, 8), torch.ones(1, 8, 8, 8)
-    out = RemoveStructure(1.0, noise_share=0.0)(image=image.clone(), regression_target=label.clone())
-    assert torch.equal(out["image"], image)
-    assert torch.equal(out["regression_target"], label)

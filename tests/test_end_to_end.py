@@ -23,6 +23,7 @@ from nnunet_softseg.phantom import phantom
 pytestmark = pytest.mark.e2e
 SOFT, VANILLA, PLANS = "nnUNetTrainerSoftSegDemo", "nnUNetTrainer", "nnUNetSoftSegDemoPlans"
 DATASET = "Dataset900_Phantom"
+FOV_MM, CONTRASTS = (40.0, 40.0, 32.0), ("T1w", "T2w")
 BIN = Path(sys.executable).parent
 
 
@@ -75,8 +76,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         bids,
         n=4,
         seed=1,
-        fov_mm=(44.0, 44.0, 40.0),
-        contrasts=("T1w", "T2w"),
+        fov_mm=FOV_MM,
+        contrasts=CONTRASTS,
         num_processes=2,
         progress=False,
     )
@@ -288,7 +289,7 @@ def test_python_api_and_several_folds(
 
 
 def test_images_without_a_cord(place: Workplace, predictor: Any, tmp_path: Path) -> None:
-    """Zeros and a constant give an empty map and a warning each."""
+    """Zeros and a constant give an empty map; a neck whose cord is missing an empty map or a warning."""
     images = tmp_path / "images"
     images.mkdir()
     source = nib.load(sorted(place.images.glob("*.nii.gz"))[0])
@@ -297,6 +298,12 @@ def test_images_without_a_cord(place: Workplace, predictor: Any, tmp_path: Path)
             nib.Nifti1Image(np.full(source.shape, value, np.float32), source.affine),
             images / f"{name}_0000.nii.gz",
         )
+    necks = tmp_path / "necks"
+    phantom(
+        necks, n=1, seed=5, fov_mm=FOV_MM, contrasts=CONTRASTS, cord=False, num_processes=1, progress=False
+    )
+    for neck in necks.glob("sub-*/*/*.nii.gz"):
+        shutil.copy(neck, images / neck.name.replace(".nii.gz", "_0000.nii.gz"))
     predictor.initialize_from_trained_model_folder(str(place.model(SOFT)), (0,))
     (tmp_path / "out").mkdir()
     predictor.predict_from_files_sequential(str(images), str(tmp_path / "out"))
@@ -304,6 +311,14 @@ def test_images_without_a_cord(place: Workplace, predictor: Any, tmp_path: Path)
     for name in ("zeros", "constant"):
         assert not np.asarray(nib.load(tmp_path / "out" / "soft" / f"{name}_0001.nii.gz").dataobj).any()
         assert any("constant image" in warning for warning in report["cases"][name]["warnings"])
+    without = [case for name, case in report["cases"].items() if name.startswith("sub-")]
+    assert len(without) == len(CONTRASTS)
+    assert all(case["warnings"] for case in without)
+
+
+def test_a_cord_is_not_flagged(predicted: Path) -> None:
+    cases = json.loads((predicted / "softseg.json").read_text())["cases"].values()
+    assert not [case["warnings"] for case in cases if case["warnings"]]
 
 
 def test_a_vanilla_model_predicts_as_without_us(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
