@@ -38,8 +38,8 @@ $(READY): pyproject.toml constraints/cpu.txt $(wildcard hook/*)
 	  cp constraints/cpu.txt $(VENV)/constraints.txt; echo "It is."; \
 	else \
 	  sed 's/+cpu//' constraints/cpu.txt > $(VENV)/constraints.txt; \
-	  echo "It is not: taking the plain release of the same version, which may bring CUDA libraries along. To avoid them:"; \
-	  echo "  make $(MAKECMDGOALS) PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"; \
+	  echo "It is not: taking the plain release of the same version, which may bring CUDA libraries along. To avoid them,"; \
+	  echo "name the index of PyTorch's CPU builds in PIP_EXTRA_INDEX_URL."; \
 	fi
 	@echo "Installing into $(VENV): a minute or two."
 	@$(BIN)/python -m pip install -qq -c $(VENV)/constraints.txt -e '.[test]'
