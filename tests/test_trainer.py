@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import blosc2
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, plan_and_preprocess
 
 from nnunet_softseg import trainer as trainer_module
@@ -139,6 +141,27 @@ def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
         assert torch.equal(value, again.network.state_dict()[name]), name
     # the loss keeps writing to the buffer of the network that was loaded
     assert again.loss._references[0] is reference_plateau(again.network)
+
+
+def test_a_model_of_two_labels_predicts_a_soft_map_of_each(dataset: TinyDataset, tmp_path: Path) -> None:
+    """Through nnU-Net's predictor, from the folder that the training wrote, with fold "all"."""
+    made = make(dataset)
+    made.run_training()
+    predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(made.output_folder_base, ("all",))
+    assert type(predictor.network).__name__ == "PlainConvUNet"
+    assert predictor.label_manager.num_segmentation_heads == 2
+    images = [[str(dataset.image(case))] for case in dataset.cases]
+    predictor.predict_from_files_sequential(images, [str(tmp_path / case) for case in dataset.cases])
+    report = json.loads((tmp_path / "softseg.json").read_text())
+    for case in dataset.cases:
+        label_map = np.asarray(nib.load(tmp_path / f"{case}.nii.gz").dataobj)
+        soft = [
+            np.asarray(nib.load(tmp_path / "soft" / f"{case}_{label:04d}.nii.gz").dataobj) for label in (1, 2)
+        ]
+        expected = np.where(np.max(soft, 0) > 0.5, 1 + np.argmax(soft, 0), 0)
+        np.testing.assert_array_equal(label_map, expected)
+        assert set(report["cases"][case]["labels"]) == {"label1", "label2"}
 
 
 def test_the_two_ways_to_train_differ_only_in_the_loss(dataset: TinyDataset) -> None:
