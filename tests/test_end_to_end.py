@@ -300,7 +300,7 @@ def test_images_without_a_cord(place: Workplace, predictor: Any, tmp_path: Path)
         )
     necks = tmp_path / "necks"
     phantom(
-        necks, n=1, seed=5, fov_mm=FOV_MM, contrasts=CONTRASTS, cord=False, num_processes=1, progress=False
+        necks, n=2, seed=5, fov_mm=FOV_MM, contrasts=CONTRASTS, cord=False, num_processes=1, progress=False
     )
     for neck in necks.glob("sub-*/*/*.nii.gz"):
         shutil.copy(neck, images / neck.name.replace(".nii.gz", "_0000.nii.gz"))
