@@ -39,8 +39,8 @@ def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     shape = tuple(image.shape[1:])
     box = network_box(shape, predictor.configuration_manager.patch_size, plans[PLANS_KEY].get("si_axis"))
     raw = _blend_tiles(predictor, crop_and_pad_nd(image, [list(extent) for extent in box]))
-    if record.get("constant"):
-        raw.zero_()
+    if all(float(channel.min()) == float(channel.max()) for channel in image):
+        raw.zero_()  # a constant image: what a network answers to it says nothing
     reference = reference_plateau(predictor.network).float().cpu()
     soft_crop = norm_relu(raw[None], settings.floor_fraction * reference, robust=True)[0]
     soft_map = torch.zeros((raw.shape[0], *shape), dtype=torch.float32)

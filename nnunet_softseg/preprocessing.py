@@ -85,5 +85,4 @@ def _check_content(data: Image, record: dict[str, Any]) -> None:
             "only: repair it (for example numpy.nan_to_num) before predicting"
         )
     if all(float(channel.max()) == float(channel.min()) for channel in data):
-        record["constant"] = True
         case_record.add_warning(record, "constant image: the soft map is empty")

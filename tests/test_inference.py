@@ -99,9 +99,9 @@ def test_a_weak_image_stays_weak_and_a_constant_one_is_empty() -> None:
     begin()
     soft = predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=1.0), weak)
     torch.testing.assert_close(soft, weak / 0.5, atol=1e-6, rtol=0)  # the floor is half of the learned peak
-    record = begin()
-    record["constant"] = True
     assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.ones(1, 16, 8, 8)).sum()) == 0
+    # and the next image is judged by itself
+    assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.rand(1, 16, 8, 8)).max()) == 1
 
 
 def test_touching_the_border_of_the_crop_is_flagged_only_where_the_image_goes_on() -> None:

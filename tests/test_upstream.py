@@ -123,4 +123,5 @@ def test_the_case_under_way_is_the_one_that_the_iterator_gave() -> None:
     )
     items = [{"data": number, "data_properties": {"spacing": [1, 1, 1]}} for number in range(3)]
     assert upstream._record_keeping_iterator(original)(soft, iter(items), True, 2) == [2]
+    assert case_record.under_way()["seconds"] == {}  # nobody's any more
     assert [properties[case_record.KEY]["seconds"]["forward"] for properties in seen] == [0, 1, 2]
