@@ -64,6 +64,7 @@ def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
     for item in data_iterator:
         case_record.set_under_way(case_record.start(item["data_properties"]))
         yield item
+    case_record.set_under_way(None)
     # nnU-Net would end its own loader here, but sees only this generator.
     if hasattr(data_iterator, "_finish"):
         data_iterator._finish()
