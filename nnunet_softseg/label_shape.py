@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from nnunet_softseg.settings import HARD_THRESHOLD
 
-AREA_TOLERANCE = 1.5
+AREA_TOLERANCE = 1.25
 """A slice may be this much larger than the largest of the training."""
-VARIATION_TOLERANCE, VARIATION_SLACK = 2.0, 0.1
+VARIATION_TOLERANCE, VARIATION_SLACK = 2.0, 0.05
 """The areas may vary this many times as much as in training, and a little more where they hardly varied."""
 
 
