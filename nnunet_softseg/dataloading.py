@@ -74,8 +74,9 @@ class SoftLabelDataset:
         image, segmentation, _, properties = self.dataset.load_case(identifier)
         case = StackedCase(image, open_soft_target(self.soft_target_folder, identifier))
         if not self.keep_segmentation:
-            # Nothing looks at it: a view of a single 0 saves reading it.
-            segmentation = np.broadcast_to(np.int16(0), (1, *image.shape[1:]))
+            # Nothing looks at it: a view of a single 0 saves reading it. Not of the type that the loader
+            # converts to: so it makes a patch of its own, which PyTorch may write to.
+            segmentation = np.broadcast_to(np.int8(0), (1, *image.shape[1:]))
         if self.si_axis is not None:
             labelled = [
                 rows[:, 1 + self.si_axis] for rows in properties["class_locations"].values() if len(rows)
