@@ -20,6 +20,7 @@ raw data
   phantom/acquisition.py      a subject -> one image with all that is known about it
   phantom/bids.py             the phantom as a BIDS folder
   raw_dataset.py              a dataset as nnU-Net knows it: dataset.json, cases, reader
+  reader_geometry.py          where an image lies, as nnU-Net's readers keep it
   soft_label.py               the soft label on disk: name, grid, range
   subject_split.py            who trains, validates and tests: a person on one side only
   conversion.py               BIDS with soft labels -> nnUNet_raw

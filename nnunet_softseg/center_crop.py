@@ -17,31 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.reader_geometry import reader_affines
 
+AXES = "ijk"
 Box = tuple[tuple[int, int], ...]
-
-
-def reader_affine(properties: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
-    """Return the (3, 3) voxel-to-world directions (columns i, j, k; world RAS) of what the reader returned.
-
-    Args:
-        properties: the dictionary that nnU-Net's reader gives with an image.
-
-    Returns:
-        The directions, with any positive scale, or None where the reader kept no geometry (arrays from the
-        Python API).
-    """
-    if "nibabel_stuff" in properties:
-        stored = properties["nibabel_stuff"]
-        affine = stored.get("reoriented_affine", stored["original_affine"])
-        return np.asarray(affine, dtype=np.float64)[:3, :3]
-    if "sitk_stuff" in properties:
-        direction = np.asarray(properties["sitk_stuff"]["direction"], dtype=np.float64)
-        lps_to_ras = np.diag([-1.0, -1.0, 1.0])
-        if direction.size != lps_to_ras.size:
-            return None
-        return lps_to_ras @ direction.reshape(lps_to_ras.shape)
-    return None
 
 
 def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> str | None:
@@ -54,11 +33,11 @@ def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence
     Returns:
         One letter of R, L, A, P, S, I per array axis; None where the properties hold no geometry.
     """
-    directions = reader_affine(properties)
-    if directions is None:
+    affines = reader_affines(properties)
+    flat = len(properties.get("sitk_stuff", {}).get("spacing", AXES)) != len(AXES)
+    if flat or not affines:
         return None
-    affine = np.eye(4)
-    affine[:3, :3] = directions
+    affine = affines.get("reoriented", affines["original"])
     file_axes = nib.aff2axcodes(affine)  # i, j, k of the file
     reader_axes = file_axes[::-1]  # readers return (k, j, i)
     return "".join(reader_axes[axis] for axis in transpose_forward)

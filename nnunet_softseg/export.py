@@ -20,12 +20,14 @@ from nnunetv2.inference.export_prediction import (
 )
 
 from nnunet_softseg import __version__, case_record
-from nnunet_softseg.atomic import replacing, write_json
+from nnunet_softseg.atomic import make_folder, replacing, write_json
 from nnunet_softseg.inference import label_names
 from nnunet_softseg.label_shape import differences, label_shape
 from nnunet_softseg.model_plans import is_soft, versions
 from nnunet_softseg.nifti import load_nifti
+from nnunet_softseg.reader_geometry import reader_affines
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+from nnunet_softseg.soft_label import soft_label_file
 from nnunet_softseg.soft_map import keep_supported
 
 SOFT_FOLDER = "soft"
@@ -135,10 +137,10 @@ def _write_soft_maps(
     target: Path, soft_maps: Map, labels: list[int], properties: Mapping[str, Any], image: str | None
 ) -> None:
     folder = target.parent / SOFT_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for label, soft_map in zip(labels, soft_maps, strict=True):
         nifti = soft_nifti(soft_map, properties, image)
-        with replacing(folder / f"{target.name}_{int(label):04d}.nii.gz") as aside:
+        with replacing(soft_label_file(folder, target.name, label)) as aside:
             nib.save(nifti, aside)
 
 
@@ -205,10 +207,12 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
     image.SetDirection(geometry["direction"])
     if "original_orientation" in geometry:
         image = sitk.DICOMOrient(image, geometry["original_orientation"])
-    lps_to_ras = np.diag([-1.0, -1.0, 1.0])
-    affine = np.eye(4)
-    affine[:3, :3] = lps_to_ras @ np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = lps_to_ras @ np.array(image.GetOrigin())
+    in_file = {
+        "spacing": image.GetSpacing(),
+        "origin": image.GetOrigin(),
+        "direction": image.GetDirection(),
+    }
+    affine = reader_affines({"sitk_stuff": in_file})["original"]
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 

@@ -23,6 +23,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import Finding, raise_first_error, short_name
 from nnunet_softseg.nifti import UNREADABLE, load_nifti
 from nnunet_softseg.raw_dataset import NIFTI_ENDINGS, ImageReader
+from nnunet_softseg.reader_geometry import reader_affines
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"
@@ -313,22 +314,6 @@ def reader_geometry_findings(file: Path, image: Mapping[str, Any], label: Mappin
         if name in found
         for finding in affine_findings(file, expected[name], found[name], f"{name} affine of the reader")
     ][:1]
-
-
-def reader_affines(properties: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the (4, 4) affines, voxel (i, j, k) to RAS in mm, that a reader keeps with an image, by name."""
-    if "nibabel_stuff" in properties:
-        stored = properties["nibabel_stuff"]
-        return {name.split("_")[0]: np.asarray(affine, dtype=np.float64) for name, affine in stored.items()}
-    if "sitk_stuff" in properties:
-        stored = properties["sitk_stuff"]
-        spacing = np.asarray(stored["spacing"], dtype=np.float64)
-        affine = np.eye(4)
-        size = len(spacing)
-        affine[:size, :size] = np.asarray(stored["direction"], dtype=np.float64).reshape(size, size) * spacing
-        affine[:size, 3] = stored["origin"]
-        return {"original": np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine}
-    return {}
 
 
 # Values

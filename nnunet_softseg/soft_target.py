@@ -35,6 +35,7 @@ from nnunet_softseg.preprocessed_case import (
     read_preprocessed_case,
 )
 from nnunet_softseg.raw_dataset import ONE_ORIENTATION, dataset_name, find_reader, load_json, nnunet_folder
+from nnunet_softseg.reader_geometry import reader_affines
 from nnunet_softseg.settings import CROP_LOSS_WARNING
 from nnunet_softseg.workers import map_jobs
 
@@ -194,7 +195,7 @@ class SoftTargetJob:
 
     def grid_record(self) -> dict[str, Any]:
         """Return all that decides the content of the soft target, but for the sources."""
-        affines = soft_label.reader_affines(self.case.geometry)
+        affines = reader_affines(self.case.geometry)
         return {
             "format": FORMAT,
             "labels": list(self.plan.labels),

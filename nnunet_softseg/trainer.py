@@ -19,9 +19,9 @@ from torch import autocast, nn
 from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler
 
-from nnunet_softseg import upstream
+from nnunet_softseg import soft_label, upstream
 from nnunet_softseg.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.atomic import write_json
+from nnunet_softseg.atomic import make_folder, write_json
 from nnunet_softseg.augmentation import soft_transforms
 from nnunet_softseg.center_crop import array_orientation, superior_inferior_axis
 from nnunet_softseg.dataloading import SoftLabelDataset
@@ -172,7 +172,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def _write_record(self, report: PreparationReport) -> None:
         record = {**self.plans_manager.plans[PLANS_KEY], "kept_label_mass": report.kept_mass_by_case()}
-        Path(self.output_folder).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(self.output_folder))
         write_json(Path(self.output_folder) / "softseg_training.json", record)
 
     def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
@@ -274,10 +274,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Log nnU-Net's measures and the soft ones; stop a run whose network has gone silent."""
         super().on_validation_epoch_end(val_outputs)
-        sums = {
-            name: self._over_ranks(np.sum(collate_outputs(val_outputs)[name], 0))
-            for name in SoftSegLogger.SUMS
-        }
+        collated = collate_outputs(val_outputs)
+        sums = {name: self._over_ranks(np.sum(collated[name], 0)) for name in SoftSegLogger.SUMS}
         self.logger.local_logger.log_soft_measures(sums, self.current_epoch)
         self._watch_for_collapse(sums)
 
@@ -314,7 +312,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
         self._learn_orientation()
         super().perform_actual_validation(save_probabilities)
-        soft_labels = self._raw_folder / "softLabelsTr"
+        soft_labels = self._raw_folder / soft_label.FOLDER
         if self.local_rank == 0 and soft_labels.is_dir():
             write_soft_summary(Path(self.output_folder) / "validation", soft_labels, self.dataset_json)
 

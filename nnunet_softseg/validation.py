@@ -10,6 +10,7 @@ from nnunet_softseg.export import SOFT_FOLDER
 from nnunet_softseg.metrics import soft_measures
 from nnunet_softseg.model_plans import versions
 from nnunet_softseg.nifti import load_nifti
+from nnunet_softseg.soft_label import parse_soft_label_name, soft_label_file
 
 SUMMARY = "summary_soft.json"
 
@@ -30,12 +31,13 @@ def write_soft_summary(
     names = {int(value): name for name, value in dataset_json["labels"].items() if name != "background"}
     cases: dict[str, dict[str, Any]] = {}
     for file in sorted((prediction_folder / SOFT_FOLDER).glob("*.nii.gz")):
-        case, _, label = file.name.removesuffix(".nii.gz").rpartition("_")
-        reference = soft_label_folder / file.name
-        if not reference.is_file():
+        name = parse_soft_label_name(file.name)
+        reference = soft_label_file(soft_label_folder, *name) if name else None
+        if name is None or reference is None or not reference.is_file():
             continue
+        case, label = name
         predicted, expected = load_nifti(file), load_nifti(reference)
-        cases.setdefault(case, {})[names[int(label)]] = soft_measures(
+        cases.setdefault(case, {})[names[label]] = soft_measures(
             predicted.get_fdata(dtype=np.float32),
             expected.get_fdata(dtype=np.float32),
             float(np.prod(predicted.header.get_zooms()[:3])),

@@ -29,11 +29,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
 
 @pytest.fixture
 def dataset(pristine: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
-    shutil.copytree(pristine.root, tmp_path / "nnunet")
-    copy = TinyDataset(tmp_path / "nnunet", pristine.name, pristine.cases, pristine.labels)
-    for name, value in copy.environment.items():
-        monkeypatch.setenv(name, value)
-    return copy
+    return pristine.copied(tmp_path / "nnunet", monkeypatch)
 
 
 def change_json(tiny: TinyDataset, **changes: Any) -> None:

@@ -16,6 +16,7 @@ from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 from nnunet_softseg import soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.raw_dataset import NIFTI_READERS, find_reader
+from nnunet_softseg.reader_geometry import reader_affines
 
 SHAPE = (9, 10, 11)
 HALVES = np.full(SHAPE, 0.37, dtype=np.float32)
@@ -292,7 +293,7 @@ def test_affine_kept_by_either_library_is_that_of_the_file(tmp_path: Path, orien
     save_nifti(tmp_path / "image.nii.gz", HALVES, affine)
     for name in ("NibabelIO", "SimpleITKIO"):
         _, properties = find_reader(name).read_images([str(tmp_path / "image.nii.gz")])
-        found = soft_label.reader_affines(properties)["original"]
+        found = reader_affines(properties)["original"]
         np.testing.assert_allclose(found, affine, atol=1e-5)  # headers hold float32
 
 

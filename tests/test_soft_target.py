@@ -64,11 +64,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
 
 @pytest.fixture
 def dataset(planned: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
-    shutil.copytree(planned.root, tmp_path / "nnunet")
-    copy = TinyDataset(tmp_path / "nnunet", planned.name, planned.cases, planned.labels)
-    for name, value in copy.environment.items():
-        monkeypatch.setenv(name, value)
-    return copy
+    return planned.copied(tmp_path / "nnunet", monkeypatch)
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import contextlib
 import io
 import json
 import multiprocessing.dummy
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from unittest import mock
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import pytest
 from scipy.ndimage import gaussian_filter
 
 NAME = "Dataset101_Tiny"
@@ -61,6 +63,14 @@ class TinyDataset:
 
     def soft_label(self, case: str, label: int = 1) -> Path:
         return self.raw / "softLabelsTr" / f"{case}_{label:04d}.nii.gz"
+
+    def copied(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> "TinyDataset":
+        """A copy that a test may spoil, with nnU-Net's folders set to it."""
+        shutil.copytree(self.root, root)
+        copy = replace(self, root=root)
+        for name, folder in copy.environment.items():
+            monkeypatch.setenv(name, folder)
+        return copy
 
     def plans(self, name: str = "nnUNetPlans") -> dict[str, Any]:
         return json.loads((self.preprocessed / f"{name}.json").read_text())
