@@ -8,6 +8,7 @@ ground
   finding.py                  one thing that is wrong in the data: file, expected, found, remedy
   nifti.py                    a NIfTI file, opened, or one line that says why not
   workers.py                  the same work on many cases, in processes, with progress
+  page.py                     one HTML file that works offline, on a phone and in print
   settings.py                 every number of a run, kept with the model
 raw data
   phantom/contrasts.py        six contrasts: voxels, brightness, blur, noise, a rater's bias
@@ -22,6 +23,7 @@ raw data
   raw_dataset.py              a dataset as nnU-Net knows it: dataset.json, cases, reader
   reader_geometry.py          where an image lies, as nnU-Net's readers keep it
   soft_label.py               the soft label on disk: name, grid, range
+  bids.py                     what a BIDS name says, where its images lie
   subject_split.py            who trains, validates and tests: a person on one side only
   conversion.py               BIDS with soft labels -> nnUNet_raw
 soft label -> soft target
@@ -49,6 +51,10 @@ soft map -> NIfTI
   export.py                   soft/*.nii.gz, label map and softseg.json on the image's own grid
   upstream.py                 every place where nnU-Net itself is patched
 NIfTI -> numbers
+  voxel_grid.py               two maps on one grid: whether they fit, the box that holds all there is in them
+  surface_distance.py         how far two surfaces lie apart, in mm
+  calibration.py              reliability curve, calibration error, Brier score
+  measure_table.py            what is measured of a case: unit, best value, value where a map is empty
   metrics.py                  how well one soft map agrees with another
   morphometry.py              area per slice in mm2
   validation.py               summary_soft.json of a fold

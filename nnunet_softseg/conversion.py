@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from nnunet_softseg import __version__
 from nnunet_softseg.atomic import make_folder, write_json
+from nnunet_softseg.bids import bids_images, bids_name_of, derivative_file
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import examples, raise_first_error
 from nnunet_softseg.nifti import load_nifti
@@ -39,11 +40,6 @@ MANIFEST = "conversion.json"
 DEFAULT_DERIVATIVE = "derivatives/truth"
 DEFAULT_SUFFIX = "_label-SC_desc-truth_probseg"
 _ID_LIMIT = 1000
-_IMAGE_FOLDERS = ("anat", "dwi")
-_BIDS_NAME = re.compile(
-    r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?"
-    r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)(\.nii\.gz|\.nii)$"
-)
 _LABEL = 1
 _FOLDER_ENDING = {"train": "Tr", "validation": "Tr", "test": "Ts"}
 
@@ -130,10 +126,7 @@ def find_sources(
     Raises:
         UserError: if a name is not BIDS, two images get one case id, or nothing is left.
     """
-    images = sorted(path for path in _images(bids) if not path.name.startswith("."))
-    if not images:
-        raise UserError(f"{bids}: expected images like sub-01/anat/sub-01_T2w.nii.gz, found none")
-    found = [_source(image, bids, derivative, suffix) for image in images]
+    found = [_source(image, bids, derivative, suffix) for image in bids_images(bids)]
     if contrasts is not None:
         _check_contrasts(contrasts, {source.contrast for source in found}, bids)
         found = [source for source in found if source.contrast in contrasts]
@@ -148,28 +141,10 @@ def find_sources(
     return sorted(sources, key=lambda source: source.case_id), skipped
 
 
-def _images(bids: Path) -> Iterable[Path]:
-    for subject in bids.glob("sub-*"):
-        for place in (subject, *subject.glob("ses-*")):
-            for folder in _IMAGE_FOLDERS:
-                yield from (place / folder).glob("*.nii")
-                yield from (place / folder).glob("*.nii.gz")
-
-
 def _source(image: Path, bids: Path, derivative: str, suffix: str) -> Source:
-    match = _BIDS_NAME.match(image.name)
-    if match is None:
-        raise UserError(
-            f"{image.relative_to(bids)}: expected a BIDS name like sub-01_T2w.nii.gz: rename it, or move it "
-            f"out of {'/'.join(_IMAGE_FOLDERS)}"
-        )
-    entities = dict(entity.split("-") for entity in match["entities"].split("_") if entity)
-    # MTS is a family of contrasts, told apart by whether the pulse was on.
-    contrast = f"mt-{entities['mt']}" if match["suffix"] == "MTS" and "mt" in entities else match["suffix"]
-    case_id = "_".join(part for part in (match["subject"], match["session"], contrast) if part)
-    stem = image.name.removesuffix(".gz").removesuffix(".nii")
-    soft_label = bids / derivative / image.parent.relative_to(bids) / f"{stem}{suffix}.nii.gz"
-    return Source(case_id, match["subject"], contrast, image, soft_label)
+    name = bids_name_of(image, bids)
+    soft_label = derivative_file(image, bids, bids / derivative, suffix)
+    return Source(f"{name.person}_{name.contrast}", name.subject, name.contrast, image, soft_label)
 
 
 def _check_contrasts(asked: Sequence[str], there: set[str], bids: Path) -> None:

@@ -13,6 +13,11 @@ UNREADABLE = (OSError, EOFError, ValueError, ImageFileError, HeaderDataError)
 """What nibabel raises on a file that is missing, cut off or not an image."""
 
 
+def without_nifti_ending(name: str) -> str:
+    """Return a file name without `.nii` or `.nii.gz`; other names come back as they are."""
+    return name.removesuffix(".gz").removesuffix(".nii") if name.endswith((".nii", ".nii.gz")) else name
+
+
 def load_nifti(file: Path) -> nib.Nifti1Image:
     """Return an open NIfTI file; its header is read, its voxels stay on disk until they are asked for.
 

@@ -1,10 +1,12 @@
 """What several test files share: nnU-Net's folders, the small real data, a Python process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -61,3 +63,35 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """The environment without anything that says where our package or nnU-Net's trainers are."""
     hiding = ("NNUNET_SOFTSEG_NO_HOOK", "nnUNet_extTrainer", "PYTHONPATH")
     return {name: value for name, value in os.environ.items() if name not in hiding} | (extra or {})
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: the system's, or the one that Playwright was told to install."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    executable = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    # Nothing that looks for a network; no sandbox, as containers run as root.
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with api.sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=executable, args=quiet)
+        except api.Error as error:
+            pytest.skip(f"no Chromium here ({str(error).splitlines()[0]})")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browser_page(browser: Any) -> Iterator[Any]:
+    """A page of a browser without network; what it logs as errors fails the test."""
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("requestfailed", lambda request: errors.append(f"asked for {request.url[:80]}"))
+    yield page
+    context.close()
+    assert not errors

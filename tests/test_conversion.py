@@ -350,7 +350,7 @@ def test_bad_arguments(phantom_bids: Path, raw: Path, arguments, message) -> Non
 
 
 def test_names_that_are_not_bids_and_empty_folders(bids: Path, tmp_path: Path, raw: Path) -> None:
-    with pytest.raises(UserError, match=r"expected images like sub-01/anat/sub-01_T2w.nii.gz, found none"):
+    with pytest.raises(UserError, match="expected a BIDS folder, found nothing"):
         convert_bids(tmp_path / "nowhere", 900, "Phantom", raw_folder=raw, **QUIET)
     image_of(bids).rename(image_of(bids).with_name("sub-02 copy.nii.gz"))
     with pytest.raises(UserError, match=r"sub-02 copy.nii.gz: expected a BIDS name"):
