@@ -1,40 +1,24 @@
-"""The phantom that `nnunet-softseg phantom -o BIDS` wrote, as a dataset of nnU-Net's with soft labels."""
+"""The phantom that `nnunet-softseg phantom -o BIDS` wrote, with its truth, as a dataset of nnU-Net's.
 
-import argparse
+    python dataset_conversion/Dataset900_Phantom.py -i BIDS --test 2 --validation 1
+
+All options of `nnunet-softseg convert` are there; these are its defaults for the phantom.
+"""
+
 import sys
 from collections.abc import Sequence
 
-from nnunet_softseg.conversion import convert_bids
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.cli import main as nnunet_softseg
+
+DEFAULTS = (
+    *("-d", "900", "--name", "Phantom"),
+    *("--derivatives", "derivatives/truth", "--suffix", "_label-SC_desc-truth_probseg"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0, or 2 for something that the user can mend."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("-i", dest="bids", required=True, help="folder that nnunet-softseg phantom wrote")
-    parser.add_argument("-d", dest="dataset_id", type=int, default=900, help="dataset id")
-    parser.add_argument("--test", type=int, help="subjects kept for testing; a fifth if not given")
-    parser.add_argument(
-        "--validation", type=int, help="subjects that fold 0 validates on; a fifth if not given"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the split")
-    arguments = parser.parse_args(argv)
-    try:
-        folder = convert_bids(
-            arguments.bids,
-            arguments.dataset_id,
-            "Phantom",
-            num_test=arguments.test,
-            num_validation=arguments.validation,
-            seed=arguments.seed,
-        )
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    print(folder)
-    return 0
+    """Return the exit code of `nnunet-softseg convert`; what is given comes after the defaults, and wins."""
+    return nnunet_softseg(["convert", *DEFAULTS, *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ ground
   atomic.py                   write aside, then rename: nothing is ever half-written
   finding.py                  one thing that is wrong in the data: file, expected, found, remedy
   nifti.py                    a NIfTI file, opened, or one line that says why not
+  file_hash.py                the SHA-256 of a file: by it a result knows its sources
   workers.py                  the same work on many cases, in processes, with progress
   page.py                     one HTML file that works offline, on a phone and in print
   settings.py                 every number of a run, kept with the model
@@ -25,7 +26,17 @@ raw data
   soft_label.py               the soft label on disk: name, grid, range
   bids.py                     what a BIDS name says, where its images lie
   subject_split.py            who trains, validates and tests: a person on one side only
-  conversion.py               BIDS with soft labels -> nnUNet_raw
+  conversion/layout.py        the name table: which file shows which contrast, where soft labels lie
+  conversion/list_file.py     lists of subjects in JSON, YAML, lines, a table
+  conversion/exclusion.py     what is left out on request
+  conversion/sources.py       which images become cases, with which soft labels
+  conversion/split_file.py    a split that somebody has made, from a file
+  conversion/split_choice.py  the split of the datasets: drawn, or as a file says
+  conversion/inspection.py    a look at every source before anything is written; its hash
+  conversion/writing.py       a dataset on disk: copies, soft labels, label maps, dataset.json, splits
+  conversion/manifest.py      where every file comes from, and whether a dataset still is that
+  conversion/dataset.py       where a dataset goes: id, name, folder; one for each contrast
+  conversion/command.py       the command: BIDS with soft labels -> nnUNet_raw
 soft label -> soft target
   center_crop.py              the one box of a case that the network sees
   model_plans.py              the plans saved beside a model; what is not supported
@@ -56,10 +67,70 @@ NIfTI -> numbers
   calibration.py              reliability curve, calibration error, Brier score
   measure_table.py            what is measured of a case: unit, best value, value where a map is empty
   metrics.py                  how well one soft map agrees with another
-  morphometry.py              area per slice in mm2
+  morphometry/slice_frame.py  where the axial slices of an image lie, in mm
+  morphometry/slice_areas.py  area in the plane of each slice
+  morphometry/centreline.py   the line through the slices' centres, smooth over a length in mm
+  morphometry/section.py      second moments -> diameters across the centreline
+  morphometry/reading.py      the voxels of an image, or one line that says why not
+  morphometry/levels.py       which vertebral level a slice belongs to
+  morphometry/slice_table.py  a map -> area and shape of every slice
+  morphometry/summary.py      slices -> levels; the mean area of C2-C3
+  morphometry/csa_figure.py   the area along the cord, levels shaded
+  morphometry/csa.py          the command: maps -> CSV and picture
+  ground_truth/settings.py    what a user may choose about the soft ground truth
+  ground_truth/volume.py      a mask and where its voxels lie, as stored and upright
+  ground_truth/alignment.py   a shift, and a rotation, for each slice of a contrast
+  ground_truth/resampling.py  a mask read anywhere: along the cord, weighted by coverage
+  ground_truth/plausibility.py  whether a contrast can lie as it was measured to
+  ground_truth/average.py     masks of all contrasts -> one soft label, on every grid
+  ground_truth/outlined_picture.py  a plane of an image as a picture, mask and soft label as lines over it
+  ground_truth/quality.py     what the quality page shows of one subject: pictures, shifts, areas
+  ground_truth/qc_plot.py     small SVG plots for a page of hundreds of subjects
+  ground_truth/qc_page.py     qc/index.html: all subjects, what deserves a look first
+  ground_truth/sources.py     which images and masks a BIDS folder offers, by subject and session
+  ground_truth/masked_images.py  an image and its mask, read: whole, on one grid, 0 and 1
+  ground_truth/sidecar.py     what a written label says of itself, its sources as BIDS URIs
+  ground_truth/subject.py     one subject: its files in, its soft labels out, kept if nothing changed
+  ground_truth/make_gt.py     the command: BIDS -> derivatives, all subjects
+  evaluation/cases.py         subject, session and contrast of a case
+  evaluation/files.py         which file of a folder belongs to which case
+  evaluation/maps.py          a prediction and its reference as arrays on one grid
+  evaluation/columns.py       what the columns of the tables mean
+  evaluation/measuring.py     all numbers of one case, every method
+  evaluation/areas.py         the area of a case: over which slices, how far off
+  evaluation/tables.py        tables as CSV and JSON
+  evaluation/evaluation.py    methods on all cases of a reference
+  evaluation/evaluate.py      the command: one method -> tables
+  comparison/scores.py        the measures by which methods are ranked
+  comparison/paired_statistics.py  tests, effect sizes and intervals of paired values
+  comparison/leaderboard.py   cases -> subjects -> ranks, tests, winners
+  comparison/contrast_effects.py  area over contrasts: analysis of variance, agreement
+  comparison/result.py        what a comparison found, for a report
+  comparison/compare.py       the command: methods -> leaderboard
+  report/wording.py           numbers as a person reads them: digits, units, p values
+  report/verdict.py           who wins and does it hold, in words
+  report/appearance.py        one colour, marker and short name per method
+  report/distribution.py      a group of values as violin and points
+  report/area_figures.py      area errors, STD of area, area over contrasts
+  report/agreement_figures.py  two contrasts with each other, a method with the reference
+  report/reliability_figures.py  reliability curve, inference time
+  report/gallery.py           all figures of a label: SVG, PNG, and for the page
+  report/tables.py            the tables of the page
+  report/slice_picture.py     a slice: image, maps, differences as small pictures
+  report/worst_cases.py       where each method is furthest off
+  report/writing.py           report.html, all of it put together
   validation.py               summary_soft.json of a fold
   training_log.py             soft measures of each epoch, in progress.png
   figures.py                  image, truth, maps and differences as PNG
+raters -> soft label
+  raters/settings.py          how raters are fused
+  raters/sources.py           which file is whose, what it says about a label
+  raters/fusion.py            mean, weighted mean, STAPLE
+  raters/agreement.py         Dice of each pair, Fleiss' kappa
+  raters/record.py            what is asked of a case, what became of it, on disk
+  raters/case.py              one case: raters' files -> soft labels, label map
+  raters/report.py            agreement as tables
+  raters/command.py           a file or a folder per rater -> soft labels
 wired into nnU-Net
   trainer.py                  the above in the hooks of nnU-Net's trainer
   variants.py                 trainers of a few lines each

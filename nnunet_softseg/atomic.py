@@ -7,6 +7,7 @@ what a living one is writing.
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import re
@@ -59,6 +60,34 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {_reason(error, folder.parent)}") from error
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder` that gets its name when the block ends well.
+
+    What dead processes left of the same folder is removed first.
+
+    Args:
+        folder: not there yet, or empty; its parents are made.
+
+    Raises:
+        UserError: if it cannot be written, the disk is full, or somebody else has made it meanwhile.
+    """
+    make_folder(folder.parent)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        match = _TEMPORARY.match(left.name)
+        if match and left.is_dir() and _is_abandoned(left, match["host"], int(match["pid"])):
+            shutil.rmtree(left, ignore_errors=True)
+    aside = folder.with_name(f".{folder.name}.{_host()}@{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        aside.mkdir()
+        yield aside
+        os.rename(aside, folder)
+    except OSError as error:
+        raise UserError(f"cannot write the folder {folder}: {_reason(error, folder.parent)}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

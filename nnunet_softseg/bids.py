@@ -1,7 +1,7 @@
 """What a BIDS file name says: subject, session, contrast; and where the images of a BIDS folder lie."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.nifti import without_nifti_ending
 
 IMAGE_FOLDERS = ("anat", "dwi")
+_MTS_BY_ACQUISITION = {"MTon": "mt-on", "MToff": "mt-off", "T1w": "mt-off"}
+"""Names from before BIDS had `mt`; spine-generic's acq-T1w_MTS is flip-2_mt-off_MTS now."""
 _NAME = re.compile(
     r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?"
     r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)(\.nii\.gz|\.nii)$"
@@ -36,7 +38,13 @@ class BidsName:
         """The suffix; of the family MTS, whose contrasts share it, `mt-on` or `mt-off`."""
         if self.suffix == "MTS" and "mt" in self.entities:
             return f"mt-{self.entities['mt']}"
+        if self.suffix == "MTS":
+            return _MTS_BY_ACQUISITION.get(self.entities.get("acq", ""), self.suffix)
         return self.suffix
+
+    def told_apart(self, contrast: str, keys: Iterable[str]) -> str:
+        """Return the name of a contrast behind those of the entities that this file has: `acq-sag_T2w`."""
+        return "_".join([*(f"{key}-{self.entities[key]}" for key in keys if key in self.entities), contrast])
 
     @property
     def person(self) -> str:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nnunet_softseg import __version__, figures, metrics, phantom
 from nnunet_softseg.atomic import make_folder, write_json
-from nnunet_softseg.conversion import convert_bids
+from nnunet_softseg.conversion import convert
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.export import SOFT_FOLDER
 from nnunet_softseg.morphometry import slice_areas
@@ -134,11 +134,13 @@ def _once(here: Demo, name: str, step: Callable[[], object]) -> None:
 def _convert(here: Demo, bids: Path) -> None:
     if here.raw.exists():
         return
-    convert_bids(
+    convert(
         bids,
         DATASET_ID,
         "Phantom",
         raw_folder=here.raw.parent,
+        derivatives=phantom.TRUTH,
+        suffix=phantom.TRUTH_SUFFIX,
         num_test=TEST_SUBJECTS,
         num_validation=VALIDATION_SUBJECTS,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from nnunet_softseg.errors import UserError
 
 FOLDS = 5
+PARTS = ("train", "validation", "test")
 _DEFAULT_SHARE = 0.2
 _ENOUGH_FOR_TEST = 3
 
@@ -22,7 +23,31 @@ class Split:
 
     def part_of(self, subject: str) -> str:
         """Return "train", "validation" or "test"."""
-        return next(part for part in ("train", "validation", "test") if subject in getattr(self, part))
+        return next(part for part in PARTS if subject in getattr(self, part))
+
+    def within(self, subjects: Iterable[str]) -> "Split":
+        """Return the same split of fewer subjects."""
+        kept = set(subjects)
+        return Split(*(tuple(name for name in getattr(self, part) if name in kept) for part in PARTS))
+
+
+@dataclass(frozen=True)
+class SubjectLists:
+    """A split that was asked for: subjects by part. Without train and validation, the rest is drawn."""
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> frozenset[str]:
+        """All subjects in it."""
+        return frozenset((*self.train, *self.validation, *self.test))
+
+    @property
+    def test_only(self) -> bool:
+        """Whether it says no more than who is for testing."""
+        return not self.train and not self.validation
 
 
 def split_subjects(
@@ -47,15 +72,54 @@ def split_subjects(
     fifth = round(_DEFAULT_SHARE * len(names))
     test = max(fifth, int(len(names) >= _ENOUGH_FOR_TEST)) if num_test is None else num_test
     validation = max(fifth, 1) if num_validation is None else num_validation
-    train = len(names) - test - validation
+    _check_numbers(len(names), test, validation)
+    drawn = _shuffled(names, seed)
+    return _split(drawn[test + validation :], drawn[test : test + validation], drawn[:test])
+
+
+def split_by_lists(
+    subjects: Iterable[str], lists: SubjectLists, *, num_validation: int | None = None, seed: int = 0
+) -> Split:
+    """Return the split that lists ask for, of the subjects at hand.
+
+    Args:
+        subjects: those at hand; one that the lists do not name is in no part, unless they name the test
+            subjects only: then those who train and validate are drawn from the others.
+        lists: each subject in one part.
+        num_validation: of a drawn part; None takes a fifth of all, at least one.
+        seed: of the draw.
+
+    Raises:
+        UserError: if not one subject is left to train on, or none to validate on.
+    """
+    names = sorted(set(subjects))
+    asked = [[name for name in names if name in getattr(lists, part)] for part in PARTS]
+    if lists.test_only:
+        test = asked[-1]
+        rest = [name for name in names if name not in lists.test]
+        validation = max(round(_DEFAULT_SHARE * len(names)), 1) if num_validation is None else num_validation
+        _check_numbers(len(names), len(test), validation)
+        drawn = _shuffled(rest, seed)
+        return _split(drawn[validation:], drawn[:validation], test)
+    _check_numbers(sum(map(len, asked)), len(asked[2]), len(asked[1]))
+    return _split(*asked)
+
+
+def _split(*parts: list[str]) -> Split:
+    return Split(*(tuple(sorted(part)) for part in parts))
+
+
+def _shuffled(names: list[str], seed: int) -> list[str]:
+    return [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+
+
+def _check_numbers(count: int, test: int, validation: int) -> None:
+    train = count - test - validation
     if test < 0 or validation < 1 or train < 1:
         raise UserError(
-            f"{len(names)} subjects cannot give {test} for testing, {validation} for validation and "
+            f"{count} subjects cannot give {test} for testing, {validation} for validation and "
             f"{max(train, 0)} for training: expected at least 0, 1 and 1; choose other numbers"
         )
-    drawn = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
-    parts = drawn[test + validation :], drawn[test : test + validation], drawn[:test]
-    return Split(*(tuple(sorted(part)) for part in parts))
 
 
 def make_folds(split: Split) -> list[dict[str, tuple[str, ...]]]:

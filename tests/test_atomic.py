@@ -113,3 +113,53 @@ def test_files_of_other_machines_are_judged_by_their_age(tmp_path: Path) -> None
 
 def test_missing_folder_has_no_leftovers(tmp_path: Path) -> None:
     assert atomic.remove_abandoned(tmp_path / "gone") == []
+
+
+# Folders
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "dataset"
+    with atomic.new_folder(folder) as aside:
+        (aside / "file").write_text("content")
+        assert aside.parent == folder.parent
+        assert not folder.exists()
+    assert (folder / "file").read_text() == "content"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic.new_folder(tmp_path / "dataset") as aside:
+            (aside / "file").write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_else_made_meanwhile_is_kept(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic.new_folder(tmp_path / "dataset") as aside:
+            (aside / "file").write_text("mine")
+            (tmp_path / "dataset").mkdir()
+            (tmp_path / "dataset" / "file").write_text("theirs")
+
+    with pytest.raises(UserError, match=r"cannot write the folder .*dataset"):
+        write()
+    assert [path.read_text() for path in tmp_path.rglob("file")] == ["theirs"]
+
+
+def test_folders_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, alive, other = (
+        tmp_path / f".{name}.{atomic._host()}@{pid}-0123abcd"
+        for name, pid in (("dataset", dead.pid), ("dataset", os.getpid()), ("dataset2", dead.pid))
+    )
+    for folder in (left, alive, other):
+        folder.mkdir()
+        (folder / "file").write_text("half")
+    with atomic.new_folder(tmp_path / "dataset"):
+        assert {path for path in (left, alive, other) if path.exists()} == {alive, other}

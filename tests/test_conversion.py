@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -13,13 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_softseg.conversion import convert_bids
+from nnunet_softseg.conversion import ConversionReport, convert
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.phantom import phantom
 from nnunet_softseg.subject_split import FOLDS, make_folds, split_subjects
 
 REPOSITORY = Path(__file__).parents[1]
-QUIET = {"progress": False}
+TRUTH = {"derivatives": "derivatives/truth", "suffix": "_label-SC_desc-truth_probseg"}
+
+
+def run(*where: object, **options: object) -> ConversionReport:
+    """Convert the phantom's truth unless told otherwise."""
+    return convert(*where, **{"progress": False, **TRUTH, **options})
+
+
+def to_dataset(*where: object, **options: object) -> Path:
+    return run(*where, **options).folder
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +80,7 @@ def subject_of(case_id: str) -> str:
 def test_every_case_is_the_image_its_soft_label_and_what_exceeds_one_half(
     phantom_bids: Path, raw: Path
 ) -> None:
-    folder = convert_bids(phantom_bids, 900, "Phantom", raw_folder=raw, **QUIET)
+    folder = to_dataset(phantom_bids, 900, "Phantom", raw_folder=raw)
     assert folder == raw / "Dataset900_Phantom"
     cases = json.loads((folder / "conversion.json").read_text())["cases"]
     assert sorted(cases) == sorted(
@@ -85,7 +93,8 @@ def test_every_case_is_the_image_its_soft_label_and_what_exceeds_one_half(
         label_map = nib.load(folder / f"labels{part}" / f"{case_id}.nii.gz")
         assert image.read_bytes() == (phantom_bids / case["image"]).read_bytes()
         soft = np.asarray(soft_label.dataobj)
-        np.testing.assert_array_equal(soft, values(phantom_bids / case["soft_label"]))
+        truth = phantom_bids / "derivatives" / "truth" / case["soft_labels"]["cord"]["file"]
+        np.testing.assert_array_equal(soft, values(truth))
         assert soft.dtype == np.float32
         assert ((soft > 0) & (soft < 1)).any()
         np.testing.assert_array_equal(np.asarray(label_map.dataobj), soft > 0.5)
@@ -98,7 +107,7 @@ def test_every_case_is_the_image_its_soft_label_and_what_exceeds_one_half(
 
 
 def test_dataset_json_is_what_nnunet_reads(phantom_bids: Path, raw: Path) -> None:
-    folder = convert_bids(phantom_bids, 7, "Phantom", raw_folder=raw, **QUIET)
+    folder = to_dataset(phantom_bids, 7, "Phantom", raw_folder=raw)
     description = json.loads((folder / "dataset.json").read_text())
     assert folder.name == "Dataset007_Phantom"
     assert description["channel_names"] == {"0": "MRI"}
@@ -109,7 +118,7 @@ def test_dataset_json_is_what_nnunet_reads(phantom_bids: Path, raw: Path) -> Non
 
 
 def test_contrasts_of_a_subject_stay_together(phantom_bids: Path, raw: Path) -> None:
-    folder = convert_bids(phantom_bids, 900, "Phantom", raw_folder=raw, num_test=1, num_validation=2, **QUIET)
+    folder = to_dataset(phantom_bids, 900, "Phantom", raw_folder=raw, num_test=1, num_validation=2)
     manifest = json.loads((folder / "conversion.json").read_text())
     folds = json.loads((folder / "splits_final.json").read_text())
     training = {path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").iterdir()}
@@ -126,13 +135,14 @@ def test_contrasts_of_a_subject_stay_together(phantom_bids: Path, raw: Path) -> 
 
 def test_sources_are_read_only_and_the_manifest_tells_where_they_are(bids: Path, raw: Path) -> None:
     before = hashes(bids)
-    folder = convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+    folder = to_dataset(bids, 900, "Phantom", raw_folder=raw)
     assert hashes(bids) == before
     manifest = json.loads((folder / "conversion.json").read_text())
     assert manifest["generated_by"]["version"]
     for case in manifest["cases"].values():
-        for kind in ("image", "soft_label"):
-            assert before[case[kind]] == case[f"{kind}_sha256"]
+        assert before[case["image"]] == case["image_sha256"]
+        soft_label = case["soft_labels"]["cord"]
+        assert before[f"derivatives/truth/{soft_label['file']}"] == soft_label["sha256"]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     (folder / "imagesTr").joinpath(next((folder / "imagesTr").iterdir()).name).write_bytes(b"")
     assert hashes(bids) == before  # no hard links either
@@ -143,10 +153,10 @@ def test_our_own_check_finds_nothing(phantom_bids: Path, raw: Path, monkeypatch)
 
     monkeypatch.setenv("nnUNet_raw", str(raw))
     monkeypatch.setenv("nnUNet_preprocessed", str(raw.parent / "nnUNet_preprocessed"))
-    convert_bids(phantom_bids, 900, "Phantom", **QUIET)
+    to_dataset(phantom_bids, 900, "Phantom")
     report = check(900, num_processes=1, progress=False)
     assert report.num_cases == 8
-    assert report.errors == ()
+    assert report.errors == report.warnings == ()
 
 
 def test_other_types_and_endings_arrive_as_float_in_the_geometry_of_the_image(bids: Path, raw: Path) -> None:
@@ -162,7 +172,7 @@ def test_other_types_and_endings_arrive_as_float_in_the_geometry_of_the_image(bi
     nudged = stored.affine + 4e-4 * np.eye(4)
     nudged[3, 3] = 1
     nib.Nifti1Image(expected, nudged, header).to_filename(soft_label_of(bids))
-    folder = convert_bids(bids, 900, "Phantom", raw_folder=raw, num_test=0, **QUIET)
+    folder = to_dataset(bids, 900, "Phantom", raw_folder=raw, num_test=0)
     soft_label = nib.load(folder / "softLabelsTr" / "sub-02_mt-on_0001.nii.gz")
     assert soft_label.get_data_dtype() == np.float32
     np.testing.assert_allclose(np.asarray(soft_label.dataobj), expected, atol=2e-5)
@@ -191,7 +201,7 @@ def test_sessions_are_part_of_the_case_but_not_of_the_split(bids: Path, raw: Pat
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, place)
                 path.unlink()
-    folder = convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+    folder = to_dataset(bids, 900, "Phantom", raw_folder=raw)
     cases = json.loads((folder / "conversion.json").read_text())["cases"]
     assert len(cases) == 20
     assert {"sub-03_ses-a_dwi", "sub-03_ses-b_mt-on"} <= set(cases)
@@ -203,39 +213,25 @@ def test_sessions_are_part_of_the_case_but_not_of_the_split(bids: Path, raw: Pat
 
 def test_images_without_soft_label_and_other_contrasts_are_left_out(bids: Path, raw: Path) -> None:
     soft_label_of(bids).unlink()
-    folder = convert_bids(bids, 900, "Phantom", raw_folder=raw, contrasts=["mt-on"], num_test=1, **QUIET)
+    folder = to_dataset(bids, 900, "Phantom", raw_folder=raw, contrasts=["mt-on"], num_test=1)
     manifest = json.loads((folder / "conversion.json").read_text())
     assert sorted(manifest["cases"]) == ["sub-01_mt-on", "sub-03_mt-on", "sub-04_mt-on", "sub-05_mt-on"]
-    assert manifest["images_without_soft_label"] == ["sub-02/anat/sub-02_flip-1_mt-on_MTS.nii.gz"]
-
-
-def test_the_script(phantom_bids: Path, raw: Path, monkeypatch, capsys) -> None:
-    path = REPOSITORY / "dataset_conversion" / "Dataset900_Phantom.py"
-    spec = importlib.util.spec_from_file_location("Dataset900_Phantom", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setenv("nnUNet_raw", str(raw))
-    assert script.main(["-i", str(phantom_bids), "-d", "901", "--test", "2", "--validation", "1"]) == 0
-    assert capsys.readouterr().out.strip() == str(raw / "Dataset901_Phantom")
-    assert len(list((raw / "Dataset901_Phantom" / "imagesTs").iterdir())) == 4
-    assert script.main(["-i", str(phantom_bids), "--test", "9"]) == 2
-    assert "cannot give 9 for testing" in capsys.readouterr().err
+    assert manifest["left_out"]["without a soft label"] == ["sub-02/anat/sub-02_flip-1_mt-on_MTS.nii.gz"]
+    assert len(manifest["left_out"]["of another contrast"]) == 5
 
 
 # A second time
 
 
 def test_the_same_again_keeps_what_is_there(phantom_bids: Path, raw: Path) -> None:
-    folder = convert_bids(phantom_bids, 900, "Phantom", raw_folder=raw, **QUIET)
+    folder = to_dataset(phantom_bids, 900, "Phantom", raw_folder=raw)
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    convert_bids(phantom_bids, 900, "Phantom", raw_folder=raw, **QUIET)
+    to_dataset(phantom_bids, 900, "Phantom", raw_folder=raw)
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_the_same_sources_give_the_same_files(phantom_bids: Path, tmp_path: Path) -> None:
-    folders = [
-        convert_bids(phantom_bids, 900, "Phantom", raw_folder=tmp_path / name, **QUIET) for name in "ab"
-    ]
+    folders = [to_dataset(phantom_bids, 900, "Phantom", raw_folder=tmp_path / name) for name in "ab"]
     assert hashes(folders[0]) == hashes(folders[1])
 
 
@@ -248,29 +244,29 @@ def test_the_same_sources_give_the_same_files(phantom_bids: Path, tmp_path: Path
     ],
 )
 def test_another_dataset_is_left_alone(phantom_bids, raw, dataset_id, name, changes, message) -> None:
-    folder = convert_bids(phantom_bids, 900, "Phantom", raw_folder=raw, **QUIET)
+    folder = to_dataset(phantom_bids, 900, "Phantom", raw_folder=raw)
     before = hashes(folder)
     with pytest.raises(UserError, match=message):
-        convert_bids(phantom_bids, dataset_id, name, raw_folder=raw, **changes, **QUIET)
+        to_dataset(phantom_bids, dataset_id, name, raw_folder=raw, **changes)
     assert hashes(raw) == {f"Dataset900_Phantom/{name}": value for name, value in before.items()}
 
 
 def test_a_dataset_with_a_hole_or_a_stranger_is_refused(phantom_bids: Path, raw: Path) -> None:
-    folder = convert_bids(phantom_bids, 900, "Phantom", raw_folder=raw, num_test=0, **QUIET)
+    folder = to_dataset(phantom_bids, 900, "Phantom", raw_folder=raw, num_test=0)
     (folder / "labelsTr" / "sub-01_dwi.nii.gz").unlink()
     with pytest.raises(UserError, match=r"labelsTr/sub-01_dwi.nii.gz is missing"):
-        convert_bids(phantom_bids, 900, "Phantom", raw_folder=raw, num_test=0, **QUIET)
+        to_dataset(phantom_bids, 900, "Phantom", raw_folder=raw, num_test=0)
     (raw / "Dataset901_Phantom").mkdir()
     with pytest.raises(UserError, match="was not made by this command"):
-        convert_bids(phantom_bids, 901, "Phantom", raw_folder=raw, **QUIET)
+        to_dataset(phantom_bids, 901, "Phantom", raw_folder=raw)
 
 
 def test_a_source_that_changed_is_noticed(bids: Path, raw: Path) -> None:
-    convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+    to_dataset(bids, 900, "Phantom", raw_folder=raw)
     stored = nib.load(soft_label_of(bids))
     nib.Nifti1Image(np.asarray(stored.dataobj) * 0.9, stored.affine).to_filename(soft_label_of(bids))
     with pytest.raises(UserError, match=r"exists with other content .cases differ"):
-        convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+        to_dataset(bids, 900, "Phantom", raw_folder=raw)
 
 
 # Bad input
@@ -309,14 +305,14 @@ def moved(volume, affine):
 def test_a_bad_soft_label_is_named_and_nothing_is_left(bids: Path, raw: Path, change, message) -> None:
     rewrite(soft_label_of(bids), change)
     with pytest.raises(UserError, match=rf"sub-02_flip-1_mt-on_MTS_label-SC.*{message}"):
-        convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+        to_dataset(bids, 900, "Phantom", raw_folder=raw)
     assert list(raw.iterdir()) == []
 
 
 def test_corrupt_files_are_named(bids: Path, raw: Path) -> None:
     image_of(bids).write_bytes(image_of(bids).read_bytes()[:-500])
     with pytest.raises(UserError, match=r"sub-02_flip-1_mt-on_MTS.nii.gz: corrupt or truncated"):
-        convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+        to_dataset(bids, 900, "Phantom", raw_folder=raw)
     assert list(raw.iterdir()) == []
 
 
@@ -324,14 +320,30 @@ def test_two_images_of_one_case_are_refused(bids: Path, raw: Path) -> None:
     for path in (image_of(bids), soft_label_of(bids)):
         shutil.copyfile(path, path.with_name(path.name.replace("flip-1", "flip-3")))
     with pytest.raises(UserError, match=r"2 images get the case id sub-02_mt-on .*flip-1.*flip-3"):
-        convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+        to_dataset(bids, 900, "Phantom", raw_folder=raw)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"contrasts": ["T9w"]}, "no image of contrast T9w: there are dwi, mt-on"),
-        ({"suffix": "_nowhere"}, r"none of 10 images has a soft label, expected .*_nowhere.nii.gz"),
+        (
+            {"suffix": "_nowhere"},
+            "none of 10 images has its soft label, expected .*_nowhere.nii.gz for the first; found .*"
+            "desc-truth_probseg.nii.gz.*nnunet-softseg make-gt -i",
+        ),
+        (
+            {"derivatives": "derivatives/elsewhere"},
+            "expected .*elsewhere/sub-01/anat/.*found .*derivatives/truth/sub-01/anat/sub-01_flip-1_mt-on_"
+            "MTS_label-SC_desc-truth_probseg.nii.gz, .*derivatives/labels",
+        ),
+        ({"layout": "bidz"}, "unknown layout bidz: expected one of bids, spine-generic"),
+        ({"suffix": "_a", "labels": {"cord": "_b"}}, "expected --label or --suffix, got both"),
+        ({"suffix": None, "labels": {"background": "_b"}}, "label 'background': expected a name"),
+        ({"suffix": None, "labels": {"a b": "_b"}}, "label 'a b': expected a name"),
+        ({"suffix": None, "labels": {"a": "_b", "c": "b.nii.gz"}}, "two labels have one suffix"),
+        ({"exclude": ["sub-*"]}, r"none left \(10 excluded\)"),
+        ({"exclude": ["missing.yml"]}, "missing.yml: expected a list of what to leave out, found no such"),
         (
             {"num_test": 4, "num_validation": 1},
             "5 subjects cannot give 4 for testing, 1 for validation and 0",
@@ -345,24 +357,24 @@ def test_two_images_of_one_case_are_refused(bids: Path, raw: Path) -> None:
 def test_bad_arguments(phantom_bids: Path, raw: Path, arguments, message) -> None:
     arguments = {"dataset_id": 900, "name": "Phantom", **arguments}
     with pytest.raises(UserError, match=message):
-        convert_bids(phantom_bids, raw_folder=raw, **arguments, **QUIET)
+        to_dataset(phantom_bids, raw_folder=raw, **arguments)
     assert list(raw.iterdir()) == []
 
 
 def test_names_that_are_not_bids_and_empty_folders(bids: Path, tmp_path: Path, raw: Path) -> None:
     with pytest.raises(UserError, match="expected a BIDS folder, found nothing"):
-        convert_bids(tmp_path / "nowhere", 900, "Phantom", raw_folder=raw, **QUIET)
+        to_dataset(tmp_path / "nowhere", 900, "Phantom", raw_folder=raw)
     image_of(bids).rename(image_of(bids).with_name("sub-02 copy.nii.gz"))
     with pytest.raises(UserError, match=r"sub-02 copy.nii.gz: expected a BIDS name"):
-        convert_bids(bids, 900, "Phantom", raw_folder=raw, **QUIET)
+        to_dataset(bids, 900, "Phantom", raw_folder=raw)
 
 
 def test_the_environment_says_where_datasets_lie(phantom_bids: Path, raw: Path, monkeypatch) -> None:
     monkeypatch.delenv("nnUNet_raw", raising=False)
     with pytest.raises(UserError, match="nnUNet_raw is not set"):
-        convert_bids(phantom_bids, 900, "Phantom", **QUIET)
+        to_dataset(phantom_bids, 900, "Phantom")
     monkeypatch.setenv("nnUNet_raw", str(raw / "new"))
-    assert convert_bids(phantom_bids, 900, "Phantom", **QUIET).parent == raw / "new"
+    assert to_dataset(phantom_bids, 900, "Phantom").parent == raw / "new"
 
 
 # The split

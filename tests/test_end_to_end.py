@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import clean_environment
 
-from nnunet_softseg.conversion import convert_bids
+from nnunet_softseg.conversion import convert
 from nnunet_softseg.phantom import phantom
 
 pytestmark = pytest.mark.e2e
@@ -81,7 +81,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         num_processes=2,
         progress=False,
     )
-    convert_bids(bids, 900, "Phantom", raw_folder=place.raw.parent, num_test=1, num_validation=1)
+    truth = {"derivatives": "derivatives/truth", "suffix": "_label-SC_desc-truth_probseg"}
+    convert(bids, 900, "Phantom", raw_folder=place.raw.parent, num_test=1, num_validation=1, **truth)
     place.run(
         "nnUNetv2_plan_and_preprocess",
         "-d",

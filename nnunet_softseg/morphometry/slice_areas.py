@@ -1,4 +1,4 @@
-"""Cross-sectional area from a soft map, in mm2."""
+"""Area per slice as it is in the slice's plane: no tilt correction, no levels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import io_orientation
+
+from nnunet_softseg.morphometry.slice_frame import slice_frame
 
 _AXES = 3
 _SUPERIOR = 2
@@ -41,24 +42,10 @@ def slice_areas(image: nib.Nifti1Image) -> SliceAreas:
     """
     if image.ndim != _AXES:
         raise ValueError(f"a map must have three axes, got {image.ndim}")
-    axis, ascending = _si_axis(image.affine)
-    values: npt.NDArray[Any] = np.moveaxis(image.get_fdata(dtype=np.float32), axis, 0)
-    spacing = nib.affines.voxel_sizes(image.affine)
-    area = values.sum(axis=(1, 2), dtype=np.float64) * float(np.prod(spacing) / spacing[axis])
+    frame = slice_frame(image.affine)
+    values: npt.NDArray[Any] = image.get_fdata(dtype=np.float32)
+    area = values.sum(axis=frame.in_plane, dtype=np.float64) * frame.pixel_mm2
     area[area == 0] = np.nan
-    heights = _slice_heights(image, axis)
-    order = slice(None) if ascending else slice(None, None, -1)
-    return SliceAreas(heights[order], area[order])
-
-
-def _si_axis(affine: npt.NDArray[np.float64]) -> tuple[int, bool]:
-    orientation = io_orientation(affine)
-    axis = int(np.flatnonzero(orientation[:, 0] == _SUPERIOR)[0])
-    return axis, bool(orientation[axis, 1] > 0)
-
-
-def _slice_heights(image: nib.Nifti1Image, axis: int) -> npt.NDArray[np.float64]:
-    centres = np.tile((np.array(image.shape[:3]) - 1) / 2, (image.shape[axis], 1))
-    centres[:, axis] = np.arange(image.shape[axis])
-    heights: npt.NDArray[np.float64] = nib.affines.apply_affine(image.affine, centres)[:, _SUPERIOR]
-    return heights
+    heights = frame.world_mm(frame.slice_centres_mm(image.shape))[:, _SUPERIOR]
+    upwards = slice(None, None, 1 if heights[-1] >= heights[0] else -1)
+    return SliceAreas(heights[upwards], area[upwards])

@@ -1,0 +1,409 @@
+"""Tests, effect sizes and intervals for paired measurements; one value per subject unless said otherwise.
+
+Subjects are the independent units: the images of one person are not. Every function takes plain arrays and
+depends on neither the order of subjects nor, up to the sign, that of the methods.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+Correction = Literal["holm", "bonferroni"]
+Statistic = Literal["mean", "median"]
+
+CORRECTIONS: tuple[Correction, ...] = ("holm", "bonferroni")
+FEWEST_SUBJECTS = 6
+"""With fewer, the two-sided signed-rank test cannot reach p < 0.05 (of 5: 2 / 2^5 = 0.0625), and a bootstrap
+interval says more about the draw than about the population: neither is given weight."""
+RESAMPLES = 9999
+LIMIT_FACTOR = 1.96
+_EXACT_UP_TO = 50
+_TWO = 2
+
+
+class Interval(NamedTuple):
+    """Both ends; NaN if not known."""
+
+    low: float
+    high: float
+
+    def excludes_zero(self) -> bool:
+        """Say whether both ends lie on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+NO_INTERVAL = Interval(np.nan, np.nan)
+
+
+# Two methods
+
+
+class SignedRank(NamedTuple):
+    """The smaller sum of signed ranks, and the two-sided p value."""
+
+    w: float
+    p: float
+
+
+def signed_rank_test(differences: npt.ArrayLike) -> SignedRank:
+    """Return the two-sided Wilcoxon signed-rank test of paired differences.
+
+    Zeros are dropped (Wilcoxon 1945). Up to 50 differences the distribution is exact, with ties too (scipy's
+    is not, and R's `wilcox.test` does without); beyond, it is the normal one, corrected for ties and
+    continuity. All differences zero: p = 1. Infinite differences count by their rank.
+
+    Args:
+        differences: (n,); NaN is passed over.
+
+    Returns:
+        NaN for both if there is no difference at all.
+    """
+    values = _known(differences)
+    if not values.size:
+        return SignedRank(np.nan, np.nan)
+    changed = values[values != 0]
+    if not changed.size:
+        return SignedRank(0.0, 1.0)
+    ranks = stats.rankdata(np.abs(changed))
+    w = float(min(ranks[changed > 0].sum(), ranks[changed < 0].sum()))
+    if changed.size <= _EXACT_UP_TO:
+        return SignedRank(w, _exact_p(ranks, w))
+    result = stats.wilcoxon(np.sign(changed) * ranks, method="asymptotic", correction=True)
+    return SignedRank(w, float(result.pvalue))
+
+
+def _exact_p(ranks: Floats, w: float) -> float:
+    """Return twice the share of all choices of signs whose positive ranks add up to at most w."""
+    doubled = np.rint(2 * ranks).astype(int)  # ties have half ranks
+    ways = np.zeros(doubled.sum() + 1)  # 2^50 choices are counted exactly in float64
+    ways[0] = 1
+    for rank in doubled:
+        ways[rank:] = ways[rank:] + ways[:-rank]
+    return min(1.0, float(2 * ways[: round(2 * w) + 1].sum() / 2.0**ranks.size))
+
+
+def rank_biserial(differences: npt.ArrayLike) -> float:
+    """Return the matched-pairs rank-biserial correlation (W+ - W-) / (W+ + W-), in [-1, 1]; 0 if all are 0.
+
+    Source: Kerby 2014, the simple difference formula.
+    """
+    values = _known(differences)
+    if not values.size:
+        return np.nan
+    changed = values[values != 0]
+    if not changed.size:
+        return 0.0
+    sizes = stats.rankdata(np.abs(changed))
+    return float((np.sign(changed) * sizes).sum() / sizes.sum())
+
+
+def cohens_dz(differences: npt.ArrayLike) -> float:
+    """Return mean / standard deviation (ddof 1) of the differences; NaN for less than two, or infinite ones.
+
+    All zero: 0. All equal but not zero: NaN, as no spread is no unit of measure.
+
+    Source: Cohen 1988, section 2.3.5.
+    """
+    values = _known(differences)
+    if values.size < _TWO or not np.isfinite(values).all():
+        return np.nan
+    if not values.any():
+        return 0.0
+    deviation = values.std(ddof=1)
+    return float(values.mean() / deviation) if _is_spread(values, deviation) else np.nan
+
+
+def bootstrap_interval(
+    values: npt.ArrayLike, *, statistic: Statistic = "mean", seed: int = 0, confidence: float = 0.95
+) -> Interval:
+    """Return the bootstrap interval of the mean or median over subjects.
+
+    Bias-corrected and accelerated for the mean; by percentiles for the median, whose acceleration is not
+    defined.
+
+    Args:
+        values: (n,) one per subject; NaN is passed over. The median may hold infinite ones.
+        statistic: what the interval is of.
+        seed: of the draw: the same values give the same interval, in whatever order.
+        confidence: share of intervals that hold the true value.
+
+    Returns:
+        NaN for fewer than `FEWEST_SUBJECTS`, or a mean with infinite values.
+
+    Source: Efron 1987.
+    """
+    known = np.sort(_known(values))
+    if known.size < FEWEST_SUBJECTS or (statistic == "mean" and not np.isfinite(known).all()):
+        return NO_INTERVAL
+    if known[0] == known[-1] or not _is_spread(known, float(known[-1] - known[0])):
+        return Interval(float(known[0]), float(known[0]))
+    # Mirrored values must give the mirrored interval: a before b tells the same as b before a.
+    flip = _upside_down(known)
+    drawn = -known[::-1] if flip else known
+    interval = (_bca if statistic == "mean" else _percentile_median)(drawn, seed, confidence)
+    return Interval(-interval.high, -interval.low) if flip else interval
+
+
+def _upside_down(values: Floats) -> bool:
+    """Say whether sorted values and not their mirror image are the ones to be mirrored before the draw."""
+    mirrored = -values[::-1]
+    differs = np.flatnonzero(values != mirrored)
+    return bool(differs.size and values[differs[0]] > mirrored[differs[0]])
+
+
+def _bca(values: Floats, seed: int, confidence: float) -> Interval:
+    result = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="BCa",
+        random_state=np.random.default_rng(seed),
+    )
+    return Interval(*(float(end) for end in result.confidence_interval))
+
+
+def _percentile_median(values: Floats, seed: int, confidence: float) -> Interval:
+    places = np.random.default_rng(seed).integers(values.size, size=(RESAMPLES, values.size))
+    with np.errstate(invalid="ignore"):  # the middle between -inf and inf
+        medians = np.nan_to_num(np.median(values[places], axis=1), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail], method="inverted_cdf")
+    return Interval(float(low), float(high))
+
+
+def smallest_p(num_subjects: int, num_tests: int = 1) -> float:
+    """Return the smallest corrected p value that a two-sided signed-rank test can reach."""
+    return min(1.0, num_tests * 2.0 ** (1 - num_subjects))
+
+
+def corrected(p_values: npt.ArrayLike, correction: Correction = "holm") -> Floats:
+    """Return p values corrected for how many there are; NaN stays NaN and does not count.
+
+    Source: Holm 1979; Bonferroni by Dunn 1961. (statsmodels gives the same, but collects garbage at each
+    call.)
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    result = np.full(values.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(values))
+    ascending = tested[np.argsort(values[tested], kind="stable")]
+    factors = tested.size - np.arange(tested.size) if correction == "holm" else tested.size
+    raised = values[ascending] * factors
+    result[ascending] = np.minimum(np.maximum.accumulate(raised), 1.0)
+    return result
+
+
+# Several contrasts
+
+
+@dataclass(frozen=True)
+class RepeatedMeasures:
+    """Analysis of variance of repeated measures, one factor.
+
+    Attributes:
+        f: ratio of mean squares.
+        df_factor: k - 1.
+        df_error: (k - 1) (n - 1).
+        p: uncorrected.
+        epsilon: Greenhouse-Geisser, 1 for perfect sphericity, at least 1 / (k - 1).
+        p_corrected: with both degrees of freedom times epsilon.
+        partial_eta_squared: SS factor / (SS factor + SS error).
+    """
+
+    f: float = np.nan
+    df_factor: float = np.nan
+    df_error: float = np.nan
+    p: float = np.nan
+    epsilon: float = np.nan
+    p_corrected: float = np.nan
+    partial_eta_squared: float = np.nan
+
+
+def repeated_measures_anova(table: npt.ArrayLike) -> RepeatedMeasures:
+    """Return whether the mean depends on the column, subjects being the rows.
+
+    Args:
+        table: (subjects, levels of the factor), complete.
+
+    Returns:
+        NaN throughout for fewer than two rows or columns, or without any residual variance.
+
+    Source: Greenhouse & Geisser 1959.
+    """
+    values = np.asarray(table, dtype=np.float64)
+    if min(values.shape) < _TWO or not np.isfinite(values).all():
+        return RepeatedMeasures()
+    residual = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    if not _is_spread(values, float(np.abs(residual).max())):
+        return RepeatedMeasures()
+    from statsmodels.stats.anova import AnovaRM
+
+    rows, columns = np.indices(values.shape)
+    long = pd.DataFrame({"value": values.ravel(), "subject": rows.ravel(), "level": columns.ravel()})
+    result = AnovaRM(long, "value", "subject", within=["level"]).fit().anova_table.iloc[0]
+    f, df_factor, df_error = (float(result[name]) for name in ("F Value", "Num DF", "Den DF"))
+    epsilon = _greenhouse_geisser(values)
+    return RepeatedMeasures(
+        f,
+        df_factor,
+        df_error,
+        float(result["Pr > F"]),
+        epsilon,
+        float(stats.f.sf(f, epsilon * df_factor, epsilon * df_error)),
+        f * df_factor / (f * df_factor + df_error),
+    )
+
+
+def _greenhouse_geisser(values: Floats) -> float:
+    """Return tr(C)^2 / ((k - 1) tr(C C)), C the covariance of the columns with rows and columns centred."""
+    covariance = np.cov(values, rowvar=False)
+    centred = (
+        covariance - covariance.mean(axis=0) - covariance.mean(axis=1, keepdims=True) + covariance.mean()
+    )
+    return float(np.trace(centred) ** 2 / ((len(centred) - 1) * (centred**2).sum()))
+
+
+# Two measurements of one thing
+
+
+@dataclass(frozen=True)
+class LimitsOfAgreement:
+    """Bland-Altman statistics of differences.
+
+    Attributes:
+        bias: their mean.
+        sd: their standard deviation; with several per subject, of the variance between and within subjects
+            together.
+        low: bias - 1.96 sd.
+        high: bias + 1.96 sd.
+        bias_interval: 95 %.
+        low_interval: 95 %.
+        high_interval: 95 %.
+    """
+
+    bias: float = np.nan
+    sd: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    bias_interval: Interval = NO_INTERVAL
+    low_interval: Interval = NO_INTERVAL
+    high_interval: Interval = NO_INTERVAL
+
+
+def limits_of_agreement(
+    differences: npt.ArrayLike, subjects: npt.ArrayLike, *, factor: float = LIMIT_FACTOR, seed: int = 0
+) -> LimitsOfAgreement:
+    """Return bias and limits of agreement.
+
+    One difference per subject: t intervals, with the variance of a limit as 3 s^2 / n (Bland & Altman 1986).
+        Several:
+    the variance components of a one-way analysis of variance (Bland & Altman 2007, section 3), and percentile
+    intervals from a bootstrap of whole subjects, NaN for fewer than `FEWEST_SUBJECTS`.
+
+    Args:
+        differences: (n,); NaN is passed over.
+        subjects: (n,) whose they are.
+        factor: standard deviations from the bias to a limit.
+        seed: of the bootstrap.
+
+    Returns:
+        NaN where fewer than two subjects say nothing.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    known = np.isfinite(values)
+    _, owners = np.unique(np.asarray(subjects)[known], return_inverse=True)
+    values = values[known]
+    if not values.size:
+        return LimitsOfAgreement()
+    sums = _SubjectSums.of(values, owners)
+    bias, sd = (float(number[0]) for number in sums.bias_and_sd(np.arange(sums.count.size)[None]))
+    limits = bias - factor * sd, bias + factor * sd
+    if sums.count.size < _TWO:
+        return LimitsOfAgreement(bias=bias)
+    if (sums.count == 1).all():
+        t = float(stats.t.ppf(0.975, values.size - 1))
+        of_bias, of_limit = t * sd / np.sqrt(values.size), t * sd * np.sqrt(3 / values.size)
+        intervals = [
+            Interval(float(centre - half), float(centre + half))
+            for centre, half in zip((bias, *limits), (of_bias, of_limit, of_limit), strict=True)
+        ]
+    else:
+        intervals = _resampled_limits(sums, factor, seed)
+    return LimitsOfAgreement(bias, sd, *limits, *intervals)
+
+
+@dataclass(frozen=True)
+class _SubjectSums:
+    """What the variance components need of each subject, (n,) each."""
+
+    count: Floats
+    total: Floats
+    squares: Floats
+
+    @classmethod
+    def of(cls, values: Floats, owners: npt.NDArray[np.intp]) -> "_SubjectSums":
+        # About the middle, so that squares of large values do not drown their differences.
+        count, total = (np.bincount(owners, weights).astype(np.float64) for weights in (None, values))
+        squares = np.bincount(owners, (values - (total / count)[owners]) ** 2)
+        return cls(count, total, squares.astype(np.float64))
+
+    def bias_and_sd(self, drawn: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """Return both for each of (m, n) draws of subjects."""
+        count, total = self.count[drawn], self.total[drawn]
+        everything, subjects = count.sum(axis=1), drawn.shape[1]
+        bias = total.sum(axis=1) / everything
+        between = (count * (total / count - bias[:, None]) ** 2).sum(axis=1) / max(subjects - 1, 1)
+        replicates = everything - subjects
+        within = np.divide(
+            self.squares[drawn].sum(axis=1), replicates, out=np.zeros_like(bias), where=replicates > 0
+        )
+        typical = (everything - (count**2).sum(axis=1) / everything) / max(subjects - 1, 1)
+        component = np.divide(between - within, typical, out=np.zeros_like(bias), where=typical > 0)
+        return bias, np.sqrt(np.maximum(component, 0) + within)
+
+
+def _resampled_limits(sums: _SubjectSums, factor: float, seed: int) -> list[Interval]:
+    subjects = sums.count.size
+    if subjects < FEWEST_SUBJECTS:
+        return [NO_INTERVAL] * 3
+    drawn = np.random.default_rng(seed).integers(subjects, size=(RESAMPLES, subjects))
+    bias, sd = sums.bias_and_sd(drawn)
+    ends = (np.quantile(values, [0.025, 0.975]) for values in (bias, bias - factor * sd, bias + factor * sd))
+    return [Interval(float(low), float(high)) for low, high in ends]
+
+
+class Line(NamedTuple):
+    """The least-squares line y = slope x + intercept, and Pearson's r; NaN where x has no spread."""
+
+    slope: float
+    intercept: float
+    r: float
+
+
+def fitted_line(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
+    """Return the line through pairs of values; NaN for fewer than three, or without spread."""
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    known = np.isfinite(first) & np.isfinite(second)
+    first, second = first[known], second[known]
+    if first.size <= _TWO or not _is_spread(first, float(np.ptp(first))):
+        return Line(np.nan, np.nan, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # r of a constant y
+        fit = stats.linregress(first, second)
+    return Line(float(fit.slope), float(fit.intercept), float(fit.rvalue))
+
+
+def _known(values: npt.ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[~np.isnan(array)]
+
+
+def _is_spread(values: Floats, spread: float) -> bool:
+    """Say whether a spread is more than the rounding of the values."""
+    return bool(spread > np.abs(values[np.isfinite(values)]).max(initial=0.0) * 1e-12)

@@ -1,0 +1,167 @@
+"""Who was imaged how: subject, session and contrast of a case, from its name or from a table."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from nnunet_softseg.bids import parse_bids_name
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.finding import examples
+
+KEY_COLUMNS = ("case", "subject", "contrast")
+REFERENCE_COLUMN = "reference"
+_NAME = re.compile(r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?_(?P<rest>.+)$")
+_DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image.
+
+    Attributes:
+        case_id: its name in nnU-Net, `sub-01_ses-1_T2w`.
+        subject: the independent unit of all statistics.
+        session: "" if there is none.
+        contrast: "" if nothing says which.
+    """
+
+    case_id: str
+    subject: str
+    session: str
+    contrast: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What one image of each method is paired by."""
+        return self.subject, self.session, self.contrast
+
+
+@dataclass(frozen=True)
+class CaseTable:
+    """A TSV that says of each case what its name does not.
+
+    Attributes:
+        file: the TSV.
+        cases: in its order.
+        paths: column -> case id -> path, of the columns `reference` and those named like a method.
+    """
+
+    file: Path
+    cases: tuple[Case, ...]
+    paths: Mapping[str, Mapping[str, str]]
+
+
+def derivative_stem(stem: str) -> str:
+    """Return the name of the image that a derivative is of: without `_label-...`, `_desc-...`, `_seg...`."""
+    return _DERIVATIVE.sub("", stem) or stem
+
+
+def read_case_table(file: Path) -> CaseTable:
+    """Return a table of cases.
+
+    Args:
+        file: tab-separated, with columns `case`, `subject`, `contrast`; also `session`, `reference` and one
+            per method with paths inside its folder, if wanted. Further columns are passed over.
+
+    Raises:
+        UserError: if it cannot be read, a column is missing, a cell is empty, or a case is there twice.
+    """
+    try:
+        table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: expected a tab-separated table, found: {reason}: write it again") from error
+    missing = [column for column in KEY_COLUMNS if column not in table]
+    if missing:
+        raise UserError(
+            f"{file}: expected columns {', '.join(KEY_COLUMNS)}, found {examples(list(table.columns), 8)}: "
+            "add "
+            f"{', '.join(missing)}, separated by tabs"
+        )
+    for column in KEY_COLUMNS[:2]:
+        empty = table.index[table[column] == ""]
+        if len(empty):
+            raise UserError(
+                f"{file}: expected a {column} in every row, found none in line {empty[0] + 2}: add it"
+            )
+    sessions = table["session"] if "session" in table else [""] * len(table)
+    cases = tuple(map(Case, table["case"], table["subject"], sessions, table["contrast"]))
+    _check_once([case.case_id for case in cases], "case", str(file))
+    others = [column for column in table if column not in (*KEY_COLUMNS, "session")]
+    paths = {str(column): dict(zip(table["case"], table[column], strict=True)) for column in others}
+    return CaseTable(file, cases, paths)
+
+
+def describe_cases(
+    case_ids: Iterable[str], table: CaseTable | None = None
+) -> tuple[tuple[Case, ...], list[str]]:
+    """Return the cases, sorted, and what is odd about them in words.
+
+    Without a table: `<subject>[_<session>]_<contrast>` with `sub-` and `ses-` as in BIDS. A case whose name
+    says no subject counts as a subject of its own.
+
+    Args:
+        case_ids: of the references.
+        table: says who they are instead; must have all of them.
+
+    Raises:
+        UserError: if the table lacks a case, or two cases are the same subject, session and contrast.
+    """
+    wanted = sorted(case_ids)
+    cases, warnings = _from_table(wanted, table) if table else _from_names(wanted)
+    keys = Counter(case.key for case in cases)
+    twice = next((key for key, count in keys.items() if count > 1), None)
+    if twice:
+        same = [case.case_id for case in cases if case.key == twice]
+        raise UserError(
+            f"{table.file if table else 'cases'}: expected one case per subject, session and contrast, found "
+            f"{examples(same)} for {' '.join(filter(None, twice))}: tell them apart in the column contrast "
+            "or session"
+        )
+    return tuple(cases), warnings
+
+
+def _from_table(case_ids: Sequence[str], table: CaseTable) -> tuple[list[Case], list[str]]:
+    known = {case.case_id: case for case in table.cases}
+    missing = [case_id for case_id in case_ids if case_id not in known]
+    if missing:
+        raise UserError(
+            f"{table.file}: expected a row for every reference, found none for {examples(missing)}: add "
+            f"{len(missing)} rows, or leave these references out"
+        )
+    others = sorted(set(known) - set(case_ids))
+    warnings = [f"{table.file}: {len(others)} cases have no reference: {examples(others)}"] if others else []
+    return [known[case_id] for case_id in case_ids], warnings
+
+
+def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
+    short = [_from_name(case_id, whole_rest=False) for case_id in case_ids]
+    once = len({case.key for case in short}) == len(short)
+    cases = short if once else [_from_name(case_id, whole_rest=True) for case_id in case_ids]
+    nameless = [case_id for case_id in case_ids if not _NAME.match(case_id)]
+    if not nameless:
+        return cases, []
+    return cases, [
+        f"{len(nameless)} case names say no subject ({examples(nameless)}): each counts as a subject of its "
+        "own. If "
+        "that is not so, p values and intervals come out too small: name cases sub-01_T2w, or give "
+        "--subjects TSV"
+    ]
+
+
+def _from_name(case_id: str, *, whole_rest: bool) -> Case:
+    match = _NAME.match(case_id)
+    if match is None:
+        return Case(case_id, case_id, "", "")
+    bids = None if whole_rest else parse_bids_name(f"{case_id}.nii.gz")
+    return Case(case_id, match["subject"], match["session"] or "", bids.contrast if bids else match["rest"])
+
+
+def _check_once(names: Sequence[str], what: str, where: str) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise UserError(f"{where}: expected each {what} once, found {examples(twice)} more than once")

@@ -1,0 +1,95 @@
+"""The command `evaluate`: one method against its reference."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunet_softseg.atomic import make_folder, write_json
+from nnunet_softseg.evaluation.columns import CASE_COLUMNS
+from nnunet_softseg.evaluation.evaluation import Evaluation, EvaluationSettings, measure_methods
+from nnunet_softseg.evaluation.tables import json_value, made_by, records, write_csv
+
+DEFAULT_NAME = "prediction"
+
+
+def evaluate(
+    prediction: str | Path,
+    reference: str | Path,
+    output: str | Path,
+    *,
+    name: str = DEFAULT_NAME,
+    pattern: str | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Return, and write, all measures of one method.
+
+    Writes cases.csv, slices.csv, reliability.csv, cases.json (with the meaning of every column) and
+    summary.json (means, medians, standard deviations over cases) to the output folder; other files there stay
+    as they are.
+
+    Args:
+        prediction: folder of a prediction: of ours (soft maps in its folder `soft` are taken), of nnU-Net, or
+            masks of any other tool; or one file.
+        reference: folder with softLabelsTs/labelsTs, or maps of any other name; or one file.
+        output: folder; made if missing.
+        name: of the method, in the tables.
+        pattern: path of a prediction inside its folder, such as "{case}_seg.nii.gz", if names are not enough.
+        options: of `EvaluationSettings.from_arguments`, patterns apart.
+
+    Raises:
+        UserError: if a file cannot be used, or nothing is common.
+    """
+    patterns = {name: pattern} if pattern else {}
+    settings = EvaluationSettings.from_arguments(patterns=patterns, **options)
+    make_folder(Path(output))
+    evaluation = measure_methods({name: Path(prediction)}, Path(reference), settings)
+    parameters = {"prediction": str(prediction), "reference": str(reference), **settings.as_dict()}
+    write_evaluation(evaluation, Path(output), made_by("evaluate", parameters))
+    write_json(
+        Path(output) / "summary.json",
+        {"made_by": made_by("evaluate", parameters), **_summary(evaluation)},
+    )
+    return evaluation
+
+
+def write_evaluation(evaluation: Evaluation, output: Path, origin: dict[str, Any]) -> None:
+    """Write the tables of cases, slices and reliability, and cases.json.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    write_csv(output / "cases.csv", evaluation.cases)
+    write_csv(output / "slices.csv", evaluation.slices)
+    write_csv(output / "reliability.csv", evaluation.reliability)
+    described = {"made_by": origin, "columns": dict(CASE_COLUMNS), "cases": records(evaluation.cases)}
+    write_json(output / "cases.json", described)
+
+
+def _summary(evaluation: Evaluation) -> dict[str, Any]:
+    """Return means, medians and standard deviations per label, and what there is to say."""
+    numbers = evaluation.cases.select_dtypes("number").columns.drop("label")
+    labels = {}
+    for label, rows in evaluation.cases.groupby("label"):
+        labels[evaluation.labels[int(label)]] = {
+            measure: _describe(rows[measure]) for measure in numbers if rows[measure].notna().any()
+        }
+    return {
+        "num_cases": int(evaluation.cases["case"].nunique()),
+        "num_subjects": int(evaluation.cases["subject"].nunique()),
+        "files": dict(evaluation.method_notes),
+        "warnings": list(evaluation.warnings),
+        "missing": records(evaluation.missing),
+        "labels": labels,
+    }
+
+
+def _describe(values: "pd.Series[float]") -> dict[str, Any]:
+    finite = values.dropna()
+    spread = finite.std(ddof=1) if pd.Series.abs(finite).max() < float("inf") else float("nan")
+    return {
+        "mean": json_value(finite.mean()),
+        "sd": json_value(spread),
+        "median": json_value(finite.median()),
+        "num_cases": len(finite),
+    }

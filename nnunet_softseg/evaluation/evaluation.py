@@ -1,0 +1,451 @@
+"""Any number of methods on all cases of a reference: files, workers, tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.evaluation.areas import case_areas, mark_region
+from nnunet_softseg.evaluation.cases import REFERENCE_COLUMN, Case, describe_cases, read_case_table
+from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
+from nnunet_softseg.evaluation.files import (
+    Found,
+    Images,
+    check_pattern,
+    companion_files,
+    images_in,
+    inference_seconds,
+    label_names,
+    prediction_files,
+    reference_files,
+)
+from nnunet_softseg.evaluation.measuring import REFERENCE, CaseJob, MeasuredCase, measure_case
+from nnunet_softseg.finding import examples
+from nnunet_softseg.morphometry.levels import level_name, parse_levels
+from nnunet_softseg.workers import map_jobs
+
+_MANY_MISSING = 0.5
+_SHOWN = (
+    "dice",
+    "soft_dice",
+    "boundary_mae",
+    "abs_rve_percent",
+    "asd_mm",
+    "csa_mm2",
+    "reference_csa_mm2",
+    "abs_csa_error_mm2",
+)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How predictions are found and measured.
+
+    Attributes:
+        labels: values to compare; None takes those that the references name, or 1.
+        patterns: method -> path inside its folder, with {case}; methods without one are matched by name.
+        reference_pattern: the same for the references.
+        subjects: TSV that says who the cases are, see `cases.read_case_table`.
+        levels: image of vertebral levels, or a folder with one per case.
+        vert: levels over which areas are means.
+        images: folder of the images, for pictures in the report.
+        resample: bring predictions on another grid to the reference's, linearly.
+        surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
+        num_processes: cases measured at once.
+        progress: show a bar.
+    """
+
+    labels: tuple[int, ...] | None = None
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    reference_pattern: str | None = None
+    subjects: Path | None = None
+    levels: Path | None = None
+    vert: tuple[int, ...] = (2, 3)
+    images: Path | None = None
+    resample: bool = False
+    surface_dice_tolerance_mm: float = 1.0
+    num_processes: int = 2
+    progress: bool = True
+
+    @classmethod
+    def from_arguments(
+        cls,
+        *,
+        labels: int | Iterable[int] | None = None,
+        patterns: Mapping[str, str] | None = None,
+        reference_pattern: str | None = None,
+        subjects: str | Path | None = None,
+        levels: str | Path | None = None,
+        vert: int | str | Iterable[int | str] | None = None,
+        images: str | Path | None = None,
+        resample: bool = False,
+        surface_dice_tolerance_mm: float = 1.0,
+        num_processes: int = 2,
+        progress: bool = True,
+    ) -> "EvaluationSettings":
+        """Return checked settings.
+
+        Raises:
+            UserError: for levels without an image of them, or a pattern without {case}.
+        """
+        if vert is not None and levels is None:
+            raise UserError("--vert: expected --levels with it, found none: say where the levels are")
+        if not surface_dice_tolerance_mm >= 0:
+            raise UserError(
+                f"surface Dice: expected a tolerance of 0 mm or more, found {surface_dice_tolerance_mm}"
+            )
+        chosen = (labels,) if isinstance(labels, int) else tuple(labels or ()) or None
+        if chosen and min(chosen) < 1:
+            raise UserError(f"--label: expected values above 0, found {min(chosen)}: 0 is the background")
+        return cls(
+            labels=chosen,
+            patterns={method: check_pattern(pattern) for method, pattern in (patterns or {}).items()},
+            reference_pattern=check_pattern(reference_pattern) if reference_pattern else None,
+            subjects=Path(subjects) if subjects else None,
+            levels=Path(levels) if levels else None,
+            vert=parse_levels(vert) if vert is not None else (2, 3),
+            images=Path(images) if images else None,
+            resample=resample,
+            surface_dice_tolerance_mm=surface_dice_tolerance_mm,
+            num_processes=num_processes,
+            progress=progress,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what decides about the numbers, as JSON can hold it."""
+        paths = {name: getattr(self, name) for name in ("subjects", "levels", "images")}
+        return {
+            "labels": list(self.labels) if self.labels else None,
+            "patterns": dict(self.patterns),
+            "reference_pattern": self.reference_pattern,
+            **{name: str(path) if path else None for name, path in paths.items()},
+            "vert": list(self.vert) if self.levels else None,
+            "resample": self.resample,
+            "surface_dice_tolerance_mm": self.surface_dice_tolerance_mm,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; the columns of the tables are described in `columns`.
+
+    Attributes:
+        methods: in the order given.
+        labels: value -> name.
+        cases: a row per method, label and case that all methods have.
+        slices: a row per method (and `REFERENCE`), label, case and slice.
+        reliability: a row per method, label and bin, all cases together.
+        missing: case, method, reason; a row per case and method without it.
+        method_notes: method -> which files were used.
+        warnings: in words, the gravest first.
+    """
+
+    methods: tuple[str, ...]
+    labels: Mapping[int, str]
+    cases: pd.DataFrame
+    slices: pd.DataFrame
+    reliability: pd.DataFrame
+    missing: pd.DataFrame
+    method_notes: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """Return what a terminal shows: which files, and means over cases."""
+        lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
+        means = self.cases.groupby(["label", "method"], sort=False)[list(_SHOWN)].mean().T
+        means.columns = pd.Index([f"{self.labels[label]}, {method}" for label, method in means.columns])
+        return "\n".join([*lines, "", means.to_string(float_format=lambda value: f"{value:.4g}")])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Who is measured against what."""
+
+    cases: tuple[Case, ...]
+    labels: tuple[int, ...]
+    references: Mapping[tuple[str, int], Path]
+    found: Mapping[str, Found]
+    levels: Mapping[str, Path]
+    images: Mapping[str, Path]
+    notes: Mapping[str, str]
+    warnings: list[str]
+
+    def missing(self) -> pd.DataFrame:
+        rows = [
+            (case_id, method, reason)
+            for method, found in self.found.items()
+            for case_id, reason in found.missing.items()
+        ]
+        return pd.DataFrame(rows, columns=["case", "method", "reason"], dtype=str)
+
+    def common(self) -> list[Case]:
+        lacking = {case_id for found in self.found.values() for case_id in found.missing}
+        return [case for case in self.cases if case.case_id not in lacking]
+
+
+def measure_methods(methods: Mapping[str, Path], reference: Path, settings: EvaluationSettings) -> Evaluation:
+    """Return the measures of all methods on the cases that all of them have.
+
+    Args:
+        methods: name -> folder of predictions.
+        reference: folder of references, which decide about cases and labels.
+        settings: how.
+
+    Raises:
+        UserError: if no case is left, or a file cannot be used; the message names it.
+    """
+    plan = _plan(methods, reference, settings)
+    jobs = [_job(case, plan, settings) for case in plan.common()]
+    measured = map_jobs(
+        measure_case,
+        jobs,
+        num_processes=settings.num_processes,
+        progress=settings.progress,
+        description="measure",
+    )
+    slices, region_warnings = mark_region(
+        _slices(measured, methods), settings.vert if settings.levels else None
+    )
+    cases = _cases(measured, case_areas(slices), plan, methods)
+    warnings = [*plan.warnings, *region_warnings, *_resampled(cases)]
+    if settings.levels and not slices["in_region"].any():
+        raise UserError(_no_levels(slices, settings))
+    return Evaluation(
+        methods=tuple(methods),
+        labels=label_names(reference, plan.labels),
+        cases=cases,
+        slices=_in_order(slices, methods)[list(SLICE_COLUMNS)],
+        reliability=_reliability(measured, methods, plan.labels),
+        missing=plan.missing(),
+        method_notes=plan.notes,
+        warnings=tuple(warnings),
+    )
+
+
+def _no_levels(slices: pd.DataFrame, settings: EvaluationSettings) -> str:
+    there = [level_name([level]) for level in sorted(slices["level"].dropna().unique())]
+    return (
+        f"{settings.levels}: expected slices of {level_name(settings.vert)} in at least one reference, found "
+        f"{examples(there, 12) or 'no level'}: choose other levels with --vert, or leave out --levels"
+    )
+
+
+# Which files
+
+
+def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSettings) -> _Plan:
+    table = read_case_table(settings.subjects) if settings.subjects else None
+    references, labels = (
+        _listed_references(reference, table.paths[REFERENCE_COLUMN], settings.labels or (1,))
+        if table and REFERENCE_COLUMN in table.paths
+        else reference_files(images_in(reference), settings.labels, settings.reference_pattern)
+    )
+    cases, warnings = describe_cases({case_id for case_id, _ in references}, table)
+    found, notes = {}, {}
+    for method, folder in methods.items():
+        images = images_in(folder)
+        found[method] = (
+            _listed_predictions(images, table.paths[method], cases, labels)
+            if table and method in table.paths
+            else prediction_files(images, cases, labels, settings.patterns.get(method))
+        )
+        notes[method] = _note(images, found[method])
+    plan = _Plan(
+        cases,
+        labels,
+        references,
+        found,
+        levels=_companions(settings.levels, cases, "level"),
+        images=_companions(settings.images, cases, "image"),
+        notes=notes,
+        warnings=warnings,
+    )
+    _check_common(plan, methods, reference)
+    return plan
+
+
+def _listed_references(
+    reference: Path, listed: Mapping[str, str], labels: tuple[int, ...]
+) -> tuple[dict[tuple[str, int], Path], tuple[int, ...]]:
+    return {
+        (case, label): reference / path for case, path in listed.items() if path for label in labels
+    }, labels
+
+
+def _listed_predictions(
+    images: Images, listed: Mapping[str, str], cases: Sequence[Case], labels: Sequence[int]
+) -> Found:
+    paths: dict[tuple[str, int], Path] = {}
+    missing = {}
+    for case in cases:
+        path = listed.get(case.case_id, "")
+        if path and (images.root / path).is_file():
+            paths |= {(case.case_id, label): images.root / path for label in labels}
+        else:
+            missing[case.case_id] = f"no file {path}" if path else "no file in the table"
+    unused = len(images.files) - len(set(paths.values()))
+    return Found(paths, "files named by the table of cases", missing, max(unused, 0))
+
+
+def _companions(root: Path | None, cases: Sequence[Case], kind: str) -> dict[str, Path]:
+    return companion_files(images_in(root), cases, kind) if root else {}
+
+
+def _note(images: Images, found: Found) -> str:
+    parts = [f"{len({case for case, _ in found.paths})} cases, {found.way}"]
+    if found.num_unused:
+        parts.append(f"{found.num_unused} other NIfTI files not used")
+    if images.num_others:
+        parts.append(f"{images.num_others} files that are no images passed over")
+    return "; ".join(parts)
+
+
+def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> None:
+    """Refuse a comparison of nothing, and warn of what some method lacks."""
+    for method, folder in methods.items():
+        found = plan.found[method]
+        if not found.paths:
+            raise UserError(_nothing_found(images_in(folder), method, plan.cases[0], reference))
+    common = plan.common()
+    if not common:
+        raise UserError(
+            f"expected at least one case that all of {examples(list(methods), 6)} have, found none of "
+            f"{len(plan.cases)}: compare methods on the same images"
+        )
+    for method, found in plan.found.items():
+        if found.missing:
+            plan.warnings.insert(0, _lacking(method, found, len(plan.cases), len(common)))
+    subjects = {case.subject for case in plan.cases} - {case.subject for case in common}
+    if subjects:
+        plan.warnings.append(
+            f"{len(subjects)} subjects are left out altogether: {examples(sorted(subjects))}"
+        )
+    if plan.levels:
+        without = [case.case_id for case in common if case.case_id not in plan.levels]
+        if without:
+            plan.warnings.append(f"{len(without)} cases have no image of levels: {examples(without)}")
+
+
+def _nothing_found(images: Images, method: str, case: Case, reference: Path) -> str:
+    names = [images.relative(file) for file in images.files]
+    found = f"{len(names)} NIfTI files ({examples(names)})" if names else "no NIfTI file"
+    return (
+        f"{images.root}: expected predictions of {method} for cases of {reference} such as {case.case_id}, "
+        "found "
+        f"{found} and {images.num_others} others: check the folder, or say how files are named with --pattern"
+    )
+
+
+def _lacking(method: str, found: Found, num_cases: int, num_common: int) -> str:
+    share = len(found.missing) / num_cases
+    grave = "MOST OF THE TEST SET IS MISSING: " if share >= _MANY_MISSING else ""
+    return (
+        f"{grave}{method} lacks {len(found.missing)} of {num_cases} cases: "
+        f"{examples(sorted(found.missing))}; "
+        f"{num_common} cases are compared"
+    )
+
+
+def _job(case: Case, plan: _Plan, settings: EvaluationSettings) -> CaseJob:
+    return CaseJob(
+        case,
+        references={label: plan.references[case.case_id, label] for label in plan.labels},
+        predictions={
+            method: {label: found.paths[case.case_id, label] for label in plan.labels}
+            for method, found in plan.found.items()
+        },
+        levels=plan.levels.get(case.case_id),
+        chosen_labels=settings.labels is not None,
+        resample=settings.resample,
+        surface_dice_tolerance_mm=settings.surface_dice_tolerance_mm,
+    )
+
+
+# Tables
+
+
+def _slices(measured: Sequence[MeasuredCase], methods: Iterable[str]) -> pd.DataFrame:
+    tables = [_with_case(result.slices, result.case) for result in measured]
+    return _in_order(pd.concat(tables, ignore_index=True), methods)
+
+
+def _with_case(table: pd.DataFrame, case: Case) -> pd.DataFrame:
+    who = {
+        "case": case.case_id,
+        "subject": case.subject,
+        "session": case.session,
+        "contrast": case.contrast,
+    }
+    return table.assign(**who)
+
+
+def _in_order(table: pd.DataFrame, methods: Iterable[str]) -> pd.DataFrame:
+    """Return the rows by method in the order given (the reference first), label, case, slice."""
+    order = {name: place for place, name in enumerate([REFERENCE, *methods])}
+    keys = ["method", *(column for column in ("label", "case", "slice") if column in table)]
+    return table.sort_values(
+        keys, key=lambda column: column.map(order) if column.name == "method" else column, ignore_index=True
+    )
+
+
+def _cases(
+    measured: Sequence[MeasuredCase], areas: pd.DataFrame, plan: _Plan, methods: Mapping[str, Path]
+) -> pd.DataFrame:
+    table = pd.concat(
+        [_with_case(pd.DataFrame(result.rows), result.case) for result in measured], ignore_index=True
+    )
+    table = table.merge(areas, on=["method", "case", "label"], how="left", validate="one_to_one")
+    seconds = {method: inference_seconds(folder) for method, folder in methods.items()}
+    pairs = list(zip(table["method"], table["case"], strict=True))
+    table = table.assign(
+        abs_rve_percent=table["rve_percent"].abs(),
+        abs_hard_rve_percent=table["hard_rve_percent"].abs(),
+        seconds=np.array([seconds[method].get(case, np.nan) for method, case in pairs], dtype=np.float64),
+        image=[str(plan.images.get(case, "")) for _, case in pairs],
+        levels=[str(plan.levels.get(case, "")) for _, case in pairs],
+        csa_region=table["csa_region"].fillna(""),
+        csa_slices=table["csa_slices"].fillna(0).astype(int),
+        csa_missed_slices=table["csa_missed_slices"].fillna(0).astype(int),
+    )
+    return _in_order(table, methods)[list(CASE_COLUMNS)]
+
+
+def _resampled(cases: pd.DataFrame) -> list[str]:
+    warnings = []
+    for method, rows in cases[cases["resampled"]].groupby("method", sort=False):
+        names = sorted(rows["case"].unique())
+        warnings.append(
+            f"{method}: {len(names)} predictions lay on another grid and were resampled linearly, which "
+            "blurs them: "
+            f"{examples(names)}"
+        )
+    return warnings
+
+
+def _reliability(
+    measured: Sequence[MeasuredCase], methods: Iterable[str], labels: Sequence[int]
+) -> pd.DataFrame:
+    tables = []
+    for method in methods:
+        for label in labels:
+            curve = reduce(add, (result.reliability[method, label] for result in measured))
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "method": method,
+                        "label": label,
+                        "bin_low": curve.edges[:-1],
+                        "bin_high": curve.edges[1:],
+                        "num_voxels": curve.count,
+                        "mean_prediction": curve.mean_prediction,
+                        "mean_reference": curve.mean_reference,
+                    }
+                )
+            )
+    return pd.concat(tables, ignore_index=True)[list(RELIABILITY_COLUMNS)]

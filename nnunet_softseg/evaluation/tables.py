@@ -1,0 +1,44 @@
+"""Tables as CSV, and what made them as JSON."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nnunet_softseg import __version__
+from nnunet_softseg.atomic import replacing
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table: UTF-8, LF, numbers with 8 significant figures, empty for NaN.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    with replacing(path) as aside:
+        # A file name may hold what is no Unicode.
+        table.to_csv(aside, index=False, float_format="%.8g", errors="backslashreplace", lineterminator="\n")
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as JSON can hold them: None for NaN, "inf" for infinity."""
+    return [{str(name): json_value(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def json_value(value: Any) -> Any:
+    """Return a number of numpy or pandas as JSON knows it; JSON has no NaN and no infinity."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def made_by(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what every JSON file says about its origin."""
+    return {"name": f"nnunet-softseg {command}", "version": __version__, "parameters": dict(parameters)}

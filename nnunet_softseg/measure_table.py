@@ -1,0 +1,103 @@
+"""What is measured of a case: meaning, unit, best value, and the value of a measure where a map is empty."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+EmptyIf = Literal["soft", "hard", "object"]
+
+_NAN, _INF = math.nan, math.inf
+
+
+@dataclass(frozen=True)
+class EmptyCases:
+    """The value of a measure where a map is empty; None: computed as always.
+
+    Attributes:
+        empty_if: what makes a map empty for this measure. "soft": no voxel above 0. "hard": no voxel above
+            0.5. "object": no voxel above 0 in a reference, none above 0.5 in a prediction.
+        both: the value if both maps are empty.
+        prediction: the value if only the prediction is empty.
+        reference: the value if only the reference is empty.
+    """
+
+    empty_if: EmptyIf
+    both: float | None
+    prediction: float | None
+    reference: float | None
+
+    def value(self, *, prediction_empty: bool, reference_empty: bool) -> float | None:
+        """Return the value declared for such a case; None: computed as always."""
+        if prediction_empty and reference_empty:
+            return self.both
+        if prediction_empty:
+            return self.prediction
+        return self.reference if reference_empty else None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of one label in one case.
+
+    Attributes:
+        meaning: in a line; p is the prediction and y the reference.
+        unit: "" for a plain number.
+        ideal: the value of a perfect prediction: the nearer to it, the better. None: neither good nor bad.
+        empty: its value where a map is empty.
+    """
+
+    meaning: str
+    unit: str
+    ideal: float | None
+    empty: EmptyCases
+
+
+# What happens to empty maps, and the one place that decides about them.
+# Both empty: there is nothing to agree on, so NaN, as in nnU-Net. A 1 would let the share of cases without a
+# lesion decide the mean; the two columns *_is_empty tell how often an empty case was left empty.
+# One empty: the worst there is, 0 for an overlap and infinity for a distance. NaN would drop from a mean the
+# very cases in which a method failed, and any finite distance would be made up; medians and ranks take an
+# infinite one.
+# Relative to an empty reference: NaN, with the volumes beside it.
+_SOFT_OVERLAP = EmptyCases("soft", both=_NAN, prediction=0.0, reference=0.0)
+_HARD_OVERLAP = EmptyCases("hard", both=_NAN, prediction=0.0, reference=0.0)
+_DISTANCE = EmptyCases("hard", both=_NAN, prediction=_INF, reference=_INF)
+_OVER_IMAGE = EmptyCases("soft", both=0.0, prediction=None, reference=None)
+_IN_BAND = EmptyCases("soft", both=_NAN, prediction=None, reference=_NAN)
+_AROUND_OBJECT = EmptyCases("object", both=_NAN, prediction=None, reference=None)
+_SOFT_VOLUME = EmptyCases("soft", both=0.0, prediction=0.0, reference=None)
+_HARD_VOLUME = EmptyCases("hard", both=0.0, prediction=0.0, reference=None)
+_SOFT_REFERENCE_VOLUME = EmptyCases("soft", both=0.0, prediction=None, reference=0.0)
+_HARD_REFERENCE_VOLUME = EmptyCases("hard", both=0.0, prediction=None, reference=0.0)
+_SOFT_RELATIVE = EmptyCases("soft", both=_NAN, prediction=-100.0, reference=_NAN)
+_HARD_RELATIVE = EmptyCases("hard", both=_NAN, prediction=-100.0, reference=_NAN)
+_PREDICTION_FLAG = EmptyCases("hard", both=1.0, prediction=1.0, reference=0.0)
+_REFERENCE_FLAG = EmptyCases("hard", both=1.0, prediction=0.0, reference=1.0)
+
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    {
+        "dice": Measure("Dice of p > 0.5 and y > 0.5", "", 1.0, _HARD_OVERLAP),
+        "soft_dice": Measure("2 sum min(p, y) / (sum p + sum y)", "", 1.0, _SOFT_OVERLAP),
+        "mae": Measure("mean |p - y| over the image", "", 0.0, _OVER_IMAGE),
+        "rmse": Measure("root mean (p - y)^2 over the image", "", 0.0, _OVER_IMAGE),
+        "boundary_mae": Measure("mean |p - y| where 0 < y < 1", "", 0.0, _IN_BAND),
+        "boundary_rmse": Measure("root mean (p - y)^2 where 0 < y < 1", "", 0.0, _IN_BAND),
+        "brier": Measure("Brier score, mean (p - y)^2 in and around the object", "", 0.0, _AROUND_OBJECT),
+        "ece": Measure("expected calibration error in and around the object", "", 0.0, _AROUND_OBJECT),
+        "volume_mm3": Measure("soft volume, sum of p", "mm3", None, _SOFT_VOLUME),
+        "reference_volume_mm3": Measure("soft volume, sum of y", "mm3", None, _SOFT_REFERENCE_VOLUME),
+        "rve_percent": Measure("soft volume error, > 0: too large", "%", 0.0, _SOFT_RELATIVE),
+        "hard_volume_mm3": Measure("volume of p > 0.5", "mm3", None, _HARD_VOLUME),
+        "hard_reference_volume_mm3": Measure("volume of y > 0.5", "mm3", None, _HARD_REFERENCE_VOLUME),
+        "hard_rve_percent": Measure(
+            "error of the volume above 0.5, > 0: too large", "%", 0.0, _HARD_RELATIVE
+        ),
+        "asd_mm": Measure("symmetric mean surface distance above 0.5", "mm", 0.0, _DISTANCE),
+        "hd95_mm": Measure("95th percentile Hausdorff distance above 0.5", "mm", 0.0, _DISTANCE),
+        "surface_dice": Measure("share of surface above 0.5 within the tolerance", "", 1.0, _HARD_OVERLAP),
+        "prediction_is_empty": Measure("1 if no voxel has p > 0.5, else 0", "", None, _PREDICTION_FLAG),
+        "reference_is_empty": Measure("1 if no voxel has y > 0.5, else 0", "", None, _REFERENCE_FLAG),
+    }
+)

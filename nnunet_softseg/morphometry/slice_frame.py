@@ -1,0 +1,106 @@
+"""Where the axial slices of an image lie: their axis in the array, their normal and their size in mm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import io_orientation
+
+from nnunet_softseg.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+
+AMBIGUOUS_FROM_DEG = 40.0
+"""Tip of the slices against S-I from which two array axes are nearly equally close to it."""
+_AXES = 3
+_SUPERIOR = 2
+
+
+@dataclass(frozen=True)
+class SliceFrame:
+    """The slices of a grid, everything with one index along the array axis closest to S-I.
+
+    Positions in the frame are mm along three perpendicular unit vectors: to the right and to anterior within
+    the plane of the slices, and along their normal, superior. The origin is that of the scanner.
+
+    Attributes:
+        axis: the array axis of the slices' index.
+        in_plane: the other two, in the order of the array.
+        affine: (4, 4), voxel to world RAS in mm.
+        unit_vectors: (3, 3), rows right, anterior, normal, in world coordinates.
+    """
+
+    axis: int
+    in_plane: tuple[int, int]
+    affine: Floats
+    unit_vectors: Floats
+
+    @property
+    def _voxel_vectors(self) -> Floats:
+        """A step along each array axis in the frame, (3, 3): columns are array axes."""
+        return self.unit_vectors @ self.affine[:3, :3]
+
+    @property
+    def in_plane_steps_mm(self) -> Floats:
+        """A step along each in-plane array axis, (2, 2): rows right and anterior, columns the axes."""
+        return self._voxel_vectors[:2, list(self.in_plane)]
+
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of a voxel in the plane of its slice."""
+        return float(abs(np.linalg.det(self.in_plane_steps_mm)))
+
+    @property
+    def spacing_mm(self) -> float:
+        """Distance between neighbouring slices along their normal."""
+        return float(abs(self._voxel_vectors[2, self.axis]))
+
+    @property
+    def tip_deg(self) -> float:
+        """Angle between the slices' normal and the scanner's S-I axis."""
+        return float(np.degrees(np.arccos(np.clip(self.unit_vectors[2, _SUPERIOR], -1, 1))))
+
+    def positions_mm(self, index: Floats) -> Floats:
+        """Return where voxel indices (n, 3), may be fractional, lie in the frame: (n, 3) in mm."""
+        return np.asarray(nib.affines.apply_affine(self.affine, index) @ self.unit_vectors.T)
+
+    def world_mm(self, positions_mm: Floats) -> Floats:
+        """Return positions (n, 3) of the frame in world RAS coordinates, (n, 3) in mm."""
+        world: Floats = positions_mm @ self.unit_vectors
+        return world
+
+    def slice_centres_mm(self, shape: Sequence[int]) -> Floats:
+        """Return the middle of each slice in the frame, (slices, 3) in mm."""
+        index = np.tile((np.array(shape, float) - 1) / 2, (shape[self.axis], 1))
+        index[:, self.axis] = np.arange(shape[self.axis])
+        return self.positions_mm(index)
+
+
+def slice_frame(affine: npt.ArrayLike, name: str = "image") -> SliceFrame:
+    """Return the slices of a grid.
+
+    Args:
+        affine: (4, 4), voxel to world RAS in mm, any orientation, oblique or not.
+        name: of the image, for messages.
+
+    Raises:
+        UserError: if it maps the grid to no volume.
+    """
+    matrix = np.asarray(affine, dtype=np.float64)
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) == 0:
+        raise UserError(
+            f"{name}: expected an affine that spans a volume, found {matrix[:3, :3].tolist()}: repair sform "
+            "or qform"
+        )
+    orientation = io_orientation(matrix)
+    axis = int(np.flatnonzero(orientation[:, 0] == _SUPERIOR)[0])
+    first, second = (other for other in range(_AXES) if other != axis)
+    normal = np.cross(matrix[:3, first], matrix[:3, second])
+    normal /= np.linalg.norm(normal)
+    if normal @ matrix[:3, axis] * orientation[axis, 1] < 0:
+        normal = -normal
+    right = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
+    right /= np.linalg.norm(right)
+    return SliceFrame(axis, (first, second), matrix, np.stack([right, np.cross(normal, right), normal]))
