@@ -240,6 +240,16 @@ def test_nothing_is_lost_by_looking_only_around_the_cord(
         np.testing.assert_array_equal(near.native[name].values, everywhere.native[name].values)
 
 
+def test_contrasts_that_drift_apart_beyond_the_reference_are_still_seen() -> None:
+    apart = np.stack([np.arange(SLICES), np.zeros(SLICES, int)], axis=1) * (np.arange(SLICES) > 1)[:, None]
+    shape = (32, 20, SLICES)
+    places = np.tile((13, 8), (SLICES, 1))
+    one, other = (rectangles(shape, places + sign * apart) for sign in (1, -1))
+    reference = only(rectangles(shape, places), 0, 1)
+    truth = soft({"T2w": stored(reference), "T1w": stored(one), "dwi": stored(other)})
+    np.testing.assert_array_equal(truth.native["T1w"].values[:, :, 2:], ((one + other) / 2)[:, :, 2:])
+
+
 def test_orientation_on_disk_changes_nothing() -> None:
     rng = np.random.default_rng(5)
     shapes = {"T1w": rng.integers(-2, 3, (SLICES, 2)), "T2w": np.zeros((SLICES, 2), int)}

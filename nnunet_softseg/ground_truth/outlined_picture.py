@@ -145,8 +145,10 @@ def soft_outline(part: Plane, *levels: float) -> str:
         levels: values in (0, 1).
 
     Returns:
-        An SVG path, empty for no line.
+        An SVG path, empty for no line. A single row, as of an image of one slice, has none.
     """
+    if min(part.shape) == 1:
+        return ""
     pieces = []
     for level in levels:
         for contour in find_contours(part, level):

@@ -140,7 +140,7 @@ def _line(line: Line, across: Scale, up: Scale, heights_mm: tuple[float, float])
     for solid, start, stop in _runs(firm):
         # A dashed part joins the solid ones beside it.
         first, last = (start, stop) if solid else (max(start - 1, 0), min(stop + 1, len(shown)))
-        yield _polyline(points[first:last], f"{line.colour}")
+        yield _polyline(points[first:last], f"{line.colour}{'' if solid else ' dashed'}")
 
 
 def _runs(firm: npt.NDArray[np.bool_]) -> Iterator[tuple[bool, int, int]]:

@@ -1,7 +1,7 @@
 """All figures of one label: as SVG and PNG files, and as SVG for the page."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from nnunet_softseg.atomic import replacing, write_bytes
 from nnunet_softseg.comparison import Comparison
 from nnunet_softseg.page import figure_as_svg
 from nnunet_softseg.report.agreement_figures import contrast_pair, draw_bland_altman, draw_csa_agreement
-from nnunet_softseg.report.appearance import MethodStyle, drawing
+from nnunet_softseg.report.appearance import MethodStyle, drawing, shortened
 from nnunet_softseg.report.area_figures import draw_csa_error, draw_csa_over_contrasts, draw_csa_std
 from nnunet_softseg.report.reliability_figures import draw_inference_time, draw_reliability
 
@@ -33,7 +33,7 @@ _DRAW: Mapping[str, Draw] = MappingProxyType(
 FIGURES = tuple(_DRAW)
 _PNG_DPI = 150
 _OUR_FILES = re.compile(rf"({'|'.join(FIGURES)}|worst_\d+)(_label\d+)?\.(svg|png)")
-_GROUP_NAME = re.compile(r'<g id="[A-Za-z0-9]+_\d+">')
+_GROUP_NAME = re.compile(r'<g id="[\w.]+_\d+">')
 _CAPTIONS = MappingProxyType(
     {
         "csa_error": "Absolute CSA error. Left: means over the images of a subject, the unit of the "
@@ -80,25 +80,38 @@ def remove_old_figures(folder: Path) -> None:
 
 
 def draw_figures(
-    comparison: Comparison, label: int, styles: Mapping[str, MethodStyle], folder: Path
+    comparison: Comparison,
+    label: int,
+    styles: Mapping[str, MethodStyle],
+    folder: Path,
+    *,
+    kinds: Iterable[str] = FIGURES,
 ) -> dict[str, ShownFigure]:
-    """Draw all figures that a label has values for, write them to a folder, and return them by kind.
+    """Draw the figures that a label has values for, write them to a folder, and return them by kind.
+
+    Args:
+        comparison: of methods.
+        label: value.
+        styles: of `method_styles`.
+        folder: for <name>.svg and <name>.png.
+        kinds: of `FIGURES`.
 
     Raises:
         UserError: if a file cannot be written.
     """
     shown = {}
     suffix = f"_label{label}" if len(comparison.labels) > 1 else ""
-    for kind, draw in _DRAW.items():
+    for kind in kinds:
         with drawing():
-            figure = draw(comparison, label, styles)
+            figure = _DRAW[kind](comparison, label, styles)
             if figure is not None:
                 shown[kind] = _save(figure, f"{kind}{suffix}", _caption(kind, comparison, label), folder)
     return shown
 
 
 def _caption(kind: str, comparison: Comparison, label: int) -> str:
-    return _CAPTIONS[kind].format(pair=" against ".join((contrast_pair(comparison, label) or ("", ""))[::-1]))
+    first, second = (shortened(name) for name in contrast_pair(comparison, label) or ("", ""))
+    return _CAPTIONS[kind].format(pair=f"{second} against {first}")
 
 
 def _save(figure: Figure, name: str, caption: str, folder: Path) -> ShownFigure:

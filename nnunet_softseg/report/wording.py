@@ -63,6 +63,8 @@ def interval(low: float, high: float, unit: str = "") -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return NO_VALUE
     sizes = sorted((abs(low), abs(high)))
+    if sizes[1] < _NEXT_TO_NOTHING:
+        return f"{number(low)} to {quantity(high, unit)}"
     decimals = shared_decimals([sizes[1]], _INTERVAL_DIGITS)
     if 0 < sizes[0] < 0.5 * 10.0**-decimals:  # an end just beside 0 must not be printed as 0
         decimals = min(shared_decimals([sizes[0]], 1), decimals + _MOST_MORE_DECIMALS)
