@@ -77,6 +77,7 @@ NIfTI -> numbers
   morphometry/summary.py      slices -> levels; the mean area of C2-C3
   morphometry/csa_figure.py   the area along the cord, levels shaded
   morphometry/csa.py          the command: maps -> CSV and picture
+masks of several contrasts -> soft label
   ground_truth/settings.py    what a user may choose about the soft ground truth
   ground_truth/volume.py      a mask and where its voxels lie, as stored and upright
   ground_truth/alignment.py   a shift, and a rotation, for each slice of a contrast
@@ -92,6 +93,7 @@ NIfTI -> numbers
   ground_truth/sidecar.py     what a written label says of itself, its sources as BIDS URIs
   ground_truth/subject.py     one subject: its files in, its soft labels out, kept if nothing changed
   ground_truth/make_gt.py     the command: BIDS -> derivatives, all subjects
+methods -> comparison -> report
   evaluation/cases.py         subject, session and contrast of a case
   evaluation/files.py         which file of a folder belongs to which case
   evaluation/maps.py          a prediction and its reference as arrays on one grid
@@ -119,6 +121,7 @@ NIfTI -> numbers
   report/slice_picture.py     a slice: image, maps, differences as small pictures
   report/worst_cases.py       where each method is furthest off
   report/writing.py           report.html, all of it put together
+training, watched
   validation.py               summary_soft.json of a fold
   training_log.py             soft measures of each epoch, in progress.png
   figures.py                  image, truth, maps and differences as PNG
@@ -140,7 +143,12 @@ commands
   run.py                      stock commands where Python reads no start-up files
   doctor.py                   is the plug-in seen by nnU-Net here
   demo.py                     phantom -> soft against vanilla, in minutes
-  cli.py                      argument parsing only
+  cli/parsing.py              what the parsers of all commands share
+  cli/try_out.py              arguments of demo and phantom
+  cli/label_making.py         arguments of make-gt and fuse
+  cli/datasets.py             arguments of convert, check and prepare
+  cli/measures.py             arguments of csa, evaluate and compare
+  cli/set_up.py               arguments of doctor and run
   __main__.py                 python -m nnunet_softseg
 
 This file imports nothing: the start-up hook brings it into nnU-Net's own processes.

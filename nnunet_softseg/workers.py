@@ -1,9 +1,12 @@
 """The same work on many cases: in this process or in spawned ones, with progress."""
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -41,7 +44,9 @@ def map_jobs(
         if num_processes <= 1:
             return [_one(function, job, bar) for job in jobs]
         # Spawned like nnU-Net's: a fork of a process that runs torch threads can hang.
-        pool = ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"), initializer=initializer)
+        pool = ProcessPoolExecutor(
+            num_processes, mp_context=get_context("spawn"), initializer=_start, initargs=(initializer,)
+        )
         try:
             futures = [pool.submit(function, job) for job in jobs]
             for future in as_completed(futures):
@@ -62,3 +67,17 @@ def _one(function: Callable[[Job], Result], job: Job, bar: "tqdm[None]") -> Resu
     result = function(job)
     bar.update()
     return result
+
+
+def _start(initializer: Callable[[], None] | None) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

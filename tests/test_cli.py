@@ -16,7 +16,7 @@ from nnunet_softseg import cli, registry
 from nnunet_softseg.errors import UserError
 
 COMMANDS = next(
-    action.choices for action in cli._make_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    action.choices for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction)
 )
 
 
@@ -62,7 +62,7 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(_: object) -> int:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(cli, "_run_run", fail)
+    monkeypatch.setattr("nnunet_softseg.cli.set_up._run_run", fail)
     with pytest.raises(KeyError, match="a bug"):
         cli.main(["run", "nnUNetv2_train"])
 
@@ -121,8 +121,9 @@ def unread_site(tmp_path: Path) -> Site:
         "nnunetv2-2.8.1.dist-info/entry_points.txt",
         "[console_scripts]\nnnUNetv2_ask = nnunetv2.command:main\n",
     )
-    for name in ("cli.py", "run.py", "__main__.py"):
-        site.write(f"nnunet_softseg/{name}", (REPOSITORY / "nnunet_softseg" / name).read_text())
+    package = REPOSITORY / "nnunet_softseg"
+    for file in (*(package / "cli").glob("*.py"), package / "run.py", package / "__main__.py"):
+        site.write(f"nnunet_softseg/{file.relative_to(package)}", file.read_text())
     site.write("script.py", CONSOLE_SCRIPT)
     return site
 

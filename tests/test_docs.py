@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_softseg.cli import _make_parser
+from nnunet_softseg.cli import make_parser
 from nnunet_softseg.registry import CLASSES
 from nnunet_softseg.settings import SoftSegSettings
 
@@ -35,7 +35,7 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_with_these_flags(page: Path) -> None:
     for command in COMMAND.findall(page.read_text(encoding="utf-8")):
-        _make_parser().parse_args(shlex.split(command, comments=True))
+        make_parser().parse_args(shlex.split(command, comments=True))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -403,31 +403,54 @@ def test_output_of_somebody_else_is_left_alone(bids: Path, tmp_path: Path) -> No
 # What is written
 
 
-def test_labels_lie_on_their_images_and_tell_where_they_come_from(bids: Path) -> None:
-    """Of three discs of radii 3, 4, 5 about one axis, the mean in a ring is how many of them reach it."""
-    radii = {"T1w": 3.0, "T2w": 4.0, "T2star": 5.0}
-    for contrast, radius in radii.items():
+RADII = {"T1w": 3.0, "T2w": 4.0, "T2star": 5.0, "dwi": 5.0}
+
+
+def test_labels_lie_on_their_images(bids: Path) -> None:
+    """Of discs about one axis, the mean in a ring is how many reach it. One image is larger than others."""
+    for contrast, radius in RADII.items():
         add(bids, f"anat/sub-01_{contrast}", disc(radius))
-    expected = np.mean([disc(radius) for radius in radii.values()], axis=0)
+    margin = ((3, 0), (0, 0), (0, 0))
+    moved = affine() @ nib.affines.from_matvec(np.eye(3), [-3, 0, 0])
+    for file in (image_file(bids, "anat/sub-01_T2star"), mask_file(bids, "anat/sub-01_T2star")):
+        write_nifti(file, np.pad(np.asarray(nib.load(file).dataobj), margin), moved)
+    expected = np.mean([disc(radius) for radius in RADII.values()], axis=0)
 
-    output = run(bids, None, GroundTruthSettings(min_agreement=0.6)).output
+    output = run(bids, None, GroundTruthSettings(min_agreement=0.5), subjects=["sub-01"]).output
 
-    description = json.loads((output / "dataset_description.json").read_text())
-    assert description["DatasetType"] == "derivative"
-    roots = {"": output, **{name: output / link for name, link in description["DatasetLinks"].items()}}
-    for contrast in radii:
-        source = f"anat/sub-01_{contrast}"
-        image = nib.load(image_file(bids, source))
-        soft, hard = (nib.load(label_file(output, source, suffix)) for suffix in (SOFT, HARD))
+    for contrast in RADII:
+        image = nib.load(image_file(bids, f"anat/sub-01_{contrast}"))
+        soft, hard = (
+            nib.load(label_file(output, f"anat/sub-01_{contrast}", suffix)) for suffix in (SOFT, HARD)
+        )
         values = np.asarray(soft.dataobj)
         assert (soft.get_data_dtype(), hard.get_data_dtype()) == (np.float32, np.uint8)
-        np.testing.assert_allclose(values, expected, atol=1e-6)
+        np.testing.assert_allclose(
+            values, np.pad(expected, margin) if contrast == "T2star" else expected, atol=1e-6
+        )
+        # Two of four drew the outer ring: exactly half, which is not more than half.
+        assert (values == 0.5).sum() == (disc(5).sum() - disc(4).sum())
         np.testing.assert_array_equal(np.asarray(hard.dataobj), values > 0.5)
         for label in (soft, hard):
             for field in GEOMETRY:
                 np.testing.assert_array_equal(label.header[field], image.header[field])
             assert nnunet_softseg.__version__ in str(label.header["descrip"])
 
+
+def test_labels_tell_where_they_come_from(bids: Path) -> None:
+    radii = {name: RADII[name] for name in ("T1w", "T2w", "T2star")}
+    for contrast, radius in radii.items():
+        add(bids, f"anat/sub-01_{contrast}", disc(radius))
+
+    output = run(bids, None, GroundTruthSettings(min_agreement=0.6), subjects=["sub-01"]).output
+
+    description = json.loads((output / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    roots = {"": output, **{name: output / link for name, link in description["DatasetLinks"].items()}}
+    step = 2 * np.cos(np.radians(8))
+    lowest = affine()[2] @ [(SHAPE[0] - 1) / 2, (SHAPE[1] - 1) / 2, 0, 1]
+    for contrast in radii:
+        source = f"anat/sub-01_{contrast}"
         about = json.loads(image_file(output, source, f"{SOFT}.json").read_text())
         assert about["Sources"] == list(about["SourcesSHA256"])
         assert len(about["Sources"]) == 6
@@ -437,12 +460,11 @@ def test_labels_lie_on_their_images_and_tell_where_they_come_from(bids: Path) ->
         assert about["SpatialReference"] == f"bids:raw:sub-01/anat/sub-01_{contrast}.nii.gz"
         assert about["Reference"] == "T2w"
         assert {len(of_slice) for of_slice in about["Alignment"].values()} == {SHAPE[2]}
-        heights = affine()[2] @ [(SHAPE[0] - 1) / 2, (SHAPE[1] - 1) / 2, 0, 1] + 2 * np.cos(
-            np.radians(8)
-        ) * np.arange(SHAPE[2])
-        np.testing.assert_allclose(about["Alignment"]["HeightMm"], heights, atol=1e-3)
+        np.testing.assert_allclose(
+            about["Alignment"]["HeightMm"], lowest + step * np.arange(SHAPE[2]), atol=1e-3
+        )
         assert about["Agreement"].keys() == radii.keys()
-        # The label is the middle disc; of two concentric discs, 2 * smaller / (both).
+        # The label > 0.5 is the middle disc; of two concentric discs, Dice is 2 * smaller / (both).
         areas = {name: disc(radius).sum() for name, radius in radii.items()}
         dice = 2 * min(areas[contrast], areas["T2w"]) / (areas[contrast] + areas["T2w"])
         assert about["Agreement"][contrast] == pytest.approx(dice, abs=1e-4)
@@ -454,7 +476,7 @@ def test_labels_lie_on_their_images_and_tell_where_they_come_from(bids: Path) ->
 
 
 def test_shifts_are_told_to_the_right_and_to_anterior(bids: Path) -> None:
-    """The first array axis runs to the left: two voxels along it are 2 mm to the left, a right shift of -2."""
+    """The first array axis runs to the left: two voxels along it are a shift to the right of -2 mm."""
     add(bids, "anat/sub-01_T1w", disc(centre=(10.5, 8.5)))
     output = run(bids, subjects=["sub-01"]).output
     about = json.loads(image_file(output, "anat/sub-01_T1w", f"{SOFT}.json").read_text())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ from nnunet_softseg.report.gallery import draw_figures
 from nnunet_softseg.report.slice_picture import section_of
 from nnunet_softseg.report.tables import by_contrast
 from nnunet_softseg.report.verdict import verdict
-from nnunet_softseg.report.worst_cases import worst_cases
 from nnunet_softseg.report.wording import interval, mean_and_sd, number, p_value, shared_decimals
+from nnunet_softseg.report.worst_cases import worst_cases
 
 HOSTILE = "<script>document.title='owned'</script>\"'$\\frac{1}{2}$ & ü 頭 ]]> --> \x07\n{{ 7 * 7 }}"
 CONTRASTS = ("T1w", "T2w", "mt-on")
@@ -148,6 +147,11 @@ def _reliability(methods: Mapping[str, float], labels: Mapping[int, str]) -> pd.
 TWO = {"vanilla": 2.0, "soft": 0.5}
 
 
+@pytest.fixture(scope="module")
+def comparison(few_resamples: None) -> Comparison:
+    return make_comparison(TWO)
+
+
 def words(markup: str) -> str:
     """Text as it is read: without tags if it is Markup, with plain spaces and hyphens."""
     plain = markup.striptags() if isinstance(markup, Markup) else markup
@@ -201,8 +205,7 @@ def test_an_interval_is_right_to_its_last_digit_and_keeps_its_sign(low: float, w
 # The verdict
 
 
-def test_the_verdict_says_what_the_tables_say() -> None:
-    comparison = make_comparison(TWO)
+def test_the_verdict_says_what_the_tables_say(comparison: Comparison) -> None:
     # Means over 8 subjects and 3 contrasts: 1 + 0.1 * 3.5 + 0.2 * 1 = 1.55 times the offset.
     first = words(verdict(comparison, 1)[0])
     assert first.startswith(
@@ -216,8 +219,8 @@ def test_the_verdict_says_what_the_tables_say() -> None:
     assert f"95 % CI {-row['ci_high']:.1f} to {-row['ci_low']:.1f} mm²" in first
 
 
-def test_for_an_overlap_more_is_better() -> None:
-    dice = next(words(each) for each in verdict(make_comparison(TWO), 1) if "Dice" in each)
+def test_for_an_overlap_more_is_better(comparison: Comparison) -> None:
+    dice = next(words(each) for each in verdict(comparison, 1) if "Dice" in each)
     # 0.9 - 0.01 * error.
     assert dice.startswith("soft has the largest Dice (mean 0.892), 0.023 more than vanilla")
 
@@ -233,9 +236,11 @@ def with_winner(comparison: Comparison, measure: str, **changes: Any) -> Compari
 @pytest.mark.parametrize(
     "words_of_statistics", ["does not hold: p = 0.4", "does not hold: the interval includes 0"]
 )
-def test_a_difference_that_does_not_hold_is_told_with_care(words_of_statistics: str) -> None:
+def test_a_difference_that_does_not_hold_is_told_with_care(
+    comparison: Comparison, words_of_statistics: str
+) -> None:
     comparison = with_winner(
-        make_comparison(TWO),
+        comparison,
         "abs_csa_error_mm2",
         holds=False,
         verdict=words_of_statistics,
@@ -269,9 +274,8 @@ def test_one_method_is_described() -> None:
     assert text.startswith("only: absolute CSA error, mean 1.55 mm² over 8 subjects (95 % CI ")
 
 
-def test_an_infinite_mean_is_no_number_in_the_verdict() -> None:
-    cases = make_comparison(TWO).cases
-    cases["abs_csa_error_mm2"] = math.inf
+def test_an_infinite_mean_is_no_number_in_the_verdict(comparison: Comparison) -> None:
+    cases = comparison.cases.assign(abs_csa_error_mm2=math.inf)
     text = " ".join(map(words, verdict(make_comparison(TWO, cases=cases), 1)))
     assert "nan" not in text
     assert "inf " not in text
@@ -280,8 +284,8 @@ def test_an_infinite_mean_is_no_number_in_the_verdict() -> None:
 # Tables
 
 
-def test_measures_per_contrast() -> None:
-    table = by_contrast(make_comparison(TWO))
+def test_measures_per_contrast(comparison: Comparison) -> None:
+    table = by_contrast(comparison)
     row = table.query("measure == 'abs_csa_error_mm2' and contrast == 'mt-on' and method == 'vanilla'").iloc[
         0
     ]
@@ -355,12 +359,12 @@ def test_right_is_left_and_anterior_on_top_in_any_orientation(axes: str) -> None
     section, shown = section_of(stored(reference, axes), {"a": stored(prediction, axes)}, None, None)
     assert shown == index  # the slice that differs, in the order of the file
     more = section.differences["a"].astype(int)
-    red = more[..., 0] - more[..., 2] > 40
+    red = (more[..., 0] > more[..., 2]) & (more[..., 1] < 97)  # RdBu at 0.5 and above
     rows, columns = np.nonzero(red)
     half = red.shape[0] / 2
     assert rows.max() < half
     assert columns.max() < half
-    # The area in the picture: pi 3**2 mm2, less what is lighter at the rim.
+    # The area in the picture: pi 3**2 mm2 in voxels of 1 mm2.
     assert red.sum() * (section.side_mm / red.shape[0]) ** 2 == pytest.approx(math.pi * 9, rel=0.25)
 
 
@@ -565,7 +569,7 @@ def test_hostile_names_are_text_everywhere(browser_page: Any, tmp_path: Path) ->
     for file in (tmp_path / "figures").glob("*.svg"):
         root = ElementTree.parse(file).getroot()
         assert not root.findall(".//{*}script")
-        assert any(text.startswith(("a <script>", "x <script>")) for text in root.itertext()), file.name
+        assert any("<script>" in text or "<sc" in text for text in root.itertext()), file.name
     browser_page.set_viewport_size({"width": 380, "height": 700})
     assert browser_page.evaluate("document.documentElement.scrollWidth") <= 380
 

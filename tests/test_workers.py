@@ -2,9 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from conftest import clean_environment
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.workers import map_jobs
@@ -47,6 +52,50 @@ def test_killed_process_is_a_user_error() -> None:
         UserError, match=r"cases: a worker process was killed: .*want of memory: use fewer processes"
     ):
         map_jobs(die_at_two, range(6), num_processes=2, progress=False, description="cases")
+
+
+LONG_RUN = """
+import os, sys, time
+from pathlib import Path
+from nnunet_softseg.workers import map_jobs
+
+def work(number):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    map_jobs(work, range(4), num_processes=2, progress=False, description="long")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks Linux which processes there are")
+def test_no_worker_outlives_a_kill_of_the_process_that_started_it(tmp_path: Path) -> None:
+    script, started = tmp_path / "long_run.py", tmp_path / "started"
+    script.write_text(LONG_RUN)
+    started.mkdir()
+    process = subprocess.Popen([sys.executable, str(script), str(started)], env=clean_environment())
+    wait_until(lambda: len(list(started.iterdir())) == 2)
+    workers = [Path("/proc", path.name) for path in started.iterdir()]
+    assert all(worker.is_dir() for worker in workers)
+
+    process.kill()
+    process.wait()
+
+    wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def is_running(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_no_jobs_need_no_process() -> None:

@@ -283,8 +283,10 @@ def _flag(name: str) -> str:
 
 def _check_output(output: Path) -> None:
     """Raise a UserError if the folder holds something that this command did not write."""
-    if not output.exists() or not any(path for path in output.iterdir() if not path.name.startswith(".")):
-        return
+    if not output.exists() or all(
+        path.name.startswith(".") or path.name == "qc" for path in output.iterdir()
+    ):
+        return  # with qc alone, a run was killed at its very start
     try:
         made_by = json.loads((output / _DESCRIPTION).read_text(encoding="utf-8"))["GeneratedBy"][0]
         ours = made_by["Name"] == NAME and made_by["Command"].startswith(_COMMAND)

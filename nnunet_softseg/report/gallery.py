@@ -120,6 +120,8 @@ def _save(figure: Figure, name: str, caption: str, folder: Path) -> ShownFigure:
     svg = Markup(_GROUP_NAME.sub("<g>", svg))
     by = f"<!-- Made by nnunet-softseg {__version__} -->"
     write_bytes(folder / f"{name}.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{by}\n{svg}'.encode())
+    # Laid out once: twice would take twice as long and look the same.
+    figure.set_layout_engine("none")
     with replacing(folder / f"{name}.png") as aside:
         figure.savefig(aside, dpi=_PNG_DPI, metadata={"Software": f"nnunet-softseg {__version__}"})
     return ShownFigure(name, svg, caption)
