@@ -1,6 +1,7 @@
 """What the documentation promises and a machine can check: links, commands, defaults."""
 
 import dataclasses
+import math
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_softseg.cli import make_parser
+from nnunet_softseg.measure_table import MEASURES
 from nnunet_softseg.registry import CLASSES
 from nnunet_softseg.settings import SoftSegSettings
 
@@ -50,3 +52,27 @@ def test_the_table_of_settings_holds_every_field_with_its_default() -> None:
     table = text.partition("## Settings")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE))
     assert rows == {field.name: str(field.default) for field in dataclasses.fields(SoftSegSettings)}
+
+
+def test_the_table_of_measures_is_the_declared_one() -> None:
+    def shown(value: float | None) -> str:
+        if value is None:
+            return "computed"
+        return "none" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:g}"
+
+    text = (REPOSITORY / "docs" / "comparison.md").read_text(encoding="utf-8").replace("\\|", "¦")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if "|" in row]
+    table = {row[0].strip("`"): row[1:] for row in rows if row[0].strip("`") in MEASURES}
+    expected = {
+        name: [
+            measure.meaning.replace("|", "¦"),
+            measure.unit,
+            "" if measure.ideal is None else f"{measure.ideal:g}",
+            *(
+                shown(value)
+                for value in (measure.empty.both, measure.empty.prediction, measure.empty.reference)
+            ),
+        ]
+        for name, measure in MEASURES.items()
+    }
+    assert table == expected

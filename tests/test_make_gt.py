@@ -284,6 +284,19 @@ def test_the_mask_in_the_images_subfolder_wins_over_its_namesakes(bids: Path) ->
     assert f"second_rater/{mask.name}" in problem
 
 
+def test_images_may_be_uncompressed(bids: Path) -> None:
+    image = image_file(bids, "anat/sub-01_T2w")
+    image.with_suffix("").write_bytes(gzip.decompress(image.read_bytes()))
+    (twice, _) = find(bids).subjects
+    assert twice.problem is not None
+    assert "found 2 (sub-01_T2w.nii, sub-01_T2w.nii.gz): pass over all but one" in twice.problem
+
+    image.unlink()
+    report = run(bids, subjects=["01"])
+    assert report.failures == ()
+    np.testing.assert_array_equal(nib.load(label_file(report.output, "anat/sub-01_T2w")).get_fdata(), disc())
+
+
 def test_what_is_passed_over_is_named(bids: Path) -> None:
     write_nifti(mask_file(bids, "anat/sub-03_T2w"), disc(), affine())
     shutil.copy(image_file(bids, "anat/sub-01_T2w"), bids / "sub-01" / "anat" / "sub-01_T2w-bad!.nii.gz")
@@ -945,6 +958,7 @@ def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert 0 < len(done) < len(names)
     before = {name: labels_state(output, name) for name in done}
     # What a kill at another moment would leave.
+    (clean / "qc" / "records").mkdir(parents=True)
     (output / ".partial-sub-08-1-abc" / "sub-08").mkdir(parents=True)
     write_nifti(label_file(output, "anat/sub-08_T1w"), np.zeros(SHAPE, np.float32), affine())
 

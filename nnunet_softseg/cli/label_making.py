@@ -20,9 +20,9 @@ def add_make_gt(subparsers: Subparsers) -> None:
         "with sidecars (.json), and qc/index.html. Images without a mask are passed over. A contrast whose\n"
         "mask is empty, or lies beside the reference along the cord, takes no part and gets no label.\n\n"
         "A subject with a broken file, a mask off its image's grid, or masks on two images of one contrast\n"
-        "fails: it is named at the end and in qc/failed.json, and stops no other. A call that was cut off\n"
-        "can be repeated: subjects made from the same files, settings and version are kept, failed ones\n"
-        "are tried again.\n\n"
+        "fails: it is named at the end and in qc/failed.json, what an earlier call made of it is removed,\n"
+        "and no other is stopped. A call that was cut off can be repeated: subjects made from the same\n"
+        "files, settings and version are kept, failed ones are tried again.\n\n"
         "Example: nnunet-softseg make-gt -i BIDS -o BIDS/derivatives/softseg --reference T2w\n"
         "Exit code 0: all subjects with a mask have soft labels. 2: a mistake, or subjects that failed.",
     )
