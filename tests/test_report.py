@@ -202,6 +202,10 @@ def test_an_interval_is_right_to_its_last_digit_and_keeps_its_sign(low: float, w
             assert float(end) * value > 0 or value == 0
 
 
+def test_an_end_beside_zero_is_not_printed_as_zero() -> None:
+    assert words(interval(-0.0003, 0.021)) == "-0.0003 to 0.0210"
+
+
 # The verdict
 
 
@@ -352,20 +356,19 @@ def stored(values: np.ndarray, axes: str = "RAS") -> LabelMap:
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL"])
 def test_right_is_left_and_anterior_on_top_in_any_orientation(axes: str) -> None:
-    # The method has what the reference has, and a blob to the right of it, towards anterior.
-    reference, prediction = disc((18, 18)), np.maximum(disc((18, 18)), disc((28, 30), 3))
+    # The method has what the reference has, and a blob 15 mm to the right of it and 6 mm towards anterior.
+    reference, prediction = disc((18, 18)), np.maximum(disc((18, 18)), disc((33, 24), 3))
     index = 4 if "I" in axes else 0
     prediction[:, :, 1:] = reference[:, :, 1:]
     section, shown = section_of(stored(reference, axes), {"a": stored(prediction, axes)}, None, None)
     assert shown == index  # the slice that differs, in the order of the file
     more = section.differences["a"].astype(int)
     red = (more[..., 0] > more[..., 2]) & (more[..., 1] < 97)  # RdBu at 0.5 and above
-    rows, columns = np.nonzero(red)
-    half = red.shape[0] / 2
-    assert rows.max() < half
-    assert columns.max() < half
+    mm = section.side_mm / red.shape[0]
+    place = np.mean(np.nonzero(red), axis=1) - np.mean(np.nonzero(section.reference[..., 0] > 128), axis=1)
+    assert place * mm == pytest.approx([-6, -15], abs=0.3)  # rows down, columns to the right
     # The area in the picture: pi 3**2 mm2 in voxels of 1 mm2.
-    assert red.sum() * (section.side_mm / red.shape[0]) ** 2 == pytest.approx(math.pi * 9, rel=0.25)
+    assert red.sum() * mm**2 == pytest.approx(math.pi * 9, rel=0.25)
 
 
 def test_too_much_is_red_and_too_little_is_blue() -> None:
@@ -400,7 +403,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases["prediction"] = [str(folder / f"{method}.nii.gz") for method in cases["method"]]
     cases["reference"] = str(folder / "reference.nii.gz")
     cases["image"] = [str(folder / f"{'image' if 'T' in name else 'small'}.nii.gz") for name in cases["case"]]
-    cases.loc[0, "hd95_mm"] = math.inf
+    cases.loc[(cases["case"] == "sub-07_mt-on") & (cases["method"] == "vanilla"), "hd95_mm"] = math.inf
     (folder / "figures").mkdir()
     (folder / "figures" / "csa_error_label7.svg").write_text("of an earlier report", encoding="utf-8")
     (folder / "figures" / "mine.svg").write_text("not ours", encoding="utf-8")
@@ -418,7 +421,8 @@ def page(browser_page: Any, report: Path) -> Any:
 def test_the_page_is_read_from_the_verdict_down(page: Any) -> None:
     text = words(page.locator("body").inner_text())
     places = [
-        text.index(part) for part in ("soft has the smallest", "<b>careful</b>", "Leaderboard", "Worst cases")
+        text.index(part)
+        for part in ("soft has the smallest absolute", "<b>careful</b>", "Leaderboard", "Worst cases")
     ]
     assert places == sorted(places)
     assert page.evaluate("document.querySelector('h1 + style + .verdict') !== null")
@@ -451,6 +455,17 @@ def test_the_statistics_can_be_sorted_and_filtered(page: Any) -> None:
     assert shown
     assert all("dice" in row.lower() and "soft" in row.lower() for row in shown)
     assert len(shown) == 7  # Dice and surface Dice in two pairs with soft each, soft Dice in three
+
+
+def test_infinity_is_sorted_as_the_largest_number(page: Any) -> None:
+    table = page.locator("#errors-1")
+    page.locator("details", has=table).locator("summary").click()
+    button = table.locator("th", has_text="HD95").locator("button")
+    cells = table.locator("tbody td:nth-child(9)")
+    button.click()
+    assert cells.last.inner_text() == "∞"
+    button.click()
+    assert cells.first.inner_text() == "∞"
 
 
 def test_every_picture_is_there(page: Any) -> None:
@@ -581,7 +596,8 @@ def drawn(kind: str, comparison: Comparison, folder: Path) -> str:
 
 
 def test_a_dollar_is_no_formula(tmp_path: Path) -> None:
-    assert "$x^2$" in drawn("csa_std", make_comparison({"$x^2$": 1.0}, subjects=1), tmp_path)
+    svg = drawn("csa_std", make_comparison({"$x^2$": 1.0}, subjects=1), tmp_path)
+    assert "$x^2$" in list(ElementTree.fromstring(svg).itertext())
 
 
 def test_one_method_one_subject_no_contrast_no_area(browser_page: Any, tmp_path: Path) -> None:
