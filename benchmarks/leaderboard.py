@@ -127,9 +127,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     run = Run(
-        arguments.output.resolve(), arguments.planner, arguments.device, arguments.epochs, arguments.iterations,
+        arguments.output.resolve(),
+        arguments.planner,
+        arguments.device,
+        arguments.epochs,
+        arguments.iterations,
         arguments.num_processes,
-    )  # fmt: skip
+    )
     if arguments.train:
         train_here(run, *arguments.train)
         return
@@ -178,21 +182,16 @@ def train_and_predict(run: Run, method: str, seed: int) -> None:
     done = run.prediction(method, seed) / "done.json"
     if done.is_file():
         return
-    shared = [
-        "-o", str(run.output), "--planner", run.planner, "--device", run.device, "--epochs", str(run.epochs),
-        "--iterations", str(run.iterations),
-    ]  # fmt: skip
+    shared = ["-o", str(run.output), "--planner", run.planner, "--device", run.device]
+    length = ["--epochs", str(run.epochs), "--iterations", str(run.iterations)]
+    training = ["--train", trainer, str(DATASET_ID), plans, str(seed)]
     name = f"{method}-seed-{seed}"
-    run.command(
-        sys.executable, __file__, *shared, "--train", trainer, str(DATASET_ID), plans, str(seed), seed=seed,
-        log=f"train-{name}",
-    )  # fmt: skip
-    run.command(
-        "nnUNetv2_predict", "-i", str(run.raw / f"Dataset{DATASET_ID}_{NAME}" / "imagesTs"), "-o",
-        str(run.prediction(method, seed)), "-d", str(DATASET_ID), "-c", CONFIGURATION, "-f", FOLD, "-tr", trainer,
-        "-p", plans, "-device", run.device, "-npp", "1", "-nps", "1", "--continue_prediction",
-        "--disable_progress_bar", seed=seed, log=f"predict-{name}",
-    )  # fmt: skip
+    run.command(sys.executable, __file__, *shared, *length, *training, seed=seed, log=f"train-{name}")
+    images = run.raw / f"Dataset{DATASET_ID}_{NAME}" / "imagesTs"
+    model = ["-d", str(DATASET_ID), "-c", CONFIGURATION, "-f", FOLD, "-tr", trainer, "-p", plans]
+    how = ["-device", run.device, "-npp", "1", "-nps", "1", "--continue_prediction", "--disable_progress_bar"]
+    folders = ["-i", str(images), "-o", str(run.prediction(method, seed))]
+    run.command("nnUNetv2_predict", *folders, *model, *how, seed=seed, log=f"predict-{name}")
     write_json(done, {"trainer": trainer, "seed": seed, "epochs": run.epochs, "iterations": run.iterations})
 
 

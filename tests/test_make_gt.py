@@ -498,6 +498,28 @@ def test_shifts_are_told_to_the_right_and_to_anterior(bids: Path) -> None:
     assert about["Alignment"]["Measured"] == [False] + [True] * (SHAPE[2] - 1)
 
 
+def test_slices_with_gaps_are_as_thick_as_the_sidecar_says(bids: Path) -> None:
+    source = MaskedImage("mt-on", image_file(bids, "anat/sub-01_T2w"), mask_file(bids, "anat/sub-01_T2w"))
+    assert read_mask(source).thickness_mm is None
+    sidecar = source.image.with_name("sub-01_T2w.json")
+    sidecar.write_text('{"SliceThickness": 1.5}')
+    assert read_mask(source).thickness_mm == 1.5  # the slices of `affine` are 2 mm apart
+    sidecar.write_text('{"SliceThickness": 2.0}')
+    assert read_mask(source).thickness_mm is None
+    sidecar.write_text("not JSON")
+    assert read_mask(source).thickness_mm is None
+
+
+def test_a_sidecar_that_states_another_thickness_makes_the_labels_again(made: Path) -> None:
+    before = labels_state(made / "derivatives" / "softseg", "sub-01")
+    image_file(made, "anat/sub-01_T2w").with_name("sub-01_T2w.json").write_text('{"SliceThickness": 1.5}')
+    run(made)
+    after = labels_state(made / "derivatives" / "softseg", "sub-01")
+    assert {name: times for name, (_, times) in after.items()} != {
+        name: times for name, (_, times) in before.items()
+    }
+
+
 def test_no_input_is_changed(bids: Path) -> None:
     before = state(bids)
     run(bids)

@@ -562,13 +562,15 @@ def test_a_method_has_one_colour_in_all_figures(report: Path) -> None:
 
 
 def test_hostile_names_are_text_everywhere(browser_page: Any, tmp_path: Path) -> None:
-    labels = {1: f"label {HOSTILE}", 2: "lesion"}
+    methods = {f"a {HOSTILE}": 1.0, f"b {HOSTILE}": 2.0}
+    contrasts, labels = (f"x {HOSTILE}", f"y {HOSTILE}"), {1: f"label {HOSTILE}", 2: "without values"}
+    options: dict[str, Any] = {"subjects": 2, "contrasts": contrasts, "labels": labels}
+    cases = make_comparison(methods, **options).cases
+    cases.loc[cases["label"] == 2, measures_of(cases)] = NAN
+    reliability = _reliability(methods, labels)
+    reliability.loc[reliability["label"] == 2, "num_voxels"] = 0
     comparison = make_comparison(
-        {f"a {HOSTILE}": 1.0, f"b {HOSTILE}": 2.0},
-        subjects=2,
-        contrasts=(f"x {HOSTILE}", f"y {HOSTILE}"),
-        labels=labels,
-        warnings=(HOSTILE,),
+        methods, **options, cases=cases, reliability=reliability, warnings=(HOSTILE,)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no complaint of a font or a formula reaches the user
@@ -579,14 +581,20 @@ def test_hostile_names_are_text_everywhere(browser_page: Any, tmp_path: Path) ->
     assert HOSTILE in shown
     assert "{{ 7 * 7 }}" in shown
     assert browser_page.locator("script").count() == 2
-    assert browser_page.locator("#label-2 figure.plot").count() == 7
-    assert len(list((tmp_path / "figures").glob("*_label[12].svg"))) == 14
+    assert browser_page.locator("#label-1 figure.plot").count() == 7
+    assert browser_page.locator("#label-2 figure.plot").count() == 0
+    assert "without values: Nothing could be measured." in browser_page.locator("#verdict").inner_text()
+    assert len(list((tmp_path / "figures").glob("*_label1.svg"))) == 7
     for file in (tmp_path / "figures").glob("*.svg"):
         root = ElementTree.parse(file).getroot()
         assert not root.findall(".//{*}script")
         assert any("<script>" in text or "<sc" in text for text in root.itertext()), file.name
     browser_page.set_viewport_size({"width": 380, "height": 700})
     assert browser_page.evaluate("document.documentElement.scrollWidth") <= 380
+
+
+def measures_of(cases: pd.DataFrame) -> list[str]:
+    return [name for name in cases if cases[name].dtype == float and name != "label"]
 
 
 def drawn(kind: str, comparison: Comparison, folder: Path) -> str:
@@ -602,8 +610,7 @@ def test_a_dollar_is_no_formula(tmp_path: Path) -> None:
 
 def test_one_method_one_subject_no_contrast_no_area(browser_page: Any, tmp_path: Path) -> None:
     cases = make_comparison({"only": 1.0}, subjects=1, contrasts=("",)).cases
-    cases[[name for name in cases if ("csa" in name and "mm2" in name) or "percent" in name]] = NAN
-    cases[["seconds", "dice", "hd95_mm"]] = NAN
+    cases[measures_of(cases)] = NAN
     reliability = _reliability({"only": 1.0}, {1: "cord"}).assign(num_voxels=0, mean_prediction=NAN)
     empty = make_comparison({"only": 1.0}, subjects=1, contrasts=("",), cases=cases, reliability=reliability)
     browser_page.goto(write_report(empty, tmp_path).as_uri())

@@ -1,18 +1,21 @@
 """Images and the masks drawn on them, read from disk: whole, on one grid, and nothing but 0 and 1."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.orientations import io_orientation
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.finding import Finding, raise_first_error, short_name
 from nnunet_softseg.ground_truth.sources import MaskedImage
 from nnunet_softseg.ground_truth.volume import Volume
-from nnunet_softseg.nifti import UNREADABLE, load_nifti
+from nnunet_softseg.nifti import UNREADABLE, load_nifti, without_nifti_ending
 from nnunet_softseg.settings import HARD_THRESHOLD
 from nnunet_softseg.soft_label import (
     RANGE_TOLERANCE,
@@ -23,7 +26,7 @@ from nnunet_softseg.soft_label import (
     stored_values,
 )
 
-_AXES = 3
+_AXES, _SUPERIOR = 3, 2
 _MANY = 4
 
 Values = npt.NDArray[np.float32]
@@ -56,7 +59,28 @@ def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
     raise_first_error(affine_findings(source.mask, image.affine, mask.affine))
     values = _values(source.mask)
     raise_first_error(mask_findings(source.mask, values, soft=soft))
-    return Volume(_exact(values), image.affine)
+    return Volume(_exact(values), image.affine, _thickness_mm(source.image, image.affine))
+
+
+def stated_thickness_mm(image: Path) -> float | None:
+    """Return `SliceThickness` of the JSON beside an image, in mm; None if there is none."""
+    sidecar = image.with_name(f"{without_nifti_ending(image.name)}.json")
+    try:
+        return float(json.loads(sidecar.read_text(encoding="utf-8"))["SliceThickness"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # BIDS does not ask for it, and nothing here depends on the rest of that file
+
+
+def _thickness_mm(image: Path, affine: npt.NDArray[np.float64]) -> float | None:
+    """Return how thick the slices across S-I are, if that is stated and less than the distance between them.
+
+    The header has that distance only, which is more where there are gaps. Of a sagittal or coronal image the
+    thickness is that along another axis and says nothing here.
+    """
+    spacing = nib.affines.voxel_sizes(affine)
+    apart = spacing[int(np.flatnonzero(io_orientation(affine)[:, 0] == _SUPERIOR)[0])]
+    thickness = stated_thickness_mm(image)
+    return thickness if thickness and 0 < thickness < apart == spacing.max() else None
 
 
 def read_image(file: Path) -> Volume:

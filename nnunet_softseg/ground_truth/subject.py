@@ -23,7 +23,7 @@ from nnunet_softseg.bids import derivative_file
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.file_hash import sha256
 from nnunet_softseg.ground_truth.average import SoftGroundTruth, choose_reference, soft_ground_truth
-from nnunet_softseg.ground_truth.masked_images import check_there, read_image, read_mask
+from nnunet_softseg.ground_truth.masked_images import check_there, read_image, read_mask, stated_thickness_mm
 from nnunet_softseg.ground_truth.qc_page import RECORDS as QUALITY_FOLDER
 from nnunet_softseg.ground_truth.quality import subject_quality
 from nnunet_softseg.ground_truth.settings import GroundTruthSettings
@@ -189,6 +189,9 @@ def _request(job: SubjectJob) -> dict[str, Any]:
             for source in job.sources.images
         },
         "sha256": {job.places.uri(file): sha256(file) for file in files},
+        "slice_thickness_mm": {
+            source.contrast: stated_thickness_mm(source.image) for source in job.sources.images
+        },
     }
     as_json: dict[str, Any] = json.loads(json.dumps(request))
     return as_json
