@@ -10,7 +10,8 @@ deviation of that area over the contrasts (where they reach different slices, ap
 differ), with how many times smaller it is than that of the hard masks. `plain` is the published way in a few
 lines: everything is interpolated onto the reference's grid and back.
 
-With --full-size: seconds and peak memory of one subject with images of the usual size, from disk to disk.
+With --full-size: seconds and peak memory of `make_gt` on one subject with images of the usual size, from
+images and masks on disk to labels and page.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_softseg.ground_truth.average import soft_ground_truth
+from nnunet_softseg.ground_truth.make_gt import make_gt
 from nnunet_softseg.ground_truth.settings import GroundTruthSettings
 from nnunet_softseg.ground_truth.volume import Volume, as_stored, upright
 from nnunet_softseg.phantom import CONTRAST_NAMES, CONTRASTS, PhantomSpec, Simulated, cord_fraction, simulate
@@ -217,45 +219,42 @@ def print_row(name: str, row: dict[str, Any]) -> None:
 
 
 def full_size() -> dict[str, Any]:
-    """Return seconds and peak memory of one subject of full size, from disk to disk."""
+    """Return time and peak memory of `make_gt` on one subject: images and masks in, labels and page out."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
-        write_full_size(Path(folder))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        times = [time.perf_counter()]
-        masks = {}
-        for name in FULL_SIZE:
-            image = nib.load(Path(folder) / f"{name}.nii.gz")
-            masks[name] = Volume(np.asarray(image.dataobj, np.float32), image.affine)
-        times.append(time.perf_counter())
-        truth = soft_ground_truth(masks, GroundTruthSettings())
-        times.append(time.perf_counter())
-        for name, label in truth.native.items():
-            nib.save(nib.Nifti1Image(label.values, label.affine), Path(folder) / f"{name}_soft.nii.gz")
-        times.append(time.perf_counter())
-    read, average, write = (round(float(seconds), 2) for seconds in np.diff(times))
+        bids = Path(folder) / "bids"
+        write_full_size(bids)
+        started = time.perf_counter()
+        make_gt(bids, Path(folder) / "softseg", progress=False)
+        seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "read_s": read,
-        "average_s": average,
-        "write_s": write,
-        "total_s": round(times[-1] - times[0], 2),
+        "seconds": round(seconds, 2),
         "peak_gb": round(peak / 2**20, 2),
         "peak_before_gb": round(before / 2**20, 2),
     }
 
 
-def write_full_size(folder: Path) -> None:
-    """Write the masks of one phantom on grids of the usual size, in the contrasts' orientations."""
+def write_full_size(bids: Path) -> None:
+    """Write noise around a bright cord, and its masks, as BIDS, on grids of the usual size."""
     anatomy = draw_subject_anatomy(PhantomSpec(fov_mm=(64.0, 64.0, 320.0)), 1)
-    orientations = {contrast.name: contrast.orientation for contrast in CONTRASTS}
-    for name, (shape, voxel_mm) in FULL_SIZE.items():
+    noise = np.random.default_rng(0)
+    for contrast in CONTRASTS:
+        shape, voxel_mm = FULL_SIZE[contrast.name]
         affine = np.diag([*voxel_mm, 1.0])
         affine[:3, 3] = -np.array(voxel_mm) * (np.array(shape) - 1) / 2
         affine[2, 3] += 60.0 * (shape[2] * voxel_mm[2] < 200)  # noqa: PLR2004 - slabs lie at the neck
         mask = (cord_fraction(anatomy, shape, affine) > 0.5).astype(np.uint8)  # noqa: PLR2004
-        image = nib.Nifti1Image(mask, affine)
-        codes = [nib.orientations.axcodes2ornt(code) for code in ("RAS", orientations[name])]
-        nib.save(image.as_reoriented(nib.orientations.ornt_transform(*codes)), folder / f"{name}.nii.gz")
+        image = (noise.normal(200, 30, shape) + 300.0 * mask).astype(np.int16)
+        name = f"sub-01/{contrast.folder}/{contrast.source_name('sub-01')}"
+        for file, voxels in (
+            (bids / name, image),
+            (bids / "derivatives/labels" / f"{name}_seg-manual", mask),
+        ):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            codes = [nib.orientations.axcodes2ornt(code) for code in ("RAS", contrast.orientation)]
+            stored = nib.Nifti1Image(voxels, affine).as_reoriented(nib.orientations.ornt_transform(*codes))
+            nib.save(stored, file.with_name(f"{file.name}.nii.gz"))
 
 
 def main() -> None:

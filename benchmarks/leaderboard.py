@@ -2,10 +2,11 @@
 
     python benchmarks/leaderboard.py -o leaderboard
 
-Phantom -> dataset -> plan -> each method is trained on the same plans, the same fold and for the same number of
-steps, once per seed -> the test subjects are predicted by the stock command -> report. Each step that is done is
-kept: an interrupted run goes on where it was. Vanilla is nnU-Net's own trainer as it comes (its loss, optimiser,
-schedule and mirroring), for as many steps. On a GPU: --device cuda --planner ExperimentPlanner --epochs 200.
+Phantom -> dataset -> plan -> each method is trained on the same plans, the same fold and for the same number
+of steps, once per seed -> the test subjects are predicted by the stock command -> report. A step that is done
+is kept: an interrupted run goes on where it was. Vanilla is nnU-Net's own trainer as it comes (its loss,
+optimiser, schedule and mirroring), for as many steps. On a GPU: --device cuda --planner ExperimentPlanner
+--epochs 200 --iterations 250.
 """
 
 import argparse

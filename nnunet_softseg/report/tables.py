@@ -185,11 +185,13 @@ def by_contrast(comparison: Comparison) -> pd.DataFrame:
                     "median": np.median(values) if values.size else math.nan,
                 }
             )
-    table = pd.DataFrame(rows)
-    places = {name: place for place, name in enumerate([*SCORES, *comparison.methods])}
+    columns = ["label", "measure", "contrast", "method", "num_cases", "mean", "sd", "median"]
+    table = pd.DataFrame(rows, columns=columns)
+    # A method may be called like a measure.
+    places = {"measure": list(SCORES), "method": list(comparison.methods)}
     return table.sort_values(
-        ["label", "measure", "contrast", "method"],
-        key=lambda column: column.map(places) if column.name in {"measure", "method"} else column,
+        columns[:4],
+        key=lambda column: column.map(places[column.name].index) if column.name in places else column,
         ignore_index=True,
     )
 
