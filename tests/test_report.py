@@ -179,7 +179,7 @@ def test_p_value(p: float, expected: str) -> None:
 
 def test_a_row_of_means_has_the_digits_of_its_smallest() -> None:
     decimals = shared_decimals([3.134, 1.768])
-    assert [mean_and_sd(3.134, 1.24, decimals), mean_and_sd(1.768, 0.4772, decimals)] == [
+    assert [words(mean_and_sd(*numbers, decimals)) for numbers in ((3.134, 1.24), (1.768, 0.4772))] == [
         "3.13 ± 1.24",
         "1.77 ± 0.48",
     ]
@@ -263,7 +263,7 @@ def test_too_few_subjects_are_said_once_and_no_p_is_shown() -> None:
     sentences = [words(each) for each in verdict(make_comparison(TWO, subjects=2), 1)]
     text = " ".join(sentences)
     assert text.count("Too few subjects") == 1
-    assert "a test needs at least 6" in text
+    assert "a test needs at least 6" in sentences[0]
     assert "p =" not in text
     assert "holds." not in text
 
@@ -376,6 +376,23 @@ def test_too_much_is_red_and_too_little_is_blue() -> None:
     pixels = section.differences["a"].astype(int)
     assert (pixels[..., 2] - pixels[..., 0] > 40).any()
     assert not (pixels[..., 0] - pixels[..., 2] > 40).any()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other grid", "no image"])
+def test_a_bad_image_costs_its_picture_only(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "image.nii.gz"
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(40, 40, 4 if damage == "other grid" else 5)).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), file)
+    if damage == "missing":
+        file.unlink()
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:5000])
+    reference = LabelMap(Path("map.nii.gz"), disc((20, 20)), np.eye(4))
+    section, _ = section_of(reference, {"a": reference}, None if damage == "no image" else file, 4)
+    assert section.image is None
+    assert section.image_trouble
+    assert section.strip().shape[1] > 3 * section.reference.shape[1]
 
 
 def test_voxels_keep_their_shape_where_they_are_not_square() -> None:

@@ -1,5 +1,6 @@
 """One axial slice of a case as small pictures: image, reference, predictions and their differences."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,7 @@ def _image_plane(
         # Only this slice is read where the file permits.
         place = tuple(slice(index, index + 1) if axis == frame.axis else slice(None) for axis in range(3))
         values = np.nan_to_num(np.asarray(image.dataobj[place], dtype=np.float32))
-    except (UserError, OSError, ValueError) as error:
+    except (UserError, OSError, EOFError, ValueError, zlib.error) as error:
         return None, " ".join(str(error).split())
     return _plane(values, frame, 0), ""
 

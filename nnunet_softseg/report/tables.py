@@ -469,7 +469,8 @@ def _meaning(name: str) -> str:
         of = "both maps as given" if "hard" not in name else "both maps > 0.5"
         return f"|CSA of the prediction {MINUS} CSA of the reference|{end}, of {of}"
     if name.startswith("abs_"):
-        return f"absolute value of: {MEASURES[name.removeprefix('abs_')].meaning}"
+        of = "" if "hard" not in name else ", of maps > 0.5"
+        return f"|volume of the prediction {MINUS} volume of the reference| in percent of the reference{of}"
     return CASE_COLUMNS[name]
 
 
@@ -508,4 +509,6 @@ def parameters_table(comparison: Comparison) -> Table:
 def _as_words(value: Any) -> str:
     if value is None or value in ({}, []):
         return NO_VALUE
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {part}" for name, part in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

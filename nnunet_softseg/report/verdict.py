@@ -124,8 +124,9 @@ def verdict(comparison: Comparison, label: int) -> list[Markup]:
     found = outcomes(comparison, label)
     headlines = [each for each in found if each.measure in HEADLINES] or found[:1]
     sentences = [_sentence(comparison, label, each, first=each is headlines[0]) for each in headlines]
-    if any(each.too_few for each in headlines):
-        sentences.append(_too_few(headlines))
+    few = next((place for place, each in enumerate(headlines) if each.too_few), None)
+    if few is not None:
+        sentences[few] += " " + _too_few(headlines[few])
     if any(each.winner for each in found):
         sentences.append(_count(found))
     return sentences
@@ -183,12 +184,11 @@ def _test(found: Outcome) -> str:
     return test + (f", corrected for {found.num_tests} pairs of methods" if found.num_tests > 1 else "")
 
 
-def _too_few(headlines: list[Outcome]) -> Markup:
-    """Return one warning for all measures that rest on too few subjects."""
-    reason = next(each for each in headlines if each.too_few).words.removeprefix(_TOO_FEW).lstrip(": ")
-    these = "this is" if len(headlines) == 1 else "any of these differences is"
-    return Markup("<strong>Too few subjects</strong> to tell whether {} more than chance: {}.").format(
-        these, reason
+def _too_few(found: Outcome) -> Markup:
+    """Return a warning, said once: what follows rests on the same few subjects."""
+    reason = found.words.removeprefix(_TOO_FEW).lstrip(": ")
+    return Markup("<strong>Too few subjects</strong> to tell whether that is more than chance: {}.").format(
+        reason
     )
 
 

@@ -41,7 +41,9 @@ def mean_and_sd(mean: float, sd: float, decimals: int) -> str:
     """Return both with so many decimals: 1.77 ± 0.48; the mean alone if there is no standard deviation."""
     if not math.isfinite(mean):
         return number(mean)
-    text = f"{mean:.{decimals}f} ± {sd:.{decimals}f}" if math.isfinite(sd) else f"{mean:.{decimals}f}"
+    text = (
+        f"{mean:.{decimals}f} ±{NO_BREAK}{sd:.{decimals}f}" if math.isfinite(sd) else f"{mean:.{decimals}f}"
+    )
     return text.replace("-", MINUS)
 
 
