@@ -2,7 +2,8 @@
 
 Source: Wang, Bo, Fuxin 2019, "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression",
 section 4.2, eq. 5. The exponent is alpha - target, as there; Bedard et al. 2025 print alpha alone, their code
-uses alpha - target too.
+uses alpha - target too. Both are here. The adaptive exponent makes small errors dear on the structure and
+cheap beside it: where a voxel's label is uncertain, what minimises the loss lies above its mean.
 """
 
 from typing import Literal
@@ -32,6 +33,7 @@ class AdaptiveWingLoss(nn.Module):
         alpha: exponent at a target of 0; must be above 2, so that the slope at no error is finite for a
             target of 1.
         reduction: "none" keeps the shape, "mean" and "sum" give a scalar in float32 or wider.
+        adaptive: the exponent p is alpha - target; False: alpha, for every target.
 
     Raises:
         ValueError: if a parameter lies outside its range.
@@ -44,6 +46,8 @@ class AdaptiveWingLoss(nn.Module):
         theta: float = 0.5,
         alpha: float = 2.1,
         reduction: Reduction = "mean",
+        *,
+        adaptive: bool = True,
     ) -> None:
         super().__init__()
         for name, value in {"omega": omega, "epsilon": epsilon, "theta": theta}.items():
@@ -58,6 +62,7 @@ class AdaptiveWingLoss(nn.Module):
             raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
         self.omega, self.epsilon, self.theta, self.alpha = omega, epsilon, theta, alpha
         self.reduction: Reduction = reduction
+        self.adaptive = adaptive
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss.
@@ -81,7 +86,7 @@ class AdaptiveWingLoss(nn.Module):
 
     def _per_voxel(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         error = (target - prediction).abs()
-        exponent = self.alpha - target
+        exponent = self.alpha - target if self.adaptive else torch.full_like(target, self.alpha)
         # The power sees no error beyond theta: torch.where evaluates both branches, and an infinity in the
         # branch not taken turns the gradient into NaN.
         curved = self.omega * torch.log1p((error.clamp(max=self.theta) / self.epsilon) ** exponent)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 PLANS_KEY = "nnunet_softseg"
 """Where the settings stand in the plans that a trainer saves beside its model."""
@@ -19,8 +19,13 @@ class SoftSegSettings:
     Attributes:
         center_crop: the network sees the patch around the centre in R-L and A-P; False: patches wherever
             nnU-Net puts them.
-        initial_lr: of Adam; cosine annealing takes it to 0.
-        weight_decay: of Adam.
+        adaptive_exponent: of the adaptive wing loss: alpha - target, as its authors and the published code;
+            False: alpha alone, as Bedard et al. 2025 print it.
+        loss_reduction: "mean" or "sum" over voxels and batch.
+        boundary_weight: voxels at or near the label weigh 1 + this in the loss.
+        optimizer: "adam" with cosine annealing to 0, or "sgd", nnU-Net's own with its schedule.
+        initial_lr: learning rate at the first step.
+        weight_decay: of the optimiser.
         num_epochs: of so many iterations each.
         iterations_per_epoch: training batches.
         validation_iterations_per_epoch: batches of the online validation.
@@ -34,6 +39,10 @@ class SoftSegSettings:
     """
 
     center_crop: bool = True
+    adaptive_exponent: bool = True
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    boundary_weight: float = 0.0
+    optimizer: Literal["adam", "sgd"] = "adam"
     initial_lr: float = 1e-3
     weight_decay: float = 0.0
     num_epochs: int = 200

@@ -32,7 +32,7 @@ from nnunet_softseg.model_plans import require_supported, soft_plans
 from nnunet_softseg.network import add_reference_plateau, reference_plateau
 from nnunet_softseg.norm_relu import norm_relu
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
-from nnunet_softseg.soft_loss import SoftSegLoss, VoxelLoss
+from nnunet_softseg.soft_loss import SoftSegLoss, VoxelLoss, WeightedLoss
 from nnunet_softseg.soft_target import (
     PreparationReport,
     all_up_to_date,
@@ -227,7 +227,13 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def voxel_loss(self) -> VoxelLoss:
         """Return the loss between prediction and target; a variant overrides this."""
-        return AdaptiveWingLoss(reduction="mean")
+        loss = AdaptiveWingLoss(
+            reduction="none" if self.settings.boundary_weight else self.settings.loss_reduction,
+            adaptive=self.settings.adaptive_exponent,
+        )
+        if not self.settings.boundary_weight:
+            return loss
+        return WeightedLoss(loss, self.settings.boundary_weight, self.settings.loss_reduction)
 
     def _build_loss(self) -> nn.Module:
         weights = None
@@ -244,7 +250,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
-        """Return Adam and cosine annealing to 0 over all epochs (Bedard et al. 2025, section 3.4)."""
+        """Return Adam and cosine annealing to 0 (Bedard et al. 2025, section 3.4), or what nnU-Net uses."""
+        if self.settings.optimizer == "sgd":
+            choice: tuple[torch.optim.Optimizer, LRScheduler] = super().configure_optimizers()
+            return choice
         optimizer = torch.optim.Adam(
             self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay
         )

@@ -1,6 +1,7 @@
 """The loss against the formula's published values, and the laws that a sound implementation obeys."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ TABLE = [
 unit = st.floats(0, 1)
 
 
-def per_voxel(target: float, prediction: float, **options: float) -> float:
+def per_voxel(target: float, prediction: float, **options: Any) -> float:
     loss = AdaptiveWingLoss(reduction="none", **options)
     return float(
         loss(torch.tensor([prediction], dtype=torch.float64), torch.tensor([target], dtype=torch.float64))
@@ -137,3 +138,27 @@ def test_parameters_out_of_range_are_named(options: dict[str, float], named: str
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"\(2, 1\) and \(2, 2\)"):
         AdaptiveWingLoss()(torch.zeros(2, 1), torch.zeros(2, 2))
+
+
+@given(unit, st.floats(-3, 3))
+def test_a_constant_exponent_is_that_of_a_target_of_zero(target: float, prediction: float) -> None:
+    """As Bedard et al. 2025 print it: the same curve around every target."""
+    error = abs(target - prediction)
+    expected = scalar_formula(0.0, error, 8.0, 1.0, 0.5, 2.1)
+    assert per_voxel(target, prediction, adaptive=False) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@given(st.floats(0.2, 0.8), st.floats(0.1, 0.2))
+def test_an_uncertain_boundary_is_drawn_outwards_by_the_adaptive_exponent_only(
+    mean: float, spread: float
+) -> None:
+    """A voxel that is mean + spread as often as mean - spread: symmetry keeps it at its mean."""
+    predictions = torch.linspace(0, 1, 2001, dtype=torch.float64)
+
+    def best(adaptive: bool) -> float:
+        loss = AdaptiveWingLoss(reduction="none", adaptive=adaptive)
+        low, high = (torch.full_like(predictions, mean + side) for side in (-spread, spread))
+        return float(predictions[(loss(predictions, low) + loss(predictions, high)).argmin()])
+
+    assert best(adaptive=False) == pytest.approx(mean, abs=1e-3)
+    assert best(adaptive=True) > mean + 0.01

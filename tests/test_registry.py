@@ -24,7 +24,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_softseg import registry
 from nnunet_softseg.errors import UserError
 
-PACKAGE_TO_MODULE = {"pillow": "pil"}
+PACKAGE_TO_MODULE = {"pillow": "pil", "PyYAML": "yaml", "scikit-image": "skimage"}
 TRAINERS = [name for name in registry.CLASSES if name.startswith("nnUNetTrainer")]
 
 
@@ -135,7 +135,7 @@ def test_every_package_imported_is_declared() -> None:
     declared = (REPOSITORY / "pyproject.toml").read_text().split("dependencies = [")[1].split("]")[0]
     declared = {
         PACKAGE_TO_MODULE.get(name, name.lower())
-        for name in re.findall(r'^\s*"([A-Za-z0-9_]+)', declared, re.MULTILINE)
+        for name in re.findall(r'^\s*"([A-Za-z0-9_-]+)', declared, re.MULTILINE)
     }
     imported = {
         name.split(".")[0].lower()

@@ -5,7 +5,14 @@ import torch
 
 from nnunet_softseg.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.norm_relu import norm_relu
-from nnunet_softseg.soft_loss import SoftDiceLoss, SoftSegLoss, follow_plateau, normalised_for_loss
+from nnunet_softseg.soft_loss import (
+    SoftDiceLoss,
+    SoftSegLoss,
+    WeightedLoss,
+    boundary_weights,
+    follow_plateau,
+    normalised_for_loss,
+)
 
 
 def disc(size: int = 16) -> torch.Tensor:
@@ -147,3 +154,26 @@ def test_soft_dice_of_the_paper() -> None:
     p, y = torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.5, 0.0])
     # -(2 * (0.5 + 0.5) + 1) / (1.5 + 1.5 + 1)
     assert float(SoftDiceLoss()(p, y)) == pytest.approx(-0.75)
+
+
+def test_boundary_weights_take_both_values() -> None:
+    """A voxel of the label and its 26 neighbours weigh more; so does no other, nor one below 0.2."""
+    target = torch.zeros(2, 1, 7, 7, 7)
+    target[0, 0, 3, 3, 3], target[1, 0, 3, 3, 3] = 0.2, 0.19
+
+    weights = boundary_weights(target, 10.0)
+
+    assert (weights[0] == 11).sum() == 27
+    assert (weights[0, 0, 2:5, 2:5, 2:5] == 11).all()
+    assert (weights[0] == 1).sum() == 7**3 - 27
+    assert (weights[1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"), [("sum", 27 * 3.0 + 316), ("mean", (27 * 3.0 + 316) / 343)]
+)
+def test_weighted_loss_weighs_each_voxel(reduction: str, expected: float) -> None:
+    target = torch.zeros(1, 1, 7, 7, 7)
+    target[..., 3, 3, 3] = 1
+    loss = WeightedLoss(lambda prediction, _: torch.ones_like(prediction), 2.0, reduction)
+    assert float(loss(target, target)) == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """The trainer on a tiny dataset: what its batches, loss, checkpoints and refusals are."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, plan_and_preprocess
 
 from nnunet_softseg import trainer as trainer_module
@@ -297,3 +299,27 @@ def test_rank_zero_prepares_and_the_others_wait_for_its_files(
     made.local_rank = 0
     made._prepare_soft_targets()
     assert calls == ["prepare", "barrier"]
+
+
+def test_settings_of_the_loss_and_the_optimiser_are_followed(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[..., 1, 1, 1] = 1
+    prediction = torch.full_like(target, 0.5)
+    mean = make(dataset).voxel_loss()(prediction, target)
+
+    changed = dataclasses.replace(
+        nnUNetTrainerSoftSeg.settings, loss_reduction="sum", optimizer="sgd", adaptive_exponent=False
+    )
+    monkeypatch.setattr(nnUNetTrainerSoftSeg, "settings", changed)
+    trainer = make(dataset)
+    trainer.initialize()
+    other = trainer.voxel_loss()(prediction, target)
+
+    curve = 8 * math.log(1 + 0.5**2.1)
+    at_one = 8 * math.log(1 + 0.5**1.1)
+    assert float(other) == pytest.approx(64 * curve, rel=1e-5)
+    assert float(mean) == pytest.approx((63 * curve + at_one) / 64, rel=1e-5)
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert isinstance(trainer.lr_scheduler, PolyLRScheduler)
