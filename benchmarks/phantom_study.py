@@ -121,8 +121,9 @@ def parse(description: str | None, methods: Mapping[str, Method]) -> tuple[Study
     default = [name for name, method in methods.items() if not method.per_contrast]
     add = parser.add_argument
     add("-o", dest="output", type=Path, required=True, help="folder, made if missing")
-    add("--subjects", type=int, default=30, help="of the phantom (default: 30)")
+    add("--subjects", type=int, default=30, help="of the phantom, drawn into parts (default: 30)")
     add("--test", type=int, default=12, help="of these for testing (default: 12)")
+    add("--more-test", type=int, default=12, help="subjects on top, all for testing (default: 12)")
     add("--validation", type=int, default=3, help="of these for validation (default: 3)")
     add("--seeds", type=int, nargs="+", default=[0, 1], help="trainings of each method (default: 0 1)")
     add("--methods", nargs="+", choices=list(methods), default=default, help=f"default: {' '.join(default)}")
@@ -150,20 +151,35 @@ def parse(description: str | None, methods: Mapping[str, Method]) -> tuple[Study
 
 def run(study: Study, asked: argparse.Namespace) -> None:
     """Do what is missing: data, trainings, predictions."""
-    make_data(study, asked.subjects, asked.test, asked.validation)
+    make_data(study, (asked.subjects, asked.validation, asked.test), asked.more_test)
     for seed in asked.seeds:
         for name in study.methods:
             train_and_predict(study, name, seed)
 
 
-def make_data(study: Study, subjects: int, test: int, validation: int) -> None:
-    """Make phantom, datasets and plans where they are missing."""
+def make_data(study: Study, drawn: tuple[int, int, int], more_test: int) -> None:
+    """Make phantom, datasets and plans where they are missing.
+
+    Args:
+        study: where.
+        drawn: number of subjects in the draw, and of these for validation and for testing.
+        more_test: subjects after these, all for testing. More of them change no training.
+    """
     from nnunet_softseg.conversion import convert
     from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
+    from nnunet_softseg.subject_split import split_subjects
 
     bids = phantom(
-        study.output / "bids", n=subjects, seed=0, fov_mm=FOV_MM, num_processes=study.num_processes
+        study.output / "bids",
+        n=drawn[0] + more_test,
+        seed=0,
+        fov_mm=FOV_MM,
+        num_processes=study.num_processes,
     )
+    subjects = sorted(path.name for path in bids.glob("sub-*"))
+    split = split_subjects(subjects[: drawn[0]], num_validation=drawn[1], num_test=drawn[2])
+    parts = {**dataclasses.asdict(split), "test": [*split.test, *subjects[drawn[0] :]]}
+    write_json(study.output / "split.json", parts)
     per_contrast = any(method.per_contrast for method in study.methods.values())
     convert(
         bids,
@@ -172,8 +188,7 @@ def make_data(study: Study, subjects: int, test: int, validation: int) -> None:
         raw_folder=study.raw,
         derivatives=TRUTH,
         suffix=TRUTH_SUFFIX,
-        num_test=test,
-        num_validation=validation,
+        split_file=study.output / "split.json",
         per_contrast=contrast_ids() if per_contrast else False,
     )
     for dataset_id in [DATASET_ID, *(contrast_ids().values() if per_contrast else ())]:
