@@ -42,7 +42,7 @@ $(READY): pyproject.toml constraints/cpu.txt $(wildcard hook/*)
 	  echo "name the index of PyTorch's CPU builds in PIP_EXTRA_INDEX_URL."; \
 	fi
 	@echo "Installing into $(VENV): a minute or two."
-	@$(BIN)/python -m pip install -qq -c $(VENV)/constraints.txt -e '.[test]'
+	@$(BIN)/python -m pip install -qq -c $(VENV)/constraints.txt -e '.[test,cpu]'
 	@touch $@
 
 clean:

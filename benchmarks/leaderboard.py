@@ -10,6 +10,7 @@ optimiser, schedule and mirroring), for as many steps. On a GPU: --device cuda -
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from phantom_study import Method, Study, average_trainings, measure, parse, protocol, run, trainings
 
@@ -44,7 +45,7 @@ def report(study: Study, seeds: Sequence[int]) -> None:
     evaluation = average_trainings(
         each, {name: method for name, (method, _) in trainings(study, seeds).items()}
     )
-    references = study.dataset / "softLabelsTs"
+    references = Path(study.dataset.name) / "softLabelsTs"  # where the study lies is no one's business
     comparison = compared(evaluation, references, made_by("benchmarks/leaderboard.py", parameters))
     output = study.output / "report"
     make_folder(output)

@@ -123,7 +123,7 @@ def parse(description: str | None, methods: Mapping[str, Method]) -> tuple[Study
     add("-o", dest="output", type=Path, required=True, help="folder, made if missing")
     add("--subjects", type=int, default=30, help="of the phantom, drawn into parts (default: 30)")
     add("--test", type=int, default=12, help="of these for testing (default: 12)")
-    add("--more-test", type=int, default=12, help="subjects on top, all for testing (default: 12)")
+    add("--more-test", type=int, default=6, help="subjects on top, all for testing (default: 6)")
     add("--validation", type=int, default=3, help="of these for validation (default: 3)")
     add("--seeds", type=int, nargs="+", default=[0, 1], help="trainings of each method (default: 0 1)")
     add("--methods", nargs="+", choices=list(methods), default=default, help=f"default: {' '.join(default)}")

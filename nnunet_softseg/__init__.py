@@ -8,7 +8,7 @@ ground
   finding.py                  one thing that is wrong in the data: file, expected, found, remedy
   nifti.py                    a NIfTI file, opened, or one line that says why not
   file_hash.py                the SHA-256 of a file: by it a result knows its sources
-  workers.py                  the same work on many cases, in processes, with progress
+  workers.py                  the same work on many cases: in processes, with progress, or in threads
   page.py                     one HTML file that works offline, on a phone and in print
   settings.py                 every number of a run, kept with the model
 raw data
@@ -46,7 +46,12 @@ soft label -> soft target
   check.py                    every way in which a dataset can be wrong
 soft target -> patch
   dataloading.py              a case with its soft target behind the image, for nnU-Net's loader
-  augmentation.py             the soft label through nnU-Net's augmentation; targets averaged down
+  augmentation/soft_frame.py  the soft label through nnU-Net's augmentation; targets averaged down
+  augmentation/movement.py    rotated, scaled, shifted, deformed: image and label in one go, both linear
+  augmentation/bias_field.py  the uneven brightness that a coil makes
+  augmentation/paper.py       the augmentation of the paper
+  augmentation/contrast.py    contrasts that nobody has acquired, for those that were not trained on
+  augmentation/on_device.py   the same augmentation on batches on the GPU
 patch -> raw output -> loss
   network.py                  the running plateau, a buffer of nnU-Net's network
   norm_relu.py                raw output -> [0, 1]
@@ -54,13 +59,29 @@ patch -> raw output -> loss
   soft_loss.py                both ways to train, over all resolutions
 raw output -> soft map
   case_record.py              what is noted of a case on its way: times, plateaus, warnings
-  preprocessing.py            nnU-Net's preprocessing, with a look at orientation and content
-  inference.py                crop, forward in tiles, blend raw, NormReLU
+  flags.py                    what is odd about a case, so that no doubtful map passes for a good one
+  sub_grid.py                 part of an image on part of another grid, as the whole would be there
+  image_reading.py            an image to predict, read, or one line that says why not
+  network_image.py            nnU-Net's preprocessing of an image, of any box of it
+  preprocessing.py            the box that the network sees, and the case's record begun
+  backends/processor.py       what the CPU can do in hardware; memory kept for the next array
+  backends/torch_network.py   the network as torch runs it fastest
+  backends/converted_model.py  the network as OpenVINO has it, cached beside the model
+  backends/openvino_network.py  the network run by OpenVINO
+  backends/choice.py          what runs the network here, and what if it fails
   soft_map.py                 background exactly 0; the way to another grid
+  clean_up.py                 what of a soft map is kept: its cores, the largest piece on request
+  localiser.py                where the cord runs, if it is not in the middle: a coarse pass over all of it
+  inference.py                the box, forward in tiles, blend raw, NormReLU, a second look
   label_manager.py            one channel per label; the label map is soft map > 0.5
 soft map -> NIfTI
   export.py                   soft/*.nii.gz, label map and softseg.json on the image's own grid
+  worker_threads.py           threads where nnU-Net would start processes
   upstream.py                 every place where nnU-Net itself is patched
+  prediction/images.py        which image files make which case: a file, a folder, BIDS
+  prediction/model.py         a trained model, checked, loaded
+  prediction/output_folder.py  what is there already, and what made it
+  prediction/command.py       the command: images -> soft maps in one process
 NIfTI -> numbers
   voxel_grid.py               two maps on one grid: whether they fit, the box that holds all there is in them
   surface_distance.py         how far two surfaces lie apart, in mm
@@ -147,6 +168,7 @@ commands
   cli/try_out.py              arguments of demo and phantom
   cli/label_making.py         arguments of make-gt and fuse
   cli/datasets.py             arguments of convert, check and prepare
+  cli/prediction.py           arguments of predict
   cli/measures.py             arguments of csa, evaluate and compare
   cli/set_up.py               arguments of doctor and run
   __main__.py                 python -m nnunet_softseg

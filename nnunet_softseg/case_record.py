@@ -14,7 +14,14 @@ _under_way: ContextVar[dict[str, Any] | None] = ContextVar("case_under_way", def
 def start(properties: dict[str, Any]) -> dict[str, Any]:
     """Put an empty record into the properties of a case, or return the one that is there."""
     record: dict[str, Any] = properties.setdefault(KEY, {})
-    empty: dict[str, Any] = {"image": None, "seconds": {}, "labels": {}, "warnings": []}
+    empty: dict[str, Any] = {
+        "image": None,
+        "backend": None,
+        "seconds": {},
+        "labels": {},
+        "warnings": [],
+        "flags": [],
+    }
     for key, value in empty.items():
         record.setdefault(key, value)
     return record
@@ -35,3 +42,9 @@ def add_warning(record: dict[str, Any], warning: str) -> None:
     """Note a warning once."""
     if warning not in record["warnings"]:
         record["warnings"].append(warning)
+
+
+def add_backend(record: dict[str, Any], name: str) -> None:
+    """Note what ran the network; several only if one has failed on the way."""
+    names = record["backend"].split(", ") if record["backend"] else []
+    record["backend"] = ", ".join([*names, *([] if name in names else [name])])

@@ -19,16 +19,15 @@ from nnunetv2.inference.export_prediction import (
     export_prediction_from_logits,
 )
 
-from nnunet_softseg import __version__, case_record
+from nnunet_softseg import __version__, case_record, clean_up, flags
 from nnunet_softseg.atomic import make_folder, replacing, write_json
 from nnunet_softseg.inference import label_names
-from nnunet_softseg.label_shape import differences, label_shape
 from nnunet_softseg.model_plans import is_soft, versions
 from nnunet_softseg.nifti import load_nifti
 from nnunet_softseg.reader_geometry import reader_affines
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_label import soft_label_file
-from nnunet_softseg.soft_map import keep_supported
+from nnunet_softseg.soft_map import on_image_grid, placed
 
 SOFT_FOLDER = "soft"
 REPORT = "softseg.json"
@@ -74,19 +73,10 @@ def export_prediction(  # noqa: PLR0917  nnU-Net's signature
     record = case_record.start(properties_dict)
     labels = label_manager.foreground_labels
     names = label_names(dataset_json, labels)
-    on_network_grid = _without_residue(
-        np.asarray(predicted_array_or_file, dtype=np.float32), names, settings, record
-    )
-    _flag_shapes(on_network_grid, names, plans_manager.plans[PLANS_KEY], record)
-    label_map, soft_maps = convert_predicted_logits_to_segmentation_with_correct_shape(
-        on_network_grid,
-        plans_manager,
-        configuration_manager,
-        label_manager,
-        properties_dict,
-        return_probabilities=True,
-        num_threads_torch=num_threads_torch,
-    )
+    raw_maps = np.asarray(predicted_array_or_file, dtype=np.float32)
+    on_network_grid = _clean(raw_maps, names, plans_manager.plans, record)
+    _flag_maps(on_network_grid, names, plans_manager.plans[PLANS_KEY], record)
+    label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties_dict)
     target = Path(output_file_truncated)
     image_geometry = {key: value for key, value in properties_dict.items() if key != case_record.KEY}
     _write_soft_maps(target, soft_maps, labels, image_geometry, record["image"])
@@ -95,19 +85,86 @@ def export_prediction(  # noqa: PLR0917  nnU-Net's signature
             np.savez_compressed(aside, probabilities=soft_maps)
         save_pickle(image_geometry, str(target) + ".pkl")
     _describe(record, names, soft_maps, float(np.prod(properties_dict["spacing"])))
+    si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
+    flags.note(record, flags.of_coverage(soft_maps, names, si_axis))
     record["seconds"]["export"] = time.perf_counter() - started
     _report(target, record, plans_manager.plans, settings)
     with replacing(target.with_name(target.name + dataset_json["file_ending"])) as aside:
         plans_manager.image_reader_writer_class().write_seg(label_map, str(aside), properties_dict)
 
 
-def _without_residue(
-    soft_maps: Map, names: list[str], settings: SoftSegSettings, record: dict[str, Any]
-) -> Map:
-    """Return the soft maps with the background exactly 0, and note how much that took away."""
-    cleaned = np.stack(
-        [keep_supported(label, settings.core_threshold, settings.support_threshold) for label in soft_maps]
+def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
+    predicted_logits: Any,
+    plans_manager: Any,
+    configuration_manager: Any,
+    label_manager: Any,
+    properties_dict: dict[str, Any],
+    return_probabilities: bool = False,
+    num_threads_torch: int = default_num_processes,
+) -> Any:
+    """Return what was predicted of a case, on the image's grid; nnU-Net calls this where it writes no files.
+
+    Returns:
+        Of a model of ours the label map (z, y, x) and, with `return_probabilities`, the soft maps
+        (label, z, y, x); of any other what nnU-Net makes of it.
+    """
+    if not is_soft(plans_manager.plans):
+        return convert_predicted_logits_to_segmentation_with_correct_shape(
+            predicted_logits,
+            plans_manager,
+            configuration_manager,
+            label_manager,
+            properties_dict,
+            return_probabilities,
+            num_threads_torch,
+        )
+    names = label_names({"labels": label_manager.label_dict}, label_manager.foreground_labels)
+    soft_maps = np.asarray(predicted_logits, dtype=np.float32)
+    cleaned, _ = clean_up.cleaned(soft_maps, names, plans_manager.plans)
+    converted = _on_image(cleaned, plans_manager, label_manager, properties_dict)
+    return converted if return_probabilities else converted[0]
+
+
+def _on_image(
+    soft_maps: Map, plans_manager: Any, label_manager: Any, properties: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.integer[Any]], Map]:
+    """Return label map (z, y, x) and soft maps (label, z, y, x) on the grid that nnU-Net's reader gave.
+
+    Args:
+        soft_maps: (label, *space) of the box in the case's record; of the whole case if there is none.
+        plans_manager: nnU-Net's.
+        label_manager: ours.
+        properties: of the case.
+
+    Raises:
+        ValueError: if the soft maps are not those of the box.
+    """
+    record = properties.get(case_record.KEY, {})
+    network_shape = tuple(record.get("network_shape", soft_maps.shape[1:]))
+    box = record.get("box") or tuple((0, size) for size in network_shape)
+    size = tuple(stop - start for start, stop in box)
+    if soft_maps.shape[1:] != size:
+        raise ValueError(
+            f"the soft maps have shape {soft_maps.shape[1:]}, but the box of the case has {size}"
+        )
+    part, slices = on_image_grid(
+        soft_maps, box, network_shape, properties["shape_after_cropping_and_before_resampling"]
     )
+    label_part = label_manager.convert_probabilities_to_segmentation(part)[None]
+    corner = [start for start, _ in properties["bbox_used_for_cropping"]]
+    slices = tuple(slice(start + at.start, start + at.stop) for start, at in zip(corner, slices, strict=True))
+    back = (0, *(axis + 1 for axis in plans_manager.transpose_backward))
+    label_map, on_image = (
+        placed(values, slices, properties["shape_before_cropping"]).transpose(back)
+        for values in (label_part, part)
+    )
+    return label_map[0], on_image
+
+
+def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: dict[str, Any]) -> Map:
+    """Return the soft maps with the background exactly 0, and note how much that took away."""
+    cleaned, findings = clean_up.cleaned(soft_maps, names, plans)
+    flags.note(record, findings)
     for name, before, after in zip(names, soft_maps, cleaned, strict=True):
         total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
         label = record["labels"].setdefault(name, {})
@@ -115,13 +172,17 @@ def _without_residue(
     return cleaned
 
 
-def _flag_shapes(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: dict[str, Any]) -> None:
-    """Flag a soft map that does not look like any label of the training."""
-    for name, soft_map in zip(names, soft_maps, strict=True):
-        training = entry.get("training_shapes", {}).get(name)
-        shape = label_shape(soft_map, entry["si_axis"] or 0)
-        for difference in differences(shape, training) if shape and training else ():
-            case_record.add_warning(record, f"{name} is unlike the labels of the training: {difference}")
+def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: dict[str, Any]) -> None:
+    """Flag a soft map that is empty, ends inside the image or looks like no label of the training."""
+    box, shape = record.get("box"), record.get("network_shape")
+    if box and shape:
+        corner = [
+            slice(max(-start, 0), min(stop, size) - start)
+            for (start, stop), size in zip(box, shape, strict=True)
+        ]
+        soft_maps = soft_maps[(slice(None), *corner)]
+    findings = flags.of_map(soft_maps, names, entry.get("training_shapes", {}), entry["si_axis"] or 0)
+    flags.note(record, findings)
 
 
 def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:
@@ -129,8 +190,6 @@ def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_vo
         record["labels"][name]["soft_volume_mm3"] = round(
             float(soft_map.sum(dtype=np.float64)) * voxel_volume_mm3, 3
         )
-        if not soft_map.any():
-            case_record.add_warning(record, f"nothing found of {name}: its soft map is empty")
 
 
 def _write_soft_maps(
@@ -162,7 +221,8 @@ def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) 
         source = load_nifti(Path(image))
         if tuple(source.shape[:3]) == in_file_order.shape:
             header, affine = source.header.copy(), source.affine
-    nifti = nib.Nifti1Image(np.ascontiguousarray(in_file_order, dtype=np.float32), affine, header)
+    # As a view, whose memory is in the order of the file: a contiguous copy would be turned round twice.
+    nifti = nib.Nifti1Image(np.asarray(in_file_order, dtype=np.float32), affine, header)
     nifti.set_data_dtype(np.float32)
     nifti.header.set_slope_inter(1, 0)
     nifti.header["cal_min"], nifti.header["cal_max"] = 0, 1
@@ -232,10 +292,13 @@ def _report(
     }
     case = {
         "image": record["image"] and Path(record["image"]).name,
+        "backend": record["backend"],
         "seconds": {stage: round(value, 3) for stage, value in record["seconds"].items()},
         "labels": record["labels"],
+        "flags": record["flags"],
         "warnings": record["warnings"],
     }
+    case |= {name: record[name] for name in ("localiser", "resampled_whole") if name in record}
     with FileLock(target.parent / f".{REPORT}.lock"):
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         same_model = {key: before.get(key) for key in made_by} == made_by

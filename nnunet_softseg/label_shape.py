@@ -19,6 +19,11 @@ AREA_TOLERANCE = 1.25
 """A slice may be this much larger than the largest of the training."""
 VARIATION_TOLERANCE, VARIATION_SLACK = 2.0, 0.05
 """The areas may vary this many times as much as in training, and a little more where they hardly varied."""
+MAKE_BELIEVE_AREA, MAKE_BELIEVE_EXTENT = 2.0, 0.5
+"""A piece with a median area above this, or an extent below, relative to the largest and the shortest label
+of the training, is not taken for one."""
+END_TOLERANCE = 5
+"""A map may end this many slices of the network's grid farther from the image's end than any label did."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,19 @@ class LabelShape:
         components: pieces above a half that do not touch, not even at corners.
         largest_area: sum of the label in its fullest slice, in voxels of the network's grid.
         area_variation: standard deviation of the slices' areas over their mean; empty slices not counted.
+        empty_start: slices before the first that holds something above a half.
+        empty_end: slices after the last.
+        gap: slices of the longest run without anything above a half between those two.
+        extent: slices from the first to the last.
     """
 
     components: int
     largest_area: float
     area_variation: float
+    empty_start: int = 0
+    empty_end: int = 0
+    gap: int = 0
+    extent: int = 0
 
 
 def label_shape(soft: npt.NDArray[np.floating[Any]], axis: int) -> LabelShape | None:
@@ -51,25 +64,38 @@ def label_shape(soft: npt.NDArray[np.floating[Any]], axis: int) -> LabelShape | 
     others = tuple(other for other in range(soft.ndim) if other != axis)
     areas = soft.sum(axis=others, dtype=np.float64)
     areas = areas[areas > 0]
-    return LabelShape(int(components), float(areas.max()), float(areas.std() / areas.mean()))
+    filled = np.flatnonzero(core.any(axis=others))
+    return LabelShape(
+        int(components),
+        float(areas.max()),
+        float(areas.std() / areas.mean()),
+        int(filled[0]),
+        int(core.shape[axis] - 1 - filled[-1]),
+        int(np.diff(filled).max(initial=1) - 1),
+        int(filled[-1] - filled[0] + 1),
+    )
 
 
 def most_extreme(shapes: Iterable[LabelShape | None]) -> dict[str, float] | None:
-    """Return the largest of each figure over the cases of a training, for JSON; None without any label."""
+    """Return the largest of each figure over the cases of a training, for JSON; None without any label.
+
+    Of the extent it is the smallest.
+    """
     known = [asdict(shape) for shape in shapes if shape is not None]
-    return {name: max(shape[name] for shape in known) for name in known[0]} if known else None
+    if not known:
+        return None
+    largest = {name: max(shape[name] for shape in known) for name in known[0]}
+    return {**largest, "extent": min(shape["extent"] for shape in known)}
 
 
 def differences(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
-    """Say in what a shape is unlike every label of the training; nothing if it is not.
+    """Say in what areas are unlike those of every label of the training; nothing if they are not.
 
     Args:
         shape: of a soft map.
         training: from `most_extreme`.
     """
     found = []
-    if shape.components > training["components"]:
-        found.append(f"{shape.components} separate pieces (in training at most {training['components']:.0f})")
     if shape.largest_area > AREA_TOLERANCE * training["largest_area"]:
         found.append(f"a slice of {shape.largest_area:.0f} voxels (at most {training['largest_area']:.0f})")
     if shape.area_variation > VARIATION_TOLERANCE * training["area_variation"] + VARIATION_SLACK:
@@ -77,3 +103,47 @@ def differences(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
             f"areas that vary by {shape.area_variation:.0%} (at most {training['area_variation']:.0%})"
         )
     return found
+
+
+def broken_off(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
+    """Say where a shape ends or stops inside the image, as no label of the training does.
+
+    Args:
+        shape: of a soft map, over all slices of its image.
+        training: from `most_extreme`.
+    """
+    found = []
+    for name, where in (("empty_start", "first"), ("empty_end", "last")):
+        missing, known = getattr(shape, name), training.get(name, 0)
+        if missing > known + END_TOLERANCE:
+            found.append(
+                f"it ends {missing} slices from the image's {where} (in training at most {known:.0f})"
+            )
+    if shape.gap > training.get("gap", 0):
+        found.append(
+            f"{shape.gap} slices are missing in it (in training at most {training.get('gap', 0):.0f})"
+        )
+    return found
+
+
+def resembles(soft: npt.NDArray[np.floating[Any]], training: Mapping[str, float], axis: int) -> bool:
+    """Return whether any piece of a map could be a label, going by the roughest of its shape.
+
+    A cord that a tumour widens still has the area of a cord in most of its slices, and one that is seen in
+    part is still longer than what a network makes up. Of a label that is small in some case of the training,
+    a lesion, small pieces are pieces.
+
+    Args:
+        soft: three axes, values in [0, 1].
+        training: from `most_extreme`.
+        axis: that slices follow one another along.
+    """
+    core = soft > HARD_THRESHOLD
+    pieces, _ = ndimage.label(core, structure=np.ones((3,) * soft.ndim, dtype=bool))
+    shortest = MAKE_BELIEVE_EXTENT * min(training.get("extent", 0), soft.shape[axis])
+    others = tuple(other for other in range(soft.ndim) if other != axis)
+    for number, around in enumerate(ndimage.find_objects(pieces), start=1):
+        areas = np.where(pieces[around] == number, soft[around], 0).sum(axis=others, dtype=np.float64)
+        if areas.size >= shortest and np.median(areas) <= MAKE_BELIEVE_AREA * training["largest_area"]:
+            return True
+    return False

@@ -79,3 +79,14 @@ def require_supported(
             f"{configuration} of {dataset} is two-dimensional, expected a 3d configuration for the fixed "
             "patch: use 3d_fullres, or train nnUNetTrainerSoftSegSlidingWindow"
         )
+
+
+def version_warning(plans: Mapping[str, Any]) -> str | None:
+    """Return one line if the model was trained with another nnunet-softseg or nnU-Net than predicts here."""
+    trained, here = plans.get(PLANS_KEY, {}).get("versions", {}), versions()
+    different = [
+        f"{name} {trained.get(name, 'unknown')} (here {here[name]})"
+        for name in ("nnunet_softseg", "nnunetv2")
+        if trained.get(name) != here[name]
+    ]
+    return f"the model was trained with {', '.join(different)}" if different else None

@@ -23,6 +23,9 @@ class SoftSegSettings:
             False: alpha alone, as Bedard et al. 2025 print it.
         loss_reduction: "mean" or "sum" over voxels and batch.
         boundary_weight: voxels at or near the label weigh 1 + this in the loss.
+        augmentation: "nnunet", its own, or "paper", of Bedard et al. 2025.
+        seed: of weights, patches and augmentation; the first batches are the same where there is one worker
+            (nnUNet_n_proc_DA of 0 or 1). None: a new one each time.
         optimizer: "adam" with cosine annealing to 0, or "sgd", nnU-Net's own with its schedule.
         initial_lr: learning rate at the first step.
         weight_decay: of the optimiser.
@@ -39,9 +42,11 @@ class SoftSegSettings:
     """
 
     center_crop: bool = True
-    adaptive_exponent: bool = True
+    adaptive_exponent: bool = False
     loss_reduction: Literal["mean", "sum"] = "mean"
     boundary_weight: float = 0.0
+    augmentation: Literal["nnunet", "paper"] = "nnunet"
+    seed: int | None = None
     optimizer: Literal["adam", "sgd"] = "adam"
     initial_lr: float = 1e-3
     weight_decay: float = 0.0

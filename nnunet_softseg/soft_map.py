@@ -7,9 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
-from torch.nn.functional import interpolate
+
+from nnunet_softseg.center_crop import Box, inside
+from nnunet_softseg.sub_grid import Extent, reached_extent, resample_part
 
 Array = npt.NDArray[np.floating[Any]] | torch.Tensor
+Map = npt.NDArray[np.float32]
+Slices = tuple[slice, ...]
 
 
 def keep_supported(
@@ -77,13 +81,63 @@ def resample_soft_map(
     """
     soft_maps = np.asarray(data, dtype=np.float32)
     cleaned = np.stack([keep_supported(label, core_threshold, support_threshold) for label in soft_maps])
-    size = [int(length) for length in new_shape]
-    if list(cleaned.shape[1:]) == size:
-        return cleaned
-    # Half-pixel centres and a clamped edge: the convention of skimage.transform.resize, which nnU-Net uses
-    # for the image.
-    resampled = interpolate(
-        torch.from_numpy(cleaned)[None], size=size, mode="trilinear", align_corners=False
-    )[0]
-    result: npt.NDArray[np.float32] = resampled.clamp(0, 1).numpy()
-    return result
+    shape = cleaned.shape[1:]
+    whole_case = tuple((0, size) for size in shape)
+    return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)
+
+
+def on_image_grid(
+    soft_maps: Map, box: Box, network_shape: Sequence[int], image_shape: Sequence[int]
+) -> tuple[Map, Slices]:
+    """Return the soft maps of a box on the image's grid, the part that is not 0, and where that part lies.
+
+    Linear on all axes. The maps are 0 outside of the box; at the border of the case the edge goes on.
+
+    Args:
+        soft_maps: (label, *size of the box) in [0, 1].
+        box: (start, stop) per axis on the network's grid; may reach beyond the case.
+        network_shape: of the whole case on the network's grid.
+        image_shape: of the image's grid, which covers the same field of view.
+
+    Returns:
+        (label, *part) float32 in [0, 1], and the slices of that part of the image.
+    """
+    extents = _covered(soft_maps, box, network_shape)
+    nothing: Map = np.zeros((len(soft_maps), *(0,) * len(box)), np.float32)
+    nowhere = (slice(0, 0),) * len(box)
+    if extents is None:
+        return nothing, nowhere
+    inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
+    # A ring of zeros, where the case goes on: values fall to 0 over one voxel of the network's grid.
+    rings = [(int(a > 0), int(b < size)) for (a, b), size in zip(extents, network_shape, strict=True)]
+    part = np.pad(soft_maps[(slice(None), *inner)], [(0, 0), *rings])
+    starts = [a - before for (a, _), (before, _) in zip(extents, rings, strict=True)]
+    sizes = list(zip(network_shape, image_shape, extents, strict=True))
+    reached = [reached_extent(network, image, extent) for network, image, extent in sizes]
+    if any(start == stop for start, stop in reached):
+        return nothing, nowhere
+    shapes = network_shape, image_shape
+    values = [resample_part(label, starts, *shapes, reached, order=1) for label in part]
+    on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
+    return on_image, tuple(slice(*extent) for extent in reached)
+
+
+def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
+    """Return maps (label, *shape) that hold a part at its place, and 0 elsewhere."""
+    whole = np.zeros((len(part), *map(int, shape)), dtype=part.dtype)
+    whole[(slice(None), *slices)] = part
+    return whole
+
+
+def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Extent] | None:
+    """Return the extents on the network's grid, inside the case, of what is not 0; None: nothing is."""
+    within = inside(box, network_shape)
+    if any(part.stop <= part.start for part in within):
+        return None
+    inner = tuple(
+        slice(part.start - start, part.stop - start) for part, (start, _) in zip(within, box, strict=True)
+    )
+    found = ndimage.find_objects((soft_maps[(slice(None), *inner)] != 0).any(axis=0).astype(np.uint8))
+    if not found:
+        return None
+    return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found[0], strict=True)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch import autocast, nn
 from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler
 
-from nnunet_softseg import soft_label, upstream
+from nnunet_softseg import flags, soft_label, upstream
 from nnunet_softseg.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.atomic import make_folder, write_json
 from nnunet_softseg.augmentation import soft_transforms
+from nnunet_softseg.augmentation.paper import PaperAugmentation, paper_transforms
 from nnunet_softseg.center_crop import array_orientation, superior_inferior_axis
 from nnunet_softseg.dataloading import SoftLabelDataset
 from nnunet_softseg.errors import UserError, show_without_traceback
@@ -31,6 +33,7 @@ from nnunet_softseg.label_shape import most_extreme
 from nnunet_softseg.model_plans import require_supported, soft_plans
 from nnunet_softseg.network import add_reference_plateau, reference_plateau
 from nnunet_softseg.norm_relu import norm_relu
+from nnunet_softseg.raw_dataset import load_json
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_loss import SoftSegLoss, VoxelLoss, WeightedLoss
 from nnunet_softseg.soft_target import (
@@ -57,6 +60,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     """NormReLU between raw output and loss (the paper's text); False: none there (its code)."""
     hard_target: ClassVar[bool] = False
     """Train on soft label > 0.5."""
+    paper_augmentation: ClassVar[PaperAugmentation] = PaperAugmentation()
+    """Used where the settings ask for it."""
 
     def __init__(
         self,
@@ -111,12 +116,25 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def on_train_start(self) -> None:
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
+        self._set_seed()
+        if self._paper_augmentation:
+            self.plans_manager.plans[PLANS_KEY]["paper_augmentation"] = self.paper_augmentation.as_dict()
         self._learn_orientation()
         report = self._prepare_soft_targets()
         self._learn_shapes(report)
         if self.local_rank == 0:
             self._write_record(report)
         super().on_train_start()
+
+    def _set_seed(self) -> None:
+        """Seed this process, if a seed is set; a resumed training does not draw its first patches again."""
+        if self.settings.seed is None:
+            return
+        drawn = np.random.SeedSequence([self.settings.seed, self.current_epoch, self.local_rank])
+        first, second, third = drawn.generate_state(3).tolist()
+        random.seed(first)
+        np.random.seed(second)
+        torch.manual_seed(third)
 
     def _prepare_soft_targets(self) -> PreparationReport:
         """Let rank 0 prepare, the others wait for its files: a large dataset would time a barrier out."""
@@ -169,6 +187,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             if self.settings.center_crop
             else None
         )
+        # Flags at inference ask whether an image is like those of the training.
+        fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
+        spacings = load_json(fingerprint)["spacings"] if fingerprint.is_file() else []
+        entry["training_spacing_mm"] = flags.spacing_range(spacings)
 
     def _write_record(self, report: PreparationReport) -> None:
         record = {**self.plans_manager.plans[PLANS_KEY], "kept_label_mass": report.kept_mass_by_case()}
@@ -191,9 +213,33 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         """Return nnU-Net's choice, without mirroring at test time: eight passes gain too little."""
-        choice: tuple[Any, ...] = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        rotation, in_plane, initial, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
         self.inference_allowed_mirroring_axes = None
-        return choice
+        if self._paper_augmentation:
+            patch_size = self.configuration_manager.patch_size
+            initial = self.paper_augmentation.initial_patch_size(patch_size, in_plane=in_plane)
+        return rotation, in_plane, initial, mirror_axes
+
+    @property
+    def _paper_augmentation(self) -> bool:
+        """Whether the augmentation is the paper's.
+
+        Raises:
+            UserError: if the setting names none that there is.
+        """
+        if self.settings.augmentation not in ("nnunet", "paper"):
+            raise UserError(
+                f'setting augmentation: expected "nnunet" or "paper", got {self.settings.augmentation!r}'
+            )
+        return self.settings.augmentation == "paper"
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's two loaders, their workers seeded."""
+        with upstream.seeded_workers():
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+        return loaders
 
     def get_training_transforms(
         self,
@@ -204,10 +250,22 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         do_dummy_2d_data_aug: bool,
         **options: Any,
     ) -> BasicTransform:
-        """Return nnU-Net's augmentation, with the soft label carried through it."""
-        augmentation = nnUNetTrainer.get_training_transforms(
-            patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
-        )
+        """Return nnU-Net's augmentation or the paper's, with the soft label carried through it."""
+        if self._paper_augmentation:
+            masked = [
+                channel for channel, mask in enumerate(self.configuration_manager.use_mask_for_norm) if mask
+            ]
+            augmentation = paper_transforms(
+                self.paper_augmentation,
+                patch_size,
+                mirror_axes=mirror_axes,
+                in_plane=do_dummy_2d_data_aug,
+                masked_channels=masked,
+            )
+        else:
+            augmentation = nnUNetTrainer.get_training_transforms(
+                patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
+            )
         return self._frame(augmentation, deep_supervision_scales)
 
     def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:

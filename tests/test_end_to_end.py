@@ -222,8 +222,8 @@ def test_soft_maps_lie_on_their_images_and_are_soft(place: Workplace, predicted:
 
 def test_sequential_parts_and_model_folder_give_the_same_files(place: Workplace, predicted: Path) -> None:
     assert_same(predicted, place.predict("sequential", "-npp", "0", "-nps", "0"))
-    for part in ("0", "1"):
-        place.predict("parts", "-npp", "1", "-nps", "1", "-num_parts", "2", "-part_id", part)
+    for part in ("0", "1", "2"):  # of two images: the last part has none
+        place.predict("parts", "-npp", "1", "-nps", "1", "-num_parts", "3", "-part_id", part)
     assert_same(predicted, place.root / "parts")
     both = json.loads((place.root / "parts" / "softseg.json").read_text())["cases"]
     assert len(both) == 2
@@ -240,6 +240,15 @@ def test_sequential_parts_and_model_folder_give_the_same_files(place: Workplace,
             [str(predicted / "soft" / f"{archive.stem}_0001.nii.gz")]
         )
         np.testing.assert_array_equal(np.load(archive)["probabilities"], soft)
+
+
+def test_the_predict_command_gives_the_same_files(place: Workplace, predicted: Path) -> None:
+    out = place.root / "command"
+    place.run(
+        "nnunet-softseg", "predict", "-i", str(place.images), "-o", str(out), "-m", str(place.model(SOFT)),
+        "-f", "0", "-device", "cpu",
+    )  # fmt: skip
+    assert_same(predicted, out)
 
 
 def test_an_interrupted_prediction_is_continued(place: Workplace, predicted: Path) -> None:

@@ -130,7 +130,7 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     entry = report["cases"]["sub-01_T2w"]
     assert report["threshold"] == 0.5
     assert report["trainer"] == "nnUNetTrainerSoftSeg"
-    assert entry["warnings"] == ["look here"]
+    assert entry["warnings"] == ["look here", "lesion is found in 2 slices only, of 14"]
     assert entry["seconds"]["forward"] == 1.25
     assert entry["labels"]["lesion"]["removed_percent"] == pytest.approx(
         100 * 0.03 / (0.03 + 4 * 0.61), abs=2e-3
@@ -143,6 +143,94 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
         "sub-01_T2w.nii.gz", "sub-01_T2w.npz", "sub-01_T2w.pkl", "softseg.json", ".softseg.json.lock",
         "sub-01_T2w_0001.nii.gz", "sub-01_T2w_0003.nii.gz",
     }  # fmt: skip
+
+
+NETWORK_SHAPE, BOX = (25, 40, 30), ((0, 25), (9, 33), (-2, 14))
+
+
+def cord_in_a_box(tmp_path: Path, transpose: tuple[int, ...]) -> tuple[np.ndarray, dict]:
+    """A tilted cord in a box that sticks out of the case on one side, and the properties of its image."""
+    file = tmp_path / "sub-01_T2w_0000.nii.gz"
+    # array axes (z, y, x) = (20, 50, 37); with the transpose (50, 20, 37), and so on
+    source_image(file, "LPS", (37, 50, 20))
+    _, properties = NibabelIOWithReorient().read_images([str(file)])
+    shape = [(20, 50, 37)[axis] for axis in transpose]
+    crop = [[0, shape[0]], [2, shape[1] - 1], [0, shape[2] - 3]]
+    z, y, x = np.mgrid[tuple(slice(start, stop) for start, stop in BOX)]
+    distance = np.hypot(y - 20 - 0.1 * z, x - 6 - 0.05 * z)
+    soft = np.clip((4.2 - distance) / 1.5 + 0.5, 0, 1)[None].astype(np.float32)
+    soft[..., :2] = 0  # outside of the case
+    properties |= {
+        "shape_before_cropping": tuple(shape),
+        "bbox_used_for_cropping": crop,
+        "shape_after_cropping_and_before_resampling": tuple(stop - start for start, stop in crop),
+        KEY: {"image": str(file), "network_shape": NETWORK_SHAPE, "box": BOX},
+    }
+    return soft, properties
+
+
+def whole_case(soft: np.ndarray) -> np.ndarray:
+    whole = np.zeros((1, *NETWORK_SHAPE), np.float32)
+    whole[:, :, 9:33, :14] = soft[..., 2:]
+    return whole
+
+
+def written(
+    soft: np.ndarray, properties: dict, plans: "Plans", folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    folder.mkdir()
+    json_ = {"labels": {"background": 0, "cord": 1}, "file_ending": ".nii.gz"}
+    export.export_prediction(soft, properties, None, plans, json_, str(folder / "sub-01_T2w"))
+    files = folder / "soft" / "sub-01_T2w_0001.nii.gz", folder / "sub-01_T2w.nii.gz"
+    soft_map, label_map = (nib.load(file) for file in files)
+    np.testing.assert_array_equal(soft_map.affine, nib.load(properties[KEY]["image"]).affine)
+    return np.asarray(soft_map.dataobj), np.asarray(label_map.dataobj)
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+def test_the_map_of_a_box_is_put_where_that_of_the_whole_case_would_be(
+    tmp_path: Path, transpose: tuple[int, ...]
+) -> None:
+    soft, properties = cord_in_a_box(tmp_path, transpose)
+    plans = Plans(NibabelIOWithReorient)
+    plans.transpose_forward, plans.transpose_backward = transpose, tuple(np.argsort(transpose))
+    boxed = written(soft, properties, plans, tmp_path / "box")
+    properties[KEY] = {"image": properties[KEY]["image"]}
+    whole = written(whole_case(soft), properties, plans, tmp_path / "whole")
+    np.testing.assert_allclose(boxed[0], whole[0], atol=1e-6)
+    np.testing.assert_array_equal(boxed[1], whole[1])
+    # The field of view is the same on both grids; so is the share of it that is cord.
+    after = np.prod(properties["shape_after_cropping_and_before_resampling"])
+    expected = soft.sum(dtype=np.float64) / np.prod(NETWORK_SHAPE) * after
+    assert boxed[0].sum(dtype=np.float64) == pytest.approx(expected, rel=0.01)
+    assert boxed[1].sum() == (boxed[0] > 0.5).sum() > 100
+
+
+def test_a_map_that_is_not_of_the_box_is_refused(tmp_path: Path) -> None:
+    soft, properties = cord_in_a_box(tmp_path, (0, 1, 2))
+    with pytest.raises(ValueError, match=r"shape \(25, 40, 30\), but the box of the case has \(25, 24, 16\)"):
+        written(whole_case(soft), properties, Plans(NibabelIOWithReorient), tmp_path / "out")
+
+
+def test_without_files_nnunet_gets_the_same_maps(tmp_path: Path) -> None:
+    soft, properties = cord_in_a_box(tmp_path, (0, 1, 2))
+    soft[0, 3, 1, 5] = 0.04  # residue
+    plans = Plans(NibabelIOWithReorient)
+    manager = plans.get_label_manager({"labels": {"background": 0, "cord": 1}})
+    label_map, soft_map = export.convert_prediction(soft, plans, None, manager, properties, True)
+    only_label_map = export.convert_prediction(soft, plans, None, manager, properties)
+    in_file, labels_in_file = written(soft, properties, plans, tmp_path / "out")
+    np.testing.assert_array_equal(label_map, only_label_map)
+    np.testing.assert_array_equal(export.soft_nifti(soft_map[0], properties, None).dataobj, in_file)
+    assert label_map.sum() == labels_in_file.sum() == (in_file > 0.5).sum()
+
+
+def test_a_vanilla_model_goes_to_nnunets_own_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "convert_predicted_logits_to_segmentation_with_correct_shape"
+    monkeypatch.setattr(export, name, lambda *args: args)
+    vanilla = SimpleNamespace(plans={"label_manager": "LabelManager"})
+    arguments = ("logits", vanilla, "configuration", "labels", {"a": 1}, True, 3)
+    assert export.convert_prediction(*arguments) == arguments
 
 
 def test_a_failed_export_leaves_no_label_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

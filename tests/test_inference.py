@@ -3,13 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_softseg import case_record
+from nnunet_softseg import case_record, inference, localiser
 from nnunet_softseg.inference import predict_soft_map
 from nnunet_softseg.label_manager import SoftLabelManager
 from nnunet_softseg.model_plans import soft_plans
@@ -36,7 +37,11 @@ def predictor(
     plans = soft_plans({"configurations": {}, "dataset_name": "D"}, "T", SoftSegSettings())
     plans[PLANS_KEY]["si_axis"] = si_axis
     made.plans_manager = SimpleNamespace(plans=plans)
-    made.configuration_manager = SimpleNamespace(patch_size=list(patch))
+    made.configuration_manager = SimpleNamespace(
+        patch_size=list(patch),
+        spacing=[1.0, 1.0, 1.0],
+        network_arch_init_kwargs={"strides": [[1, 1, 1], [2, 2, 2], 2]},
+    )
     made.dataset_json = {"labels": {"background": 0, "cord": 1}}
     made.label_manager = SoftLabelManager(made.dataset_json["labels"], None)
     made.network = add_reference_plateau(Identity(), 1)
@@ -48,6 +53,12 @@ def height(values: torch.Tensor) -> float:
     """The plateau, written out."""
     x = values.double().clamp(min=0)
     return float((x**5).sum() / (x**4).sum())
+
+
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise looks like no cord: the second look is for the tests that ask for it."""
+    monkeypatch.setenv(localiser.VARIABLE, "never")
 
 
 def begin() -> dict[str, Any]:
@@ -148,3 +159,194 @@ def test_mirroring_is_averaged_if_someone_asks_for_it(use_mirroring: bool) -> No
     soft = predict_soft_map(made, image)
     assert len(made.network.inputs) == (2 if use_mirroring else 1)
     torch.testing.assert_close(soft[0], (image[0] / height(image)).clamp(max=1), atol=1e-6, rtol=0)
+
+
+# The second look
+
+
+TRAINING = {
+    "cord": {
+        "components": 1, "largest_area": 30.0, "area_variation": 0.02,
+        "empty_start": 0, "empty_end": 0, "gap": 0, "extent": 40,
+    }
+}  # fmt: skip
+PATCH = (32, 20, 16)
+
+
+def tube(shape: tuple[int, int, int], start: tuple[float, float], slope: tuple[float, float]) -> torch.Tensor:
+    """A cord of area 28, (1, *shape), along the first axis; its edge is one voxel wide."""
+    along, y, x = torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij")
+    away = torch.hypot(y - start[0] - slope[0] * along, x - start[1] - slope[1] * along)
+    return (3.5 - away).clamp(0, 1)[None]
+
+
+def trained() -> Any:
+    made = predictor(PATCH, 0, learned_plateau=1.0)
+    made.plans_manager.plans[PLANS_KEY]["training_shapes"] = TRAINING
+    return made
+
+
+def whole_case(
+    image: torch.Tensor, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[torch.Tensor, Any, Any]:
+    """Return soft map, record and network of a preprocessed case that is at hand as a whole."""
+    monkeypatch.setenv(localiser.VARIABLE, mode)
+    made, record = trained(), begin()
+    return predict_soft_map(made, image), record, made.network
+
+
+@pytest.mark.parametrize("mode", ["auto", "always", "never"])
+@pytest.mark.parametrize(
+    ("start", "slope"),
+    [
+        ((12, 60), (0, 0)),
+        ((30, 8), (0, 0)),
+        ((15, 20), (0.57, 0)),
+        ((60, 60), (-0.4, -0.4)),
+        ((37.5, 36), (0, 0)),
+    ],
+)
+def test_a_cord_that_is_not_in_the_middle_is_found_whole(
+    start: tuple[float, float], slope: tuple[float, float], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tube((90, 76, 74), start, slope)
+    soft, record, network = whole_case(image, mode, monkeypatch)
+    in_the_middle = start == (37.5, 36)
+    if mode == "never" and not in_the_middle:
+        assert float(soft.sum()) < 0.7 * float(image.sum())
+        assert "localiser" not in record
+        return
+    # raw is what the network sees, so the map is the tube, at the height of its plateau
+    expected = (image / height(image)).clamp(max=1)
+    if slope == (0, 0):
+        torch.testing.assert_close(soft, expected, atol=2e-6, rtol=0)
+    else:  # interpolated, there and back; what a spline undershoots at a sharp edge is no cord
+        torch.testing.assert_close(soft.sum((2, 3)), expected.sum((2, 3)), rtol=0.03, atol=0)
+        assert float(soft.sum()) == pytest.approx(float(expected.sum()), rel=0.015)
+        assert float((soft - expected).abs().max()) < 0.35
+    assert record["flags"] == ([] if in_the_middle else ["found off the centre"])
+    if mode == "auto" and in_the_middle:
+        assert "localiser" not in record
+        assert {tuple(x.shape[2:]) for x in network.inputs} == {PATCH}  # and no pass over all of the image
+    elif mode != "never":
+        assert record["localiser"]["used"]
+        assert record["localiser"]["straight"] is (slope == (0, 0))
+
+
+def test_why_it_looked_again_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, record, _ = whole_case(tube((90, 76, 74), (12, 60), (0, 0)), "auto", monkeypatch)
+    assert record["localiser"]["because"] == ["empty", "weak response"]
+    _, record, _ = whole_case(tube((90, 76, 74), (15, 36), (0.57, 0)), "auto", monkeypatch)
+    assert {"ends inside the image", "touches the border"} <= set(record["localiser"]["because"])
+
+
+def test_where_there_is_no_cord_an_empty_map_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ball off the centre is found by the second look, but it is no cord."""
+    at = torch.stack(torch.meshgrid(*map(torch.arange, (90, 76, 74)), indexing="ij")).float()
+    ball = (6 - (at - torch.tensor([40.0, 15.0, 15.0]).reshape(3, 1, 1, 1)).norm(dim=0)).clamp(0, 1)[None]
+    soft, record, _ = whole_case(ball, "auto", monkeypatch)
+    assert float(soft.sum()) == 0
+    assert not record["localiser"]["used"]
+    assert record["flags"] == ["weak response"]  # that the map is empty is flagged when it is written
+    soft, record, _ = whole_case(ball, "always", monkeypatch)
+    assert float(soft.max()) == 1
+    assert record["localiser"]["used"]
+
+
+def test_a_constant_image_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, record, network = whole_case(torch.ones(1, 40, 40, 40), "always", monkeypatch)
+    assert float(soft.sum()) == 0
+    assert "localiser" not in record
+    assert {tuple(x.shape[2:]) for x in network.inputs} == {PATCH}
+
+
+class InFile:
+    """A case as `NetworkImage` reads it, in place of a file."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.shape, self.reads, self._image = tuple(image.shape[1:]), 0, inference._ArrayImage(image)
+        self.extract, self.coarse = self._image.extract, self._image.coarse
+
+    def from_files(self, *_: Any) -> "InFile":
+        self.reads += 1
+        return self
+
+
+def box_of_a_case(image: torch.Tensor, files: list[str] | None) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the middle of an image as the preprocessing would give it, and its record, under way."""
+    shape = tuple(image.shape[1:])
+    box = inference.network_box(shape, PATCH, 0)
+    record = begin()
+    record |= {"box": box, "network_shape": shape, "image_files": files}
+    return inference._ArrayImage(image).extract(box), record
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5])
+def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
+    slope: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    image = tube((90, 76, 74), (12, 60), (slope, 0))
+    file = InFile(image)
+    monkeypatch.setattr(inference, "NetworkImage", file)
+    middle, record = box_of_a_case(image, ["sub-01_T2w.nii.gz"])
+    made = trained()
+    first = predict_soft_map(made, middle)
+    box = record["box"]
+    assert box[0] == (0, 90)
+    assert tuple(first.shape[1:]) == tuple(stop - start for start, stop in box)
+    expected = (image / height(image)).clamp(max=1)
+    back = torch.zeros_like(image)
+    back[(slice(None), *(slice(*extent) for extent in box))] = first
+    torch.testing.assert_close(back.sum((2, 3)), expected.sum((2, 3)), rtol=0.03 if slope else 1e-5, atol=0)
+    # the second fold sees a silent network in the middle, too, and would place its boxes elsewhere
+    made.network.inputs.clear()
+    monkeypatch.setattr(localiser, "locate", lambda *_: pytest.fail("only the first fold decides"))
+    second = predict_soft_map(made, middle)
+    torch.testing.assert_close(second, first, atol=0, rtol=0)
+    assert record["box"] == box
+    assert file.reads == 2
+    assert len(record["labels"]["cord"]["raw_plateau"]) == 2
+
+
+def test_a_second_fold_stays_in_the_middle_where_the_first_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    image = tube((90, 76, 74), (37.5, 36), (0, 0))
+    middle, record = box_of_a_case(image, ["sub-01_T2w.nii.gz"])
+    box = record["box"]
+    made = trained()
+    predict_soft_map(made, middle)
+    reference_plateau(made.network).fill_(9.0)  # the second fold finds the response weak
+    predict_soft_map(made, middle)
+    assert record["box"] == box
+    assert "localiser" not in record
+    assert record["flags"] == ["weak response"]
+
+
+def test_an_image_that_came_as_an_array_cannot_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    middle, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), None)
+    box = record["box"]
+    assert float(predict_soft_map(trained(), middle).sum()) == 0
+    assert record["box"] == box
+    assert "array" in record["localiser"]["not_run"]
+
+
+def test_a_record_of_another_case_says_nothing_about_this_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), ["another.nii.gz"])
+    image = tube((50, 40, 42), (19.5, 20), (0, 0))
+    assert tuple(predict_soft_map(trained(), image).shape) == tuple(image.shape)
+
+
+def test_a_map_cut_off_by_a_wrong_path_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that leaves the tube half-way."""
+    image = tube((64, 76, 74), (20, 30), (0, 0))
+    made, record = trained(), begin()
+    grid = inference._Case(made, image, record)._grid
+    off = np.tile([20.0, 30.0], (64, 1))
+    off[32:, 0] += np.arange(32) * 0.6
+    monkeypatch.setattr(localiser, "locate", lambda *_: localiser.place(off, (64, 76, 74), grid))
+    monkeypatch.setenv(localiser.VARIABLE, "always")
+    predict_soft_map(made, image)
+    assert "touches the border" in record["flags"]

@@ -1,9 +1,11 @@
 """Shapes of labels whose figures can be counted, and what a made-up map is told by."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from nnunet_softseg.label_shape import LabelShape, differences, label_shape, most_extreme
+from nnunet_softseg.label_shape import LabelShape, broken_off, differences, label_shape, most_extreme
 
 
 def column(height: float = 1.0) -> np.ndarray:
@@ -16,7 +18,7 @@ def column(height: float = 1.0) -> np.ndarray:
 
 def test_a_column_by_counting() -> None:
     shape = label_shape(column(), axis=0)
-    assert shape == LabelShape(components=1, largest_area=25 + 24 / 4, area_variation=0.0)
+    assert shape == LabelShape(components=1, largest_area=25 + 24 / 4, area_variation=0.0, extent=12)
     along_another = label_shape(column(), axis=1)
     assert along_another is not None
     assert along_another.largest_area == pytest.approx(12 * (5 + 2 / 4))
@@ -42,7 +44,36 @@ def test_nothing_above_a_half_has_no_shape() -> None:
 
 def test_the_training_keeps_the_largest_of_each_figure() -> None:
     shapes = [LabelShape(1, 80.0, 0.05), None, LabelShape(2, 60.0, 0.1)]
-    assert most_extreme(shapes) == {"components": 2, "largest_area": 80.0, "area_variation": 0.1}
+    shapes = [shape and replace(shape, extent=int(shape.largest_area)) for shape in shapes]
+    ends = {"empty_start": 0, "empty_end": 0, "gap": 0, "extent": 60}  # of the extent the smallest
+    assert most_extreme(shapes) == {"components": 2, "largest_area": 80.0, "area_variation": 0.1, **ends}
+
+
+def test_where_a_label_ends_and_what_is_missing_in_it() -> None:
+    soft = column()
+    soft[:2] = soft[6:9] = soft[11:] = 0
+    for axis in range(3):
+        shape = label_shape(np.moveaxis(soft, 0, axis), axis)
+        assert shape is not None
+        assert (shape.empty_start, shape.empty_end, shape.gap, shape.extent) == (2, 1, 3, 9)
+    with_one_end = most_extreme([LabelShape(1, 80.0, 0.05, 2, 0, 0), LabelShape(1, 80.0, 0.05, 0, 9, 1)])
+    assert with_one_end is not None
+    assert (with_one_end["empty_start"], with_one_end["empty_end"], with_one_end["gap"]) == (2, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told_by"),
+    [
+        (LabelShape(1, 80.0, 0.05, 7, 12, 1), []),  # five slices of tolerance at the ends, none inside
+        (LabelShape(1, 80.0, 0.05, 8, 12, 1), ["8 slices from the image's first (in training at most 2)"]),
+        (LabelShape(1, 80.0, 0.05, 7, 13, 2), ["13 slices from the image's last", "2 slices are missing"]),
+    ],
+)
+def test_a_label_that_ends_where_none_of_the_training_did(shape: LabelShape, told_by: list[str]) -> None:
+    found = broken_off(shape, {**TRAINING, "empty_start": 2, "empty_end": 7, "gap": 1})
+    assert len(found) == len(told_by)
+    for sentence, words in zip(found, told_by, strict=True):
+        assert words in sentence
 
 
 TRAINING = {"components": 1, "largest_area": 80.0, "area_variation": 0.05}
@@ -53,10 +84,10 @@ TRAINING = {"components": 1, "largest_area": 80.0, "area_variation": 0.05}
     [
         (LabelShape(1, 80.0, 0.05), []),
         (LabelShape(1, 99.0, 0.14), []),  # a large cord with an enlargement
-        (LabelShape(3, 80.0, 0.05), ["3 separate pieces"]),
+        (LabelShape(3, 80.0, 0.05), []),  # pieces have a flag of their own
         (LabelShape(1, 101.0, 0.05), ["a slice of 101 voxels"]),
         (LabelShape(1, 80.0, 0.16), ["vary by 16%"]),
-        (LabelShape(7, 230.0, 0.7), ["7 separate", "a slice of 230", "vary by 70%"]),
+        (LabelShape(7, 230.0, 0.7), ["a slice of 230", "vary by 70%"]),
     ],
 )
 def test_what_is_unlike_the_training_is_said(shape: LabelShape, told_by: list[str]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import map_coordinates
 
-from nnunet_softseg.soft_map import keep_supported, resample_soft_map
+from nnunet_softseg.soft_map import keep_supported, on_image_grid, placed, resample_soft_map
 
 CORE, SUPPORT = 0.5, 0.05
 
@@ -105,3 +105,47 @@ def test_volume_is_kept() -> None:
     up = resample_soft_map(soft[None], (10, 51, 47), (1, 1, 1), (1, 30 / 51, 30 / 47))[0]
     ratio = up.sum() * (30 / 51) * (30 / 47) / soft.sum()
     assert ratio == pytest.approx(1, abs=0.005)
+
+
+grids = st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 24))
+
+
+@given(grids, grids, st.data())
+@settings(max_examples=150)
+def test_a_box_reaches_the_image_as_the_whole_case_would(
+    network_shape: tuple[int, ...], image_shape: tuple[int, ...], draw: st.DataObject
+) -> None:
+    """Against scipy on the whole case, where the map is 0 outside of the box; the box may stick out."""
+    rng = np.random.default_rng(draw.draw(st.integers(0, 99)))
+    starts = [draw.draw(st.integers(-3, size - 1)) for size in network_shape]
+    box = tuple(
+        (start, draw.draw(st.integers(start + 1, size + 4)))
+        for start, size in zip(starts, network_shape, strict=True)
+    )
+    soft = rng.uniform(0, 1, (2, *(stop - start for start, stop in box))).astype(np.float32)
+    soft[rng.uniform(size=soft.shape) < draw.draw(st.sampled_from([0, 0.5, 0.98, 1]))] = 0
+    whole = np.zeros((2, *network_shape))
+    for index in np.ndindex(soft.shape[1:]):
+        at = tuple(i + start for i, (start, _) in zip(index, box, strict=True))
+        if all(0 <= i < size for i, size in zip(at, network_shape, strict=True)):
+            whole[(slice(None), *at)] = soft[(slice(None), *index)]
+    lines = [(np.arange(n) + 0.5) * old / n - 0.5 for n, old in zip(image_shape, network_shape, strict=True)]
+    points = np.meshgrid(*lines, indexing="ij")
+    expected = [map_coordinates(label, points, order=1, mode="nearest") for label in whole]
+    part, slices = on_image_grid(soft, box, network_shape, image_shape)
+    assert part.dtype == np.float32
+    np.testing.assert_allclose(placed(part, slices, image_shape), expected, atol=2e-7)
+
+
+def test_only_what_is_reached_is_worked_on() -> None:
+    soft = np.zeros((1, 40, 20, 20), np.float32)
+    soft[0, :, 8:12, 9:11] = 1
+    box = ((0, 40), (90, 110), (100, 120))
+    part, slices = on_image_grid(soft, box, (40, 200, 200), (40, 400, 400))
+    # voxels 98 to 101 of 200 are 196 to 203 of 400, and one neighbour of 0 on each side is reached half-way
+    assert slices == (slice(0, 40), slice(195, 205), slice(217, 223))
+    assert part.shape == (1, 40, 10, 6)
+    assert part.max() == 1
+    nothing, nowhere = on_image_grid(np.zeros_like(soft), box, (40, 200, 200), (40, 400, 400))
+    assert nothing.size == 0
+    assert not placed(nothing, nowhere, (40, 400, 400)).any()

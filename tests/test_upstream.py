@@ -1,6 +1,10 @@
 """Contracts with nnU-Net: what our patches and overrides rely on. A failure here means it has changed."""
 
 import inspect
+import multiprocessing
+import threading
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +16,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
+from nnunetv2.utilities import file_path_utilities, utils
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_softseg import case_record, export, upstream
+from nnunet_softseg import case_record, export, upstream, worker_threads
 from nnunet_softseg.trainer import nnUNetTrainerSoftSeg
 
 stock = trainer_module.nnUNetTrainer
@@ -125,3 +130,107 @@ def test_the_case_under_way_is_the_one_that_the_iterator_gave() -> None:
     assert upstream._record_keeping_iterator(original)(soft, iter(items), True, 2) == [2]
     assert case_record.under_way()["seconds"] == {}  # nobody's any more
     assert [properties[case_record.KEY]["seconds"]["forward"] for properties in seen] == [0, 1, 2]
+
+
+# Threads in place of processes
+
+SOFT = SimpleNamespace(plans={"label_manager": "SoftLabelManager", "nnunet_softseg": {}})
+VANILLA = SimpleNamespace(plans={"label_manager": "LabelManager"})
+
+
+def test_the_predictor_starts_its_workers_where_threads_are_put_in_their_place() -> None:
+    exporting = inspect.getsource(nnUNetPredictor.predict_from_data_iterator.__wrapped__)
+    assert exporting.count("multiprocessing.") == 2
+    assert 'multiprocessing.get_context("spawn").Pool(num_processes_segmentation_export)' in exporting
+    assert "multiprocessing.TimeoutError" in exporting  # what a ThreadPool's result raises, too
+    assert "for i in export_pool._pool" in exporting
+    assert "i.is_alive()" in inspect.getsource(file_path_utilities.check_workers_alive_and_busy)
+    stock_iterator = nnUNetPredictor._internal_get_data_iterator_from_lists_of_filenames
+    assert parameters(stock_iterator.__wrapped__) == parameters(stock_iterator)
+    for item in ("data", "ofile", "data_properties"):
+        assert f"preprocessed['{item}']" in exporting
+    listing = nnUNetPredictor._manage_input_and_output_lists
+    assert parameters(listing.__wrapped__)[:2] == ["self", "list_of_lists_or_source_folder"]
+    assert "create_lists_from_splitted_dataset_folder(list_of_lists_or_source_folder," in inspect.getsource(
+        listing.__wrapped__
+    )
+
+
+def test_pools_are_of_threads_only_while_a_model_of_ours_predicts() -> None:
+    seen: list[object] = []
+
+    def original(self: Any, data_iterator: Any) -> None:
+        context = predict_from_raw_data.multiprocessing.get_context("spawn")
+        seen.append(context.Pool(2) if self.plans_manager is SOFT else type(context))
+
+    patched = upstream._record_keeping_iterator(original)
+    for plans in (SOFT, VANILLA):
+        patched(SimpleNamespace(plans_manager=plans), iter([]))
+    pool, vanilla_context = seen
+    spawn = multiprocessing.get_context("spawn")
+    assert vanilla_context is type(spawn) is type(predict_from_raw_data.multiprocessing.get_context("spawn"))
+    assert predict_from_raw_data.multiprocessing.TimeoutError is multiprocessing.TimeoutError
+    with pool as threads:  # type: ignore[attr-defined]
+        assert isinstance(threads, ThreadPool)
+        assert len(threads._pool) == 2
+        assert all(thread.is_alive() for thread in threads._pool)
+        assert threads.apply_async(threading.get_ident).get() != threading.get_ident()
+
+
+def test_pools_of_threads_end_with_the_prediction_even_if_it_fails() -> None:
+    def original(self: Any, data_iterator: Any) -> None:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        upstream._record_keeping_iterator(original)(SimpleNamespace(plans_manager=SOFT), iter([]))
+    after = predict_from_raw_data.multiprocessing.get_context("spawn")
+    assert type(after) is type(multiprocessing.get_context("spawn"))
+
+
+def test_a_vanilla_model_is_preprocessed_where_nnunet_does_it() -> None:
+    calls = []
+    patched = upstream._iterator_in_threads(lambda *args: calls.append(args))
+    vanilla = SimpleNamespace(plans_manager=VANILLA)
+    patched(vanilla, [["a"]], [None], ["out/a"], 3)
+    cascade = SimpleNamespace(plans_manager=SOFT)
+    patched(cascade, [["a"]], ["previous"], ["out/a"], 3)
+    assert calls == [(vanilla, [["a"]], [None], ["out/a"], 3), (cascade, [["a"]], ["previous"], ["out/a"], 3)]
+
+
+def test_a_folder_is_listed_as_nnunet_lists_it(tmp_path: Path) -> None:
+    names = (
+        "b_0000.nii.gz",
+        "a_0001.nii.gz",
+        "a_0000.nii.gz",
+        "a_b_0000.nii.gz",
+        "odd.nii.gz",
+        "a_0000.json",
+    )
+    for name in names:
+        (tmp_path / name).touch()
+    expected = utils.create_lists_from_splitted_dataset_folder(str(tmp_path), ".nii.gz", num_processes=1)
+    assert worker_threads.images_of_folder(str(tmp_path), ".nii.gz") == expected
+    assert [[Path(file).name for file in case] for case in expected if case] == [
+        ["a_0000.nii.gz", "a_0001.nii.gz"], ["a_b_0000.nii.gz"], ["b_0000.nii.gz"],
+    ]  # fmt: skip
+    seen = []
+    patched = upstream._lists_without_processes(lambda self, images, *rest: seen.append((images, *rest)))
+    for plans in (VANILLA, SOFT):
+        owner = SimpleNamespace(plans_manager=plans, dataset_json={"file_ending": ".nii.gz"})
+        patched(owner, str(tmp_path), "out", None)
+        patched(owner, [["x"]], "out", None)
+    assert seen == [
+        (str(tmp_path), "out", None), ([["x"]], "out", None), (expected, "out", None), ([["x"]], "out", None),
+    ]  # fmt: skip
+
+
+def test_threads_share_sums_as_the_forward_pass_does() -> None:
+    """A sum depends on the number of threads in its last bits; nnU-Net's forward pass takes at most eight."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with worker_threads.thread_pool(2) as pool:
+            torch.set_num_threads(3)  # what a thread started now would get
+            assert pool.apply(torch.get_num_threads) == 1
+    finally:
+        torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from nnunet_softseg.cli.datasets import add_check, add_convert, add_prepare
 from nnunet_softseg.cli.label_making import add_fuse, add_make_gt
 from nnunet_softseg.cli.measures import add_compare, add_csa, add_evaluate
 from nnunet_softseg.cli.parsing import HelpFormatter
+from nnunet_softseg.cli.prediction import add_predict
 from nnunet_softseg.cli.set_up import add_doctor, add_run
 from nnunet_softseg.cli.try_out import add_demo, add_phantom
 from nnunet_softseg.errors import UserError
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_convert(subparsers)
     add_check(subparsers)
     add_prepare(subparsers)
+    add_predict(subparsers)
     add_csa(subparsers)
     add_evaluate(subparsers)
     add_compare(subparsers)

@@ -1,0 +1,260 @@
+"""Cost of the augmentation against nnU-Net's own, on the same patch, in one run.
+
+    python benchmarks/augmentation.py --size demo --samples 200 --json augmentation.json
+    python benchmarks/augmentation.py --size paper --samples 40
+
+Two things are timed, with one thread, the candidates taking samples in turn:
+
+- transforms: loaded patch in memory -> augmented patch with its targets for deep supervision;
+- loaders: case on disk -> sample of a batch, the loader and the augmentation of a trainer.
+
+The candidates: nnU-Net with its integer label; our trainer with nnU-Net's augmentation, and with the
+paper's. Each counts the processor's time, so that what else the machine does falls on nobody. Printed and
+written: mean seconds a sample, samples a second and core, the ratio to nnU-Net's, and the peak memory of
+each loader in a process of its own.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training_step import plans
+
+PATCHES = {"demo": (64, 40, 32), "paper": (320, 192, 64)}
+CASES_MM = {"demo": (96, 96, 96), "paper": (320, 256, 192)}
+LEVELS = {"demo": 4, "paper": 5}
+CANDIDATES = {
+    "nnUNetTrainer": "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
+    "nnUNetTrainerSoftSeg": "nnunet_softseg.trainer",
+    "nnUNetTrainerSoftSegPaperAug": "nnunet_softseg.variants",
+}
+WARM_UP, HARD_THRESHOLD, CORD_RADIUS, NUM_CASES = 3, 0.5, 6.0, 4
+
+
+def trainer_plans(size: str) -> dict[str, Any]:
+    """Return plans of a 3d configuration with the patch of that size; the network is never made."""
+    made = plans("demo")
+    configuration = made["configurations"]["3d_fullres"]
+    levels = LEVELS[size]
+    configuration["patch_size"] = list(PATCHES[size])
+    configuration["architecture"]["arch_kwargs"].update(
+        n_stages=levels, strides=[[1, 1, 1]] + [[2, 2, 2]] * (levels - 1)
+    )
+    return made
+
+
+def write_cases(folder: Path, size: str) -> None:
+    """Write preprocessed cases with a soft and an integer cord, as nnU-Net and the trainer store them."""
+    import blosc2
+    import numpy as np
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    from nnunet_softseg.soft_target import soft_target_folder
+
+    soft_target_folder(folder).mkdir(parents=True)
+    folder.mkdir(parents=True)
+    shape = CASES_MM[size]
+    rng = np.random.default_rng(0)
+    for index in range(NUM_CASES):
+        z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij", sparse=True)
+        bent = y - shape[1] / 2 - 8 * np.sin(z / shape[0] * 3)
+        distance = np.sqrt(bent**2 + (x - shape[2] / 2) ** 2)
+        soft = np.clip((CORD_RADIUS - distance) / 2 + 0.5, 0, 1)[None]
+        image = (soft + rng.normal(0, 0.3, (1, *shape))).astype(np.float32)
+        image = (image - image.mean()) / image.std()
+        hard = (soft > HARD_THRESHOLD).astype(np.int8)
+        located = np.argwhere(hard)[:: max(1, int(hard.sum()) // 10000)]
+        properties = {"class_locations": {1: located}}
+        options = {
+            f"{kind}{suffix}": value
+            for suffix, array in (("", image), ("_seg", hard))
+            for kind, value in zip(
+                ("blocks", "chunks"),
+                comp_blosc2_params(array.shape, PATCHES[size], array.itemsize),
+                strict=True,
+            )
+        }
+        case = f"case_{index}"
+        nnUNetDatasetBlosc2.save_case(image, hard, properties, str(folder / case), **options)
+        blocks, chunks = comp_blosc2_params(soft.shape, PATCHES[size], 2)
+        blosc2.asarray(
+            soft.astype(np.float16),
+            chunks=chunks,
+            blocks=blocks,
+            urlpath=str(soft_target_folder(folder) / f"{case}.b2nd"),
+            mode="w",
+            cparams={
+                "codec": blosc2.Codec.LZ4HC,
+                "clevel": 5,
+                "filters": [blosc2.Filter.SHUFFLE],
+                "nthreads": 1,
+            },
+        )
+
+
+def make(name: str, size: str) -> Any:
+    """Return a trainer that can load batches; its network is not built."""
+    import importlib
+
+    import torch
+
+    from nnunet_softseg.settings import PLANS_KEY
+
+    dataset_json = {
+        "labels": {"background": 0, "cord": 1},
+        "channel_names": {"0": "MRI"},
+        "file_ending": ".nii.gz",
+    }
+    cls = getattr(importlib.import_module(CANDIDATES[name]), name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        made = cls(trainer_plans(size), "3d_fullres", "all", dataset_json, torch.device("cpu"))
+    made._set_batch_size_and_oversample()
+    if PLANS_KEY in made.plans_manager.plans:
+        made.plans_manager.plans[PLANS_KEY]["si_axis"] = 0
+    return made
+
+
+def transform_of(name: str, size: str) -> Callable[[], Any]:
+    """Return a function that takes a loaded patch of noise and cord through the transforms of a trainer."""
+    import torch
+
+    made = make(name, size)
+    with contextlib.redirect_stdout(io.StringIO()):
+        rotation, in_plane, initial, mirror_axes = (
+            made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+    transforms = made.get_training_transforms(
+        made.configuration_manager.patch_size,
+        rotation,
+        made._get_deep_supervision_scales(),
+        mirror_axes,
+        in_plane,
+        use_mask_for_norm=[False],
+        foreground_labels=[1],
+    )
+    image = torch.randn(1, *initial)
+    axes = torch.meshgrid(*[torch.arange(n) - n / 2 for n in initial[1:]], indexing="ij")
+    distance = torch.sqrt(axes[0] ** 2 + axes[1] ** 2)
+    soft = torch.clamp((CORD_RADIUS - distance) / 2 + 0.5, 0, 1).expand(1, *initial)
+    vanilla = name == "nnUNetTrainer"
+    loaded = image if vanilla else torch.cat([image, soft])
+    segmentation = (soft > HARD_THRESHOLD).to(torch.int16)
+
+    def sample() -> Any:
+        with torch.no_grad():
+            return transforms(image=loaded.clone(), segmentation=segmentation.clone() if vanilla else None)
+
+    return sample
+
+
+def loader_of(name: str, size: str) -> Callable[[], Any]:
+    """Return a function that gives a batch."""
+    made = make(name, size)
+    with contextlib.redirect_stdout(io.StringIO()):
+        training, _ = made.get_dataloaders()
+    return lambda: next(training)
+
+
+def in_turn(candidates: dict[str, Callable[[], Any]], number: int, per_call: int) -> dict[str, Any]:
+    """Return the mean processor time a sample of each, and its ratio to nnU-Net's."""
+    import numpy as np
+    import torch
+
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    np.random.seed(0)
+    torch.manual_seed(0)
+    for step in range(number + WARM_UP):
+        for name, sample in candidates.items():
+            started = time.process_time()
+            sample()
+            if step >= WARM_UP:
+                seconds[name].append((time.process_time() - started) / per_call)
+    # Means, as a transform that is rare and slow counts too.
+    means = {name: statistics.fmean(values) for name, values in seconds.items()}
+    errors = {name: statistics.stdev(values) / len(values) ** 0.5 for name, values in seconds.items()}
+    vanilla = means["nnUNetTrainer"]
+    return {
+        name: {
+            "seconds_per_sample": round(means[name], 4),
+            "standard_error": round(errors[name], 4),
+            "samples_per_second_and_core": round(1 / means[name], 3),
+            "cost_ratio_to_nnunet": round(means[name] / vanilla, 3),
+        }
+        for name in candidates
+    }
+
+
+def peak_of_loader(name: str, size: str, batches: int) -> float:
+    """Return the peak memory, in GB, of a process of its own that loads so many batches."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_load, (name, size, batches))
+
+
+def _load(name: str, size: str, batches: int) -> float:
+    import torch
+
+    torch.set_num_threads(1)
+    load = loader_of(name, size)
+    for _ in range(batches):
+        load()
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+
+
+def measure(size: str, samples: int) -> dict[str, Any]:
+    """Return all figures of a size; nnU-Net's folders must be set."""
+    import torch
+
+    torch.set_num_threads(1)
+    folder = Path(os.environ["nnUNet_preprocessed"]) / "Dataset999_Benchmark" / "benchmark"
+    write_cases(folder, size)
+    load = os.getloadavg()[0]
+    return {
+        "size": size,
+        "patch": PATCHES[size],
+        "samples": samples,
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "load": round(load, 1),
+        "transforms": in_turn({name: transform_of(name, size) for name in CANDIDATES}, samples, 1),
+        "loaders": in_turn({name: loader_of(name, size) for name in CANDIDATES}, samples // 2, 2),
+        "peak_gb_of_loader": {name: peak_of_loader(name, size, 10) for name in CANDIDATES},
+    }
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=list(PATCHES), default="demo", help="patch (default: demo)")
+    parser.add_argument("--samples", type=int, default=100, help="timed samples of each (default: 100)")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            os.environ[name] = folder
+        os.environ["nnUNet_n_proc_DA"] = "0"
+        dataset = Path(folder) / "Dataset999_Benchmark"
+        dataset.mkdir()
+        (dataset / "dataset.json").write_text("{}", encoding="utf-8")
+        figures = measure(arguments.size, arguments.samples)
+    print(json.dumps(figures, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

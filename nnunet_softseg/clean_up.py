@@ -1,0 +1,81 @@
+"""What of a soft map is kept: what belongs to a core, the largest piece on request, nothing made up."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from nnunet_softseg import flags
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.flags import Finding
+from nnunet_softseg.label_shape import resembles
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+from nnunet_softseg.soft_map import keep_supported
+
+VARIABLE = "NNUNET_SOFTSEG_LARGEST_PIECE"
+Map = npt.NDArray[np.float32]
+
+
+def cleaned(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -> tuple[Map, list[Finding]]:
+    """Return soft maps with the background exactly 0, and what there is to say about it.
+
+    A map no piece of which could be a label of the training, by its size alone, is made empty: it is what a
+    network makes up where there is none.
+
+    Args:
+        soft_maps: (label, *space) on the network's grid, along S-I all of the case.
+        names: of the labels.
+        plans: of the model, with our entries.
+
+    Returns:
+        A new array of the same shape, and findings for softseg.json.
+
+    Raises:
+        UserError: if the environment variable NNUNET_SOFTSEG_LARGEST_PIECE is neither 0 nor 1.
+    """
+    settings, entry = SoftSegSettings.from_plans(plans), plans[PLANS_KEY]
+    only_largest = largest_piece_wanted()
+    kept, findings = [], []
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        label = keep_supported(soft_map, settings.core_threshold, settings.support_threshold)
+        if only_largest:
+            label = largest_piece(label, settings.support_threshold)
+        training = entry.get("training_shapes", {}).get(name)
+        something = bool((label > HARD_THRESHOLD).any())
+        if something and training and not resembles(label, training, entry.get("si_axis") or 0):
+            label = np.zeros_like(label)
+            findings += flags.of_discarded(name)
+        kept.append(label)
+    return np.stack(kept), findings
+
+
+def largest_piece_wanted() -> bool:
+    """Return what the environment variable NNUNET_SOFTSEG_LARGEST_PIECE says; False without it.
+
+    Raises:
+        UserError: if it is neither 0 nor 1.
+    """
+    word = os.environ.get(VARIABLE) or "0"
+    if word not in ("0", "1"):
+        raise UserError(f"{VARIABLE}: expected 1 (keep the largest piece of each label) or 0, found {word!r}")
+    return word == "1"
+
+
+def largest_piece(soft_map: Map, support_threshold: float) -> Map:
+    """Return a soft map with only its largest piece, by the sum of its values, which stay as they are.
+
+    Args:
+        soft_map: (*space), from `keep_supported`.
+        support_threshold: a piece is what is connected (26 neighbours) through voxels above this, and the
+            ring around it.
+    """
+    neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
+    pieces, count = ndimage.label(soft_map > support_threshold, structure=neighbours)
+    if not count:
+        return np.zeros_like(soft_map)
+    sums = ndimage.sum_labels(soft_map, pieces, np.arange(1, count + 1))
+    kept = ndimage.binary_dilation(pieces == 1 + int(np.argmax(sums)), structure=neighbours)
+    return np.where(kept, soft_map, np.float32(0))

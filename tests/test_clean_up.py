@@ -1,0 +1,107 @@
+"""What of a soft map is kept, and when nothing is."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from nnunet_softseg import clean_up
+from nnunet_softseg.clean_up import cleaned, largest_piece
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.flags import Flag
+from nnunet_softseg.label_shape import label_shape, most_extreme, resembles
+from nnunet_softseg.settings import PLANS_KEY
+from nnunet_softseg.soft_map import keep_supported
+
+
+def box_map(*boxes: tuple[tuple[int, int], ...], height: float = 1.0) -> np.ndarray:
+    soft = np.zeros((40, 30, 30), np.float32)
+    for box in boxes:
+        soft[tuple(slice(*extent) for extent in box)] = height
+    return soft
+
+
+CORD = ((0, 40), (10, 16), (10, 16))
+TRAINING = most_extreme([label_shape(box_map(CORD), 0), label_shape(box_map(((10, 40), *CORD[1:])), 0)])
+assert TRAINING is not None
+assert TRAINING["extent"] == 30
+
+
+def plans(training: Any = TRAINING) -> dict[str, Any]:
+    return {PLANS_KEY: {"settings": {}, "si_axis": 0, "training_shapes": {"cord": training}}}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "could_be"),
+    [
+        ([CORD], True),
+        ([((0, 15), (10, 16), (10, 16))], True),  # half of the shortest, 30 slices
+        ([((0, 14), (10, 16), (10, 16))], False),
+        ([((0, 14), (10, 16), (10, 16)), ((20, 34), (10, 16), (10, 16))], False),  # pieces do not add up
+        ([((0, 14), (2, 6), (2, 6)), CORD], True),
+        ([CORD, ((12, 22), (5, 25), (5, 25))], True),  # a tumour over ten slices: most are a cord's
+        ([((0, 40), (5, 25), (5, 25))], False),  # all of it wide: 400 voxels, of 36
+        ([((0, 40), (10, 18), (10, 19))], True),  # twice as wide, and no more
+        ([((0, 40), (10, 19), (10, 19))], False),
+    ],
+)
+def test_a_map_that_could_be_no_label_is_emptied(boxes: list[Any], could_be: bool) -> None:
+    soft = box_map(*boxes)
+    assert TRAINING is not None
+    for axis in range(3):
+        assert resembles(np.moveaxis(soft, 0, axis), TRAINING, axis) is could_be
+    (kept,), findings = cleaned(soft[None], ["cord"], plans())
+    np.testing.assert_array_equal(kept, soft if could_be else 0)
+    assert [flag for flag, _ in findings] == [Flag.DISCARDED] * (not could_be)
+
+
+def test_an_image_shorter_than_any_of_the_training_can_show_a_cord() -> None:
+    assert TRAINING is not None
+    assert resembles(box_map(CORD)[:3], TRAINING, 0)
+    assert not resembles(box_map(CORD)[:3] * 0.5, TRAINING, 0)  # but not without a voxel above a half
+
+
+def test_a_label_of_which_nothing_is_known_is_kept() -> None:
+    soft = box_map(((0, 2), (0, 30), (0, 30)))
+    for entry in (plans(None), {PLANS_KEY: {"settings": {}, "si_axis": None}}):
+        (kept,), findings = cleaned(soft[None], ["cord"], entry)
+        np.testing.assert_array_equal(kept, soft)
+        assert findings == []
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31))
+def test_the_largest_piece_keeps_its_values_and_nothing_else_is_left(seed: int) -> None:
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(16, 18, 20)), 1.5)
+    soft = keep_supported(np.clip(noise / noise.max() * 1.5 - 0.4, 0, 1).astype(np.float32), 0.5, 0.05)
+    kept = largest_piece(soft, 0.05)
+    there = kept > 0
+    np.testing.assert_array_equal(kept[there], soft[there])
+    np.testing.assert_array_equal(largest_piece(kept, 0.05), kept)
+    # what was taken away is no larger than what was kept, and does not touch it above the threshold
+    rest = np.where(there, 0, soft)
+    largest_of_rest = largest_piece(rest, 0.05)
+    assert largest_of_rest[largest_of_rest > 0.05].sum() <= kept[kept > 0.05].sum()
+    assert kept.sum() > 0 or soft.sum() == 0
+
+
+def test_two_balls_and_their_faint_rims(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft = box_map(CORD)
+    soft[:, 9, 10:16] = 0.03  # partial volume below the threshold
+    alone = soft.copy()
+    soft[5:12, 20:26, 20:26] = 0.9
+    (kept,), _ = cleaned(soft[None], ["cord"], plans())
+    np.testing.assert_array_equal(kept, soft)
+    monkeypatch.setenv(clean_up.VARIABLE, "1")
+    (kept,), _ = cleaned(soft[None], ["cord"], plans())
+    np.testing.assert_array_equal(kept, alone)
+    monkeypatch.setenv(clean_up.VARIABLE, "yes")
+    with pytest.raises(UserError, match=r"NNUNET_SOFTSEG_LARGEST_PIECE: expected 1 .* or 0, found 'yes'"):
+        cleaned(soft[None], ["cord"], plans())
+
+
+def test_nothing_stays_nothing() -> None:
+    np.testing.assert_array_equal(largest_piece(np.zeros((3, 3, 3), np.float32), 0.05), 0)

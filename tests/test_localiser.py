@@ -1,0 +1,254 @@
+"""Where the cord runs: the best path, the boxes along it, the coarse pass over the whole image."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nnunet_softseg import localiser
+from nnunet_softseg.center_crop import network_box
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.localiser import Grid, best_path, likeness, locate, place
+
+
+def grid(patch: tuple[int, int, int] = (32, 20, 16), si_axis: int = 0, radius: float = 3.0) -> Grid:
+    return Grid(si_axis, (1.0, 1.0, 1.0), patch, (4, 4, 4), radius)
+
+
+class ArrayImage:
+    """A whole case in memory, cut and averaged by plain numpy."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self.shape = values.shape
+
+    def extract(self, box: Any) -> torch.Tensor:
+        padded = np.pad(self.values, 200)
+        return torch.from_numpy(padded[tuple(slice(a + 200, b + 200) for a, b in box)])[None]
+
+    def coarse(self, stride: Any) -> torch.Tensor:
+        values = self.values
+        for axis, step in enumerate(stride):
+            starts = np.arange(0, values.shape[axis], step)
+            counts = np.diff(np.append(starts, values.shape[axis]))
+            shape = [-1 if other == axis else 1 for other in range(values.ndim)]
+            values = np.add.reduceat(values, starts, axis=axis) / counts.reshape(shape)
+        return torch.from_numpy(values.astype(np.float32))[None]
+
+
+def tube(shape: tuple[int, int, int], centres: np.ndarray, radius: float = 3.0) -> np.ndarray:
+    """A tube of radius 3 along the first axis, its edge one voxel wide."""
+    y, x = np.meshgrid(*(np.arange(size) for size in shape[1:]), indexing="ij")
+    away = np.hypot(y - centres[:, 0, None, None], x - centres[:, 1, None, None])
+    return np.clip(radius + 0.5 - away, 0, 1).astype(np.float32)
+
+
+def line(slices: int, start: tuple[float, float], slope: tuple[float, float]) -> np.ndarray:
+    return np.array(start) + np.arange(slices)[:, None] * np.array(slope)
+
+
+def as_is(image: torch.Tensor) -> torch.Tensor:
+    return image[:1].clone()
+
+
+@settings(max_examples=30)
+@given(arrays(np.float64, (4, 2, 3), elements=st.floats(0, 1)), st.sampled_from([0.5, 1.0]))
+def test_no_other_path_is_better(wanted: np.ndarray, step_mm: float) -> None:
+    """All paths that move at most one voxel a slice, counted out."""
+
+    def value(path: Any) -> float:
+        moves = np.diff(np.array(path), axis=0)
+        if (np.abs(moves) > 1).any():
+            return -np.inf
+        sum_of_wanted = sum(wanted[(z, *at)] for z, at in enumerate(path))
+        return float(sum_of_wanted - 0.02 * np.linalg.norm(moves, axis=1).sum())
+
+    places = list(itertools.product(range(2), range(3)))
+    best = max(value(path) for path in itertools.product(places, repeat=4))
+    found = best_path(wanted, step_mm, (1.0, 1.0))
+    assert value([tuple(at) for at in found]) == pytest.approx(best, abs=1e-9)
+
+
+def test_a_path_that_leans_by_45_degrees_is_followed_and_a_steeper_one_is_not() -> None:
+    for slope, followed in ((1.0, True), (2.0, False)):
+        centres = line(12, (10.0, 5.0), (0.0, slope))
+        path = best_path(tube((12, 20, 40), centres, radius=1).astype(float), 1.0, (1.0, 1.0))
+        assert bool(np.abs(path - centres).max() < 1.5) is followed
+
+
+def test_a_disc_of_the_right_size_is_likelier_than_a_spot_or_a_plain() -> None:
+    plain = np.zeros((9, 60, 60))
+    plain[:, :, :] = 1.0
+    disc, spot, wide = (tube((9, 60, 60), line(9, (30, 30), (0, 0)), r).astype(float) for r in (4, 1, 20))
+    at = {name: likeness(image, 4.0)[4, 30, 30] for name, image in
+          {"disc": disc, "spot": spot, "wide": wide, "plain": plain}.items()}  # fmt: skip
+    assert at["disc"] > 2 * max(at["spot"], at["wide"])
+    assert at["plain"] == pytest.approx(0, abs=1e-9)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(4, 60), st.integers(10, 70), st.integers(10, 70), st.floats(-1, 1), st.floats(-1, 1),
+    st.floats(0, 1), st.floats(0, 1), st.sampled_from([0, 1, 2]),
+)  # fmt: skip
+def test_the_patch_follows_the_path(
+    slices: int,
+    rows: int,
+    columns: int,
+    slope_0: float,
+    slope_1: float,
+    at_0: float,
+    at_1: float,
+    si_axis: int,
+) -> None:
+    sizes = np.array([rows, columns])
+    centres = np.clip(line(slices, (at_0 * rows, at_1 * columns), (slope_0, slope_1)), 0, sizes - 1)
+    in_plane, shape, made = of_plane(si_axis, sizes, slices)
+    placement = place(centres, shape, made)
+    patch = np.array([made.patch_size[axis] for axis in in_plane])
+    starts = placement.starts
+    assert placement.box[si_axis] == (0, slices)
+    larger = sizes > patch
+    # inside the case, where that is larger; around its middle, where not
+    assert (starts >= 0)[:, larger].all()
+    assert (starts + patch <= sizes)[:, larger].all()
+    assert (starts == (sizes - patch) // 2)[:, ~larger].all()
+    # the path keeps to the middle of the patch, or the patch could not be moved further
+    free = larger & (starts > 0) & (starts < sizes - patch)
+    away = np.abs(centres - starts - (patch - 1) / 2)
+    assert (away <= np.where(np.ptp(centres, axis=0) <= patch / 4, patch / 8 + 0.5, 1e-9) + 1e-9)[
+        free & placement.is_straight
+    ].all()
+    if not placement.is_straight:
+        assert (away[free] < 1e-9).all()
+    for column, axis in enumerate(in_plane):
+        first, last = placement.box[axis]
+        assert first <= starts[:, column].min() < first + 1
+        assert last - 1 < starts[:, column].max() + patch[column] <= last
+
+
+def of_plane(si_axis: int, sizes: np.ndarray, slices: int) -> tuple[list[int], list[int], Grid]:
+    """Axes of the plane, shape of the case and the model's grid, S-I along any axis."""
+    in_plane = [axis for axis in range(3) if axis != si_axis]
+    shape, patch = [slices] * 3, [32] * 3
+    for axis, size, length in zip(in_plane, sizes, (20, 16), strict=True):
+        shape[axis], patch[axis] = int(size), length
+    return in_plane, shape, Grid(si_axis, (1.0, 1.0, 1.0), tuple(patch), (4, 4, 4), 3.0)
+
+
+@pytest.mark.parametrize("si_axis", [0, 1, 2])
+def test_a_leaning_tube_stands_upright_and_goes_back_where_it_was(si_axis: int) -> None:
+    centres = line(60, (14.3, 60.8), (0.57, -0.31))
+    values = tube((60, 70, 74), centres)
+    image = ArrayImage(np.moveaxis(values, 0, si_axis))
+    placement = place(centres, image.shape, of_plane(si_axis, np.array([70, 74]), 60)[2])
+    assert not placement.is_straight
+    seen = np.moveaxis(placement.seen(image)[0].numpy(), si_axis, 0)
+    assert seen.shape == (60, 20, 16)
+    y, x = np.meshgrid(np.arange(20), np.arange(16), indexing="ij")
+    # centre of mass: an edge drawn by distance is off it by less than this
+    np.testing.assert_allclose((seen * y).sum((1, 2)) / seen.sum((1, 2)), 9.5, atol=0.05)
+    np.testing.assert_allclose((seen * x).sum((1, 2)) / seen.sum((1, 2)), 7.5, atol=0.05)
+    np.testing.assert_allclose(seen.sum((1, 2)), values.sum((1, 2)), rtol=0.01)
+    back = placement.put_back(torch.from_numpy(np.ascontiguousarray(np.moveaxis(seen, 0, si_axis)))[None])
+    whole = np.zeros(image.shape)
+    whole[tuple(slice(*extent) for extent in placement.box)] = back[0]
+    along = tuple(axis for axis in range(3) if axis != si_axis)
+    np.testing.assert_allclose(whole.sum(along), seen.sum((1, 2)), rtol=1e-5)  # linear: no sum is lost
+    assert np.abs(whole - image.values).max() < 0.3  # and an edge is blurred over less than a voxel
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**31), st.sampled_from([0, 1, 2]))
+def test_whole_shifts_change_no_value(seed: int, si_axis: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = np.array([40, 36])
+    shape = of_plane(si_axis, sizes, 12)[1]
+    starts = rng.integers(0, [20, 20], (12, 2)).astype(float)
+    placement = localiser.Placement(starts, (20, 16), si_axis)
+    image = ArrayImage(rng.random(shape).astype(np.float32))
+    seen = np.moveaxis(placement.seen(image)[0].numpy(), si_axis, 0)
+    planes = np.moveaxis(image.values, si_axis, 0)
+    for z, (a, b) in enumerate(starts.astype(int)):
+        np.testing.assert_allclose(seen[z], planes[z, a : a + 20, b : b + 16], atol=1e-5)
+    back = placement.put_back(placement.seen(image))[0].numpy()
+    looked_at = placement.looked_at()
+    assert looked_at.sum() == 12 * 20 * 16
+    part = image.values[tuple(slice(*extent) for extent in placement.box)]
+    np.testing.assert_allclose(back, np.where(looked_at, part, 0), atol=1e-5)
+
+
+@given(st.integers(5, 90), st.integers(20, 60), st.integers(20, 60))
+def test_a_cord_in_the_middle_gets_the_box_of_the_fixed_patch(slices: int, rows: int, columns: int) -> None:
+    made, shape = grid((32, 20, 16)), (slices, rows, columns)
+    # the middle of what the patch covers, as the fixed patch is rounded
+    middle = [(start + stop - 1) / 2 for start, stop in network_box(shape, made.patch_size, 0)[1:]]
+    placement = place(np.tile(middle, (slices, 1)), shape, made)
+    assert placement.is_straight
+    assert placement.box == network_box(shape, made.patch_size, 0)
+
+
+@pytest.mark.parametrize("slices", [40, 41, 96])
+@pytest.mark.parametrize("window_voxels", [10**9, 32 * 40 * 44])
+def test_the_response_is_that_of_every_place_whatever_the_windows(
+    slices: int, window_voxels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localiser, "WINDOW_VOXELS", window_voxels)
+    sizes = []
+
+    def half(image: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(image.shape[1:]))
+        return image[:1] / 2
+
+    image = torch.rand(1, slices, 37, 43)
+    response = localiser.coarse_response(image, half, torch.tensor([0.5]), grid())
+    np.testing.assert_allclose(response, image[0], atol=1e-6)
+    assert all(size % 4 == 0 for shape in sizes for size in shape)  # what the network can halve twice
+    assert len(sizes) == (1 if window_voxels == 10**9 or slices <= 32 else len(sizes))
+    assert max(np.prod(shape) for shape in sizes) <= max(window_voxels, 32 * 40 * 44)
+    if window_voxels < 10**9:
+        assert len(sizes) > 1
+
+
+@pytest.mark.parametrize("si_axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("start", "slope"),
+    [((15, 70), (0, 0)), ((60, 20), (0, 0)), ((12, 16), (0.58, 0.0)), ((70, 60), (-0.3, -0.4))],
+)
+def test_a_tube_is_found_wherever_it_runs(
+    start: tuple[float, float], slope: tuple[float, float], si_axis: int
+) -> None:
+    centres = line(90, start, slope)
+    rng = np.random.default_rng(0)
+    values = np.maximum(tube((90, 84, 86), centres), 0.3 * rng.random((90, 84, 86)).astype(np.float32))
+    values[20:50, 30:50, 30:60] = 1  # as bright, and no tube
+    image = ArrayImage(np.moveaxis(values, 0, si_axis))
+    made = of_plane(si_axis, np.array(values.shape[1:]), 90)[2]
+    placement = locate(image, as_is, torch.tensor([1.0]), made)
+    assert placement.is_straight is (slope == (0, 0))
+    off = placement.starts + (np.array([20, 16]) - 1) / 2 - centres
+    # at the ends of a leaning path the smoothing leaves it a little behind
+    assert np.abs(off).max() < (1.5 if placement.is_straight else 2.5)
+
+
+def test_thick_slices_are_all_looked_at() -> None:
+    assert grid().stride == (2, 1, 1)
+    assert Grid(0, (3.0, 1.0, 1.0), (8, 8, 8), (4, 4, 4), 3.0).stride == (1, 1, 1)
+
+
+def test_the_environment_variable_takes_three_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(localiser.VARIABLE, raising=False)
+    assert localiser.mode() == "auto"
+    for word in ("always", "auto", "never"):
+        monkeypatch.setenv(localiser.VARIABLE, word)
+        assert localiser.mode() == word
+    monkeypatch.setenv(localiser.VARIABLE, "sometimes")
+    with pytest.raises(
+        UserError, match="NNUNET_SOFTSEG_LOCALIZE: expected one of always, auto, never, found"
+    ):
+        localiser.mode()
