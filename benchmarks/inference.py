@@ -227,7 +227,7 @@ def cold_start(model: Path, image: Path, output: Path, environment: Mapping[str,
     """Return what the stock command takes for one image."""
     parts = model.name.split("__")
     named = ["-d", model.parent.name, "-tr", parts[0], "-p", parts[1], "-c", parts[2], "-f", "0"]
-    command = [_beside_python("nnUNetv2_predict"), "-i", str(image.parent), "-o", str(output), *named]
+    command = [beside_python("nnUNetv2_predict"), "-i", str(image.parent), "-o", str(output), *named]
     return in_a_new_process([*command, "-device", "cpu"], environment)
 
 
@@ -239,7 +239,7 @@ def cohort(
     images.mkdir()
     for number in range(size):
         shutil.copy(image, images / f"sub-{number + 1:02d}_T1w_0000.nii.gz")
-    command = [_beside_python("nnunet-softseg"), "predict", "-i", str(images), "-o", str(output)]
+    command = [beside_python("nnunet-softseg"), "predict", "-i", str(images), "-o", str(output)]
     used = in_a_new_process([*command, "-m", str(model), "-device", "cpu"], environment)
     written = sorted(file.stat().st_mtime for file in output.glob("*.nii.gz"))
     cases = json.loads((output / "softseg.json").read_text(encoding="utf-8"))["cases"].values()
@@ -254,7 +254,8 @@ def cohort(
     }
 
 
-def _beside_python(name: str) -> str:
+def beside_python(name: str) -> str:
+    """Return the path of a command of this environment."""
     return str(Path(sys.executable).parent / name)
 
 
