@@ -15,6 +15,7 @@ and without.
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ def paper_plans(features: Sequence[int], patch_size: Sequence[int]) -> dict[str,
     """Return vanilla plans with the paper's network and patch."""
     made = plans("paper")
     made["image_reader_writer"] = "NibabelIOWithReorient"
+    made["foreground_intensity_properties_per_channel"] = {"0": {}}  # z-scores need none
     configuration = made["configurations"][CONFIGURATION]
     configuration["patch_size"] = list(patch_size)
     configuration["resampling_fn_data_kwargs"] = {
@@ -261,14 +264,16 @@ def beside_python(name: str) -> str:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return all figures."""
-    image = make_image(folder / "images", arguments.fov)
     made = paper_plans(arguments.features, arguments.patch)
     model = arguments.model
     environment = {"XDG_CACHE_HOME": str(folder / "cache")}
-    if model is None:
-        model = folder / DATASET / f"{TRAINER}__nnUNetPlans__{CONFIGURATION}"
-        make_model(model, made, image)
-        environment |= {"NNUNET_SOFTSEG_LOCALIZE": "never"}
+    # To Linux, the peak memory of a new process is at least what the process had that started it.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as aside:
+        image = aside.submit(make_image, folder / "images", arguments.fov).result()
+        if model is None:
+            model = folder / DATASET / f"{TRAINER}__nnUNetPlans__{CONFIGURATION}"
+            aside.submit(make_model, model, made, image).result()
+            environment |= {"NNUNET_SOFTSEG_LOCALIZE": "never"}
     environment |= {
         "nnUNet_results": str(model.parents[1]),
         **{name: str(folder) for name in ("nnUNet_raw", "nnUNet_preprocessed")},

@@ -2,7 +2,7 @@
 
     python benchmarks/preparation.py --json preparation.json
 
-A phantom of three subjects in six contrasts with a field of view as large as that of real images, planned by
+A phantom of eight subjects in six contrasts with a field of view as large as that of real images, planned by
 SoftSegPlanner. `nnUNetv2_preprocess` and `nnunet-softseg prepare` take it one after the other, each with as
 many processes, each from the start.
 """
@@ -20,7 +20,7 @@ from inference import beside_python, in_a_new_process
 DATASET_ID, NAME = 912, "Preparation"
 CONFIGURATION, PLANNER, PLANS = "3d_fullres", "SoftSegPlanner", "nnUNetSoftSegPlans"
 FOV_MM = (160, 200, 256)
-SUBJECTS = 3
+SUBJECTS = 8
 
 
 def make_dataset(folder: Path, fov_mm: tuple[float, ...], num_processes: int) -> None:
@@ -61,7 +61,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "ratio_disk": round((after - between) / (between - before), 4),
         "nnUNetv2_preprocess": {**theirs, "megabytes": round(between - before, 2)},
         "nnunet-softseg prepare": {**ours, "megabytes": round(after - between, 2)},
-        "cases": SUBJECTS * 6,
+        "cases": len(list(preprocessed.glob("gt_segmentations/*"))),
         "fov_mm": arguments.fov,
         "processes": arguments.num_processes,
         "machine": {"cpus": os.cpu_count(), "load_average": [round(load, 1) for load in os.getloadavg()]},

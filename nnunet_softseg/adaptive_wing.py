@@ -86,7 +86,7 @@ class AdaptiveWingLoss(nn.Module):
 
     def _per_voxel(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         error = (target - prediction).abs()
-        exponent = self.alpha - target if self.adaptive else torch.full_like(target, self.alpha)
+        exponent = self.alpha - target if self.adaptive else self.alpha  # a number costs less than an array
         # The power sees no error beyond theta: torch.where evaluates both branches, and an infinity in the
         # branch not taken turns the gradient into NaN.
         curved = self.omega * torch.log1p((error.clamp(max=self.theta) / self.epsilon) ** exponent)

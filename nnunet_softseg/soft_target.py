@@ -47,6 +47,9 @@ RECORD_KEY = "nnunet_softseg"
 FORMAT = 3
 """Soft targets of another format are made again. To be raised whenever the arithmetic here changes."""
 
+CASES_PER_PROCESS = 10
+"""A process takes as long to start as so many cases take: with fewer for each there are fewer processes."""
+
 SoftTarget = npt.NDArray[np.float16]
 _READ_IN_CHUNKS_OF = 1 << 20
 
@@ -397,7 +400,7 @@ def prepare(
         dataset: id or name.
         configuration: of the plans, such as 3d_fullres.
         plans_identifier: name of the plans, such as nnUNetPlans.
-        num_processes: that prepare cases at once; 0 or 1: in this process.
+        num_processes: at most, that prepare cases at once; 0 or 1, or few cases: in this process.
         progress: show a bar.
         crop: for the fixed centre-crop patch; measures what it keeps of each label.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.intensity.inversion import InvertImageTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from hypothesis import given
@@ -442,10 +444,29 @@ def test_without_a_soft_label_there_is_a_message() -> None:
 # The pipeline
 
 
+def flat(transforms: list[Any]) -> list[Any]:
+    """Return the transforms with those that stand together one after the other."""
+    inner = [getattr(getattr(one, "transform", None), "transforms", [one]) for one in transforms]
+    return [transform for group in inner for transform in group]
+
+
+def test_half_of_the_patches_keep_their_contrast() -> None:
+    always = dataclasses.replace(ALWAYS, p_changed=0.5)
+    in_place = SpatialTransform((20, 20, 20), 0, False, p_elastic_deform=0, p_rotation=0, p_scaling=0)
+    changed = add_contrast_transforms(ComposeTransforms([in_place]), always)
+    image = noisy_image(soft_ball())
+    seed_both(0)
+    kept = sum(
+        torch.equal(changed(image=image.clone(), regression_target=soft_ball())["image"], image)
+        for _ in range(200)
+    )
+    assert 70 < kept < 130  # 100 are expected; beyond these once in 20,000 seeds
+
+
 @pytest.mark.parametrize("dummy_2d", [False, True])
 def test_they_stand_between_space_and_the_scanner(dummy_2d: bool) -> None:
     stock = nnUNetTrainer.get_training_transforms((16, 24, 24), (-0.3, 0.3), None, (0, 1), dummy_2d)
-    both = add_contrast_transforms(stock, SETTINGS).transforms
+    both = flat(add_contrast_transforms(stock, SETTINGS).transforms)
     kinds = [type(getattr(transform, "transform", transform)) for transform in both]
     last_in_space = kinds.index(Convert2DTo3DTransform if dummy_2d else SpatialTransform)
     first_of_scanner = kinds.index(GaussianBlurTransform)
@@ -458,7 +479,7 @@ def test_they_stand_between_space_and_the_scanner(dummy_2d: bool) -> None:
 
 def test_they_stand_behind_the_movement_of_the_paper_too() -> None:
     paper = paper_transforms(PaperAugmentation(), (16, 16, 16), mirror_axes=(0, 1, 2))
-    both = add_contrast_transforms(paper, SETTINGS).transforms
+    both = flat(add_contrast_transforms(paper, SETTINGS).transforms)
     assert isinstance(both[0], Movement)
     assert isinstance(both[1].transform, InvertImageTransform)
     assert [transform for transform in both if transform in paper.transforms] == paper.transforms
@@ -506,7 +527,7 @@ def test_the_trainer_uses_them_and_keeps_their_settings_with_the_model(
         settings = saved[PLANS_KEY] if file.endswith("plans.json") else saved
         assert settings["contrast_augmentation"] == expected
     _, augmentation, _ = trainer.dataloader_train.data_loader.transforms.transforms
-    kinds = {type(getattr(transform, "transform", transform)) for transform in augmentation.transforms}
+    kinds = {type(getattr(transform, "transform", transform)) for transform in flat(augmentation.transforms)}
     assert {RandomConvolution, FunctionRemap, HistogramChange, Redistribution, ThickSlices} <= kinds
     batch = next(trainer.dataloader_train)
     assert torch.isfinite(batch["data"]).all()

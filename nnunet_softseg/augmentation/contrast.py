@@ -46,6 +46,8 @@ class ContrastAugmentationSettings:
     """How often and how far the contrast of a training image is changed.
 
     Attributes:
+        p_changed: probability that anything below happens to a patch; the others keep the contrast that the
+            network will see.
         p_inversion: probability of an image turned about its mean.
         p_convolution: of a random convolutional network in its place.
         convolution_layers: of that network.
@@ -66,6 +68,7 @@ class ContrastAugmentationSettings:
         UserError: if a value makes no sense; it says which.
     """
 
+    p_changed: float = 0.5
     p_inversion: float = 0.2
     p_convolution: float = 0.2
     convolution_layers: int = 2
@@ -411,4 +414,5 @@ def add_contrast_transforms(
     stock = list(augmentation.transforms)
     spatial = (SpatialTransform, Convert2DTo3DTransform, Movement)
     behind = max(number for number, transform in enumerate(stock) if isinstance(transform, spatial)) + 1
-    return ComposeTransforms([*stock[:behind], *contrast_transforms(settings), *stock[behind:]])
+    changes = RandomTransform(ComposeTransforms(contrast_transforms(settings)), settings.p_changed)
+    return ComposeTransforms([*stock[:behind], changes, *stock[behind:]])
