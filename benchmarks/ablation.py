@@ -11,10 +11,11 @@ from phantom_study import Method, Study, measure, parse, run, trainings
 METHODS = {
     "default": Method(),
     "raw regression": Method("nnUNetTrainerSoftSegRawLoss"),
-    "constant exponent": Method(settings={"adaptive_exponent": False}),
+    "adaptive exponent": Method(settings={"adaptive_exponent": True}),
     "mean squared error": Method(loss="mean_squared_error"),
     "sum": Method(settings={"loss_reduction": "sum"}),
     "boundary weight 10": Method(settings={"boundary_weight": 10.0}),
+    "paper's augmentation": Method("nnUNetTrainerSoftSegPaperAug"),
     "SGD, poly": Method(settings={"optimizer": "sgd", "initial_lr": 1e-2, "weight_decay": 3e-5}),
 }
 MEASURES = {
