@@ -180,12 +180,14 @@ def test_the_network_of_the_predictor_is_left_alone(monkeypatch: pytest.MonkeyPa
     assert all(torch.equal(values, before[name]) for name, values in network.state_dict().items())
 
 
-def test_in_bfloat16_the_last_stage_and_the_head_stay_in_float32() -> None:
-    network = unet(2)
+@pytest.mark.parametrize("kind", [PlainConvUNet, ResidualEncoderUNet])
+def test_in_bfloat16_the_first_convolution_and_the_head_stay_in_float32(kind: type) -> None:
+    network = unet(2, kind)
     image, _ = tube(0)
     seen: dict[str, torch.dtype] = {}
     backend = TorchNetwork(network, "bfloat16")
     parts = {
+        "first": backend._unet._first,
         "encoder": backend._unet._encoder[0],
         "last": backend._unet._decoder[-1],
         "head": backend._unet._head,
@@ -194,7 +196,8 @@ def test_in_bfloat16_the_last_stage_and_the_head_stay_in_float32() -> None:
         part.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0].dtype}))
     with torch.inference_mode():
         assert backend(image).dtype == torch.float32
-    assert seen == {"encoder": torch.bfloat16, "last": torch.float32, "head": torch.float32}
+    half, single = torch.bfloat16, torch.float32
+    assert seen == {"first": single, "encoder": half, "last": half, "head": single}
 
 
 # Mirroring, folds, tiles
@@ -419,7 +422,7 @@ def test_marks_that_openvino_does_not_heed_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(converted_model, "_mark_float32", lambda _: None)
-    with pytest.raises(ValueError, match=r"the last stage runs in \['bf16'\], expected float32"):
+    with pytest.raises(ValueError, match=r"the head run in \['bf16'\], expected float32"):
         openvino_network.OpenVinoNetwork(unet(1), "bfloat16", PATCH, [tmp_path])
 
 

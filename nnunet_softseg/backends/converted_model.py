@@ -36,7 +36,8 @@ _XML, _BIN, _MADE_BY = "model.xml", "model.bin", "made_by.json"
 _TOLERANCE = 1e-3
 """Of the check, relative to the largest output: rounding gives 1e-5, a layer that was lost gives 1."""
 _NOT_COMPUTING = ("Const", "Parameter", "Result")
-_STAGE = re.compile(r"\.decoder\.stages\.(\d+)\.")
+KEPT_IN_FLOAT32 = re.compile(r"\.encoder\.(?:stem|stages\.0\.\d+)\.convs\.0\.|\.decoder\.seg_layers\.")
+"""Names of nodes of the first convolution and the head."""
 
 
 def openvino_package() -> Any:
@@ -79,7 +80,7 @@ def converted_model(
 ) -> Any:
     """Return the network as an `openvino.Model` for patches of one shape.
 
-    Nodes of the last decoder stage and the head are marked to stay in float32, whatever the precision of the
+    Nodes of the first convolution and the head are marked to stay in float32, whatever the precision of the
     others.
 
     Args:
@@ -167,22 +168,16 @@ def _save(openvino: Any, model: Any, folder: Path) -> None:
 
 
 def _mark_float32(file: Path) -> None:
-    """Mark the nodes of the last decoder stage and of the head: an attribute that only the file can be given.
+    """Mark the nodes of the first convolution and of the head: an attribute that only the file can be given.
 
     Raises:
         ValueError: if there are none.
     """
     tree = ElementTree.parse(file)
     layers = [layer for layer in tree.iter("layer") if layer.get("type") not in _NOT_COMPUTING]
-    stages = [int(found[1]) for layer in layers if (found := _STAGE.search(layer.get("name", "")))]
-    marked = [
-        layer
-        for layer in layers
-        if f".decoder.stages.{max(stages, default=0)}." in layer.get("name", "")
-        or ".decoder.seg_layers." in layer.get("name", "")
-    ]
-    if not stages or not marked:
-        raise ValueError("the converted network has no decoder stages by which to choose precisions")
+    marked = [layer for layer in layers if KEPT_IN_FLOAT32.search(layer.get("name", ""))]
+    if not marked:
+        raise ValueError("the converted network has no names by which to choose precisions")
     for layer in marked:
         information = layer.find("rt_info")
         if information is None:

@@ -1,7 +1,6 @@
 """The network run by OpenVINO, an optional part: `pip install nnunet-softseg[cpu]`."""
 
 import importlib.util
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_softseg.backends.converted_model import converted_model, openvino_package
+from nnunet_softseg.backends.converted_model import KEPT_IN_FLOAT32, converted_model, openvino_package
 from nnunet_softseg.network import unwrapped
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
-_KEPT = re.compile(r"\.decoder\.(?:stages\.(\d+)|seg_layers)\.")
 
 
 def installed() -> bool:
@@ -24,7 +22,7 @@ def installed() -> bool:
 class OpenVinoNetwork:
     """A network on the CPU, compiled for patches of one shape.
 
-    In bfloat16 the last stage of the decoder and the head stay in float32.
+    In bfloat16 the first convolution and the head stay in float32; see `torch_network.TorchNetwork`.
 
     Args:
         network: of a model of ours, in evaluation mode; one of nnU-Net's U-Nets.
@@ -71,21 +69,17 @@ def _smallest(network: nn.Module, size: Sequence[int]) -> list[int]:
 
 
 def _check_precisions(runtime: Any) -> None:
-    """See that the convolutions of the last stage and the head are those in float32.
+    """See that the first convolution and the head are in float32.
 
     Raises:
         ValueError: if they are not: a version of OpenVINO that does not know the marks.
     """
-    found: dict[bool, set[str]] = {}
-    convolutions = []
+    found = set()
     for node in runtime.get_ops():
         information = node.get_rt_info()
         if information["layerType"].astype(str) == "Convolution":
             names = information["originalLayersNames"].astype(str)
-            if match := _KEPT.search(names):
-                convolutions.append((match[1], information["runtimePrecision"].astype(str)))
-    last = max(int(stage) for stage, _ in convolutions if stage is not None)
-    for stage, precision in convolutions:
-        found.setdefault(stage is None or int(stage) == last, set()).add(precision)
-    if found.get(True) != {"f32"}:
-        raise ValueError(f"the last stage runs in {sorted(found.get(True, ()))}, expected float32")
+            if KEPT_IN_FLOAT32.search(names):
+                found.add(information["runtimePrecision"].astype(str))
+    if found != {"f32"}:
+        raise ValueError(f"the first convolution and the head run in {sorted(found)}, expected float32")

@@ -14,8 +14,9 @@ _INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 class TorchNetwork:
     """A network on the CPU: instance norm by the faster kernel of group norm, arrays let go at once.
 
-    In bfloat16 the last stage of the decoder and the head stay in float32: they decide the height of the
-    plateau, and with it the whole map.
+    In bfloat16 the first convolution and the head stay in float32. They cost next to nothing, and intensities
+    and weights that are rounded to three digits at the first convolution move whole areas: on trained
+    networks by up to 0.17 mm2 of a level, against 0.03 with it in float32. All other rounding averages out.
 
     Args:
         network: one of nnU-Net's U-Nets, in three dimensions if in bfloat16; it is left as it is.
@@ -71,10 +72,8 @@ class UNetInStages:
         if not self.fits(network):
             raise ValueError(f"{type(network).__name__} is not one of nnU-Net's U-Nets")
         unet: Any = network
-        stem = getattr(unet.encoder, "stem", None)
-        self._encoder = [*unet.encoder.stages]
-        if stem is not None:
-            self._encoder[0] = nn.Sequential(stem, self._encoder[0])
+        self._first, first_stage = _first_convolution(unet.encoder)
+        self._encoder = [first_stage, *unet.encoder.stages[1:]]
         self._up, self._decoder = [*unet.decoder.transpconvs], [*unet.decoder.stages]
         self._head = unet.decoder.seg_layers[-1]
         self._inner = torch.float32
@@ -82,19 +81,26 @@ class UNetInStages:
     @staticmethod
     def fits(network: nn.Module) -> bool:
         """Return whether a network has the parts of nnU-Net's U-Nets."""
-        encoder, decoder = getattr(network, "encoder", None), getattr(network, "decoder", None)
+        encoder: Any = getattr(network, "encoder", None)
+        decoder: Any = getattr(network, "decoder", None)
         parts = ("transpconvs", "stages", "seg_layers")
-        return hasattr(encoder, "stages") and all(hasattr(decoder, part) for part in parts)
+        if not hasattr(encoder, "stages") or not all(hasattr(decoder, part) for part in parts):
+            return False
+        return getattr(encoder, "stem", None) is not None or hasattr(encoder.stages[0][-1], "convs")
 
     def in_bfloat16(self) -> None:
-        """Put all but the last stage of the decoder and the head into bfloat16."""
+        """Put all but the first convolution and the head into bfloat16."""
         self._inner = torch.bfloat16
-        for stage in [*self._encoder, *self._up, *self._decoder[:-1]]:
+        for stage in [*self._encoder, *self._up, *self._decoder]:
+            for parent in [*stage.modules()]:
+                for name, child in parent.named_children():
+                    if isinstance(child, nn.AvgPool3d):
+                        setattr(parent, name, _InFloat32(child))
             stage.to(dtype=torch.bfloat16, memory_format=torch.channels_last_3d)
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the raw output of a batch (batch, channel, *space), at full resolution."""
-        features = batch.to(self._inner)
+        features = self._first(batch).to(self._inner)
         skips = []
         for stage in self._encoder:
             features = stage(features)
@@ -102,11 +108,32 @@ class UNetInStages:
         skips.pop()
         for upsample, stage in zip(self._up, self._decoder, strict=True):
             features = torch.cat((upsample(features), skips.pop()), 1)
-            if stage is self._decoder[-1]:
-                features = features.float()
             features = stage(features)
-        raw: torch.Tensor = self._head(features)
+        raw: torch.Tensor = self._head(features.float())
         return raw
+
+
+class _InFloat32(nn.Module):
+    """What torch has not in bfloat16 on a CPU: the average pooling of residual encoders."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what the part makes of the features, in their precision."""
+        made: torch.Tensor = self.part(features.float()).to(features.dtype)
+        return made
+
+
+def _first_convolution(encoder: Any) -> tuple[nn.Module, nn.Module]:
+    """Return the convolution that sees the image, with its norm, and what of the first stage comes after."""
+    first_stage = encoder.stages[0]
+    stem = getattr(encoder, "stem", None)
+    if stem is not None:
+        return stem, first_stage
+    convolutions = first_stage[-1].convs
+    return nn.Sequential(*first_stage[:-1], convolutions[0]), nn.Sequential(*convolutions[1:])
 
 
 def _with_group_norm(network: nn.Module) -> nn.Module:
