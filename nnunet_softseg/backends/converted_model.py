@@ -120,6 +120,7 @@ def _made_by(network: nn.Module, patch_shape: Sequence[int]) -> dict[str, Any]:
     return {
         "weights_sha256": weights_hash(network),
         "patch_shape": [int(size) for size in patch_shape],
+        "kept_in_float32": KEPT_IN_FLOAT32.pattern,
         "versions": {"nnunet_softseg": __version__, **versions},
     }
 
