@@ -6,7 +6,7 @@ localiser looks at the whole image, and the network sees the boxes that it place
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,14 +179,25 @@ class _Case:
             return first, None
         started = time.perf_counter()
         forward = _at_any_size(self.predictor)
-        placement = localiser.locate(image, forward, self.reference, self._grid)
-        second = self._where(image, placement)
+        second, placement = self._best_candidate(
+            image, localiser.candidates(image, forward, self.reference, self._grid)
+        )
         used = mode == "always" or _is_better(second, first)
         seconds = round(time.perf_counter() - started, 3)
         note |= {"used": used, "seconds": seconds, **placement.as_json()}
         if used and because:
             flags.note(self._record, flags.of_move())
         return (second, placement) if used else (first, None)
+
+    def _best_candidate(self, image: WholeImage, candidates: Iterator[Placement]) -> tuple[Seen, Placement]:
+        """Return what the network sees at the first place where nothing is odd; else where least is."""
+        tried = []
+        for placement in candidates:
+            seen = self._where(image, placement)
+            tried.append((seen, placement))
+            if not seen.flags.intersection(_SECOND_LOOK):
+                break
+        return min(tried, key=lambda one: (Flag.EMPTY in one[0].flags, len(one[0].findings)))
 
     @property
     def _grid(self) -> localiser.Grid:

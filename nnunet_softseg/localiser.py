@@ -14,8 +14,9 @@ were tried: at 30 degrees the soft volume was 4 to 8 % lower than that of the sa
 5 %.)
 """
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -37,7 +38,11 @@ SI_STRIDE = 2
 STEEPEST = 1.0
 """How far the path may move in-plane along S-I, mm per mm: 45 degrees."""
 _FEWEST_WINDOW_SLICES = 32
+WIDEST = math.isqrt(WINDOW_VOXELS // _FEWEST_WINDOW_SLICES)
+"""How far it is looked in-plane, in voxels: 350, in the middle of images that are larger still."""
 _HALF = 0.5
+MOST_CANDIDATES = 3
+_BESIDE = 3.0  # radii between one candidate and the next
 _CENTRE, _SURROUND = 0.6, 1.8  # sigmas of what is looked for, in radii of the structure
 _MOVE_COST = 0.02  # per mm, in units of the response
 _SMOOTH_MM = 6.0
@@ -194,13 +199,13 @@ def mode() -> Mode:
     raise UserError(f"{VARIABLE}: expected one of {', '.join(get_args(Mode))}, found {word!r}: correct it")
 
 
-def locate(
+def candidates(
     image: WholeImage,
     forward: Callable[[torch.Tensor], torch.Tensor],
     reference: torch.Tensor,
     grid: Grid,
-) -> Placement:
-    """Return where the patch is to be placed.
+) -> Iterator[Placement]:
+    """Yield where the patch may be placed, the likeliest place first, then the likeliest beside those before.
 
     Args:
         image: the whole case.
@@ -209,17 +214,25 @@ def locate(
         reference: (label,) raw plateau of the training; 0 where not known.
         grid: of the model.
     """
-    response = coarse_response(image.coarse(grid.stride), forward, reference, grid)
+    coarse = image.coarse(grid.stride)
     si, (first, second) = grid.si_axis, grid.in_plane
+    skipped = [max(0, coarse.shape[1 + axis] - WIDEST) // 2 for axis in (first, second)]
+    for axis, start in zip((first, second), skipped, strict=True):
+        coarse = coarse.narrow(1 + axis, start, min(WIDEST, coarse.shape[1 + axis]))
+    response = coarse_response(coarse, forward, reference, grid)
     in_plane = tuple(grid.spacing_mm[axis] for axis in (first, second))
     step_mm = grid.spacing_mm[si] * grid.stride[si]
     wanted = likeness(np.moveaxis(response, si, 0), grid.radius)
-    path = best_path(wanted, step_mm, in_plane)
-    smooth = ndimage.gaussian_filter1d(path.astype(np.float64), _SMOOTH_MM / step_mm, axis=0, mode="nearest")
     # From the centre of a coarse slice to those of the slices that it is the mean of.
     at = (np.arange(image.shape[si]) + 0.5) / grid.stride[si] - 0.5
-    centres = np.stack([np.interp(at, np.arange(len(smooth)), line) for line in smooth.T], axis=1)
-    return place(centres, image.shape, grid)
+    for _ in range(MOST_CANDIDATES):
+        path = best_path(wanted, step_mm, in_plane)
+        smooth = ndimage.gaussian_filter1d(
+            (path + skipped).astype(np.float64), _SMOOTH_MM / step_mm, axis=0, mode="nearest"
+        )
+        centres = np.stack([np.interp(at, np.arange(len(smooth)), line) for line in smooth.T], axis=1)
+        yield place(centres, image.shape, grid)
+        wanted = without(wanted, path, grid.radius)
 
 
 @torch.inference_mode()
@@ -280,6 +293,14 @@ def likeness(response: Floats, radius: float) -> Floats:
     )
     difference: Floats = centre - surround
     return difference
+
+
+def without(wanted: Floats, path: npt.NDArray[np.intp], radius: float) -> Floats:
+    """Return what is wanted with nothing left around a path, so that the next best one runs elsewhere."""
+    plane = np.stack(np.meshgrid(*(np.arange(size) for size in wanted.shape[1:]), indexing="ij"), axis=-1)
+    away = np.linalg.norm(plane[None] - path[:, None, None, :], axis=-1)
+    left: Floats = np.where(away < _BESIDE * radius, -1.0, wanted)
+    return left
 
 
 def best_path(wanted: Floats, step_mm: float, spacing_mm: tuple[float, ...]) -> npt.NDArray[np.intp]:

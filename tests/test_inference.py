@@ -301,7 +301,7 @@ def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
     torch.testing.assert_close(back.sum((2, 3)), expected.sum((2, 3)), rtol=0.03 if slope else 1e-5, atol=0)
     # the second fold sees a silent network in the middle, too, and would place its boxes elsewhere
     made.network.inputs.clear()
-    monkeypatch.setattr(localiser, "locate", lambda *_: pytest.fail("only the first fold decides"))
+    monkeypatch.setattr(localiser, "candidates", lambda *_: pytest.fail("only the first fold decides"))
     second = predict_soft_map(made, middle)
     torch.testing.assert_close(second, first, atol=0, rtol=0)
     assert record["box"] == box
@@ -346,7 +346,7 @@ def test_a_map_cut_off_by_a_wrong_path_is_flagged(monkeypatch: pytest.MonkeyPatc
     grid = inference._Case(made, image, record)._grid
     off = np.tile([20.0, 30.0], (64, 1))
     off[32:, 0] += np.arange(32) * 0.6
-    monkeypatch.setattr(localiser, "locate", lambda *_: localiser.place(off, (64, 76, 74), grid))
+    monkeypatch.setattr(localiser, "candidates", lambda *_: iter([localiser.place(off, (64, 76, 74), grid)]))
     monkeypatch.setenv(localiser.VARIABLE, "always")
     predict_soft_map(made, image)
     assert "touches the border" in record["flags"]

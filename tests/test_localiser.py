@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from nnunet_softseg import localiser
 from nnunet_softseg.center_crop import network_box
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.localiser import Grid, best_path, likeness, locate, place
+from nnunet_softseg.localiser import Grid, Placement, best_path, candidates, likeness, place
 
 
 def grid(patch: tuple[int, int, int] = (32, 20, 16), si_axis: int = 0, radius: float = 3.0) -> Grid:
@@ -50,6 +50,10 @@ def tube(shape: tuple[int, int, int], centres: np.ndarray, radius: float = 3.0) 
 
 def line(slices: int, start: tuple[float, float], slope: tuple[float, float]) -> np.ndarray:
     return np.array(start) + np.arange(slices)[:, None] * np.array(slope)
+
+
+def locate(*arguments: Any) -> Placement:
+    return next(candidates(*arguments))
 
 
 def as_is(image: torch.Tensor) -> torch.Tensor:
@@ -234,6 +238,33 @@ def test_a_tube_is_found_wherever_it_runs(
     off = placement.starts + (np.array([20, 16]) - 1) / 2 - centres
     # at the ends of a leaning path the smoothing leaves it a little behind
     assert np.abs(off).max() < (1.5 if placement.is_straight else 2.5)
+
+
+def test_the_next_candidates_run_elsewhere() -> None:
+    tubes = [line(30, at, (0.0, 0.1)) for at in ((12.0, 10.0), (40.0, 12.0))]
+    image = np.maximum(tube((30, 60, 60), tubes[0]), 0.8 * tube((30, 60, 60), tubes[1]))
+    found = [
+        placement.starts + 7.5
+        for placement in candidates(ArrayImage(image), as_is, torch.ones(1), grid(patch=(32, 16, 16)))
+    ]
+    assert len(found) == localiser.MOST_CANDIDATES
+    for centres, expected in zip(found, tubes, strict=False):
+        assert np.abs(centres - expected).max() < 3
+
+
+def test_in_a_huge_image_the_middle_is_searched_in_windows_of_bounded_size() -> None:
+    shape = (40, 420, 500)
+    centres = line(40, (150.0, 340.0), (0.1, -0.1))
+    seen: list[int] = []
+
+    def forward(image: torch.Tensor) -> torch.Tensor:
+        seen.append(image[0].numel())
+        return as_is(image)
+
+    placement = locate(ArrayImage(tube(shape, centres)), forward, torch.ones(1), grid())
+    middles = placement.starts + (np.array(placement.size) - 1) / 2
+    assert np.abs(middles - centres).max() < 2.5
+    assert max(seen) <= 1.05 * localiser.WINDOW_VOXELS
 
 
 def test_thick_slices_are_all_looked_at() -> None:
