@@ -19,9 +19,12 @@ AREA_TOLERANCE = 1.25
 """A slice may be this much larger than the largest of the training."""
 VARIATION_TOLERANCE, VARIATION_SLACK = 2.0, 0.05
 """The areas may vary this many times as much as in training, and a little more where they hardly varied."""
-MAKE_BELIEVE_AREA, MAKE_BELIEVE_EXTENT = 2.0, 0.5
+MAKE_BELIEVE_AREA, MAKE_BELIEVE_EXTENT, MAKE_BELIEVE_VARIATION = 2.0, 0.5, 0.2
 """A piece with a median area above this, or an extent below, relative to the largest and the shortest label
-of the training, is not taken for one."""
+of the training, is not taken for one; nor is one whose areas vary by more over most of its length, or by more
+than is unlike the training, whichever is more."""
+MAD_TO_STD = 1.4826
+"""Of normally distributed values, the standard deviation over the median absolute deviation."""
 END_TOLERANCE = 5
 """A map may end this many slices of the network's grid farther from the image's end than any label did."""
 
@@ -98,7 +101,7 @@ def differences(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
     found = []
     if shape.largest_area > AREA_TOLERANCE * training["largest_area"]:
         found.append(f"a slice of {shape.largest_area:.0f} voxels (at most {training['largest_area']:.0f})")
-    if shape.area_variation > VARIATION_TOLERANCE * training["area_variation"] + VARIATION_SLACK:
+    if shape.area_variation > _most_variation(training):
         found.append(
             f"areas that vary by {shape.area_variation:.0%} (at most {training['area_variation']:.0%})"
         )
@@ -129,9 +132,9 @@ def broken_off(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
 def resembles(soft: npt.NDArray[np.floating[Any]], training: Mapping[str, float], axis: int) -> bool:
     """Return whether any piece of a map could be a label, going by the roughest of its shape.
 
-    A cord that a tumour widens still has the area of a cord in most of its slices, and one that is seen in
-    part is still longer than what a network makes up. Of a label that is small in some case of the training,
-    a lesion, small pieces are pieces.
+    A cord that a tumour widens still has the area of a cord in most of its slices, so medians are compared.
+    One that is seen in part is still longer than what a network makes up. Of a label that is small in some
+    case of the training, a lesion, small pieces are pieces.
 
     Args:
         soft: three axes, values in [0, 1].
@@ -144,6 +147,16 @@ def resembles(soft: npt.NDArray[np.floating[Any]], training: Mapping[str, float]
     others = tuple(other for other in range(soft.ndim) if other != axis)
     for number, around in enumerate(ndimage.find_objects(pieces), start=1):
         areas = np.where(pieces[around] == number, soft[around], 0).sum(axis=others, dtype=np.float64)
-        if areas.size >= shortest and np.median(areas) <= MAKE_BELIEVE_AREA * training["largest_area"]:
+        middle = float(np.median(areas))
+        variation = MAD_TO_STD * float(np.median(np.abs(areas - middle))) / middle
+        if (
+            areas.size >= shortest
+            and middle <= MAKE_BELIEVE_AREA * training["largest_area"]
+            and variation <= max(MAKE_BELIEVE_VARIATION, _most_variation(training))
+        ):
             return True
     return False
+
+
+def _most_variation(training: Mapping[str, float]) -> float:
+    return VARIATION_TOLERANCE * training["area_variation"] + VARIATION_SLACK

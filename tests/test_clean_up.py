@@ -46,6 +46,9 @@ def plans(training: Any = TRAINING) -> dict[str, Any]:
         ([((0, 40), (5, 25), (5, 25))], False),  # all of it wide: 400 voxels, of 36
         ([((0, 40), (10, 18), (10, 19))], True),  # twice as wide, and no more
         ([((0, 40), (10, 19), (10, 19))], False),
+        # Wide, narrow, wide, ...: no slice is odd, but a cord is not like this over all of its length.
+        ([((z, z + 2), (10, 16), (10, 16 if z % 4 else 19)) for z in range(0, 40, 2)], False),
+        ([CORD, *(((z, z + 2), (10, 16), (10, 19)) for z in range(0, 18, 4))], True),  # a quarter of it
     ],
 )
 def test_a_map_that_could_be_no_label_is_emptied(boxes: list[Any], could_be: bool) -> None:
