@@ -41,7 +41,7 @@ _FEWEST_WINDOW_SLICES = 32
 WIDEST = math.isqrt(WINDOW_VOXELS // _FEWEST_WINDOW_SLICES)
 """How far it is looked in-plane, in voxels: 350, in the middle of images that are larger still."""
 _HALF = 0.5
-MOST_CANDIDATES = 3
+MOST_CANDIDATES = 5
 _BESIDE = 3.0  # radii between one candidate and the next
 _CENTRE, _SURROUND = 0.6, 1.8  # sigmas of what is looked for, in radii of the structure
 _MOVE_COST = 0.02  # per mm, in units of the response
