@@ -21,7 +21,7 @@ class SoftSegSettings:
             nnU-Net puts them.
         adaptive_exponent: of the adaptive wing loss: alpha - target, as its authors and the published code;
             False: alpha alone, as Bedard et al. 2025 print it.
-        loss_reduction: "mean" or "sum" over voxels and batch.
+        loss_reduction: "sum" or "mean" over voxels and batch; of the sum, clipping leaves the direction only.
         boundary_weight: voxels at or near the label weigh 1 + this in the loss.
         augmentation: "nnunet", its own, or "paper", of Bedard et al. 2025.
         seed: of weights, patches and augmentation; the first batches are the same where there is one worker
@@ -43,7 +43,7 @@ class SoftSegSettings:
 
     center_crop: bool = True
     adaptive_exponent: bool = False
-    loss_reduction: Literal["mean", "sum"] = "mean"
+    loss_reduction: Literal["mean", "sum"] = "sum"
     boundary_weight: float = 0.0
     augmentation: Literal["nnunet", "paper"] = "nnunet"
     seed: int | None = None

@@ -307,10 +307,10 @@ def test_settings_of_the_loss_and_the_optimiser_are_followed(
     target = torch.zeros(1, 1, 4, 4, 4)
     target[..., 1, 1, 1] = 1
     prediction = torch.full_like(target, 0.5)
-    mean = make(dataset).voxel_loss()(prediction, target)
+    total = make(dataset).voxel_loss()(prediction, target)
 
     changed = dataclasses.replace(
-        nnUNetTrainerSoftSeg.settings, loss_reduction="sum", optimizer="sgd", adaptive_exponent=True
+        nnUNetTrainerSoftSeg.settings, loss_reduction="mean", optimizer="sgd", adaptive_exponent=True
     )
     monkeypatch.setattr(nnUNetTrainerSoftSeg, "settings", changed)
     trainer = make(dataset)
@@ -319,7 +319,7 @@ def test_settings_of_the_loss_and_the_optimiser_are_followed(
 
     curve = 8 * math.log(1 + 0.5**2.1)
     at_one = 8 * math.log(1 + 0.5**1.1)
-    assert float(mean) == pytest.approx(curve, rel=1e-5)
-    assert float(other) == pytest.approx(63 * curve + at_one, rel=1e-5)
+    assert float(total) == pytest.approx(64 * curve, rel=1e-5)
+    assert float(other) == pytest.approx((63 * curve + at_one) / 64, rel=1e-5)
     assert isinstance(trainer.optimizer, torch.optim.SGD)
     assert isinstance(trainer.lr_scheduler, PolyLRScheduler)
