@@ -297,9 +297,12 @@ def likeness(response: Floats, radius: float) -> Floats:
 
 def without(wanted: Floats, path: npt.NDArray[np.intp], radius: float) -> Floats:
     """Return what is wanted with nothing left around a path, so that the next best one runs elsewhere."""
-    plane = np.stack(np.meshgrid(*(np.arange(size) for size in wanted.shape[1:]), indexing="ij"), axis=-1)
-    away = np.linalg.norm(plane[None] - path[:, None, None, :], axis=-1)
-    left: Floats = np.where(away < _BESIDE * radius, -1.0, wanted)
+    rows, columns = (
+        np.square(np.arange(size) - at[:, None], dtype=np.float32)
+        for size, at in zip(wanted.shape[1:], path.T, strict=True)
+    )
+    near = rows[:, :, None] + columns[:, None, :] < (_BESIDE * radius) ** 2
+    left: Floats = np.where(near, -1.0, wanted)
     return left
 
 
