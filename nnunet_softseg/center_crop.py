@@ -91,6 +91,14 @@ def inside(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
     )
 
 
+def inside_of_box(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return the slices of a box that lie inside a case of that shape, in coordinates of the box."""
+    return tuple(
+        slice(part.start - start, part.stop - start)
+        for part, (start, _) in zip(inside(box, shape), box, strict=True)
+    )
+
+
 def kept_mass(soft_target: npt.NDArray[np.floating[Any]], box: Box) -> npt.NDArray[np.float64]:
     """Return the fraction of each label's sum that lies inside the box.
 

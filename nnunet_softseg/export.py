@@ -21,6 +21,7 @@ from nnunetv2.inference.export_prediction import (
 
 from nnunet_softseg import __version__, case_record, clean_up, flags
 from nnunet_softseg.atomic import make_folder, replacing, write_json
+from nnunet_softseg.center_crop import inside_of_box
 from nnunet_softseg.inference import label_names
 from nnunet_softseg.model_plans import is_soft, versions
 from nnunet_softseg.nifti import load_nifti
@@ -176,11 +177,7 @@ def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], recor
     """Flag a soft map that is empty, ends inside the image or looks like no label of the training."""
     box, shape = record.get("box"), record.get("network_shape")
     if box and shape:
-        corner = [
-            slice(max(-start, 0), min(stop, size) - start)
-            for (start, stop), size in zip(box, shape, strict=True)
-        ]
-        soft_maps = soft_maps[(slice(None), *corner)]
+        soft_maps = soft_maps[(slice(None), *inside_of_box(box, shape))]
     findings = flags.of_map(soft_maps, names, entry.get("training_shapes", {}), entry["si_axis"] or 0)
     flags.note(record, findings)
 

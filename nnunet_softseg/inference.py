@@ -23,7 +23,7 @@ from nnunet_softseg import case_record, clean_up, flags, localiser
 from nnunet_softseg.backends import choice
 from nnunet_softseg.backends.processor import has_bfloat16
 from nnunet_softseg.backends.torch_network import TorchNetwork, UNetInStages
-from nnunet_softseg.center_crop import Box, inside, network_box
+from nnunet_softseg.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.flags import Finding, Flag
 from nnunet_softseg.localiser import Placement, WholeImage
 from nnunet_softseg.network import reference_plateau, unwrapped
@@ -84,7 +84,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
         record["box"] = seen.box
         return seen.soft_map
     whole = torch.zeros((len(seen.soft_map), *case.shape))
-    within = seen.soft_map[(slice(None), *_valid(seen.box, case.shape))]
+    within = seen.soft_map[(slice(None), *inside_of_box(seen.box, case.shape))]
     whole[(slice(None), *inside(seen.box, case.shape))] = within
     return whole
 
@@ -151,7 +151,7 @@ class _Case:
             return _ArrayImage(self._image)
         files = self._record.get("image_files")
         predictor = self.predictor
-        plans = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+        plans = predictor.plans_manager, predictor.configuration_manager
         return NetworkImage.from_files(files, *plans) if files else None
 
     def _in_the_middle(self) -> Seen:
@@ -242,7 +242,7 @@ class _Case:
             for values in zip(self.names, found.tolist(), self.reference.tolist(), strict=True)
             for finding in flags.of_response(*values, floor)
         ]
-        part = _valid(box, self.shape)
+        part = inside_of_box(box, self.shape)
         in_case = soft_map[(slice(None), *part)].numpy()
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
         findings += flags.of_border(in_case, looked_at[part], goes_on)
@@ -302,14 +302,6 @@ def _at_any_size(predictor: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         return raw
 
     return run
-
-
-def _valid(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
-    """Return the part of the box that lies inside the case, in the box's own coordinates."""
-    return tuple(
-        slice(max(-start, 0), max(-start, 0) + min(stop, size) - max(start, 0))
-        for (start, stop), size in zip(box, shape, strict=True)
-    )
 
 
 def _blend_tiles(predictor: Any, image: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,6 @@ class NetworkImage:
         image_files: Sequence[str],
         plans_manager: Any,
         configuration_manager: Any,
-        dataset_json: Mapping[str, Any] | str | None = None,
     ) -> "NetworkImage":
         """Return the case of image files, one per channel.
 
@@ -100,7 +99,6 @@ class NetworkImage:
         properties: dict[str, Any],
         plans_manager: Any,
         configuration_manager: Any,
-        dataset_json: Mapping[str, Any] | str | None = None,
     ) -> "NetworkImage":
         """Return the case of an array (channel, z, y, x) and its properties, as nnU-Net's reader gives them.
 

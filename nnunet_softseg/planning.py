@@ -45,21 +45,23 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
     patch_mm: ClassVar[Mapping[str, float]] = PATCH_MM
     features: ClassVar[tuple[int, ...]] = (32, 64, 128, 256, 320)
     batch_size: ClassVar[int] = 2
+    default_plans_name: ClassVar[str] = "nnUNetSoftSegPlans"
+    default_gpu_memory_gb: ClassVar[float] = 16.0
 
     def __init__(  # noqa: PLR0917  nnU-Net's signature
         self,
         dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 16,
+        gpu_memory_target_in_gb: float | None = None,
         preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetSoftSegPlans",
+        plans_name: str | None = None,
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = True,
     ) -> None:
         super().__init__(
             dataset_name_or_id,
-            gpu_memory_target_in_gb,
+            self.default_gpu_memory_gb if gpu_memory_target_in_gb is None else gpu_memory_target_in_gb,
             preprocessor_name,
-            plans_name,
+            plans_name or self.default_plans_name,
             tuple(overwrite_target_spacing) if overwrite_target_spacing is not None else (1.0, 1.0, 1.0),
             # With isotropic voxels there is nothing to transpose for, and the axes stay as the reader gives
             # them.
@@ -230,23 +232,7 @@ class SoftSegResEncPlanner(SoftSegPlanner, ResEncUNetPlanner):  # type: ignore[m
     Writes `nnUNetSoftSegResEncPlans`.
     """
 
-    def __init__(  # noqa: PLR0917  nnU-Net's signature
-        self,
-        dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 16,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetSoftSegResEncPlans",
-        overwrite_target_spacing: Sequence[float] | None = None,
-        suppress_transpose: bool = True,
-    ) -> None:
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
+    default_plans_name = "nnUNetSoftSegResEncPlans"
 
 
 class SoftSegDemoPlanner(SoftSegPlanner):
@@ -259,21 +245,5 @@ class SoftSegDemoPlanner(SoftSegPlanner):
 
     patch_mm = {"SI": 64.0, "AP": 40.0, "RL": 32.0}  # noqa: RUF012  as in the class above
     features = (8, 16, 32, 64)
-
-    def __init__(  # noqa: PLR0917  nnU-Net's signature
-        self,
-        dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetSoftSegDemoPlans",
-        overwrite_target_spacing: Sequence[float] | None = None,
-        suppress_transpose: bool = True,
-    ) -> None:
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
+    default_plans_name = "nnUNetSoftSegDemoPlans"
+    default_gpu_memory_gb = 8.0

@@ -48,7 +48,7 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
             )
             return whole
         started = time.perf_counter()
-        image = NetworkImage.from_files(image_files, plans_manager, configuration_manager, dataset_json)
+        image = NetworkImage.from_files(image_files, plans_manager, configuration_manager)
         record = case_record.start(image.properties)
         record["image"] = str(image_files[0])
         record["image_files"] = [str(file) for file in image_files]
@@ -76,7 +76,7 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
                 data, seg, properties, plans_manager, configuration_manager, dataset_json
             )
             return whole
-        image = NetworkImage.from_array(data, properties, plans_manager, configuration_manager, dataset_json)
+        image = NetworkImage.from_array(data, properties, plans_manager, configuration_manager)
         return _box_for_network(image, plans_manager, configuration_manager), None, image.properties
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from nnunet_softseg.center_crop import Box, inside
+from nnunet_softseg.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.sub_grid import Extent, reached_extent, resample_part
 
 Array = npt.NDArray[np.floating[Any]] | torch.Tensor
@@ -134,10 +134,8 @@ def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Ext
     within = inside(box, network_shape)
     if any(part.stop <= part.start for part in within):
         return None
-    inner = tuple(
-        slice(part.start - start, part.stop - start) for part, (start, _) in zip(within, box, strict=True)
-    )
-    found = ndimage.find_objects((soft_maps[(slice(None), *inner)] != 0).any(axis=0).astype(np.uint8))
+    inner = soft_maps[(slice(None), *inside_of_box(box, network_shape))]
+    found = ndimage.find_objects((inner != 0).any(axis=0).astype(np.uint8))
     if not found:
         return None
     return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found[0], strict=True)]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy.ndimage import correlate
 from scipy.stats import spearmanr
-from tiny_dataset import make_tiny_dataset, plan_and_preprocess
+from tiny_dataset import make_ready_to_train, make_tiny_dataset
 
 from nnunet_softseg.augmentation.contrast import (
     ContrastAugmentationSettings,
@@ -507,11 +507,7 @@ def test_settings_without_sense_are_refused(change: dict[str, object], message: 
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nnUNetTrainerSoftSegContrastAug:
     """Of a tiny dataset, its loaders in this process."""
     tiny = make_tiny_dataset(tmp_path, labels=(1,))
-    for name, folder in tiny.environment.items():
-        monkeypatch.setenv(name, folder)
-        Path(folder).mkdir(exist_ok=True)
-    plan_and_preprocess(tiny, spacing_mm=(1.0, 1.0, 1.0))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    make_ready_to_train(tiny, monkeypatch)
     plans = {**tiny.plans(), "continue_training": False}
     plans["configurations"]["3d_fullres"].update(patch_size=[16, 16, 16], batch_size=2)
     return nnUNetTrainerSoftSegContrastAug(plans, "3d_fullres", "all", tiny.dataset_json, torch.device("cpu"))

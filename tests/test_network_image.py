@@ -168,7 +168,7 @@ def test_files_of_any_orientation(tmp_path: Path, reader: type, codes: str) -> N
     manager = configuration((1.1, 0.7, 0.9), channels=2)
     data, properties = reader().read_images([str(file) for file in files])
     whole = by_nnunet(data, properties, the_plans, manager)
-    image = NetworkImage.from_files([str(file) for file in files], the_plans, manager, {})
+    image = NetworkImage.from_files([str(file) for file in files], the_plans, manager)
     box = tuple((size // 4, size // 2 + 3) for size in image.shape)
     np.testing.assert_allclose(image.extract(box), cut(whole, box), rtol=0, atol=TOLERANCE * 5)
     assert image.properties["spacing"] == properties["spacing"]

@@ -12,7 +12,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy.ndimage import gaussian_filter1d
-from tiny_dataset import TinyDataset, make_tiny_dataset, plan_and_preprocess
+from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -229,11 +229,7 @@ def test_what_the_device_cannot_do_is_refused() -> None:
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
     tiny = make_tiny_dataset(tmp_path, labels=(1,))
-    for name, folder in tiny.environment.items():
-        monkeypatch.setenv(name, folder)
-        Path(folder).mkdir(exist_ok=True)
-    plan_and_preprocess(tiny, spacing_mm=(1.0, 1.0, 1.0))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    make_ready_to_train(tiny, monkeypatch)
     return tiny
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
-from tiny_dataset import TinyDataset, make_tiny_dataset, plan_and_preprocess
+from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset
 
 from nnunet_softseg.augmentation import soft_transforms
 from nnunet_softseg.augmentation.bias_field import BiasField, polynomial
@@ -599,11 +599,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
     tiny = make_tiny_dataset(
         tmp_path_factory.mktemp("paper"), shape=(18, 20, 26), reader="NibabelIOWithReorient"
     )
-    for name, folder in tiny.environment.items():
-        patch.setenv(name, folder)
-        Path(folder).mkdir(exist_ok=True)
-    plan_and_preprocess(tiny, spacing_mm=(1.0, 1.0, 1.0))
-    patch.setenv("nnUNet_n_proc_DA", "0")
+    make_ready_to_train(tiny, patch)
     yield tiny
     patch.undo()
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from tiny_dataset import affine_of, in_this_process, make_tiny_dataset, save_nifti
+from tiny_dataset import affine_of, in_this_process, make_tiny_dataset, save_nifti, use
 from torch import nn
 
 from nnunet_softseg.errors import UserError
@@ -263,9 +263,7 @@ def test_thick_slices_are_planned_preprocessed_and_trained(
         affines=[affine_of("LAS", (1.0, 1.0, 5.0))] * 2,
         reader="NibabelIOWithReorient",
     )
-    for name, folder in tiny.environment.items():
-        monkeypatch.setenv(name, folder)
-        Path(folder).mkdir(exist_ok=True)
+    use(tiny, monkeypatch)
     tiny.preprocessed.mkdir()
     fingerprint = {
         "spacings": [(5.0, 1.0, 1.0)] * 2,

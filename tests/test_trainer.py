@@ -15,7 +15,14 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, plan_and_preprocess
+from tiny_dataset import (
+    TinyDataset,
+    affine_of,
+    make_ready_to_train,
+    make_tiny_dataset,
+    plan_and_preprocess,
+    use,
+)
 
 from nnunet_softseg import trainer as trainer_module
 from nnunet_softseg.errors import UserError
@@ -39,11 +46,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
     tiny = make_tiny_dataset(
         tmp_path_factory.mktemp("trainer"), labels=(1, 2), shape=(26, 30, 44), reader="NibabelIOWithReorient"
     )
-    for name, folder in tiny.environment.items():
-        patch.setenv(name, folder)
-        Path(folder).mkdir(exist_ok=True)
-    plan_and_preprocess(tiny, spacing_mm=(1.0, 1.0, 1.0))
-    patch.setenv("nnUNet_n_proc_DA", "0")  # loaders in this process; nnU-Net's planner does not take a 0
+    make_ready_to_train(tiny, patch)
     yield tiny
     patch.undo()
 
@@ -268,9 +271,7 @@ def test_mixed_orientations_are_refused_with_the_way_out(
         reader="NibabelIO",
     )
     monkeypatch.delenv("nnUNet_n_proc_DA")
-    for name, folder in mixed.environment.items():
-        monkeypatch.setenv(name, folder)
-        Path(folder).mkdir(exist_ok=True)
+    use(mixed, monkeypatch)
     plan_and_preprocess(mixed, spacing_mm=(1.0, 1.0, 1.0))
     with pytest.raises(UserError, match=r"mixed orientations.*NibabelIOWithReorient"):
         make(mixed).on_train_start()

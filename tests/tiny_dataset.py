@@ -230,3 +230,17 @@ def plan_and_preprocess(
         )
         plan_experiment_dataset(number, overwrite_target_spacing=spacing_mm)
         preprocess_dataset(number, configurations=[configuration], num_processes=[1], show_progress_bar=False)
+
+
+def use(dataset: TinyDataset, patch: pytest.MonkeyPatch) -> None:
+    """Let nnU-Net's folders be those of the dataset."""
+    for name, folder in dataset.environment.items():
+        patch.setenv(name, folder)
+        Path(folder).mkdir(exist_ok=True)
+
+
+def make_ready_to_train(dataset: TinyDataset, patch: pytest.MonkeyPatch) -> None:
+    """Use the dataset, planned and preprocessed at 1 mm; loaders will work in this process."""
+    use(dataset, patch)
+    plan_and_preprocess(dataset, spacing_mm=(1.0, 1.0, 1.0))
+    patch.setenv("nnUNet_n_proc_DA", "0")  # after the planning, which does not take a 0
