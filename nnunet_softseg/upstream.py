@@ -1,13 +1,16 @@
 """Every place where nnU-Net itself is patched, and nothing else is.
 
 nnU-Net offers no hook for three things: what happens between the forward pass and the resampling, what is
-written of a prediction, and where its workers run. All patches hand over to the original for every model that
-is not ours, so vanilla models in the same process are untouched. tests/test_upstream.py fails when nnU-Net
-changes under them.
+written of a prediction, and where its workers run. These patches hand over to the original for every model
+that is not ours, so vanilla models in the same process are untouched. Its search for classes by name is made
+safe beside other threads, for all models. tests/test_upstream.py fails when nnU-Net changes under them.
 """
 
 import contextlib
 import functools
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,11 +19,13 @@ import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
+from nnunetv2.utilities import find_class_by_name
 
 from nnunet_softseg import case_record, export, inference, worker_threads
 from nnunet_softseg.model_plans import is_soft, version_warning
 
 _MARK = "_nnunet_softseg"
+_changing_the_import_path = threading.Lock()
 
 
 def install() -> None:
@@ -36,6 +41,28 @@ def install() -> None:
     predict_from_raw_data.convert_predicted_logits_to_segmentation_with_correct_shape = (
         export.convert_prediction
     )
+    find_class_by_name.temporarily_extend_syspath = extended_import_path
+
+
+@contextlib.contextmanager
+def extended_import_path(folder: str) -> Iterator[None]:
+    """Let Python find modules in a folder, too, within this block; what nnU-Net's search for a class enters.
+
+    nnU-Net inserts into the list `sys.path` itself and removes from it. A thread that reads the list at that
+    moment, to import a package or to ask for its version, misses an entry and finds nothing of that name.
+    Here each change makes a new list: who reads the old one reads it to its end.
+    """
+    folder = os.path.abspath(folder)
+    with _changing_the_import_path:
+        is_new = folder not in sys.path
+        if is_new:
+            sys.path = [folder, *sys.path]
+    try:
+        yield
+    finally:
+        if is_new:
+            with _changing_the_import_path:
+                sys.path = [entry for entry in sys.path if entry != folder]
 
 
 def _wrap_method(name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

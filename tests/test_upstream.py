@@ -2,6 +2,7 @@
 
 import inspect
 import multiprocessing
+import sys
 import threading
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -16,7 +17,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
-from nnunetv2.utilities import file_path_utilities, utils
+from nnunetv2.utilities import file_path_utilities, find_class_by_name, utils
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_softseg import case_record, export, upstream, worker_threads
@@ -234,3 +235,39 @@ def test_threads_share_sums_as_the_forward_pass_does() -> None:
             assert pool.apply(torch.get_num_threads) == 1
     finally:
         torch.set_num_threads(before)
+
+
+# The search for a class by its name, beside other threads
+
+
+def test_the_search_for_a_class_extends_the_import_path_by_the_name_that_is_patched() -> None:
+    upstream.install()
+    source = inspect.getsource(find_class_by_name.recursive_find_python_class)
+    assert "stack.enter_context(temporarily_extend_syspath(base_folder))" in source
+    assert find_class_by_name.temporarily_extend_syspath is upstream.extended_import_path
+
+
+@pytest.mark.parametrize("starts", ["before", "within"])
+def test_who_reads_the_import_path_during_a_search_misses_nothing(tmp_path: Path, starts: str) -> None:
+    entries = list(sys.path)
+    reader = iter(sys.path)
+    with find_class_by_name.temporarily_extend_syspath(str(tmp_path)):
+        assert sys.path == [str(tmp_path), *entries]
+        if starts == "within":
+            reader = iter(sys.path)
+        read = [next(reader), next(reader)]
+    assert set(entries) <= {*read, *reader}
+    assert sys.path == entries
+
+
+def test_a_search_leaves_an_entry_of_the_import_path_that_was_there_and_cleans_up_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    entries = list(sys.path)
+    with find_class_by_name.temporarily_extend_syspath(str(tmp_path)):
+        assert sys.path == entries
+    assert sys.path == entries
+    with pytest.raises(ImportError), find_class_by_name.temporarily_extend_syspath(str(tmp_path / "other")):
+        raise ImportError
+    assert sys.path == entries
