@@ -19,7 +19,12 @@ VARIABLE = "NNUNET_SOFTSEG_LARGEST_PIECE"
 Map = npt.NDArray[np.float32]
 
 
-def cleaned(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -> tuple[Map, list[Finding]]:
+def cleaned(
+    soft_maps: Map,
+    names: Sequence[str],
+    plans: Mapping[str, Any],
+    lean: npt.NDArray[np.float64] | None = None,
+) -> tuple[Map, list[Finding]]:
     """Return soft maps with the background exactly 0, and what there is to say about it.
 
     A map no piece of which could be a label of the training, by its size alone, is made empty: it is what a
@@ -29,6 +34,7 @@ def cleaned(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -> t
         soft_maps: (label, *space) on the network's grid, along S-I all of the case.
         names: of the labels.
         plans: of the model, with our entries.
+        lean: as for `label_shape`.
 
     Returns:
         A new array of the same shape, and findings for softseg.json.
@@ -45,7 +51,7 @@ def cleaned(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -> t
             label = largest_piece(label, settings.support_threshold)
         training = entry.get("training_shapes", {}).get(name)
         something = bool((label > HARD_THRESHOLD).any())
-        if something and training and not resembles(label, training, entry.get("si_axis") or 0):
+        if something and training and not resembles(label, training, entry.get("si_axis") or 0, lean):
             label = np.zeros_like(label)
             findings += flags.of_discarded(name)
         kept.append(label)

@@ -25,6 +25,7 @@ from nnunet_softseg.center_crop import inside_of_box
 from nnunet_softseg.inference import label_names
 from nnunet_softseg.model_plans import is_soft, versions
 from nnunet_softseg.nifti import load_nifti
+from nnunet_softseg.placement import Placement
 from nnunet_softseg.reader_geometry import reader_affines
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_label import soft_label_file
@@ -121,7 +122,8 @@ def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
         )
     names = label_names({"labels": label_manager.label_dict}, label_manager.foreground_labels)
     soft_maps = np.asarray(predicted_logits, dtype=np.float32)
-    cleaned, _ = clean_up.cleaned(soft_maps, names, plans_manager.plans)
+    lean = _lean(properties_dict.get(case_record.KEY, {}))
+    cleaned, _ = clean_up.cleaned(soft_maps, names, plans_manager.plans, lean)
     converted = _on_image(cleaned, plans_manager, label_manager, properties_dict)
     return converted if return_probabilities else converted[0]
 
@@ -164,7 +166,7 @@ def _on_image(
 
 def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: dict[str, Any]) -> Map:
     """Return the soft maps with the background exactly 0, and note how much that took away."""
-    cleaned, findings = clean_up.cleaned(soft_maps, names, plans)
+    cleaned, findings = clean_up.cleaned(soft_maps, names, plans, _lean(record))
     flags.note(record, findings)
     for name, before, after in zip(names, soft_maps, cleaned, strict=True):
         total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
@@ -178,8 +180,14 @@ def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], recor
     box, shape = record.get("box"), record.get("network_shape")
     if box and shape:
         soft_maps = soft_maps[(slice(None), *inside_of_box(box, shape))]
-    findings = flags.of_map(soft_maps, names, entry.get("training_shapes", {}), entry["si_axis"] or 0)
-    flags.note(record, findings)
+    known = entry.get("training_shapes", {})
+    flags.note(record, flags.of_map(soft_maps, names, known, entry["si_axis"] or 0, _lean(record)))
+
+
+def _lean(record: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
+    """Return how many times larger each slice is than a section across the cord; None where none leans."""
+    placement: Placement | None = record.get("placement")
+    return placement.lean if placement else None
 
 
 def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:

@@ -163,7 +163,13 @@ def of_border(
     return [Finding(Flag.BORDER, why)]
 
 
-def of_map(soft_maps: Map, names: Sequence[str], training: Mapping[str, Any], si_axis: int) -> list[Finding]:
+def of_map(
+    soft_maps: Map,
+    names: Sequence[str],
+    training: Mapping[str, Any],
+    si_axis: int,
+    lean: npt.NDArray[np.float64] | None = None,
+) -> list[Finding]:
     """Flag what is empty, ends inside the image, is in pieces or unlike every label of the training.
 
     Args:
@@ -171,10 +177,11 @@ def of_map(soft_maps: Map, names: Sequence[str], training: Mapping[str, Any], si
         names: of the labels.
         training: "training_shapes" of the model's plans, per label from `label_shape.most_extreme`.
         si_axis: axis of the space along S-I.
+        lean: as for `label_shape`.
     """
     findings = []
     for name, soft_map in zip(names, soft_maps, strict=True):
-        shape, known = label_shape(soft_map, si_axis), training.get(name)
+        shape, known = label_shape(soft_map, si_axis, lean), training.get(name)
         if shape is None:
             findings.append(Finding(Flag.EMPTY, f"nothing found of {name}: its soft map is empty"))
             continue

@@ -25,14 +25,15 @@ from nnunet_softseg.backends.processor import has_bfloat16
 from nnunet_softseg.backends.torch_network import TorchNetwork, UNetInStages
 from nnunet_softseg.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.flags import Finding, Flag
-from nnunet_softseg.localiser import Placement, WholeImage
 from nnunet_softseg.network import reference_plateau, unwrapped
 from nnunet_softseg.network_image import NetworkImage
 from nnunet_softseg.norm_relu import norm_relu, plateau
+from nnunet_softseg.placement import Grid, Placement, WholeImage
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 _SECOND_LOOK = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
+_MOST_REFINEMENTS = 2
 _DOUBTFUL = (Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 
 
@@ -56,6 +57,11 @@ class Seen:
     def flags(self) -> set[Flag]:
         """The words of the findings."""
         return {flag for flag, _ in self.findings}
+
+    @property
+    def oddity(self) -> tuple[bool, int]:
+        """What orders maps of one case: the least odd first."""
+        return Flag.EMPTY in self.flags, len(self.findings)
 
 
 @torch.inference_mode()
@@ -190,17 +196,31 @@ class _Case:
         return (second, placement) if used else (first, None)
 
     def _best_candidate(self, image: WholeImage, candidates: Iterator[Placement]) -> tuple[Seen, Placement]:
-        """Return what the network sees at the first place where nothing is odd; else where least is."""
+        """Return what the network sees at the first place where nothing is odd; else where least is.
+
+        Where the cord leans, it is looked at once more, set upright by what was found.
+        """
         tried = []
         for placement in candidates:
             seen = self._where(image, placement)
             tried.append((seen, placement))
             if not seen.flags.intersection(_SECOND_LOOK):
                 break
-        return min(tried, key=lambda one: (Flag.EMPTY in one[0].flags, len(one[0].findings)))
+        best, placement = min(tried, key=lambda one: one[0].oddity)
+        for _ in range(_MOST_REFINEMENTS):
+            if placement.is_straight:
+                break
+            closer = localiser.refined(placement, best.soft_map, self.shape, self._grid)
+            again = self._where(image, closer)
+            if again.oddity > best.oddity:
+                break
+            best, placement = again, closer
+            if not again.findings:
+                break
+        return best, placement
 
     @property
-    def _grid(self) -> localiser.Grid:
+    def _grid(self) -> Grid:
         configuration = self.predictor.configuration_manager
         axes = len(configuration.patch_size)
         strides = [
@@ -209,7 +229,7 @@ class _Case:
         shapes = [shape for shape in self._entry.get("training_shapes", {}).values() if shape]
         in_plane = [length for axis, length in enumerate(configuration.spacing) if axis != self._si_axis]
         area = max((shape["largest_area"] for shape in shapes), default=_CORD_MM2 / np.prod(in_plane))
-        return localiser.Grid(
+        return Grid(
             si_axis=self._si_axis or 0,
             spacing_mm=tuple(map(float, configuration.spacing)),
             patch_size=tuple(map(int, configuration.patch_size)),
@@ -246,15 +266,17 @@ class _Case:
         in_case = soft_map[(slice(None), *part)].numpy()
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
         findings += flags.of_border(in_case, looked_at[part], goes_on)
-        cleaned, discarded = clean_up.cleaned(in_case, self.names, self.predictor.plans_manager.plans)
+        lean = placement.lean if placement else None
+        plans = self.predictor.plans_manager.plans
+        cleaned, discarded = clean_up.cleaned(in_case, self.names, plans, lean)
         findings += discarded
         training = self._entry.get("training_shapes", {})
-        findings += flags.of_map(cleaned, self.names, training, self._si_axis or 0)
+        findings += flags.of_map(cleaned, self.names, training, self._si_axis or 0, lean)
         return Seen(box, soft_map, found, tuple(findings))
 
 
 class _ArrayImage:
-    """A whole preprocessed case at hand, as `localiser.WholeImage`."""
+    """A whole preprocessed case at hand, as `placement.WholeImage`."""
 
     def __init__(self, image: torch.Tensor) -> None:
         self._image = image

@@ -52,12 +52,16 @@ class LabelShape:
     extent: int = 0
 
 
-def label_shape(soft: npt.NDArray[np.floating[Any]], axis: int) -> LabelShape | None:
+def label_shape(
+    soft: npt.NDArray[np.floating[Any]], axis: int, lean: npt.NDArray[np.float64] | None = None
+) -> LabelShape | None:
     """Return the shape of a soft label or map; None if nothing of it exceeds a half.
 
     Args:
         soft: three axes, values in [0, 1].
         axis: that slices follow one another along.
+        lean: per slice, how many times larger it is than a section across the structure; areas are divided
+            by it.
     """
     core = soft > HARD_THRESHOLD
     if not core.any():
@@ -65,7 +69,7 @@ def label_shape(soft: npt.NDArray[np.floating[Any]], axis: int) -> LabelShape | 
     around = ndimage.find_objects(core.astype(np.uint8))[0]
     _, components = ndimage.label(core[around], structure=np.ones((3,) * soft.ndim, dtype=bool))
     others = tuple(other for other in range(soft.ndim) if other != axis)
-    areas = soft.sum(axis=others, dtype=np.float64)
+    areas = _areas(soft, axis, lean)
     areas = areas[areas > 0]
     filled = np.flatnonzero(core.any(axis=others))
     return LabelShape(
@@ -129,7 +133,12 @@ def broken_off(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
     return found
 
 
-def resembles(soft: npt.NDArray[np.floating[Any]], training: Mapping[str, float], axis: int) -> bool:
+def resembles(
+    soft: npt.NDArray[np.floating[Any]],
+    training: Mapping[str, float],
+    axis: int,
+    lean: npt.NDArray[np.float64] | None = None,
+) -> bool:
     """Return whether any piece of a map could be a label, going by the roughest of its shape.
 
     A cord that a tumour widens still has the area of a cord in most of its slices, so medians are compared.
@@ -140,13 +149,14 @@ def resembles(soft: npt.NDArray[np.floating[Any]], training: Mapping[str, float]
         soft: three axes, values in [0, 1].
         training: from `most_extreme`.
         axis: that slices follow one another along.
+        lean: as for `label_shape`.
     """
     core = soft > HARD_THRESHOLD
     pieces, _ = ndimage.label(core, structure=np.ones((3,) * soft.ndim, dtype=bool))
     shortest = MAKE_BELIEVE_EXTENT * min(training.get("extent", 0), soft.shape[axis])
-    others = tuple(other for other in range(soft.ndim) if other != axis)
     for number, around in enumerate(ndimage.find_objects(pieces), start=1):
-        areas = np.where(pieces[around] == number, soft[around], 0).sum(axis=others, dtype=np.float64)
+        piece = np.where(pieces[around] == number, soft[around], 0)
+        areas = _areas(piece, axis, None if lean is None else lean[around[axis]])
         middle = float(np.median(areas))
         variation = MAD_TO_STD * float(np.median(np.abs(areas - middle))) / middle
         if (
@@ -156,6 +166,14 @@ def resembles(soft: npt.NDArray[np.floating[Any]], training: Mapping[str, float]
         ):
             return True
     return False
+
+
+def _areas(
+    soft: npt.NDArray[np.floating[Any]], axis: int, lean: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float64]:
+    others = tuple(other for other in range(soft.ndim) if other != axis)
+    areas: npt.NDArray[np.float64] = soft.sum(axis=others, dtype=np.float64)
+    return areas if lean is None else areas / lean
 
 
 def _most_variation(training: Mapping[str, float]) -> float:

@@ -8,28 +8,26 @@ is calmer than that to many small tiles, half of them air.
 
 Through that response goes one path from the first slice to the last, with the largest sum of what looks
 like a cord: bright, and as narrow as the labels of the training. Where the path stays in the middle of one
-box, the network sees that. Else the box follows it, slice by slice: what the network sees is the image
-sheared until the cord stands upright, as in training. (Chunks of a tilted cord, each in a box of its own,
-were tried: at 30 degrees the soft volume was 4 to 8 % lower than that of the same cord upright, sheared 2 to
-5 %.)
+box, the network sees that. Else the box follows it, slice by slice, see `placement`: first the path, then,
+once more, what was found along it, whose middle is known to a part of a voxel. (Chunks of a tilted
+cord, each in a box of its own, were tried: at 30 degrees the soft volume was 4 to 8 % lower than that of the
+same cord upright.)
 """
 
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from nnunet_softseg.center_crop import Box
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.norm_relu import plateau
+from nnunet_softseg.placement import Floats, Grid, Placement, WholeImage, place
 
-Floats = npt.NDArray[np.float64]
 Mode = Literal["always", "auto", "never"]
 VARIABLE = "NNUNET_SOFTSEG_LOCALIZE"
 WINDOW_VOXELS = 64 * 192 * 320
@@ -40,149 +38,14 @@ STEEPEST = 1.0
 _FEWEST_WINDOW_SLICES = 32
 WIDEST = math.isqrt(WINDOW_VOXELS // _FEWEST_WINDOW_SLICES)
 """How far it is looked in-plane, in voxels: 350, in the middle of images that are larger still."""
-_HALF = 0.5
 MOST_CANDIDATES = 5
 _BESIDE = 3.0  # radii between one candidate and the next
 _CENTRE, _SURROUND = 0.6, 1.8  # sigmas of what is looked for, in radii of the structure
 _MOVE_COST = 0.02  # per mm, in units of the response
 _SMOOTH_MM = 6.0
-_DRIFT = 0.25
-"""How far the path may move within one box, relative to the patch: then it stays near the box's middle."""
-_SPLINE_MARGIN = 3  # voxels around a slice that is shifted
-
-
-class WholeImage(Protocol):
-    """A case on the network's grid; see `network_image.NetworkImage`."""
-
-    shape: tuple[int, ...]
-
-    def extract(self, box: Box) -> torch.Tensor:
-        """Return (channel, *size of the box), 0 outside of the case."""
-
-    def coarse(self, stride: Sequence[int]) -> torch.Tensor:
-        """Return (channel, *ceil(shape / stride)), averaged."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the patch lies in each slice of a case.
-
-    Attributes:
-        starts: (slices, 2) of the patch in-plane, in voxels of the network's grid; where the cord is straight
-            enough whole numbers, the same in every slice.
-        size: (2,) of the patch in-plane.
-        si_axis: array axis along S-I.
-    """
-
-    starts: Floats
-    size: tuple[int, int]
-    si_axis: int
-
-    @property
-    def is_straight(self) -> bool:
-        """Whether it is one box."""
-        return bool((self.starts == self.starts[0]).all())
-
-    @property
-    def box(self) -> Box:
-        """The smallest box of the case that holds the patch of every slice."""
-        first = np.floor(self.starts.min(axis=0)).astype(int)
-        last = np.ceil(self.starts.max(axis=0)).astype(int)
-        in_plane = [
-            (int(start), int(stop) + size) for start, stop, size in zip(first, last, self.size, strict=True)
-        ]
-        in_plane.insert(self.si_axis, (0, len(self.starts)))
-        return tuple(in_plane)
-
-    def seen(self, image: WholeImage) -> torch.Tensor:
-        """Return what the network sees (channel, *space): the box, or its slices shifted into line."""
-        if self.is_straight:
-            return image.extract(self.box)
-        margin = [0 if axis == self.si_axis else _SPLINE_MARGIN for axis in range(len(self.box))]
-        around = tuple((start - m, stop + m) for (start, stop), m in zip(self.box, margin, strict=True))
-        wide = np.moveaxis(image.extract(around).numpy(), 1 + self.si_axis, 1)
-        seen = np.empty((*wide.shape[:2], *self.size), np.float32)
-        within = self._within_box() + _SPLINE_MARGIN
-        for channel, place in np.ndindex(*wide.shape[:2]):
-            seen[channel, place] = _read(wide[channel, place], within[place], self.size, order=3)
-        return torch.from_numpy(np.moveaxis(seen, 1, 1 + self.si_axis))
-
-    def put_back(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return maps of what the network saw in the box, (label, *size of the box): linear, 0 elsewhere.
-
-        Slice by slice the sum stays the same.
-        """
-        if self.is_straight:
-            return maps
-        slices = np.moveaxis(maps.numpy(), 1 + self.si_axis, 1)
-        plane = tuple(stop - start for axis, (start, stop) in enumerate(self.box) if axis != self.si_axis)
-        back = np.empty((*slices.shape[:2], *plane), np.float32)
-        within = self._within_box()
-        for label, place in np.ndindex(*slices.shape[:2]):
-            # A voxel of zeros around it: beyond its edge the map falls to 0 over one voxel.
-            back[label, place] = _read(np.pad(slices[label, place], 1), 1 - within[place], plane, order=1)
-        return torch.from_numpy(np.moveaxis(back, 1, 1 + self.si_axis))
-
-    def looked_at(self) -> npt.NDArray[np.bool_]:
-        """Return which voxels of the box the network saw."""
-        shape = [*self.size]
-        shape.insert(self.si_axis, len(self.starts))
-        seen: npt.NDArray[np.bool_] = (self.put_back(torch.ones((1, *shape)))[0] > _HALF).numpy()
-        return seen
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as softseg.json tells it, on the network's grid."""
-        return {
-            "box": [list(extent) for extent in self.box],
-            "straight": self.is_straight,
-            "first_slice": [round(float(start), 1) for start in self.starts[0]],
-            "last_slice": [round(float(start), 1) for start in self.starts[-1]],
-        }
-
-    def _within_box(self) -> Floats:
-        in_plane = [start for axis, (start, _) in enumerate(self.box) if axis != self.si_axis]
-        within: Floats = self.starts - in_plane
-        return within
-
-
-def _read(plane: npt.NDArray[np.float32], start: Floats, size: Sequence[int], *, order: int) -> Floats:
-    """Return a part of a plane, from anywhere between its voxels; 0 beyond it."""
-    # An affine whose matrix is a diagonal is done axis by axis.
-    part: Floats = ndimage.affine_transform(
-        plane, np.ones(2), offset=start, output_shape=tuple(size), order=order, mode="constant"
-    )
-    return part
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What the localiser needs to know of a model's grid.
-
-    Attributes:
-        si_axis: array axis along S-I.
-        spacing_mm: per axis.
-        patch_size: per axis.
-        total_stride: of the network per axis; the size of an image it takes is a multiple of it.
-        radius: of the structure in-plane, in voxels.
-    """
-
-    si_axis: int
-    spacing_mm: tuple[float, ...]
-    patch_size: tuple[int, ...]
-    total_stride: tuple[int, ...]
-    radius: float
-
-    @property
-    def in_plane(self) -> tuple[int, ...]:
-        """The other axes."""
-        return tuple(axis for axis in range(len(self.patch_size)) if axis != self.si_axis)
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """Of the coarse pass; slices that are thick already are all looked at."""
-        finest = min(self.spacing_mm[axis] for axis in self.in_plane)
-        along = SI_STRIDE if self.spacing_mm[self.si_axis] < SI_STRIDE * finest else 1
-        return tuple(along if axis == self.si_axis else 1 for axis in range(len(self.patch_size)))
+_END_MM = 20.0  # of what was found, which say where the rest may be
+_HALF = 0.5
+_TRUNCATE = 4.0  # of the smoothing, in its sigmas
 
 
 def mode() -> Mode:
@@ -214,25 +77,76 @@ def candidates(
         reference: (label,) raw plateau of the training; 0 where not known.
         grid: of the model.
     """
-    coarse = image.coarse(grid.stride)
+    stride = coarse_stride(grid)
+    coarse = image.coarse(stride)
     si, (first, second) = grid.si_axis, grid.in_plane
     skipped = [max(0, coarse.shape[1 + axis] - WIDEST) // 2 for axis in (first, second)]
     for axis, start in zip((first, second), skipped, strict=True):
         coarse = coarse.narrow(1 + axis, start, min(WIDEST, coarse.shape[1 + axis]))
     response = coarse_response(coarse, forward, reference, grid)
     in_plane = tuple(grid.spacing_mm[axis] for axis in (first, second))
-    step_mm = grid.spacing_mm[si] * grid.stride[si]
+    step_mm = grid.spacing_mm[si] * stride[si]
     wanted = likeness(np.moveaxis(response, si, 0), grid.radius)
     # From the centre of a coarse slice to those of the slices that it is the mean of.
-    at = (np.arange(image.shape[si]) + 0.5) / grid.stride[si] - 0.5
+    at = (np.arange(image.shape[si]) + 0.5) / stride[si] - 0.5
     for _ in range(MOST_CANDIDATES):
         path = best_path(wanted, step_mm, in_plane)
-        smooth = ndimage.gaussian_filter1d(
-            (path + skipped).astype(np.float64), _SMOOTH_MM / step_mm, axis=0, mode="nearest"
-        )
+        smooth = _smoothed(path.astype(np.float64), step_mm) + skipped
         centres = np.stack([np.interp(at, np.arange(len(smooth)), line) for line in smooth.T], axis=1)
         yield place(centres, image.shape, grid)
         wanted = without(wanted, path, grid.radius)
+
+
+def refined(placement: Placement, soft_map: torch.Tensor, shape: Sequence[int], grid: Grid) -> Placement:
+    """Return where the patch lies along what was found: a finer path than that of the coarse pass.
+
+    Args:
+        placement: of the patch when it was found.
+        soft_map: (label, *size of the placement's box).
+        shape: of the case.
+        grid: of the model.
+    """
+    found = np.moveaxis(soft_map.sum(0).numpy(), grid.si_axis, 0)
+    areas = found.sum(axis=(1, 2))
+    is_whole = areas > _HALF * np.median(areas[areas > 0]) if areas.any() else areas > 0
+    if not is_whole.any():
+        return placement
+    box = [extent for axis, extent in enumerate(placement.box) if axis != grid.si_axis]
+    middles = np.array([ndimage.center_of_mass(section) for section in found[is_whole]])
+    middles += [start for start, _ in box]
+    places = np.flatnonzero(is_whole)
+    between = np.arange(places[0], places[-1] + 1)
+    line = np.stack([np.interp(between, places, middle) for middle in middles.T], axis=1)
+    smooth = _smoothed(line, grid.spacing_mm[grid.si_axis])
+    end = math.ceil(_END_MM / grid.spacing_mm[grid.si_axis])
+    return place(_straight_on(smooth, places[0], len(found) - 1 - places[-1], end), shape, grid)
+
+
+def _straight_on(line: Floats, before: int, after: int, end: int) -> Floats:
+    """Return a line with so many more slices before and after it, in the direction of so many at its end."""
+    head, tail = (
+        piece[-1] + np.arange(1, number + 1)[:, None] * (piece[-1] - piece[0]) / max(1, len(piece) - 1)
+        for piece, number in ((line[end::-1], before), (line[-1 - end :], after))
+    )
+    longer: Floats = np.concatenate([head[::-1], line, tail])
+    return longer
+
+
+def coarse_stride(grid: Grid) -> tuple[int, ...]:
+    """Return the stride of the coarse pass per axis; slices that are thick already are all looked at."""
+    finest = min(grid.spacing_mm[axis] for axis in grid.in_plane)
+    along = SI_STRIDE if grid.spacing_mm[grid.si_axis] < SI_STRIDE * finest else 1
+    return tuple(along if axis == grid.si_axis else 1 for axis in range(len(grid.patch_size)))
+
+
+def _smoothed(path: Floats, step_mm: float) -> Floats:
+    """Return a path as a smooth line, which goes straight on at its ends."""
+    sigma = _SMOOTH_MM / step_mm
+    beyond = math.ceil(_TRUNCATE * sigma)
+    # Else it would level out at its ends: a leaning cord would drift out of the middle, and seem upright.
+    longer = np.pad(path, ((beyond, beyond), (0, 0)), mode="reflect", reflect_type="odd")
+    smooth: Floats = ndimage.gaussian_filter1d(longer, sigma, axis=0, truncate=_TRUNCATE)
+    return smooth[beyond:-beyond]
 
 
 @torch.inference_mode()
@@ -332,23 +246,3 @@ def best_path(wanted: Floats, step_mm: float, spacing_mm: tuple[float, ...]) -> 
         place = candidates[(plane[tuple(candidates.T)] - prices).argmax()]
         path.append(place)
     return np.array(path[::-1], dtype=np.intp)
-
-
-def place(centres: Floats, shape: Sequence[int], grid: Grid) -> Placement:
-    """Return where the patch lies so that a path runs through its middle, inside the case where it can.
-
-    Args:
-        centres: (slices, 2) where the path runs, in voxels of the network's grid, for each slice of it.
-        shape: of the case.
-        grid: of the model.
-    """
-    sizes, patch = (
-        np.array([lengths[axis] for axis in grid.in_plane]) for lengths in (shape, grid.patch_size)
-    )
-    if (np.ptp(centres, axis=0) <= _DRIFT * patch).all():
-        middle = (centres.max(axis=0) + centres.min(axis=0)) / 2
-        centres = np.tile(np.round(middle + 0.5 - patch / 2) + (patch - 1) / 2, (len(centres), 1))
-    starts = np.clip(centres - (patch - 1) / 2, 0, np.maximum(sizes - patch, 0))
-    # As the fixed patch: around the middle of a case that is smaller.
-    starts = np.where(sizes <= patch, (sizes - patch) // 2, starts)
-    return Placement(starts.astype(np.float64), (int(patch[0]), int(patch[1])), grid.si_axis)

@@ -61,6 +61,20 @@ def test_a_map_that_could_be_no_label_is_emptied(boxes: list[Any], could_be: boo
     assert [flag for flag, _ in findings] == [Flag.DISCARDED] * (not could_be)
 
 
+def test_a_label_that_leans_is_judged_across() -> None:
+    """400 voxels of 36 are no label, unless they are cut at a slant; in each piece its own slices count."""
+    assert TRAINING is not None
+    soft = box_map(((0, 40), (5, 25), (5, 25)))
+    assert resembles(soft, TRAINING, 0, np.full(40, 400 / 36))
+    assert not resembles(soft, TRAINING, 0, np.full(40, 400 / 73))  # across, twice as wide and more
+    pieces = box_map(((0, 4), (2, 6), (2, 6)), ((10, 40), (5, 25), (5, 25)))
+    lean = np.concatenate([np.ones(10), np.full(30, 400 / 36)])
+    assert resembles(pieces, TRAINING, 0, lean)
+    assert not resembles(pieces, TRAINING, 0, np.concatenate([np.full(10, 400 / 36), np.ones(30)]))
+    assert not cleaned(soft[None], ["cord"], plans())[0].any()
+    assert cleaned(soft[None], ["cord"], plans(), np.full(40, 400 / 36))[0].any()
+
+
 def test_an_image_shorter_than_any_of_the_training_can_show_a_cord() -> None:
     assert TRAINING is not None
     assert resembles(box_map(CORD)[:3], TRAINING, 0)

@@ -1,5 +1,6 @@
 """A soft map comes back on its image's own grid, with values and header, through every NIfTI reader."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ from test_center_crop import oblique
 from nnunet_softseg import export
 from nnunet_softseg.case_record import KEY
 from nnunet_softseg.label_manager import SoftLabelManager
+from nnunet_softseg.label_shape import label_shape
 from nnunet_softseg.model_plans import soft_plans
-from nnunet_softseg.settings import SoftSegSettings
+from nnunet_softseg.placement import Placement
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_map import resample_soft_map
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
@@ -223,6 +226,32 @@ def test_without_files_nnunet_gets_the_same_maps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label_map, only_label_map)
     np.testing.assert_array_equal(export.soft_nifti(soft_map[0], properties, None).dataobj, in_file)
     assert label_map.sum() == labels_in_file.sum() == (in_file > 0.5).sum()
+
+
+def test_a_leaning_cord_is_judged_across(tmp_path: Path) -> None:
+    """Its axial areas are 2.4 times the largest of the training: no cord, unless it leans by 60 degrees."""
+    soft, properties = cord_in_a_box(tmp_path, (0, 1, 2))
+    plans = Plans(NibabelIOWithReorient)
+    shape = label_shape(soft[0], 0)
+    assert shape is not None
+    known = {**dataclasses.asdict(shape), "largest_area": shape.largest_area / 2.4}
+    plans.plans[PLANS_KEY] |= {"si_axis": 0, "training_shapes": {"cord": known}}
+    upright, leaning = (
+        Placement(np.zeros((25, 2)), np.tile(np.diag([longer, 1.0]), (25, 1, 1)), (24, 16), 0)
+        for longer in (1.0, 2.0)
+    )
+    manager = plans.get_label_manager({"labels": {"background": 0, "cord": 1}})
+    for name, placement, flags in (
+        ("straight", None, ["discarded", "empty"]),
+        ("upright", upright, ["discarded", "empty"]),
+        ("leaning", leaning, []),
+    ):
+        properties[KEY] |= {"placement": placement, "flags": []}
+        in_file, _ = written(soft, properties, plans, tmp_path / name)
+        label_map = export.convert_prediction(soft, plans, None, manager, properties)
+        assert in_file.any() == label_map.any() == (not flags)
+        entry = json.loads((tmp_path / name / "softseg.json").read_text())["cases"]["sub-01_T2w"]
+        assert entry["flags"] == flags
 
 
 def test_a_vanilla_model_goes_to_nnunets_own_conversion(monkeypatch: pytest.MonkeyPatch) -> None:

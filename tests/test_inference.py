@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_softseg import case_record, inference, localiser
+from nnunet_softseg import case_record, flags, inference, localiser
 from nnunet_softseg.inference import predict_soft_map
 from nnunet_softseg.label_manager import SoftLabelManager
 from nnunet_softseg.model_plans import soft_plans
 from nnunet_softseg.network import add_reference_plateau, reference_plateau
+from nnunet_softseg.placement import place
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 
@@ -221,7 +222,7 @@ def test_a_cord_that_is_not_in_the_middle_is_found_whole(
     if slope == (0, 0):
         torch.testing.assert_close(soft, expected, atol=2e-6, rtol=0)
     else:  # interpolated, there and back; what a spline undershoots at a sharp edge is no cord
-        torch.testing.assert_close(soft.sum((2, 3)), expected.sum((2, 3)), rtol=0.03, atol=0)
+        torch.testing.assert_close(soft.sum((2, 3)), expected.sum((2, 3)), rtol=0.05, atol=0)
         assert float(soft.sum()) == pytest.approx(float(expected.sum()), rel=0.015)
         assert float((soft - expected).abs().max()) < 0.35
     assert record["flags"] == ([] if in_the_middle else ["found off the centre"])
@@ -298,7 +299,7 @@ def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
     expected = (image / height(image)).clamp(max=1)
     back = torch.zeros_like(image)
     back[(slice(None), *(slice(*extent) for extent in box))] = first
-    torch.testing.assert_close(back.sum((2, 3)), expected.sum((2, 3)), rtol=0.03 if slope else 1e-5, atol=0)
+    torch.testing.assert_close(back.sum((2, 3)), expected.sum((2, 3)), rtol=0.05 if slope else 1e-5, atol=0)
     # the second fold sees a silent network in the middle, too, and would place its boxes elsewhere
     made.network.inputs.clear()
     monkeypatch.setattr(localiser, "candidates", lambda *_: pytest.fail("only the first fold decides"))
@@ -339,14 +340,38 @@ def test_a_record_of_another_case_says_nothing_about_this_image(monkeypatch: pyt
     assert tuple(predict_soft_map(trained(), image).shape) == tuple(image.shape)
 
 
-def test_a_map_cut_off_by_a_wrong_path_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that leaves the tube half-way."""
+@pytest.mark.parametrize("looks_closer", [True, False])
+def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
+    looks_closer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that leaves the tube half-way: what was found in the other half says where it goes on."""
     image = tube((64, 76, 74), (20, 30), (0, 0))
     made, record = trained(), begin()
     grid = inference._Case(made, image, record)._grid
     off = np.tile([20.0, 30.0], (64, 1))
     off[32:, 0] += np.arange(32) * 0.6
-    monkeypatch.setattr(localiser, "candidates", lambda *_: iter([localiser.place(off, (64, 76, 74), grid)]))
+    wrong = place(off, (64, 76, 74), grid)
+    monkeypatch.setattr(localiser, "candidates", lambda *_: iter([wrong]))
     monkeypatch.setenv(localiser.VARIABLE, "always")
-    predict_soft_map(made, image)
-    assert "touches the border" in record["flags"]
+    if not looks_closer:
+        monkeypatch.setattr(inference, "_MOST_REFINEMENTS", 0)
+    soft = predict_soft_map(made, image)
+    if looks_closer:
+        assert record["flags"] == ["found off the centre"]
+        torch.testing.assert_close(soft, (image / height(image)).clamp(max=1), atol=2e-6, rtol=0)
+    else:
+        assert "touches the border" in record["flags"]
+
+
+def test_areas_are_judged_across_a_leaning_cord(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its axial sections are larger than any label of the training, as it leans: that is not odd."""
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    image = tube((90, 76, 74), (15, 20), (0.57, 0))
+    lean = 1 / np.cos(np.arctan(0.57))  # 1.15
+    largest = float(image.sum((2, 3)).max()) / 1.25 / np.sqrt(lean)  # 7 % too large, or 7 % to spare
+    monkeypatch.setitem(TRAINING["cord"], "largest_area", largest)
+    soft, record, _ = whole_case(image, "auto", monkeypatch)
+    assert record["flags"] == ["found off the centre"]
+    assert "unlike training" in {
+        finding.flag.value for finding in flags.of_map(soft.numpy(), ["cord"], TRAINING, 0)
+    }

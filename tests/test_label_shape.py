@@ -27,6 +27,20 @@ def test_a_column_by_counting() -> None:
     assert along_another.area_variation == pytest.approx(areas.std() / areas.mean())
 
 
+def test_areas_are_those_across_what_leans() -> None:
+    """Slices that are larger only as they cut it at a slant are even."""
+    soft = column()
+    soft[6:, 7:14, 2:7] = soft[6:, 7:14, 7:12]  # from here on the column leans
+    lean = np.array([1.0] * 6 + [float(soft[6].sum() / soft[0].sum())] * 6)
+    for axis in range(3):
+        seen = np.moveaxis(soft, 0, axis)
+        shape, as_cut = label_shape(seen, axis, lean), label_shape(seen, axis)
+        assert shape is not None and as_cut is not None  # noqa: PT018
+        assert shape.largest_area == pytest.approx(25 + 24 / 4)
+        assert shape.area_variation == pytest.approx(0, abs=1e-7)
+        assert as_cut.largest_area == pytest.approx(lean[-1] * shape.largest_area)
+
+
 def test_pieces_touch_at_corners_and_are_counted_above_a_half() -> None:
     soft = np.zeros((6, 6, 6), np.float32)
     soft[0, 0, 0] = soft[1, 1, 1] = 0.9  # one piece
