@@ -6,10 +6,11 @@ uses alpha - target too. Both are here. The adaptive exponent makes small errors
 cheap beside it: where a voxel's label is uncertain, what minimises the loss lies above its mean.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 Reduction = Literal["none", "mean", "sum"]
 _LEAST_ALPHA = 2
@@ -65,7 +66,7 @@ class AdaptiveWingLoss(nn.Module):
         self.adaptive = adaptive
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss.
+        """Return the loss, with a gradient for the prediction only.
 
         Args:
             prediction: any shape, any float type; computed in float32 or wider.
@@ -85,16 +86,48 @@ class AdaptiveWingLoss(nn.Module):
         return loss.sum() if self.reduction == "sum" else loss.mean()
 
     def _per_voxel(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        error = (target - prediction).abs()
         exponent = self.alpha - target if self.adaptive else self.alpha  # a number costs less than an array
-        # The power sees no error beyond theta: torch.where evaluates both branches, and an infinity in the
-        # branch not taken turns the gradient into NaN.
-        curved = self.omega * torch.log1p((error.clamp(max=self.theta) / self.epsilon) ** exponent)
-        ratio = self.theta / self.epsilon
+        form = (self.omega, self.epsilon, self.theta)
+        loss: torch.Tensor = _Wing.apply(prediction - target, exponent, form)  # type: ignore[no-untyped-call]
+        return loss
+
+
+class _Wing(torch.autograd.Function):
+    """The formula and its slope in one go: left to autograd, the slope costs more than the formula."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        difference: torch.Tensor,
+        exponent: torch.Tensor | float,
+        omega_epsilon_theta: tuple[float, float, float],
+    ) -> torch.Tensor:
+        omega, epsilon, theta = omega_epsilon_theta
+        error = difference.abs()
+        ratio = error.clamp(max=theta).div_(epsilon)
         power = ratio**exponent
-        slope = self.omega * exponent * power / (ratio * (1 + power) * self.epsilon)
-        # At theta the line meets the curve: there `curved` is already the constant part of the line.
-        return curved + slope * (error - self.theta).clamp(min=0)
+        # At theta the line meets the curve: there the curved part is already the constant part of the line.
+        loss = torch.log1p(power).mul_(omega)
+        loss += _slope(theta / epsilon, (theta / epsilon) ** exponent, exponent, omega, epsilon) * (
+            error - theta
+        ).clamp_(min=0)
+        if ctx.needs_input_grad[0]:
+            # Without an error the slope is 0, as the exponent is above 1, and not 0 / 0.
+            ratio.clamp_(min=torch.finfo(ratio.dtype).tiny)
+            slope = _slope(ratio, power, exponent, omega, epsilon)
+            ctx.save_for_backward(slope.copysign_(difference))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None
+
+
+def _slope(ratio: Any, power: Any, exponent: Any, omega: float, epsilon: float) -> Any:
+    """Return the slope at error / epsilon = ratio, with power = ratio ** exponent; numbers or arrays."""
+    return power / (ratio * (1 + power)) * (exponent * omega / epsilon)
 
 
 def _at_least_float32(values: torch.Tensor) -> torch.Tensor:

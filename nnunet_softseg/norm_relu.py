@@ -7,7 +7,10 @@ The single largest voxel is a fragile yardstick: one hot voxel of 1.3 shrinks ev
 there are two: `peak`, as printed, and `plateau`, the height on which most of the structure stands.
 """
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 
 
 def peak(raw: torch.Tensor) -> torch.Tensor:
@@ -30,13 +33,39 @@ def plateau(raw: torch.Tensor) -> torch.Tensor:
     Args:
         raw: (batch, channel, *space), raw network output.
     """
-    positive = raw.float().clamp(min=0)
-    # Powers of values relative to the peak neither overflow nor vanish, whatever the scale of the network.
-    scale = peak(positive).detach().clamp(min=torch.finfo(torch.float32).tiny)
-    relative = (positive / scale).flatten(2)
-    weight = relative.square().square()  # a fifth of the cost of ** 4
-    mean = (weight * relative).sum(2) / weight.sum(2).clamp(min=torch.finfo(torch.float32).tiny)
-    return scale * _keep_axes(mean, raw.ndim)
+    heights: torch.Tensor = _Plateau.apply(_at_least_float32(raw))  # type: ignore[no-untyped-call]
+    return heights
+
+
+class _Plateau(torch.autograd.Function):
+    """Value and slope in closed form: left to autograd, the slope costs several times the value.
+
+    With r = x / max x and the plateau m max x, the slope is r^3 (5 r - 4 m) / sum r^4.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw: torch.Tensor) -> torch.Tensor:
+        positive = raw.flatten(2).clamp(min=0)
+        tiny = torch.finfo(raw.dtype).tiny
+        # Powers of values relative to the peak neither overflow nor vanish, whatever the network's scale.
+        scale = positive.amax(dim=2, keepdim=True).clamp_(min=tiny)
+        relative = positive.div_(scale)
+        weight = relative.square().square_()  # a fifth of the cost of ** 4
+        total = weight.sum(2, keepdim=True).clamp_(min=tiny)
+        mean = (weight * relative).sum(2, keepdim=True) / total
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(relative, mean, total)
+            ctx.shape = raw.shape
+        return _keep_axes((scale * mean)[..., 0], raw.ndim)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        relative, mean, total = ctx.saved_tensors
+        slope: torch.Tensor = (
+            (relative * 5).sub_(4 * mean).mul_(relative.pow(3)).mul_(gradient.flatten(2) / total)
+        )
+        return slope.reshape(ctx.shape)
 
 
 def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: bool = False) -> torch.Tensor:
@@ -52,8 +81,8 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
     Returns:
         (batch, channel, *space). Zeros where the yardstick and the floor are 0.
     """
-    values = raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw
-    yardstick = plateau(values).to(values.dtype) if robust else peak(values)
+    values = _at_least_float32(raw)
+    yardstick = plateau(values) if robust else peak(values)
     denominator = torch.maximum(yardstick, broadcast_floor(floor, values))
     safe = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
     return (values.clamp(min=0) / safe).clamp(max=1)
@@ -63,6 +92,10 @@ def broadcast_floor(floor: torch.Tensor | float, raw: torch.Tensor) -> torch.Ten
     """Return a floor per label, or a number, as (batch, channel, 1, ...) or a scalar of the type of `raw`."""
     smallest = torch.as_tensor(floor, dtype=raw.dtype, device=raw.device)
     return _keep_axes(smallest.expand(raw.shape[:2]), raw.ndim) if smallest.ndim else smallest
+
+
+def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _keep_axes(values: torch.Tensor, ndim: int) -> torch.Tensor:

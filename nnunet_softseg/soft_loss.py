@@ -71,33 +71,40 @@ class SoftSegLoss(nn.Module):
 
     def _level_loss(self, raw: torch.Tensor, target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         raw = raw.float()
+        heights = plateau(raw)
         if torch.is_grad_enabled():
-            follow_plateau(reference, raw, target, self.momentum)
-        prediction = (
-            normalised_for_loss(raw, target, self.floor_fraction, reference) if self.normalise else raw
-        )
-        return self.voxel_loss(prediction, target)
+            follow_plateau(reference, heights, target, self.momentum)
+        if not self.normalise:
+            return self.voxel_loss(raw, target)
+        normalised = normalised_for_loss(raw, heights, target, self.floor_fraction, reference)
+        return self.voxel_loss(normalised, target)
 
 
 @torch.no_grad()
-def follow_plateau(reference: torch.Tensor, raw: torch.Tensor, target: torch.Tensor, momentum: float) -> None:
+def follow_plateau(
+    reference: torch.Tensor, heights: torch.Tensor, target: torch.Tensor, momentum: float
+) -> None:
     """Move the running plateau towards that of this batch, in place; samples without a label say nothing.
 
     Args:
         reference: (label,), 0 where not known yet.
-        raw: (batch, label, *space).
-        target: as raw.
+        heights: (batch, label, 1, ...), `plateau` of the raw output.
+        target: (batch, label, *space).
         momentum: share of the old value.
     """
     labelled = (peak(target).flatten(1) > LABELLED).to(reference.dtype)
     count = labelled.sum(0)
-    batch_plateau = (plateau(raw.detach()).flatten(1) * labelled).sum(0) / count.clamp(min=1)
+    batch_plateau = (heights.flatten(1) * labelled).sum(0) / count.clamp(min=1)
     moved = torch.where(reference > 0, momentum * reference + (1 - momentum) * batch_plateau, batch_plateau)
     reference.copy_(torch.where(count > 0, moved, reference))
 
 
 def normalised_for_loss(
-    raw: torch.Tensor, target: torch.Tensor, floor_fraction: float, reference: torch.Tensor
+    raw: torch.Tensor,
+    heights: torch.Tensor,
+    target: torch.Tensor,
+    floor_fraction: float,
+    reference: torch.Tensor,
 ) -> torch.Tensor:
     """Return NormReLU of a patch, as it will be in the whole case, with a gradient wherever there is a label.
 
@@ -109,17 +116,20 @@ def normalised_for_loss(
 
     Args:
         raw: (batch, label, *space).
+        heights: (batch, label, 1, ...), `plateau` of it.
         target: as raw.
         floor_fraction: of the running plateau, smallest denominator.
         reference: (label,) running plateau, 0 where not known yet.
     """
     height = peak(target)
     running = broadcast_floor(reference, raw).expand_as(height)
-    labelled = torch.maximum(plateau(raw), floor_fraction * running) / height.clamp(min=LABELLED)
+    labelled = torch.maximum(heights, floor_fraction * running) / height.clamp(min=LABELLED)
     denominator = torch.where(height > LABELLED, labelled, running)
     denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
-    normalised = torch.where(target > 0, raw, raw.clamp(min=0)) / denominator
-    return torch.where(target < 1, normalised, normalised.clamp(max=1))
+    nothing, infinite = raw.new_zeros(()), raw.new_full((), torch.inf)
+    lowest = torch.where(target > 0, -infinite, nothing)
+    highest = torch.where(target < 1, infinite, nothing + 1)
+    return torch.clamp(raw / denominator, lowest, highest)
 
 
 class WeightedLoss(nn.Module):

@@ -95,6 +95,17 @@ def test_gradients_are_finite_up_to_an_error_of_ten_thousand(dtype: torch.dtype,
         assert float(prediction.grad[9]) == pytest.approx(6.355098, rel=8e-3)
 
 
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_the_gradient_is_the_slope_of_the_loss(adaptive: bool) -> None:
+    """Against finite differences, on both sides of theta and of the target."""
+    target = torch.linspace(0, 1, 9, dtype=torch.float64).repeat_interleave(8)
+    errors = torch.tensor([-3.0, -0.55, -0.4, -0.01, 0.02, 0.3, 0.52, 2.0], dtype=torch.float64).repeat(9)
+    prediction = (target + errors).requires_grad_()
+    for reduction in ("none", "mean", "sum"):
+        loss = AdaptiveWingLoss(omega=3.0, epsilon=0.7, reduction=reduction, adaptive=adaptive)
+        assert torch.autograd.gradcheck(lambda p, loss=loss: loss(p, target), prediction)
+
+
 def test_half_precision_is_reduced_in_float32() -> None:
     prediction, target = torch.ones(100_000, dtype=torch.float16), torch.zeros(100_000, dtype=torch.float16)
     total = AdaptiveWingLoss(reduction="sum")(prediction, target)

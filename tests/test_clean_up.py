@@ -49,6 +49,9 @@ def plans(training: Any = TRAINING) -> dict[str, Any]:
         # Wide, narrow, wide, ...: no slice is odd, but a cord is not like this over all of its length.
         ([((z, z + 2), (10, 16), (10, 16 if z % 4 else 19)) for z in range(0, 40, 2)], False),
         ([CORD, *(((z, z + 2), (10, 16), (10, 19)) for z in range(0, 18, 4))], True),  # a quarter of it
+        # A sixth wider every other slice: no slice is odd, but a cord is smoother than that.
+        ([((z, z + 1), (10, 16), (10, 16 if z % 2 else 17)) for z in range(40)], False),
+        ([((0, 20), (10, 16), (10, 16)), ((20, 40), (10, 16), (10, 17))], True),  # once is an enlargement
     ],
 )
 def test_a_map_that_could_be_no_label_is_emptied(boxes: list[Any], could_be: bool) -> None:

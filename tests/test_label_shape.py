@@ -59,8 +59,10 @@ def test_nothing_above_a_half_has_no_shape() -> None:
 def test_the_training_keeps_the_largest_of_each_figure() -> None:
     shapes = [LabelShape(1, 80.0, 0.05), None, LabelShape(2, 60.0, 0.1)]
     shapes = [shape and replace(shape, extent=int(shape.largest_area)) for shape in shapes]
+    shapes[0] = shapes[0] and replace(shapes[0], area_roughness=0.02)
+    largest = {"components": 2, "largest_area": 80.0, "area_variation": 0.1, "area_roughness": 0.02}
     ends = {"empty_start": 0, "empty_end": 0, "gap": 0, "extent": 60}  # of the extent the smallest
-    assert most_extreme(shapes) == {"components": 2, "largest_area": 80.0, "area_variation": 0.1, **ends}
+    assert most_extreme(shapes) == {**largest, **ends}
 
 
 def test_where_a_label_ends_and_what_is_missing_in_it() -> None:
@@ -90,7 +92,19 @@ def test_a_label_that_ends_where_none_of_the_training_did(shape: LabelShape, tol
         assert words in sentence
 
 
-TRAINING = {"components": 1, "largest_area": 80.0, "area_variation": 0.05}
+def test_roughness_is_what_changes_from_slice_to_slice() -> None:
+    """Of a smooth enlargement next to nothing; of areas that jump by a tenth to and fro, a tenth."""
+    along = np.arange(80)
+    smooth, jumping = 1 + 0.1 * np.sin(along / 40), 1 + 0.1 * (-1.0) ** along
+    for areas, roughness in ((smooth, 0), (jumping, 0.1), (smooth * jumping, 0.1)):
+        soft = np.broadcast_to(0.8 * areas[:, None, None] / areas.max(), (80, 5, 5))
+        shape = label_shape(soft, 0)
+        assert shape is not None
+        assert shape.area_roughness == pytest.approx(roughness, abs=0.01)
+        assert shape.area_variation == pytest.approx(areas.std() / areas.mean())
+
+
+TRAINING = {"components": 1, "largest_area": 80.0, "area_variation": 0.05, "area_roughness": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +116,8 @@ TRAINING = {"components": 1, "largest_area": 80.0, "area_variation": 0.05}
         (LabelShape(1, 101.0, 0.05), ["a slice of 101 voxels"]),
         (LabelShape(1, 80.0, 0.16), ["vary by 16%"]),
         (LabelShape(7, 230.0, 0.7), ["a slice of 230", "vary by 70%"]),
+        (LabelShape(1, 80.0, 0.05, area_roughness=0.039), []),  # three times that of the training, and 0.01
+        (LabelShape(1, 80.0, 0.05, area_roughness=0.041), ["differ by 4.1% from slice to slice"]),
     ],
 )
 def test_what_is_unlike_the_training_is_said(shape: LabelShape, told_by: list[str]) -> None:

@@ -103,6 +103,14 @@ def test_the_plateau_neither_overflows_nor_vanishes(scale: float) -> None:
     assert float(plateau(scale * disc())) == pytest.approx(scale, rel=1e-5)
 
 
+def test_the_gradient_of_the_plateau_is_its_slope() -> None:
+    """Against finite differences; the largest voxel, whose height the others are compared with, included."""
+    values = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    raw = torch.from_numpy(values).requires_grad_()
+    assert torch.autograd.gradcheck(plateau, raw)
+    assert torch.autograd.gradcheck(lambda raw: norm_relu(raw, 0.1, robust=True), raw)
+
+
 def test_the_floor_keeps_a_weak_image_weak() -> None:
     raw = torch.zeros(1, 2, 3)
     raw[0, :, 1] = torch.tensor([0.02, 1.3])

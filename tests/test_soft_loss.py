@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nnunet_softseg.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.norm_relu import norm_relu
+from nnunet_softseg.norm_relu import norm_relu, plateau
 from nnunet_softseg.soft_loss import (
     SoftDiceLoss,
     SoftSegLoss,
@@ -61,7 +61,7 @@ def test_it_is_what_inference_does_where_the_raw_output_is_positive() -> None:
     raw = torch.rand(3, 2, 8, 8)
     target = torch.rand(3, 2, 8, 8)
     target[:, :, 0] = 1
-    found = normalised_for_loss(raw, target, 0.5, torch.zeros(2))
+    found = normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(2))
     torch.testing.assert_close(found.clamp(max=1), norm_relu(raw, robust=True))
 
 
@@ -70,21 +70,21 @@ def test_above_one_costs_nothing_inside_and_something_at_the_boundary() -> None:
     target[..., 3, 5:11] = 0.4
     raw = torch.where(target == 1, torch.tensor(1.0), target)
     raw[..., 8, 8] = 1.5  # clipped at inference: the map is 1 there
-    found = normalised_for_loss(raw, target, 0.5, torch.zeros(1))
+    found = normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(1))
     assert float(found[..., 8, 8]) == 1
     raw[..., 3, 8] = 1.5
-    assert float(normalised_for_loss(raw, target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
+    assert float(normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
 
 
 def test_a_patch_that_holds_the_fringe_is_scaled_to_it() -> None:
     target = 0.6 * square()
-    found = normalised_for_loss(3 * target, target, 0.5, torch.tensor([1.8]))
+    found = normalised_for_loss(3 * target, plateau(3 * target), target, 0.5, torch.tensor([1.8]))
     torch.testing.assert_close(found, target)
 
 
 def test_a_patch_without_a_label_is_measured_against_the_running_peak() -> None:
     raw = torch.full((1, 1, 4, 4), 0.2)
-    found = normalised_for_loss(raw, torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
+    found = normalised_for_loss(raw, plateau(raw), torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
     torch.testing.assert_close(found, torch.full_like(raw, 0.25))
 
 
@@ -120,10 +120,10 @@ def test_running_peak_follows_labelled_samples_only() -> None:
     raw[0, 0, 1], raw[1, 0, 2], raw[0, 1, 0] = 3.0, 7.0, 5.0
     target = torch.zeros(2, 2, 4)
     target[0, 0, 1] = 1  # label 1 in sample 0 only, label 2 nowhere
-    follow_plateau(reference, raw, target, 0.9)
+    follow_plateau(reference, plateau(raw), target, 0.9)
     assert reference.tolist() == [3.0, 0.0]
     raw[0, 0, 1] = 1.0
-    follow_plateau(reference, raw, target, 0.9)
+    follow_plateau(reference, plateau(raw), target, 0.9)
     assert reference[0] == pytest.approx(0.9 * 3 + 0.1 * 1)
 
 
