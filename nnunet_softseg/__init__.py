@@ -71,6 +71,7 @@ raw output -> soft map
   backends/choice.py          what runs the network here, and what if it fails
   soft_map.py                 background exactly 0; the way to another grid
   clean_up.py                 what of a soft map is kept: its cores, the largest piece on request
+  placement.py                where the patch lies along the cord, each slice set upright, and the way back
   localiser.py                where the cord runs, if it is not in the middle: a coarse pass over all of it
   inference.py                the box, forward in tiles, blend raw, NormReLU, a second look
   label_manager.py            one channel per label; the label map is soft map > 0.5

@@ -198,26 +198,25 @@ class _Case:
     def _best_candidate(self, image: WholeImage, candidates: Iterator[Placement]) -> tuple[Seen, Placement]:
         """Return what the network sees at the first place where nothing is odd; else where least is.
 
-        Where the cord leans, it is looked at once more, set upright by what was found.
+        Where the cord leans, it is looked at again, set upright by what was found.
         """
-        tried = []
+        tried: list[tuple[Seen, Placement]] = []
         for placement in candidates:
             seen = self._where(image, placement)
             tried.append((seen, placement))
             if not seen.flags.intersection(_SECOND_LOOK):
                 break
-        best, placement = min(tried, key=lambda one: one[0].oddity)
+        seen, placement = min(tried, key=lambda one: one[0].oddity)
+        tried = [(seen, placement)]
         for _ in range(_MOST_REFINEMENTS):
             if placement.is_straight:
                 break
-            closer = localiser.refined(placement, best.soft_map, self.shape, self._grid)
-            again = self._where(image, closer)
-            if again.oddity > best.oddity:
+            placement = localiser.refined(placement, seen.soft_map, self.shape, self._grid)
+            seen = self._where(image, placement)
+            tried.append((seen, placement))
+            if not seen.findings:
                 break
-            best, placement = again, closer
-            if not again.findings:
-                break
-        return best, placement
+        return min(reversed(tried), key=lambda one: one[0].oddity)
 
     @property
     def _grid(self) -> Grid:

@@ -72,7 +72,7 @@ class NetworkImage:
                 f"its border of zeros), expected at least one of {_times(self._spacings[1])} mm along every "
                 "axis: give an image that covers the structure, and look at its voxel sizes"
             )
-        self.constant = all(bool(channel.min() == channel.max()) for channel in image)
+        self.constant = all(_is_constant(channel) for channel in image)
         self.whole_because = _what_is_not_default(configuration_manager.configuration)
         self._whole: Image | None = None
 
@@ -120,15 +120,17 @@ class NetworkImage:
         data = data.transpose(0, *(axis + 1 for axis in axes))
         masked = any(configuration_manager.use_mask_for_norm)
         # Filling the holes of the mask takes seconds, and does not change its bounding box.
-        mask = create_nonzero_mask(data) if masked else (data != 0).any(axis=0)
-        box = get_bbox_from_mask(mask)
+        mask = create_nonzero_mask(data) if masked else None
+        box = nonzero_box(data) if mask is None else get_bbox_from_mask(mask)
         slices = bounding_box_to_slice(box)
         properties["shape_before_cropping"] = data.shape[1:]
         properties["bbox_used_for_cropping"] = box
         data = data[(slice(None), *slices)]
         properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
-        inside_mask = mask[slices] if masked else np.broadcast_to(True, data.shape[1:])
-        segmentation = np.where(inside_mask, np.int8(0), np.int8(-1))[None]
+        # As nnU-Net marks what is outside of the mask; without one no normalisation looks at it.
+        inside_mask = np.True_ if mask is None else mask[slices]
+        outside = np.where(inside_mask, np.int8(0), np.int8(-1))
+        segmentation = np.broadcast_to(outside, data.shape[1:])[None]
         intensities = plans_manager.foreground_intensity_properties_per_channel
         data = DefaultPreprocessor(verbose=False)._normalize(
             data, segmentation, configuration_manager, intensities
@@ -233,6 +235,31 @@ class NetworkImage:
             for source, target, step in zip(self._image.shape[1:], self.shape, strides, strict=True)
         ]
         return torch.stack([torch.from_numpy(_averaged(channel, means)) for channel in self._image])
+
+
+def nonzero_box(data: Image) -> list[list[int]]:
+    """Return [start, stop] per axis of the smallest box around what is not zero; all of it, if nothing is.
+
+    Args:
+        data: (channel, *space).
+    """
+    box = []
+    for axis in range(1, data.ndim):
+        planes = np.moveaxis(data, axis, 0)
+        # Most images have something on every side: then six planes are looked at, not all voxels.
+        first = next((index for index, plane in enumerate(planes) if plane.any()), None)
+        if first is None:
+            return [[0, size] for size in data.shape[1:]]
+        last = next(index for index in reversed(range(len(planes))) if planes[index].any())
+        box.append([first, last + 1])
+        data = np.moveaxis(planes[first : last + 1], 0, axis)
+    return box
+
+
+def _is_constant(channel: Image) -> bool:
+    """Return whether a channel holds one value only; it is looked at up to the first other one."""
+    value = channel.flat[0]
+    return not any((plane != value).any() for plane in channel)
 
 
 def _averaged(channel: Image, means: Sequence[Image]) -> Image:

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 from grid_plans import by_nnunet, configuration, cut, plans
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from test_center_crop import oblique
@@ -15,7 +17,7 @@ from tiny_dataset import save_nifti
 
 from nnunet_softseg import network_image
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.network_image import NetworkImage
+from nnunet_softseg.network_image import NetworkImage, nonzero_box
 from nnunet_softseg.sub_grid import REACH, area_means
 
 TOLERANCE = 1e-5
@@ -224,6 +226,19 @@ def test_arrays_with_nan_are_refused() -> None:
     data[0, 1, 2, 4] = -np.inf
     with pytest.raises(UserError, match="found 2 NaN or infinite voxels of 729"):
         NetworkImage.from_array(data, {"spacing": [1, 1, 1]}, plans(), configuration((1, 1, 1)))
+
+
+@settings(max_examples=60)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 2), *[st.integers(1, 7)] * 3), elements=st.just(0.0)),
+    st.lists(st.tuples(*[st.integers(0, 6)] * 4), max_size=4),
+)
+def test_the_box_of_what_is_not_zero_is_nnunets(
+    data: np.ndarray, places: list[tuple[int, int, int, int]]
+) -> None:
+    for place in places:
+        data[tuple(at % size for at, size in zip(place, data.shape, strict=True))] = -0.5
+    assert nonzero_box(data) == get_bbox_from_mask((data != 0).any(axis=0))
 
 
 def test_grids_that_make_no_sense_are_refused() -> None:
