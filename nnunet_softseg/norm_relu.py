@@ -62,9 +62,8 @@ class _Plateau(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         relative, mean, total = ctx.saved_tensors
-        slope: torch.Tensor = (
-            (relative * 5).sub_(4 * mean).mul_(relative.pow(3)).mul_(gradient.flatten(2) / total)
-        )
+        cubed = relative.square().mul_(relative)
+        slope: torch.Tensor = (relative * 5).sub_(4 * mean).mul_(cubed).mul_(gradient.flatten(2) / total)
         return slope.reshape(ctx.shape)
 
 

@@ -5,9 +5,11 @@ regresses the raw output and applies NormReLU after inference only. Both are her
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d, max_pool3d
 
 from nnunet_softseg.norm_relu import broadcast_floor, peak, plateau
@@ -126,10 +128,32 @@ def normalised_for_loss(
     labelled = torch.maximum(heights, floor_fraction * running) / height.clamp(min=LABELLED)
     denominator = torch.where(height > LABELLED, labelled, running)
     denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
-    nothing, infinite = raw.new_zeros(()), raw.new_full((), torch.inf)
-    lowest = torch.where(target > 0, -infinite, nothing)
-    highest = torch.where(target < 1, infinite, nothing + 1)
-    return torch.clamp(raw / denominator, lowest, highest)
+    normalised: torch.Tensor = _Normalised.apply(raw, denominator, target)  # type: ignore[no-untyped-call]
+    return normalised
+
+
+class _Normalised(torch.autograd.Function):
+    """raw / denominator, cut off at 0 where the target is 0, and at 1 where it is 1.
+
+    The slopes are those that autograd finds, which reads and writes the arrays twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw: torch.Tensor, denominator: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        ratio = raw / denominator
+        normalised = torch.where(target > 0, ratio, ratio.clamp(min=0))
+        normalised = torch.where(target < 1, normalised, normalised.clamp(max=1))
+        ctx.save_for_backward(normalised, normalised == ratio, denominator)
+        return normalised
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        normalised, not_cut, denominator = ctx.saved_tensors
+        of_raw = (gradient * not_cut).div_(denominator)
+        axes = tuple(range(2, of_raw.ndim))
+        of_denominator = (of_raw * normalised).sum(axes, keepdim=True).neg_()
+        return of_raw, of_denominator, None
 
 
 class WeightedLoss(nn.Module):

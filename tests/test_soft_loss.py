@@ -105,6 +105,20 @@ def test_a_head_that_went_negative_everywhere_still_gets_a_gradient() -> None:
     assert float(raw.grad[disc() > 0].max()) < 0  # descending the loss raises the output at the label
 
 
+@pytest.mark.parametrize("labelled", [1.0, 0.7, 0.0])
+def test_the_gradient_is_the_slope_of_what_is_normalised(labelled: float) -> None:
+    """Against finite differences: of a structure, of its fringe, of a patch without one."""
+    target = labelled * torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    target[target < 0.3] = 0
+    target[target > 0.8] = 1
+    raw = torch.randn(2, 3, 4, 5, dtype=torch.float64).requires_grad_()
+
+    def normalised(raw: torch.Tensor) -> torch.Tensor:
+        return normalised_for_loss(raw, plateau(raw), target, 0.5, torch.full((3,), 0.6))
+
+    assert torch.autograd.gradcheck(normalised, raw)
+
+
 def test_levels_are_weighted() -> None:
     loss, _ = make(normalise=False, weights=[0.75, 0.25])
     raws = [torch.randn(1, 1, 8, 8), torch.randn(1, 1, 4, 4)]
