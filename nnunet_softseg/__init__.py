@@ -57,6 +57,7 @@ patch -> raw output -> loss
   norm_relu.py                raw output -> [0, 1]
   adaptive_wing.py            the loss of a voxel
   soft_loss.py                both ways to train, over all resolutions
+  optimizer.py                Adam in one kernel, cosine annealing
 raw output -> soft map
   case_record.py              what is noted of a case on its way: times, plateaus, warnings
   flags.py                    what is odd about a case, so that no doubtful map passes for a good one

@@ -1,7 +1,6 @@
 """The trainer: soft labels wired into the hooks of nnU-Net's own, everything else inherited."""
 
 import contextlib
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from nnunet_softseg.label_shape import most_extreme
 from nnunet_softseg.model_plans import require_supported, soft_plans
 from nnunet_softseg.network import add_reference_plateau, reference_plateau
 from nnunet_softseg.norm_relu import norm_relu
+from nnunet_softseg.optimizer import CosineSchedule, adam
 from nnunet_softseg.raw_dataset import load_json
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_loss import SoftSegLoss, VoxelLoss, WeightedLoss
@@ -312,9 +312,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         if self.settings.optimizer == "sgd":
             choice: tuple[torch.optim.Optimizer, LRScheduler] = super().configure_optimizers()
             return choice
-        optimizer = torch.optim.Adam(
-            self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay
-        )
+        optimizer = adam([*self.network.parameters()], self.initial_lr, self.weight_decay)
         return optimizer, CosineSchedule(optimizer, self.initial_lr, self.num_epochs)
 
     # Online validation
@@ -394,29 +392,6 @@ class nnUNetTrainerSoftSegSlidingWindow(nnUNetTrainerSoftSeg):  # noqa: N801
     """For anatomy off the centre: patches drawn as nnU-Net does, the whole image in tiles at inference."""
 
     settings = SoftSegSettings(center_crop=False)
-
-
-class CosineSchedule(LRScheduler):
-    """Cosine annealing to 0; it takes the epoch as nnU-Net hands it over, so a resumed run goes on exactly.
-
-    Args:
-        optimizer: whose learning rate is set.
-        initial_lr: at epoch 0.
-        num_epochs: after which it would be 0.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, initial_lr: float, num_epochs: int) -> None:
-        self.initial_lr = initial_lr
-        self.num_epochs = num_epochs
-        super().__init__(optimizer)
-
-    def step(self, epoch: int | None = None) -> None:
-        """Set the learning rate of an epoch; without one, of the epoch after the last."""
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        rate = 0.5 * self.initial_lr * (1 + math.cos(math.pi * self.last_epoch / self.num_epochs))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self._last_lr: list[Any] = [rate] * len(self.optimizer.param_groups)
 
 
 def _wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:

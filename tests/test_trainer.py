@@ -27,10 +27,10 @@ from tiny_dataset import (
 from nnunet_softseg import trainer as trainer_module
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import reference_plateau
+from nnunet_softseg.optimizer import CosineSchedule, adam
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.soft_target import soft_target_folder
 from nnunet_softseg.trainer import (
-    CosineSchedule,
     nnUNetTrainerSoftSeg,
     nnUNetTrainerSoftSegRawLoss,
     nnUNetTrainerSoftSegSlidingWindow,
@@ -220,6 +220,38 @@ def test_a_silent_network_stops_the_run_with_an_explanation(dataset: TinyDataset
         UserError, match=r"10 epochs the network has put out nothing.*smaller learning rate \(now 0.001\)"
     ):
         made._watch_for_collapse(sums)
+
+
+def test_adam_is_fused_and_takes_adams_steps() -> None:
+    """Kingma, Ba 2015, algorithm 1, with L2 regularisation, in plain arithmetic."""
+    weights = np.array([0.5, -1.0, 2.0])
+    parameter = torch.nn.Parameter(torch.from_numpy(weights.copy()))
+    optimizer = adam([parameter], 0.1, 0.01)
+    assert optimizer.defaults["fused"]
+    first, second = np.zeros(3), np.zeros(3)
+    for step in range(1, 6):
+        optimizer.zero_grad()
+        (parameter**3).sum().backward()
+        optimizer.step()
+        slope = 3 * weights**2 + 0.01 * weights
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        height = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+        weights = weights - 0.1 * first / (1 - 0.9**step) / height
+        np.testing.assert_allclose(parameter.detach().numpy(), weights, rtol=1e-6)
+
+
+def test_where_torch_cannot_fuse_adam_it_takes_steps_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = torch.optim.Adam
+
+    def without_kernel(*args: Any, **options: Any) -> torch.optim.Adam:
+        if options.pop("fused", False):
+            raise RuntimeError("fused is not supported on this device")
+        return stock(*args, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", without_kernel)
+    optimizer = adam([torch.nn.Parameter(torch.zeros(1))], 0.1, 0.01)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.01)
+    assert not optimizer.defaults["fused"]
 
 
 def test_cosine_schedule() -> None:
