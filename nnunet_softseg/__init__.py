@@ -54,6 +54,7 @@ soft target -> patch
   augmentation/on_device.py   the same augmentation on batches on the GPU
 patch -> raw output -> loss
   network.py                  the running plateau, a buffer of nnU-Net's network
+  precision.py                the float type of sums over many voxels
   norm_relu.py                raw output -> [0, 1]
   adaptive_wing.py            the loss of a voxel
   soft_loss.py                both ways to train, over all resolutions

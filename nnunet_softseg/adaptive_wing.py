@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from nnunet_softseg.precision import at_least_float32
+
 Reduction = Literal["none", "mean", "sum"]
 _LEAST_ALPHA = 2
 """The exponent is alpha - target; at 1 or less the slope at no error is infinite."""
@@ -80,7 +82,7 @@ class AdaptiveWingLoss(nn.Module):
                 f"prediction and target must have the same shape, got {tuple(prediction.shape)} "
                 f"and {tuple(target.shape)}"
             )
-        loss = self._per_voxel(_at_least_float32(prediction), _at_least_float32(target).clamp(0, 1))
+        loss = self._per_voxel(at_least_float32(prediction), at_least_float32(target).clamp(0, 1))
         if self.reduction == "none":
             return loss
         return loss.sum() if self.reduction == "sum" else loss.mean()
@@ -128,11 +130,3 @@ class _Wing(torch.autograd.Function):
 def _slope(ratio: Any, power: Any, exponent: Any, omega: float, epsilon: float) -> Any:
     """Return the slope at error / epsilon = ratio, with power = ratio ** exponent; numbers or arrays."""
     return power / (ratio * (1 + power)) * (exponent * omega / epsilon)
-
-
-def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    return (
-        values.float()
-        if values.dtype in (torch.float16, torch.bfloat16) or not values.is_floating_point()
-        else values
-    )

@@ -27,7 +27,7 @@ def cleaned(
 ) -> tuple[Map, list[Finding]]:
     """Return soft maps with the background exactly 0, and what there is to say about it.
 
-    A map no piece of which could be a label of the training, by its size alone, is made empty: it is what a
+    A map no piece of which could be a label of the training, by its coarse shape, is made empty: it is what a
     network makes up where there is none.
 
     Args:

@@ -211,7 +211,10 @@ class _Case:
         for _ in range(_MOST_REFINEMENTS):
             if placement.is_straight:
                 break
-            placement = localiser.refined(placement, seen.soft_map, self.shape, self._grid)
+            closer = localiser.refined(placement, seen.soft_map, self.shape, self._grid)
+            if closer is placement:  # nothing was found that tells more
+                break
+            placement = closer
             seen = self._where(image, placement)
             tried.append((seen, placement))
             if not seen.findings:

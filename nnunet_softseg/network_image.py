@@ -19,7 +19,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
     determine_do_sep_z_and_axis,
 )
 
-from nnunet_softseg.center_crop import Box, inside
+from nnunet_softseg.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.image_reading import MOST_VOXELS, check_content, naming, read_image
 from nnunet_softseg.sub_grid import area_means, nearest, resample_part, source_extent
@@ -161,11 +161,7 @@ class NetworkImage:
         result = torch.zeros((len(self._image), *size))
         within = tuple((part.start, part.stop) for part in inside(box, self.shape))
         if all(stop > start for start, stop in within):
-            places = tuple(
-                slice(start - first, stop - first)
-                for (start, stop), (first, _) in zip(within, box, strict=True)
-            )
-            result[(slice(None), *places)] = torch.from_numpy(self._part(within))
+            result[(slice(None), *inside_of_box(box, self.shape))] = torch.from_numpy(self._part(within))
         return result
 
     def _part(self, box: Box) -> Image:
@@ -243,16 +239,8 @@ def nonzero_box(data: Image) -> list[list[int]]:
     Args:
         data: (channel, *space).
     """
-    box = []
-    for axis in range(1, data.ndim):
-        planes = np.moveaxis(data, axis, 0)
-        # Most images have something on every side: then six planes are looked at, not all voxels.
-        first = next((index for index, plane in enumerate(planes) if plane.any()), None)
-        if first is None:
-            return [[0, size] for size in data.shape[1:]]
-        last = next(index for index in reversed(range(len(planes))) if planes[index].any())
-        box.append([first, last + 1])
-        data = np.moveaxis(planes[first : last + 1], 0, axis)
+    # Planes are looked at from every side, up to the first that is not zero: six, in most images.
+    box: list[list[int]] = get_bbox_from_mask(data[0] if len(data) == 1 else (data != 0).any(axis=0))
     return box
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from nnunet_softseg.precision import at_least_float32
+
 
 def peak(raw: torch.Tensor) -> torch.Tensor:
     """Return the largest positive value of each sample and channel, kept as (batch, channel, 1, ...).
@@ -33,7 +35,7 @@ def plateau(raw: torch.Tensor) -> torch.Tensor:
     Args:
         raw: (batch, channel, *space), raw network output.
     """
-    heights: torch.Tensor = _Plateau.apply(_at_least_float32(raw))  # type: ignore[no-untyped-call]
+    heights: torch.Tensor = _Plateau.apply(at_least_float32(raw))  # type: ignore[no-untyped-call]
     return heights
 
 
@@ -80,7 +82,7 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
     Returns:
         (batch, channel, *space). Zeros where the yardstick and the floor are 0.
     """
-    values = _at_least_float32(raw)
+    values = at_least_float32(raw)
     yardstick = plateau(values) if robust else peak(values)
     denominator = torch.maximum(yardstick, broadcast_floor(floor, values))
     safe = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
@@ -91,10 +93,6 @@ def broadcast_floor(floor: torch.Tensor | float, raw: torch.Tensor) -> torch.Ten
     """Return a floor per label, or a number, as (batch, channel, 1, ...) or a scalar of the type of `raw`."""
     smallest = torch.as_tensor(floor, dtype=raw.dtype, device=raw.device)
     return _keep_axes(smallest.expand(raw.shape[:2]), raw.ndim) if smallest.ndim else smallest
-
-
-def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _keep_axes(values: torch.Tensor, ndim: int) -> torch.Tensor:

@@ -73,7 +73,8 @@ class SoftSegLoss(nn.Module):
 
     def _level_loss(self, raw: torch.Tensor, target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         raw = raw.float()
-        heights = plateau(raw)
+        # Of raw output that is regressed as it is, the plateau is only followed, without a gradient.
+        heights = plateau(raw if self.normalise else raw.detach())
         if torch.is_grad_enabled():
             follow_plateau(reference, heights, target, self.momentum)
         if not self.normalise:
