@@ -15,7 +15,12 @@ from nnunet_softseg.label_shape import resembles
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.soft_map import keep_supported
 
-VARIABLE = "NNUNET_SOFTSEG_LARGEST_PIECE"
+LARGEST = "NNUNET_SOFTSEG_LARGEST_PIECE"
+KEEP_UNLIKELY = "NNUNET_SOFTSEG_KEEP_UNLIKELY"
+_SWITCHES = {
+    LARGEST: "keep the largest piece of each label",
+    KEEP_UNLIKELY: "keep maps that look like no label of the training",
+}
 Map = npt.NDArray[np.float32]
 
 
@@ -27,8 +32,8 @@ def cleaned(
 ) -> tuple[Map, list[Finding]]:
     """Return soft maps with the background exactly 0, and what there is to say about it.
 
-    A map no piece of which could be a label of the training, by its coarse shape, is made empty: it is what a
-    network makes up where there is none.
+    A map no piece of which could be a label of the training, by its coarse shape, is made empty, unless it is
+    asked for: it is what a network makes up where there is none.
 
     Args:
         soft_maps: (label, *space) on the network's grid, along S-I all of the case.
@@ -40,10 +45,11 @@ def cleaned(
         A new array of the same shape, and findings for softseg.json.
 
     Raises:
-        UserError: if the environment variable NNUNET_SOFTSEG_LARGEST_PIECE is neither 0 nor 1.
+        UserError: if the environment variable NNUNET_SOFTSEG_LARGEST_PIECE or NNUNET_SOFTSEG_KEEP_UNLIKELY is
+            neither 0 nor 1.
     """
     settings, entry = SoftSegSettings.from_plans(plans), plans[PLANS_KEY]
-    only_largest = largest_piece_wanted()
+    only_largest, keep_unlikely = is_on(LARGEST), is_on(KEEP_UNLIKELY)
     kept, findings = [], []
     for name, soft_map in zip(names, soft_maps, strict=True):
         label = keep_supported(soft_map, settings.core_threshold, settings.support_threshold)
@@ -52,21 +58,21 @@ def cleaned(
         training = entry.get("training_shapes", {}).get(name)
         something = bool((label > HARD_THRESHOLD).any())
         if something and training and not resembles(label, training, entry.get("si_axis") or 0, lean):
-            label = np.zeros_like(label)
-            findings += flags.of_discarded(name)
+            findings += flags.of_unlikely(name, kept=keep_unlikely)
+            label = label if keep_unlikely else np.zeros_like(label)
         kept.append(label)
     return np.stack(kept), findings
 
 
-def largest_piece_wanted() -> bool:
-    """Return what the environment variable NNUNET_SOFTSEG_LARGEST_PIECE says; False without it.
+def is_on(variable: str) -> bool:
+    """Return what one of the two environment variables says; False without it.
 
     Raises:
         UserError: if it is neither 0 nor 1.
     """
-    word = os.environ.get(VARIABLE) or "0"
+    word = os.environ.get(variable) or "0"
     if word not in ("0", "1"):
-        raise UserError(f"{VARIABLE}: expected 1 (keep the largest piece of each label) or 0, found {word!r}")
+        raise UserError(f"{variable}: expected 1 ({_SWITCHES[variable]}) or 0, found {word!r}")
     return word == "1"
 
 

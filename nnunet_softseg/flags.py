@@ -132,10 +132,12 @@ def of_move() -> list[Finding]:
 # The soft map
 
 
-def of_discarded(name: str) -> list[Finding]:
-    """Flag a map that was made empty, as no piece of it could be a label."""
-    why = f"what the network found of {name} looks like no label of the training: its soft map was emptied"
-    return [Finding(Flag.DISCARDED, why)]
+def of_unlikely(name: str, *, kept: bool) -> list[Finding]:
+    """Flag a map no piece of which could be a label, and that was made empty, or kept on request."""
+    what = f"what the network found of {name} looks like no label of the training"
+    if kept:
+        return [Finding(Flag.UNLIKE, f"{what}: its soft map was kept, as was asked for")]
+    return [Finding(Flag.DISCARDED, f"{what}: its soft map was emptied")]
 
 
 def of_border(

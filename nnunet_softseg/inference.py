@@ -34,6 +34,7 @@ from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 _SECOND_LOOK = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
+_SETTLED = 0.5  # voxels
 _DOUBTFUL = (Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 
 
@@ -195,30 +196,33 @@ class _Case:
             flags.note(self._record, flags.of_move())
         return (second, placement) if used else (first, None)
 
-    def _best_candidate(self, image: WholeImage, candidates: Iterator[Placement]) -> tuple[Seen, Placement]:
+    def _best_candidate(
+        self, image: WholeImage, candidates: Iterator[localiser.Candidate]
+    ) -> tuple[Seen, Placement]:
         """Return what the network sees at the first place where nothing is odd; else where least is.
 
-        Where the cord leans, it is looked at again, set upright by what was found.
+        Of places that are as odd, it is the one that looked most like a cord. Where the cord leans, it is
+        looked at again, set upright by what was found.
         """
-        tried: list[tuple[Seen, Placement]] = []
-        for placement in candidates:
-            seen = self._where(image, placement)
-            tried.append((seen, placement))
+        looks: list[tuple[Seen, localiser.Candidate]] = []
+        for candidate in candidates:
+            seen = self._where(image, candidate.placement)
+            looks.append((seen, candidate))
             if not seen.flags.intersection(_SECOND_LOOK):
                 break
-        seen, placement = min(tried, key=lambda one: one[0].oddity)
+        seen, (placement, _) = min(looks, key=lambda look: (look[0].oddity, -look[1].likeness))
         tried = [(seen, placement)]
         for _ in range(_MOST_REFINEMENTS):
             if placement.is_straight:
                 break
             closer = localiser.refined(placement, seen.soft_map, self.shape, self._grid)
-            if closer is placement:  # nothing was found that tells more
+            moved = np.abs(closer.centres - placement.centres).max()
+            # Nothing was found that tells more, or it is found where it was looked for.
+            if closer is placement or (moved < _SETTLED and not seen.findings):
                 break
             placement = closer
             seen = self._where(image, placement)
             tried.append((seen, placement))
-            if not seen.findings:
-                break
         return min(reversed(tried), key=lambda one: one[0].oddity)
 
     @property
@@ -287,6 +291,19 @@ class _ArrayImage:
     def extract(self, box: Box) -> torch.Tensor:
         part: torch.Tensor = crop_and_pad_nd(self._image, [list(extent) for extent in box])
         return part
+
+    def own_slices(self, box: Box, axis: int) -> npt.NDArray[np.floating[Any]]:
+        del axis  # it is on the network's grid already
+        return self.extract(box).numpy()
+
+    def slice_positions(self, axis: int) -> npt.NDArray[np.float64]:
+        return np.arange(self.shape[axis], dtype=np.float64)
+
+    def interpolated(
+        self, own_slices: npt.NDArray[np.floating[Any]], axis: int
+    ) -> npt.NDArray[np.floating[Any]]:
+        del axis
+        return own_slices
 
     def coarse(self, stride: Sequence[int]) -> torch.Tensor:
         return avg_pool3d(self._image[None], tuple(stride), ceil_mode=True, count_include_pad=False)[0]

@@ -7,17 +7,20 @@ halved along S-I, the path below stays within 6 mm of every cord.) Normalised ov
 is calmer than that to many small tiles, half of them air.
 
 Through that response goes one path from the first slice to the last, with the largest sum of what looks
-like a cord: bright, and as narrow as the labels of the training. Where the path stays in the middle of one
-box, the network sees that. Else the box follows it, slice by slice, see `placement`: first the path, then
-once or twice more what was found along it, whose middle is known to a part of a voxel. (Chunks of a tilted
-cord, each in a box of its own, were tried: at 30 degrees the soft volume was 4 to 8 % lower than that of the
-same cord upright.)
+like a cord: bright, and darker all around, as far off as the labels of the training are wide. Where the path
+stays in the middle of one box, the network sees that. Else the box follows it, slice by slice, see
+`placement`: first the path, then once or twice more what was found along it, whose middle is known to a part
+of a voxel. (Chunks of a tilted cord, each in a box of its own, were tried: at 30 degrees the soft volume was
+4 to 8 % lower than that of the same cord upright.)
+
+A cord that leans by 30 degrees or more may be hardly known to a network that saw upright ones only. So where
+nothing is found, the image is sheared by 27 degrees to either side, and looked at again.
 """
 
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,13 +42,30 @@ _FEWEST_WINDOW_SLICES = 32
 WIDEST = math.isqrt(WINDOW_VOXELS // _FEWEST_WINDOW_SLICES)
 """How far it is looked in-plane, in voxels: 350, in the middle of images that are larger still."""
 MOST_CANDIDATES = 5
+LEANS = ((0.0, 0.0), (-0.5, 0.0), (0.5, 0.0), (0.0, -0.5), (0.0, 0.5))
+"""In which directions it is looked, mm in-plane per mm along S-I, if it was not found as the image stands."""
 _BESIDE = 3.0  # radii between one candidate and the next
-_CENTRE, _SURROUND = 0.6, 1.8  # sigmas of what is looked for, in radii of the structure
+_CENTRE, _AROUND = 0.6, 2.2  # sigma of what is looked for, and how far around it, in radii of the structure
+_DIRECTIONS = 8
 _MOVE_COST = 0.02  # per mm, in units of the response
 _SMOOTH_MM = 6.0
-_END_MM = 20.0  # of what was found, which say where the rest may be
+_UNSURE_MM = 5.0  # at either end of what was found: its middle lies where the path was, rather than the cord
+_END_MM = 8.0  # of what is left, which say where the rest may be
+_FEWEST_SURE = 4  # as many lengths of the unsure end, or all of it is taken
 _HALF = 0.5
 _TRUNCATE = 4.0  # of the smoothing, in its sigmas
+
+
+class Candidate(NamedTuple):
+    """Where the patch may be placed.
+
+    Attributes:
+        placement: of the patch.
+        likeness: of the response along the path, the mean over its slices; see `likeness`.
+    """
+
+    placement: Placement
+    likeness: float
 
 
 def mode() -> Mode:
@@ -67,8 +87,11 @@ def candidates(
     forward: Callable[[torch.Tensor], torch.Tensor],
     reference: torch.Tensor,
     grid: Grid,
-) -> Iterator[Placement]:
+) -> Iterator[Candidate]:
     """Yield where the patch may be placed, the likeliest place first, then the likeliest beside those before.
+
+    After these come the likeliest places of a cord that leans so much that the network hardly knows it: in
+    the image sheared to one side after the other.
 
     Args:
         image: the whole case.
@@ -83,18 +106,51 @@ def candidates(
     skipped = [max(0, coarse.shape[1 + axis] - WIDEST) // 2 for axis in (first, second)]
     for axis, start in zip((first, second), skipped, strict=True):
         coarse = coarse.narrow(1 + axis, start, min(WIDEST, coarse.shape[1 + axis]))
-    response = coarse_response(coarse, forward, reference, grid)
     in_plane = tuple(grid.spacing_mm[axis] for axis in (first, second))
     step_mm = grid.spacing_mm[si] * stride[si]
-    wanted = likeness(np.moveaxis(response, si, 0), grid.radius)
     # From the centre of a coarse slice to those of the slices that it is the mean of.
     at = (np.arange(image.shape[si]) + 0.5) / stride[si] - 0.5
-    for _ in range(MOST_CANDIDATES):
-        path = best_path(wanted, step_mm, in_plane)
-        smooth = _smoothed(path.astype(np.float64), step_mm) + skipped
-        centres = np.stack([np.interp(at, np.arange(len(smooth)), line) for line in smooth.T], axis=1)
-        yield place(centres, image.shape, grid)
-        wanted = without(wanted, path, grid.radius)
+    for lean in LEANS:
+        shifts = _shifts(lean, coarse.shape[1 + si], step_mm, in_plane)
+        upright = sheared(coarse, shifts, si)
+        response = coarse_response(upright, forward, reference, grid)
+        wanted = likeness(np.moveaxis(response, si, 0), grid.radius)
+        for _ in range(MOST_CANDIDATES if lean == (0.0, 0.0) else 1):
+            path = best_path(wanted, step_mm, in_plane)
+            smooth = _smoothed((path + shifts).astype(np.float64), step_mm) + skipped
+            centres = np.stack([np.interp(at, np.arange(len(smooth)), line) for line in smooth.T], axis=1)
+            along = wanted[np.arange(len(path)), path[:, 0], path[:, 1]]
+            yield Candidate(place(centres, image.shape, grid), float(along.mean()))
+            wanted = without(wanted, path, grid.radius)
+
+
+def _shifts(
+    lean: tuple[float, float], slices: int, step_mm: float, in_plane_mm: Sequence[float]
+) -> npt.NDArray[np.intp]:
+    """Return (slices, 2): by how many voxels what leans lies off where it is in the middle slice."""
+    height_mm = (np.arange(slices) - (slices - 1) / 2) * step_mm
+    shifts: npt.NDArray[np.intp] = np.round(height_mm[:, None] * lean / np.array(in_plane_mm)).astype(np.intp)
+    return shifts
+
+
+def sheared(image: torch.Tensor, shifts: npt.NDArray[np.intp], si_axis: int) -> torch.Tensor:
+    """Return an image whose slices are shifted back, 0 where nothing is left to shift in.
+
+    Args:
+        image: (channel, *space).
+        shifts: (slices, 2), in voxels along the other two axes.
+        si_axis: of the space, that slices follow one another along.
+    """
+    slices = image.movedim(1 + si_axis, 0)
+    result = torch.zeros_like(slices)
+    for into, plane, shift in zip(result, slices, shifts, strict=True):
+        rows, columns = (
+            (slice(max(0, -by), size - max(0, by)), slice(max(0, by), size + min(0, by)))
+            for by, size in zip(shift.tolist(), plane.shape[1:], strict=True)
+        )
+        if all(part.stop > part.start for part in (*rows, *columns)):
+            into[:, rows[0], columns[0]] = plane[:, rows[1], columns[1]]
+    return result.movedim(0, 1 + si_axis)
 
 
 def refined(placement: Placement, soft_map: torch.Tensor, shape: Sequence[int], grid: Grid) -> Placement:
@@ -115,6 +171,10 @@ def refined(placement: Placement, soft_map: torch.Tensor, shape: Sequence[int], 
     middles = np.array([ndimage.center_of_mass(section) for section in found[is_whole]])
     middles += [start for start, _ in box]
     places = np.flatnonzero(is_whole)
+    unsure = round(_UNSURE_MM / grid.spacing_mm[grid.si_axis])
+    if len(places) > _FEWEST_SURE * unsure:
+        sure = slice(unsure, len(places) - unsure)
+        places, middles = places[sure], middles[sure]
     between = np.arange(places[0], places[-1] + 1)
     line = np.stack([np.interp(between, places, middle) for middle in middles.T], axis=1)
     smooth = _smoothed(line, grid.spacing_mm[grid.si_axis])
@@ -195,17 +255,25 @@ def _windows(shape: Sequence[int], grid: Grid) -> list[tuple[int, int]]:
 
 
 def likeness(response: Floats, radius: float) -> Floats:
-    """Return how much each place looks like the middle of a structure: it minus its surroundings.
+    """Return how much each place looks like the middle of a structure: it minus the largest around it.
+
+    What is bright, but long or wide in-plane, muscle or skin, goes on to one side at least. (Measured with
+    two networks on 40 phantoms that lean: the first path is the cord's in 71 of 80; in 62 if the mean around is
+    taken in place of the largest.)
 
     Args:
         response: (slices, *plane) in [0, 1].
         radius: of the structure, in voxels.
     """
-    centre, surround = (
-        ndimage.gaussian_filter(response, (1.0, factor * radius, factor * radius), mode="nearest")
-        for factor in (_CENTRE, _SURROUND)
-    )
-    difference: Floats = centre - surround
+    smooth = ndimage.gaussian_filter(response, (1.0, _CENTRE * radius, _CENTRE * radius), mode="nearest")
+    reach = math.ceil(_AROUND * radius)
+    wide = np.pad(smooth, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    rows, columns = smooth.shape[1:]
+    around = np.full_like(smooth, -np.inf)
+    for angle in np.arange(_DIRECTIONS) * 2 * np.pi / _DIRECTIONS:
+        row, column = (reach + round(_AROUND * radius * way) for way in (np.sin(angle), np.cos(angle)))
+        np.maximum(around, wide[:, row : row + rows, column : column + columns], out=around)
+    difference: Floats = smooth - around
     return difference
 
 

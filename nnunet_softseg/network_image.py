@@ -22,7 +22,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from nnunet_softseg.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.image_reading import MOST_VOXELS, check_content, naming, read_image
-from nnunet_softseg.sub_grid import area_means, nearest, resample_part, source_extent
+from nnunet_softseg.sub_grid import area_means, nearest, positions, resample_part, source_extent
 
 Image = npt.NDArray[np.floating[Any]]
 _ORDER = 3
@@ -151,6 +151,55 @@ class NetworkImage:
         Raises:
             UserError: if the box holds more voxels than can be worked on.
         """
+        return torch.from_numpy(self._padded(box, self.shape))
+
+    def own_slices(self, box: Box, axis: int) -> Image:
+        """Return a box whose slices along one axis are the image's own: it is interpolated across that alone.
+
+        Args:
+            box: as for `extract`; along the axis it is all of the case, whatever it says.
+            axis: that slices follow one another along.
+
+        Returns:
+            (channel, *size of the box, but for the axis) float32.
+
+        Raises:
+            UserError: as `extract`.
+        """
+        own = len(self.slice_positions(axis))
+        return self._padded(_replaced(box, axis, (0, own)), _replaced(self.shape, axis, own))
+
+    def slice_positions(self, axis: int) -> npt.NDArray[np.float64]:
+        """Return where the image's own slices lie, in slices of the network's grid."""
+        size = self.shape[axis]
+        own = size if self.whole_because is not None else self._image.shape[1 + axis]
+        return positions(size, own, (0, own))
+
+    def interpolated(self, own_slices: Image, axis: int) -> Image:
+        """Return slices as those of `own_slices`, whatever was done to each, interpolated along their axis.
+
+        Without anything done to them, that is the box as `extract` gives it.
+
+        Args:
+            own_slices: (channel, *space).
+            axis: that they follow one another along.
+        """
+        own, size = own_slices.shape[1 + axis], self.shape[axis]
+        if own == size:
+            return own_slices
+        if axis == self._thick_axis():
+            return own_slices.take(nearest(own, size, (0, size)), axis=1 + axis)
+        shape = _replaced(own_slices.shape[1:], axis, size)
+        box = tuple((0, length) for length in shape)
+        starts = [0] * len(shape)
+        result = np.empty((len(own_slices), *shape), np.float32)
+        for into, part, channel in zip(result, own_slices, self._image, strict=True):
+            values = resample_part(part, starts, part.shape, shape, box, order=_ORDER)
+            np.clip(values, channel.min(), channel.max(), out=into)
+        return result
+
+    def _padded(self, box: Box, shape: tuple[int, ...]) -> Image:
+        """Return a box of the case on a grid of that shape, 0 outside of the case."""
         size = tuple(stop - start for start, stop in box)
         if np.prod(size, dtype=np.float64) > MOST_VOXELS:
             raise UserError(
@@ -158,35 +207,37 @@ class NetworkImage:
                 f"{_times(self._spacings[1])} mm, expected at most {MOST_VOXELS} in all: crop the image, and "
                 "look at its voxel sizes"
             )
-        result = torch.zeros((len(self._image), *size))
-        within = tuple((part.start, part.stop) for part in inside(box, self.shape))
+        result = np.zeros((len(self._image), *size), np.float32)
+        within = tuple((part.start, part.stop) for part in inside(box, shape))
         if all(stop > start for start, stop in within):
-            result[(slice(None), *inside_of_box(box, self.shape))] = torch.from_numpy(self._part(within))
+            result[(slice(None), *inside_of_box(box, shape))] = self._part(within, shape)
         return result
 
-    def _part(self, box: Box) -> Image:
-        """Return a box that lies inside the case."""
+    def _part(self, box: Box, shape: tuple[int, ...]) -> Image:
+        """Return a box that lies inside the case, on a grid of that shape."""
         if self.whole_because is not None:
             if self._whole is None:
                 self._whole = np.asarray(
                     self._configuration.resampling_fn_data(self._image, self.shape, *self._spacings)
                 )
             return self._whole[(slice(None), *(slice(*extent) for extent in box))]
-        if self.shape == self._image.shape[1:]:
+        if shape == self._image.shape[1:]:
             return self._image[(slice(None), *(slice(*extent) for extent in box))]
         axis = self._thick_axis()
-        return np.stack([self._spline(channel, box, axis) for channel in self._image])
+        return np.stack([self._spline(channel, shape, box, axis) for channel in self._image])
 
-    def _spline(self, channel: Image, box: Box, thick_axis: int | None) -> Image:
+    def _spline(self, channel: Image, shape: tuple[int, ...], box: Box, thick_axis: int | None) -> Image:
         """Return a box of one channel: a spline in all axes, or in-plane in the nearest slice."""
         if thick_axis is None:
             # As skimage.transform.resize does: a spline overshoots, but not the range of what it was given.
-            values = self._unclipped(channel, self.shape, box)
+            values = self._unclipped(channel, shape, box)
+            if shape != self.shape:  # own slices: once they are interpolated along their axis, too
+                return values
             return np.clip(values, channel.min(), channel.max(), out=values)
         # Every slice that is wanted is interpolated once, on its own grid, and clipped to its own range.
-        wanted = nearest(channel.shape[thick_axis], self.shape[thick_axis], box[thick_axis])
+        wanted = nearest(channel.shape[thick_axis], shape[thick_axis], box[thick_axis])
         extent = int(wanted[0]), int(wanted[-1]) + 1
-        own_shape = _replaced(self.shape, thick_axis, channel.shape[thick_axis])
+        own_shape = _replaced(shape, thick_axis, channel.shape[thick_axis])
         values = self._unclipped(channel, own_shape, _replaced(box, thick_axis, extent))
         in_plane = tuple(axis for axis in range(channel.ndim) if axis != thick_axis)
         slices = channel.take(range(*extent), axis=thick_axis)

@@ -31,6 +31,17 @@ class WholeImage(Protocol):
     def extract(self, box: Box) -> torch.Tensor:
         """Return (channel, *size of the box), 0 outside of the case."""
 
+    def own_slices(self, box: Box, axis: int) -> npt.NDArray[np.floating[Any]]:
+        """Return (channel, *size of the box), but along the axis the image's own slices."""
+
+    def slice_positions(self, axis: int) -> Floats:
+        """Return where these lie, in slices of the network's grid."""
+
+    def interpolated(
+        self, own_slices: npt.NDArray[np.floating[Any]], axis: int
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Return them interpolated along the axis, on the network's grid."""
+
     def coarse(self, stride: Sequence[int]) -> torch.Tensor:
         """Return (channel, *ceil(shape / stride)), averaged."""
 
@@ -103,14 +114,16 @@ class Placement:
             return image.extract(self.box)
         margin = [0 if axis == self.si_axis else _SPLINE_MARGIN for axis in range(len(self.box))]
         around = tuple((start - m, stop + m) for (start, stop), m in zip(self.box, margin, strict=True))
-        wide = np.moveaxis(image.extract(around).numpy(), 1 + self.si_axis, 1)
+        wide = np.moveaxis(image.own_slices(around, self.si_axis), 1 + self.si_axis, 1)
+        places = image.slice_positions(self.si_axis)
+        centres = _at(self._within_box(), places) + _SPLINE_MARGIN
+        stretches = _at(self.stretches, places)
         seen = np.empty((*wide.shape[:2], *self.size), np.float32)
-        centres = self._within_box() + _SPLINE_MARGIN
         for channel, place in np.ndindex(*wide.shape[:2]):
-            stretch = self.stretches[place]
-            offset = centres[place] - stretch @ self._middle
-            seen[channel, place] = _read(wide[channel, place], stretch, offset, self.size, order=3)
-        return torch.from_numpy(np.moveaxis(seen, 1, 1 + self.si_axis))
+            offset = centres[place] - stretches[place] @ self._middle
+            seen[channel, place] = _read(wide[channel, place], stretches[place], offset, self.size, order=3)
+        upright = image.interpolated(np.moveaxis(seen, 1, 1 + self.si_axis), self.si_axis)
+        return torch.from_numpy(np.ascontiguousarray(upright))
 
     def put_back(self, maps: torch.Tensor) -> torch.Tensor:
         """Return maps of what the network saw in the box, (label, *size of the box): linear, 0 elsewhere.
@@ -157,6 +170,13 @@ class Placement:
         in_plane = [start for axis, (start, _) in enumerate(self.box) if axis != self.si_axis]
         within: Floats = self.centres - in_plane
         return within
+
+
+def _at(values: Floats, places: Floats) -> Floats:
+    """Return values per slice of the network's grid, (slices, ...), at places between them."""
+    columns = values.reshape(len(values), -1).T
+    between = [np.interp(places, np.arange(len(values)), column) for column in columns]
+    return np.stack(between, axis=1).reshape(len(places), *values.shape[1:])
 
 
 def _read(

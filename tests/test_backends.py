@@ -1,5 +1,6 @@
 """What runs the network: the maps of torch in float32, each fold's own weights, torch where it fails."""
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,20 +185,39 @@ def test_the_network_of_the_predictor_is_left_alone(monkeypatch: pytest.MonkeyPa
 def test_in_bfloat16_the_first_convolution_and_the_head_stay_in_float32(kind: type) -> None:
     network = unet(2, kind)
     image, _ = tube(0)
-    seen: dict[str, torch.dtype] = {}
+    for part in network.modules():
+        if isinstance(part, nn.InstanceNorm3d):
+            nn.init.normal_(part.weight, 1, 0.1)
+            nn.init.normal_(part.bias)
     backend = TorchNetwork(network, "bfloat16")
+    stages = backend._unet._encoder, (part for stage in backend._unet._decoder for part in stage.modules)
     parts = {
-        "first": backend._unet._first,
-        "encoder": backend._unet._encoder[0],
-        "last": backend._unet._decoder[-1],
-        "head": backend._unet._head,
+        "first": [backend._unet._first],
+        "inner": [*itertools.chain(*stages)],
+        "head": [backend._unet._head],
     }
-    for name, part in parts.items():
-        part.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0].dtype}))
+    seen: dict[str, list[torch.dtype]] = {name: [] for name in parts}
+    expected = {}
+    for name, modules in parts.items():
+        every = [part for each in modules for part in each.modules()]
+        convolutions = [part for part in every if isinstance(part, nn.Conv3d | nn.ConvTranspose3d)]
+        expected[name] = len(convolutions)
+        for part in convolutions:
+            part.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0].dtype))
     with torch.inference_mode():
         assert backend(image).dtype == torch.float32
     half, single = torch.bfloat16, torch.float32
-    assert seen == {"first": single, "encoder": half, "last": half, "head": single}
+    assert seen == {
+        "first": [single] * expected["first"],
+        "inner": [half] * expected["inner"],
+        "head": [single],
+    }
+    norms = [part for each in parts["inner"] for part in each.modules() if isinstance(part, nn.GroupNorm)]
+    assert norms
+    whole = network.state_dict().values()
+    for norm in norms:  # in float32, and never rounded on the way
+        for values in (norm.weight, norm.bias):
+            assert any(torch.equal(values, other) for other in whole if other.shape == values.shape)
 
 
 # Mirroring, folds, tiles

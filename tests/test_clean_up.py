@@ -115,11 +115,24 @@ def test_two_balls_and_their_faint_rims(monkeypatch: pytest.MonkeyPatch) -> None
     soft[5:12, 20:26, 20:26] = 0.9
     (kept,), _ = cleaned(soft[None], ["cord"], plans())
     np.testing.assert_array_equal(kept, soft)
-    monkeypatch.setenv(clean_up.VARIABLE, "1")
+    monkeypatch.setenv(clean_up.LARGEST, "1")
     (kept,), _ = cleaned(soft[None], ["cord"], plans())
     np.testing.assert_array_equal(kept, alone)
-    monkeypatch.setenv(clean_up.VARIABLE, "yes")
+    monkeypatch.setenv(clean_up.LARGEST, "yes")
     with pytest.raises(UserError, match=r"NNUNET_SOFTSEG_LARGEST_PIECE: expected 1 .* or 0, found 'yes'"):
+        cleaned(soft[None], ["cord"], plans())
+
+
+def test_an_unlikely_map_is_kept_and_flagged_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft = box_map(((0, 40), (5, 25), (5, 25)))
+    monkeypatch.setenv(clean_up.KEEP_UNLIKELY, "1")
+    (kept,), ((flag, why),) = cleaned(soft[None], ["cord"], plans())
+    np.testing.assert_array_equal(kept, soft)
+    assert flag is Flag.UNLIKE
+    assert "cord looks like no label of the training: its soft map was kept" in why
+    assert cleaned(box_map(CORD)[None], ["cord"], plans())[1] == []  # nothing to keep, nothing to flag
+    monkeypatch.setenv(clean_up.KEEP_UNLIKELY, "maybe")
+    with pytest.raises(UserError, match=r"NNUNET_SOFTSEG_KEEP_UNLIKELY: expected 1 .* or 0, found 'maybe'"):
         cleaned(soft[None], ["cord"], plans())
 
 

@@ -266,7 +266,9 @@ class InFile:
 
     def __init__(self, image: torch.Tensor) -> None:
         self.shape, self.reads, self._image = tuple(image.shape[1:]), 0, inference._ArrayImage(image)
-        self.extract, self.coarse = self._image.extract, self._image.coarse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._image, name)
 
     def from_files(self, *_: Any) -> "InFile":
         self.reads += 1
@@ -351,7 +353,7 @@ def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
     off = np.tile([20.0, 30.0], (64, 1))
     off[32:, 0] += np.arange(32) * 0.6
     wrong = place(off, (64, 76, 74), grid)
-    monkeypatch.setattr(localiser, "candidates", lambda *_: iter([wrong]))
+    monkeypatch.setattr(localiser, "candidates", lambda *_: iter([localiser.Candidate(wrong, 0.5)]))
     monkeypatch.setenv(localiser.VARIABLE, "always")
     if not looks_closer:
         monkeypatch.setattr(inference, "_MOST_REFINEMENTS", 0)
@@ -361,6 +363,31 @@ def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
         torch.testing.assert_close(soft, (image / height(image)).clamp(max=1), atol=2e-6, rtol=0)
     else:
         assert "touches the border" in record["flags"]
+
+
+@pytest.mark.parametrize("likeness", [0.3, 0.7])
+def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
+    likeness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two paths, each of which leaves its tube half-way; the tubes are equal but for what led to them."""
+    monkeypatch.setenv(localiser.VARIABLE, "always")
+    image = torch.maximum(tube((64, 76, 74), (20, 16), (0, 0)), tube((64, 76, 74), (20, 56), (0, 0)))
+    made, record = trained(), begin()
+    grid = inference._Case(made, image, record)._grid
+    odd = []
+    for column in (16.0, 56.0):
+        off = np.tile([20.0, column], (64, 1))
+        off[32:, 0] += np.arange(32) * 0.6
+        odd.append(place(off, (64, 76, 74), grid))
+    ranked = [localiser.Candidate(*one) for one in zip(odd, (0.5, likeness), strict=True)]
+    monkeypatch.setattr(localiser, "candidates", lambda *_: iter(ranked))
+    soft = predict_soft_map(made, image)[0]
+    found, other = (
+        (soft[:, :, 40:], soft[:, :, :40]) if likeness > 0.5 else (soft[:, :, :40], soft[:, :, 40:])
+    )
+    assert float(other.sum()) == 0
+    expected = (image[0] / height(image)).clamp(max=1).sum() / 2
+    assert float(found.sum()) == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_areas_are_judged_across_a_leaning_cord(monkeypatch: pytest.MonkeyPatch) -> None:

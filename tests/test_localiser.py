@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from grid_plans import configuration, plans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import minimum_filter1d
 
 from nnunet_softseg import localiser
 from nnunet_softseg.center_crop import network_box
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.localiser import best_path, candidates, coarse_stride, likeness, refined
+from nnunet_softseg.network_image import NetworkImage
 from nnunet_softseg.placement import Grid, Placement, place
 
 
@@ -32,6 +35,15 @@ class ArrayImage:
     def extract(self, box: Any) -> torch.Tensor:
         padded = np.pad(self.values, 200)
         return torch.from_numpy(padded[tuple(slice(a + 200, b + 200) for a, b in box)])[None]
+
+    def own_slices(self, box: Any, axis: int) -> np.ndarray:
+        return self.extract(box).numpy()
+
+    def slice_positions(self, axis: int) -> np.ndarray:
+        return np.arange(self.shape[axis])
+
+    def interpolated(self, own_slices: np.ndarray, axis: int) -> np.ndarray:
+        return own_slices
 
     def coarse(self, stride: Any) -> torch.Tensor:
         values = self.values
@@ -55,7 +67,7 @@ def line(slices: int, start: tuple[float, float], slope: tuple[float, float]) ->
 
 
 def locate(*arguments: Any) -> Placement:
-    return next(candidates(*arguments))
+    return next(candidates(*arguments)).placement
 
 
 def as_is(image: torch.Tensor) -> torch.Tensor:
@@ -95,6 +107,18 @@ def test_a_disc_of_the_right_size_is_likelier_than_a_spot_or_a_plain() -> None:
           {"disc": disc, "spot": spot, "wide": wide, "plain": plain}.items()}  # fmt: skip
     assert at["disc"] > 2 * max(at["spot"], at["wide"])
     assert at["plain"] == pytest.approx(0, abs=1e-9)
+
+
+def test_what_goes_on_to_one_side_is_no_disc_however_bright() -> None:
+    """A strip as wide as the disc, and the edge of a plain: nowhere along them anything looks like one."""
+    disc, strip, edge = np.zeros((3, 9, 60, 60))
+    disc[:] = 0.5 * tube((9, 60, 60), line(9, (30, 30), (0, 0)), 4)
+    strip[:, :, 26:35] = 1.0
+    edge[:, :, 30:] = 1.0
+    in_the_middle = likeness(disc, 4.0)[4, 30, 30]
+    assert in_the_middle > 0.4
+    for other in (strip, edge):
+        assert likeness(other, 4.0)[:, 10:-10].max() < 0.05 * in_the_middle
 
 
 @settings(max_examples=60)
@@ -204,6 +228,28 @@ def test_a_leaning_tube_stands_upright_and_round_and_goes_back_where_it_was(
     assert np.abs(whole - image.values).max() < 0.3  # and an edge is blurred over less than a voxel
 
 
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("thickness", [5.0, 0.8])
+def test_between_slices_a_leaning_tube_is_interpolated_along_itself(thickness: float, separate: bool) -> None:
+    """From slice to slice of 5 mm it moves by almost its radius: a mean of two is no tube."""
+    slope, slices = (0.57, -0.31), round(60 / thickness)
+    heights = (np.arange(slices) + 0.5) * thickness - 0.5  # in mm, where the network's slices have theirs
+    at = np.array([14.3, 60.8]) + heights[:, None] * slope
+    data = cylinder((slices, 70, 74), at, slope, (1.0, 1.0))
+    data[:, [0, -1], [0, -1]] = 1e-6  # or nnU-Net would cut the zeros off
+    manager = configuration((1.0, 1.0, 1.0), force_separate_z=separate, scheme="NoNormalization")
+    image = NetworkImage.from_array(data[None], {"spacing": [thickness, 1.0, 1.0]}, plans(), manager)
+    assert image.shape == (60, 70, 74)
+    made = of_plane(0, np.array([70, 74]), 60)[2]
+    placement = place(line(60, (14.3, 60.8), slope), image.shape, made)
+    seen = placement.seen(image)[0].numpy()
+    y, x = np.meshgrid(np.arange(20) - 9.5, np.arange(16) - 7.5, indexing="ij")
+    disc = np.clip(3.5 - np.hypot(y, x), 0, 1)
+    assert np.abs(seen - disc).max() < 0.25  # an edge, a fraction of a voxel off
+    area = np.pi * (3.0**2 + 1 / 12)  # the mean of discs of 2.5 to 3.5
+    np.testing.assert_allclose(seen.sum((1, 2)), area, rtol=0.01)
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 2**31), st.sampled_from([0, 1, 2]))
 def test_whole_shifts_change_no_value(seed: int, si_axis: int) -> None:
@@ -275,14 +321,49 @@ def test_a_tube_is_found_wherever_it_runs(
     assert np.abs(placement.centres - centres).max() < 1.5
 
 
+@pytest.mark.parametrize("si_axis", [0, 1, 2])
+@pytest.mark.parametrize("slope", [(0.55, 0.1), (-0.5, 0.0), (0.0, 0.6), (-0.1, -0.45)])
+def test_a_tube_that_only_an_upright_one_is_known_from_is_found_in_a_sheared_image(
+    slope: tuple[float, float], si_axis: int
+) -> None:
+    """A network that answers to what stays where it is over eight slices, and nothing else."""
+    centres = line(60, (34.0 - 30 * slope[0], 36.0 - 30 * slope[1]), slope)
+    values = tube((60, 70, 72), centres)
+    image = ArrayImage(np.moveaxis(values, 0, si_axis))
+    made = of_plane(si_axis, np.array([70, 72]), 60)[2]
+
+    def upright_only(coarse: torch.Tensor) -> torch.Tensor:
+        lowest = minimum_filter1d(coarse[0].numpy(), 8, axis=si_axis, mode="nearest")
+        return torch.from_numpy(lowest)[None]
+
+    found = [*candidates(image, upright_only, torch.ones(1), made)]
+    as_it_stands = found[: localiser.MOST_CANDIDATES]
+    leaning = max(found[localiser.MOST_CANDIDATES :], key=lambda candidate: candidate.likeness)
+    assert leaning.likeness > 2 * max(candidate.likeness for candidate in as_it_stands)
+    assert np.abs(leaning.placement.centres - centres).max() < 3
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0, 1, 2]))
+@settings(max_examples=20)
+def test_a_sheared_image_holds_what_was_shifted_in_and_zeros(seed: int, si_axis: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.random((2, 5, 7, 6)) + 1
+    shifts = rng.integers(-9, 10, (5, 2))
+    image = torch.from_numpy(np.moveaxis(values, 1, 1 + si_axis).copy())
+    result = np.moveaxis(localiser.sheared(image, shifts, si_axis).numpy(), 1 + si_axis, 1)
+    far = np.pad(values, ((0, 0), (0, 0), (9, 9), (9, 9)))
+    for z, (row, column) in enumerate(shifts):
+        np.testing.assert_array_equal(result[:, z], far[:, z, 9 + row : 16 + row, 9 + column : 15 + column])
+
+
 def test_the_next_candidates_run_elsewhere() -> None:
     tubes = [line(30, at, (0.0, 0.1)) for at in ((12.0, 10.0), (40.0, 12.0))]
     image = np.maximum(tube((30, 60, 60), tubes[0]), 0.8 * tube((30, 60, 60), tubes[1]))
     found = [
         placement.centres
-        for placement in candidates(ArrayImage(image), as_is, torch.ones(1), grid(patch=(32, 16, 16)))
+        for placement, _ in candidates(ArrayImage(image), as_is, torch.ones(1), grid(patch=(32, 16, 16)))
     ]
-    assert len(found) == localiser.MOST_CANDIDATES
+    assert len(found) == localiser.MOST_CANDIDATES + len(localiser.LEANS) - 1
     for centres, expected in zip(found, tubes, strict=False):
         assert np.abs(centres - expected).max() < 3
 

@@ -95,6 +95,50 @@ def test_any_box_equals_that_of_the_whole_image(
     assert_as_nnunet(data, spacing, the_plans, manager, box)
 
 
+@given(
+    shape=sizes,
+    spacing=spacings,
+    target=spacings,
+    force_separate_z=st.sampled_from([None, False]),
+    axis=st.integers(0, 2),
+    draw=st.data(),
+)
+@settings(max_examples=60)
+def test_own_slices_interpolated_are_the_box(shape, spacing, target, force_separate_z, axis, draw) -> None:
+    assume(all(1 <= round(s / t * n) <= 60 for s, t, n in zip(spacing, target, shape, strict=True)))
+    manager = configuration(target, force_separate_z=force_separate_z)
+    image = NetworkImage.from_array(noise(shape, sum(shape)), {"spacing": list(spacing)}, plans(), manager)
+    # Along another axis nnU-Net takes the nearest slice, and clips every one to its own range.
+    assume(image._thick_axis() in (None, axis))
+    starts = [draw.draw(st.integers(-4, size - 1)) for size in image.shape]
+    box = [
+        (start, draw.draw(st.integers(start + 1, size + 5)))
+        for start, size in zip(starts, image.shape, strict=True)
+    ]
+    box[axis] = (0, image.shape[axis])
+    own = image.own_slices(tuple(box), axis)
+    assert own.shape[1 + axis] == shape[axis]
+    whole = image.extract(tuple(box)).numpy()
+    found = image.interpolated(own, axis)
+    np.testing.assert_allclose(found, whole, rtol=0, atol=TOLERANCE * max(1, np.abs(whole).max()))
+    # from the first slice's outer face, in mm of the resampled field of view
+    mm = shape[axis] / image.shape[axis]
+    np.testing.assert_allclose(
+        (image.slice_positions(axis) + 0.5) * mm, np.arange(shape[axis]) + 0.5, rtol=0, atol=1e-9
+    )
+
+
+def test_own_slices_of_what_is_resampled_as_a_whole_are_those_of_the_network() -> None:
+    manager = configuration((1.0, 0.8, 0.8), resampling_fn_data="resample_torch_fornnunet")
+    manager.configuration["resampling_fn_data_kwargs"] = {"is_seg": False, "force_separate_z": False}
+    image = NetworkImage.from_array(noise((9, 20, 20)), {"spacing": [3.0, 1.0, 1.0]}, plans(), manager)
+    box = ((0, 27), (-2, 9), (4, 30))
+    own = image.own_slices(box, 0)
+    np.testing.assert_array_equal(image.slice_positions(0), np.arange(27))
+    np.testing.assert_array_equal(image.interpolated(own, 0), own)
+    np.testing.assert_array_equal(own, image.extract(box))
+
+
 @pytest.mark.parametrize("scale", [0.7, 0.9, 1.6])
 @pytest.mark.parametrize("thick", [False, True])
 def test_a_small_box_of_a_large_image_with_something_bright_around_it(scale: float, thick: bool) -> None:

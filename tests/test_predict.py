@@ -647,7 +647,8 @@ def test_words_are_those_of_the_modules_that_read_them() -> None:
     from nnunet_softseg.backends import choice
 
     assert (command.LOCALIZE, command.BACKEND) == (localiser.VARIABLE, choice.VARIABLE)
-    assert command.LARGEST == clean_up.VARIABLE
+    assert command.LARGEST == clean_up.LARGEST
+    assert command.KEEP_UNLIKELY == clean_up.KEEP_UNLIKELY
     assert get_args(localiser.Mode) == command.LOCALIZE_MODES
 
 
@@ -675,7 +676,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
     call = (
         "predict -i I -o O -m M -f 0 all -chk C --contrasts T2w -device cpu --localize never --backend torch"
     )
-    assert cli.main([*call.split(), "--overwrite", "--largest-piece", "-np", "3"]) == 0
+    assert cli.main([*call.split(), "--overwrite", "--largest-piece", "--keep-unlikely", "-np", "3"]) == 0
     assert calls == [
         (
             ("I", "O", "M"),
@@ -686,6 +687,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
                 "device": "cpu",
                 "localize": "never",
                 "largest_piece": True,
+                "keep_unlikely": True,
                 "backend": "torch",
                 "overwrite": True,
                 "num_threads": 3,

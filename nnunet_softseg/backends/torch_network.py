@@ -1,6 +1,7 @@
 """The network as torch runs it fastest: the same weights, rearranged, and where it pays in bfloat16."""
 
-from copy import deepcopy
+from collections.abc import Sequence
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ _INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class TorchNetwork:
-    """A network on the CPU: instance norm by the faster kernel of group norm, arrays let go at once.
+    """A network on the CPU: group norm's faster kernel for instance norm, channels last, arrays let go at once.
 
     In bfloat16 the first convolution and the head stay in float32. They cost next to nothing, and intensities
     and weights that are rounded to three digits at the first convolution move whole areas: on patches of two
@@ -25,7 +26,11 @@ class TorchNetwork:
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.name = f"torch {precision}"
-        self._unet = UNetInStages(_with_group_norm(unwrapped(network)))
+        rearranged = _with_group_norm(unwrapped(network))
+        flat = any(isinstance(part, nn.Conv2d) for part in rearranged.modules())
+        # As the convolutions work: in another layout each would copy what it reads and what it writes.
+        rearranged.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
+        self._unet = UNetInStages(rearranged)
         if precision == "bfloat16":
             self._unet.in_bfloat16()
 
@@ -74,7 +79,10 @@ class UNetInStages:
         unet: Any = network
         self._first, first_stage = _first_convolution(unet.encoder)
         self._encoder = [first_stage, *unet.encoder.stages[1:]]
-        self._up, self._decoder = [*unet.decoder.transpconvs], [*unet.decoder.stages]
+        self._decoder = [
+            _DecoderStage(up, stage)
+            for up, stage in zip(unet.decoder.transpconvs, unet.decoder.stages, strict=True)
+        ]
         self._head = unet.decoder.seg_layers[-1]
         self._inner = torch.float32
 
@@ -91,26 +99,90 @@ class UNetInStages:
     def in_bfloat16(self) -> None:
         """Put all but the first convolution and the head into bfloat16."""
         self._inner = torch.bfloat16
-        for stage in [*self._encoder, *self._up, *self._decoder]:
+        for stage in [*self._encoder, *(module for step in self._decoder for module in step.modules)]:
             for parent in [*stage.modules()]:
                 for name, child in parent.named_children():
                     if isinstance(child, nn.AvgPool3d):
                         setattr(parent, name, _InFloat32(child))
-            stage.to(dtype=torch.bfloat16, memory_format=torch.channels_last_3d)
+                # Of the one number that a norm has for a channel, rounding would show in the whole map.
+                if not isinstance(parent, nn.GroupNorm) and not [*parent.children()]:
+                    parent.to(torch.bfloat16)
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the raw output of a batch (batch, channel, *space), at full resolution."""
-        features = self._first(batch).to(self._inner)
+        features = _in_turn(_parts(self._first), batch).to(self._inner)
         skips = []
         for stage in self._encoder:
-            features = stage(features)
+            features = _in_turn(_parts(stage), features)
             skips.append(features)
         skips.pop()
-        for upsample, stage in zip(self._up, self._decoder, strict=True):
-            features = torch.cat((upsample(features), skips.pop()), 1)
-            features = stage(features)
+        for step in self._decoder:
+            features = step(features, skips)
         raw: torch.Tensor = self._head(features.float())
         return raw
+
+
+class _DecoderStage:
+    """From the features below and a skip connection to those of a stage of the decoder.
+
+    In float32 the first convolution is done of either by itself, and the two are added: joined they would be
+    there twice. In bfloat16 adding would round once more.
+
+    Args:
+        upsample: of the features below.
+        stage: of both together.
+    """
+
+    def __init__(self, upsample: Any, stage: nn.Module) -> None:
+        self.modules = (upsample, stage)
+        self._upsample = upsample
+        self._stage = stage
+
+    def __call__(self, below: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Return the features of this stage; the last skip connection is taken off the list."""
+        upsampled: torch.Tensor = self._upsample(below)
+        first, *others = _parts(self._stage)
+        if upsampled.dtype != torch.float32 or not isinstance(first, nn.Conv2d | nn.Conv3d):
+            return _in_turn([first, *others], torch.cat((upsampled, skips.pop()), 1))
+        of_upsampled, of_skip = _split(first, upsampled.shape[1])
+        features: torch.Tensor = of_upsampled(upsampled)
+        del upsampled
+        features += of_skip(skips.pop())
+        for part in others:  # not `_in_turn`: this array, too, is to be let go
+            features = part(features)
+        return features
+
+
+def _split(convolution: Any, channels: int) -> tuple[nn.Module, nn.Module]:
+    """Return two convolutions, of the first channels and of the others, whose sum is the one of all."""
+    parts = []
+    for weight, bias in (
+        (convolution.weight[:, :channels], convolution.bias),
+        (convolution.weight[:, channels:], None),
+    ):
+        part = copy(convolution)
+        part._parameters = {"weight": nn.Parameter(weight.contiguous()), "bias": bias}
+        part.in_channels = weight.shape[1]
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """Return the modules that are called in turn when this one is."""
+    inner = getattr(module, "all_modules", getattr(module, "convs", module))
+    if not isinstance(inner, nn.Sequential):
+        return [module]
+    return [part for child in inner for part in _parts(child)]
+
+
+def _in_turn(parts: Sequence[nn.Module], features: torch.Tensor) -> torch.Tensor:
+    """Return what modules make of features in turn; each array is let go when the next one is there.
+
+    Called as they are nested, every block would keep its input to its end.
+    """
+    for part in parts:
+        features = part(features)
+    return features
 
 
 class _InFloat32(nn.Module):

@@ -24,6 +24,7 @@ from nnunet_softseg.prediction.output_folder import OutputFolder, output_folder
 from nnunet_softseg.workers import map_ahead
 
 LARGEST = "NNUNET_SOFTSEG_LARGEST_PIECE"
+KEEP_UNLIKELY = "NNUNET_SOFTSEG_KEEP_UNLIKELY"
 LOCALIZE, LOCALIZE_MODES = "NNUNET_SOFTSEG_LOCALIZE", ("always", "auto", "never")
 BACKEND = "NNUNET_SOFTSEG_BACKEND"
 
@@ -70,6 +71,7 @@ def predict(
     device: str = "auto",
     localize: str | None = None,
     largest_piece: bool = False,
+    keep_unlikely: bool = False,
     backend: str | None = None,
     overwrite: bool = False,
     num_threads: int = 2,
@@ -92,6 +94,8 @@ def predict(
             variable NNUNET_SOFTSEG_LOCALIZE says.
         largest_piece: keep only the largest piece of each label, its values as they are; False: as the
             environment variable NNUNET_SOFTSEG_LARGEST_PIECE says.
+        keep_unlikely: flag maps that look like no label of the training, rather than empty them; False: as
+            the environment variable NNUNET_SOFTSEG_KEEP_UNLIKELY says.
         backend: what runs the network; None: as the environment variable NNUNET_SOFTSEG_BACKEND says.
         overwrite: predict every case again.
         num_threads: that read and preprocess, and that export; so many cases at most wait on either side.
@@ -103,7 +107,14 @@ def predict(
     """
     with (
         open_model(Path(model), folds, checkpoint) as found,
-        _environment({LOCALIZE: localize, BACKEND: backend, LARGEST: "1" if largest_piece else None}),
+        _environment(
+            {
+                LOCALIZE: localize,
+                BACKEND: backend,
+                LARGEST: "1" if largest_piece else None,
+                KEEP_UNLIKELY: "1" if keep_unlikely else None,
+            }
+        ),
     ):
         cases = find_cases(Path(source), found.num_channels, contrasts)
         folder = output_folder(Path(output), found)
@@ -142,6 +153,7 @@ def _made_by(model: Model) -> dict[str, Any]:
         "checkpoints": model.checkpoint_hashes(),
         "localize": _localize_mode(),
         "largest_piece": os.environ.get(LARGEST) == "1",
+        "keep_unlikely": os.environ.get(KEEP_UNLIKELY) == "1",
     }
 
 
