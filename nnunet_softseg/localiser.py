@@ -258,8 +258,8 @@ def likeness(response: Floats, radius: float) -> Floats:
     """Return how much each place looks like the middle of a structure: it minus the largest around it.
 
     What is bright, but long or wide in-plane, muscle or skin, goes on to one side at least. (Measured with
-    two networks on 40 phantoms that lean: the first path is the cord's in 71 of 80; in 62 if the mean around is
-    taken in place of the largest.)
+    two networks on 40 phantoms that lean: the first path is the cord's in 71 of 80, and in 62 if the mean
+    around is taken in place of the largest.)
 
     Args:
         response: (slices, *plane) in [0, 1].

@@ -116,7 +116,7 @@ def test_what_goes_on_to_one_side_is_no_disc_however_bright() -> None:
     strip[:, :, 26:35] = 1.0
     edge[:, :, 30:] = 1.0
     in_the_middle = likeness(disc, 4.0)[4, 30, 30]
-    assert in_the_middle > 0.4
+    assert in_the_middle > 0.3
     for other in (strip, edge):
         assert likeness(other, 4.0)[:, 10:-10].max() < 0.05 * in_the_middle
 

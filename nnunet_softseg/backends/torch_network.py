@@ -13,7 +13,7 @@ _INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class TorchNetwork:
-    """A network on the CPU: group norm's faster kernel for instance norm, channels last, arrays let go at once.
+    """A network on the CPU: instance norm by the faster kernel of group norm, channels last.
 
     In bfloat16 the first convolution and the head stay in float32. They cost next to nothing, and intensities
     and weights that are rounded to three digits at the first convolution move whole areas: on patches of two
@@ -26,7 +26,7 @@ class TorchNetwork:
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.name = f"torch {precision}"
-        rearranged = _with_group_norm(unwrapped(network))
+        rearranged: Any = _with_group_norm(unwrapped(network))
         flat = any(isinstance(part, nn.Conv2d) for part in rearranged.modules())
         # As the convolutions work: in another layout each would copy what it reads and what it writes.
         rearranged.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
