@@ -31,21 +31,21 @@ ENGINES = ["torch", pytest.param("openvino", marks=needs_openvino)]
 PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 
 
-def unet(seed: int = 0, kind: type = PlainConvUNet, **options: Any) -> nn.Module:
+def unet(seed: int = 0, kind: type = PlainConvUNet, *, flat: bool = False, **options: Any) -> nn.Module:
     torch.manual_seed(seed)
     blocks = {"n_blocks_per_stage": 1} if kind is ResidualEncoderUNet else {"n_conv_per_stage": 2}
     network = kind(
         1,
         3,
         (8, 16, 32),
-        nn.Conv3d,
+        nn.Conv2d if flat else nn.Conv3d,
         3,
         (1, 2, 2),
         **blocks,
         num_classes=1,
         n_conv_per_stage_decoder=2,
         conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
+        norm_op=nn.InstanceNorm2d if flat else nn.InstanceNorm3d,
         norm_op_kwargs={"eps": 1e-5, "affine": True},
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
@@ -140,6 +140,24 @@ def test_float32_is_the_network_itself(engine: str, kind: type, monkeypatch: pyt
     image, _ = tube(0)
     expected = as_it_is(network, image)
     raw = run(network, image, f"{engine}-float32", monkeypatch)
+    torch.testing.assert_close(raw, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_network_of_two_dimensions_is_itself_too(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = unet(1, flat=True), tube(0)[0][:, 3]
+    expected = as_it_is(network, image)
+    raw = run(network, image, f"{engine}-float32", monkeypatch)
+    torch.testing.assert_close(raw, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_what_is_joined_at_a_skip_connection_is_convolved_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 no array of both is made: it would be the largest of all."""
+    network, (image, _) = unet(1), tube(0)
+    expected = as_it_is(network, image)
+    monkeypatch.setattr(torch, "cat", lambda *_: pytest.fail("joined"))
+    with torch.inference_mode():
+        raw = TorchNetwork(network, "float32")(image)
     torch.testing.assert_close(raw, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
