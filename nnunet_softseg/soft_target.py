@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 RECORD_KEY = "nnunet_softseg"
 """Of the record, a dictionary, among the variable-length metadata of a soft target."""
-FORMAT = 4
+FORMAT = 5
 """Soft targets of another format are made again. To be raised whenever the arithmetic here changes."""
 
 CASES_PER_PROCESS = 10

@@ -64,6 +64,19 @@ def test_a_map_that_could_be_no_label_is_emptied(boxes: list[Any], could_be: boo
     assert [flag for flag, _ in findings] == [Flag.DISCARDED] * (not could_be)
 
 
+@pytest.mark.parametrize(("inside", "could_be"), [(0.91, True), (0.89, False)])
+def test_a_map_that_is_not_certain_inside_is_no_label(inside: float, could_be: bool) -> None:
+    """As wide and as smooth as a cord, but nowhere sure of it; the sure piece beside it is one."""
+    assert TRAINING is not None
+    soft = box_map(CORD, height=inside)
+    soft[:, [10, 15], 10:16] = soft[:, 10:16, [10, 15]] = 1.0  # the border may be what it likes
+    assert resembles(soft, TRAINING, 0) is could_be
+    without = {name: value for name, value in TRAINING.items() if name != "certainty"}
+    assert resembles(soft, without, 0)  # a model that knows nothing of it
+    soft[:, 20:26, 20:26] = 1.0
+    assert resembles(soft, TRAINING, 0)
+
+
 def test_a_label_that_leans_is_judged_across() -> None:
     """400 voxels of 36 are no label, unless they are cut at a slant; in each piece its own slices count."""
     assert TRAINING is not None

@@ -59,10 +59,15 @@ def test_nothing_above_a_half_has_no_shape() -> None:
 def test_the_training_keeps_the_largest_of_each_figure() -> None:
     shapes = [LabelShape(1, 80.0, 0.05), None, LabelShape(2, 60.0, 0.1)]
     shapes = [shape and replace(shape, extent=int(shape.largest_area)) for shape in shapes]
-    shapes[0] = shapes[0] and replace(shapes[0], area_roughness=0.02)
+    shapes[0] = shapes[0] and replace(shapes[0], area_roughness=0.02, certainty=0.9)
     largest = {"components": 2, "largest_area": 80.0, "area_variation": 0.1, "area_roughness": 0.02}
-    ends = {"empty_start": 0, "empty_end": 0, "gap": 0, "extent": 60}  # of the extent the smallest
-    assert most_extreme(shapes) == {**largest, **ends}
+    ends = {"empty_start": 0, "empty_end": 0, "gap": 0}
+    assert most_extreme(shapes) == {
+        **largest,
+        **ends,
+        "extent": 60,
+        "certainty": 0.9,
+    }  # the smallest of these
 
 
 def test_where_a_label_ends_and_what_is_missing_in_it() -> None:
@@ -104,7 +109,33 @@ def test_roughness_is_what_changes_from_slice_to_slice() -> None:
         assert shape.area_variation == pytest.approx(areas.std() / areas.mean())
 
 
-TRAINING = {"components": 1, "largest_area": 80.0, "area_variation": 0.05, "area_roughness": 0.01}
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_certainty_is_the_mean_of_what_lies_deep_inside(axis: int) -> None:
+    """A quarter of the radius below the border: what is there says nothing, and what is deeper does."""
+    y, x = np.meshgrid(np.arange(60) - 29.5, np.arange(60) - 29.5, indexing="ij")
+    away = np.hypot(y, x)
+
+    def certainty(radius: float, unsure_from: float) -> float:
+        plane = np.where(away <= radius, np.where(away > unsure_from, 0.7, 1.0), 0.0)
+        shape = label_shape(np.moveaxis(np.tile(plane, (7, 1, 1)), 0, axis), axis)
+        assert shape is not None
+        return shape.certainty
+
+    for radius in (4.0, 8.0, 16.0):
+        quarter = 0.25 * radius
+        assert certainty(radius, radius - quarter) == 1.0
+        assert 0.7 < certainty(radius, radius - 2.5 * quarter) < 1.0
+        assert certainty(radius, 0) == pytest.approx(0.7)
+    thin = np.zeros((9, 9, 9))
+    thin[:, 4, 4] = 0.6  # a voxel wide: nothing lies inside
+    shape = label_shape(thin, 0)
+    assert shape is not None
+    assert shape.certainty == 1.0
+
+
+TRAINING = {
+    "components": 1, "largest_area": 80.0, "area_variation": 0.05, "area_roughness": 0.01, "certainty": 0.8,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -118,6 +149,8 @@ TRAINING = {"components": 1, "largest_area": 80.0, "area_variation": 0.05, "area
         (LabelShape(7, 230.0, 0.7), ["a slice of 230", "vary by 70%"]),
         (LabelShape(1, 80.0, 0.05, area_roughness=0.039), []),  # three times that of the training, and 0.01
         (LabelShape(1, 80.0, 0.05, area_roughness=0.041), ["differ by 4.1% from slice to slice"]),
+        (LabelShape(1, 80.0, 0.05, certainty=0.77), []),  # 0.955 of the training's 0.8 is 0.764
+        (LabelShape(1, 80.0, 0.05, certainty=0.76), ["an inside of 0.76 (at least 0.80)"]),
     ],
 )
 def test_what_is_unlike_the_training_is_said(shape: LabelShape, told_by: list[str]) -> None:
