@@ -186,8 +186,10 @@ class _Case:
             return first, None
         started = time.perf_counter()
         forward = _at_any_size(self.predictor)
+        # A cord that leans leaves the box in the middle, or is not known there at all.
+        leaning = bool(first.flags & {Flag.BORDER, Flag.EMPTY})
         second, placement = self._best_candidate(
-            image, localiser.candidates(image, forward, self.reference, self._grid)
+            image, localiser.candidates(image, forward, self.reference, self._grid, leaning)
         )
         used = mode == "always" or _is_better(second, first)
         seconds = round(time.perf_counter() - started, 3)

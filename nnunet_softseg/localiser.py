@@ -87,6 +87,7 @@ def candidates(
     forward: Callable[[torch.Tensor], torch.Tensor],
     reference: torch.Tensor,
     grid: Grid,
+    leaning: bool = True,
 ) -> Iterator[Candidate]:
     """Yield where the patch may be placed, the likeliest place first, then the likeliest beside those before.
 
@@ -99,6 +100,7 @@ def candidates(
             network's total stride.
         reference: (label,) raw plateau of the training; 0 where not known.
         grid: of the model.
+        leaning: whether to look in sheared images, too: four more coarse passes.
     """
     stride = coarse_stride(grid)
     coarse = image.coarse(stride)
@@ -110,7 +112,7 @@ def candidates(
     step_mm = grid.spacing_mm[si] * stride[si]
     # From the centre of a coarse slice to those of the slices that it is the mean of.
     at = (np.arange(image.shape[si]) + 0.5) / stride[si] - 0.5
-    for lean in LEANS:
+    for lean in LEANS if leaning else LEANS[:1]:
         shifts = _shifts(lean, coarse.shape[1 + si], step_mm, in_plane)
         upright = sheared(coarse, shifts, si)
         response = coarse_response(upright, forward, reference, grid)

@@ -338,6 +338,8 @@ def test_a_tube_that_only_an_upright_one_is_known_from_is_found_in_a_sheared_ima
 
     found = [*candidates(image, upright_only, torch.ones(1), made)]
     as_it_stands = found[: localiser.MOST_CANDIDATES]
+    without = [*candidates(image, upright_only, torch.ones(1), made, False)]
+    assert [one.likeness for one in without] == [one.likeness for one in as_it_stands]
     leaning = max(found[localiser.MOST_CANDIDATES :], key=lambda candidate: candidate.likeness)
     assert leaning.likeness > 2 * max(candidate.likeness for candidate in as_it_stands)
     assert np.abs(leaning.placement.centres - centres).max() < 3
