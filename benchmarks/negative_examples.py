@@ -19,12 +19,9 @@ import nibabel as nib
 import numpy as np
 from localiser import View, show
 from phantom_study import (
-    CONFIGURATION,
     DATASET_ID,
-    FOLD,
     FOV_MM,
     NAME,
-    PLANS,
     Method,
     Study,
     make_data,
@@ -52,29 +49,19 @@ def main() -> None:
     plan(study, WITH_NEGATIVES)
     for seed in asked.seeds:
         for dataset_id in (DATASET_ID, WITH_NEGATIVES):
-            model = model_folder(study, dataset_id, seed)
-            if not (model / f"fold_{FOLD}" / "checkpoint_final.pth").is_file():
+            checkpoint = study.checkpoint("soft_all", dataset_id, seed)
+            if not checkpoint.is_file():
                 train(study, "soft_all", dataset_id, seed)
             found = study.output / "localiser" / f"{dataset_id}-seed-{seed}"
             script = Path(__file__).with_name("localiser.py")
-            subprocess.run([sys.executable, str(script), "-m", str(model), "-o", str(found)], check=True)
-
-
-def model_folder(study: Study, dataset_id: int, seed: int) -> Path:
-    """Return nnU-Net's folder of a training."""
-    dataset = dataset_folder(study, dataset_id).name
-    name = f"{METHODS['soft_all'].trainer}__{PLANS[study.planner]}__{CONFIGURATION}"
-    return study.output / "nnUNet_results" / f"seed-{seed}" / "soft_all" / dataset / name
-
-
-def dataset_folder(study: Study, dataset_id: int) -> Path:
-    """Return the folder of a raw dataset."""
-    return study.raw / f"Dataset{dataset_id:03d}_{NAME}"
+            subprocess.run(
+                [sys.executable, str(script), "-m", str(checkpoint.parents[1]), "-o", str(found)], check=True
+            )
 
 
 def add_negatives(study: Study) -> None:
     """Write the dataset of the second training: the first one's, and images without a cord in every fold."""
-    target = dataset_folder(study, WITH_NEGATIVES)
+    target = study.raw / f"Dataset{WITH_NEGATIVES:03d}_{NAME}"
     if target.is_dir():
         return
     with new_folder(target) as aside:

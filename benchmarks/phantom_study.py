@@ -74,6 +74,13 @@ class Study:
         """Raw dataset of all contrasts."""
         return self.raw / f"Dataset{DATASET_ID}_{NAME}"
 
+    def checkpoint(self, method: str, dataset_id: int, seed: int) -> Path:
+        """Return the file that a training ends with; nnU-Net's folder of the model is two above it."""
+        results = self.output / "nnUNet_results" / f"seed-{seed}" / method
+        model = f"{self.methods[method].trainer}__{PLANS[self.planner]}__{CONFIGURATION}"
+        dataset = f"Dataset{dataset_id:03d}_{NAME}"
+        return results / dataset / model / f"fold_{FOLD}" / "checkpoint_final.pth"
+
     def images(self, dataset_id: int) -> Path:
         """Folder of a dataset's test images."""
         return next(self.raw.glob(f"Dataset{dataset_id:03d}_*")) / "imagesTs"

@@ -7,14 +7,10 @@ Nothing is predicted; what counts is the soft Dice of the last epoch on patches 
 """
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 from phantom_study import (
-    CONFIGURATION,
     DATASET_ID,
-    FOLD,
-    PLANS,
     Method,
     Study,
     make_data,
@@ -42,7 +38,7 @@ def main() -> None:
     for name in study.methods:
         outcomes[name] = {}
         for seed in asked.seeds:
-            if not _checkpoint(study, name, seed).is_file():
+            if not study.checkpoint(name, DATASET_ID, seed).is_file():
                 train(study, name, DATASET_ID, seed)
             outcomes[name][str(seed)] = last_soft_dice(study, name, seed)
             print(f"{name}, seed {seed}: soft Dice {outcomes[name][str(seed)]:.3f}", flush=True)
@@ -71,14 +67,8 @@ def last_soft_dice(study: Study, name: str, seed: int) -> float:
     """Return the soft Dice of the last epoch of a training."""
     import torch
 
-    checkpoint = torch.load(_checkpoint(study, name, seed), map_location="cpu", weights_only=False)
+    checkpoint = torch.load(study.checkpoint(name, DATASET_ID, seed), map_location="cpu", weights_only=False)
     return float(checkpoint["logging"]["soft_dice"][-1][0])
-
-
-def _checkpoint(study: Study, name: str, seed: int) -> Path:
-    results = study.output / "nnUNet_results" / f"seed-{seed}" / name
-    model = f"{study.methods[name].trainer}__{PLANS[study.planner]}__{CONFIGURATION}"
-    return results / f"Dataset{DATASET_ID}_Leaderboard" / model / f"fold_{FOLD}" / "checkpoint_final.pth"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ of a voxel. (Chunks of a tilted cord, each in a box of its own, were tried: at 3
 4 to 8 % lower than that of the same cord upright.)
 
 A cord that leans by 30 degrees or more may be hardly known to a network that saw upright ones only. So where
-nothing is found, the image is sheared by 27 degrees to either side, and looked at again.
+the middle of the image shows none, or one that leaves the box, and no path is right, the image is sheared by
+27 degrees to either side, and looked at again.
 """
 
 import math
@@ -117,7 +118,7 @@ def candidates(
         upright = sheared(coarse, shifts, si)
         response = coarse_response(upright, forward, reference, grid)
         wanted = likeness(np.moveaxis(response, si, 0), grid.radius)
-        for _ in range(MOST_CANDIDATES if lean == (0.0, 0.0) else 1):
+        for _ in range(MOST_CANDIDATES if lean == LEANS[0] else 1):
             path = best_path(wanted, step_mm, in_plane)
             smooth = _smoothed((path + shifts).astype(np.float64), step_mm) + skipped
             centres = np.stack([np.interp(at, np.arange(len(smooth)), line) for line in smooth.T], axis=1)
