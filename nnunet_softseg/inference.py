@@ -188,9 +188,12 @@ class _Case:
         forward = _at_any_size(self.predictor)
         # A cord that leans leaves the box in the middle, or is not known there at all.
         leaning = bool(first.flags & {Flag.BORDER, Flag.EMPTY})
-        second, placement = self._best_candidate(
-            image, localiser.candidates(image, forward, self.reference, self._grid, leaning)
-        )
+        looks = self._looks(image, localiser.candidates(image, forward, self.reference, self._grid, leaning))
+        note |= {"tried": len(looks)}
+        if not looks:
+            note["seconds"] = round(time.perf_counter() - started, 3)
+            return first, None
+        second, placement = self._closest(image, looks)
         used = mode == "always" or _is_better(second, first)
         seconds = round(time.perf_counter() - started, 3)
         note |= {"used": used, "seconds": seconds, **placement.as_json()}
@@ -198,20 +201,25 @@ class _Case:
             flags.note(self._record, flags.of_move())
         return (second, placement) if used else (first, None)
 
-    def _best_candidate(
+    def _looks(
         self, image: WholeImage, candidates: Iterator[localiser.Candidate]
-    ) -> tuple[Seen, Placement]:
-        """Return what the network sees at the first place where nothing is odd; else where least is.
-
-        Of places that are as odd, it is the one that looked most like a cord. Where the cord leans, it is
-        looked at again, set upright by what was found.
-        """
-        looks: list[tuple[Seen, localiser.Candidate]] = []
+    ) -> list[tuple[Seen, localiser.Candidate]]:
+        """Return what the network sees at one place after the other, up to the first where nothing is odd."""
+        looks = []
         for candidate in candidates:
             seen = self._where(image, candidate.placement)
             looks.append((seen, candidate))
             if not seen.flags.intersection(_SECOND_LOOK):
                 break
+        return looks
+
+    def _closest(
+        self, image: WholeImage, looks: Sequence[tuple[Seen, localiser.Candidate]]
+    ) -> tuple[Seen, Placement]:
+        """Return what the network sees where least is odd; of places that are as odd, the most like a cord.
+
+        Where the cord leans, it is looked at again, set upright by what was found.
+        """
         seen, (placement, _) = min(looks, key=lambda look: (look[0].oddity, -look[1].likeness))
         tried = [(seen, placement)]
         for _ in range(_MOST_REFINEMENTS):

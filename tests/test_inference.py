@@ -242,16 +242,32 @@ def test_why_it_looked_again_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_there_is_no_cord_an_empty_map_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ball off the centre is found by the second look, but it is no cord."""
-    at = torch.stack(torch.meshgrid(*map(torch.arange, (90, 76, 74)), indexing="ij")).float()
-    ball = (6 - (at - torch.tensor([40.0, 15.0, 15.0]).reshape(3, 1, 1, 1)).norm(dim=0)).clamp(0, 1)[None]
-    soft, record, _ = whole_case(ball, "auto", monkeypatch)
+    """A piece of a tube off the centre is found by the second look, but it is too short for a cord."""
+    piece = tube((90, 76, 74), (15, 15), (0, 0))
+    piece[:, :40] = 0
+    piece[:, 58:] = 0
+    soft, record, _ = whole_case(piece, "auto", monkeypatch)
     assert float(soft.sum()) == 0
     assert not record["localiser"]["used"]
     assert record["flags"] == ["weak response"]  # that the map is empty is flagged when it is written
-    soft, record, _ = whole_case(ball, "always", monkeypatch)
+    soft, record, _ = whole_case(piece, "always", monkeypatch)
     assert float(soft.max()) == 1
     assert record["localiser"]["used"]
+
+
+def test_where_nothing_looks_like_a_cord_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One coarse pass tells: a spot in two slices of ninety."""
+    image = tube((90, 76, 74), (15, 15), (0, 0))
+    image[:, 42:] = 0
+    image[:, :40] = 0
+    for mode in ("auto", "always"):
+        soft, record, network = whole_case(image, mode, monkeypatch)
+        assert float(soft.sum()) == 0
+        assert record["localiser"]["tried"] == 0
+        assert not record["localiser"]["used"]
+        sizes = [tuple(seen.shape[2:]) for seen in network.inputs]
+        assert sizes.count((48, 76, 76)) == 1  # half of the slices, to the next multiple of the stride
+        assert set(sizes) == {PATCH, (48, 76, 76)}
 
 
 def test_a_constant_image_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:

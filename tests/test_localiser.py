@@ -326,7 +326,7 @@ def test_a_tube_is_found_wherever_it_runs(
 def test_a_tube_that_only_an_upright_one_is_known_from_is_found_in_a_sheared_image(
     slope: tuple[float, float], si_axis: int
 ) -> None:
-    """A network that answers to what stays where it is over eight slices, and nothing else."""
+    """A network that answers to what stays where it is over eight slices, and a quarter to anything else."""
     centres = line(60, (34.0 - 30 * slope[0], 36.0 - 30 * slope[1]), slope)
     values = tube((60, 70, 72), centres)
     image = ArrayImage(np.moveaxis(values, 0, si_axis))
@@ -334,15 +334,36 @@ def test_a_tube_that_only_an_upright_one_is_known_from_is_found_in_a_sheared_ima
 
     def upright_only(coarse: torch.Tensor) -> torch.Tensor:
         lowest = minimum_filter1d(coarse[0].numpy(), 8, axis=si_axis, mode="nearest")
-        return torch.from_numpy(lowest)[None]
+        return torch.from_numpy(np.maximum(lowest, coarse[0].numpy() / 4))[None]
 
     found = [*candidates(image, upright_only, torch.ones(1), made)]
-    as_it_stands = found[: localiser.MOST_CANDIDATES]
-    without = [*candidates(image, upright_only, torch.ones(1), made, False)]
-    assert [one.likeness for one in without] == [one.likeness for one in as_it_stands]
-    leaning = max(found[localiser.MOST_CANDIDATES :], key=lambda candidate: candidate.likeness)
+    as_it_stands = [*candidates(image, upright_only, torch.ones(1), made, False)]
+    assert [one.likeness for one in found[: len(as_it_stands)]] == [one.likeness for one in as_it_stands]
+    leaning = max(found[len(as_it_stands) :], key=lambda candidate: candidate.likeness)
     assert leaning.likeness > 2 * max(candidate.likeness for candidate in as_it_stands)
     assert np.abs(leaning.placement.centres - centres).max() < 3
+
+
+def test_a_cord_in_a_fifth_of_the_slices_is_worth_a_look_and_a_spot_is_not() -> None:
+    """Sheared images are not even made where the image as it stands shows nothing."""
+    passes = []
+
+    def count(image: torch.Tensor) -> torch.Tensor:
+        passes.append(1)
+        return as_is(image)
+
+    for slices, expected in ((18, range(1, 99)), (6, range(0, 1))):
+        image = tube((90, 60, 60), line(90, (15.0, 40.0), (0.0, 0.0)))
+        image[slices:] = 0
+        passes.clear()
+        assert len([*candidates(ArrayImage(image), count, torch.ones(1), grid())]) in expected
+        assert len(passes) == (len(localiser.LEANS) if slices > 6 else 1)
+
+
+def test_windows_overlap_by_a_quarter_or_more() -> None:
+    """An image of 192 x 260 x 320 mm takes three passes of a network that halves five times."""
+    made = Grid(0, (1.0, 1.0, 1.0), (320, 192, 64), (32, 32, 16), 5.0)
+    assert localiser._windows((160, 288, 192), made) == [(0, 64), (48, 112), (96, 160)]
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0, 1, 2]))
@@ -358,9 +379,10 @@ def test_a_sheared_image_holds_what_was_shifted_in_and_zeros(seed: int, si_axis:
         np.testing.assert_array_equal(result[:, z], far[:, z, 9 + row : 16 + row, 9 + column : 15 + column])
 
 
-def test_the_next_candidates_run_elsewhere() -> None:
+def test_the_next_candidates_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     tubes = [line(30, at, (0.0, 0.1)) for at in ((12.0, 10.0), (40.0, 12.0))]
     image = np.maximum(tube((30, 60, 60), tubes[0]), 0.8 * tube((30, 60, 60), tubes[1]))
+    monkeypatch.setattr(localiser, "LEAST_LIKENESS", -9.0)
     found = [
         placement.centres
         for placement, _ in candidates(ArrayImage(image), as_is, torch.ones(1), grid(patch=(32, 16, 16)))
