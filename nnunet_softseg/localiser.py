@@ -34,12 +34,12 @@ from nnunet_softseg.placement import Floats, Grid, Placement, WholeImage, place
 
 Mode = Literal["always", "auto", "never"]
 VARIABLE = "NNUNET_SOFTSEG_LOCALIZE"
-WINDOW_VOXELS = 64 * 192 * 320
-"""What the network sees at once in the coarse pass, at most: the patch of the paper."""
+WINDOW_VOXELS = 32 * 192 * 320
+"""What the network sees at once in the coarse pass, at most: half of the patch of the paper, for its memory."""
 SI_STRIDE = 2
 STEEPEST = 1.0
 """How far the path may move in-plane along S-I, mm per mm: 45 degrees."""
-_FEWEST_WINDOW_SLICES = 32
+_FEWEST_WINDOW_SLICES = 16
 _OVERLAP = 0.25
 WIDEST = math.isqrt(WINDOW_VOXELS // _FEWEST_WINDOW_SLICES)
 """How far it is looked in-plane, in voxels: 350, in the middle of images that are larger still."""
