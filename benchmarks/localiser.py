@@ -291,9 +291,9 @@ def table(rows: pd.DataFrame) -> str:
 
 def _row_of(placed: str, rows: pd.DataFrame) -> str:
     """Return what is measured of cords that are placed in one way."""
-    number = rows.name.str.rsplit("_").str[-1]
+    numbered = rows.assign(number=rows.name.str.rsplit("_").str[-1]).set_index("number")
     kinds = {"middle": placed + AS_IN_TRAINING, "large": placed + AS_LARGE, "moved": placed}
-    by_kind = {key: rows[rows.kind == kind].set_index(number) for key, kind in kinds.items()}
+    by_kind = {key: numbered[numbered.kind == kind] for key, kind in kinds.items()}
     moved = by_kind["moved"]
     found = (moved.dice >= FOUND_DICE) & (moved.covered >= FOUND_SLICES)
     cells = [placed, str(len(moved)), f"{100 * found.mean():.0f} %"]

@@ -8,7 +8,7 @@ are kept with the model.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ maps of a cord reach 0.04, nine in ten of what is made up are above 0.05; labels
 MAKE_BELIEVE_AREA, MAKE_BELIEVE_EXTENT = 2.0, 0.5
 """A piece with a median area above this, or an extent below, relative to the largest and the shortest label
 of the training, is not taken for one."""
+IN_PART = 0.75
+"""A piece with less than this of the shortest label's extent must look like one in all that is seen of it:
+what is unlike the training is not taken for a label. (In four of 200 necks without a cord two networks made
+up a piece half as long as a cord, certain, and hardly too rough.)"""
 MAKE_BELIEVE_VARIATION, MAKE_BELIEVE_ROUGHNESS = 0.2, 0.06
 """Nor is one whose areas vary by more over most of its length, or by more than is unlike the training,
 whichever is more; nor one that is rougher, the same way."""
@@ -172,8 +176,9 @@ def resembles(
     """Return whether any piece of a map could be a label, going by the coarsest of its shape.
 
     A cord that a tumour widens still has the area of a cord in most of its slices, so medians are compared.
-    One that is seen in part is still longer than what a network makes up. Of a label that is small in some
-    case of the training, a lesion, small pieces are pieces.
+    One that is seen in part is still longer than what a network makes up, and what is seen of it is like the
+    labels of the training. Of a label that is small in some case of the training, a lesion, small pieces are
+    pieces.
 
     Args:
         soft: three axes, values in [0, 1].
@@ -183,8 +188,7 @@ def resembles(
     """
     core = soft > HARD_THRESHOLD
     pieces, _ = ndimage.label(core, structure=np.ones((3,) * soft.ndim, dtype=bool))
-    lowest = MAKE_BELIEVE_CERTAINTY * training.get("certainty", 0)
-    shortest = MAKE_BELIEVE_EXTENT * min(training.get("extent", 0), soft.shape[axis])
+    shortest = min(training.get("extent", 0), soft.shape[axis])
     for number, around in enumerate(ndimage.find_objects(pieces), start=1):
         inside = pieces[around] == number
         piece = np.where(inside, soft[around], 0)
@@ -195,15 +199,38 @@ def resembles(
             MAD_TO_STD * float(np.median(np.abs(difference))) / middle
             for difference in (areas - middle, _unevenness(without_odd_ones))
         )
+        limits = _limits(training, in_part=areas.size < IN_PART * shortest)
         if (
-            areas.size >= shortest
-            and middle <= MAKE_BELIEVE_AREA * training["largest_area"]
-            and variation <= max(MAKE_BELIEVE_VARIATION, _most_variation(training))
-            and roughness <= max(MAKE_BELIEVE_ROUGHNESS, _most_roughness(training))
-            and _certainty(piece, inside, axis, middle) >= lowest
+            areas.size >= MAKE_BELIEVE_EXTENT * shortest
+            and middle <= limits.area
+            and variation <= limits.variation
+            and roughness <= limits.roughness
+            and _certainty(piece, inside, axis, middle) >= limits.certainty
         ):
             return True
     return False
+
+
+class _Limits(NamedTuple):
+    """What a piece may have at most, and of the certainty at least, to be taken for a label."""
+
+    area: float
+    variation: float
+    roughness: float
+    certainty: float
+
+
+def _limits(training: Mapping[str, float], *, in_part: bool) -> _Limits:
+    largest, certainty = training["largest_area"], training.get("certainty", 0)
+    variation, roughness = _most_variation(training), _most_roughness(training)
+    if in_part:
+        return _Limits(AREA_TOLERANCE * largest, variation, roughness, CERTAINTY * certainty)
+    return _Limits(
+        MAKE_BELIEVE_AREA * largest,
+        max(MAKE_BELIEVE_VARIATION, variation),
+        max(MAKE_BELIEVE_ROUGHNESS, roughness),
+        MAKE_BELIEVE_CERTAINTY * certainty,
+    )
 
 
 def _areas(

@@ -35,7 +35,7 @@ from nnunet_softseg.placement import Floats, Grid, Placement, WholeImage, place
 Mode = Literal["always", "auto", "never"]
 VARIABLE = "NNUNET_SOFTSEG_LOCALIZE"
 WINDOW_VOXELS = 32 * 192 * 320
-"""What the network sees at once in the coarse pass, at most: half of the patch of the paper, for its memory."""
+"""What the network sees at once in the coarse pass, at most: half of the patch of the paper, as to memory."""
 SI_STRIDE = 2
 STEEPEST = 1.0
 """How far the path may move in-plane along S-I, mm per mm: 45 degrees."""

@@ -77,6 +77,26 @@ def test_a_map_that_is_not_certain_inside_is_no_label(inside: float, could_be: b
     assert resembles(soft, TRAINING, 0)
 
 
+@pytest.mark.parametrize(
+    ("slices", "width", "inside", "could_be"),
+    [
+        (22, 6, 1.0, True),
+        (22, 8, 1.0, False),  # 48 voxels, of 36: a third too many, of a whole cord nothing odd
+        (23, 8, 1.0, True),
+        (22, 6, 0.94, False),
+        (23, 6, 0.94, True),
+    ],
+)
+def test_what_is_seen_in_part_must_be_like_the_labels_of_the_training(
+    slices: int, width: int, inside: float, could_be: bool
+) -> None:
+    """Three quarters of the shortest label, 30 slices, and less."""
+    assert TRAINING is not None
+    soft = box_map(((0, slices), (10, 16), (10, 10 + width)))
+    soft[:, 11:15, 11 : 9 + width] *= inside
+    assert resembles(soft, TRAINING, 0) is could_be
+
+
 def test_a_label_that_leans_is_judged_across() -> None:
     """400 voxels of 36 are no label, unless they are cut at a slant; in each piece its own slices count."""
     assert TRAINING is not None
