@@ -122,8 +122,8 @@ def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
         )
     names = label_names({"labels": label_manager.label_dict}, label_manager.foreground_labels)
     soft_maps = np.asarray(predicted_logits, dtype=np.float32)
-    lean = _lean(properties_dict.get(case_record.KEY, {}))
-    cleaned, _ = clean_up.cleaned(soft_maps, names, plans_manager.plans, lean)
+    record = properties_dict.get(case_record.KEY, {})
+    cleaned, _ = _cleaned(soft_maps, names, plans_manager.plans, record)
     converted = _on_image(cleaned, plans_manager, label_manager, properties_dict)
     return converted if return_probabilities else converted[0]
 
@@ -166,13 +166,20 @@ def _on_image(
 
 def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: dict[str, Any]) -> Map:
     """Return the soft maps with the background exactly 0, and note how much that took away."""
-    cleaned, findings = clean_up.cleaned(soft_maps, names, plans, _lean(record))
+    cleaned, findings = _cleaned(soft_maps, names, plans, record)
     flags.note(record, findings)
     for name, before, after in zip(names, soft_maps, cleaned, strict=True):
         total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
         label = record["labels"].setdefault(name, {})
         label["removed_percent"] = round(100 * (total - kept) / total, 3) if total else 0.0
     return cleaned
+
+
+def _cleaned(
+    soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[Map, list[flags.Finding]]:
+    at_border = flags.Flag.BORDER.value in record.get("flags", ())
+    return clean_up.cleaned(soft_maps, names, plans, _lean(record), at_border=at_border)
 
 
 def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: dict[str, Any]) -> None:

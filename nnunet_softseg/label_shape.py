@@ -6,7 +6,7 @@ are kept with the model.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -167,13 +167,13 @@ def broken_off(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
     return found
 
 
-def resembles(
+def could_be_labels(
     soft: npt.NDArray[np.floating[Any]],
     training: Mapping[str, float],
     axis: int,
     lean: npt.NDArray[np.float64] | None = None,
-) -> bool:
-    """Return whether any piece of a map could be a label, going by the coarsest of its shape.
+) -> Iterator[LabelShape]:
+    """Yield the shape of each piece of a map that could be a label, going by the coarsest of it.
 
     A cord that a tumour widens still has the area of a cord in most of its slices, so medians are compared.
     One that is seen in part is still longer than what a network makes up, and what is seen of it is like the
@@ -192,7 +192,8 @@ def resembles(
     for number, around in enumerate(ndimage.find_objects(pieces), start=1):
         inside = pieces[around] == number
         piece = np.where(inside, soft[around], 0)
-        areas = _areas(piece, axis, None if lean is None else lean[around[axis]])
+        leaning = None if lean is None else lean[around[axis]]
+        areas = _areas(piece, axis, leaning)
         middle = float(np.median(areas))
         without_odd_ones = np.clip(areas, (1 - _ODD_AREA) * middle, (1 + _ODD_AREA) * middle)
         variation, roughness = (
@@ -206,9 +207,9 @@ def resembles(
             and variation <= limits.variation
             and roughness <= limits.roughness
             and _certainty(piece, inside, axis, middle) >= limits.certainty
+            and (shape := label_shape(piece, axis, leaning)) is not None
         ):
-            return True
-    return False
+            yield shape
 
 
 class _Limits(NamedTuple):

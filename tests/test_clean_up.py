@@ -12,7 +12,7 @@ from nnunet_softseg import clean_up
 from nnunet_softseg.clean_up import cleaned, largest_piece
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.flags import Flag
-from nnunet_softseg.label_shape import label_shape, most_extreme, resembles
+from nnunet_softseg.label_shape import could_be_labels, label_shape, most_extreme
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.soft_map import keep_supported
 
@@ -28,6 +28,10 @@ CORD = ((0, 40), (10, 16), (10, 16))
 TRAINING = most_extreme([label_shape(box_map(CORD), 0), label_shape(box_map(((10, 40), *CORD[1:])), 0)])
 assert TRAINING is not None
 assert TRAINING["extent"] == 30
+
+
+def resembles(*arguments: Any) -> bool:
+    return any(True for _ in could_be_labels(*arguments))
 
 
 def plans(training: Any = TRAINING) -> dict[str, Any]:
@@ -95,6 +99,23 @@ def test_what_is_seen_in_part_must_be_like_the_labels_of_the_training(
     soft = box_map(((0, slices), (10, 16), (10, 10 + width)))
     soft[:, 11:15, 11 : 9 + width] *= inside
     assert resembles(soft, TRAINING, 0) is could_be
+
+
+def test_a_map_at_the_border_in_pieces_and_unlike_the_training_is_emptied() -> None:
+    """Each of the three may be seen of a cord, all of them together are not; a cord among pieces stays."""
+    wide = ((0, 40), (10, 18), (10, 16))  # 48 voxels, of 36: unlike the training, but it could be a label
+    piece = ((0, 4), (22, 26), (22, 26))
+    for boxes, at_border, is_kept in (
+        ([wide, piece], False, True),
+        ([wide], True, True),
+        ([CORD, piece], True, True),
+        ([wide, piece], True, False),
+    ):
+        soft = box_map(*boxes)[None]
+        kept, findings = cleaned(soft, ["cord"], plans(), at_border=at_border)
+        np.testing.assert_array_equal(kept, soft if is_kept else 0)
+        assert [flag for flag, _ in findings] == [Flag.DISCARDED] * (not is_kept)
+        assert cleaned(soft, ["cord"], plans(None), at_border=at_border)[0].any()  # nothing is known of it
 
 
 def test_a_label_that_leans_is_judged_across() -> None:
