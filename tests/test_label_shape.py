@@ -151,6 +151,14 @@ TRAINING = {
         (LabelShape(1, 80.0, 0.05, area_roughness=0.041), ["differ by 4.1% from slice to slice"]),
         (LabelShape(1, 80.0, 0.05, certainty=0.77), []),  # 0.955 of the training's 0.8 is 0.764
         (LabelShape(1, 80.0, 0.05, certainty=0.76), ["an inside of 0.76 (at least 0.80)"]),
+        # Half of the way to each of three limits is too much: 90 of 80 to 100, 0.025 of 0.01 to 0.04, ...
+        (
+            LabelShape(1, 90.0, 0.05, area_roughness=0.025, certainty=0.782),
+            ["all together, largest area 90, area variation 0.05, area roughness 0.025"],
+        ),
+        (LabelShape(1, 80.0, 0.10, area_roughness=0.025, certainty=0.782), ["all together"]),
+        (LabelShape(1, 90.0, 0.10, area_roughness=0.020, certainty=0.782), []),  # the size counts once
+        (LabelShape(1, 80.0, 0.05, area_roughness=0.025, certainty=0.782), []),
     ],
 )
 def test_what_is_unlike_the_training_is_said(shape: LabelShape, told_by: list[str]) -> None:
