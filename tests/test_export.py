@@ -254,6 +254,31 @@ def test_a_leaning_cord_is_judged_across(tmp_path: Path) -> None:
         assert entry["flags"] == flags
 
 
+@pytest.mark.parametrize("at_border", [False, True])
+def test_what_is_in_pieces_and_unlike_the_training_is_emptied_at_the_border(
+    at_border: bool, tmp_path: Path
+) -> None:
+    """Slices half as large again as those of the training, and a spot aside."""
+    soft, properties = cord_in_a_box(tmp_path, (0, 1, 2))
+    plans = Plans(NibabelIOWithReorient)
+    shape = label_shape(soft[0], 0)
+    assert shape is not None
+    known = {**dataclasses.asdict(shape), "largest_area": shape.largest_area / 1.5}
+    plans.plans[PLANS_KEY] |= {"si_axis": 0, "training_shapes": {"cord": known}}
+    assert soft[0, 3, :3, 3:6].max() == 0
+    soft[0, 3, 1, 4] = 0.9
+    properties[KEY] |= {"flags": ["touches the border"] * at_border}
+    in_file, _ = written(soft, properties, plans, tmp_path / "out")
+    manager = plans.get_label_manager({"labels": {"background": 0, "cord": 1}})
+    label_map = export.convert_prediction(soft, plans, None, manager, properties)
+    assert in_file.any() == label_map.any() == (not at_border)
+    entry = json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"]["sub-01_T2w"]
+    expected = (
+        ["touches the border", "discarded", "empty"] if at_border else ["several pieces", "unlike training"]
+    )
+    assert entry["flags"] == expected
+
+
 def test_a_vanilla_model_goes_to_nnunets_own_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "convert_predicted_logits_to_segmentation_with_correct_shape"
     monkeypatch.setattr(export, name, lambda *args: args)
