@@ -77,12 +77,12 @@ def _is_made_up(
     lean: npt.NDArray[np.float64] | None,
     at_border: bool,
 ) -> bool:
-    could_be = [*could_be_labels(label, training, axis, lean)]
+    could_be = could_be_labels(label, training, axis, lean)
     if (
         not at_border
         or ndimage.label(label > HARD_THRESHOLD, np.ones((3,) * label.ndim))[1] <= training["components"]
     ):
-        return not could_be
+        return not any(True for _ in could_be)
     return all(differences(shape, training) for shape in could_be)
 
 

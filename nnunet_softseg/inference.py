@@ -188,14 +188,11 @@ class _Case:
         # A cord that leans leaves the box in the middle, or is not known there at all.
         leaning = bool(first.flags & {Flag.BORDER, Flag.EMPTY})
         looks = self._looks(image, localiser.candidates(image, forward, self.reference, self._grid, leaning))
-        note |= {"tried": len(looks)}
-        if not looks:
-            note["seconds"] = round(time.perf_counter() - started, 3)
-            return first, None
-        second, placement = self._closest(image, looks)
-        used = mode == "always" or _is_better(second, first)
+        second, placement = self._closest(image, looks) if looks else (first, None)
+        used = bool(looks) and (mode == "always" or _is_better(second, first))
         seconds = round(time.perf_counter() - started, 3)
-        note |= {"used": used, "seconds": seconds, **placement.as_json()}
+        note |= {"tried": len(looks), "used": used, "seconds": seconds}
+        note |= placement.as_json() if placement else {}
         if used and because:
             flags.note(self._record, flags.of_move())
         return (second, placement) if used else (first, None)

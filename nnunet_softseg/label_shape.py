@@ -127,7 +127,23 @@ def most_extreme(shapes: Iterable[LabelShape | None]) -> dict[str, float] | None
     return {**largest, **smallest}
 
 
-_LIMITED = ("largest_area", "area_variation", "area_roughness", "certainty")
+class _Limits(NamedTuple):
+    """The largest figures of a shape, and its smallest certainty, that are still like the training's."""
+
+    largest_area: float
+    area_variation: float
+    area_roughness: float
+    certainty: float
+
+
+def _limits(training: Mapping[str, float]) -> _Limits:
+    return _Limits(
+        AREA_TOLERANCE * training["largest_area"],
+        VARIATION_TOLERANCE * training["area_variation"] + VARIATION_SLACK,
+        # For a model that knows no roughness, anything is smooth enough.
+        ROUGHNESS_TOLERANCE * training.get("area_roughness", np.inf) + ROUGHNESS_SLACK,
+        CERTAINTY * training.get("certainty", 0),
+    )
 
 
 def differences(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
@@ -138,38 +154,33 @@ def differences(shape: LabelShape, training: Mapping[str, float]) -> list[str]:
         training: from `most_extreme`.
     """
     found = []
-    if shape.largest_area > AREA_TOLERANCE * training["largest_area"]:
+    limits = _limits(training)
+    if shape.largest_area > limits.largest_area:
         found.append(f"a slice of {shape.largest_area:.0f} voxels (at most {training['largest_area']:.0f})")
-    if shape.area_variation > _most_variation(training):
+    if shape.area_variation > limits.area_variation:
         found.append(
             f"areas that vary by {shape.area_variation:.0%} (at most {training['area_variation']:.0%})"
         )
-    if shape.area_roughness > _most_roughness(training):
+    if shape.area_roughness > limits.area_roughness:
         found.append(
             f"areas that differ by {shape.area_roughness:.1%} from slice to slice "
             f"(at most {training['area_roughness']:.1%})"
         )
-    if shape.certainty < CERTAINTY * training.get("certainty", 0):
+    if shape.certainty < limits.certainty:
         found.append(f"an inside of {shape.certainty:.2f} (at least {training['certainty']:.2f})")
     way = _ways(shape, training)
     size = max(way.get("largest_area", 0), way.get("area_variation", 0))
     if not found and size + way.get("area_roughness", 0) + way.get("certainty", 0) > TOGETHER:
-        near = ", ".join(f"{name.replace('_', ' ')} {getattr(shape, name):.3g}" for name in _LIMITED)
+        near = ", ".join(f"{name.replace('_', ' ')} {getattr(shape, name):.3g}" for name in _Limits._fields)
         found.append(f"all together, {near}")
     return found
 
 
 def _ways(shape: LabelShape, training: Mapping[str, float]) -> dict[str, float]:
     """Return of each figure how far it is from the training's to its limit: 0 not at all, 1 at the limit."""
-    limits = {
-        "largest_area": AREA_TOLERANCE * training["largest_area"],
-        "area_variation": _most_variation(training),
-        "area_roughness": _most_roughness(training),
-        "certainty": CERTAINTY * training.get("certainty", 0),
-    }
     return {
         name: max(0.0, (getattr(shape, name) - training[name]) / (limit - training[name]))
-        for name, limit in limits.items()
+        for name, limit in _limits(training)._asdict().items()
         if name in training and limit != training[name]
     }
 
@@ -218,8 +229,7 @@ def could_be_labels(
     pieces, _ = ndimage.label(core, structure=np.ones((3,) * soft.ndim, dtype=bool))
     shortest = min(training.get("extent", 0), soft.shape[axis])
     for number, around in enumerate(ndimage.find_objects(pieces), start=1):
-        inside = pieces[around] == number
-        piece = np.where(inside, soft[around], 0)
+        piece = np.where(pieces[around] == number, soft[around], 0)
         leaning = None if lean is None else lean[around[axis]]
         areas = _areas(piece, axis, leaning)
         middle = float(np.median(areas))
@@ -228,37 +238,26 @@ def could_be_labels(
             MAD_TO_STD * float(np.median(np.abs(difference))) / middle
             for difference in (areas - middle, _unevenness(without_odd_ones))
         )
-        limits = _limits(training, in_part=areas.size < IN_PART * shortest)
+        limits = _limits(training) if areas.size < IN_PART * shortest else _loosest_limits(training)
         if (
             areas.size >= MAKE_BELIEVE_EXTENT * shortest
-            and middle <= limits.area
-            and variation <= limits.variation
-            and roughness <= limits.roughness
-            and _certainty(piece, inside, axis, middle) >= limits.certainty
+            and middle <= limits.largest_area
+            and variation <= limits.area_variation
+            and roughness <= limits.area_roughness
             and (shape := label_shape(piece, axis, leaning)) is not None
+            and shape.certainty >= limits.certainty
         ):
             yield shape
 
 
-class _Limits(NamedTuple):
-    """What a piece may have at most, and of the certainty at least, to be taken for a label."""
-
-    area: float
-    variation: float
-    roughness: float
-    certainty: float
-
-
-def _limits(training: Mapping[str, float], *, in_part: bool) -> _Limits:
-    largest, certainty = training["largest_area"], training.get("certainty", 0)
-    variation, roughness = _most_variation(training), _most_roughness(training)
-    if in_part:
-        return _Limits(AREA_TOLERANCE * largest, variation, roughness, CERTAINTY * certainty)
+def _loosest_limits(training: Mapping[str, float]) -> _Limits:
+    """Return what a piece may have at most, and of the certainty at least, to be taken for a label."""
+    ordinary = _limits(training)
     return _Limits(
-        MAKE_BELIEVE_AREA * largest,
-        max(MAKE_BELIEVE_VARIATION, variation),
-        max(MAKE_BELIEVE_ROUGHNESS, roughness),
-        MAKE_BELIEVE_CERTAINTY * certainty,
+        MAKE_BELIEVE_AREA * training["largest_area"],
+        max(MAKE_BELIEVE_VARIATION, ordinary.area_variation),
+        max(MAKE_BELIEVE_ROUGHNESS, ordinary.area_roughness),
+        MAKE_BELIEVE_CERTAINTY * training.get("certainty", 0),
     )
 
 
@@ -282,12 +281,3 @@ def _certainty(
 def _unevenness(areas: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     uneven: npt.NDArray[np.float64] = areas - ndimage.gaussian_filter1d(areas, _SMOOTH_SLICES)
     return uneven
-
-
-def _most_variation(training: Mapping[str, float]) -> float:
-    return VARIATION_TOLERANCE * training["area_variation"] + VARIATION_SLACK
-
-
-def _most_roughness(training: Mapping[str, float]) -> float:
-    """Return what is still smooth enough; for a model that knows no roughness, anything is."""
-    return ROUGHNESS_TOLERANCE * training.get("area_roughness", np.inf) + ROUGHNESS_SLACK

@@ -228,14 +228,20 @@ def test_without_files_nnunet_gets_the_same_maps(tmp_path: Path) -> None:
     assert label_map.sum() == labels_in_file.sum() == (in_file > 0.5).sum()
 
 
-def test_a_leaning_cord_is_judged_across(tmp_path: Path) -> None:
-    """Its axial areas are 2.4 times the largest of the training: no cord, unless it leans by 60 degrees."""
+def cord_larger_than_trained(tmp_path: Path, times: float) -> tuple[np.ndarray, dict, "Plans"]:
+    """That cord, its properties, and plans of a model whose largest slice was so many times smaller."""
     soft, properties = cord_in_a_box(tmp_path, (0, 1, 2))
     plans = Plans(NibabelIOWithReorient)
     shape = label_shape(soft[0], 0)
     assert shape is not None
-    known = {**dataclasses.asdict(shape), "largest_area": shape.largest_area / 2.4}
+    known = {**dataclasses.asdict(shape), "largest_area": shape.largest_area / times}
     plans.plans[PLANS_KEY] |= {"si_axis": 0, "training_shapes": {"cord": known}}
+    return soft, properties, plans
+
+
+def test_a_leaning_cord_is_judged_across(tmp_path: Path) -> None:
+    """Its axial areas are 2.4 times the largest of the training: no cord, unless it leans by 60 degrees."""
+    soft, properties, plans = cord_larger_than_trained(tmp_path, 2.4)
     upright, leaning = (
         Placement(np.zeros((25, 2)), np.tile(np.diag([longer, 1.0]), (25, 1, 1)), (24, 16), 0)
         for longer in (1.0, 2.0)
@@ -259,12 +265,7 @@ def test_what_is_in_pieces_and_unlike_the_training_is_emptied_at_the_border(
     at_border: bool, tmp_path: Path
 ) -> None:
     """Slices half as large again as those of the training, and a spot aside."""
-    soft, properties = cord_in_a_box(tmp_path, (0, 1, 2))
-    plans = Plans(NibabelIOWithReorient)
-    shape = label_shape(soft[0], 0)
-    assert shape is not None
-    known = {**dataclasses.asdict(shape), "largest_area": shape.largest_area / 1.5}
-    plans.plans[PLANS_KEY] |= {"si_axis": 0, "training_shapes": {"cord": known}}
+    soft, properties, plans = cord_larger_than_trained(tmp_path, 1.5)
     assert soft[0, 3, :3, 3:6].max() == 0
     soft[0, 3, 1, 4] = 0.9
     properties[KEY] |= {"flags": ["touches the border"] * at_border}
