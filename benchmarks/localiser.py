@@ -46,6 +46,7 @@ from nnunet_softseg.phantom.scanner import scan
 FOV_MM = (56.0, 60.0, 64.0)
 """Of the phantom that the model was trained on."""
 SI_MM = 84.0
+SIDE_MM = 40.0  # R-L, of an image beside the spine
 LUMBAR_MM = -230.0  # of the centre of a field of view, in the scanner
 MOVED = "found off the centre"
 """Not counted as a flag of a cut: it is raised wherever the second look was taken."""
@@ -138,19 +139,23 @@ def _views(placed: str, number: int, seed: int) -> tuple[View, View]:
     return middle, View(number, contrast, (200, 220, SI_MM), off)
 
 
+def views_without_cord(number: int, contrast: str, aside_mm: float) -> dict[str, View]:
+    """Return kind of image -> view of a neck that is painted without cord, or beside it."""
+    return {
+        "slab": View(number, contrast, FOV_MM),
+        "side": View(number, contrast, (SIDE_MM, *FOV_MM[1:]), (aside_mm, 0.0, 0.0)),
+    }
+
+
 def without_cord(kind: str, number: int, seed: int) -> Image:
     """Return an image in which there is no cord."""
     rng = np.random.default_rng([seed, number, WITHOUT.index(kind)])
     contrast = CONTRAST_NAMES[number % len(CONTRAST_NAMES)]
     shape = (56, 60, 64)
     empty = np.zeros(shape, np.float32)
-    if kind == "slab":
-        return show(View(number, contrast, FOV_MM), PhantomSpec(seed, FOV_MM), cord=False)
-    if kind == "side":
-        side = 42.0 * (-1) ** number
-        return show(
-            View(number, contrast, (40.0, *FOV_MM[1:]), (side, 0, 0)), PhantomSpec(seed, FOV_MM), cord=False
-        )
+    views_of_necks = views_without_cord(number, contrast, 42.0 * (-1) ** number)
+    if kind in views_of_necks:
+        return show(views_of_necks[kind], PhantomSpec(seed, FOV_MM), cord=False)
     image = {
         "zeros": lambda: empty,
         "constant": lambda: empty + rng.uniform(1, 1000),

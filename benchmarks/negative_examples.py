@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from localiser import View, show
+from localiser import show, views_without_cord
 from phantom_study import (
     DATASET_ID,
     FOV_MM,
@@ -37,7 +37,7 @@ from nnunet_softseg.phantom.acquisition import PhantomSpec
 METHODS = {"soft_all": Method()}
 WITH_NEGATIVES = DATASET_ID + 20
 SUBJECTS, SEED = 4, 1001  # of the images without a cord; `localiser.py` draws from other seeds
-SIDE_MM, NEAREST_MM, FARTHEST_MM = 40.0, 38.0, 50.0
+NEAREST_MM, FARTHEST_MM = 38.0, 50.0
 LABEL_FOLDERS = {"labelsTr": ("", np.uint8), "softLabelsTr": ("_0001", np.float32)}
 
 
@@ -87,11 +87,7 @@ def negatives() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     for number in range(1, SUBJECTS + 1):
         for contrast in CONTRAST_NAMES:
             aside = float(rng.choice([-1, 1]) * rng.uniform(NEAREST_MM, FARTHEST_MM))
-            views = {
-                "slab": View(number, contrast, FOV_MM),
-                "side": View(number, contrast, (SIDE_MM, *FOV_MM[1:]), (aside, 0.0, 0.0)),
-            }
-            for kind, view in views.items():
+            for kind, view in views_without_cord(number, contrast, aside).items():
                 image, affine, _ = show(view, spec, cord=False)
                 yield f"none-{kind}-{number:02d}_{contrast}", image, affine
 
