@@ -20,8 +20,8 @@ from torch.nn.functional import avg_pool3d
 from tqdm import tqdm
 
 from nnunet_softseg import case_record, clean_up, flags, localiser
-from nnunet_softseg.backends import choice, processor
-from nnunet_softseg.backends.torch_network import TorchNetwork, UNetInStages
+from nnunet_softseg.backends import choice
+from nnunet_softseg.backends.torch_network import UNetInStages
 from nnunet_softseg.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.flags import Finding, Flag
 from nnunet_softseg.network import reference_plateau, unwrapped
@@ -341,8 +341,8 @@ def _at_any_size(predictor: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """
     network = predictor.network = predictor.network.to(predictor.device).eval()
     if predictor.device.type == "cpu" and UNetInStages.fits(unwrapped(network)):
-        processor.keep_heap()
-        return TorchNetwork(network, "bfloat16" if processor.has_bfloat16() else "float32")
+        patch_shape = (1, *predictor.configuration_manager.patch_size)
+        return choice.torch_on_cpu(network, choice.fastest_precision(patch_shape))
 
     def run(image: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cuda", enabled=predictor.device.type == "cuda"):

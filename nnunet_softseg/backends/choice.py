@@ -148,15 +148,20 @@ def _fastest(predictor: Any, wish: Wish, patch_shape: Sequence[int]) -> Network:
     known = isinstance(unwrapped(network), torch.nn.Module) and UNetInStages.fits(unwrapped(network))
     if predictor.device.type != "cpu" or isinstance(network, OptimizedModule) or not known:
         return AsItIs(network, predictor.device)
-    precision = wish.precision or _precision(patch_shape)
+    precision = wish.precision or fastest_precision(patch_shape)
     if wish.engine == "openvino" or (wish.engine is None and openvino_network.installed()):
         return OpenVinoNetwork(network, precision, patch_shape, cache_folders(predictor))
+    return torch_on_cpu(network, precision)
+
+
+def torch_on_cpu(network: torch.nn.Module, precision: str) -> TorchNetwork:
+    """Return a network of ours in the hands of torch, which keeps the memory of one pass for the next."""
     processor.keep_heap()
     return TorchNetwork(network, precision)
 
 
-def _precision(patch_shape: Sequence[int]) -> str:
-    """Return bfloat16 where it is fast, and has been measured: in three dimensions."""
+def fastest_precision(patch_shape: Sequence[int]) -> str:
+    """Return bfloat16 where it is fast, and has been measured: for a patch (channel, *three of space)."""
     return "bfloat16" if processor.has_bfloat16() and len(patch_shape) == _CHANNEL_AND_SPACE else "float32"
 
 
