@@ -37,8 +37,8 @@ CASES_MM = {"demo": (96, 96, 96), "paper": (320, 256, 192)}
 LEVELS = {"demo": 4, "paper": 5}
 CANDIDATES = {
     "nnUNetTrainer": "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
-    "nnUNetTrainerSoftSeg": "nnunet_softseg.trainer",
-    "nnUNetTrainerSoftSegPaperAug": "nnunet_softseg.variants",
+    "nnUNetTrainerSoftSeg": "nnunet_softseg.training.trainer",
+    "nnUNetTrainerSoftSegPaperAug": "nnunet_softseg.training.variants",
 }
 WARM_UP, HARD_THRESHOLD, CORD_RADIUS, NUM_CASES = 3, 0.5, 6.0, 4
 
@@ -61,7 +61,7 @@ def write_cases(folder: Path, size: str) -> None:
     import numpy as np
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-    from nnunet_softseg.soft_target import soft_target_folder
+    from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 
     soft_target_folder(folder).mkdir(parents=True)
     folder.mkdir(parents=True)

@@ -29,10 +29,10 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from nnunet_softseg.ground_truth.average import soft_ground_truth
-from nnunet_softseg.ground_truth.make_gt import make_gt
-from nnunet_softseg.ground_truth.settings import GroundTruthSettings
-from nnunet_softseg.ground_truth.volume import Volume, as_stored, upright
+from nnunet_softseg.labels.contrasts.average import soft_ground_truth
+from nnunet_softseg.labels.contrasts.make_gt import make_gt
+from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
+from nnunet_softseg.labels.contrasts.volume import Volume, as_stored, upright
 from nnunet_softseg.phantom import CONTRAST_NAMES, CONTRASTS, PhantomSpec, Simulated, cord_fraction, simulate
 from nnunet_softseg.phantom.acquisition import draw_subject_anatomy
 

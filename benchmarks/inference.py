@@ -85,11 +85,11 @@ def make_model(folder: Path, made: Mapping[str, Any], image: Path) -> None:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_softseg.model_plans import soft_plans
-    from nnunet_softseg.network import reference_plateau
-    from nnunet_softseg.norm_relu import plateau
+    from nnunet_softseg.network.norm_relu import plateau
+    from nnunet_softseg.network.running_scale import reference_plateau
+    from nnunet_softseg.preprocessing.model_plans import soft_plans
     from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
-    from nnunet_softseg.trainer import nnUNetTrainerSoftSeg
+    from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
     entries = soft_plans(made, TRAINER, SoftSegSettings())
     entries[PLANS_KEY].update(si_axis=0, orientation="SAR")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from phantom_study import Method, Study, average_trainings, measure, parse, protocol, run, trainings
 
-from nnunet_softseg.atomic import make_folder
+from nnunet_softseg.io.atomic import make_folder
 
 METHODS = {
     "soft_all": Method(),
@@ -36,9 +36,9 @@ def main() -> None:
 
 def report(study: Study, seeds: Sequence[int]) -> None:
     """Compare the methods, the trainings of each averaged, and write the report."""
-    from nnunet_softseg.comparison.compare import compared, write_comparison
+    from nnunet_softseg.evaluation.comparison.compare import compared, write_comparison
+    from nnunet_softseg.evaluation.report import write_report
     from nnunet_softseg.evaluation.tables import made_by
-    from nnunet_softseg.report import write_report
 
     each = measure(study, seeds)
     parameters = {"correction": "holm", "seed": 0, **protocol(study, seeds)}

@@ -34,7 +34,7 @@ import pandas as pd
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_softseg.atomic import make_folder, write_json
+from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.phantom import CONTRAST_NAMES
 from nnunet_softseg.phantom.acquisition import PhantomSpec, draw_subject_anatomy
 from nnunet_softseg.phantom.contrasts import contrast_named
@@ -184,7 +184,7 @@ class Predictions:
     def __init__(self, model: Path, folder: Path) -> None:
         import torch
 
-        from nnunet_softseg.prediction.model import CHECKPOINT, load_predictor, open_model
+        from nnunet_softseg.inference.command.model import CHECKPOINT, load_predictor, open_model
 
         with open_model(model, None, CHECKPOINT) as found, contextlib.redirect_stdout(io.StringIO()):
             self._predictor = load_predictor(found, torch.device("cpu"))
@@ -192,7 +192,7 @@ class Predictions:
 
     def __call__(self, name: str, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the soft map on the image's grid, and the case's entry in softseg.json."""
-        from nnunet_softseg import case_record, export
+        from nnunet_softseg.inference import case_record, export
 
         predictor = self._predictor
         managers = predictor.plans_manager, predictor.configuration_manager

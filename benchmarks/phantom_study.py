@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_softseg.atomic import make_folder, write_json
-from nnunet_softseg.nifti import without_nifti_ending
+from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.nifti import without_nifti_ending
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,9 +172,9 @@ def make_data(study: Study, drawn: tuple[int, int, int], more_test: int) -> None
         drawn: number of subjects in the draw, and of these for validation and for testing.
         more_test: subjects after these, all for testing. More of them change no training.
     """
-    from nnunet_softseg.conversion import convert
+    from nnunet_softseg.datasets.conversion import convert
+    from nnunet_softseg.datasets.subject_split import split_subjects
     from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
-    from nnunet_softseg.subject_split import split_subjects
 
     bids = phantom(
         study.output / "bids",

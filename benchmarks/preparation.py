@@ -25,7 +25,7 @@ SUBJECTS = 8
 
 def make_dataset(folder: Path, fov_mm: tuple[float, ...], num_processes: int) -> None:
     """Write the phantom as a dataset of nnU-Net's and plan it."""
-    from nnunet_softseg.conversion import convert
+    from nnunet_softseg.datasets.conversion import convert
     from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
 
     bids = phantom(folder / "bids", n=SUBJECTS, seed=0, fov_mm=fov_mm, num_processes=num_processes)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nnunet_softseg.ground_truth.volume import Floats, Volume
+from nnunet_softseg.labels.contrasts.volume import Floats, Volume
 
 # Directions in which the axes of the array grow, as columns; the last is tipped and turned.
 _TIP, _TURN = np.radians(12.0), np.radians(7.0)

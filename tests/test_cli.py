@@ -139,7 +139,7 @@ def run_unread(site: Site, *start: str, **env: str) -> subprocess.CompletedProce
     )
 
 
-FOUND = "['nnUNetv2_ask', 'nnUNetTrainerSoftSeg'] nnunet_softseg.trainer True"
+FOUND = "['nnUNetv2_ask', 'nnUNetTrainerSoftSeg'] nnunet_softseg.training.trainer True"
 
 
 @pytest.mark.parametrize("start", [("script.py", "run"), ("-m", "nnunet_softseg.run")])

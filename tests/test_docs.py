@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_softseg.cli import make_parser
-from nnunet_softseg.measure_table import MEASURES
+from nnunet_softseg.metrics.measure_table import MEASURES
 from nnunet_softseg.registry import CLASSES
 from nnunet_softseg.settings import SoftSegSettings
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import clean_environment
 
-from nnunet_softseg.conversion import convert
+from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.phantom import phantom
 
 # The first test waits for two trainings, which share the machine with whatever else runs there.

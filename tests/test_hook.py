@@ -31,12 +31,12 @@ VANILLA_ANSWER = "('original', 'f', 'nnUNetTrainer', 'nnunetv2.training')\n[]"
 
 
 def test_our_name_comes_from_the_registry(site: Site) -> None:
-    assert site.printed(OURS) == "<class 'nnunet_softseg.trainer.nnUNetTrainerSoftSeg'>"
+    assert site.printed(OURS) == "<class 'nnunet_softseg.training.trainer.nnUNetTrainerSoftSeg'>"
 
 
 def test_keyword_arguments_are_understood(site: Site) -> None:
     code = f"{ASK}print(find(folder='f', current_module='nnunetv2.x', class_name='nnUNetTrainerSoftSeg'))"
-    assert site.printed(code) == "<class 'nnunet_softseg.trainer.nnUNetTrainerSoftSeg'>"
+    assert site.printed(code) == "<class 'nnunet_softseg.training.trainer.nnUNetTrainerSoftSeg'>"
 
 
 def test_vanilla_name_goes_to_the_original_without_importing_us(site: Site) -> None:

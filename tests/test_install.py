@@ -33,10 +33,10 @@ version = "2.8.1"
 include = ["nnunetv2*"]
 """
 OURS = {
-    "nnUNetTrainerSoftSeg": "nnunet_softseg.trainer",
-    "SoftSegDemoPlanner": "nnunet_softseg.planning",
-    "SoftSegPreprocessor": "nnunet_softseg.preprocessing",
-    "SoftLabelManager": "nnunet_softseg.label_manager",
+    "nnUNetTrainerSoftSeg": "nnunet_softseg.training.trainer",
+    "SoftSegDemoPlanner": "nnunet_softseg.preprocessing.planning",
+    "SoftSegPreprocessor": "nnunet_softseg.inference.network_input",
+    "SoftLabelManager": "nnunet_softseg.inference.label_manager",
 }
 VANILLA = {
     "nnUNetTrainer": "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",

@@ -1,4 +1,4 @@
-"""The maps of the modules, in the package docstring and in docs/how-it-works.md, against the files."""
+"""The map against the files: rooms in the docstring of the package, modules in the docstring of each room."""
 
 import ast
 import re
@@ -8,57 +8,88 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "nnunet_softseg"
-ENTRY = re.compile(r"^  ((?:\w+/)*\w+\.py)  +\S", re.MULTILINE)
+ENTRY = re.compile(r"^  ((?:\w+/)*\w+(?:\.py|/)) +\S", re.MULTILINE)
+MOST_ROOT_MODULES = 8
 
 
-def docstring() -> str:
-    return (
-        ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")), clean=False) or ""
-    )
+def entries(init: Path) -> list[str]:
+    """What the docstring of a package lists, in its order."""
+    tree = ast.parse(init.read_text(encoding="utf-8"))
+    return ENTRY.findall(ast.get_docstring(tree, clean=False) or "")
 
 
-def how_it_works() -> str:
-    return (REPOSITORY / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+def rooms() -> list[str]:
+    return [entry for entry in entries(PACKAGE / "__init__.py") if entry.endswith("/")]
 
 
-def modules() -> set[str]:
-    files = {file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")}
+def modules_of(folder: Path) -> set[str]:
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*.py")}
     return {file for file in files if Path(file).name != "__init__.py"}
 
 
-def imports_at_loading(module: str) -> set[str]:
-    """The modules of ours that a module imports at its top level, as the map writes them."""
-    names: set[str] = set()
-    for node in ast.parse((PACKAGE / module).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
-            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+def order() -> list[str]:
+    """All modules, as the maps order them; the `__init__.py` of a package comes after its last module."""
+    found: list[str] = []
+    for entry in entries(PACKAGE / "__init__.py"):
+        if not entry.endswith("/"):
+            found.append(entry)
+            continue
+        found += [f"{entry}{module}" for module in entries(PACKAGE / entry / "__init__.py")]
+        found.append(f"{entry}__init__.py")
+    for init in sorted(PACKAGE.glob("*/*/__init__.py")):
+        package = init.parent.relative_to(PACKAGE).as_posix() + "/"
+        last = max(place for place, module in enumerate(found) if module.startswith(package))
+        found.insert(last + 1, f"{package}__init__.py")
+    return found
+
+
+def imports(module: str) -> set[str]:
+    """The files of ours that a module imports anywhere in it, inside functions, too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}, line {node.lineno}: imports are absolute"
+            parent = node.module or ""
+            found |= {file_of(f"{parent}.{alias.name}") or file_of(parent) for alias in node.names}
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    paths = {name.removeprefix(f"{PACKAGE.name}.").replace(".", "/") + ".py" for name in names}
-    return paths & modules()
+            found |= {file_of(alias.name) for alias in node.names}
+    return found - {"", "__init__.py", module}
 
 
-@pytest.mark.parametrize("text", [docstring, how_it_works])
-def test_the_map_names_every_module_once_and_nothing_else(text: object) -> None:
-    listed = ENTRY.findall(text())  # type: ignore[operator]
-    assert sorted(listed) == sorted(modules())
+def file_of(name: str) -> str:
+    """The file of a module or package of ours, by its dotted name; empty for anything else."""
+    first, _, rest = name.partition(".")
+    if first != PACKAGE.name:
+        return ""
+    path = rest.replace(".", "/")
+    files = (f"{path}.py", f"{path}/__init__.py".lstrip("/"))
+    return next((file for file in files if (PACKAGE / file).is_file()), "")
 
 
-def test_both_maps_tell_the_same_order() -> None:
-    assert ENTRY.findall(docstring()) == ENTRY.findall(how_it_works())
+def test_the_package_names_every_room_and_root_module_once() -> None:
+    there = {f"{folder.parent.name}/" for folder in PACKAGE.glob("*/__init__.py")}
+    there |= {file.name for file in PACKAGE.glob("*.py") if file.name != "__init__.py"}
+    assert sorted(entries(PACKAGE / "__init__.py")) == sorted(there)
 
 
-def test_imports_go_with_the_flow_and_never_back() -> None:
-    order = ENTRY.findall(docstring())
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_names_each_of_its_modules_once_and_nothing_else(room: str) -> None:
+    assert sorted(entries(PACKAGE / room / "__init__.py")) == sorted(modules_of(PACKAGE / room))
+
+
+def test_the_root_stays_small() -> None:
+    assert (
+        len([entry for entry in entries(PACKAGE / "__init__.py") if entry.endswith(".py")])
+        <= MOST_ROOT_MODULES
+    )
+
+
+def test_imports_go_one_way_those_inside_functions_too() -> None:
+    ordered = order()
     back = [
         f"{module} imports {imported}"
-        for place, module in enumerate(order)
-        for imported in imports_at_loading(module)
-        if imported not in order[:place]
+        for place, module in enumerate(ordered)
+        for imported in sorted(imports(module))
+        if imported not in ordered[:place]
     ]
     assert back == []
-
-
-def test_the_package_itself_imports_nothing() -> None:
-    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    assert not [node for node in ast.walk(body) if isinstance(node, ast.Import | ast.ImportFrom)]

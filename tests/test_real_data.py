@@ -8,9 +8,9 @@ import pytest
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
-from nnunet_softseg.center_crop import array_orientation
-from nnunet_softseg.export import soft_nifti
-from nnunet_softseg.soft_label import hard_label_map, read_soft_label, write_soft_label
+from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, write_soft_label
+from nnunet_softseg.inference.export import soft_nifti
+from nnunet_softseg.io.reader_geometry import array_orientation
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
 

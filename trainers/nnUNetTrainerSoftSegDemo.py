@@ -1,5 +1,5 @@
 """For `nnUNet_extTrainer`: the trainer of the installed package, which spawned workers can import."""
 
-from nnunet_softseg.variants import nnUNetTrainerSoftSegDemo
+from nnunet_softseg.training.variants import nnUNetTrainerSoftSegDemo
 
 __all__ = ["nnUNetTrainerSoftSegDemo"]

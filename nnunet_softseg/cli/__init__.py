@@ -1,5 +1,13 @@
 """The command `nnunet-softseg`: argument parsing only.
 
+  parsing.py       what the parsers of all commands share
+  try_out.py       arguments of demo and phantom
+  label_making.py  arguments of make-gt and fuse
+  datasets.py      arguments of convert, check and prepare
+  prediction.py    arguments of predict
+  measures.py      arguments of csa, evaluate and compare
+  set_up.py        arguments of doctor and run
+
 One `add_<command>` for the arguments and one `_run_<command>` that imports the module which owns the command
 and calls its function. Imports of those modules stay inside `_run_<command>`, so that `-h` answers at once.
 """

@@ -104,7 +104,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_convert(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.conversion import convert
+    from nnunet_softseg.datasets.conversion import convert
 
     report = convert(
         arguments.bids,
@@ -176,8 +176,8 @@ def add_check(subparsers: Subparsers) -> None:
 def _run_check(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from nnunet_softseg.atomic import write_json
-    from nnunet_softseg.check import check
+    from nnunet_softseg.datasets.check import check
+    from nnunet_softseg.io.atomic import write_json
 
     report = check(arguments.dataset, arguments.num_processes)
     print(report.as_text())
@@ -210,7 +210,7 @@ def add_prepare(subparsers: Subparsers) -> None:
 
 
 def _run_prepare(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.soft_target import prepare
+    from nnunet_softseg.preprocessing.soft_target import prepare
 
     report = prepare(
         arguments.dataset,

@@ -119,8 +119,8 @@ def _add_make_gt_files(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_make_gt(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.ground_truth.make_gt import make_gt
-    from nnunet_softseg.ground_truth.settings import GroundTruthSettings
+    from nnunet_softseg.labels.contrasts.make_gt import make_gt
+    from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 
     settings = GroundTruthSettings(
         reference=arguments.reference,
@@ -216,7 +216,7 @@ def add_fuse(subparsers: Subparsers) -> None:
 
 
 def _run_fuse(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.raters import FusionSettings, fuse
+    from nnunet_softseg.labels.raters import FusionSettings, fuse
 
     settings = FusionSettings(
         arguments.method,

@@ -57,7 +57,7 @@ def add_csa(subparsers: Subparsers) -> None:
 
 
 def _run_csa(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.morphometry import csa, csa_overview
+    from nnunet_softseg.metrics.morphometry import csa, csa_overview
 
     table = csa(
         arguments.maps,
@@ -239,7 +239,7 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.comparison import compare
+    from nnunet_softseg.evaluation.comparison import compare
 
     comparison = compare(
         arguments.methods,

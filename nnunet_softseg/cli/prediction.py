@@ -96,7 +96,7 @@ _BACKEND_HELP = (
 
 
 def _run_predict(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.prediction import predict
+    from nnunet_softseg.inference.command import predict
 
     report = predict(
         arguments.source,

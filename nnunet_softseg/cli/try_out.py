@@ -25,7 +25,7 @@ def add_demo(subparsers: Subparsers) -> None:
 def _run_demo(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from nnunet_softseg.demo import demo
+    from nnunet_softseg.phantom.demo import demo
 
     demo(Path(arguments.output), seed=arguments.seed, num_processes=arguments.num_processes)
     return 0

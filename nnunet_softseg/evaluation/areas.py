@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
-from nnunet_softseg.finding import examples
-from nnunet_softseg.morphometry.levels import level_name
+from nnunet_softseg.io.finding import examples
+from nnunet_softseg.metrics.morphometry.levels import level_name
 
 COMMON, OWN = "common heights", "own slices"
 SHORTEST_COMMON_MM = 10.0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from nnunet_softseg.measure_table import MEASURES
+from nnunet_softseg.metrics.measure_table import MEASURES
 
 _WHO = {
     "method": "as named by the user",

@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_softseg.atomic import make_folder, write_json
 from nnunet_softseg.evaluation.columns import CASE_COLUMNS
 from nnunet_softseg.evaluation.evaluation import Evaluation, EvaluationSettings, measure_methods
 from nnunet_softseg.evaluation.tables import json_value, made_by, records, write_csv
+from nnunet_softseg.io.atomic import make_folder, write_json
 
 DEFAULT_NAME = "prediction"
 

@@ -26,9 +26,9 @@ from nnunet_softseg.evaluation.files import (
     reference_files,
 )
 from nnunet_softseg.evaluation.measuring import REFERENCE, CaseJob, MeasuredCase, measure_case
-from nnunet_softseg.finding import examples
-from nnunet_softseg.morphometry.levels import level_name, parse_levels
-from nnunet_softseg.workers import map_jobs
+from nnunet_softseg.io.finding import examples
+from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
 
 _MANY_MISSING = 0.5
 _SHOWN = (

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
+from nnunet_softseg.datasets.soft_label import AFFINE_TOLERANCE, RANGE_TOLERANCE, content_findings
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.finding import examples
-from nnunet_softseg.morphometry.reading import read_values
-from nnunet_softseg.nifti import load_nifti
-from nnunet_softseg.soft_label import AFFINE_TOLERANCE, RANGE_TOLERANCE, content_findings
+from nnunet_softseg.io.finding import examples
+from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.metrics.morphometry.reading import read_values
 
 Kind = Literal["soft", "hard"]
 _BYTE = 255

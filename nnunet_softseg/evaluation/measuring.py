@@ -8,13 +8,13 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from nnunet_softseg.calibration import ReliabilityCurve, reliability_curve
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cases import Case
 from nnunet_softseg.evaluation.maps import LabelMap, StoredMap, label_of, on_grid_of, read_stored
-from nnunet_softseg.metrics import case_measures
-from nnunet_softseg.morphometry import slice_morphometry
-from nnunet_softseg.nifti import load_nifti
+from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
+from nnunet_softseg.metrics.morphometry import slice_morphometry
+from nnunet_softseg.metrics.overlap import case_measures
 
 REFERENCE = "reference"
 """The reference's own name in tables of areas; no method may have it."""

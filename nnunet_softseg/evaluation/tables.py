@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg import __version__
-from nnunet_softseg.atomic import replacing
+from nnunet_softseg.io.atomic import replacing
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -1,7 +1,18 @@
-"""Images with a known truth: an analytic cord in six MRI contrasts, and its exact share of each voxel.
+"""Images with a known truth, `demo`.
 
-The way of the data: anatomy (mm) and neck -> grid (voxels) -> partial volume -> scanner (image) and truth ->
-acquisition (one image with all that is known about it) -> bids (the folder).
+The modules, in the order of their imports:
+
+  contrasts.py       six contrasts: voxels, brightness, blur, noise, a rater's bias
+  anatomy.py         the cord as geometry in mm: centreline, sections, levels
+  grid.py            the voxels of one image: where they lie, how slices have moved
+  neck.py            what lies around the canal
+  partial_volume.py  the share of cord in every voxel
+  scanner.py         tissue shares -> image with blur, bias field and noise
+  truth.py           the true area of each slice in mm2
+  acquisition.py     a subject -> one image with all that is known about it
+  bids.py            the phantom as a BIDS folder
+  figures.py         image, truth, maps and differences as PNG
+  demo.py            phantom -> soft against vanilla, in minutes
 """
 
 from nnunet_softseg.phantom.acquisition import PhantomSpec, Simulated, simulate

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.atomic import make_folder, replacing, write_json
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,
     PhantomSpec,

@@ -1,0 +1,381 @@
+"""Every way in which a dataset can be wrong, found before hours are spent on it."""
+
+import dataclasses
+import platform
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets import soft_label
+from nnunet_softseg.datasets.raw_dataset import (
+    ONE_ORIENTATION,
+    VANILLA,
+    TrainingCase,
+    dataset_finding,
+    dataset_json_findings,
+    dataset_name,
+    find_reader,
+    foreground_labels,
+    load_json,
+    nnunet_folder,
+    reader_name,
+    training_cases,
+)
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.finding import Finding, examples, short_name
+from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.io.workers import map_jobs
+
+_READER_ORDER = (0, 1, 2)
+_AGAIN = "write the file again"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found wrong with a dataset.
+
+    Attributes:
+        dataset: its name.
+        num_cases: that were looked at.
+        errors: training would fail, or learn something else than meant.
+        warnings: legal, but worth a look.
+    """
+
+    dataset: str
+    num_cases: int
+    errors: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it, with what made it."""
+        made_by = {"nnunet_softseg": __version__, "python": platform.python_version()}
+        command = f"nnunet-softseg check -d {self.dataset}"
+        return {"made_by": made_by, "command": command, **dataclasses.asdict(self)}
+
+    def as_text(self) -> str:
+        """Return the report in lines, errors first."""
+        lines = [f"{self.dataset}: {self.num_cases} cases looked at"]
+        for name, findings in (("error", self.errors), ("warning", self.warnings)):
+            plural = "" if len(findings) == 1 else "s"
+            lines.append(f"{len(findings)} {name}{plural}" + (":" if findings else ""))
+            lines += [f"  {finding}" for finding in findings]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _CaseJob:
+    case: TrainingCase
+    soft_files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    reader: str
+    num_channels: int
+
+
+@dataclass(frozen=True)
+class _CaseResult:
+    case_id: str
+    findings: tuple[Finding, ...]
+    orientation: str | None
+    is_binary: bool
+
+
+def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) -> CheckReport:
+    """Return all that is wrong with a dataset in nnUNet_raw and with its soft labels.
+
+    Args:
+        dataset: id or name.
+        num_processes: that read cases at once; 0 or 1: in this process.
+        progress: show a bar.
+
+    Raises:
+        UserError: if there is no such dataset. Whatever is wrong inside it is a finding.
+    """
+    name = dataset_name(dataset)
+    folder = nnunet_folder("nnUNet_raw", name)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: expected a raw dataset, found no such folder: check nnUNet_raw and the id"
+        )
+    cases, findings = _cases_and_findings(folder, num_processes, progress)
+    errors = tuple(finding for finding in findings if finding.severity == "error")
+    warnings = tuple(finding for finding in findings if finding.severity == "warning")
+    return CheckReport(name, len(cases), errors, warnings)
+
+
+def _cases_and_findings(
+    folder: Path, num_processes: int, progress: bool
+) -> tuple[tuple[TrainingCase, ...], list[Finding]]:
+    try:
+        dataset_json = load_json(folder / "dataset.json")
+    except UserError as error:
+        return (), [dataset_finding("unreadable", "JSON as nnU-Net describes it", str(error), "repair it")]
+    findings = dataset_json_findings(dataset_json)
+    if findings:  # files can only be told right from wrong by a dataset.json that is right
+        return (), findings
+    cases = training_cases(folder, dataset_json)
+    if not cases:
+        expected = f"<case>_0000{dataset_json['file_ending']}"
+        return (), [Finding(f"{folder.name}/imagesTr", "no training images", expected, "none", "add them")]
+    jobs = _case_jobs(folder, dataset_json, cases)
+    results = map_jobs(
+        _look_at_case, jobs, num_processes=num_processes, progress=progress, description="Checking cases"
+    )
+    case_ids = [case.case_id for case in cases]
+    findings += _number_findings(dataset_json, len(cases))
+    findings += soft_label.folder_findings(folder / soft_label.FOLDER, case_ids, jobs[0].labels)
+    findings += [finding for result in results for finding in result.findings]
+    findings += orientation_findings({result.case_id: result.orientation for result in results})
+    findings += _binary_findings(results)
+    findings += _preprocessed_findings(folder, dataset_json, case_ids)
+    return cases, findings
+
+
+def _case_jobs(
+    folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[TrainingCase]
+) -> list[_CaseJob]:
+    labels = foreground_labels(dataset_json)
+    try:
+        reader = reader_name(dataset_json, cases[0].images[0])
+    except UserError:  # this image will be named among the findings; the others can still be looked at
+        reader = "NibabelIO"
+    jobs = []
+    for case in cases:
+        soft_folder = folder / soft_label.FOLDER
+        soft_files = tuple(soft_label.soft_label_file(soft_folder, case.case_id, label) for label in labels)
+        jobs.append(_CaseJob(case, soft_files, labels, reader, len(dataset_json["channel_names"])))
+    return jobs
+
+
+# One case
+
+
+def _look_at_case(job: _CaseJob) -> _CaseResult:
+    findings, properties = _image_findings(job)
+    orientation = None if properties is None else array_orientation(properties, _READER_ORDER)
+    present = [file for file in job.soft_files if file.is_file()]  # the look at the folder names the others
+    soft_labels = []
+    for file in present:
+        of_file, values = _soft_label_findings(file, job, properties)
+        findings += of_file
+        if values is not None and not _has_error(of_file):
+            soft_labels.append(values)
+    if len(soft_labels) < len(job.soft_files):
+        soft_labels = []
+    findings += soft_label.overlap_findings(job.soft_files, soft_labels)
+    findings += _label_map_findings(job, properties is not None, soft_labels)
+    is_binary = bool(soft_labels) and all(bool(np.isin(array, (0, 1)).all()) for array in soft_labels)
+    return _CaseResult(job.case.case_id, tuple(findings), orientation, is_binary)
+
+
+def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None]:
+    """Return what is wrong with an image, and what the reader keeps of its header; None: unreadable."""
+    name = short_name(job.case.images[0])
+    findings = []
+    if len(job.case.images) != job.num_channels:
+        expected, found = f"{job.num_channels}, as channel_names", str(len(job.case.images))
+        findings.append(Finding(name, "wrong number of channels", expected, found, "add or remove files"))
+    broken = [finding for image in job.case.images for finding in soft_label.file_findings(image)]
+    if broken:
+        return findings + broken, None
+    try:
+        _, properties = soft_label.read_image(job.case.images, find_reader(job.reader))
+    except UserError as error:
+        return [*findings, Finding(name, "unreadable image", "a NIfTI file", str(error), _AGAIN)], None
+    for file in job.case.images:
+        findings += _intensity_findings(file)
+    return findings, properties
+
+
+def _intensity_findings(file: Path) -> list[Finding]:
+    image = soft_label.stored_values(file)
+    bad = int(np.count_nonzero(~np.isfinite(image)))
+    if bad:
+        what, found = "NaN or infinite intensities", f"{bad} voxels that are not"
+        return [Finding(short_name(file), what, "finite values", found, "replace them")]
+    if not image.any():
+        what = "image is all zero"
+        return [Finding(short_name(file), what, "an image", "only zeros", "remove the case", "warning")]
+    return []
+
+
+def _soft_label_findings(
+    file: Path, job: _CaseJob, properties: Mapping[str, Any] | None
+) -> tuple[list[Finding], npt.NDArray[np.float32] | None]:
+    """Return what is wrong with a soft label, and its values (x, y, z); None: unreadable."""
+    findings = soft_label.file_findings(file)
+    if findings:
+        return findings, None
+    try:
+        _, seen = soft_label.read_image([file], find_reader(job.reader))
+    except UserError as error:
+        return [Finding(short_name(file), "unreadable soft label", "a NIfTI file", str(error), _AGAIN)], None
+    if properties is not None:
+        findings = _geometry_findings(file, job.case.images[0])
+        findings = findings or soft_label.reader_geometry_findings(file, properties, seen)
+    values = soft_label.stored_values(file)
+    return findings + soft_label.content_findings(file, values), values
+
+
+def _label_map_findings(
+    job: _CaseJob, image_is_right: bool, soft_labels: Sequence[npt.NDArray[np.float32]]
+) -> list[Finding]:
+    file = job.case.label_map
+    if not file.is_file():
+        what, remedy = "label map is missing", "write it as soft label > 0.5"
+        return [Finding(short_name(file), what, "the integer labels", "none", remedy)]
+    findings = soft_label.file_findings(file)
+    if findings or not image_is_right:
+        return findings
+    findings = _geometry_findings(file, job.case.images[0])
+    # nnU-Net takes the array alone: training would be right, but a viewer shows the map in the wrong place.
+    findings = [
+        dataclasses.replace(finding, severity="warning") if finding.what.startswith("affine") else finding
+        for finding in findings
+    ]
+    if soft_labels and not _has_error(findings):
+        label_map = soft_label.stored_values(file)
+        findings += soft_label.label_map_findings(file, label_map, soft_labels, job.labels)
+    return findings
+
+
+def _geometry_findings(file: Path, image: Path) -> list[Finding]:
+    reference, label = load_nifti(image), load_nifti(file)
+    return soft_label.shape_findings(file, reference.shape, label.shape) or soft_label.affine_findings(
+        file, reference.affine, label.affine
+    )
+
+
+def _has_error(findings: Iterable[Finding]) -> bool:
+    return any(finding.severity == "error" for finding in findings)
+
+
+# The dataset as a whole
+
+
+def _number_findings(dataset_json: Mapping[str, Any], num_cases: int) -> list[Finding]:
+    stated = dataset_json["numTraining"]
+    if stated == num_cases:
+        return []
+    what, expected = "wrong number of cases", f"numTraining = {num_cases}, the cases at hand"
+    remedy = "correct it, or look for lost images"
+    return [dataset_finding(what, expected, str(stated), remedy, severity="warning")]
+
+
+def orientation_findings(orientations: Mapping[str, str | None]) -> list[Finding]:
+    """Say whether all cases lie the same way in their arrays.
+
+    Args:
+        orientations: case -> one letter of R, L, A, P, S, I per array axis, None where it is unknown.
+    """
+    by_axis: dict[str, list[str]] = defaultdict(list)
+    by_letters: dict[str, list[str]] = defaultdict(list)
+    for case_id, letters in orientations.items():
+        if letters:
+            axis = next(axis for axis, letter in enumerate(letters) if letter in "SI")
+            by_axis[f"axis {axis}"].append(case_id)
+            by_letters[letters].append(case_id)
+    if len(by_axis) > 1:
+        what, expected = "mixed orientations", "superior-inferior along one array axis in all cases"
+        return [dataset_finding(what, expected, _groups(by_axis), ONE_ORIENTATION)]
+    if len(by_letters) > 1:
+        what, expected = "cases point in different directions", "one orientation"
+        remedy = f"the network will see some of them flipped or turned: {ONE_ORIENTATION}"
+        return [dataset_finding(what, expected, _groups(by_letters), remedy, severity="warning")]
+    return []
+
+
+def _groups(cases_by_group: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{group} in {examples(cases)}" for group, cases in sorted(cases_by_group.items()))
+
+
+def _binary_findings(results: Sequence[_CaseResult]) -> list[Finding]:
+    if not all(result.is_binary for result in results):
+        return []
+    what, expected, found = "every soft label is a mask", "some values between 0 and 1", "0 and 1 only"
+    remedy = "nothing, if masks are meant; else make them again without threshold or nearest neighbour"
+    return [Finding(soft_label.FOLDER, what, expected, found, remedy, "warning")]
+
+
+def _preprocessed_findings(
+    raw_folder: Path, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
+) -> list[Finding]:
+    """Say what is odd about splits and plans; nnU-Net copies splits from the raw folder when it plans."""
+    name = raw_folder.name
+    try:
+        folder = nnunet_folder("nnUNet_preprocessed", name)
+    except UserError:
+        folder = raw_folder  # not planned yet
+    candidates = (folder / "splits_final.json", raw_folder / "splits_final.json")
+    splits = next((file for file in candidates if file.is_file()), None)
+    planned = folder / "dataset.json"
+    try:
+        findings = split_findings(load_json(splits) if splits else None, case_ids)
+        if planned.is_file() and load_json(planned)["labels"] != dataset_json["labels"]:
+            what, found = "labels have changed since planning", f"others in nnUNet_preprocessed/{name}"
+            remedy = "run nnUNetv2_plan_and_preprocess again"
+            finding = dataset_finding(what, "those of nnUNet_raw", found, remedy, severity="warning")
+            findings.append(finding)
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        what = f"broken JSON in {'nnUNet_raw' if folder == raw_folder else 'nnUNet_preprocessed'}"
+        findings = [Finding(name, what, "splits_final.json and dataset.json", str(error), "repair it")]
+    return findings + _cascade_findings(folder)
+
+
+def split_findings(splits: Any, case_ids: Sequence[str]) -> list[Finding]:
+    """Say whether a subject falls on both sides of a split, and whether splits name unknown cases.
+
+    Args:
+        splits: of splits_final.json, {"train": cases, "val": cases} per fold; None: nnU-Net splits by case.
+        case_ids: of the dataset. `sub-<label>` at the start of a case names its subject, as in BIDS.
+    """
+    file, remedy = "splits_final.json", "write one grouped by subject"
+    if splits is None:
+        repeated = sorted(subject for subject, cases in _by_subject(case_ids).items() if len(cases) > 1)
+        if not repeated:
+            return []
+        what, expected = "nnU-Net will put one subject on both sides of its splits", "a split by subject"
+        found = f"none yet, and several cases of {examples(repeated)}"
+        return [Finding(file, what, expected, found, remedy, "warning")]
+    findings = []
+    for fold, split in enumerate(splits):
+        unknown = sorted({*split["train"], *split["val"]} - set(case_ids))
+        if unknown:
+            what, expected = f"fold {fold} names unknown cases", "cases of imagesTr"
+            findings.append(Finding(file, what, expected, examples(unknown), "correct or remove the file"))
+        both = sorted(_by_subject(split["train"]).keys() & _by_subject(split["val"]).keys())
+        if both:
+            what, expected = f"fold {fold} validates on subjects that it trains on", "each on one side"
+            findings.append(Finding(file, what, expected, examples(both), remedy, "warning"))
+    return findings
+
+
+def _by_subject(case_ids: Iterable[str]) -> dict[str, list[str]]:
+    cases: dict[str, list[str]] = defaultdict(list)
+    for case_id in case_ids:
+        match = re.match(r"sub-[A-Za-z0-9]+", case_id)
+        if match:
+            cases[match.group()].append(case_id)
+    return cases
+
+
+def _cascade_findings(folder: Path) -> list[Finding]:
+    findings = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            configurations = load_json(file)["configurations"]
+        except (UserError, KeyError, TypeError):  # not plans
+            continue
+        for name, configuration in configurations.items():
+            if configuration.get("previous_stage") is not None:
+                what, expected = "plans hold a cascade", "configurations without a previous stage"
+                found, remedy = f"{name}, not supported yet", f"use 3d_fullres or 3d_lowres, or {VANILLA}"
+                findings.append(Finding(file.name, what, expected, found, remedy, "warning"))
+    return findings

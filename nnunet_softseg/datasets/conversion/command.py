@@ -1,0 +1,246 @@
+"""`nnunet-softseg convert`: BIDS with soft labels -> datasets in nnUNet_raw, split by subject."""
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets.conversion.dataset import (
+    Dataset,
+    Target,
+    check_split,
+    dataset_folder,
+    find_raw_folder,
+    make_datasets,
+)
+from nnunet_softseg.datasets.conversion.exclusion import read_exclusions
+from nnunet_softseg.datasets.conversion.inspection import Inspection, inspect_cases, inspection_warnings
+from nnunet_softseg.datasets.conversion.layout import BIDS, find_layout
+from nnunet_softseg.datasets.conversion.manifest import MANIFEST, check_same, make_manifest
+from nnunet_softseg.datasets.conversion.sources import DEFAULT_LABEL, Selection, Sources, find_sources
+from nnunet_softseg.datasets.conversion.split_choice import SplitChoice, choose_split
+from nnunet_softseg.datasets.conversion.writing import CaseJob, write_case, write_descriptions
+from nnunet_softseg.datasets.subject_split import PARTS, Split
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.atomic import new_folder, write_json
+from nnunet_softseg.io.finding import examples
+from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.workers import map_jobs
+
+_LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_RESERVED = ("background", "ignore")
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `convert` did.
+
+    Attributes:
+        folders: of the datasets: that of all contrasts first, then one for each contrast if asked for.
+        written: those that were not there before.
+        num_cases: by part, "train", "validation" and "test".
+        num_subjects: by part.
+        left_out: reason -> images that are in no dataset, as paths in the BIDS folder.
+        warnings: legal, but worth a look.
+    """
+
+    folders: tuple[Path, ...]
+    written: tuple[Path, ...]
+    num_cases: Mapping[str, int]
+    num_subjects: Mapping[str, int]
+    left_out: Mapping[str, Sequence[str]]
+    warnings: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The dataset of all contrasts."""
+        return self.folders[0]
+
+    def as_text(self) -> str:
+        """Return the report in lines."""
+        parts = ", ".join(f"{self.num_cases[part]} {part}" for part in self.num_cases)
+        lines = [
+            f"{folder}{'' if folder in self.written else ' (was there already, the same)'}"
+            for folder in self.folders
+        ]
+        lines.append(
+            f"{sum(self.num_cases.values())} images of {sum(self.num_subjects.values())} subjects: {parts}"
+        )
+        lines += [
+            f"left out, {reason}: {len(images)} ({examples(images)})"
+            for reason, images in self.left_out.items()
+        ]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join([*lines, f"next: nnunet-softseg check -d {self.folder.name}"])
+
+
+def convert(
+    bids: StrPath,
+    dataset_id: int,
+    name: str,
+    *,
+    raw_folder: StrPath | None = None,
+    layout: str = BIDS.name,
+    derivatives: StrPath | None = None,
+    suffix: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    contrasts: Sequence[str] | None = None,
+    distinguish_by: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    split_file: StrPath | None = None,
+    num_test: int | None = None,
+    num_validation: int | None = None,
+    seed: int = 0,
+    per_contrast: bool | Mapping[str, int] = False,
+    num_processes: int = 1,
+    progress: bool = True,
+) -> ConversionReport:
+    """Make nnU-Net datasets of a BIDS folder with soft labels.
+
+    Images are copied, never linked or changed. All contrasts of a subject, in all datasets, are on one side
+    of the split. A dataset that is there already, from the same sources and the same split, is kept.
+
+    Args:
+        bids: images in `sub-*/[ses-*/]anat` and `dwi`.
+        dataset_id: 1-999.
+        name: of the dataset; the folder is `Dataset<id>_<name>`.
+        raw_folder: where datasets lie; None takes the environment variable nnUNet_raw.
+        layout: name table, "bids" or "spine-generic".
+        derivatives: folder of the soft labels, in `bids` or anywhere, with the images' subfolders; None takes
+            the layout's (derivatives/softseg).
+        suffix: what follows the image's name in that of its soft label, for one label, "cord"; None takes
+            the layout's.
+        labels: the same for several labels, name -> suffix; their values are 1, 2, ... in this order. An
+            image that lacks one is left out.
+        contrasts: those to take, as in the case ids; None takes all.
+        distinguish_by: BIDS entities that make two contrasts of one, ("acq",).
+        exclude: names or patterns of subjects, sessions, cases, images; or files of them.
+        split_file: see `split_file.read_split_file`. Subjects that it does not name are left out; if it names
+            test subjects only, the others are drawn.
+        num_test: subjects in imagesTs; None takes a fifth.
+        num_validation: subjects that fold 0 validates on; None takes a fifth.
+        seed: of the draw.
+        per_contrast: also make a dataset `<name>_<contrast>` of each contrast, with the ids that follow; or
+            of those in a mapping contrast -> id.
+        num_processes: that read and write cases.
+        progress: whether a bar is shown.
+
+    Raises:
+        UserError: for data or arguments that don't fit; nothing is left behind.
+    """
+    root, raw = Path(bids), find_raw_folder(raw_folder)
+    target = Target(raw, dataset_id, name)
+    dataset_folder(target)
+    selection = Selection(
+        find_layout(layout),
+        None if derivatives is None else os.fspath(derivatives),
+        _labels(labels, suffix),
+        None if contrasts is None else tuple(contrasts),
+        tuple(distinguish_by),
+        read_exclusions(exclude),
+    )
+    file = None if split_file is None else Path(split_file)
+    choice = SplitChoice(file, num_test, num_validation, seed)
+    split, sources = choose_split(find_sources(root, selection), choice)
+    datasets = make_datasets(target, sources, selection, per_contrast)
+    fold_warnings = [warning for dataset in datasets for warning in check_split(dataset, split)]
+    inspections = inspect_cases(sources.cases, num_processes=num_processes, progress=progress)
+    made_by = {
+        "name": "nnunet-softseg",
+        "version": __version__,
+        "layout": layout,
+        "split_file": None if file is None else str(file),
+        "split_seed": seed,
+        "exclude": list(exclude),
+    }
+    plan = _Plan(sources, split, inspections, made_by)
+    written = _write(plan, datasets, num_processes=num_processes, progress=progress)
+    return ConversionReport(
+        tuple(dataset.folder for dataset in datasets),
+        tuple(dataset.folder for dataset in written),
+        _count(split, [case.subject for case in sources.cases]),
+        _count(split, {case.subject for case in sources.cases}),
+        sources.left_out,
+        (*sources.warnings, *fold_warnings, *inspection_warnings(inspections)),
+    )
+
+
+# What is asked for
+
+
+def _labels(labels: Mapping[str, str] | None, suffix: str | None) -> dict[str, str] | None:
+    if labels and suffix:
+        raise UserError("expected --label or --suffix, got both: give every label as --label NAME=SUFFIX")
+    if suffix:
+        labels = {DEFAULT_LABEL: suffix}
+    for name in labels or ():
+        if not _LABEL_NAME.fullmatch(name) or name in _RESERVED:
+            raise UserError(
+                f"label {name!r}: expected a name of letters, digits, - and _ other than "
+                f"{' and '.join(_RESERVED)}: choose another"
+            )
+    if not labels:
+        return None
+    endings = {name: f"_{without_nifti_ending(ending).lstrip('_')}" for name, ending in labels.items()}
+    if len(set(endings.values())) < len(endings):
+        raise UserError(f"two labels have one suffix ({', '.join(endings.values())}): give each its own")
+    return endings
+
+
+# What is written
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is the same for all datasets."""
+
+    sources: Sources
+    split: Split
+    inspections: Sequence[Inspection]
+    made_by: Mapping[str, Any]
+
+    def manifest(self, dataset: Dataset) -> dict[str, Any]:
+        return make_manifest(self.sources, dataset.cases, self.split, self.inspections)
+
+
+def _write(plan: _Plan, datasets: Sequence[Dataset], *, num_processes: int, progress: bool) -> list[Dataset]:
+    """Write the datasets that are not there, all of them aside first, and return them."""
+    for dataset in datasets:
+        if dataset.folder.exists():
+            check_same(dataset.folder, plan.manifest(dataset))
+    new = [dataset for dataset in datasets if not dataset.folder.exists()]
+    with contextlib.ExitStack() as stack:
+        aside = {dataset.folder: stack.enter_context(new_folder(dataset.folder)) for dataset in new}
+        map_jobs(
+            write_case,
+            _jobs(plan, new, aside),
+            num_processes=num_processes,
+            progress=progress and bool(new),
+            description="Writing cases",
+        )
+        for dataset in new:
+            folder = aside[dataset.folder]
+            write_descriptions(folder, dataset.name, list(plan.sources.labels), dataset.cases, plan.split)
+            write_json(folder / MANIFEST, {"generated_by": plan.made_by, **plan.manifest(dataset)})
+    return new
+
+
+def _jobs(plan: _Plan, datasets: Sequence[Dataset], aside: Mapping[Path, Path]) -> list[CaseJob]:
+    jobs = []
+    for case in plan.sources.cases:
+        folders = tuple(aside[dataset.folder] for dataset in datasets if case in dataset.cases)
+        if folders:
+            jobs.append(CaseJob(case, plan.split.part_of(case.subject), folders))
+    return jobs
+
+
+def _count(split: Split, subjects: Sequence[str] | set[str]) -> dict[str, int]:
+    counted = Counter(split.part_of(subject) for subject in subjects)
+    return {part: counted[part] for part in PARTS}

@@ -1,0 +1,320 @@
+"""From the soft map on the network's grid to files on the image's: soft NIfTI, label map, softseg.json."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813  its own documentation's name
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_pickle
+from filelock import FileLock
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape,
+    export_prediction_from_logits,
+)
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.inference import case_record, flags
+from nnunet_softseg.inference import postprocessing as clean_up
+from nnunet_softseg.inference.placement import Placement
+from nnunet_softseg.inference.soft_map import on_image_grid, placed
+from nnunet_softseg.inference.soft_prediction import label_names
+from nnunet_softseg.io.atomic import make_folder, replacing, write_json
+from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.reader_geometry import reader_affines
+from nnunet_softseg.preprocessing.center_crop import inside_of_box
+from nnunet_softseg.preprocessing.model_plans import is_soft, versions
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+
+SOFT_FOLDER = "soft"
+REPORT = "softseg.json"
+Map = npt.NDArray[np.float32]
+
+
+def export_prediction(  # noqa: PLR0917  nnU-Net's signature
+    predicted_array_or_file: Any,
+    properties_dict: dict[str, Any],
+    configuration_manager: Any,
+    plans_manager: Any,
+    dataset_json_dict_or_file: dict[str, Any] | str,
+    output_file_truncated: str,
+    save_probabilities: bool = False,
+    num_threads_torch: int = default_num_processes,
+) -> None:
+    """Write what was predicted of a case; nnU-Net calls this for its own export, with the same arguments.
+
+    A model of ours gives `soft/<case>_<label>.nii.gz`, an entry in softseg.json and, last, the label map: its
+    presence tells nnU-Net's --continue_prediction that the case is done. Any other model goes to nnU-Net's
+    own export.
+    """
+    if not is_soft(plans_manager.plans):
+        export_prediction_from_logits(
+            predicted_array_or_file,
+            properties_dict,
+            configuration_manager,
+            plans_manager,
+            dataset_json_dict_or_file,
+            output_file_truncated,
+            save_probabilities,
+            num_threads_torch,
+        )
+        return
+    started = time.perf_counter()
+    dataset_json: dict[str, Any] = (
+        load_json(dataset_json_dict_or_file)
+        if isinstance(dataset_json_dict_or_file, str)
+        else dataset_json_dict_or_file
+    )
+    label_manager = plans_manager.get_label_manager(dataset_json)
+    settings = SoftSegSettings.from_plans(plans_manager.plans)
+    record = case_record.start(properties_dict)
+    labels = label_manager.foreground_labels
+    names = label_names(dataset_json, labels)
+    raw_maps = np.asarray(predicted_array_or_file, dtype=np.float32)
+    on_network_grid = _clean(raw_maps, names, plans_manager.plans, record)
+    _flag_maps(on_network_grid, names, plans_manager.plans[PLANS_KEY], record)
+    label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties_dict)
+    target = Path(output_file_truncated)
+    image_geometry = {key: value for key, value in properties_dict.items() if key != case_record.KEY}
+    _write_soft_maps(target, soft_maps, labels, image_geometry, record["image"])
+    if save_probabilities:
+        with replacing(target.with_name(target.name + ".npz")) as aside:
+            np.savez_compressed(aside, probabilities=soft_maps)
+        save_pickle(image_geometry, str(target) + ".pkl")
+    _describe(record, names, soft_maps, float(np.prod(properties_dict["spacing"])))
+    si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
+    flags.note(record, flags.of_coverage(soft_maps, names, si_axis))
+    record["seconds"]["export"] = time.perf_counter() - started
+    _report(target, record, plans_manager.plans, settings)
+    with replacing(target.with_name(target.name + dataset_json["file_ending"])) as aside:
+        plans_manager.image_reader_writer_class().write_seg(label_map, str(aside), properties_dict)
+
+
+def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
+    predicted_logits: Any,
+    plans_manager: Any,
+    configuration_manager: Any,
+    label_manager: Any,
+    properties_dict: dict[str, Any],
+    return_probabilities: bool = False,
+    num_threads_torch: int = default_num_processes,
+) -> Any:
+    """Return what was predicted of a case, on the image's grid; nnU-Net calls this where it writes no files.
+
+    Returns:
+        Of a model of ours the label map (z, y, x) and, with `return_probabilities`, the soft maps
+        (label, z, y, x); of any other what nnU-Net makes of it.
+    """
+    if not is_soft(plans_manager.plans):
+        return convert_predicted_logits_to_segmentation_with_correct_shape(
+            predicted_logits,
+            plans_manager,
+            configuration_manager,
+            label_manager,
+            properties_dict,
+            return_probabilities,
+            num_threads_torch,
+        )
+    names = label_names({"labels": label_manager.label_dict}, label_manager.foreground_labels)
+    soft_maps = np.asarray(predicted_logits, dtype=np.float32)
+    record = properties_dict.get(case_record.KEY, {})
+    cleaned, _ = _cleaned(soft_maps, names, plans_manager.plans, record)
+    converted = _on_image(cleaned, plans_manager, label_manager, properties_dict)
+    return converted if return_probabilities else converted[0]
+
+
+def _on_image(
+    soft_maps: Map, plans_manager: Any, label_manager: Any, properties: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.integer[Any]], Map]:
+    """Return label map (z, y, x) and soft maps (label, z, y, x) on the grid that nnU-Net's reader gave.
+
+    Args:
+        soft_maps: (label, *space) of the box in the case's record; of the whole case if there is none.
+        plans_manager: nnU-Net's.
+        label_manager: ours.
+        properties: of the case.
+
+    Raises:
+        ValueError: if the soft maps are not those of the box.
+    """
+    record = properties.get(case_record.KEY, {})
+    network_shape = tuple(record.get("network_shape", soft_maps.shape[1:]))
+    box = record.get("box") or tuple((0, size) for size in network_shape)
+    size = tuple(stop - start for start, stop in box)
+    if soft_maps.shape[1:] != size:
+        raise ValueError(
+            f"the soft maps have shape {soft_maps.shape[1:]}, but the box of the case has {size}"
+        )
+    part, slices = on_image_grid(
+        soft_maps, box, network_shape, properties["shape_after_cropping_and_before_resampling"]
+    )
+    label_part = label_manager.convert_probabilities_to_segmentation(part)[None]
+    corner = [start for start, _ in properties["bbox_used_for_cropping"]]
+    slices = tuple(slice(start + at.start, start + at.stop) for start, at in zip(corner, slices, strict=True))
+    back = (0, *(axis + 1 for axis in plans_manager.transpose_backward))
+    label_map, on_image = (
+        placed(values, slices, properties["shape_before_cropping"]).transpose(back)
+        for values in (label_part, part)
+    )
+    return label_map[0], on_image
+
+
+def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: dict[str, Any]) -> Map:
+    """Return the soft maps with the background exactly 0, and note how much that took away."""
+    cleaned, findings = _cleaned(soft_maps, names, plans, record)
+    flags.note(record, findings)
+    for name, before, after in zip(names, soft_maps, cleaned, strict=True):
+        total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
+        label = record["labels"].setdefault(name, {})
+        label["removed_percent"] = round(100 * (total - kept) / total, 3) if total else 0.0
+    return cleaned
+
+
+def _cleaned(
+    soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[Map, list[flags.Finding]]:
+    at_border = flags.Flag.BORDER.value in record.get("flags", ())
+    return clean_up.cleaned(soft_maps, names, plans, _lean(record), at_border=at_border)
+
+
+def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: dict[str, Any]) -> None:
+    """Flag a soft map that is empty, ends inside the image or looks like no label of the training."""
+    box, shape = record.get("box"), record.get("network_shape")
+    if box and shape:
+        soft_maps = soft_maps[(slice(None), *inside_of_box(box, shape))]
+    known = entry.get("training_shapes", {})
+    flags.note(record, flags.of_map(soft_maps, names, known, entry["si_axis"] or 0, _lean(record)))
+
+
+def _lean(record: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
+    """Return how many times larger each slice is than a section across the cord; None where none leans."""
+    placement: Placement | None = record.get("placement")
+    return placement.lean if placement else None
+
+
+def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        record["labels"][name]["soft_volume_mm3"] = round(
+            float(soft_map.sum(dtype=np.float64)) * voxel_volume_mm3, 3
+        )
+
+
+def _write_soft_maps(
+    target: Path, soft_maps: Map, labels: list[int], properties: Mapping[str, Any], image: str | None
+) -> None:
+    folder = target.parent / SOFT_FOLDER
+    make_folder(folder)
+    for label, soft_map in zip(labels, soft_maps, strict=True):
+        nifti = soft_nifti(soft_map, properties, image)
+        with replacing(soft_label_file(folder, target.name, label)) as aside:
+            nib.save(nifti, aside)
+
+
+def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:
+    """Return a soft map as float32 NIfTI on its image's own grid.
+
+    Args:
+        soft_map: (z, y, x) as nnU-Net's reader orders axes, uncropped.
+        properties: of the case, from the same reader.
+        image: the file that was predicted; its header is taken over. None: the geometry comes from the
+            properties.
+
+    Returns:
+        In the axis order of the file, with its affine, both form codes and units.
+    """
+    in_file_order, affine = to_file_order(soft_map, properties)
+    header = None
+    if image is not None and Path(image).is_file():
+        source = load_nifti(Path(image))
+        if tuple(source.shape[:3]) == in_file_order.shape:
+            header, affine = source.header.copy(), source.affine
+    # As a view, whose memory is in the order of the file: a contiguous copy would be turned round twice.
+    nifti = nib.Nifti1Image(np.asarray(in_file_order, dtype=np.float32), affine, header)
+    nifti.set_data_dtype(np.float32)
+    nifti.header.set_slope_inter(1, 0)
+    nifti.header["cal_min"], nifti.header["cal_max"] = 0, 1
+    nifti.header["descrip"] = f"soft map, nnunet-softseg {__version__}"
+    return nifti
+
+
+def to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    """Return (array in the axis order of the file, affine), undoing what nnU-Net's reader did to axes.
+
+    Args:
+        soft_map: (z, y, x) as the reader orders axes.
+        properties: that the reader gave with the image.
+
+    Raises:
+        ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
+    """
+    if "nibabel_stuff" in properties:
+        return _nibabel_order(soft_map, properties["nibabel_stuff"])
+    if "sitk_stuff" in properties:
+        return _simpleitk_order(soft_map, properties["sitk_stuff"])
+    raise ValueError(
+        "a soft map can be written only with the geometry of its image, and the properties hold none: give "
+        "those of one of nnU-Net's NIfTI readers (NibabelIOWithReorient, NibabelIO, SimpleITKIO)"
+    )
+
+
+def _nibabel_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    array = soft_map.transpose(2, 1, 0)
+    original = np.asarray(geometry["original_affine"], dtype=np.float64)
+    if "reoriented_affine" not in geometry:
+        return array, original
+    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(original))
+    reoriented = nib.Nifti1Image(array, geometry["reoriented_affine"]).as_reoriented(back)
+    return np.asarray(reoriented.dataobj), original
+
+
+def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(soft_map))
+    image.SetSpacing(geometry["spacing"])
+    image.SetOrigin(geometry["origin"])
+    image.SetDirection(geometry["direction"])
+    if "original_orientation" in geometry:
+        image = sitk.DICOMOrient(image, geometry["original_orientation"])
+    in_file = {
+        "spacing": image.GetSpacing(),
+        "origin": image.GetOrigin(),
+        "direction": image.GetDirection(),
+    }
+    affine = reader_affines({"sitk_stuff": in_file})["original"]
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
+
+
+def _report(
+    target: Path, record: dict[str, Any], plans: Mapping[str, Any], settings: SoftSegSettings
+) -> None:
+    """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
+    path = target.parent / REPORT
+    entry = plans[PLANS_KEY]
+    made_by = {
+        "versions": versions(),
+        "trainer": entry["trainer"],
+        "trained_with": entry["versions"],
+        "orientation": entry["orientation"],
+        "threshold": HARD_THRESHOLD,
+        "settings": settings.as_dict(),
+    }
+    case = {
+        "image": record["image"] and Path(record["image"]).name,
+        "backend": record["backend"],
+        "seconds": {stage: round(value, 3) for stage, value in record["seconds"].items()},
+        "labels": record["labels"],
+        "flags": record["flags"],
+        "warnings": record["warnings"],
+    }
+    case |= {name: record[name] for name in ("localiser", "resampled_whole") if name in record}
+    with FileLock(target.parent / f".{REPORT}.lock"):
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        same_model = {key: before.get(key) for key in made_by} == made_by
+        cases = {**(before["cases"] if same_model else {}), target.name: case}
+        write_json(path, {**made_by, "cases": dict(sorted(cases.items()))})

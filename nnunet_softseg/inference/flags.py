@@ -1,0 +1,218 @@
+"""What is odd about a case, so that no doubtful map passes for a good one: softseg.json lists it.
+
+A flag is a word to filter by and a sentence for a person. Some are raised by the image (its orientation, its
+voxels, nothing in it), some by the network's response, most by the soft map: empty, cut off by the box that
+the network saw, ended inside the image, in pieces, unlike every label of the training.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.inference import case_record
+from nnunet_softseg.metrics.label_shape import broken_off, differences, label_shape
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+Map = npt.NDArray[np.floating[Any]]
+FEWEST_SLICES = 3
+"""A map that covers fewer slices of its image than this is flagged."""
+SPACING_TOLERANCE = 2.0
+"""Voxels may be this many times larger than any of the training, or smaller."""
+
+
+class Flag(StrEnum):
+    """The words of softseg.json."""
+
+    CONSTANT = "constant image"
+    ORIENTATION = "orientation"
+    SPACING = "spacing"
+    WEAK = "weak response"
+    MOVED = "found off the centre"
+    DISCARDED = "discarded"
+    EMPTY = "empty"
+    BORDER = "touches the border"
+    BROKEN_OFF = "ends inside the image"
+    PIECES = "several pieces"
+    UNLIKE = "unlike training"
+    FEW_SLICES = "few slices"
+
+
+class Finding(NamedTuple):
+    """A flag and why it was raised."""
+
+    flag: Flag
+    why: str
+
+
+def note(record: dict[str, Any], findings: Iterable[Finding]) -> None:
+    """Put findings into the record of a case, each once."""
+    flags = record.setdefault("flags", [])
+    for flag, why in findings:
+        if flag.value not in flags:
+            flags.append(flag.value)
+        case_record.add_warning(record, why)
+
+
+# The image
+
+
+def of_orientation(orientation: str | None, trained: str | None) -> list[Finding]:
+    """Flag axes that point another way than in training.
+
+    Args:
+        orientation: of the preprocessed case; see `reader_geometry.array_orientation`. None: not known.
+        trained: of the training.
+    """
+    if None in (orientation, trained) or orientation == trained:
+        return []
+    return [Finding(Flag.ORIENTATION, f"orientation {orientation} differs from training's {trained}")]
+
+
+def of_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float]] | None) -> list[Finding]:
+    """Flag voxels that are far larger or smaller than any of the training.
+
+    Args:
+        spacing_mm: of the image, as its reader orders axes.
+        trained: "smallest" and "largest" along each of these axes, from `spacing_range`; None: not known.
+    """
+    if trained is None or len(spacing_mm) != len(trained["smallest"]):
+        return []
+    ranges = zip(spacing_mm, trained["smallest"], trained["largest"], strict=True)
+    if all(low / SPACING_TOLERANCE <= length <= high * SPACING_TOLERANCE for length, low, high in ranges):
+        return []
+    found, low, high = (
+        " x ".join(f"{length:.2g}" for length in lengths)
+        for lengths in (spacing_mm, trained["smallest"], trained["largest"])
+    )
+    return [Finding(Flag.SPACING, f"voxels of {found} mm are far from training's, {low} to {high} mm")]
+
+
+def spacing_range(spacings_mm: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
+    """Return the smallest and largest spacing along each axis, for JSON; None for no case."""
+    if not len(spacings_mm):
+        return None
+    table = np.asarray(spacings_mm, dtype=np.float64)
+    return {"smallest": table.min(axis=0).tolist(), "largest": table.max(axis=0).tolist()}
+
+
+def of_constant(constant: bool) -> list[Finding]:
+    """Flag an image in which every channel holds one value only."""
+    return [Finding(Flag.CONSTANT, "constant image: the soft map is empty")] if constant else []
+
+
+# The network
+
+
+def of_response(name: str, found: float, learned: float, floor_fraction: float) -> list[Finding]:
+    """Flag raw output that stands far below what the network learned.
+
+    Args:
+        name: of the label.
+        found: plateau of the raw output in this case.
+        learned: the running one of training.
+        floor_fraction: of the learned one, below which a response is weak.
+    """
+    if found >= floor_fraction * learned:
+        return []
+    why = (
+        f"weak response for {name}: the network's raw output stands at {found:.3g}, in training at "
+        f"{learned:.3g}; there may be none in this image"
+    )
+    return [Finding(Flag.WEAK, why)]
+
+
+def of_move() -> list[Finding]:
+    """Flag a map that comes from elsewhere than the middle of the image: its first map was odd."""
+    return [Finding(Flag.MOVED, "the middle of the image did not show it: the soft map is from elsewhere")]
+
+
+# The soft map
+
+
+def of_unlikely(name: str, *, kept: bool) -> list[Finding]:
+    """Flag a map no piece of which could be a label, and that was made empty, or kept on request."""
+    what = f"what the network found of {name} looks like no label of the training"
+    if kept:
+        return [Finding(Flag.UNLIKE, f"{what}: its soft map was kept, as was asked for")]
+    return [Finding(Flag.DISCARDED, f"{what}: its soft map was emptied")]
+
+
+def of_border(
+    soft_maps: Map, seen: npt.NDArray[np.bool_], goes_on: Sequence[tuple[bool, bool]]
+) -> list[Finding]:
+    """Flag a soft map that reaches the border of what the network saw, behind which the image goes on.
+
+    Args:
+        soft_maps: (label, *space), of a part of the case.
+        seen: (*space), what of it the network saw.
+        goes_on: per axis, whether the image goes on before the first index and after the last.
+    """
+    unseen = np.pad(~seen, 1)
+    for axis, faces in enumerate(goes_on):
+        for face, beyond in zip((0, -1), faces, strict=True):
+            np.moveaxis(unseen, axis, 0)[face] = beyond
+    beside = np.zeros_like(seen)
+    inner = (slice(1, -1),) * seen.ndim
+    for axis in range(seen.ndim):
+        for shifted in (slice(None, -2), slice(2, None)):
+            beside |= unseen[(*inner[:axis], shifted, *inner[axis + 1 :])]
+    if not (soft_maps[:, beside & seen] > HARD_THRESHOLD).any():
+        return []
+    why = "the soft map touches the border of what the network saw: the structure may be cut off, look at it"
+    return [Finding(Flag.BORDER, why)]
+
+
+def of_map(
+    soft_maps: Map,
+    names: Sequence[str],
+    training: Mapping[str, Any],
+    si_axis: int,
+    lean: npt.NDArray[np.float64] | None = None,
+) -> list[Finding]:
+    """Flag what is empty, ends inside the image, is in pieces or unlike every label of the training.
+
+    Args:
+        soft_maps: (label, *space) on the network's grid, along S-I all of the case.
+        names: of the labels.
+        training: "training_shapes" of the model's plans, per label from `label_shape.most_extreme`.
+        si_axis: axis of the space along S-I.
+        lean: as for `label_shape`.
+    """
+    findings = []
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        shape, known = label_shape(soft_map, si_axis, lean), training.get(name)
+        if shape is None:
+            findings.append(Finding(Flag.EMPTY, f"nothing found of {name}: its soft map is empty"))
+            continue
+        most = known["components"] if known else 1
+        if shape.components > most:
+            pieces = f"{name} is in {shape.components} separate pieces (in training at most {most:.0f})"
+            findings.append(Finding(Flag.PIECES, pieces))
+        if known:
+            findings += [
+                Finding(Flag.UNLIKE, f"{name} is unlike the labels of the training: {difference}")
+                for difference in differences(shape, known)
+            ]
+            findings += [Finding(Flag.BROKEN_OFF, f"{name}: {end}") for end in broken_off(shape, known)]
+    return findings
+
+
+def of_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Finding]:
+    """Flag a map that covers few slices of its image.
+
+    Args:
+        on_image: (label, *space) on the image's own grid.
+        names: of the labels.
+        si_axis: axis of the space along S-I.
+    """
+    findings = []
+    for name, soft_map in zip(names, on_image, strict=True):
+        others = tuple(axis for axis in range(soft_map.ndim) if axis != si_axis)
+        covered = int((soft_map.max(axis=others) > HARD_THRESHOLD).sum()) if soft_map.size else 0
+        if 0 < covered < FEWEST_SLICES:
+            why = f"{name} is found in {covered} slices only, of {soft_map.shape[si_axis]}"
+            findings.append(Finding(Flag.FEW_SLICES, why))
+    return findings

@@ -1,0 +1,164 @@
+"""Every place where nnU-Net itself is patched, and nothing else is.
+
+nnU-Net offers no hook for three things: what happens between the forward pass and the resampling, what is
+written of a prediction, and where its workers run. These patches hand over to the original for every model
+that is not ours, so vanilla models in the same process are untouched. Its search for classes by name is made
+safe beside other threads, for all models. tests/test_upstream.py fails when nnU-Net changes under them.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
+from nnunetv2.utilities import find_class_by_name
+
+from nnunet_softseg.inference import case_record, export, worker_threads
+from nnunet_softseg.inference import soft_prediction as inference
+from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
+
+_MARK = "_nnunet_softseg"
+_changing_the_import_path = threading.Lock()
+
+
+def install() -> None:
+    """Patch nnU-Net in this process; a second call changes nothing."""
+    _wrap_method("predict_sliding_window_return_logits", _soft_sliding_window)
+    _wrap_method("predict_from_data_iterator", _record_keeping_iterator)
+    _wrap_method("_manage_input_and_output_lists", _lists_without_processes)
+    _wrap_method("_internal_get_data_iterator_from_lists_of_filenames", _iterator_in_threads)
+    predict_from_raw_data.multiprocessing = worker_threads.Multiprocessing()
+    # Both modules hand this function to their worker processes, by its name in their own namespace.
+    predict_from_raw_data.export_prediction_from_logits = export.export_prediction
+    trainer_module.export_prediction_from_logits = export.export_prediction
+    predict_from_raw_data.convert_predicted_logits_to_segmentation_with_correct_shape = (
+        export.convert_prediction
+    )
+    find_class_by_name.temporarily_extend_syspath = extended_import_path
+
+
+@contextlib.contextmanager
+def extended_import_path(folder: str) -> Iterator[None]:
+    """Let Python find modules in a folder, too, within this block; what nnU-Net's search for a class enters.
+
+    nnU-Net inserts into the list `sys.path` itself and removes from it. A thread that reads the list at that
+    moment, to import a package or to ask for its version, misses an entry and finds nothing of that name.
+    Here each change makes a new list: who reads the old one reads it to its end.
+    """
+    folder = os.path.abspath(folder)
+    with _changing_the_import_path:
+        is_new = folder not in sys.path
+        if is_new:
+            sys.path = [folder, *sys.path]
+    try:
+        yield
+    finally:
+        if is_new:
+            with _changing_the_import_path:
+                sys.path = [entry for entry in sys.path if entry != folder]
+
+
+def _wrap_method(name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    original = getattr(nnUNetPredictor, name)
+    if not hasattr(original, _MARK):
+        wrapped = functools.wraps(original)(wrapper(original))
+        setattr(wrapped, _MARK, True)
+        setattr(nnUNetPredictor, name, wrapped)
+
+
+def _soft_sliding_window(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let our networks predict their soft map where nnU-Net blends logits."""
+
+    def predict_sliding_window_return_logits(self: Any, input_image: torch.Tensor) -> torch.Tensor:
+        if is_soft(self.plans_manager.plans):
+            warning = version_warning(self.plans_manager.plans)
+            if warning:
+                case_record.add_warning(case_record.under_way(), warning)
+            return inference.predict_soft_map(self, input_image)
+        logits: torch.Tensor = original(self, input_image)
+        return logits
+
+    return predict_sliding_window_return_logits
+
+
+def _record_keeping_iterator(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Say which case's forward pass comes next, as only the iterator knows; let the export run in threads."""
+
+    def predict_from_data_iterator(self: Any, data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_soft(self.plans_manager.plans):
+            return original(self, data_iterator, *args, **kwargs)
+        with worker_threads.instead_of_processes():
+            return original(self, _announce(data_iterator), *args, **kwargs)
+
+    return predict_from_data_iterator
+
+
+def _lists_without_processes(original: Callable[..., Any]) -> Callable[..., Any]:
+    """List the images of a folder here: nnU-Net forks twelve processes for that."""
+
+    def _manage_input_and_output_lists(
+        self: Any, list_of_lists_or_source_folder: str | list[list[str]], *args: Any, **kwargs: Any
+    ) -> Any:
+        images = list_of_lists_or_source_folder
+        if is_soft(self.plans_manager.plans) and isinstance(images, str):
+            images = worker_threads.images_of_folder(images, self.dataset_json["file_ending"])
+        return original(self, images, *args, **kwargs)
+
+    return _manage_input_and_output_lists
+
+
+def _iterator_in_threads(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let our preprocessing run in threads where nnU-Net spawns processes."""
+
+    def _internal_get_data_iterator_from_lists_of_filenames(
+        self: Any,
+        input_list_of_lists: Sequence[Sequence[str]],
+        seg_from_prev_stage_files: Sequence[str | None] | None,
+        output_filenames_truncated: Sequence[str] | None,
+        num_processes: int,
+    ) -> Any:
+        files = (input_list_of_lists, output_filenames_truncated)
+        if is_soft(self.plans_manager.plans) and not any(seg_from_prev_stage_files or ()):
+            return worker_threads.preprocessed_cases(self, *files, num_processes)
+        return original(self, files[0], seg_from_prev_stage_files, files[1], num_processes)
+
+    return _internal_get_data_iterator_from_lists_of_filenames
+
+
+def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
+    for item in data_iterator:
+        case_record.set_under_way(case_record.start(item["data_properties"]))
+        yield item
+    case_record.set_under_way(None)
+    # nnU-Net would end its own loader here, but sees only this generator.
+    if hasattr(data_iterator, "_finish"):
+        data_iterator._finish()
+
+
+@contextlib.contextmanager
+def seeded_workers() -> Iterator[None]:
+    """Give the workers of nnU-Net's loaders that are made meanwhile a seed each, drawn from NumPy's state.
+
+    nnU-Net gives them none: NumPy's random numbers then differ from run to run, and PyTorch's, which decide
+    whether a transform is applied, are the same in all workers, as each starts from a copy of its parent's
+    state.
+    """
+    original = trainer_module.NonDetMultiThreadedAugmenter
+
+    def with_seeds(*args: Any, **kwargs: Any) -> Any:
+        kwargs["seeds"] = np.random.randint(2**31, size=kwargs["num_processes"]).tolist()
+        return original(*args, **kwargs)
+
+    trainer_module.NonDetMultiThreadedAugmenter = with_seeds
+    try:
+        yield
+    finally:
+        trainer_module.NonDetMultiThreadedAugmenter = original

@@ -1,0 +1,123 @@
+"""One HTML file: works offline, on a phone and in print, and escapes whatever a name contains.
+
+Everything that a template shows with {{ ... }} is escaped by Jinja2. Pictures are embedded, nothing is
+fetched: the page's own policy forbids it. Templates, style and script lie in templates/.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from nnunet_softseg import __version__
+from nnunet_softseg.io.atomic import write_bytes
+
+NO_VALUE = "–"  # noqa: RUF001  the dash that tables show
+
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def template(name: str) -> str:
+    """Return a file of templates/."""
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def figures(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many significant figures, without exponent; a dash for None, NaN and infinity.
+
+    Args:
+        value: what a table shows.
+        digits: significant figures; digits left of the decimal point are never rounded away.
+    """
+    if value is None or not np.isfinite(value):
+        return NO_VALUE
+    if value == 0:
+        return "0"
+    decimals = max(digits - 1 - int(np.floor(np.log10(abs(value)))), 0)
+    return f"{value:.{decimals}f}"
+
+
+def render_page(title: str, body: str, context: Mapping[str, Any]) -> str:
+    """Return a whole page.
+
+    Args:
+        title: heading and title of the window, plain text.
+        body: Jinja2 source (see `template`) of what stands between heading and footer. All values are
+            escaped, `Markup` apart; the filter `figures(n)` writes numbers; a table of class "sortable" sorts
+            by a click on its head; wrap tables in `<div class="wide">`.
+        context: the names that `body` uses.
+    """
+    page = f'{{% extends "layout.html" %}}{{% block body %}}{body}{{% endblock %}}'
+    loaders = [jinja2.FileSystemLoader(_TEMPLATES), jinja2.DictLoader({"page": page})]
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["figures"] = figures
+    parts = {"style": Markup(template("style.css")), "script": Markup(template("sort.js"))}
+    return environment.get_template("page").render(**context, page_title=title, version=__version__, **parts)
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page, aside first.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    # A file name may hold what is no Unicode (surrogates): shown as ?, never a crash.
+    write_bytes(path, html.encode("utf-8", errors="replace"))
+
+
+def figure_as_svg(figure: Figure, description: str) -> Markup:
+    """Return a figure as SVG to stand in a page; text stays text, identifiers are its own.
+
+    Args:
+        figure: of matplotlib.
+        description: what it shows, for those who cannot see it.
+    """
+    import matplotlib as mpl
+
+    stream = io.StringIO()
+    # Several figures on a page must not share the identifiers of their clip paths.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    svg = stream.getvalue()
+    label = Markup.escape(description)
+    return Markup(
+        re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', svg[svg.index("<svg") :], count=1)
+    )
+
+
+def figure_as_png(figure: Figure, dpi: int = 110) -> str:
+    """Return a figure as a data URI, for many points or pictures."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi)
+    return _data_uri("image/png", stream.getvalue())
+
+
+def picture(pixels: npt.NDArray[np.uint8], quality: int = 75) -> str:
+    """Return a picture as a data URI of WebP.
+
+    Args:
+        pixels: (rows, columns) or (rows, columns, 3), 0-255.
+        quality: 0-100.
+    """
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="webp", quality=quality, method=4)
+    return _data_uri("image/webp", stream.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

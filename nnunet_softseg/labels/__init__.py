@@ -1,0 +1,28 @@
+"""Where soft labels come from: masks of several contrasts (`make-gt`), several raters (`fuse`).
+
+The modules, in the order of their imports:
+
+  contrasts/settings.py          what a user may choose about the soft ground truth
+  contrasts/volume.py            a mask and where its voxels lie, as stored and upright
+  contrasts/alignment.py         a shift, and a rotation, for each slice of a contrast
+  contrasts/resampling.py        a mask read anywhere: along the cord, weighted by coverage
+  contrasts/plausibility.py      whether a contrast can lie as it was measured to
+  contrasts/average.py           masks of all contrasts -> one soft label, on every grid
+  contrasts/outlined_picture.py  a plane of an image as a picture, mask and soft label as lines over it
+  contrasts/quality.py           what the quality page shows of one subject: pictures, shifts, areas
+  contrasts/qc_plot.py           small SVG plots for a page of hundreds of subjects
+  contrasts/qc_page.py           qc/index.html: all subjects, what deserves a look first
+  contrasts/sources.py           which images and masks a BIDS folder offers, by subject and session
+  contrasts/masked_images.py     an image and its mask, read: whole, on one grid, 0 and 1
+  contrasts/sidecar.py           what a written label says of itself, its sources as BIDS URIs
+  contrasts/subject.py           one subject: its files in, its soft labels out, kept if nothing changed
+  contrasts/make_gt.py           the command: BIDS -> derivatives, all subjects
+  raters/settings.py             how raters are fused
+  raters/sources.py              which file is whose, what it says about a label
+  raters/fusion.py               mean, weighted mean, STAPLE
+  raters/agreement.py            Dice of each pair, Fleiss' kappa
+  raters/record.py               what is asked of a case, what became of it, on disk
+  raters/case.py                 one case: raters' files -> soft labels, label map
+  raters/report.py               agreement as tables
+  raters/command.py              a file or a folder per rater -> soft labels
+"""

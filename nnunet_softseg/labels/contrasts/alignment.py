@@ -1,0 +1,365 @@
+"""How a contrast lies against the reference: a shift, and if asked for a rotation, for each of its slices.
+
+Every contrast has slices of its own: planes across its S-I axis, numbered by a coordinate that is a whole
+number in the middle of each slice. A person who moves between two images moves between their slices; so a
+shift belongs to a slice of the contrast and moves points within its plane. That never changes their slice:
+forward and back are exact inverses. All points are scanner RAS+ mm, (3, N).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
+from nnunet_softseg.labels.contrasts.volume import Volume
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+Floats = npt.NDArray[np.float64]
+
+MIN_EIGENVALUE_RATIO = 1.6
+"""A slice with a smaller ratio of the variances along its principal axes is too round to have a direction."""
+MAX_ROTATION_DEG = 40.0
+"""A larger rotation is taken for a wrong direction and ignored."""
+
+_REACH = 0.5  # a slice extends by half of itself to both sides of its middle
+_NOTHING = 1e-6  # in slices: rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Where a contrast shows what the reference shows, slice by slice of the reference.
+
+    The slices are those across the reference's S-I axis, from inferior to superior. Their R-L and A-P axes
+    are the two other array axes of the reference, turned to the right and to anterior: scanner axes for a
+    straight reference, tipped with it for an oblique one.
+
+    Attributes:
+        height_mm: (n,) scanner z of each slice's middle.
+        shift_mm: (n, 2), R-L (positive to the right) and A-P (positive to anterior): position in the contrast
+            minus position in the reference, of the contrast's slice that the cord crosses there, linear
+            between its slices. Where those are oblique to the reference's, the part along these axes.
+        rotation_deg: (n,), from R-L towards A-P: direction in the contrast minus direction in the reference.
+        measured: (n,), False where the shift was carried over from the nearest slice with both masks.
+        coverage: (n,) in [0, 1], the weight of the contrast's mask in the average at the cord.
+        agreement: Dice of the contrast's mask and its soft label, both > 0.5, in the covered slices.
+        doubts: why the contrast is implausible, with numbers; empty if it is not.
+    """
+
+    height_mm: Floats
+    shift_mm: Floats
+    rotation_deg: Floats
+    measured: npt.NDArray[np.bool_]
+    coverage: Floats
+    agreement: float
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseLinear:
+    """A function of one coordinate: straight between knots, constant beyond them.
+
+    Attributes:
+        knots: (m,) ascending.
+        values: (m, d).
+    """
+
+    knots: Floats
+    values: Floats
+
+    def at(self, coordinate: Floats) -> Floats:
+        """Return the values at each coordinate, (d, N)."""
+        values: Floats = np.stack([np.interp(coordinate, self.knots, column) for column in self.values.T])
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Centres:
+    """The centres of mass of the slices that hold a mask.
+
+    Attributes:
+        slices: (m,) which slices of the upright mask.
+        index: (3, m) voxel indices of the centres, fractional.
+        world: (3, m) the same in scanner mm.
+    """
+
+    slices: npt.NDArray[np.intp]
+    index: Floats
+    world: Floats
+
+
+def centres_of_mass(mask: Volume) -> Centres:
+    """Return the centre of mass of each slice of an upright mask that exceeds 0.5 somewhere.
+
+    Voxels weigh what the mask says, so that the centre of a soft mask is exact as well.
+    """
+    slices = np.flatnonzero((mask.values > HARD_THRESHOLD).any(axis=(0, 1)))
+    planes = mask.values[:, :, slices].astype(np.float64)
+    total = planes.sum(axis=(0, 1))
+    rl = np.arange(planes.shape[0]) @ planes.sum(axis=1) / total
+    ap = np.arange(planes.shape[1]) @ planes.sum(axis=0) / total
+    index = np.stack([rl, ap, slices.astype(np.float64)])
+    return Centres(slices, index, mask.to_world(index))
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """The planes across the S-I axis of an upright volume.
+
+    Attributes:
+        grid: the volume.
+        axes: (3, 2) unit vectors within the planes, to the right and, perpendicular to that, to anterior.
+    """
+
+    grid: Volume
+    axes: Floats
+
+    @classmethod
+    def of(cls, grid: Volume) -> "Slices":
+        """Return the slices of an upright volume."""
+        right = grid.affine[:3, 0] / np.linalg.norm(grid.affine[:3, 0])
+        anterior = grid.affine[:3, 1] - right * (right @ grid.affine[:3, 1])
+        return cls(grid, np.stack([right, anterior / np.linalg.norm(anterior)], axis=1))
+
+    def number(self, points: Floats) -> Floats:
+        """Return the slice coordinate of points, (N,)."""
+        number: Floats = self.grid.to_index(points)[2]
+        return number
+
+    def crossing(self, line: Floats) -> PiecewiseLinear:
+        """Return slice coordinate -> where a line of points (3, m) crosses that plane, 3 values in mm."""
+        numbers = self.number(line)
+        order = np.argsort(numbers, kind="stable")
+        return PiecewiseLinear(numbers[order], line[:, order].T)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the others are aligned to.
+
+    Attributes:
+        slices: of the reference.
+        filled: (m,) numbers of the slices with a mask.
+        cord: (3, n) points along the cord as the reference shows it, from inferior to superior.
+    """
+
+    slices: Slices
+    filled: npt.NDArray[np.intp]
+    cord: Floats
+
+
+def reference_of(mask: Volume) -> Reference:
+    """Return the reference from its upright mask."""
+    centres = centres_of_mass(mask)
+    return Reference(Slices.of(mask), centres.slices, _with_straight_ends(mask, centres))
+
+
+def _with_straight_ends(mask: Volume, centres: Centres) -> Floats:
+    """Return the centres, and the line through the outer ones up to the far sides of their slices."""
+    numbers, points = centres.slices, centres.world
+    if numbers.size == 1:
+        first = last = mask.affine[:3, 2]
+    else:
+        first = (points[:, 1] - points[:, 0]) / (numbers[1] - numbers[0])
+        last = (points[:, -1] - points[:, -2]) / (numbers[-1] - numbers[-2])
+    return np.column_stack([points[:, 0] - _REACH * first, points, points[:, -1] + _REACH * last])
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """The map between the reference and a contrast.
+
+    Attributes:
+        slices: of the contrast.
+        shift: slice of the contrast -> shift along its axes in mm, 2 values.
+        rotation: slice of the contrast -> rotation about the cord in radians, 1 value; None for none.
+        cord: slice of the contrast -> where it shows the centre of the cord, 3 values in mm.
+        measured: (m,) slices of the contrast in which the shift was measured, from inferior to superior.
+        steps: (m, 2) the shifts as measured, before smoothing.
+    """
+
+    slices: Slices
+    shift: PiecewiseLinear
+    rotation: PiecewiseLinear | None
+    cord: PiecewiseLinear
+    measured: npt.NDArray[np.intp]
+    steps: Floats
+
+    def to_contrast(self, points: Floats) -> Floats:
+        """Return where the contrast shows what the reference shows at the points."""
+        numbers = self.slices.number(points)
+        return self._turned(points + self.slices.axes @ self.shift.at(numbers), numbers, sign=1.0)
+
+    def to_reference(self, points: Floats) -> Floats:
+        """Return where the reference shows what the contrast shows at the points: the exact inverse."""
+        numbers = self.slices.number(points)
+        return self._turned(points, numbers, sign=-1.0) - self.slices.axes @ self.shift.at(numbers)
+
+    def _turned(self, points: Floats, numbers: Floats, *, sign: float) -> Floats:
+        if self.rotation is None:
+            return points
+        angle, centre = sign * self.rotation.at(numbers)[0], self.cord.at(numbers)
+        right, anterior = self.slices.axes.T @ (points - centre)
+        to_right = (np.cos(angle) - 1) * right - np.sin(angle) * anterior
+        to_anterior = np.sin(angle) * right + (np.cos(angle) - 1) * anterior
+        turned: Floats = points + self.slices.axes @ np.stack([to_right, to_anterior])
+        return turned
+
+
+def identity(reference: Reference) -> Motion:
+    """Return the map of the reference to itself."""
+    still = PiecewiseLinear(np.zeros(1), np.zeros((1, 2)))
+    cord = reference.slices.crossing(reference.cord)
+    return Motion(reference.slices, still, None, cord, reference.filled, np.zeros((reference.filled.size, 2)))
+
+
+def measure(reference: Reference, mask: Volume, settings: GroundTruthSettings) -> Motion | None:
+    """Return the map to a contrast, from its upright mask; None if no slice holds both masks.
+
+    The shift is measured in the contrast's own slices: from where the cord of the reference crosses their
+    plane to the centre of mass of their mask. So neither mask is interpolated, and the thickness of a slice
+    does not blur what has moved in it.
+    """
+    slices, centres = Slices.of(mask), centres_of_mass(mask)
+    crossing = slices.crossing(reference.cord).at(centres.slices.astype(np.float64))
+    shared = _shared(reference, slices, centres.slices, crossing)
+    if not shared.size:
+        return None
+    measured = centres.slices[shared]
+    steps = (centres.world - crossing)[:, shared].T @ slices.axes
+    numbers = measured.astype(np.float64)
+    shift = PiecewiseLinear(numbers, smoothed(numbers * mask.voxel_mm[2], steps, settings.smooth_mm))
+    rotation = _rotation(reference, mask, settings.smooth_mm) if settings.rotation else None
+    return Motion(slices, shift, rotation, slices.crossing(centres.world), measured, steps)
+
+
+def _shared(
+    reference: Reference, slices: Slices, numbers: npt.NDArray[np.intp], crossing: Floats
+) -> npt.NDArray[np.intp]:
+    """Return which of the slices the reference's cord crosses within a slice that has its mask."""
+    crossed = np.abs(slices.number(crossing) - numbers) <= _NOTHING
+    away = np.abs(reference.slices.number(crossing)[:, None] - reference.filled).min(axis=1)
+    return np.flatnonzero(crossed & (away <= _REACH + _NOTHING))
+
+
+def with_cord_of_all(reference: Reference, motions: Sequence[Motion]) -> Reference:
+    """Return the reference with the cord continued where its own mask ends and others go on.
+
+    Args:
+        reference: its slices and cord.
+        motions: of the other contrasts.
+    """
+    own = reference.slices.crossing(reference.cord)
+    lines = [reference.slices.crossing(_cord_in_reference(motion)) for motion in motions]
+    first = min(np.ceil(line.knots[0]) for line in (own, *lines))
+    last = max(np.floor(line.knots[-1]) for line in (own, *lines))
+    numbers = np.arange(first, last + 1)
+    beyond = numbers[(numbers < own.knots[0]) | (numbers > own.knots[-1])]
+    total, count = np.zeros((3, beyond.size)), np.zeros(beyond.size)
+    for line in lines:
+        seen = (beyond >= line.knots[0]) & (beyond <= line.knots[-1])
+        total[:, seen] += line.at(beyond[seen])
+        count += seen
+    found = np.flatnonzero(count)
+    cord = np.column_stack([own.values.T, total[:, found] / count[found]])
+    order = np.argsort(np.concatenate((own.knots, beyond[found])), kind="stable")
+    return replace(reference, cord=cord[:, order])
+
+
+def _cord_in_reference(motion: Motion) -> Floats:
+    """Return the cord of a contrast as the reference shows it; the cord does not turn about itself."""
+    return motion.cord.values.T - motion.slices.axes @ motion.shift.at(motion.cord.knots)
+
+
+def drift_mm(motion: Motion, reference: Reference) -> float:
+    """Return how far the cord of a contrast, brought to the reference, lies from that of all.
+
+    It does where the shift was not measured but carried over, and where it was smoothed.
+    """
+    line = reference.slices.crossing(reference.cord)
+    points = _cord_in_reference(motion)
+    away = points - line.at(reference.slices.number(points))
+    return float(np.linalg.norm(away, axis=0).max())
+
+
+def continued(motion: Motion, reference: Reference) -> Motion:
+    """Return a motion that knows the cord beyond the contrast's own mask, from what others show."""
+    own = motion.cord
+    numbers = motion.slices.number(reference.cord)
+    there = reference.cord + motion.slices.axes @ motion.shift.at(numbers)
+    beyond = (numbers < own.knots[0]) | (numbers > own.knots[-1])
+    line = np.column_stack([own.values.T, there[:, beyond]])
+    return replace(motion, cord=motion.slices.crossing(line))
+
+
+def smoothed(height: Floats, values: Floats, sigma_mm: float) -> Floats:
+    """Return values (m, d) at heights (m,), each from a line fitted to its neighbours, Gaussian weights.
+
+    A line, and not a mean, so that neither a drift nor the ends are pulled towards the middle.
+    """
+    if sigma_mm == 0:
+        return values
+    result = np.empty_like(values)
+    for place, here in enumerate(height):
+        away = height - here
+        root = np.exp(-0.25 * (away / sigma_mm) ** 2)
+        line = np.stack([np.ones_like(away), away], axis=1) * root[:, None]
+        result[place] = np.linalg.lstsq(line, values * root[:, None], rcond=1e-9)[0][0]
+    return result
+
+
+def _rotation(reference: Reference, mask: Volume, sigma_mm: float) -> PiecewiseLinear | None:
+    """Return the rotation from the first principal axes of the slices, where both masks have one."""
+    axes = Slices.of(mask).axes
+    theirs, ours = principal_axes(reference.slices.grid, axes), principal_axes(mask, axes)
+    if not theirs.slices.size or not ours.slices.size:
+        return None
+    numbers = reference.slices.number(ours.centres)
+    nearest = np.abs(numbers[:, None] - theirs.slices).argmin(axis=1)
+    # An axis has no sign: angles differ by -90 to 90 degrees.
+    angle = (ours.angle - theirs.angle[nearest] + np.pi / 2) % np.pi - np.pi / 2
+    near = np.abs(numbers - theirs.slices[nearest]) <= _REACH + _NOTHING
+    valid = near & (np.abs(angle) <= np.radians(MAX_ROTATION_DEG))
+    if not valid.any():
+        return None
+    slices = ours.slices[valid].astype(np.float64)
+    return PiecewiseLinear(slices, smoothed(slices * mask.voxel_mm[2], angle[valid, None], sigma_mm))
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalAxes:
+    """The longest direction of the slices that have one.
+
+    Attributes:
+        slices: (m,) which slices of the mask.
+        centres: (3, m) in scanner mm.
+        angle: (m,) from the first of two given axes towards the second, radians; an axis has no sign.
+    """
+
+    slices: npt.NDArray[np.intp]
+    centres: Floats
+    angle: Floats
+
+
+def principal_axes(mask: Volume, axes: Floats) -> PrincipalAxes:
+    """Return the first principal axis of each slice that is not nearly round.
+
+    Args:
+        mask: upright.
+        axes: (3, 2) unit vectors that span the plane in which angles are given.
+    """
+    centres = centres_of_mass(mask)
+    found = []
+    for place, number in enumerate(centres.slices):
+        plane = mask.values[:, :, number]
+        index = np.array(np.nonzero(plane), np.float64)
+        away = mask.affine[:3, :2] @ (index - centres.index[:2, place : place + 1])
+        within = axes.T @ away
+        weight = plane[plane > 0].astype(np.float64)
+        variances, directions = np.linalg.eigh((within * weight) @ within.T)
+        if variances[1] > MIN_EIGENVALUE_RATIO * max(variances[0], 0.0):
+            found.append((place, float(np.arctan2(directions[1, 1], directions[0, 1]))))
+    places = np.array([place for place, _angle in found], np.intp)
+    angle = np.array([angle for _place, angle in found], np.float64)
+    return PrincipalAxes(centres.slices[places], centres.world[:, places], angle)

@@ -1,0 +1,352 @@
+"""The soft label of one subject: the masks of all contrasts, aligned and averaged.
+
+Paper: Bédard, Karthik et al., Medical Image Analysis 2025, "Towards contrast-agnostic soft segmentation of
+the spinal cord": soft = sum of the aligned masks / sum of their coverages. There, the masks are brought to
+the grid of the reference, averaged, and the average is brought back to each contrast. Here, the average is
+computed on the grid where it is wanted: every mask is read at the place of the voxel, once. The alignment is
+the same, but nothing is blurred by a second interpolation, and what the reference's image doesn't reach is
+not lost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.labels.contrasts.alignment import (
+    Alignment,
+    Motion,
+    PiecewiseLinear,
+    Reference,
+    centres_of_mass,
+    continued,
+    drift_mm,
+    identity,
+    measure,
+    reference_of,
+    with_cord_of_all,
+)
+from nnunet_softseg.labels.contrasts.plausibility import dice, doubt_about_reference, doubts_of
+from nnunet_softseg.labels.contrasts.resampling import SlicedMask, box_offsets, sliced, voxels_around
+from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
+from nnunet_softseg.labels.contrasts.volume import Volume, as_stored, cropped, upright
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+Floats = npt.NDArray[np.float64]
+
+_CHUNK = 200_000  # voxels at a time: whatever the masks are like, memory stays small
+_STEEPEST = 0.7  # how far the cord may move in plane per mm along S-I: 35 degrees
+_NOTHING = 1e-6  # in slices: rounding
+
+
+@dataclass(frozen=True, eq=False)
+class SoftGroundTruth:
+    """The soft label of one subject.
+
+    Attributes:
+        reference: the contrast on whose grid the average is.
+        average: the soft label on the grid of the reference's mask, values in [0, 1]: wherever any contrast
+            has a mask.
+        native: the soft label on the grid of each contrast's mask, values in [0, 1], never NaN; 0 in slices
+            where that mask is empty.
+        contrasts: how each contrast that took part lies against the reference, the reference itself included.
+        skipped: contrasts that did not take part, and why.
+    """
+
+    reference: str
+    average: Volume
+    native: dict[str, Volume]
+    contrasts: dict[str, Alignment]
+    skipped: dict[str, str]
+
+
+def soft_ground_truth(masks: Mapping[str, Volume], settings: GroundTruthSettings) -> SoftGroundTruth:
+    """Return the soft label of one subject; it does not depend on the order of the masks.
+
+    Args:
+        masks: contrast -> mask, values in [0, 1], each on the grid of its image.
+        settings: which contrasts, which reference, how to align and average.
+
+    Raises:
+        UserError: if no mask is usable, or one has values outside of [0, 1].
+    """
+    usable, skipped = _usable(masks, settings)
+    while True:
+        reference, _reason = choose_reference(usable, settings.reference)
+        truth, reference_is_wrong = _average(usable, reference, settings)
+        implausible = {name for name, alignment in truth.contrasts.items() if alignment.doubts}
+        # The reference stays, however badly it agrees: what is left must lie against something. But if it is
+        # the reference that is wrong, what lies implausibly against it may be right.
+        out = {reference} if reference_is_wrong else implausible - {reference}
+        if not out or not settings.leave_out_implausible:
+            return replace(truth, skipped=truth.skipped | skipped)
+        for name in sorted(out):
+            skipped[name] = "left out: " + "; ".join(truth.contrasts[name].doubts)
+        usable = {name: mask for name, mask in usable.items() if name not in out}
+
+
+def choose_reference(masks: Mapping[str, Volume], wanted: str) -> tuple[str, str | None]:
+    """Return the contrast to average on, and why it is not the one wanted, or None if it is.
+
+    In place of a missing one: the contrast with the thinnest slices, the longest cover along S-I, the
+    smallest voxels.
+
+    Raises:
+        UserError: if no mask holds anything.
+    """
+    filled = {name: mask for name, mask in masks.items() if (mask.values > HARD_THRESHOLD).any()}
+    if not filled:
+        raise UserError(f"no reference can be chosen: no mask holds anything (masks of: {_names(masks)})")
+    if wanted in filled:
+        return wanted, None
+    best = min(sorted(filled), key=lambda name: _rank(filled[name]))
+    thickness = upright(filled[best]).voxel_mm[2]
+    problem = "its mask is empty" if wanted in masks else "it is missing"
+    return (
+        best,
+        f"{wanted} cannot be the reference, {problem}: {best} has the thinnest slices ({thickness:.3g} mm)",
+    )
+
+
+def _rank(mask: Volume) -> tuple[float, float, float]:
+    turned = upright(mask)
+    size = turned.voxel_mm
+    slices = int((turned.values > HARD_THRESHOLD).any(axis=(0, 1)).sum())
+    return round(float(size[2]), 3), -round(slices * float(size[2]), 3), round(float(size.prod()), 3)
+
+
+def _names(masks: Mapping[str, Volume]) -> str:
+    return ", ".join(sorted(masks)) or "none"
+
+
+def _usable(
+    masks: Mapping[str, Volume], settings: GroundTruthSettings
+) -> tuple[dict[str, Volume], dict[str, str]]:
+    """Return the masks that may take part, sorted by name, and why others may not."""
+    usable, skipped = {}, {}
+    for name in sorted(masks):
+        if settings.contrasts is not None and name not in settings.contrasts:
+            skipped[name] = "not among the contrasts that were asked for"
+            continue
+        values = masks[name].values
+        lowest, highest = float(values.min()), float(values.max())
+        if not (lowest >= 0 and highest <= 1):  # true for NaN, too
+            raise UserError(
+                f"mask of {name}: expected values in [0, 1], found {lowest:g} to {highest:g}: "
+                "give a binary mask or a soft map"
+            )
+        if highest > HARD_THRESHOLD:
+            usable[name] = masks[name]
+        else:
+            skipped[name] = (
+                "its mask is empty" if highest == 0 else f"no value of its mask exceeds {HARD_THRESHOLD}"
+            )
+    if not usable:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise UserError(f"no contrast with a usable mask ({reasons or 'no masks at all'}): check the masks")
+    return usable, skipped
+
+
+@dataclass(frozen=True, eq=False)
+class _Contrast:
+    """One contrast, ready to be read and to receive its label.
+
+    `grid` is its mask upright, `start` the first voxel of `source.mask` in it.
+    """
+
+    grid: Volume
+    start: npt.NDArray[np.intp]
+    motion: Motion
+    source: SlicedMask
+
+    @property
+    def covered(self) -> npt.NDArray[np.intp]:
+        """The slices of the grid with a mask, trimmed or not."""
+        slices: npt.NDArray[np.intp] = centres_of_mass(self.source.mask).slices + self.start[2]
+        return slices
+
+    @property
+    def path(self) -> PiecewiseLinear:
+        """Slice of the grid -> voxel index (R-L, A-P) of the cord's centre in it."""
+        own = self.source.path
+        return PiecewiseLinear(own.knots + self.start[2], own.values + self.start[:2])
+
+
+@dataclass(frozen=True, eq=False)
+class _Aligned:
+    """The contrasts that overlap with the reference, sorted by name, and why others take no part."""
+
+    reference: Reference
+    name: str
+    contrasts: dict[str, _Contrast]
+    skipped: dict[str, str]
+
+
+def _average(
+    usable: dict[str, Volume], reference: str, settings: GroundTruthSettings
+) -> tuple[SoftGroundTruth, bool]:
+    """Return the soft label, and whether it is the reference that lies implausibly."""
+    aligned = _align(usable, reference, settings)
+    windows = _windows_mm(aligned, box=settings.box)
+    labels = {
+        name: _label(contrast, aligned, windows[name], box=settings.box)
+        for name, contrast in aligned.contrasts.items()
+    }
+    native = {name: _where_covered(labels[name], aligned.contrasts[name]) for name in labels}
+    alignments = {
+        name: _alignment(contrast, aligned, native[name], settings)
+        for name, contrast in aligned.contrasts.items()
+    }
+    masks = {name: contrast.source.mask for name, contrast in aligned.contrasts.items()}
+    doubt = doubt_about_reference(masks, reference, settings)
+    if doubt:
+        own = alignments[reference]
+        alignments[reference] = replace(own, doubts=(*own.doubts, doubt))
+    truth = SoftGroundTruth(
+        reference,
+        as_stored(labels[reference], usable[reference]),
+        {name: as_stored(native[name], usable[name]) for name in native},
+        alignments,
+        aligned.skipped,
+    )
+    return truth, doubt is not None
+
+
+def _align(usable: dict[str, Volume], reference_name: str, settings: GroundTruthSettings) -> _Aligned:
+    grids = {name: upright(mask) for name, mask in usable.items()}
+    tight = {name: cropped(grid) for name, grid in grids.items()}
+    reference = reference_of(tight[reference_name][0])
+    motions, skipped = {reference_name: identity(reference)}, {}
+    for name in sorted(set(usable) - {reference_name}):
+        motion = measure(reference, tight[name][0], settings)
+        if motion is None:
+            skipped[name] = (
+                f"no overlap with {reference_name} along S-I: its mask lies between {_span(tight[name][0])}, "
+                f"that of {reference_name} between {_span(tight[reference_name][0])}"
+            )
+        else:
+            motions[name] = motion
+    reference = with_cord_of_all(reference, [motions[name] for name in motions if name != reference_name])
+    contrasts = {}
+    for name in sorted(motions):
+        motion = continued(motions[name], reference)
+        mask, start = tight[name]
+        source = sliced(mask, motion, 0.0 if name == reference_name else settings.trim_mm)
+        if source.covered.any():
+            contrasts[name] = _Contrast(grids[name], start, motion, source)
+        else:
+            skipped[name] = f"nothing is left of it after trimming {settings.trim_mm:g} mm at both ends"
+    return _Aligned(reference, reference_name, contrasts, skipped)
+
+
+def _span(mask: Volume) -> str:
+    z = centres_of_mass(mask).world[2]
+    return f"z = {z.min():.0f} and {z.max():.0f} mm"
+
+
+def _windows_mm(aligned: _Aligned, *, box: bool) -> dict[str, float]:
+    """Return, for each contrast, how far from the cord in its slices any mask may reach."""
+    contrasts = aligned.contrasts
+    drifts = {name: drift_mm(contrast.motion, aligned.reference) for name, contrast in contrasts.items()}
+    reach = max(contrast.source.reach_mm() + drifts[name] for name, contrast in contrasts.items())
+    normals = [_normal(contrast.grid) for contrast in contrasts.values()]
+    # Sections that are oblique to each other are longer by 1 / cos of the angle between them.
+    lean = min(abs(float(one @ other)) for one in normals for other in normals)
+    windows = {}
+    for name, contrast in contrasts.items():
+        size = contrast.grid.voxel_mm
+        thick = _STEEPEST * float(size[2]) / 2 if box else 0.0
+        windows[name] = (reach + drifts[name]) / lean + thick + float(np.linalg.norm(size[:2]))
+    return windows
+
+
+def _normal(grid: Volume) -> Floats:
+    """Return the unit vector across the slices of an upright volume."""
+    across = np.cross(grid.affine[:3, 0], grid.affine[:3, 1])
+    normal: Floats = across / np.linalg.norm(across)
+    return normal
+
+
+def _label(target: _Contrast, aligned: _Aligned, window_mm: float, *, box: bool) -> npt.NDArray[np.float32]:
+    """Return the average on the upright grid of one contrast, 0 where none covers it.
+
+    That of the reference in all slices, that of others where they have a mask themselves.
+    """
+    is_reference = target is aligned.contrasts[aligned.name]
+    slices = np.arange(target.grid.values.shape[2]) if is_reference else target.covered
+    voxels = voxels_around(target.path, target.grid, slices, window_mm)
+    label = np.zeros(target.grid.values.shape, np.float32)
+    for part in np.array_split(voxels, 1 + voxels.shape[1] // _CHUNK, axis=1):
+        label[tuple(part)] = _mean_at(target.grid.to_world(part), target, aligned, box=box)
+    return label
+
+
+def _mean_at(points: Floats, target: _Contrast, aligned: _Aligned, *, box: bool) -> Floats:
+    """Return the sum of the masks over the sum of their coverages, at points of the target's space, (N,)."""
+    weighted, weight = np.zeros(points.shape[1]), np.zeros(points.shape[1])
+    for contrast in aligned.contrasts.values():  # sorted: the same sum whatever the order of the input
+        offsets = box_offsets(target.grid, contrast.grid, box=box)
+        for offset in offsets.T:
+            there = points + offset[:, None]
+            if contrast is not target:
+                there = contrast.motion.to_contrast(target.motion.to_reference(there))
+            mask, coverage = contrast.source.read(there)
+            weighted += mask / offsets.shape[1]
+            weight += coverage / offsets.shape[1]
+    mean: Floats = np.clip(weighted / np.where(weight > 0, weight, 1.0), 0.0, 1.0)
+    return mean
+
+
+def _where_covered(label: npt.NDArray[np.float32], contrast: _Contrast) -> npt.NDArray[np.float32]:
+    """Return the label times the coverage of the contrast's own mask."""
+    coverage = np.zeros(label.shape[2], np.float32)
+    coverage[contrast.covered] = 1.0
+    return label * coverage
+
+
+def _alignment(
+    contrast: _Contrast, aligned: _Aligned, native: npt.NDArray[np.float32], settings: GroundTruthSettings
+) -> Alignment:
+    """Return how a contrast lies against the reference, in all slices of the reference's grid."""
+    grid, motion = aligned.contrasts[aligned.name].grid, contrast.motion
+    cord = _cord_in_slices(grid, aligned.reference)
+    numbers = motion.slices.number(cord)
+    shift = motion.slices.axes @ motion.shift.at(numbers)
+    turned = np.zeros(numbers.size) if motion.rotation is None else motion.rotation.at(numbers)[0]
+    _mask, coverage = contrast.source.read(motion.to_contrast(cord))
+    agreement = dice(contrast.grid.values > HARD_THRESHOLD, native > HARD_THRESHOLD)
+    return Alignment(
+        height_mm=_middles(grid)[2],
+        shift_mm=shift.T @ aligned.reference.slices.axes,
+        rotation_deg=np.degrees(turned),
+        measured=_is_measured(numbers, grid, contrast),
+        coverage=coverage,
+        agreement=agreement,
+        doubts=doubts_of(motion, agreement, settings),
+    )
+
+
+def _middles(grid: Volume) -> Floats:
+    """Return the middle of each slice of an upright volume, (3, n) in mm."""
+    index = np.tile((np.array(grid.values.shape, np.float64)[:, None] - 1) / 2, grid.values.shape[2])
+    index[2] = np.arange(grid.values.shape[2])
+    return grid.to_world(index)
+
+
+def _cord_in_slices(grid: Volume, reference: Reference) -> Floats:
+    """Return the cord's centre in each slice of the reference, (3, n); beyond its ends, straight on."""
+    numbers = reference.slices.number(_middles(grid))
+    cord = reference.slices.crossing(reference.cord).at(numbers)
+    beyond = numbers - reference.slices.number(cord)
+    points: Floats = cord + grid.affine[:3, 2:3] * beyond
+    return points
+
+
+def _is_measured(numbers: Floats, reference: Volume, contrast: _Contrast) -> npt.NDArray[np.bool_]:
+    """Return which of these slice coordinates of the contrast lie in a slice whose shift was measured."""
+    half = max(1.0, float(reference.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2
+    distance = np.abs(numbers[:, None] - contrast.motion.measured).min(axis=1)
+    within: npt.NDArray[np.bool_] = distance <= half + _NOTHING
+    return within

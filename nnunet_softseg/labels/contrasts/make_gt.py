@@ -1,0 +1,382 @@
+"""`nnunet-softseg make-gt`: BIDS with a mask per contrast -> soft labels, and a page to look at them."""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.atomic import make_folder, remove_abandoned, replacing, write_json
+from nnunet_softseg.io.finding import examples
+from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
+from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
+from nnunet_softseg.labels.contrasts.sidecar import NAME, Places, generated_by
+from nnunet_softseg.labels.contrasts.sources import (
+    DEFAULT_MASKS,
+    DEFAULT_SUFFIX,
+    CohortSources,
+    SourceChoice,
+    SubjectSources,
+    find_sources,
+)
+from nnunet_softseg.labels.contrasts.subject import (
+    PARTIAL,
+    RECORD_FOLDER,
+    SubjectJob,
+    SubjectOutcome,
+    try_make_subject,
+)
+
+_LOCK = Path("qc", ".lock")
+_DESCRIPTION = "dataset_description.json"
+_COMMAND = "nnunet-softseg make-gt"
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class GroundTruthReport:
+    """What `make_gt` did.
+
+    Attributes:
+        output: folder of the derivatives.
+        page: where to look at them.
+        outcomes: of each subject with a mask, in order.
+        warnings: of files and subjects that were passed over.
+    """
+
+    output: Path
+    page: Path
+    outcomes: tuple[SubjectOutcome, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[SubjectOutcome, ...]:
+        """The subjects that have no soft label."""
+        return tuple(outcome for outcome in self.outcomes if outcome.failure is not None)
+
+    def as_text(self) -> str:
+        """Return what there is to know of those that did not fail, in lines: the implausible first."""
+        kept = sum(outcome.kept for outcome in self.outcomes)
+        failed = len(self.failures)
+        made = len(self.outcomes) - kept - failed
+        doubts = [
+            f"{outcome.person} {contrast}: {'; '.join(reasons)}"
+            for outcome in self.outcomes
+            for contrast, reasons in outcome.doubts.items()
+        ]
+        lines = [
+            *_section("implausible, to look at first", doubts),
+            *_section("took no part in the average", _grouped(_skipped(self.outcomes))),
+            *_section("note", [*_grouped(_notes(self.outcomes)), *self.warnings]),
+            f"{self.output}: {made} made, {kept} kept, {failed} failed",
+            f"quality control: {self.page}",
+        ]
+        return "\n".join(lines)
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"{title}:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _skipped(outcomes: Sequence[SubjectOutcome]) -> list[tuple[str, str]]:
+    return [
+        (f"{contrast}: {reason}", outcome.person)
+        for outcome in outcomes
+        for contrast, reason in outcome.skipped.items()
+    ]
+
+
+def _notes(outcomes: Sequence[SubjectOutcome]) -> list[tuple[str, str]]:
+    return [
+        (note, outcome.person)
+        for outcome in outcomes
+        for note in [*([outcome.other_reference] if outcome.other_reference else []), *outcome.notes]
+    ]
+
+
+def _grouped(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """Return each note once, with the subjects that it is about."""
+    about: dict[str, list[str]] = {}
+    for note, person in notes:
+        about.setdefault(note, []).append(person)
+    return [f"{note} ({_subjects(people)})" for note, people in about.items()]
+
+
+def _subjects(people: Sequence[str]) -> str:
+    return people[0] if len(people) == 1 else f"{len(people)} subjects: {examples(people)}"
+
+
+def make_gt(
+    bids: StrPath,
+    output: StrPath,
+    settings: GroundTruthSettings | None = None,
+    *,
+    masks: StrPath = DEFAULT_MASKS,
+    suffix: str = DEFAULT_SUFFIX,
+    soft_masks: bool = False,
+    exclude: Sequence[str] = (),
+    distinguish_by: Sequence[str] = (),
+    subjects: Sequence[str] | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    num_processes: int = 1,
+    progress: bool = True,
+) -> GroundTruthReport:
+    """Return what became of each subject, having written its soft labels and a page to see them.
+
+    A subject that was made earlier from the same files, settings and version is kept; one that cannot be made
+    is reported (`GroundTruthReport.failures`, `qc/failed.json`), tried again by the next call, and stops no
+    other.
+
+    Args:
+        bids: images in `sub-*/[ses-*/]anat` and `dwi`.
+        output: folder of the derivatives; outside of `bids`, or in its `derivatives`.
+        settings: of the average; None takes the defaults.
+        masks: folder of the masks, in `bids` or anywhere.
+        suffix: what follows the image's name in that of its mask.
+        soft_masks: whether masks may hold values between 0 and 1.
+        exclude: patterns of images to pass over, see `SourceChoice`.
+        distinguish_by: BIDS entities that make two contrasts of one, see `SourceChoice`.
+        subjects: those to make, `sub-01`, `01` or `sub-01_ses-1`; None for all.
+        strict: whether a subject without the reference fails; False takes its best other contrast.
+        overwrite: whether all are made again.
+        num_processes: subjects at a time.
+        progress: whether a bar is shown.
+
+    Raises:
+        UserError: for arguments that don't fit, or a folder without images or masks; nothing is written then.
+    """
+    settings = settings or GroundTruthSettings()
+    places = _places(Path(bids), Path(masks), Path(output))
+    choice = SourceChoice(
+        places.bids, places.masks, suffix, settings.contrasts, tuple(exclude), tuple(distinguish_by)
+    )
+    _check_settings(settings, num_processes)
+    cohort = find_sources(choice)
+    _check_reference(settings, cohort, places.bids)
+    people = _chosen(cohort, subjects, places.bids)
+    options = {"soft_masks": soft_masks, "strict": strict}
+    command = _command(settings, choice, options)
+    jobs = [
+        SubjectJob(person, places, settings, overwrite=overwrite, command=command, **options)
+        for person in people
+        if person.images or person.problem
+    ]
+    if not jobs:
+        raise UserError(f"{places.bids}: none of the subjects asked for has a mask: {_names(people)}")
+    _check_output(places.output)
+    with _alone(places.output):
+        _write_description(places, command)
+        outcomes = map_jobs(
+            try_make_subject, jobs, num_processes=num_processes, progress=progress, description="make-gt"
+        )
+        _write_failures(places.output, outcomes, cohort)
+        page = write_qc_page(places.output)
+    warnings = [*cohort.warnings, *_without_mask(people)]
+    if subjects is None:
+        warnings += _left_over(places.output, jobs)
+    return GroundTruthReport(places.output, page, tuple(outcomes), tuple(warnings))
+
+
+# Arguments
+
+
+def _places(bids: Path, masks: Path, output: Path) -> Places:
+    """Return the three folders, none of them where it could harm another."""
+    inside = bids / masks  # an absolute path stays as it is
+    found = inside if inside.exists() or not masks.exists() else masks
+    places = Places(*(Path(os.path.abspath(folder)) for folder in (bids, found, output)))
+    raw, drawn, written = (folder.resolve() for folder in (places.bids, places.masks, places.output))
+    if output.exists() and not output.is_dir():
+        raise UserError(f"-o: expected a folder, found the file {output}: choose another name")
+    if written.is_relative_to(drawn) or drawn.is_relative_to(written):
+        raise UserError(
+            f"-o: expected a folder apart from the masks, found {output} and {places.masks}, one in the "
+            "other: choose another, such as BIDS/derivatives/softseg"
+        )
+    at = written.relative_to(raw).parts if written.is_relative_to(raw) else None
+    if raw.is_relative_to(written) or (at is not None and (len(at) < 2 or at[0] != "derivatives")):  # noqa: PLR2004
+        raise UserError(
+            f"-o: expected a folder outside of the images, or in BIDS/derivatives, found {output}: choose "
+            "another, such as BIDS/derivatives/softseg"
+        )
+    return places
+
+
+def _check_settings(settings: GroundTruthSettings, num_processes: int) -> None:
+    if num_processes < 1:
+        raise UserError(f"-np: expected 1 process or more, found {num_processes}")
+    allowed = settings.contrasts
+    if allowed is not None and settings.reference not in (*allowed, GroundTruthSettings.reference):
+        raise UserError(
+            f"--reference {settings.reference}: expected one of --contrasts {' '.join(allowed)}: add it there"
+        )
+
+
+def _check_reference(settings: GroundTruthSettings, cohort: CohortSources, bids: Path) -> None:
+    # The default was perhaps not chosen: without it, each subject takes its best other contrast.
+    if settings.reference not in (*cohort.contrasts, GroundTruthSettings.reference):
+        raise UserError(
+            f"--reference {settings.reference}: no image of this contrast in {bids}: there are "
+            f"{', '.join(sorted(cohort.contrasts))}"
+        )
+
+
+def _chosen(cohort: CohortSources, wanted: Sequence[str] | None, bids: Path) -> list[SubjectSources]:
+    if wanted is None:
+        return list(cohort.subjects)
+    names = [name if name.startswith("sub-") else f"sub-{name}" for name in wanted]
+    known = {name for person in cohort.subjects for name in (person.subject, person.person)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(
+            f"--subjects: {', '.join(unknown)} not in {bids}: there are {_names(list(cohort.subjects))}"
+        )
+    return [person for person in cohort.subjects if {person.subject, person.person} & set(names)]
+
+
+def _names(people: Sequence[SubjectSources]) -> str:
+    return examples([person.person for person in people])
+
+
+def _command(settings: GroundTruthSettings, choice: SourceChoice, options: Mapping[str, bool]) -> str:
+    """Return the command that makes the same from the same folders."""
+    words = [f"{_COMMAND} -i BIDS -o DERIVATIVES --reference {settings.reference}"]
+    words += [f"--contrasts {' '.join(settings.contrasts)}"] if settings.contrasts else []
+    words += [f"--masks {_shown_masks(choice)}"] * (_shown_masks(choice) != DEFAULT_MASKS)
+    words += [f"--suffix={shlex.quote(choice.suffix)}"] * (choice.suffix != DEFAULT_SUFFIX)
+    words += [f"--exclude {shlex.join(choice.exclude)}"] * bool(choice.exclude)
+    words += [f"--distinguish-by {' '.join(choice.distinguish_by)}"] * bool(choice.distinguish_by)
+    for name in ("trim_mm", "smooth_mm", "max_shift_mm", "max_jump_mm", "min_agreement"):
+        value = getattr(settings, name)
+        words += [f"{_flag(name)} {value:g}"] * (value != getattr(GroundTruthSettings, name))
+    flags = {
+        "rotation": settings.rotation,
+        "no_box": not settings.box,
+        "leave_out_implausible": settings.leave_out_implausible,
+        **options,
+    }
+    return " ".join([*words, *(_flag(name) for name, on in flags.items() if on)])
+
+
+def _shown_masks(choice: SourceChoice) -> str:
+    """Return the folder of the masks, as far as it says nothing about this machine."""
+    inside = choice.masks.is_relative_to(choice.bids)
+    return shlex.quote(choice.masks.relative_to(choice.bids).as_posix()) if inside else "MASKS"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+# The folder
+
+
+def _check_output(output: Path) -> None:
+    """Raise a UserError if the folder holds something that this command did not write."""
+    if not output.exists() or all(
+        path.name.startswith(".") or path.name == "qc" for path in output.iterdir()
+    ):
+        return  # with qc alone, a run was killed at its very start
+    try:
+        made_by = json.loads((output / _DESCRIPTION).read_text(encoding="utf-8"))["GeneratedBy"][0]
+        ours = made_by["Name"] == NAME and made_by["Command"].startswith(_COMMAND)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        ours = False
+    if not ours:
+        raise UserError(
+            f"-o: expected an empty folder or one of an earlier make-gt, found other files in {output}: "
+            "choose another"
+        )
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep others from the folder, and clear away what a killed run left half-done."""
+    make_folder(output / RECORD_FOLDER)
+    lock = FileLock(output / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{output}: another make-gt is at work there: wait until it is done") from error
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+    try:
+        for partial in output.glob(f"{PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        for folder in (output, output / "qc", output / RECORD_FOLDER):
+            remove_abandoned(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _write_description(places: Places, command: str) -> None:
+    try:
+        raw = json.loads((places.bids / _DESCRIPTION).read_text(encoding="utf-8"))
+        name = str(raw["Name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        name = places.bids.resolve().name
+    links = places.links()
+    description = {
+        "Name": f"Soft spinal cord labels of {name}",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [generated_by(command)],
+        "SourceDatasets": [{"URL": url} for url in links.values()],
+        "DatasetLinks": links,
+    }
+    write_json(places.output / _DESCRIPTION, description)
+    with replacing(places.output / ".bidsignore") as aside:
+        aside.write_text("qc/\n", encoding="utf-8")
+
+
+def _write_failures(output: Path, outcomes: Sequence[SubjectOutcome], cohort: CohortSources) -> None:
+    """Write why subjects failed; of those that were not tried this time, what was known of them."""
+    tried = {outcome.person for outcome in outcomes}
+    there = {person.person for person in cohort.subjects if person.images or person.problem}
+    earlier = {
+        person: message
+        for person, message in _failures(output).items()
+        if person in there and person not in tried
+    }
+    now = {outcome.person: outcome.failure for outcome in outcomes if outcome.failure is not None}
+    write_json(output / FAILURES, dict(sorted({**earlier, **now}.items())))
+
+
+def _failures(output: Path) -> dict[str, Any]:
+    try:
+        failures: dict[str, Any] = dict(json.loads((output / FAILURES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return failures
+
+
+# What else is told
+
+
+def _without_mask(people: Sequence[SubjectSources]) -> list[str]:
+    without = [person.person for person in people if not (person.images or person.problem)]
+    return [f"no mask, passed over ({_subjects(without)})"] if without else []
+
+
+def _left_over(output: Path, jobs: Sequence[SubjectJob]) -> list[str]:
+    """Return which subjects of an earlier run are in the folder that this one knew nothing of."""
+    known = {job.person for job in jobs}
+    records = (path.stem for path in (output / RECORD_FOLDER).glob("sub-*.json"))
+    old = sorted(person for person in records if person not in known)
+    remedy = "remove them if they should not be there"
+    return (
+        [f"made by an earlier run, without masks now, still in {output}: {remedy} ({_subjects(old)})"]
+        if old
+        else []
+    )

@@ -1,0 +1,320 @@
+"""One subject: its files in, its soft labels out, and a record by which a later run knows them.
+
+All files are written aside and moved in place together, the record last. It holds the hashes of the sources
+and of what was made, so that a subject without a record, or with one that no longer fits, is made again.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import traceback
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets.bids import derivative_file
+from nnunet_softseg.datasets.soft_label import hard_label_map, stored_values, write_soft_label
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.file_hash import sha256
+from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
+from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
+from nnunet_softseg.labels.contrasts.masked_images import (
+    check_there,
+    read_image,
+    read_mask,
+    stated_thickness_mm,
+)
+from nnunet_softseg.labels.contrasts.qc_page import RECORDS as QUALITY_FOLDER
+from nnunet_softseg.labels.contrasts.quality import subject_quality
+from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
+from nnunet_softseg.labels.contrasts.sidecar import (
+    HARD_SUFFIX,
+    NAME,
+    SOFT_SUFFIX,
+    Origin,
+    Places,
+    hard_sidecar,
+    soft_sidecar,
+)
+from nnunet_softseg.labels.contrasts.sources import SubjectSources
+from nnunet_softseg.labels.contrasts.volume import Volume
+
+RECORD_FOLDER = Path("qc", "records")
+PARTIAL = ".partial-"
+_LABEL = 1
+
+
+@dataclass(frozen=True)
+class SubjectJob:
+    """One subject to make.
+
+    Attributes:
+        sources: its images and masks.
+        places: the folders that they are in, and where the labels go.
+        settings: of the average.
+        soft_masks: whether masks may hold values between 0 and 1.
+        strict: whether a subject without the reference fails.
+        overwrite: whether it is made again though nothing changed.
+        command: for the sidecars.
+    """
+
+    sources: SubjectSources
+    places: Places
+    settings: GroundTruthSettings
+    soft_masks: bool
+    strict: bool
+    overwrite: bool
+    command: str
+
+    @property
+    def person(self) -> str:
+        """Subject, and session if there is one."""
+        return self.sources.person
+
+    @property
+    def record(self) -> Path:
+        """The file by which a later run knows what there is."""
+        return record_file(self.places.output, self.person)
+
+
+@dataclass(frozen=True)
+class SubjectOutcome:
+    """What became of a subject.
+
+    Attributes:
+        person: `sub-01` or `sub-01_ses-1`.
+        reference: the contrast that was the reference; empty if it failed.
+        other_reference: why that is not the contrast asked for; None if it is.
+        doubts: contrast -> why it is implausible, of those that are.
+        skipped: contrast -> why it took no part.
+        notes: what else is worth knowing.
+        kept: whether it was there already.
+        failure: why there are no labels; None: there are.
+    """
+
+    person: str
+    reference: str = ""
+    other_reference: str | None = None
+    doubts: Mapping[str, list[str]] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    kept: bool = False
+    failure: str | None = None
+
+
+def record_file(output: Path, person: str) -> Path:
+    """Return where the record of a subject is."""
+    return output / RECORD_FOLDER / f"{person}.json"
+
+
+def try_make_subject(job: SubjectJob) -> SubjectOutcome:
+    """Return what became of a subject; of one that fails, nothing is left, neither of an earlier run."""
+    try:
+        return make_subject(job)
+    except UserError as error:
+        failure = str(error)
+    except Exception as error:
+        # Whatever is wrong with one subject, 266 others can be made.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        failure = (
+            f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"
+        )
+    discard(job.places.output, job.person)
+    return SubjectOutcome(job.person, failure=" ".join(failure.split()))
+
+
+def make_subject(job: SubjectJob) -> SubjectOutcome:
+    """Write the soft labels of a subject, or keep those that are there from the same sources and settings.
+
+    Raises:
+        UserError: if its files do not allow it.
+    """
+    if job.sources.problem:
+        raise UserError(job.sources.problem)
+    request = _request(job)
+    kept = None if job.overwrite else _kept(job, request)
+    if kept is not None:
+        return kept
+    masks = {source.contrast: read_mask(source, soft=job.soft_masks) for source in job.sources.images}
+    if job.strict:
+        _refuse_other_reference(choose_reference(masks, job.settings.reference)[1])
+    truth = soft_ground_truth(masks, job.settings)
+    outcome = _outcome(job, masks, truth)
+    if job.strict:
+        _refuse_other_reference(outcome.other_reference)
+    with _aside(job) as folder:
+        _write_labels(job, truth, request, folder)
+        _write_quality(job, masks, truth, outcome, folder)
+        outputs = _move(job, folder)
+    record = {"made_by": _made_by(), "request": request, "outputs": outputs, "outcome": asdict(outcome)}
+    make_folder(job.record.parent)
+    write_json(job.record, record)
+    return outcome
+
+
+def _refuse_other_reference(reason: str | None) -> None:
+    if reason is not None:
+        raise UserError(f"{reason}: add its mask, or go on without --strict")
+
+
+def _outcome(job: SubjectJob, masks: Mapping[str, Volume], truth: SoftGroundTruth) -> SubjectOutcome:
+    wanted, other_reference = job.settings.reference, None
+    if truth.reference != wanted:
+        chosen, reason = choose_reference(masks, wanted)
+        left_out = f"{wanted} was left out as implausible: {truth.reference} is the reference"
+        other_reference = reason if truth.reference == chosen else left_out
+    notes = []
+    if len(truth.contrasts) == 1:
+        notes.append("one contrast only: nothing to average, its mask is the label")
+    doubts = {name: list(one.doubts) for name, one in truth.contrasts.items() if one.doubts}
+    return SubjectOutcome(
+        job.person, truth.reference, other_reference, doubts, dict(truth.skipped), tuple(notes)
+    )
+
+
+# What is there already
+
+
+def _request(job: SubjectJob) -> dict[str, Any]:
+    """Return all that decides the result, as JSON gives it back."""
+    files = [file for source in job.sources.images for file in (source.image, source.mask)]
+    check_there(files)
+    request = {
+        "version": __version__,
+        "parameters": _parameters(job),
+        "contrasts": {
+            source.contrast: [job.places.uri(source.image), job.places.uri(source.mask)]
+            for source in job.sources.images
+        },
+        "sha256": {job.places.uri(file): sha256(file) for file in files},
+        "slice_thickness_mm": {
+            source.contrast: stated_thickness_mm(source.image) for source in job.sources.images
+        },
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(request))
+    return as_json
+
+
+def _parameters(job: SubjectJob) -> dict[str, Any]:
+    return {**job.settings.as_dict(), "soft_masks": job.soft_masks}
+
+
+def _made_by() -> dict[str, str]:
+    return {"name": NAME, "version": __version__, "command": "make-gt"}
+
+
+def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
+    """Return what became of the subject earlier, or None if that is stale, unfinished or changed."""
+    try:
+        record = json.loads(job.record.read_text(encoding="utf-8"))
+        outputs: dict[str, str] = record["outputs"]
+        same = record["request"] == request and all(
+            sha256(job.places.output / file) == known for file, known in outputs.items()
+        )
+        fields = {**record["outcome"], "notes": tuple(record["outcome"]["notes"]), "kept": True}
+        outcome = SubjectOutcome(**fields)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return outcome if same and not (job.strict and outcome.other_reference) else None
+
+
+def discard(output: Path, person: str) -> None:
+    """Remove whatever there is of a subject, its record first."""
+    subject, _, session = person.partition("_")
+    folder = output / subject / session if session else output / subject
+    files = [record_file(output, person), output / QUALITY_FOLDER / f"{person}.json"]
+    for suffix in (SOFT_SUFFIX, HARD_SUFFIX):
+        for ending in (".nii.gz", ".json"):
+            files += folder.glob(f"*/{person}_*{suffix}{ending}")
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink()
+    for empty in [*folder.glob("*"), folder, folder.parent if session else folder]:
+        with contextlib.suppress(OSError):
+            empty.rmdir()
+
+
+# What is written
+
+
+@contextlib.contextmanager
+def _aside(job: SubjectJob) -> Any:
+    """Give a folder, on the same disk, that is gone when the block ends."""
+    folder = job.places.output / f"{PARTIAL}{job.person}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    make_folder(folder)
+    try:
+        yield folder
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {job.places.output}: {error.strerror or error}: check that the folder is "
+            "writable and the disk not full"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, Any], folder: Path) -> None:
+    hashes = request["sha256"]
+    taken = [source for source in job.sources.images if source.contrast in truth.contrasts]
+    uris = [job.places.uri(file) for source in taken for file in (source.image, source.mask)]
+    origin = Origin({uri: hashes[uri] for uri in uris}, _parameters(job), job.command)
+    for source in taken:
+        soft, hard = (
+            derivative_file(source.image, job.places.bids, folder, suffix)
+            for suffix in (SOFT_SUFFIX, HARD_SUFFIX)
+        )
+        make_folder(soft.parent)
+        write_soft_label(soft, truth.native[source.contrast].values, source.image)
+        _write_hard_label(hard, soft)
+        image = job.places.uri(source.image)
+        write_json(_sidecar(soft), soft_sidecar(source.contrast, image, truth, origin))
+        soft_uri = f"bids::{soft.relative_to(folder).as_posix()}"
+        write_json(_sidecar(hard), hard_sidecar(soft_uri, image, origin))
+
+
+def _sidecar(file: Path) -> Path:
+    return file.with_name(f"{without_nifti_ending(file.name)}.json")
+
+
+def _write_hard_label(file: Path, soft_file: Path) -> None:
+    """Write soft label > 0.5, of the values as they are on disk, where others will compare the two."""
+    stored = load_nifti(soft_file)
+    hard = hard_label_map([stored_values(soft_file)], [_LABEL])
+    header = stored.header.copy()
+    header.set_data_dtype(hard.dtype)
+    header["descrip"] = f"soft label > 0.5, nnunet-softseg {__version__}".encode()
+    nib.Nifti1Image(hard, stored.affine, header).to_filename(file)
+
+
+def _write_quality(
+    job: SubjectJob,
+    masks: Mapping[str, Volume],
+    truth: SoftGroundTruth,
+    outcome: SubjectOutcome,
+    folder: Path,
+) -> None:
+    images = {source.contrast: read_image(source.image) for source in job.sources.images}
+    notes = [*([outcome.other_reference] if outcome.other_reference else []), *outcome.notes]
+    quality = subject_quality(job.person, images, masks, truth, settings=job.settings, notes=notes)
+    file = folder / QUALITY_FOLDER / f"{job.person}.json"
+    make_folder(file.parent)
+    write_json(file, quality.as_dict())
+
+
+def _move(job: SubjectJob, folder: Path) -> dict[str, str]:
+    """Put what is in `folder` in the place of what there was, and return the hash of each file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+    discard(job.places.output, job.person)
+    for file, name in zip(files, hashes, strict=True):
+        target = job.places.output / name
+        make_folder(target.parent)
+        os.replace(file, target)
+    return hashes

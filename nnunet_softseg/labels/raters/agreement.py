@@ -1,0 +1,90 @@
+"""How well raters of one image agree: pair by pair, and all together."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.io.voxel_grid import bounding_box
+from nnunet_softseg.labels.raters.fusion import Map, Mask
+from nnunet_softseg.metrics.overlap import dice, soft_dice
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+
+class Measure(NamedTuple):
+    """One number, of one rater, of two, or of all.
+
+    Attributes:
+        name: volume_mm3, dice, soft_dice, mean_dice, fleiss_kappa, sensitivity, specificity or
+            fused_volume_mm3.
+        rater: whose; empty: of all.
+        other_rater: the second of a pair; else empty.
+        value: NaN where the measure has none, as the Dice of two empty masks.
+    """
+
+    name: str
+    rater: str
+    other_rater: str
+    value: float
+
+
+def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) -> list[Measure]:
+    """Return the volume of each rater, Dice of each pair (> 0.5), their mean, and Fleiss' kappa.
+
+    With soft maps among them, the soft Dice of each pair, too; of two masks it is the same as Dice.
+
+    Args:
+        maps: by rater, of one shape, values in [0, 1].
+        voxel_volume_mm3: of the grid.
+        region: voxels over which kappa is taken, see `fusion.neighbourhood`.
+    """
+    drawn = {rater: (values > HARD_THRESHOLD)[region] for rater, values in maps.items()}
+    box = bounding_box(np.logical_or.reduce([values > 0 for values in maps.values()]))
+    maps = {rater: values[box] for rater, values in maps.items()}
+    measures = [
+        Measure("volume_mm3", rater, "", float(values.sum(dtype=np.float64)) * voxel_volume_mm3)
+        for rater, values in maps.items()
+    ]
+    pairs = list(itertools.combinations(maps, 2))
+    overlaps = [dice(maps[first], maps[second], HARD_THRESHOLD) for first, second in pairs]
+    measures += [Measure("dice", *pair, value) for pair, value in zip(pairs, overlaps, strict=True)]
+    if any(is_soft(values) for values in maps.values()):
+        measures += [Measure("soft_dice", *pair, soft_dice(maps[pair[0]], maps[pair[1]])) for pair in pairs]
+    if pairs:
+        measures.append(Measure("mean_dice", "", "", mean_of_known(overlaps)))
+        measures.append(Measure("fleiss_kappa", "", "", kappa(list(drawn.values()))))
+    return measures
+
+
+def is_soft(values: Map) -> bool:
+    """Return whether any value lies between 0 and 1."""
+    return bool(((values > 0) & (values < 1)).any())
+
+
+def kappa(masks: Sequence[npt.NDArray[np.bool_]]) -> float:
+    """Return Fleiss' kappa of several masks: agreement beyond what chance gives, 1 at most.
+
+    Args:
+        masks: one row of voxels per rater.
+
+    Returns:
+        NaN if all voxels are counted alike by everybody, where there is no chance to disagree.
+
+    Source:
+        Fleiss, Psychological Bulletin 76(5), 1971, by statsmodels.
+    """
+    from statsmodels.stats.inter_rater import fleiss_kappa  # takes a second to import
+
+    foreground: npt.NDArray[np.int64] = np.stack(masks).sum(axis=0, dtype=np.int64)
+    if not foreground.any() or (foreground == len(masks)).all():
+        return math.nan
+    return float(fleiss_kappa(np.stack([len(masks) - foreground, foreground], axis=1), method="fleiss"))
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN if there are none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,393 @@
+"""`nnunet-softseg fuse`: a file per rater, or a folder per rater -> soft labels, with their agreement."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
+from nnunet_softseg.datasets.soft_label import parse_soft_label_name, soft_label_file
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.atomic import remove_abandoned, replacing, write_json
+from nnunet_softseg.io.finding import examples
+from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.labels.raters.case import fuse_case, try_fuse_case
+from nnunet_softseg.labels.raters.record import MADE_BY, CaseJob, FusedCase, LabelTask, is_ours, load_record
+from nnunet_softseg.labels.raters.report import agreement_lines, tidy_table
+from nnunet_softseg.labels.raters.settings import FusionSettings
+from nnunet_softseg.labels.raters.sources import (
+    CaseFiles,
+    RaterFile,
+    check_different,
+    find_cases,
+    printable,
+    rater_names,
+)
+
+AGREEMENT = "agreement.csv"
+RECORD = "fuse.json"
+_FEWEST = 2
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class FusionReport:
+    """What `fuse` did.
+
+    Attributes:
+        output: file or folder that was written.
+        settings: how the raters were fused.
+        raters: their names.
+        cases: one, or those of the folders; a failed one says why.
+        warnings: each names the cases that it is about.
+    """
+
+    output: Path
+    settings: FusionSettings
+    raters: tuple[str, ...]
+    cases: tuple[FusedCase, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[FusedCase, ...]:
+        """The cases that have no soft label."""
+        return tuple(case for case in self.cases if case.failure is not None)
+
+    def as_text(self) -> str:
+        """Return agreement and warnings in lines, for the terminal."""
+        method = f"{'weighted ' if self.settings.weights else ''}{self.settings.method}"
+        head = f"{printable(self.output)}: {method} of {len(self.raters)} raters"
+        return "\n".join(
+            [
+                f"{head}, {_done(self.cases)}",
+                *agreement_lines(self.cases, self.settings.margin_mm),
+                *(f"warning: {warning}" for warning in self.warnings),
+            ]
+        )
+
+
+def fuse(
+    inputs: Sequence[StrPath],
+    output: StrPath,
+    settings: FusionSettings | None = None,
+    *,
+    images: StrPath | None = None,
+    label_maps: StrPath | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    num_processes: int = 1,
+    progress: bool = True,
+) -> FusionReport:
+    """Return how well raters agree, having written the soft label of one image, or of all in their folders.
+
+    Of folders, cases are matched by name; what is there from an earlier call with the same files is kept, and
+    a case that cannot be fused is reported (`FusionReport.failures`) and stops no other.
+
+    Args:
+        inputs: one NIfTI file per rater, or one folder per rater.
+        output: NIfTI file, with a record of the same name in .json beside it; or a folder (softLabelsTr).
+        settings: how to fuse; None: the plain mean.
+        images: the image, or imagesTr, for grid and header; None: those of the first rater.
+        label_maps: folder (labelsTr) for label maps, soft > 0.5; with folders only.
+        strict: refuse what is otherwise a warning: a case that a rater or the images lack.
+        overwrite: replace files that this command has not written.
+        num_processes: cases at a time.
+        progress: show a bar.
+
+    Raises:
+        UserError: for arguments or, of single files, content that does not fit; nothing is written then.
+    """
+    settings = settings or FusionSettings()
+    paths, target = [Path(path) for path in inputs], Path(output)
+    are_folders = _check_inputs(paths)
+    if settings.weights is not None and len(settings.weights) != len(paths):
+        raise UserError(
+            f"--weights: expected {len(paths)} numbers, one per rater, found {len(settings.weights)}: give "
+            "as many as -i"
+        )
+    image = None if images is None else Path(images)
+    if not are_folders:
+        if label_maps is not None:
+            raise UserError("--label-maps: expected folders as input, found files: give one folder per rater")
+        return _fuse_files(paths, target, settings, image, overwrite=overwrite)
+    folders = _Folders(paths, target, image, None if label_maps is None else Path(label_maps))
+    jobs, warnings = _folder_jobs(folders, settings)
+    if strict and warnings:
+        more = f" (and {len(warnings) - 1} more of this kind)" if len(warnings) > 1 else ""
+        raise UserError(f"--strict: {warnings[0]}{more}: add what is missing, or go on without --strict")
+    _check_replaceable(jobs, overwrite)
+    _check_table_is_ours(target, overwrite)
+    remove_abandoned(target)
+    cases = map_jobs(
+        try_fuse_case, jobs, num_processes=num_processes, progress=progress, description="Fusing raters"
+    )
+    report = FusionReport(
+        target, settings, tuple(jobs[0].raters), tuple(cases), (*warnings, *_grouped_warnings(cases))
+    )
+    if len(report.failures) < len(cases):
+        _write_tables(report, jobs[0].raters, folders)
+    return report
+
+
+def _check_inputs(paths: Sequence[Path]) -> bool:
+    """Return whether the inputs are folders; raise a UserError unless they are two or more of one kind."""
+    for path in paths:
+        if not path.exists():
+            found = "a broken link" if path.is_symlink() else "nothing"
+            raise UserError(f"{printable(path)}: expected a file or folder, found {found}: check the path")
+    if len(paths) < _FEWEST:
+        found = "a list of 1" if paths else "none"
+        raise UserError(f"-i: expected at least two raters, found {found}: one rater needs no fusion")
+    folders = [path for path in paths if path.is_dir()]
+    if folders and len(folders) < len(paths):
+        file = next(path for path in paths if not path.is_dir())
+        raise UserError(
+            f"-i: expected files only, or folders only, found the folder {printable(folders[0])} and "
+            f"the file {printable(file)}: give one of a kind per rater"
+        )
+    check_different(paths)
+    return bool(folders)
+
+
+def _done(cases: Sequence[FusedCase]) -> str:
+    failed = sum(case.failure is not None for case in cases)
+    kept = sum(case.up_to_date for case in cases)
+    return f"{len(cases) - failed - kept} fused, {kept} up to date, {failed} failed"
+
+
+# Files
+
+
+def _fuse_files(
+    paths: Sequence[Path], output: Path, settings: FusionSettings, image: Path | None, *, overwrite: bool
+) -> FusionReport:
+    shown = printable(output)
+    if not output.name.endswith(NIFTI_ENDINGS) or output.name in NIFTI_ENDINGS or output.is_dir():
+        raise UserError(
+            f"-o: expected a file that ends in .nii.gz or .nii, found {shown}: name the soft label"
+        )
+    for path in [*paths, *([image] if image else [])]:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UserError(f"-o: expected a new file, found the input {shown}: choose another name")
+    if image is not None and not image.is_file():
+        found = "a folder" if image.is_dir() else "none"
+        raise UserError(
+            f"--images: expected a file, as -i are files, found {found} ({printable(image)}): give the image"
+        )
+    labels = settings.labels or (None,)
+    if len(labels) > 1:
+        raise UserError(
+            f"--labels: expected one label, as -o is one file, found {len(labels)}: call this once per "
+            "label, or give a folder per rater"
+        )
+    names = rater_names(paths)
+    files = tuple(
+        RaterFile(name, path, None, printable(path)) for name, path in zip(names, paths, strict=True)
+    )
+    record = output.with_name(without_nifti_ending(output.name) + ".json")
+    weights = settings.weights or (1.0,) * len(names)
+    job = CaseJob(
+        printable(output.name),
+        (LabelTask(labels[0], files, output),),
+        dict(zip(names, weights, strict=True)),
+        settings,
+        image,
+        None,
+        record,
+    )
+    _check_replaceable([job], overwrite)
+    case = fuse_case(job)
+    return FusionReport(output, settings, tuple(names), (case,), case.warnings)
+
+
+# Folders
+
+
+@dataclass(frozen=True)
+class _Folders:
+    raters: Sequence[Path]
+    output: Path
+    images: Path | None
+    label_maps: Path | None
+
+    def __post_init__(self) -> None:
+        for name, folder in (("-o", self.output), ("--label-maps", self.label_maps)):
+            if folder is not None:
+                self._check_written(name, folder)
+        if self.label_maps is not None and _same(self.label_maps, self.output):
+            raise UserError("--label-maps: expected another folder than -o, found the same: use labelsTr")
+
+    def _check_written(self, name: str, folder: Path) -> None:
+        shown = printable(folder)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(
+                f"{name}: expected a folder, as -i are folders, found the file {shown}: choose another"
+            )
+        for source in [*self.raters, *([self.images] if self.images else [])]:
+            if _same(folder, source) or source.resolve() in folder.resolve().parents:
+                raise UserError(
+                    f"{name}: expected a folder outside of all inputs, found {shown} in "
+                    f"{printable(source)}: choose another"
+                )
+
+
+def _same(first: Path, second: Path) -> bool:
+    return first.resolve() == second.resolve()
+
+
+def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[CaseJob], list[str]]:
+    """Return a job per case, and what is missing where."""
+    images = None if folders.images is None else _images(folders.images)
+    found = find_cases(folders.raters, settings.labels, images)
+    warnings = []
+    if images is not None:
+        warnings += _unmatched(found, images)
+        found = {case_id: files for case_id, files in found.items() if case_id in images}
+    names = rater_names(folders.raters)
+    raters = dict(zip(names, settings.weights or (1.0,) * len(names), strict=True))
+    jobs = [
+        CaseJob(
+            case_id,
+            _tasks(case_id, files, folders.output),
+            raters,
+            settings,
+            None if images is None else images[case_id],
+            folders.label_maps / f"{case_id}.nii.gz" if folders.label_maps else None,
+            folders.output / f"{case_id}.json",
+        )
+        for case_id, files in found.items()
+    ]
+    if any(job.record.name == RECORD for job in jobs):
+        raise UserError(
+            f"case {Path(RECORD).stem}: expected another name, found that of the folder's record {RECORD}: "
+            "rename it"
+        )
+    return jobs, [*warnings, *_missing(jobs)]
+
+
+def _tasks(case_id: str, files: CaseFiles, output: Path) -> tuple[LabelTask, ...]:
+    return tuple(
+        LabelTask(label, of_label, soft_label_file(output, case_id, label))
+        for label, of_label in files.items()
+    )
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Return case -> its first channel."""
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "none"
+        raise UserError(
+            f"--images: expected a folder, as -i are folders, found {found} ({printable(folder)}): give "
+            "imagesTr"
+        )
+    images = {}
+    for path in sorted(folder.iterdir()):
+        parsed = parse_soft_label_name(path.name)
+        if parsed and parsed[1] == 0 and not path.name.startswith("."):
+            images[parsed[0]] = path
+    if not images:
+        raise UserError(
+            f"--images: expected <case>_0000.nii.gz in {printable(folder)}, found none: give imagesTr"
+        )
+    return images
+
+
+def _unmatched(found: Mapping[str, CaseFiles], images: Mapping[str, Path]) -> list[str]:
+    without_image = [printable(case_id) for case_id in found if case_id not in images]
+    without_rater = [printable(case_id) for case_id in images if case_id not in found]
+    if len(without_image) == len(found):
+        raise UserError(
+            "no case has both an image and a rater: expected the same case ids, found raters' "
+            f"{examples(without_image)} and images' {examples(without_rater)}: rename the raters' files to "
+            "<case>.nii.gz, the images being <case>_0000.nii.gz"
+        )
+    warnings = []
+    if without_image:
+        warnings.append(f"no image, left out: {_count(without_image)}")
+    if without_rater:
+        warnings.append(f"no rater, left out: {_count(without_rater)}")
+    return warnings
+
+
+def _missing(jobs: Sequence[CaseJob]) -> list[str]:
+    """Return which rater lacks which cases."""
+    lacking: dict[str, list[str]] = defaultdict(list)
+    wanted = sorted({task.label for job in jobs for task in job.tasks if task.label is not None})
+    for job in jobs:
+        of_label = {task.label: task.files for task in job.tasks}
+        for label in wanted:
+            there = {file.rater for file in of_label.get(label, ())}
+            for rater in job.raters:
+                if rater not in there:
+                    suffix = f", label {label}" if len(wanted) > 1 else ""
+                    lacking[f"{rater} has no file{suffix}"].append(printable(job.case_id))
+    return [f"{what}: {_count(cases)}" for what, cases in lacking.items()]
+
+
+def _count(cases: Sequence[str]) -> str:
+    return f"{len(cases)} case{'' if len(cases) == 1 else 's'} ({examples(cases)})"
+
+
+def _grouped_warnings(cases: Sequence[FusedCase]) -> list[str]:
+    """Return each warning once, with the cases that it is about."""
+    about: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        for warning in case.warnings:
+            about[warning].append(printable(case.case_id))
+    return [f"{warning}: {_count(case_ids)}" for warning, case_ids in about.items()]
+
+
+# What is written beside the soft labels
+
+
+def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool) -> None:
+    """Raise a UserError if a file that somebody else wrote is in the way."""
+    if overwrite:
+        return
+    foreign = [
+        target
+        for job in jobs
+        for target in [*job.targets, job.record]
+        if (target.exists() or target.is_symlink()) and not is_ours(job, target)
+    ]
+    if foreign:
+        more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        raise UserError(
+            f"{printable(foreign[0])}{more}: expected no file, or one of an earlier call of fuse, found "
+            "another: move it, choose another -o, or give --overwrite"
+        )
+
+
+def _check_table_is_ours(folder: Path, overwrite: bool) -> None:
+    table = folder / AGREEMENT
+    if table.exists() and load_record(folder / RECORD) is None and not overwrite:
+        raise UserError(
+            f"{printable(table)}: expected no file, or one of an earlier call of fuse, found another: "
+            "move it, choose another -o, or give --overwrite"
+        )
+
+
+def _write_tables(report: FusionReport, raters: Mapping[str, float], folders: _Folders) -> None:
+    places = dict(zip(raters, (os.path.abspath(folder) for folder in folders.raters), strict=True))
+    record = {
+        "made_by": MADE_BY,
+        "method": report.settings.method,
+        "weights": dict(raters) if report.settings.weights else None,
+        "margin_mm": report.settings.margin_mm,
+        "raters": places,
+        "images": None if folders.images is None else os.path.abspath(folders.images),
+        "label_maps": None if folders.label_maps is None else os.path.abspath(folders.label_maps),
+        "outputs": {AGREEMENT: None},
+        "cases": [case.case_id for case in report.cases if case.failure is None],
+        "failures": {case.case_id: case.failure for case in report.failures},
+        "warnings": list(report.warnings),
+    }
+    write_json(report.output / RECORD, record)
+    with (
+        replacing(report.output / AGREEMENT) as aside,
+        aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+    ):
+        tidy_table(report.cases).to_csv(stream, index=False, lineterminator="\n")

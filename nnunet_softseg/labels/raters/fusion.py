@@ -1,0 +1,119 @@
+"""Masks or soft maps of one image by several raters -> one soft label, voxel by voxel.
+
+The mean is the fraction of raters who count a voxel to the structure. STAPLE (Warfield, Zou, Wells 2004)
+estimates how good each rater is and gives the probability of the structure; masks only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+from scipy.ndimage import distance_transform_edt
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.voxel_grid import bounding_box
+
+STAPLE_MAX_ITERATIONS = 2000
+"""Some fifty are usual; two raters who share little take hundreds."""
+
+Map = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class StapleResult:
+    """What STAPLE makes of several masks.
+
+    Attributes:
+        probability: float32, the shape of the masks; exactly 0 where no rater drew.
+        sensitivity: per rater, the share of the true structure that was drawn; NaN where nobody drew.
+        specificity: per rater, the share of the true background, within the region, that was left free.
+        converged: False if the estimate was still changing after `STAPLE_MAX_ITERATIONS`.
+    """
+
+    probability: npt.NDArray[np.float32]
+    sensitivity: tuple[float, ...]
+    specificity: tuple[float, ...]
+    converged: bool
+
+
+def weighted_mean(maps: Sequence[Map], weights: Sequence[float] | None = None) -> npt.NDArray[np.float32]:
+    """Return sum(w m) / sum(w) of maps of one shape, in [0, 1], float32.
+
+    Args:
+        maps: one per rater, values in [0, 1].
+        weights: one per rater, not negative, not all zero; None: all alike, the plain mean.
+    """
+    weights = [1.0] * len(maps) if weights is None else weights
+    total, total_weight = np.zeros(maps[0].shape, dtype=np.float64), 0.0
+    for rater_map, weight in zip(maps, weights, strict=True):
+        total += weight * rater_map.astype(np.float64)
+        total_weight += weight
+    return np.clip(total / total_weight, 0, 1).astype(np.float32)
+
+
+def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm: float) -> Mask:
+    """Return the voxels that a rater drew, or that lie within `margin_mm` of one that a rater drew.
+
+    STAPLE and Fleiss' kappa count the background, too. Over a whole image they would say more about its field
+    of view than about the raters.
+
+    Args:
+        masks: of one shape (x, y, z).
+        spacing_mm: of the voxels, along x, y and z.
+        margin_mm: from centre to centre.
+    """
+    union: Mask = np.logical_or.reduce(masks)
+    region = np.zeros_like(union)
+    if union.any():
+        box = bounding_box(union, [math.ceil(margin_mm / spacing) for spacing in spacing_mm])
+        region[box] = distance_transform_edt(~union[box], sampling=spacing_mm) <= margin_mm
+    return region
+
+
+def staple(masks: Sequence[Mask], region: Mask) -> StapleResult:
+    """Return STAPLE's probability of the structure, and each rater's sensitivity and specificity.
+
+    The prior is the mean share of foreground in the region, one for all voxels. Masks that are all the same,
+    empty ones included, are their own consensus: there the equations are 0/0. Voxels that no rater drew
+    get a probability of 1e-4 or so from the equations and are set to exactly 0, or all of them together would
+    outweigh a small structure.
+
+    Args:
+        masks: one per rater, two or more, of one shape.
+        region: where to look, same shape; all that was drawn lies inside, see `neighbourhood`.
+
+    Raises:
+        UserError: if the equations have no solution, as in a region without background.
+
+    Source:
+        Warfield, Zou, Wells, IEEE Transactions on Medical Imaging 23(7), 2004, without the Markov random
+        field; SimpleITK's STAPLEImageFilter does the work.
+    """
+    inside = [mask[region] for mask in masks]
+    if all(np.array_equal(mask, inside[0]) for mask in inside[1:]):
+        sensitivity = 1.0 if inside[0].any() else math.nan
+        identical = masks[0].astype(np.float32)
+        return StapleResult(identical, (sensitivity,) * len(masks), (1.0,) * len(masks), True)
+    staple_filter = SimpleITK.STAPLEImageFilter()
+    staple_filter.SetMaximumIterations(STAPLE_MAX_ITERATIONS)
+    # Each voxel is judged by itself, so that they may lie in one row, whatever the form of the region.
+    rows = [SimpleITK.GetImageFromArray(mask.astype(np.uint8)[None, None]) for mask in inside]
+    estimated = SimpleITK.GetArrayFromImage(staple_filter.Execute(rows)).ravel()
+    if not np.isfinite(estimated).all():
+        raise UserError(
+            "STAPLE has no solution for these masks: expected some structure and some background, found "
+            "masks that fill the image: fuse them with --method mean"
+        )
+    probability = np.zeros(region.shape, dtype=np.float32)
+    probability[region] = np.where(np.logical_or.reduce(inside), np.clip(estimated, 0, 1), 0)
+    return StapleResult(
+        probability,
+        tuple(staple_filter.GetSensitivity()),
+        tuple(staple_filter.GetSpecificity()),
+        staple_filter.GetElapsedIterations() < STAPLE_MAX_ITERATIONS,
+    )

@@ -1,0 +1,296 @@
+"""Which vertebral level a slice belongs to: from an image of levels, or from points at the discs.
+
+Levels are numbered as in the field: 1 to 7 are C1 to C7, 8 to 19 T1 to T12, 20 to 24 L1 to L5, then S1.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
+from nnunet_softseg.datasets.soft_label import AFFINE_TOLERANCE
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.finding import Finding, examples, short_name
+from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.metrics.morphometry.centreline import Centreline
+from nnunet_softseg.metrics.morphometry.reading import read_values
+from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame
+
+_REGIONS = (("C", 7), ("T", 12), ("L", 5), ("S", 5))
+NAMES = tuple(f"{letter}{number + 1}" for letter, count in _REGIONS for number in range(count))
+"""NAMES[n - 1] is the name of level n."""
+LAST_DISC = 26
+"""Discs are 1 (top of C1) to 26 (below S1). Higher values mark other things, as 50 the brain stem."""
+_LARGEST_LEVEL = 100
+_TALLEST_DISC_MM = 12.0
+# A disc marked in the middle of a slice divides below or above it by this, not by rounding.
+_AT_DISC_MM = 0.01
+_RANGE = re.compile(r"^([a-z]?\d+)(?:[:-]([a-z]?\d+))?$", re.IGNORECASE)
+
+Levels = npt.NDArray[np.integer[Any]]
+
+
+# Asking for levels
+
+
+def parse_levels(wanted: int | str | Iterable[int | str]) -> tuple[int, ...]:
+    """Return level numbers, ascending, from numbers, names and ranges: 2, "C2", "2:4", "C2:C4", "2,3".
+
+    Raises:
+        UserError: if something else is asked for.
+    """
+    parts = [wanted] if isinstance(wanted, int | str) else list(wanted)
+    found = {level for part in parts for text in str(part).split(",") for level in _parse_range(text.strip())}
+    if not found:
+        raise UserError("levels: expected numbers, names or ranges such as 2 3, C2 C3 or 2:3, found none")
+    return tuple(sorted(found))
+
+
+def _parse_range(text: str) -> range:
+    match = _RANGE.match(text)
+    first, last = (_level_number(match[1]), _level_number(match[2] or match[1])) if match else (None, None)
+    if first is None or last is None or last < first:
+        raise UserError(
+            f"level {text!r}: expected a number from 1 to {len(NAMES)}, a name such as C2, or an ascending "
+            "range such as 2:3"
+        )
+    return range(first, last + 1)
+
+
+def _level_number(text: str) -> int | None:
+    if text.upper() in NAMES:
+        return NAMES.index(text.upper()) + 1
+    return int(text) if text.isdigit() and 1 <= int(text) <= len(NAMES) else None
+
+
+def level_name(levels: Sequence[int]) -> str:
+    """Return `C2`, `C2-C3` or `C2+C4` for level numbers."""
+    names = [NAMES[level - 1] if 1 <= level <= len(NAMES) else str(level) for level in levels]
+    consecutive = list(levels) == list(range(levels[0], levels[0] + len(levels)))
+    return f"{names[0]}-{names[-1]}" if len(levels) > 1 and consecutive else "+".join(names)
+
+
+# From an image of levels
+
+
+def levels_on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, name: str) -> Levels:
+    """Return the labels of a level image in the array order of the map.
+
+    An image of the same voxels in another orientation is turned. One of another grid is refused: levels are
+    whole numbers, and no interpolation between C2 and C3 means anything.
+
+    Args:
+        image: labels, 0 where there is none.
+        reference: the map.
+        name: of the level image, for messages.
+
+    Raises:
+        UserError: if the grids differ, or the values are no levels.
+    """
+    turned = image
+    slice_frame(image.affine, name)
+    if image.ndim == reference.ndim:
+        transform = nib.orientations.ornt_transform(
+            nib.io_orientation(image.affine), nib.io_orientation(reference.affine)
+        )
+        turned = image.as_reoriented(transform)
+    same = turned.shape == reference.shape
+    if not same or not np.allclose(turned.affine, reference.affine, rtol=0, atol=AFFINE_TOLERANCE):
+        raise UserError(
+            f"{name}: expected the grid of the map, {_grid(reference)}, found {_grid(turned)}: bring it to "
+            "that grid by nearest neighbour, or give points at the discs (--discs), which need no common "
+            "grid"
+        )
+    return _whole_numbers(turned, name)
+
+
+def _grid(image: nib.Nifti1Image) -> str:
+    codes = "".join(str(code) for code in nib.aff2axcodes(image.affine))
+    sizes = " x ".join(f"{size:.4g}" for size in nib.affines.voxel_sizes(image.affine))
+    origin = ", ".join(f"{value:.4g}" for value in image.affine[:3, 3])
+    return f"{' x '.join(map(str, image.shape))} voxels of {sizes} mm, {codes}, first voxel at ({origin})"
+
+
+def _whole_numbers(image: nib.Nifti1Image, name: str) -> Levels:
+    values = read_values(image, name)
+    outside = (values < 0) | (values > _LARGEST_LEVEL)
+    if values.dtype.kind == "f":
+        outside |= values != np.round(values)
+    if outside.any():
+        raise UserError(
+            f"{name}: expected whole numbers from 0 to {_LARGEST_LEVEL}, found "
+            f"{examples([f'{value:g}' for value in np.unique(values[outside])])}: labels must not be "
+            "interpolated, resample them by nearest neighbour"
+        )
+    return values.astype(np.uint8)
+
+
+def levels_from_image(labels: Levels, soft: npt.NDArray[np.float32], axis: int, name: str) -> Levels:
+    """Return the level of each slice: the label with the largest share of the structure in it, 0 for none.
+
+    Where no label lies on the structure (labels drawn in the vertebrae, or an empty slice), the most
+    frequent label of the slice counts.
+
+    Args:
+        labels: (x, y, z), 0 where there is none.
+        soft: same shape, the map.
+        axis: of the slices.
+        name: of the level image, for messages.
+
+    Raises:
+        UserError: if the labels are single points.
+    """
+    across = tuple(other for other in range(labels.ndim) if other != axis)
+    in_order, weights = labels.transpose(axis, *across), soft.transpose(axis, *across)
+    in_slice = _votes(in_order, np.ones(1, dtype=np.float32))
+    sizes = in_slice.sum(axis=0)
+    if sizes.any() and not (sizes > 1).any():
+        values = [str(value) for value in np.flatnonzero(sizes)]
+        raise UserError(
+            f"{name}: expected an image of levels, found single voxels (values {examples(values)}): give "
+            "points at the discs with --discs"
+        )
+    on_it = _votes(in_order, weights)
+    # Of equal shares, the first and so the superior level counts.
+    return np.asarray(np.where(on_it.any(axis=1, keepdims=True), on_it, in_slice).argmax(axis=1))
+
+
+def _votes(labels: Levels, weights: npt.NDArray[np.float32]) -> Floats:
+    """Return the sum of the weights by slice (first axis) and label, (slices, 101); label 0 gets none."""
+    votes = np.empty((len(labels), _LARGEST_LEVEL + 1))
+    for row, (plane, weight) in enumerate(zip(labels, np.broadcast_to(weights, labels.shape), strict=True)):
+        votes[row] = np.bincount(plane.ravel(), weight.ravel(), minlength=_LARGEST_LEVEL + 1)
+    votes[:, 0] = 0
+    return votes
+
+
+# From points at the discs
+
+
+def disc_points_mm(image: nib.Nifti1Image, frame: SliceFrame, name: str) -> dict[int, Floats]:
+    """Return where each disc lies in the frame of the map's slices: disc -> (3,) in mm.
+
+    The convention is that of the Spinal Cord Toolbox: disc n lies at the top of vertebra n, so 3 is C2/C3,
+    and 1 the top of C1. A disc of several voxels counts by its centre. Values above 26 are other landmarks.
+
+    Args:
+        image: of any grid in the same scanner space.
+        frame: of the map.
+        name: of the disc image, for messages.
+
+    Raises:
+        UserError: if the values are no discs, or fill whole levels.
+    """
+    labels = _whole_numbers(image, name)
+    points = {}
+    for disc in (int(value) for value in np.unique(labels) if 1 <= value <= LAST_DISC):
+        world = nib.affines.apply_affine(image.affine, np.argwhere(labels == disc))
+        within = world @ frame.unit_vectors.T
+        if np.ptp(within[:, 2]) > _TALLEST_DISC_MM:
+            raise UserError(
+                f"{name}: expected a point or a disc for each value, found value {disc} over "
+                f"{np.ptp(within[:, 2]):.0f} mm along the cord: give an image of whole levels with --levels"
+            )
+        points[disc] = within.mean(axis=0)
+    if not points:
+        raise UserError(
+            f"{name}: expected points with the numbers of discs, 1 to {LAST_DISC}, found none: 3 marks C2/C3"
+        )
+    return points
+
+
+def levels_from_discs(
+    discs_mm: dict[int, Floats], centreline: Centreline, slices_mm: Floats, name: str
+) -> Levels:
+    """Return the level of each slice: vertebra n from disc n down to disc n + 1; 0 where one is not known.
+
+    A slice that lies exactly at disc n belongs to vertebra n, below it.
+
+    Each disc is projected to the nearest point of the centreline, so that one in front of a tilted cord
+    divides it where a plane across the cord would.
+
+    Args:
+        discs_mm: of `disc_points_mm`.
+        centreline: of the map.
+        slices_mm: (n,) position of each slice along their normal.
+        name: of the disc image, for messages.
+
+    Raises:
+        UserError: if discs with higher numbers do not lie lower.
+    """
+    projected = {disc: centreline.nearest_mm(point) for disc, point in sorted(discs_mm.items())}
+    numbers = list(projected)
+    for upper, lower in pairwise(numbers):
+        if projected[lower] >= projected[upper]:
+            above_mm = projected[lower] - projected[upper]
+            raise UserError(
+                f"{name}: expected disc {lower} below disc {upper}, found it {above_mm:.1f} mm above: number "
+                "discs from the top, 3 is C2/C3"
+            )
+    levels = np.zeros(len(slices_mm), dtype=np.int64)
+    for disc in numbers:
+        if disc + 1 in projected:
+            below_top = slices_mm <= projected[disc] + _AT_DISC_MM
+            levels[below_top & (slices_mm > projected[disc + 1] + _AT_DISC_MM)] = disc
+    return levels
+
+
+# The file that goes with a map
+
+
+def companion(folder: Path, map_file: Path, kind: str) -> Path:
+    """Return the level or disc image of a map from a folder with those of many cases.
+
+    It lies anywhere in the folder and has the map's name, or begins with it and goes on with `_`. The map's
+    name is tried as it is, without the label of a soft map (`_0001`), and without what a derivative adds
+    (`_label-...`, `_desc-...`, `_seg...`). Of several, the one with `kind` in the rest of its name counts.
+
+    Args:
+        folder: with its subfolders.
+        map_file: the map.
+        kind: "level" or "disc".
+
+    Raises:
+        UserError: if there is none, or more than one.
+    """
+    others = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.name.endswith(NIFTI_ENDINGS) and file.name[0] != "." and file.resolve() != map_file.resolve()
+    )
+    stem = without_nifti_ending(map_file.name)
+    shorter = (re.sub(r"_\d{4}$", "", stem), re.sub(r"_(label-|desc-|seg(?=[-_]|$)).*$", "", stem))
+    stems = list(dict.fromkeys((stem, *shorter)))
+    named = [[file for file in others if _rest(file, tried) is not None] for tried in stems]
+    of_kind = [
+        [file for file in files if kind in (_rest(file, tried) or "").lower()]
+        for tried, files in zip(stems, named, strict=True)
+    ]
+    found: list[Path] = next((files for files in (*of_kind, *named) if files), [])
+    if len(found) != 1:
+        listed = f"{len(found)}: {examples([file.name for file in found])}"
+        count = listed if found else f"none among {len(others)} images"
+        raise UserError(str(_companion_finding(map_file, folder, kind, stems, count)))
+    return found[0]
+
+
+def _rest(file: Path, stem: str) -> str | None:
+    """Return what a file's name adds to a stem, or None if it does not begin with it."""
+    name = without_nifti_ending(file.name)
+    return name[len(stem) :] if name == stem or name.startswith(f"{stem}_") else None
+
+
+def _companion_finding(map_file: Path, folder: Path, kind: str, stems: Sequence[str], found: str) -> Finding:
+    return Finding(
+        short_name(map_file),
+        f"{kind} image not found in {folder}",
+        f"one file named {' or '.join(f'{stem}[_...].nii.gz' for stem in stems)}",
+        found,
+        f"rename it, or give one {kind} image per map in the same order",
+    )

@@ -1,0 +1,289 @@
+"""A map -> a table with the size and shape of its structure in every slice."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import ndimage
+
+from nnunet_softseg.datasets.soft_label import RANGE_TOLERANCE
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.finding import examples
+from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
+from nnunet_softseg.metrics.morphometry.levels import (
+    Levels,
+    disc_points_mm,
+    levels_from_discs,
+    levels_from_image,
+    levels_on_grid,
+)
+from nnunet_softseg.metrics.morphometry.reading import image_name, read_values
+from nnunet_softseg.metrics.morphometry.section import (
+    across_the_line,
+    equivalent_ellipses,
+    partial_volume_covariance,
+    slice_moments,
+)
+from nnunet_softseg.metrics.morphometry.slice_frame import AMBIGUOUS_FROM_DEG, Floats, SliceFrame, slice_frame
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+COLUMNS = {
+    "slice": "index of the slice along the S-I axis of the stored array, from 0",
+    "z_mm": "height of the structure's centre in the slice, scanner coordinates, mm; on the centreline "
+    "where the slice is empty",
+    "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty if unknown",
+    "csa_mm2": "cross-sectional area of the soft map: area_mm2 times the cosine of tilt_deg, mm2; empty "
+    "where the slice is",
+    "csa_hard_mm2": "the same for the map > 0.5, mm2; empty where nothing is > 0.5",
+    "area_mm2": "area in the plane of the slice: sum of the map's values times pixel area, mm2",
+    "tilt_deg": "angle between the centreline and the slice's normal, degrees; empty for a single slice",
+    "diameter_ap_mm": "of the ellipse with the map's second moments across the centreline: the principal "
+    "axis nearer to A-P, mm",
+    "diameter_rl_mm": "the principal axis nearer to R-L, mm",
+    "eccentricity": "of that ellipse, 0 for a circle: sqrt(1 - (minor / major)^2)",
+    "orientation_deg": "angle of its axis nearer to R-L against R-L, -45 to 45 degrees, above 0 if the "
+    "right end is the more anterior one",
+    "length_mm": "length of the centreline within the slice's thickness, mm",
+    "csa_sct_normalised_mm2": "csa_mm2 divided by the slice's largest value, as the Spinal Cord Toolbox "
+    "rescales every slice, for comparison, mm2",
+    "flags": "end: first or last slice of the structure with an empty one beside it, may be filled in "
+    "part. cut: values above 0.05 at the image's in-plane border. faint: nothing above 0.5. parts: more "
+    "than one piece above 0.5. no_tilt: a single slice, no tilt known, csa_mm2 is area_mm2",
+}
+"""The columns of the table of slices, with units."""
+_CUT_ABOVE = 0.05
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """What is not zero in a map: the values of its bounding box, slices first, and where the box lies."""
+
+    values: npt.NDArray[np.float32]
+    box: tuple[slice, ...]
+    touches_border: npt.NDArray[np.bool_]
+
+
+def slice_morphometry(
+    image: nib.Nifti1Image,
+    *,
+    levels: nib.Nifti1Image | None = None,
+    discs: nib.Nifti1Image | None = None,
+    label: int | None = None,
+    smoothing_mm: float = SMOOTHING_MM,
+) -> pd.DataFrame:
+    """Return area and shape of a map's structure in each slice across S-I, in the order of the array.
+
+    csa_mm2 = sum of the soft values x pixel area x cosine of the angle between centreline and slice normal.
+    Nothing is rescaled: a slice of half the values has half the area (and, as they are relative, the same
+    diameters). Diameters are those of the ellipse with the second moments of the soft values, seen along the
+    centreline, without what voxels and slice thickness add to them; a map of only 0 and one other value is
+    taken as drawn by hand, with nothing added. Length x area is volume.
+
+    Args:
+        image: soft map with values in [0, 1], or label map if `label` is given; three axes in any order.
+        levels: label image on the same grid, or in another orientation of it, see `levels`.
+        discs: points at the discs, on any grid, see `levels.disc_points_mm`.
+        label: the value of a label map that is measured.
+        smoothing_mm: length over which the centreline is smooth, see `centreline.fit_centreline`.
+
+    Returns:
+        `COLUMNS`, one row per slice; NaN (and not 0) where a slice is empty. `attrs["warnings"]` lists in
+        words what is odd.
+
+    Raises:
+        UserError: if the map is not what is expected, or the levels do not fit it.
+    """
+    name = image_name(image, "map")
+    soft = _read_map(image, name, label)
+    frame = slice_frame(image.affine, name)
+    warnings = _frame_warnings(frame, name)
+    structure = _find_structure(soft, frame)
+    if structure is None:
+        table = _empty_table(frame, image.shape)
+        warnings.append(f"{name}: empty, nothing above 0: all areas are NaN{_labels_there(image, label)}")
+        line = None
+    else:
+        table, line = _measure(structure, frame, image.shape, smoothing_mm)
+    if levels is not None and discs is not None:
+        raise UserError("levels: expected a level image or points at the discs, found both: give one")
+    if levels is not None:
+        labels = levels_on_grid(levels, image, image_name(levels, "level image"))
+        _set_levels(table, levels_from_image(labels, soft, frame.axis, image_name(levels, "level image")))
+    elif discs is not None:
+        points = disc_points_mm(discs, frame, image_name(discs, "disc image"))
+        positions = frame.slice_centres_mm(image.shape)[:, 2]
+        if line is not None:
+            _set_levels(table, levels_from_discs(points, line, positions, image_name(discs, "disc image")))
+    table.attrs["warnings"] = warnings
+    return table
+
+
+# Reading
+
+
+def _read_map(image: nib.Nifti1Image, name: str, label: int | None) -> npt.NDArray[np.float32]:
+    values = read_values(image, name)
+    if label is not None:
+        return _one_label(values, name, label)
+    low, high = float(values.min()), float(values.max())
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        whole = low >= 0 and bool(np.all(values == np.round(values)))
+        remedy = (
+            "choose a label of it with --label"
+            if whole
+            else "write the share of each voxel, resampled linearly"
+        )
+        raise UserError(f"{name}: expected values in [0, 1], found [{low:g}, {high:g}]: {remedy}")
+    return values.astype(np.float32, copy=False)
+
+
+def _one_label(values: npt.NDArray[Any], name: str, label: int) -> npt.NDArray[np.float32]:
+    if values.dtype.kind == "f" and not bool(np.all(values == np.round(values))):
+        raise UserError(
+            f"{name}: expected a map of whole numbers, as --label {label} says, found fractions: leave out "
+            "--label"
+        )
+    return np.asarray(values == label, dtype=np.float32)
+
+
+def _labels_there(image: nib.Nifti1Image, label: int | None) -> str:
+    if label is None:
+        return ""
+    there = [f"{value:g}" for value in np.unique(np.asarray(image.dataobj)) if value]
+    return f"; label {label} does not occur, found {examples(there, 12) or 'none'}"
+
+
+def _frame_warnings(frame: SliceFrame, name: str) -> list[str]:
+    if frame.tip_deg < AMBIGUOUS_FROM_DEG:
+        return []
+    return [
+        f"{name}: no array axis runs along S-I: the nearest, axis {frame.axis}, is {frame.tip_deg:.0f} "
+        "degrees off; slices are those across it"
+    ]
+
+
+# Measuring
+
+
+def _find_structure(soft: npt.NDArray[np.float32], frame: SliceFrame) -> _Structure | None:
+    """Return what is above 0, or None for an empty map."""
+    ordered = soft.transpose(frame.axis, *frame.in_plane)
+    filled: npt.NDArray[np.bool_] = ordered > 0
+    rows = np.asarray(filled.any(axis=2))
+    box = []
+    for along in (rows.any(axis=1), rows.any(axis=0), filled.any(axis=(0, 1))):
+        there = np.flatnonzero(along)
+        if not there.size:
+            return None
+        box.append(slice(int(there[0]), int(there[-1]) + 1))
+    border = np.zeros(len(ordered), dtype=bool)
+    for edge in (ordered[:, 0], ordered[:, -1], ordered[:, :, 0], ordered[:, :, -1]):
+        border |= (edge > _CUT_ABOVE).any(axis=1)
+    return _Structure(np.clip(ordered[tuple(box)], 0, 1), tuple(box), border[box[0]])
+
+
+def _measure(
+    structure: _Structure, frame: SliceFrame, shape: tuple[int, ...], smoothing_mm: float
+) -> tuple[pd.DataFrame, Centreline]:
+    mass, centres, covariance_mm2 = _moments_mm(structure, frame)
+    inside = mass > 0
+    line = fit_centreline(centres[inside], mass[inside], frame.spacing_mm, smoothing_mm)
+    table = _empty_table(frame, shape, line)
+    rows = structure.box[0]
+    slopes = line.slopes(frame.slice_centres_mm(shape)[rows, 2])
+    cosine = 1 / np.sqrt(1 + (slopes**2).sum(axis=1))
+    measured = {
+        "z_mm": frame.world_mm(centres)[:, 2],
+        **_areas(structure, mass * frame.pixel_mm2, cosine, frame.pixel_mm2),
+        "tilt_deg": np.degrees(np.arccos(cosine)) if line.known else np.full(len(mass), np.nan),
+        **_diameters(structure, frame, covariance_mm2, slopes),
+        "length_mm": frame.spacing_mm / cosine,
+    }
+    filled = table.index[rows][inside]
+    for column, numbers in measured.items():
+        table.loc[filled, column] = numbers[inside]
+    at_ends = (rows.start == 0, rows.stop == len(table))
+    table.loc[table.index[rows], "flags"] = _flags(structure, inside, line.known, at_ends)
+    return table, line
+
+
+def _moments_mm(structure: _Structure, frame: SliceFrame) -> tuple[Floats, Floats, Floats]:
+    """Return sum, centre in the frame (n, 3) and covariance in the slice (n, 2, 2), mm, of each slice."""
+    mass, mean, covariance = slice_moments(structure.values.astype(np.float64))
+    index = np.empty((len(mass), 3))
+    index[:, frame.axis] = np.arange(len(mass)) + structure.box[0].start
+    index[:, frame.in_plane] = mean + [side.start for side in structure.box[1:]]
+    steps = frame.in_plane_steps_mm
+    return mass, frame.positions_mm(index), steps @ covariance @ steps.T
+
+
+def _areas(structure: _Structure, area: Floats, cosine: Floats, pixel_mm2: float) -> dict[str, Floats]:
+    hard = np.count_nonzero(structure.values > HARD_THRESHOLD, axis=(1, 2)) * pixel_mm2
+    peak = structure.values.max(axis=(1, 2)).astype(np.float64)
+    return {
+        "csa_mm2": area * cosine,
+        "csa_hard_mm2": np.where(hard > 0, hard, np.nan) * cosine,
+        "area_mm2": area,
+        "csa_sct_normalised_mm2": area * cosine / np.where(peak > 0, peak, np.nan),
+    }
+
+
+def _diameters(
+    structure: _Structure, frame: SliceFrame, covariance_mm2: Floats, slopes: Floats
+) -> dict[str, Floats]:
+    if _holds_fractions(structure.values):
+        added = partial_volume_covariance(frame.in_plane_steps_mm, slopes, frame.spacing_mm)
+        covariance_mm2 = covariance_mm2 - added
+    ellipses = equivalent_ellipses(across_the_line(covariance_mm2, slopes))
+    return {field.name: getattr(ellipses, field.name) for field in fields(ellipses)}
+
+
+def _holds_fractions(values: npt.NDArray[np.float32]) -> bool:
+    """Say whether there are partial volumes: values above 0 that differ from each other."""
+    highest = values.max()
+    return bool(((values > 0) & (values < highest)).any())
+
+
+def _flags(
+    structure: _Structure, inside: npt.NDArray[np.bool_], tilt_known: bool, at_ends: tuple[bool, bool]
+) -> list[str]:
+    # Beyond the image's own ends nothing is known to be empty: what leaves there fills its slices.
+    beyond = np.concatenate([[at_ends[0]], inside, [at_ends[1]]])
+    above = structure.values > HARD_THRESHOLD
+    by_name = {
+        "end": inside & ~(beyond[:-2] & beyond[2:]),
+        "cut": structure.touches_border,
+        "faint": inside & ~above.any(axis=(1, 2)),
+        "parts": _pieces(above) > 1,
+        "no_tilt": inside & (not tilt_known),
+    }
+    return [" ".join(name for name, there in by_name.items() if there[row]) for row in range(len(inside))]
+
+
+def _pieces(above: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Return the number of separate pieces in each slice, corners joined."""
+    joined = np.zeros((3, 3, 3), dtype=bool)
+    joined[1] = True
+    numbered, count = ndimage.label(above, joined)
+    places = ndimage.find_objects(numbered, count)
+    return np.bincount([place[0].start for place in places], minlength=len(above))
+
+
+def _empty_table(frame: SliceFrame, shape: tuple[int, ...], line: Centreline | None = None) -> pd.DataFrame:
+    positions = frame.slice_centres_mm(shape)
+    if line is not None:
+        positions = line.points_mm(positions[:, 2])
+    table = pd.DataFrame({column: np.full(len(positions), np.nan) for column in COLUMNS})
+    table["slice"] = np.arange(len(positions))
+    table["z_mm"] = frame.world_mm(positions)[:, 2]
+    table["level"] = pd.array([pd.NA] * len(positions), dtype="Int64")
+    table["flags"] = [""] * len(positions)
+    return table
+
+
+def _set_levels(table: pd.DataFrame, levels: Levels) -> None:
+    table["level"] = pd.array(levels, dtype="Int64")
+    table.loc[table["level"] == 0, "level"] = pd.NA

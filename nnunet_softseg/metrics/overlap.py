@@ -1,0 +1,221 @@
+"""How well one soft map agrees with another: voxel by voxel, and all measures of a case together.
+
+Everything takes plain arrays of one label on one grid, values in [0, 1]. Soft measures take the values as
+they are, hard ones what lies strictly above 0.5. NaN says that a measure has no value there:
+`measure_table.MEASURES` declares when.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.io.voxel_grid import bounding_box, check_grids
+from nnunet_softseg.metrics.calibration import reliability_curve
+from nnunet_softseg.metrics.measure_table import MEASURES, EmptyIf
+from nnunet_softseg.metrics.surface_distance import check_tolerance, surface_distances
+
+Map = npt.NDArray[np.floating[Any]]
+
+THRESHOLD = 0.5
+
+
+def dice(prediction: Map, reference: Map, threshold: float = THRESHOLD) -> float:
+    """Return the Dice coefficient of what lies above the threshold; NaN if that is nothing in both."""
+    predicted, expected = prediction > threshold, reference > threshold
+    total = int(predicted.sum()) + int(expected.sum())
+    return 2 * int((predicted & expected).sum()) / total if total else math.nan
+
+
+def soft_dice(prediction: Map, reference: Map) -> float:
+    """Return 2 sum(min(p, y)) / (sum p + sum y), which is 1 only for equal maps; NaN if both are empty.
+
+    The minimum in place of the product makes it right for soft labels: a soft map agrees fully with itself.
+    """
+    total = float(prediction.sum(dtype=np.float64) + reference.sum(dtype=np.float64))
+    return 2 * float(np.minimum(prediction, reference).sum(dtype=np.float64)) / total if total else math.nan
+
+
+def mean_absolute_error(prediction: Map, reference: Map, where: npt.NDArray[np.bool_] | None = None) -> float:
+    """Return the mean of |p - y|, over all voxels or those of a mask; NaN for an empty mask."""
+    error = np.abs(prediction.astype(np.float64) - reference)
+    if where is not None:
+        error = error[where]
+    return float(error.mean()) if error.size else math.nan
+
+
+def root_mean_square_error(
+    prediction: Map, reference: Map, where: npt.NDArray[np.bool_] | None = None
+) -> float:
+    """Return the root of the mean of (p - y)^2, over all voxels or those of a mask; NaN for an empty mask."""
+    error = (prediction.astype(np.float64) - reference) ** 2
+    if where is not None:
+        error = error[where]
+    return math.sqrt(error.mean()) if error.size else math.nan
+
+
+def boundary(reference: Map) -> npt.NDArray[np.bool_]:
+    """Return the voxels of partial volume: those strictly between 0 and 1 in the reference."""
+    band: npt.NDArray[np.bool_] = (reference > 0) & (reference < 1)
+    return band
+
+
+def relative_volume_error(prediction: Map, reference: Map) -> float:
+    """Return 100 (sum p - sum y) / sum y, above 0 for over-segmentation; NaN for an empty reference."""
+    expected = float(reference.sum(dtype=np.float64))
+    return 100 * (float(prediction.sum(dtype=np.float64)) - expected) / expected if expected else math.nan
+
+
+def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> dict[str, float]:
+    """Return all measures of one label in one case, names with units.
+
+    Args:
+        prediction: any shape, values in [0, 1].
+        reference: the same shape.
+        voxel_volume_mm3: of the grid.
+
+    Returns:
+        dice, soft_dice, mae, boundary_mae, volume_mm3, reference_volume_mm3, rve_percent. With an empty
+        reference, boundary_mae and rve_percent are NaN, and dice and soft_dice are 0 if something was
+        predicted, NaN if not.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(
+            f"prediction and reference must lie on one grid, got {prediction.shape} and {reference.shape}"
+        )
+    return {
+        "dice": dice(prediction, reference),
+        "soft_dice": soft_dice(prediction, reference),
+        "mae": mean_absolute_error(prediction, reference),
+        "boundary_mae": mean_absolute_error(prediction, reference, boundary(reference)),
+        "volume_mm3": float(prediction.sum(dtype=np.float64)) * voxel_volume_mm3,
+        "reference_volume_mm3": float(reference.sum(dtype=np.float64)) * voxel_volume_mm3,
+        "rve_percent": relative_volume_error(prediction, reference),
+    }
+
+
+def case_measures(
+    prediction: Map,
+    reference: Map,
+    spacing_mm: Sequence[float],
+    *,
+    surface_dice_tolerance_mm: float = 1.0,
+) -> dict[str, float]:
+    """Return every measure of one label in one case, under the names and in the order of `MEASURES`.
+
+    `mae` and `rmse` are means over all voxels of the image, most of them empty: they compare methods on the
+    same images, not images of different fields of view. Which voxels `brier` and `ece` count: see
+    `calibration`. What the surface is in `asd_mm`, `hd95_mm` and `surface_dice`: see `surface_distance`.
+
+    Args:
+        prediction: any number of axes in any order, values in [0, 1] without NaN, which is not checked here.
+        reference: the same shape.
+        spacing_mm: the size of a voxel along each axis.
+        surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
+
+    Raises:
+        ValueError: if the shapes differ, the spacing does not fit or the tolerance is below 0.
+    """
+    check_grids(prediction, reference, spacing_mm)
+    calibration = reliability_curve(prediction, reference, spacing_mm)
+    box = bounding_box((prediction != 0) | (reference != 0))
+    predicted, expected = (np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
+    computed = {
+        **_voxel_measures(predicted, expected, float(np.prod(spacing_mm)), prediction.size),
+        **_surface_measures(predicted, expected, spacing_mm, surface_dice_tolerance_mm),
+        "brier": calibration.brier_score,
+        "ece": calibration.expected_calibration_error,
+    }
+    empty = _what_is_empty(predicted, expected)
+    declared = {
+        name: measure.empty.value(**empty[measure.empty.empty_if]) for name, measure in MEASURES.items()
+    }
+    return {name: computed[name] if value is None else value for name, value in declared.items()}
+
+
+def label_measures(
+    predictions: Mapping[str, Map],
+    references: Mapping[str, Map],
+    spacing_mm: Sequence[float],
+    *,
+    surface_dice_tolerance_mm: float = 1.0,
+) -> dict[str, dict[str, float]]:
+    """Return `case_measures` of each label of one case, in the order of the references.
+
+    Each label is judged by itself: soft labels may overlap, and no voxel is forced to choose one.
+
+    Args:
+        predictions: per label its map.
+        references: the same labels.
+        spacing_mm: the size of a voxel along each axis.
+        surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
+
+    Raises:
+        ValueError: if the labels differ: a label that a method does not know is not one that it found empty.
+    """
+    if set(predictions) != set(references):
+        raise ValueError(
+            f"prediction and reference must have the same labels, got {sorted(predictions)} "
+            f"and {sorted(references)}"
+        )
+    return {
+        label: case_measures(
+            predictions[label], reference, spacing_mm, surface_dice_tolerance_mm=surface_dice_tolerance_mm
+        )
+        for label, reference in references.items()
+    }
+
+
+def _voxel_measures(
+    prediction: Map, reference: Map, voxel_volume_mm3: float, image_size: int
+) -> dict[str, float]:
+    """Return what is computed voxel by voxel, from the box that holds all there is in a larger image."""
+    soft = soft_measures(prediction, reference, voxel_volume_mm3)
+    hard_prediction, hard_reference = (
+        (whole > THRESHOLD).astype(np.float64) for whole in (prediction, reference)
+    )
+    share = prediction.size / image_size
+    return {
+        **soft,
+        "mae": soft["mae"] * share,
+        "rmse": root_mean_square_error(prediction, reference) * math.sqrt(share),
+        "boundary_rmse": root_mean_square_error(prediction, reference, boundary(reference)),
+        "hard_volume_mm3": float(hard_prediction.sum()) * voxel_volume_mm3,
+        "hard_reference_volume_mm3": float(hard_reference.sum()) * voxel_volume_mm3,
+        "hard_rve_percent": relative_volume_error(hard_prediction, hard_reference),
+        "prediction_is_empty": float(not hard_prediction.any()),
+        "reference_is_empty": float(not hard_reference.any()),
+    }
+
+
+def _surface_measures(
+    prediction: Map, reference: Map, spacing_mm: Sequence[float], tolerance_mm: float
+) -> dict[str, float]:
+    """Return the measures of surfaces, or none if a mask has no surface."""
+    check_tolerance(tolerance_mm)
+    predicted, expected = prediction > THRESHOLD, reference > THRESHOLD
+    if not (predicted.any() and expected.any()):
+        return {}
+    distances = surface_distances(predicted, expected, spacing_mm)
+    return {
+        "asd_mm": distances.asd_mm(),
+        "hd95_mm": distances.hd95_mm(),
+        "surface_dice": distances.surface_dice(tolerance_mm),
+    }
+
+
+def _what_is_empty(prediction: Map, reference: Map) -> dict[EmptyIf, dict[str, bool]]:
+    """Return the arguments of `EmptyCases.value`, per meaning of empty."""
+    predicted, expected = (
+        {low: not (whole > low).any() for low in (0, THRESHOLD)} for whole in (prediction, reference)
+    )
+    return {
+        "soft": {"prediction_empty": predicted[0], "reference_empty": expected[0]},
+        "hard": {"prediction_empty": predicted[THRESHOLD], "reference_empty": expected[THRESHOLD]},
+        "object": {"prediction_empty": predicted[THRESHOLD], "reference_empty": expected[0]},
+    }

@@ -1,0 +1,209 @@
+"""Which backend runs the network of a predictor here, and what happens when one fails.
+
+By itself: on a GPU torch; on a CPU OpenVINO where it is installed, torch otherwise. The environment variable
+NNUNET_SOFTSEG_BACKEND asks for one: `torch` or `openvino`, with a precision if wanted: `openvino-float32`.
+"""
+
+import itertools
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch._dynamo import OptimizedModule
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference import case_record
+from nnunet_softseg.network.backends import openvino_network, processor
+from nnunet_softseg.network.backends.converted_model import FOLDER, user_cache, weights_hash
+from nnunet_softseg.network.backends.openvino_network import OpenVinoNetwork
+from nnunet_softseg.network.backends.torch_network import CudaNetwork, TorchNetwork, UNetInStages
+from nnunet_softseg.network.running_scale import unwrapped
+
+VARIABLE = "NNUNET_SOFTSEG_BACKEND"
+MODEL_FOLDER = "nnunet_softseg_model_folder"
+"""Attribute of a predictor: the folder of its model, where somebody has noted it."""
+ENGINES, PRECISIONS = ("openvino", "torch"), ("float32", "bfloat16")
+_KEPT = "_nnunet_softseg_backend"
+_CHANNEL_AND_SPACE = 4
+
+
+class Network(Protocol):
+    """A network in the hands of a backend: patch (channel, *space) -> raw output (label, *space) float32."""
+
+    name: str
+
+    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the raw output of a patch."""
+
+
+class Wish(NamedTuple):
+    """Engine and precision that were asked for; None: the best that there is."""
+
+    engine: str | None
+    precision: str | None
+
+
+class Backend:
+    """What runs a predictor's network on patches; if it fails, torch does, and one line says so.
+
+    Args:
+        predictor: nnU-Net's, with a network of ours, on its device.
+        wish: what was asked for.
+    """
+
+    def __init__(self, predictor: Any, wish: Wish) -> None:
+        self._predictor = predictor
+        self._wish = wish
+        self._network: Network | None = None
+
+    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the raw output (label, *space) of a patch (channel, *space), averaged over mirrored passes.
+
+        The patch is not changed. The case's record notes what ran.
+        """
+        axes = self._predictor.allowed_mirroring_axes if self._predictor.use_mirroring else None
+        try:
+            self._network = self._network or _fastest(self._predictor, self._wish, tuple(patch.shape))
+            raw = _mirrored(self._network, patch, axes or ())
+        except (UserError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if isinstance(self._network, AsItIs):
+                raise
+            self._network = _without_openvino(self._predictor, self._network, error)
+            raw = _mirrored(self._network, patch, axes or ())
+        case_record.add_backend(case_record.under_way(), self._network.name)
+        return raw
+
+
+class AsItIs:
+    """The predictor's own network, on whatever device it is, called as nnU-Net would.
+
+    Args:
+        network: of the predictor.
+        device: of the predictor.
+    """
+
+    name = "torch float32"
+
+    def __init__(self, network: Any, device: torch.device) -> None:
+        self._network = network
+        self._device = device
+
+    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
+        raw: torch.Tensor = self._network(patch[None].to(self._device))[0]
+        return raw.float()
+
+
+def of(predictor: Any) -> Backend:
+    """Return what runs the predictor's network, with the weights that it holds now.
+
+    An ensemble puts the weights of one fold after the other into the same network, so ask again for every
+    pass over a case. What was made for the weights at hand is kept with the predictor.
+
+    Args:
+        predictor: nnU-Net's, its network on its device and in evaluation mode.
+
+    Raises:
+        UserError: if the environment variable asks for what there is not.
+    """
+    wish = wish_of(os.environ.get(VARIABLE, ""))
+    key = (wish, weights_hash(predictor.network), str(predictor.device), torch.get_num_threads())
+    kept = getattr(predictor, _KEPT, None)
+    if kept is None or kept[0] != key:
+        kept = (key, Backend(predictor, wish))
+        setattr(predictor, _KEPT, kept)
+    backend: Backend = kept[1]
+    return backend
+
+
+def wish_of(text: str) -> Wish:
+    """Return engine and precision named as in the environment variable: `openvino-bfloat16`, `torch`, `auto`.
+
+    Raises:
+        UserError: for any other text, and for OpenVINO where it is not installed.
+    """
+    engine, _, precision = text.strip().lower().partition("-")
+    if engine in ("", "auto") and not precision:
+        return Wish(None, None)
+    if engine not in ENGINES or precision not in ("", *PRECISIONS):
+        expected = ", ".join(["auto", *ENGINES, *(f"{e}-{p}" for e in ENGINES for p in PRECISIONS)])
+        raise UserError(f"{VARIABLE} is {text!r}, expected one of {expected}")
+    if engine == "openvino" and not openvino_network.installed():
+        raise UserError(
+            f"{VARIABLE} is {text!r}, but OpenVINO is not installed: pip install 'nnunet-softseg[cpu]', or "
+            "unset the variable"
+        )
+    return Wish(engine, precision or None)
+
+
+def _fastest(predictor: Any, wish: Wish, patch_shape: Sequence[int]) -> Network:
+    network = predictor.network
+    if predictor.device.type == "cuda":
+        return CudaNetwork(network)
+    known = isinstance(unwrapped(network), torch.nn.Module) and UNetInStages.fits(unwrapped(network))
+    if predictor.device.type != "cpu" or isinstance(network, OptimizedModule) or not known:
+        return AsItIs(network, predictor.device)
+    precision = wish.precision or fastest_precision(patch_shape)
+    if wish.engine == "openvino" or (wish.engine is None and openvino_network.installed()):
+        return OpenVinoNetwork(network, precision, patch_shape, cache_folders(predictor))
+    return torch_on_cpu(network, precision)
+
+
+def torch_on_cpu(network: torch.nn.Module, precision: str) -> TorchNetwork:
+    """Return a network of ours in the hands of torch, which keeps the memory of one pass for the next."""
+    processor.keep_heap()
+    return TorchNetwork(network, precision)
+
+
+def fastest_precision(patch_shape: Sequence[int]) -> str:
+    """Return bfloat16 where it is fast, and has been measured: for a patch (channel, *three of space)."""
+    return "bfloat16" if processor.has_bfloat16() and len(patch_shape) == _CHANNEL_AND_SPACE else "float32"
+
+
+def _without_openvino(predictor: Any, failed: Network | None, error: Exception) -> Network:
+    """Return the predictor's own network, and say in one line what failed."""
+    name = failed.name if failed else "the faster backend"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    print(f"nnunet-softseg: {name} does not work here ({reason}): going on with torch float32")
+    return AsItIs(predictor.network, predictor.device)
+
+
+def cache_folders(predictor: Any) -> list[Path]:
+    """Return where converted networks of a predictor's model may be kept, the first choice first.
+
+    Beside the model, where its folder is known or is the one of nnU-Net's results; else in the user's cache.
+    """
+    beside = getattr(predictor, MODEL_FOLDER, None) or _folder_of_results(predictor)
+    return [*([Path(beside) / FOLDER] if beside else []), user_cache()]
+
+
+def _folder_of_results(predictor: Any) -> Path | None:
+    """Return nnU-Net's folder of a model by the names in its plans, if it is there."""
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    with suppress(Exception):
+        plans = predictor.plans_manager
+        configuration = next(
+            name
+            for name in plans.available_configurations
+            if plans.get_configuration(name) is predictor.configuration_manager
+        )
+        names = (plans.dataset_name, predictor.trainer_name, plans.plans_name, configuration)
+        folder = Path(get_output_folder(*names))
+        return folder if (folder / "plans.json").is_file() else None
+    return None
+
+
+def _mirrored(network: Network, patch: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """Return the mean over all combinations of mirrored spatial axes; none: one pass."""
+    chosen = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
+    total = network(patch)
+    for flip in chosen[1:]:
+        dims = [1 + axis for axis in flip]
+        total = total + torch.flip(network(torch.flip(patch, dims)), dims)
+    return total / len(chosen)

@@ -1,0 +1,226 @@
+"""The network as torch runs it fastest: the same weights, rearranged, and where it pays in bfloat16."""
+
+from collections.abc import Sequence
+from copy import copy, deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from nnunet_softseg.network.running_scale import unwrapped
+
+_INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+class TorchNetwork:
+    """A network on the CPU: instance norm by the faster kernel of group norm, channels last.
+
+    In bfloat16 the first convolution, the head and what the norms multiply and add stay in float32. They cost
+    next to nothing, and move whole areas where they are rounded to three digits: the first convolution, on
+    patches of two trained networks, by up to 0.14 mm2 over 18 slices, against 0.03 without it; the norms, on
+    216 images, by up to 0.13 mm2 over a vertebral level, against 0.07.
+
+    Args:
+        network: one of nnU-Net's U-Nets, in three dimensions if in bfloat16; it is left as it is.
+        precision: "float32" or "bfloat16".
+    """
+
+    def __init__(self, network: nn.Module, precision: str) -> None:
+        self.name = f"torch {precision}"
+        rearranged: Any = _with_group_norm(unwrapped(network))
+        flat = any(isinstance(part, nn.Conv2d) for part in rearranged.modules())
+        # As the convolutions work: in another layout each would copy what it reads and what it writes.
+        rearranged.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
+        self._unet = UNetInStages(rearranged)
+        if precision == "bfloat16":
+            self._unet.in_bfloat16()
+
+    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
+        return self._unet(patch[None])[0].float()
+
+
+class CudaNetwork:
+    """A network on a GPU: half precision where autocast takes it, channels last as tensor cores have them.
+
+    It is compiled only if nnU-Net was told to (its environment variable nnUNet_compile): compiling takes
+    longer than a hundred passes.
+
+    Args:
+        network: on its device.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.name = "torch cuda autocast"
+        self._network = network
+        self._device = next(network.parameters()).device
+        tensor_cores = torch.cuda.get_device_capability(self._device) >= (7, 0)
+        self._format = torch.channels_last_3d if tensor_cores else torch.contiguous_format
+
+    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the raw output (label, *space) float32 of a patch (channel, *space), on the GPU."""
+        batch = patch[None].to(self._device)
+        if batch.ndim == 5:  # noqa: PLR2004  batch, channel and three of space
+            batch = batch.contiguous(memory_format=self._format)
+        with torch.autocast("cuda"):
+            raw: torch.Tensor = self._network(batch)[0].float()
+        return raw
+
+
+class UNetInStages:
+    """A U-Net of nnU-Net's, run stage by stage: a skip connection is let go as soon as it is used.
+
+    Args:
+        network: plain or residual, for which `fits` holds.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        if not self.fits(network):
+            raise ValueError(f"{type(network).__name__} is not one of nnU-Net's U-Nets")
+        unet: Any = network
+        self._first, first_stage = _first_convolution(unet.encoder)
+        self._encoder = [first_stage, *unet.encoder.stages[1:]]
+        self._decoder = [
+            _DecoderStage(up, stage)
+            for up, stage in zip(unet.decoder.transpconvs, unet.decoder.stages, strict=True)
+        ]
+        self._head = unet.decoder.seg_layers[-1]
+        self._inner = torch.float32
+
+    @staticmethod
+    def fits(network: nn.Module) -> bool:
+        """Return whether a network has the parts of nnU-Net's U-Nets."""
+        encoder: Any = getattr(network, "encoder", None)
+        decoder: Any = getattr(network, "decoder", None)
+        parts = ("transpconvs", "stages", "seg_layers")
+        if not hasattr(encoder, "stages") or not all(hasattr(decoder, part) for part in parts):
+            return False
+        return getattr(encoder, "stem", None) is not None or hasattr(encoder.stages[0][-1], "convs")
+
+    def in_bfloat16(self) -> None:
+        """Put all but the first convolution and the head into bfloat16."""
+        self._inner = torch.bfloat16
+        for stage in [*self._encoder, *(module for step in self._decoder for module in step.modules)]:
+            for parent in [*stage.modules()]:
+                for name, child in parent.named_children():
+                    if isinstance(child, nn.AvgPool3d):
+                        setattr(parent, name, _InFloat32(child))
+                # Of the one number that a norm has for a channel, rounding would show in the whole map.
+                if not isinstance(parent, nn.GroupNorm) and not [*parent.children()]:
+                    parent.to(torch.bfloat16)
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the raw output of a batch (batch, channel, *space), at full resolution."""
+        features = _in_turn(_parts(self._first), batch).to(self._inner)
+        skips = []
+        for stage in self._encoder:
+            features = _in_turn(_parts(stage), features)
+            skips.append(features)
+        skips.pop()
+        for step in self._decoder:
+            features = step(features, skips)
+        raw: torch.Tensor = self._head(features.float())
+        return raw
+
+
+class _DecoderStage:
+    """From the features below and a skip connection to those of a stage of the decoder.
+
+    In float32 the first convolution is done of either by itself, and the two are added: joined they would be
+    there twice. In bfloat16 adding would round once more.
+
+    Args:
+        upsample: of the features below.
+        stage: of both together.
+    """
+
+    def __init__(self, upsample: Any, stage: nn.Module) -> None:
+        self.modules = (upsample, stage)
+        self._upsample = upsample
+        self._stage = stage
+
+    def __call__(self, below: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Return the features of this stage; the last skip connection is taken off the list."""
+        upsampled: torch.Tensor = self._upsample(below)
+        first, *others = _parts(self._stage)
+        if upsampled.dtype != torch.float32 or not isinstance(first, nn.Conv2d | nn.Conv3d):
+            return _in_turn([first, *others], torch.cat((upsampled, skips.pop()), 1))
+        of_upsampled, of_skip = _split(first, upsampled.shape[1])
+        features: torch.Tensor = of_upsampled(upsampled)
+        del upsampled
+        features += of_skip(skips.pop())
+        for part in others:  # not `_in_turn`: this array, too, is to be let go
+            features = part(features)
+        return features
+
+
+def _split(convolution: Any, channels: int) -> tuple[nn.Module, nn.Module]:
+    """Return two convolutions, of the first channels and of the others, whose sum is the one of all."""
+    parts = []
+    for weight, bias in (
+        (convolution.weight[:, :channels], convolution.bias),
+        (convolution.weight[:, channels:], None),
+    ):
+        part = copy(convolution)
+        part._parameters = {"weight": nn.Parameter(weight.contiguous()), "bias": bias}
+        part.in_channels = weight.shape[1]
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """Return the modules that are called in turn when this one is."""
+    inner = getattr(module, "all_modules", getattr(module, "convs", module))
+    if not isinstance(inner, nn.Sequential):
+        return [module]
+    return [part for child in inner for part in _parts(child)]
+
+
+def _in_turn(parts: Sequence[nn.Module], features: torch.Tensor) -> torch.Tensor:
+    """Return what modules make of features in turn; each array is let go when the next one is there.
+
+    Called as they are nested, every block would keep its input to its end.
+    """
+    for part in parts:
+        features = part(features)
+    return features
+
+
+class _InFloat32(nn.Module):
+    """What torch has not in bfloat16 on a CPU: the average pooling of residual encoders."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what the part makes of the features, in their precision."""
+        made: torch.Tensor = self.part(features.float()).to(features.dtype)
+        return made
+
+
+def _first_convolution(encoder: Any) -> tuple[nn.Module, nn.Module]:
+    """Return the convolution that sees the image, with its norm, and what of the first stage comes after."""
+    first_stage = encoder.stages[0]
+    stem = getattr(encoder, "stem", None)
+    if stem is not None:
+        return stem, first_stage
+    convolutions = first_stage[-1].convs
+    return nn.Sequential(*first_stage[:-1], convolutions[0]), nn.Sequential(*convolutions[1:])
+
+
+def _with_group_norm(network: nn.Module) -> nn.Module:
+    """Return a copy whose instance norms are group norms of one channel each: the same numbers."""
+    copy = deepcopy(network).eval()
+    for parent in copy.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, _INSTANCE_NORMS) and not child.track_running_stats:
+                setattr(parent, name, _as_group_norm(child))
+    return copy
+
+
+def _as_group_norm(norm: Any) -> nn.GroupNorm:
+    channels = norm.num_features
+    group_norm = nn.GroupNorm(channels, channels, eps=norm.eps, affine=norm.affine)
+    group_norm.load_state_dict(norm.state_dict())
+    return group_norm.to(norm.weight.device if norm.affine else "cpu").eval()

@@ -1,0 +1,129 @@
+"""The one box of a case that the network sees.
+
+The cord runs through the middle of its images. So the patch is fixed in R-L and A-P, around the centre of the
+image, and the whole of S-I is kept, in tiles only where it is longer than the patch (Bedard et al. 2025,
+section 3.3: crop to 64 x 192 voxels around the centre, S-I untouched). Training, validation and inference all
+ask this module.
+
+All arrays here are those of a preprocessed case: nnU-Net's reader gives (z, y, x), its planner may transpose
+them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.reader_geometry import array_orientation
+
+Box = tuple[tuple[int, int], ...]
+
+
+def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> int:
+    """Return which array axis of a preprocessed case runs along S-I.
+
+    Args:
+        properties: of the case, as nnU-Net's reader gave them (with the image's affine or direction).
+        transpose_forward: of the plans.
+
+    Raises:
+        UserError: if the properties hold no geometry.
+    """
+    orientation = array_orientation(properties, transpose_forward)
+    if orientation is None:
+        raise UserError(
+            "the fixed patch needs the orientation of the image, but its reader gave no affine: expected a "
+            "NIfTI reader (NibabelIOWithReorient, NibabelIO, SimpleITKIO); use one, or train "
+            "nnUNetTrainerSoftSegSlidingWindow"
+        )
+    return next(axis for axis, letter in enumerate(orientation) if letter in "SI")
+
+
+def network_box(shape: Sequence[int], patch_size: Sequence[int], si_axis: int | None) -> Box:
+    """Return the box of a case that the network sees: (start, stop) per axis, stop exclusive.
+
+    Args:
+        shape: of the preprocessed case, without channels.
+        patch_size: of the configuration, same axes.
+        si_axis: the array axis along S-I; None: no crop, the network sees the whole case.
+
+    Returns:
+        The patch around the centre in-plane, the whole extent along S-I. A negative start (and a stop beyond
+        the shape) means padding, where the case is smaller than the patch.
+    """
+    if si_axis is None:
+        return tuple((0, int(size)) for size in shape)
+    box = []
+    for axis, (size, patch) in enumerate(zip(shape, patch_size, strict=True)):
+        start = 0 if axis == si_axis else (int(size) - int(patch)) // 2
+        box.append((start, start + int(size if axis == si_axis else patch)))
+    return tuple(box)
+
+
+def inside(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return the slices of a case of that shape that lie inside the box."""
+    return tuple(
+        slice(max(start, 0), min(stop, size)) for (start, stop), size in zip(box, shape, strict=True)
+    )
+
+
+def inside_of_box(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return the slices of a box that lie inside a case of that shape, in coordinates of the box."""
+    return tuple(
+        slice(part.start - start, part.stop - start)
+        for part, (start, _) in zip(inside(box, shape), box, strict=True)
+    )
+
+
+def kept_mass(soft_target: npt.NDArray[np.floating[Any]], box: Box) -> npt.NDArray[np.float64]:
+    """Return the fraction of each label's sum that lies inside the box.
+
+    Args:
+        soft_target: (label, *space), values in [0, 1].
+        box: from `network_box`.
+
+    Returns:
+        (label,) in [0, 1]; NaN for a label that is empty.
+    """
+    total = soft_target.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
+    cropped = soft_target[(slice(None), *inside(box, soft_target.shape[1:]))]
+    kept = cropped.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
+    fraction: npt.NDArray[np.float64] = np.full_like(total, np.nan)
+    np.divide(kept, total, out=fraction, where=total > 0)
+    return fraction
+
+
+def patch_centres(
+    shape: Sequence[int], patch_size: Sequence[int], si_axis: int, foreground_si: npt.NDArray[np.integer[Any]]
+) -> dict[int, npt.NDArray[np.int64]]:
+    """Return where training patches may be centred so that they lie in the box of `network_box`.
+
+    nnU-Net's data loader centres a patch on a voxel that it draws from such a table (its "class locations"):
+    first a key, each with the same chance, then a row. Key 0 holds every position along S-I, key 1 those on
+    the label.
+
+    Args:
+        shape: of the preprocessed case, without channels.
+        patch_size: of the configuration.
+        si_axis: the array axis along S-I.
+        foreground_si: S-I coordinates of labelled voxels; may be empty.
+
+    Returns:
+        Per key (n, 1 + ndim) integer rows: a leading 0, then array coordinates. Only distinct rows.
+    """
+    box = network_box(shape, patch_size, si_axis)
+    centre = [start + int(patch) // 2 for (start, _), patch in zip(box, patch_size, strict=True)]
+    size, patch = int(shape[si_axis]), int(patch_size[si_axis])
+    first = min((size - patch) // 2, 0) + patch // 2
+    last = max(size - patch, min((size - patch) // 2, 0)) + patch // 2
+
+    def rows(si: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        table = np.tile(np.array([0, *centre], dtype=np.int64), (len(si), 1))
+        table[:, 1 + si_axis] = si
+        return table
+
+    everywhere = np.arange(first, last + 1, dtype=np.int64)
+    labelled = np.unique(np.clip(np.asarray(foreground_si, dtype=np.int64), first, last))
+    return {0: rows(everywhere), 1: rows(labelled)}

@@ -1,0 +1,212 @@
+"""The augmentation of Bedard et al. 2025, section 3.4, as their text means it.
+
+Image and label move together; what follows changes intensities only. It sees z-scored patches, as nnU-Net
+makes them, and so does the network: gamma and bias field keep mean and standard deviation, noise and scaling
+last, as there is no z-score after them that would undo them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.training.augmentation.bias_field import BiasField
+from nnunet_softseg.training.augmentation.movement import Movement, MovementRanges
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperAugmentation:
+    """How often and how much; the transforms in this order. p_... is a probability, each draw is uniform.
+
+    Attributes:
+        p_affine: rotation, scaling and translation, all together.
+        rotation_deg: largest angle, about each of the three axes.
+        scaling: largest change of an object's length, as a fraction, along each axis by itself.
+        translation: largest shift along each axis, as a fraction of the patch's length.
+        p_elastic: smooth random displacement.
+        elastic_sigma: voxels; of the Gaussian that smooths the noise in [-1, 1] behind it.
+        elastic_magnitude: voxels; factor on the smoothed noise, which is small (see `elastic_lattice`).
+        p_low_resolution: sampled down (nearest) and up again (linear), all axes alike.
+        zoom: length after sampling down, as a fraction.
+        p_gamma: intensity, scaled to [0, 1], to the power of gamma; mean and standard deviation are kept.
+        gamma: exponent.
+        p_bias_field: see `BiasField`.
+        bias_field_degree: of its polynomial.
+        bias_field_coefficients: of its polynomial.
+        p_noise: Gaussian noise.
+        noise_sd: in standard deviations of the image.
+        p_smoothing: with a Gaussian.
+        smoothing_sigma: voxels, along each axis by itself.
+        p_intensity_scaling: multiplied, after the z-score.
+        intensity_factor: by this.
+        p_mirror: of each axis by itself.
+
+    Raises:
+        UserError: if a probability lies outside [0, 1] or a range runs backwards.
+    """
+
+    p_affine: float = 0.9
+    rotation_deg: float = 20.0
+    scaling: float = 0.2
+    translation: float = 0.1
+    p_elastic: float = 0.5
+    elastic_sigma: Range = (3.5, 5.5)
+    elastic_magnitude: Range = (25.0, 35.0)
+    p_low_resolution: float = 0.25
+    zoom: Range = (0.5, 1.0)
+    p_gamma: float = 0.5
+    gamma: Range = (0.5, 3.0)
+    p_bias_field: float = 0.3
+    bias_field_degree: int = 3
+    bias_field_coefficients: Range = (0.0, 0.5)
+    p_noise: float = 0.1
+    noise_sd: Range = (0.0, 0.1)
+    p_smoothing: float = 0.1
+    smoothing_sigma: Range = (0.0, 2.0)
+    p_intensity_scaling: float = 0.15
+    intensity_factor: Range = (0.75, 2.0)
+    p_mirror: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if name.startswith("p_") and not 0 <= value <= 1:
+                raise UserError(
+                    f"augmentation: {name} is a probability, expected a value in [0, 1], got {value}"
+                )
+            if isinstance(value, tuple) and not value[0] <= value[1]:
+                raise UserError(
+                    f"augmentation: {name} is a range, expected (smallest, largest), got {value}: swap them"
+                )
+        if not 0 <= self.scaling < 1:
+            raise UserError(f"augmentation: scaling is a fraction, expected [0, 1), got {self.scaling}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    def initial_patch_size(self, patch_size: Sequence[int], *, in_plane: bool = False) -> list[int]:
+        """Return how large a patch to load, so that what turns and shrinks into view is image and no padding.
+
+        As nnU-Net reckons it for its own angles and scales. Translation is not counted: what it brings in
+        from beyond is 0 now and then.
+        """
+        angle = math.radians(self.rotation_deg)
+        initial = [
+            int(n) for n in get_patch_size(list(patch_size), angle, angle, angle, (1 - self.scaling, 1))
+        ]
+        return [int(patch_size[0]), *initial[1:]] if in_plane else initial
+
+
+def paper_transforms(
+    settings: PaperAugmentation,
+    patch_size: Sequence[int],
+    *,
+    mirror_axes: Sequence[int],
+    in_plane: bool = False,
+    masked_channels: Sequence[int] = (),
+) -> ComposeTransforms:
+    """Return the augmentation, to be framed by `soft_transforms`.
+
+    Args:
+        settings: how often and how much.
+        patch_size: voxels of the result.
+        mirror_axes: axes of space that may be mirrored.
+        in_plane: leave the first axis as it is, for patches of a few thick slices.
+        masked_channels: of the image; set to 0 where nnU-Net's segmentation says that there is no image.
+    """
+    movement = {field.name: getattr(settings, field.name) for field in dataclasses.fields(MovementRanges)}
+    transforms: list[BasicTransform] = [
+        Movement(patch_size, MovementRanges(**movement), in_plane=in_plane),
+        *_intensity_transforms(settings, ignore_axes=(0,) if in_plane else None),
+        IndependentMirror(tuple(mirror_axes), settings.p_mirror),
+    ]
+    if masked_channels:
+        transforms.append(
+            MaskImageTransform(
+                apply_to_channels=list(masked_channels), channel_idx_in_seg=0, set_outside_to=0
+            )
+        )
+    return ComposeTransforms(transforms)
+
+
+def _intensity_transforms(
+    settings: PaperAugmentation, ignore_axes: tuple[int, ...] | None
+) -> list[BasicTransform]:
+    low_resolution = SimulateLowResolutionTransform(
+        settings.zoom, synchronize_channels=False, synchronize_axes=True, ignore_axes=ignore_axes
+    )
+    gamma = GammaTransform(
+        settings.gamma, p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1
+    )
+    # What the library calls a variance it uses as a standard deviation.
+    noise = GaussianNoiseTransform(
+        noise_variance=settings.noise_sd, p_per_channel=1, synchronize_channels=False
+    )
+    brightness = MultiplicativeBrightnessTransform(settings.intensity_factor, synchronize_channels=False)
+    return [
+        RandomTransform(low_resolution, settings.p_low_resolution),
+        RandomTransform(gamma, settings.p_gamma),
+        RandomTransform(
+            BiasField(settings.bias_field_degree, settings.bias_field_coefficients), settings.p_bias_field
+        ),
+        RandomTransform(noise, settings.p_noise),
+        RandomTransform(GaussianBlurTransform(FittingSigma(settings.smoothing_sigma)), settings.p_smoothing),
+        RandomTransform(brightness, settings.p_intensity_scaling),
+    ]
+
+
+class IndependentMirror(MirrorTransform):  # type: ignore[misc]
+    """Mirror each axis by itself with probability p; the library's p is one half.
+
+    Args:
+        axes: of space.
+        p: of each.
+    """
+
+    def __init__(self, axes: tuple[int, ...], p: float) -> None:
+        super().__init__(axes)
+        self.p = p
+
+    def get_parameters(self, **data_dict: Any) -> dict[str, list[int]]:
+        """Return the axes to be mirrored."""
+        drawn = torch.rand(len(self.allowed_axes)) < self.p
+        return {"axes": [axis for axis, mirrored in zip(self.allowed_axes, drawn, strict=True) if mirrored]}
+
+
+class FittingSigma:
+    """Draw the width of a Gaussian for one axis, no wider than the axis can hold.
+
+    The library's blur reflects the image at its borders, for which half its kernel, 3 sigma, must be
+    shorter than the image.
+
+    Args:
+        sigma: smallest and largest, voxels.
+    """
+
+    def __init__(self, sigma: Range) -> None:
+        self.sigma = sigma
+
+    def __call__(self, shape: Sequence[int], dim: int) -> float:
+        """Return sigma for the axis `dim` of (channel, *space)."""
+        widest = max((shape[dim] - 2) / 3, _NO_BLUR)
+        return min(float(torch.empty(1).uniform_(*self.sigma).clamp(min=_NO_BLUR)), widest)
+
+
+_NO_BLUR = 1e-3
+"""Voxels; the kernel is then one voxel wide, and sigma = 0 is no number to divide by."""

@@ -1,0 +1,402 @@
+"""The trainer: soft labels wired into the hooks of nnU-Net's own, everything else inherited."""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import autocast, nn
+from torch import distributed as dist
+from torch.optim.lr_scheduler import LRScheduler
+
+from nnunet_softseg.datasets import soft_label
+from nnunet_softseg.datasets.raw_dataset import load_json
+from nnunet_softseg.errors import UserError, show_without_traceback
+from nnunet_softseg.inference import flags
+from nnunet_softseg.inference import nnunet_patches as upstream
+from nnunet_softseg.inference.soft_prediction import label_names
+from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.metrics.label_shape import most_extreme
+from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
+from nnunet_softseg.network.norm_relu import norm_relu
+from nnunet_softseg.network.optimizer import CosineSchedule, adam
+from nnunet_softseg.network.running_scale import add_reference_plateau, reference_plateau
+from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, WeightedLoss
+from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
+from nnunet_softseg.preprocessing.model_plans import require_supported, soft_plans
+from nnunet_softseg.preprocessing.soft_target import (
+    PreparationReport,
+    all_up_to_date,
+    prepare_soft_targets,
+    soft_target_folder,
+)
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+from nnunet_softseg.training.augmentation import soft_transforms
+from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
+from nnunet_softseg.training.dataloading import SoftLabelDataset
+from nnunet_softseg.training.training_log import SoftSegLogger, online_measures
+from nnunet_softseg.training.validation import write_soft_summary
+
+upstream.install()
+show_without_traceback()
+
+
+class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
+    """Train on soft labels: NormReLU, adaptive wing loss, Adam with cosine annealing, fixed centre patch.
+
+    Source: Bedard et al. 2025. The settings are a class attribute; a variant is a subclass with others.
+    """
+
+    settings: ClassVar[SoftSegSettings] = SoftSegSettings()
+    normalise_in_loss: ClassVar[bool] = True
+    """NormReLU between raw output and loss (the paper's text); False: none there (its code)."""
+    hard_target: ClassVar[bool] = False
+    """Train on soft label > 0.5."""
+    paper_augmentation: ClassVar[PaperAugmentation] = PaperAugmentation()
+    """Used where the settings ask for it."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which its checkpoints record
+    ) -> None:
+        require_supported(plans, configuration, dataset_json, center_crop=self.settings.center_crop)
+        plans = soft_plans(plans, type(self).__name__, self.settings)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.settings.initial_lr
+        self.weight_decay = self.settings.weight_decay
+        self.num_epochs = self.settings.num_epochs
+        self.num_iterations_per_epoch = self.settings.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.settings.validation_iterations_per_epoch
+        self.save_every = self.settings.save_every
+        if self.settings.center_crop:
+            # Every patch is drawn from the table of centres that the dataset gives; see `dataloading`.
+            self.oversample_foreground_percent = 1.0
+        self.logger.local_logger = SoftSegLogger(self.logger.local_logger.verbose)
+        self._empty_epochs = 0
+
+    # The network
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Return nnU-Net's network with one output per foreground label and its running plateau."""
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
+        return add_reference_plateau(network, num_output_channels)
+
+    # The data
+
+    @property
+    def si_axis(self) -> int | None:
+        """Array axis along S-I of the preprocessed cases, for the fixed crop; None without it."""
+        axis: int | None = self.plans_manager.plans[PLANS_KEY]["si_axis"]
+        return axis
+
+    def on_train_start(self) -> None:
+        """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
+        self._set_seed()
+        if self._paper_augmentation:
+            self.plans_manager.plans[PLANS_KEY]["paper_augmentation"] = self.paper_augmentation.as_dict()
+        self._learn_orientation()
+        report = self._prepare_soft_targets()
+        self._learn_shapes(report)
+        if self.local_rank == 0:
+            self._write_record(report)
+        super().on_train_start()
+
+    def _set_seed(self) -> None:
+        """Seed this process, if a seed is set; a resumed training does not draw its first patches again."""
+        if self.settings.seed is None:
+            return
+        drawn = np.random.SeedSequence([self.settings.seed, self.current_epoch, self.local_rank])
+        first, second, third = drawn.generate_state(3).tolist()
+        random.seed(first)
+        np.random.seed(second)
+        torch.manual_seed(third)
+
+    def _prepare_soft_targets(self) -> PreparationReport:
+        """Let rank 0 prepare, the others wait for its files: a large dataset would time a barrier out."""
+        dataset: dict[str, Any] = {
+            "dataset_folder_raw": self._raw_folder,
+            "preprocessed_folder": Path(self.preprocessed_dataset_folder),
+            "plans_manager": self.plans_manager,
+            "configuration_name": self.configuration_name,
+            "dataset_json": self.dataset_json,
+            "crop": self.settings.center_crop,
+        }
+        if self.local_rank != 0:
+            _wait_until(lambda: all_up_to_date(**dataset))
+        processes = max(1, get_allowed_n_proc_DA())
+        report = prepare_soft_targets(**dataset, cases=None, num_processes=processes, progress=True)
+        for warning in report.warnings:
+            self.print_to_log_file(f"WARNING: {warning}")
+        if self.is_ddp:
+            dist.barrier()
+        return report
+
+    @property
+    def _raw_folder(self) -> Path:
+        """Of the dataset; it need not exist, as on a cluster with preprocessed data and soft targets only."""
+        folder: str = nnUNet_raw.get() if nnUNet_raw.is_set() else "nnUNet_raw"
+        return Path(folder) / str(self.plans_manager.dataset_name)
+
+    def _learn_shapes(self, report: PreparationReport) -> None:
+        """Keep with the plans, and so with the model, how far the shapes of its labels go."""
+        names = label_names(self.dataset_json, self.label_manager.foreground_labels)
+        by_label = zip(*(case.shapes for case in report.cases), strict=True)
+        self.plans_manager.plans[PLANS_KEY]["training_shapes"] = {
+            name: most_extreme(shapes) for name, shapes in zip(names, by_label, strict=True)
+        }
+
+    def _learn_orientation(self) -> None:
+        """Keep with the plans, and so with the model, which way the axes of its cases point."""
+        entry = self.plans_manager.plans[PLANS_KEY]
+        case = next(iter(sorted(Path(self.preprocessed_dataset_folder).glob("*.pkl"))), None)
+        if case is None:
+            raise UserError(
+                f"no preprocessed case in {self.preprocessed_dataset_folder}: run nnUNetv2_preprocess -d "
+                f"{self.plans_manager.dataset_name} -c {self.configuration_name} "
+                f"-plans_name {self.plans_manager.plans_name} first"
+            )
+        properties = load_pickle(str(case))
+        entry["orientation"] = array_orientation(properties, self.plans_manager.transpose_forward)
+        entry["si_axis"] = (
+            superior_inferior_axis(properties, self.plans_manager.transpose_forward)
+            if self.settings.center_crop
+            else None
+        )
+        # Flags at inference ask whether an image is like those of the training.
+        fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
+        spacings = load_json(fingerprint)["spacings"] if fingerprint.is_file() else []
+        entry["training_spacing_mm"] = flags.spacing_range(spacings)
+
+    def _write_record(self, report: PreparationReport) -> None:
+        record = {**self.plans_manager.plans[PLANS_KEY], "kept_label_mass": report.kept_mass_by_case()}
+        make_folder(Path(self.output_folder))
+        write_json(Path(self.output_folder) / "softseg_training.json", record)
+
+    def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
+        """Return nnU-Net's two datasets with the soft target behind the image."""
+        training, validation = super().get_tr_and_val_datasets()
+        return self._with_soft_targets(training), self._with_soft_targets(validation)
+
+    def _with_soft_targets(self, dataset: Any) -> SoftLabelDataset:
+        return SoftLabelDataset(
+            dataset,
+            soft_target_folder(Path(self.preprocessed_dataset_folder)),
+            tuple(self.configuration_manager.patch_size),
+            si_axis=self.si_axis,
+            keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
+        )
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """Return nnU-Net's choice, without mirroring at test time: eight passes gain too little."""
+        rotation, in_plane, initial, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        self.inference_allowed_mirroring_axes = None
+        if self._paper_augmentation:
+            patch_size = self.configuration_manager.patch_size
+            initial = self.paper_augmentation.initial_patch_size(patch_size, in_plane=in_plane)
+        return rotation, in_plane, initial, mirror_axes
+
+    @property
+    def _paper_augmentation(self) -> bool:
+        """Whether the augmentation is the paper's.
+
+        Raises:
+            UserError: if the setting names none that there is.
+        """
+        if self.settings.augmentation not in ("nnunet", "paper"):
+            raise UserError(
+                f'setting augmentation: expected "nnunet" or "paper", got {self.settings.augmentation!r}'
+            )
+        return self.settings.augmentation == "paper"
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's two loaders, their workers seeded."""
+        with upstream.seeded_workers():
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+        return loaders
+
+    def get_training_transforms(
+        self,
+        patch_size: Sequence[int],
+        rotation_for_DA: Any,  # noqa: N803
+        deep_supervision_scales: Any,
+        mirror_axes: Any,
+        do_dummy_2d_data_aug: bool,
+        **options: Any,
+    ) -> BasicTransform:
+        """Return nnU-Net's augmentation or the paper's, with the soft label carried through it."""
+        if self._paper_augmentation:
+            masked = [
+                channel for channel, mask in enumerate(self.configuration_manager.use_mask_for_norm) if mask
+            ]
+            augmentation = paper_transforms(
+                self.paper_augmentation,
+                patch_size,
+                mirror_axes=mirror_axes,
+                in_plane=do_dummy_2d_data_aug,
+                masked_channels=masked,
+            )
+        else:
+            augmentation = nnUNetTrainer.get_training_transforms(
+                patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
+            )
+        return self._frame(augmentation, deep_supervision_scales)
+
+    def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:
+        """Return nnU-Net's validation transforms, with the soft label carried through them."""
+        return self._frame(nnUNetTrainer.get_validation_transforms(None, **options), deep_supervision_scales)
+
+    def _frame(self, augmentation: BasicTransform, scales: Any) -> BasicTransform:
+        return soft_transforms(
+            augmentation,
+            len(self.label_manager.foreground_labels),
+            scales,
+            keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
+            hard_threshold=HARD_THRESHOLD if self.hard_target else None,
+        )
+
+    # The optimisation
+
+    def voxel_loss(self) -> VoxelLoss:
+        """Return the loss between prediction and target; a variant overrides this."""
+        loss = AdaptiveWingLoss(
+            reduction="none" if self.settings.boundary_weight else self.settings.loss_reduction,
+            adaptive=self.settings.adaptive_exponent,
+        )
+        if not self.settings.boundary_weight:
+            return loss
+        return WeightedLoss(loss, self.settings.boundary_weight, self.settings.loss_reduction)
+
+    def _build_loss(self) -> nn.Module:
+        weights = None
+        if self.enable_deep_supervision:
+            halving = 0.5 ** np.arange(len(self._get_deep_supervision_scales()))
+            weights = list(halving / halving.sum())
+        return SoftSegLoss(
+            self.voxel_loss(),
+            reference_plateau(self.network),
+            level_weights=weights,
+            normalise=self.normalise_in_loss,
+            floor_fraction=self.settings.floor_fraction,
+            momentum=self.settings.reference_momentum,
+        )
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Return Adam and cosine annealing to 0 (Bedard et al. 2025, section 3.4), or what nnU-Net uses."""
+        if self.settings.optimizer == "sgd":
+            choice: tuple[torch.optim.Optimizer, LRScheduler] = super().configure_optimizers()
+            return choice
+        optimizer = adam([*self.network.parameters()], self.initial_lr, self.weight_decay)
+        return optimizer, CosineSchedule(optimizer, self.initial_lr, self.num_epochs)
+
+    # Online validation
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the loss and the sums behind the soft measures of one batch, at full resolution."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        levels = [
+            level.to(self.device, non_blocking=True)
+            for level in (target if isinstance(target, list) else [target])
+        ]
+        with autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext():
+            output = self.network(data)
+            loss = self.loss(output, levels if isinstance(target, list) else levels[0])
+        raw = output[0] if isinstance(output, list | tuple) else output
+        floor = self.settings.floor_fraction * reference_plateau(self.network)
+        soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
+        return {
+            "loss": loss.detach().cpu().numpy(),
+            **online_measures(soft_map, levels[0], HARD_THRESHOLD),
+        }
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log nnU-Net's measures and the soft ones; stop a run whose network has gone silent."""
+        super().on_validation_epoch_end(val_outputs)
+        collated = collate_outputs(val_outputs)
+        sums = {name: self._over_ranks(np.sum(collated[name], 0)) for name in SoftSegLogger.SUMS}
+        self.logger.local_logger.log_soft_measures(sums, self.current_epoch)
+        self._watch_for_collapse(sums)
+
+    def _over_ranks(self, values: Any) -> Any:
+        if not self.is_ddp:
+            return values
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, values)
+        return np.sum(np.stack(gathered), 0)
+
+    def _watch_for_collapse(self, sums: dict[str, Any]) -> None:
+        """Count epochs in which no labelled voxel got any output; after too many nothing is left to train."""
+        silent = bool(np.any((sums["target_sum"] > 0) & (sums["overlap_sum"] <= 0)))
+        self._empty_epochs = self._empty_epochs + 1 if silent else 0
+        if self._empty_epochs >= self.settings.collapse_patience:
+            raise UserError(
+                f"training stopped at epoch {self.current_epoch}: for {self._empty_epochs} epochs the "
+                "network has put out nothing where the labels are (the largest raw output is not above 0 "
+                f"there), and it will not recover. Look at {self.output_folder}/progress.png; check the "
+                "labels with nnunet-softseg check, then train again with a smaller learning rate "
+                f"(now {self.initial_lr})"
+            )
+
+    def on_epoch_end(self) -> None:
+        """Print the soft measures beside nnU-Net's."""
+        measures = self.logger.local_logger.latest_soft_measures()
+        for name, values in measures.items():
+            self.print_to_log_file(name, [round(float(value), 4) for value in np.atleast_1d(values)])
+        super().on_epoch_end()
+
+    # Final validation
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
+        self._learn_orientation()
+        super().perform_actual_validation(save_probabilities)
+        soft_labels = self._raw_folder / soft_label.FOLDER
+        if self.local_rank == 0 and soft_labels.is_dir():
+            write_soft_summary(Path(self.output_folder) / "validation", soft_labels, self.dataset_json)
+
+
+class nnUNetTrainerSoftSegRawLoss(nnUNetTrainerSoftSeg):  # noqa: N801
+    """The other published way: the raw output is regressed, NormReLU comes after inference only."""
+
+    normalise_in_loss = False
+
+
+class nnUNetTrainerSoftSegSlidingWindow(nnUNetTrainerSoftSeg):  # noqa: N801
+    """For anatomy off the centre: patches drawn as nnU-Net does, the whole image in tiles at inference."""
+
+    settings = SoftSegSettings(center_crop=False)
+
+
+def _wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:
+    while not done():
+        time.sleep(seconds)

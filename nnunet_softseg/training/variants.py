@@ -1,0 +1,129 @@
+"""Variants of the trainers, a few lines each."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.network.soft_loss import SoftDiceLoss, VoxelLoss
+from nnunet_softseg.settings import PLANS_KEY
+from nnunet_softseg.training.augmentation import SoftTarget
+from nnunet_softseg.training.augmentation.contrast import (
+    ContrastAugmentationSettings,
+    add_contrast_transforms,
+)
+from nnunet_softseg.training.augmentation.on_device import augment_batch, for_device
+from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
+
+DEMO = dataclasses.replace(
+    nnUNetTrainerSoftSeg.settings,
+    initial_lr=4e-3,  # a short training of a small network takes larger steps
+    num_epochs=10,
+    iterations_per_epoch=70,
+    validation_iterations_per_epoch=5,
+    save_every=2,
+)
+
+
+class nnUNetTrainerSoftSegHardGT(nnUNetTrainerSoftSeg):  # noqa: N801
+    """Trained on soft label > 0.5, everything else the same: hard_all of Bedard et al. 2025."""
+
+    hard_target = True
+
+
+class nnUNetTrainerSoftSegPaperAug(nnUNetTrainerSoftSeg):  # noqa: N801
+    """With the augmentation of Bedard et al. 2025 in place of nnU-Net's."""
+
+    settings = dataclasses.replace(nnUNetTrainerSoftSeg.settings, augmentation="paper")
+
+
+class nnUNetTrainerSoftSegDice(nnUNetTrainerSoftSeg):  # noqa: N801
+    """Soft Dice in place of the adaptive wing loss: soft_all_dice_loss of Bedard et al. 2025."""
+
+    def voxel_loss(self) -> VoxelLoss:
+        """Return the soft Dice loss."""
+        return SoftDiceLoss()
+
+
+class nnUNetTrainerSoftSegContrastAug(nnUNetTrainerSoftSeg):  # noqa: N801
+    """Changes of contrast among the augmentation, for contrasts that were not trained on."""
+
+    contrast_augmentation: ClassVar[ContrastAugmentationSettings] = ContrastAugmentationSettings()
+
+    def on_train_start(self) -> None:
+        """Keep the settings with the plans, and so with the model, then start."""
+        settings = self.contrast_augmentation.as_dict()
+        self.plans_manager.plans[PLANS_KEY]["contrast_augmentation"] = settings
+        super().on_train_start()
+
+    def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:
+        """Return the augmentation that the settings name, with changes of contrast in it."""
+        split, augmentation, target = super().get_training_transforms(*arguments, **options).transforms
+        changed = add_contrast_transforms(augmentation, self.contrast_augmentation)
+        return ComposeTransforms([split, changed, target])
+
+
+class nnUNetTrainerSoftSegDeviceAug(nnUNetTrainerSoftSeg):  # noqa: N801
+    """The same augmentation, on the device: the workers only load, so that few cores feed a fast GPU."""
+
+    def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:
+        """Return what is left to the workers: to hand over image and soft label, larger than the patch.
+
+        Raises:
+            UserError: if the images are normalised within a mask, which does not travel to the device.
+        """
+        if any(self.configuration_manager.use_mask_for_norm):
+            raise UserError(
+                f"{self.plans_manager.dataset_name}: expected images normalised as a whole, for augmentation "
+                "on the device, found use_mask_for_norm: train nnUNetTrainerSoftSeg or "
+                "nnUNetTrainerSoftSegContrastAug"
+            )
+        split, augmentation, target = super().get_training_transforms(*arguments, **options).transforms
+        self._on_device = ComposeTransforms([for_device(augmentation), target])
+        return ComposeTransforms([split, SoftTarget(None)])
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Augment a batch on the device, then train on it as nnU-Net does."""
+        images, soft_labels = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        step: dict[str, Any] = super().train_step(augment_batch(self._on_device, images, soft_labels))
+        return step
+
+
+class nnUNetTrainerSoftSegContrastDeviceAug(  # noqa: N801
+    nnUNetTrainerSoftSegDeviceAug, nnUNetTrainerSoftSegContrastAug
+):
+    """Changes of contrast among the augmentation, all of it on the device."""
+
+
+class nnUNetTrainerSoftSegDemo(nnUNetTrainerSoftSeg):  # noqa: N801
+    """nnUNetTrainerSoftSeg with few short epochs, for trying out on a CPU."""
+
+    settings = DEMO
+
+
+class nnUNetTrainerDemo(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
+    """Vanilla nnU-Net with as many short epochs as the soft demo, and no mirroring at test time."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which its checkpoints record
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = DEMO.num_epochs
+        self.num_iterations_per_epoch = DEMO.iterations_per_epoch
+        self.num_val_iterations_per_epoch = DEMO.validation_iterations_per_epoch
+        self.save_every = DEMO.save_every
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """Return nnU-Net's choice; predictions are not mirrored, like those of the soft demo."""
+        choice: tuple[Any, ...] = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return choice

@@ -1,0 +1,447 @@
+"""One row for each way in which a dataset can be wrong, and none for a dataset that is right."""
+
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, save_nifti, soft_blob
+
+from nnunet_softseg import cli
+from nnunet_softseg.datasets.check import check, orientation_findings, split_findings
+from nnunet_softseg.errors import UserError
+
+CASE = "sub-02_T2w"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    """One case per subject, two labels: nothing to complain of."""
+    cases = ("sub-01_T2w", "sub-02_T2w", "sub-03_T2w")
+    return make_tiny_dataset(tmp_path_factory.mktemp("pristine"), cases, labels=(1, 2), shape=(12, 13, 24))
+
+
+@pytest.fixture
+def dataset(pristine: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
+    return pristine.copied(tmp_path / "nnunet", monkeypatch)
+
+
+def change_json(tiny: TinyDataset, **changes: Any) -> None:
+    content = {**tiny.dataset_json, **changes}
+    content = {key: value for key, value in content.items() if value is not None}
+    (tiny.raw / "dataset.json").write_text(json.dumps(content))
+
+
+def change_values(file: Path, function: Callable[[Any], Any]) -> None:
+    image = nib.load(file)
+    save_nifti(file, np.asarray(function(image.get_fdata())).astype(np.float32), image.affine)
+
+
+def change_affine(file: Path, change: Any) -> None:
+    image = nib.load(file)
+    save_nifti(file, np.asarray(image.dataobj), image.affine + change)
+
+
+def with_one(value: float) -> Callable[[Any], Any]:
+    def change(array: Any) -> Any:
+        array[1, 2, 3] = value
+        return array
+
+    return change
+
+
+def set_splits(dataset: TinyDataset, splits: Any) -> None:
+    dataset.preprocessed.mkdir(parents=True)
+    (dataset.preprocessed / "splits_final.json").write_text(
+        splits if isinstance(splits, str) else json.dumps(splits)
+    )
+
+
+def set_plans(dataset: TinyDataset, configurations: Any) -> None:
+    dataset.preprocessed.mkdir(parents=True)
+    (dataset.preprocessed / "nnUNetPlans.json").write_text(json.dumps({"configurations": configurations}))
+
+
+def set_planned_labels(dataset: TinyDataset) -> None:
+    dataset.preprocessed.mkdir(parents=True)
+    (dataset.preprocessed / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cord": 1}}))
+
+
+def soft(dataset: TinyDataset, label: int = 1) -> Path:
+    return dataset.soft_label(CASE, label)
+
+
+SHIFT = np.zeros((4, 4))
+SHIFT[2, 3] = 0.02
+
+ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
+    (
+        "no dataset.json",
+        lambda d: (d.raw / "dataset.json").unlink(),
+        r"dataset.json: unreadable: .*found none",
+    ),
+    ("broken dataset.json", lambda d: (d.raw / "dataset.json").write_text("{"), "dataset.json: unreadable"),
+    (
+        "not an object",
+        lambda d: (d.raw / "dataset.json").write_text("[1]"),
+        "not a JSON object: .*found list",
+    ),
+    ("no labels", lambda d: change_json(d, labels=None), "keys are missing: .*found no labels"),
+    ("no background", lambda d: change_json(d, labels={"cord": 1}), 'expected "background": 0 and integers'),
+    ("background alone", lambda d: change_json(d, labels={"background": 0}), "at least one above 0"),
+    (
+        "gap in labels",
+        lambda d: change_json(d, labels={"background": 0, "cord": 2}),
+        "expected consecutive values",
+    ),
+    (
+        "ignore label",
+        lambda d: change_json(d, labels={"background": 0, "cord": 1, "ignore": 2}),
+        r"found an ignore label \(2\), not supported yet: remove it, or train it with nnUNetTrainer",
+    ),
+    (
+        "regions",
+        lambda d: change_json(d, labels={"background": 0, "cord": [1, 2], "grey": 2}),
+        r"region-based labels \(cord\), not supported yet: .*nnUNetTrainer",
+    ),
+    (
+        "other format",
+        lambda d: change_json(d, file_ending=".png"),
+        "images are not NIfTI: .*found '.png'.*nnUNetTrainer",
+    ),
+    (
+        "other reader",
+        lambda d: change_json(d, overwrite_image_reader_writer="Tiff3DIO"),
+        "not a NIfTI reader: .*NibabelIOWithReorient, found 'Tiff3DIO'",
+    ),
+    (
+        "no images",
+        lambda d: shutil.rmtree(d.raw / "imagesTr"),
+        "imagesTr: no training images: expected <case>_0000.nii.gz",
+    ),
+    (
+        "no soft labels",
+        lambda d: shutil.rmtree(d.raw / "softLabelsTr"),
+        "no soft labels: .*labelsTr alone serves vanilla",
+    ),
+    (
+        "missing soft label",
+        lambda d: soft(d, 2).unlink(),
+        "sub-02_T2w_0002.nii.gz: soft label of case sub-02_T2w, label 2",
+    ),
+    ("extra case", lambda d: soft(d).with_name("sub-9_0001.nii.gz").touch(), "sub-9_0001.nii.gz: extra file"),
+    (
+        "wrong shape",
+        lambda d: change_values(soft(d), lambda a: a[:-1]),
+        r"sub-02_T2w_0001.*shape differs.*\(11, 13, 24\)",
+    ),
+    (
+        "affine",
+        lambda d: change_affine(soft(d), SHIFT),
+        r"affine differs from that of the image by 0.02 \(row 2, column 3",
+    ),
+    (
+        "NaN",
+        lambda d: change_values(soft(d), with_one(np.nan)),
+        "sub-02_T2w_0001.*NaN or infinite values: .*found 1 voxels",
+    ),
+    ("inf", lambda d: change_values(soft(d), with_one(np.inf)), "sub-02_T2w_0001.*NaN or infinite values"),
+    ("percent", lambda d: change_values(soft(d), lambda a: 100 * a), r"outside \[0, 1\]: .*divide it by 100"),
+    ("bytes", lambda d: change_values(soft(d), lambda a: 255 * a), r"outside \[0, 1\]: .*divide it by 255"),
+    (
+        "negative",
+        lambda d: change_values(soft(d), with_one(-0.1)),
+        r"outside \[0, 1\]: .*found \[-0.1, 1\]: clip it",
+    ),
+    (
+        "4-D",
+        lambda d: change_values(soft(d), lambda a: np.stack([a, a], -1)),
+        "sub-02_T2w_0001.*not a 3-D image",
+    ),
+    (
+        "corrupt gzip",
+        lambda d: soft(d).write_bytes(soft(d).read_bytes()[:200]),
+        "sub-02_T2w_0001.nii.gz: corrupt or truncated gzip",
+    ),
+    (
+        "no header",
+        lambda d: soft(d).write_bytes(gzip.compress(bytes(400))),
+        "sub-02_T2w_0001.*unreadable NIfTI header",
+    ),
+    (
+        "no label map",
+        lambda d: d.label_map(CASE).unlink(),
+        "labelsTr/sub-02_T2w.nii.gz: label map is missing",
+    ),
+    (
+        "label map disagrees",
+        lambda d: change_values(d.label_map(CASE), with_one(1)),
+        r"labelsTr/sub-02_T2w.nii.gz: label map disagrees.*1 voxels that differ, first at .* = \(1, 2, 3\)",
+    ),
+    (
+        "label map has others",
+        lambda d: change_values(d.label_map(CASE), with_one(7)),
+        r"not in dataset.json: .*found \(7\)",
+    ),
+    (
+        "label map shape",
+        lambda d: change_values(d.label_map(CASE), lambda a: a[1:]),
+        "labelsTr/sub-02_T2w.*shape differs",
+    ),
+    ("broken image", lambda d: d.image(CASE).write_bytes(b"\x1f\x8b123"), "sub-02_T2w_0000.nii.gz: corrupt"),
+    (
+        "broken first image",
+        lambda d: d.image(d.cases[0]).write_bytes(b""),
+        "sub-01_T2w_0000.nii.gz: unreadable",
+    ),
+    (
+        "NaN in image",
+        lambda d: change_values(d.image(CASE), with_one(np.nan)),
+        "sub-02_T2w_0000.*NaN or infinite intensities",
+    ),
+    (
+        "too few channels",
+        lambda d: change_json(d, channel_names={"0": "T1w", "1": "T2w"}),
+        "wrong number of channels: expected 2, as channel_names, found 1",
+    ),
+    (
+        "unknown case in splits",
+        lambda d: set_splits(d, [{"train": ["sub-07_T2w"], "val": ["sub-01_T2w"]}]),
+        "fold 0 names unknown cases: .*found sub-07_T2w",
+    ),
+    (
+        "broken splits",
+        lambda d: set_splits(d, "[{"),
+        "broken JSON in nnUNet_preprocessed: .*splits_final.json",
+    ),
+    (
+        "splits of another form",
+        lambda d: set_splits(d, [["sub-01_T2w"]]),
+        "broken JSON in nnUNet_preprocessed",
+    ),
+]
+
+WARNINGS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
+    (
+        "number",
+        lambda d: change_json(d, numTraining=7),
+        "wrong number of cases: expected numTraining = 3.*found 7",
+    ),
+    (
+        "label map affine",
+        lambda d: change_affine(d.label_map(CASE), SHIFT),
+        "labelsTr/sub-02_T2w.nii.gz: affine differs",
+    ),
+    (
+        "overlap",
+        lambda d: change_values(soft(d, 2), lambda a: np.maximum(a, 0.2)),
+        "labels of this case overlap: .*up to 1.2,",
+    ),
+    (
+        "subject on both sides",
+        lambda d: set_splits(d, [{"train": ["sub-01_T2w", "sub-02_T2w"], "val": ["sub-01_T2w"]}]),
+        "fold 0 validates on subjects that it trains on: .*found sub-01: write one grouped by subject",
+    ),
+    (
+        "cascade",
+        lambda d: set_plans(d, {"3d_fullres": {}, "3d_cascade_fullres": {"previous_stage": "3d_lowres"}}),
+        "nnUNetPlans.json: plans hold a cascade: .*found 3d_cascade_fullres, not supported yet: "
+        ".*nnUNetTrainer",
+    ),
+    ("other labels", lambda d: set_planned_labels(d), "labels have changed since planning"),
+]
+
+
+def empty_label(dataset: TinyDataset) -> None:
+    change_values(soft(dataset, 2), np.zeros_like)
+    change_values(dataset.label_map(CASE), lambda a: np.where(a == 2, 0, a))
+
+
+def only_masks(dataset: TinyDataset) -> None:
+    for case in dataset.cases:
+        for label in dataset.labels:
+            change_values(dataset.soft_label(case, label), lambda a: a > 0.5)
+
+
+WARNINGS += [
+    ("all zero", empty_label, "softLabelsTr/sub-02_T2w_0002.nii.gz: all zero"),
+    ("masks", only_masks, "softLabelsTr: every soft label is a mask"),
+]
+
+
+def test_right_dataset_is_right(dataset: TinyDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "-d", "101", "-np", "2", "-o", str(dataset.root / "report.json")]) == 0
+    assert capsys.readouterr().out == "Dataset101_Tiny: 3 cases looked at\n0 errors\n0 warnings\n"
+    report = json.loads((dataset.root / "report.json").read_text())
+    assert report["errors"] == report["warnings"] == []
+    assert report["made_by"]["nnunet_softseg"]
+    assert report["num_cases"] == 3
+
+
+@pytest.mark.parametrize(("damage", "message"), [row[1:] for row in ERRORS], ids=[row[0] for row in ERRORS])
+def test_error_is_found(
+    dataset: TinyDataset, damage: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(dataset)
+    report = check("Dataset101_Tiny", 0, progress=False)
+    text = "\n".join(map(str, report.errors))
+    assert re.search(message, text), text
+    assert cli.main(["check", "-d", "101", "-np", "0"]) == 2
+    assert text.splitlines()[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [row[1:] for row in WARNINGS], ids=[row[0] for row in WARNINGS]
+)
+def test_warning_is_given(dataset: TinyDataset, change: Any, message: str) -> None:
+    change(dataset)
+    report = check(101, 0, progress=False)
+    assert report.errors == ()
+    text = "\n".join(map(str, report.warnings))
+    assert re.search(message, text), text
+
+
+def test_all_problems_of_all_cases_are_collected(dataset: TinyDataset) -> None:
+    """Each is named once, in one line, whichever process found it."""
+    first, second, third = dataset.cases
+    change_values(dataset.soft_label(first, 1), with_one(np.nan))
+    change_affine(dataset.soft_label(first, 1), SHIFT)
+    dataset.soft_label(first, 2).unlink()
+    change_values(dataset.soft_label(second, 2), lambda a: 255 * a)
+    dataset.image(third).write_bytes(b"")
+    report = check(101, 2, progress=False)
+    where = sorted((finding.file, finding.what.split(" by ")[0]) for finding in report.errors)
+    assert where == [
+        ("imagesTr/sub-03_T2w_0000.nii.gz", "unreadable NIfTI header"),
+        ("softLabelsTr/sub-01_T2w_0001.nii.gz", "NaN or infinite values"),
+        ("softLabelsTr/sub-01_T2w_0001.nii.gz", "affine differs from that of the image"),
+        ("softLabelsTr/sub-01_T2w_0002.nii.gz", "soft label of case sub-01_T2w, label 2, is missing"),
+        ("softLabelsTr/sub-02_T2w_0002.nii.gz", "values outside [0, 1]"),
+    ]
+    assert not any("\n" in str(finding) for finding in report.errors)
+    assert report.num_cases == 3
+
+
+@pytest.mark.parametrize(("reader", "is_error"), [("SimpleITKIO", True), ("NibabelIO", False)])
+def test_geometry_is_that_which_the_reader_sees(dataset: TinyDataset, reader: str, is_error: bool) -> None:
+    """Of a sheared sform, ITK takes the qform and nibabel does not: only one sees this label off."""
+    change_json(dataset, overwrite_image_reader_writer=reader)
+    for file in (dataset.image(CASE), dataset.label_map(CASE), soft(dataset, 1), soft(dataset, 2)):
+        image = nib.load(file)
+        sform, qform = image.affine.copy(), image.affine.copy()
+        sform[0, 1] += 0.01
+        qform[2, 3] += 5.0 if file == soft(dataset, 1) else 0.0
+        sheared = nib.Nifti1Image(np.asarray(image.dataobj), None)
+        sheared.set_sform(sform, 1)
+        sheared.set_qform(qform, 1)
+        nib.save(sheared, file)
+    errors = [str(error) for error in check(101, 0, progress=False).errors]
+    assert len(errors) == is_error
+    if is_error:
+        assert (
+            "sub-02_T2w_0001.nii.gz: affine differs from that of the image by 5 (row 2, column 3" in errors[0]
+        )
+        assert "of the reader)" in errors[0]
+
+
+def test_unknown_dataset_is_a_user_error(dataset: TinyDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "-d", "999"]) == 2
+    assert "dataset 999: expected one folder DatasetNNN_Name" in capsys.readouterr().err
+
+
+def test_folders_that_are_not_set_are_a_user_error(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(
+        UserError, match="nnUNet_raw: expected a folder, found the environment variable not set"
+    ):
+        check("Dataset101_Tiny")
+
+
+def test_images_listed_in_dataset_json_are_found(dataset: TinyDataset) -> None:
+    """nnU-Net allows files anywhere, named in dataset.json by way of environment variables."""
+    (dataset.raw / "imagesTr").rename(dataset.root / "elsewhere")
+    entries = {
+        case: {"images": [f"$nnUNet_raw/../elsewhere/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"}
+        for case in dataset.cases
+    }
+    change_json(dataset, dataset=entries)
+    report = check(101, 0, progress=False)
+    assert (report.num_cases, report.errors, report.warnings) == (3, (), ())
+
+
+# Orientation
+
+
+@pytest.mark.parametrize(
+    ("reader", "orientations", "expected"),
+    [
+        ("SimpleITKIO", ("LAS", "LSA"), "error"),
+        ("NibabelIO", ("LAS", "SLA"), "error"),
+        ("NibabelIOWithReorient", ("LAS", "LSA"), None),
+        ("SimpleITKIOWithReorient", ("LAS", "ASR"), None),
+        ("SimpleITKIO", ("LAS", "RAS"), "warning"),
+        ("NibabelIOWithReorient", ("LPI", "RAS"), None),
+        ("SimpleITKIO", ("LAS", "LAS"), None),
+    ],
+)
+def test_orientations_as_the_reader_gives_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reader: str,
+    orientations: tuple[str, ...],
+    expected: str | None,
+) -> None:
+    affines = [affine_of(orientation, (1, 1, 1)) for orientation in orientations]
+    cases = ("sub-01_T2w", "sub-02_T2w")
+    dataset = make_tiny_dataset(tmp_path, cases, shape=(14, 14, 14), affines=affines, reader=reader)
+    for name, value in dataset.environment.items():
+        monkeypatch.setenv(name, value)
+    report = check(101, 0, progress=False)
+    assert len(report.errors) == (expected == "error")
+    assert len(report.warnings) == (expected == "warning")
+    for finding in (*report.errors, *report.warnings):
+        assert "sub-01_T2w" in str(finding)
+        assert "sub-02_T2w" in str(finding)
+        assert '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json' in str(finding)
+
+
+def test_mixed_orientations_name_a_few_cases_of_each() -> None:
+    orientations: dict[str, str | None] = {f"sub-{number:02d}": "SAR" for number in range(9)}
+    orientations |= {"sub-20": "ASR", "sub-21": None}
+    finding = str(orientation_findings(orientations)[0])
+    assert "axis 0 in sub-00, sub-01, sub-02 and 6 more; axis 1 in sub-20:" in finding
+
+
+# Splits
+
+
+def test_planned_split_by_case_is_warned_of_only_where_subjects_repeat() -> None:
+    assert split_findings(None, ["sub-01_T1w", "sub-02_T1w", "liver_001", "liver_002"]) == []
+    finding = split_findings(None, ["sub-01_T1w", "sub-01_T2w", "sub-02_T1w"])[0]
+    assert "several cases of sub-01" in str(finding)
+
+
+def test_grouped_split_is_right() -> None:
+    cases = ["sub-01_T1w", "sub-01_T2w", "sub-02_T1w", "sub-012_T1w"]
+    splits = [{"train": cases[:2], "val": cases[2:]}, {"train": cases[2:], "val": cases[:2]}]
+    assert split_findings(splits, cases) == []
+
+
+# What a soft blob is
+
+
+def test_pristine_label_map_is_soft_above_half(dataset: TinyDataset) -> None:
+    """The fixture itself: partial volume is there, and the label map belongs to it."""
+    label = nib.load(dataset.soft_label(CASE, 1)).get_fdata()
+    assert np.count_nonzero((label > 0) & (label < 1)) > 0
+    label_map = nib.load(dataset.label_map(CASE)).get_fdata()
+    np.testing.assert_array_equal(label_map == 1, label > 0.5)
+    assert soft_blob((9, 9, 9), (4, 4, 4), 3)[4, 4, 4] == 1

@@ -1,0 +1,413 @@
+"""The soft label on disk: names, files, geometry, values. One row for each thing that can be wrong."""
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
+
+from nnunet_softseg.datasets import soft_label
+from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, find_reader
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.reader_geometry import reader_affines
+
+SHAPE = (9, 10, 11)
+HALVES = np.full(SHAPE, 0.37, dtype=np.float32)
+
+
+def messages(findings: list[Any], severity: str = "error") -> str:
+    return "\n".join(str(finding) for finding in findings if finding.severity == severity)
+
+
+# Names
+
+
+@given(
+    case_id=st.text(st.characters(categories=["L", "N"], include_characters="-_. "), min_size=1),
+    label=st.integers(0, 9999),
+)
+def test_name_gives_back_case_and_label(case_id: str, label: int) -> None:
+    name = soft_label.soft_label_file(Path("softLabelsTr"), case_id, label).name
+    assert soft_label.parse_soft_label_name(name) == (case_id, label)
+
+
+@pytest.mark.parametrize(
+    "name", ["sub-01.nii.gz", "sub-01_001.nii.gz", "sub-01_00010.nii.gz", "_0001.nii.gz"]
+)
+def test_other_names_are_none(name: str) -> None:
+    assert soft_label.parse_soft_label_name(name) is None
+
+
+def test_plain_nifti_stands_in_for_a_compressed_one(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "sub-01_0001.nii", HALVES, np.eye(4))
+    assert soft_label.soft_label_file(tmp_path, "sub-01", 1).name == "sub-01_0001.nii"
+    assert soft_label.folder_findings(tmp_path, ["sub-01"], [1]) == []
+
+
+# The folder
+
+
+def test_complete_folder_with_notes_is_right(tmp_path: Path) -> None:
+    for name in ("sub-01_0001.nii.gz", "sub-01_0002.nii.gz", "softseg.json", "README.md", ".DS_Store"):
+        (tmp_path / name).touch()
+    assert soft_label.folder_findings(tmp_path, ["sub-01"], [1, 2]) == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            "sub-99_0001.nii.gz",
+            "sub-99_0001.nii.gz: extra file: expected a case of imagesTr, found case sub-99",
+        ),
+        ("sub-01_0003.nii.gz", r"extra file: expected a label of dataset.json \(1, 2\), found label 3"),
+        ("sub-01.nii.gz", "sub-01.nii.gz: extra file: expected only <case>_<label, 4 digits>.nii.gz"),
+        ("sub-01_0001.nii", "extra file: expected one file per case and label, found both .nii and .nii.gz"),
+    ],
+)
+def test_extra_file_is_named(tmp_path: Path, extra: str, message: str) -> None:
+    for name in ("sub-01_0001.nii.gz", "sub-01_0002.nii.gz", extra):
+        (tmp_path / name).touch()
+    findings = soft_label.folder_findings(tmp_path, ["sub-01"], [1, 2])
+    assert len(findings) == 1
+    with pytest.raises(UserError, match=message):
+        soft_label.raise_first_error(findings)
+
+
+def test_every_missing_file_is_named_with_case_and_label(tmp_path: Path) -> None:
+    (tmp_path / "sub-01_0001.nii.gz").touch()
+    text = messages(soft_label.folder_findings(tmp_path, ["sub-02", "sub-01"], [1, 2]))
+    assert "sub-01_0002.nii.gz: soft label of case sub-01, label 2, is missing" in text
+    assert "case sub-02, label 1, is missing" in text
+    assert "case sub-02, label 2, is missing" in text
+    assert text.count("is missing") == 3
+    assert "all zeros where the label is absent" in text
+
+
+def test_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
+    text = messages(soft_label.folder_findings(tmp_path / "softLabelsTr", ["sub-01", "sub-02"], [1]))
+    assert "no soft labels" in text
+    assert "2 x 1 soft labels" in text
+    assert "docs/data.md" in text
+    assert "labelsTr alone serves vanilla trainers only (nnUNetTrainer)" in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
+def test_broken_link_asks_for_its_content(tmp_path: Path) -> None:
+    (tmp_path / "sub-01_0001.nii.gz").symlink_to(tmp_path / "not-fetched")
+    assert "git annex get" in messages(soft_label.folder_findings(tmp_path, ["sub-01"], [1]))
+
+
+# Files
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def flipped_byte(file: Path) -> None:
+    """One bit of the stored content: it unpacks to wrong values, and only the checksum knows."""
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    stored = bytearray(gzip.compress(bytes(content), compresslevel=0))
+    stored[-100] ^= 4
+    file.write_bytes(bytes(stored))
+
+
+def not_compressed(file: Path) -> None:
+    file.write_bytes(gzip.decompress(file.read_bytes()))
+
+
+def too_short(file: Path) -> None:
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:-400]))
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def no_header(file: Path) -> None:
+    file.write_bytes(gzip.compress(b"\0" * 400))
+
+
+def four_dimensional(file: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2), dtype=np.float32), np.eye(4)), file)
+
+
+def trailing_axis(file: Path) -> None:
+    nib.save(nib.Nifti1Image(HALVES[..., None], np.eye(4)), file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "file is missing"),
+        (truncated, "corrupt or truncated gzip"),
+        (flipped_byte, "corrupt or truncated gzip"),
+        (not_compressed, "corrupt or truncated gzip"),
+        (too_short, "truncated data: expected 4312 bytes by its header, found 3912"),
+        (empty, "unreadable NIfTI header"),
+        (no_header, "unreadable NIfTI header"),
+        (four_dimensional, r"not a 3-D image: expected shape \(x, y, z\), found 4-D.*one 3-D file per label"),
+        (trailing_axis, r"not a 3-D image.*drop the axes of length 1"),
+    ],
+)
+def test_broken_file_is_named(tmp_path: Path, damage: Any, message: str) -> None:
+    file = tmp_path / "sub-01_0001.nii.gz"
+    save_nifti(file, HALVES, np.eye(4))
+    assert soft_label.file_findings(file) == []
+    damage(file)
+    reader = find_reader("NibabelIO")
+    with pytest.raises(UserError, match=f"sub-01_0001.nii.gz: {message}"):
+        soft_label.read_soft_label(file, reader)
+
+
+def test_truncated_plain_nifti_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "sub-01_0001.nii"
+    save_nifti(file, HALVES, np.eye(4))
+    truncated(file)
+    assert "truncated data: expected 4312 bytes by its header, found 4272" in messages(
+        soft_label.file_findings(file)
+    )
+
+
+def test_what_a_reader_refuses_is_a_user_error(tmp_path: Path) -> None:
+    """A shear is legal in NIfTI, but ITK knows orthonormal directions only."""
+    file = tmp_path / "sub-01_0001.nii.gz"
+    sheared = affine_of("LAS")
+    sheared[0, 1] = 0.7
+    image = nib.Nifti1Image(HALVES, sheared)
+    image.set_qform(None, 0)
+    nib.save(image, file)
+    soft_label.read_soft_label(file, find_reader("NibabelIO"))
+    reader = find_reader("SimpleITKIO")
+    with pytest.raises(
+        UserError, match=r"sub-01_0001.nii.gz: expected a NIfTI file that SimpleITKIO can read, found: .+"
+    ):
+        soft_label.read_soft_label(file, reader)
+
+
+@pytest.mark.parametrize("name", NIFTI_READERS)
+@pytest.mark.parametrize(
+    "affine", [affine_of("LAS"), affine_of("RPI"), affine_of("PIR"), affine_of("LAS", tilt_deg=17)]
+)
+def test_read_has_the_axis_order_of_the_image(tmp_path: Path, name: str, affine: Any) -> None:
+    """Image and soft label hold the same values, so that the reader must give the same array for both."""
+    values = smooth_noise(SHAPE, seed=1)
+    save_nifti(tmp_path / "image.nii.gz", values, affine)
+    soft_label.write_soft_label(tmp_path / "sub-01_0001.nii.gz", values, tmp_path / "image.nii.gz")
+    reader = find_reader(name)
+    image, properties = reader.read_images([str(tmp_path / "image.nii.gz")])
+    label, seen = soft_label.read_soft_label(tmp_path / "sub-01_0001.nii.gz", reader)
+    np.testing.assert_array_equal(label, image[0])
+    assert label.dtype == np.float32
+    assert soft_label.reader_geometry_findings(tmp_path / "label", properties, seen) == []
+
+
+@pytest.mark.parametrize("name", ["NaturalImage2DIO", "Tiff3DIO", "Nonsense"])
+def test_other_readers_are_refused(name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"not a NIfTI reader.*NibabelIOWithReorient.*found '{name}'.*nnUNetTrainer"
+    ):
+        find_reader(name)
+
+
+# Writing
+
+
+def test_written_label_has_the_header_geometry_of_its_image(tmp_path: Path) -> None:
+    affine = affine_of("LPI", tilt_deg=23)
+    image = nib.Nifti1Image(np.arange(990, dtype=np.int16).reshape(SHAPE), affine)
+    image.header["cal_max"] = 600
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(affine, 2)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "image.nii.gz")
+    soft_label.write_soft_label(tmp_path / "sub-01_0001.nii.gz", HALVES, tmp_path / "image.nii.gz")
+
+    written, reference = nib.load(tmp_path / "sub-01_0001.nii.gz"), nib.load(tmp_path / "image.nii.gz")
+    for key in (
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "quatern_b",
+        "qoffset_z",
+        "xyzt_units",
+    ):
+        np.testing.assert_array_equal(written.header[key], reference.header[key])
+    assert written.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(written.get_fdata(dtype=np.float32), np.float32(0.37))
+    assert b"nnunet-softseg" in written.header["descrip"].item()
+    # ITK reads the geometry its own way.
+    names = ("sub-01_0001.nii.gz", "image.nii.gz")
+    label, other = (SimpleITK.ReadImage(str(tmp_path / name)) for name in names)
+    assert label.GetOrigin() == other.GetOrigin()
+    assert label.GetDirection() == other.GetDirection()
+    assert label.GetSpacing() == other.GetSpacing()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (HALVES[1:], r"shape differs.*\(9, 10, 11\).*found \(8, 10, 11\)"),
+        (HALVES * 100, r"values outside \[0, 1\]"),
+        (np.where(HALVES > 1, 0, np.nan), "NaN"),
+    ],
+)
+def test_wrong_label_is_not_written(tmp_path: Path, values: Any, message: str) -> None:
+    save_nifti(tmp_path / "image.nii.gz", HALVES, np.eye(4))
+    with pytest.raises(UserError, match=message):
+        soft_label.write_soft_label(tmp_path / "sub-01_0001.nii.gz", values, tmp_path / "image.nii.gz")
+    assert [file.name for file in tmp_path.iterdir()] == ["image.nii.gz"]
+
+
+# Geometry
+
+
+@pytest.mark.parametrize(
+    ("shift", "is_right"), [(0.0, True), (0.9e-3, True), (1.1e-3, False), (np.nan, False)]
+)
+def test_affine_may_differ_by_a_thousandth(shift: float, is_right: bool) -> None:
+    affine = affine_of("LAS")
+    moved = affine.copy()
+    moved[1, 3] += shift
+    findings = soft_label.affine_findings(Path("softLabelsTr/sub-01_0001.nii.gz"), affine, moved)
+    assert (findings == []) is is_right
+    if not is_right:
+        assert "(row 1, column 3" in str(findings[0])
+        assert "copy the header of the image" in str(findings[0])
+
+
+@pytest.mark.parametrize("orientation", ["LAS", "RPI", "ASL"])
+def test_affine_kept_by_either_library_is_that_of_the_file(tmp_path: Path, orientation: str) -> None:
+    affine = affine_of(orientation, tilt_deg=11)
+    save_nifti(tmp_path / "image.nii.gz", HALVES, affine)
+    for name in ("NibabelIO", "SimpleITKIO"):
+        _, properties = find_reader(name).read_images([str(tmp_path / "image.nii.gz")])
+        found = reader_affines(properties)["original"]
+        np.testing.assert_allclose(found, affine, atol=1e-5)  # headers hold float32
+
+
+@pytest.mark.parametrize("name", NIFTI_READERS)
+def test_flipped_header_is_seen_by_every_reader(tmp_path: Path, name: str) -> None:
+    save_nifti(tmp_path / "image.nii.gz", HALVES, affine_of("LAS"))
+    save_nifti(tmp_path / "sub-01_0001.nii.gz", HALVES, affine_of("RAS"))
+    reader = find_reader(name)
+    _, image = reader.read_images([str(tmp_path / "image.nii.gz")])
+    _, label = soft_label.read_soft_label(tmp_path / "sub-01_0001.nii.gz", reader)
+    findings = soft_label.reader_geometry_findings(tmp_path / "sub-01_0001.nii.gz", image, label)
+    assert "affine differs from that of the image by" in str(findings[0])
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.where(HALVES > 1, 0, np.nan), "NaN or infinite values: expected finite values, found 990 voxels"),
+        (np.where(np.indices(SHAPE).sum(0) == 0, np.inf, 0.5), "found 1 voxels that are not"),
+        (soft_blob(SHAPE, (4, 5, 5), 3) * 100, r"outside \[0, 1\].*found \[0, 100\]: divide it by 100$"),
+        (soft_blob(SHAPE, (4, 5, 5), 3) * 63.5, r"divide it by 100$"),
+        (soft_blob(SHAPE, (4, 5, 5), 3) * 255, r"found \[0, 255\]: divide it by 255$"),
+        (soft_blob(SHAPE, (4, 5, 5), 3) * 1000, r"divide it by 1000$"),
+        (soft_blob(SHAPE, (4, 5, 5), 3) * 1.04, r"clip it to \[0, 1\]"),
+        (soft_blob(SHAPE, (4, 5, 5), 3) - 0.03, r"found \[-0.03, 0.97\]: clip it"),
+        (soft_blob(SHAPE, (4, 5, 5), 3) * 900 - 400, "does not look like a fraction"),
+        (np.indices(SHAPE)[0] % 4, "integer label map: write one file per label"),
+    ],
+)
+def test_wrong_values_are_named_with_the_way_out(values: Any, message: str) -> None:
+    findings = soft_label.content_findings(Path("softLabelsTr/sub-01_T2w_0001.nii.gz"), values)
+    with pytest.raises(UserError, match=message) as caught:
+        soft_label.raise_first_error(findings)
+    assert str(caught.value).startswith("softLabelsTr/sub-01_T2w_0001.nii.gz: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_all_zero_is_legal_but_said() -> None:
+    findings = soft_label.content_findings(Path("softLabelsTr/sub-01_0001.nii.gz"), np.zeros(SHAPE))
+    assert messages(findings) == ""
+    assert "all zero" in messages(findings, "warning")
+
+
+@given(st.floats(0, 1, width=32))
+def test_every_fraction_is_right(value: float) -> None:
+    values = HALVES.copy()
+    values[0, 0, 0] = value
+    assert soft_label.content_findings(Path("sub-01_0001.nii.gz"), values) == []
+
+
+@pytest.mark.parametrize(("value", "is_right"), [(1 + 5e-6, True), (1 + 1e-4, False), (-1e-4, False)])
+def test_range_allows_for_rounding_only(value: float, is_right: bool) -> None:
+    values = np.where(np.indices(SHAPE).sum(0) == 0, value, 0.37)
+    assert (soft_label.content_findings(Path("sub-01_0001.nii.gz"), values) == []) is is_right
+
+
+def test_fractions_stored_as_integers_with_a_slope_are_right(tmp_path: Path) -> None:
+    image = nib.Nifti1Image((255 * soft_blob(SHAPE, (4, 5, 5), 3)).astype(np.uint8), np.eye(4))
+    image.header.set_slope_inter(np.float32(1 / 255), 0)
+    nib.save(image, tmp_path / "sub-01_0001.nii.gz")
+    for name in NIFTI_READERS:
+        label, _ = soft_label.read_soft_label(tmp_path / "sub-01_0001.nii.gz", find_reader(name))
+        assert label.max() == pytest.approx(1, abs=1e-5)
+        assert soft_label.content_findings(tmp_path / "sub-01_0001.nii.gz", label) == []
+
+
+def test_overlapping_labels_are_a_warning() -> None:
+    files = [Path("sub-01_0001.nii.gz"), Path("sub-01_0002.nii.gz")]
+    full = np.full(SHAPE, 0.63, dtype=np.float32)
+    assert soft_label.overlap_findings(files, [HALVES, full]) == []
+    over = full.copy()
+    over[1, 2, 3] = 0.7
+    findings = soft_label.overlap_findings(files, [HALVES, over])
+    assert "up to 1.07, above 1 in 1 voxels" in messages(findings, "warning")
+
+
+# The integer label map
+
+
+def test_hard_label_map_by_table() -> None:
+    first = np.array([0.5, 0.51, 0.6, 0.3, 0.0, 0.7])
+    second = np.array([0.5, 0.2, 0.8, 0.3, 0.51, 0.7])
+    expected = [0, 1, 3, 0, 3, 1]
+    assert soft_label.hard_label_map([first, second], [1, 3]).tolist() == expected
+
+
+def test_hard_label_map_is_that_of_predictions() -> None:
+    """A predicted folder can serve as soft labels only if both sides threshold alike."""
+    from nnunet_softseg.inference.label_manager import SoftLabelManager
+
+    soft = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
+    manager = SoftLabelManager({"background": 0, "a": 1, "b": 2, "c": 3}, None)
+    expected = manager.convert_probabilities_to_segmentation(soft)
+    np.testing.assert_array_equal(soft_label.hard_label_map(list(soft), [1, 2, 3]), expected)
+
+
+def test_disagreeing_voxels_are_counted_and_placed() -> None:
+    blob = soft_blob(SHAPE, (4, 5, 5), 3)
+    label_map = (blob > 0.5).astype(np.float32)
+    file = Path("labelsTr/sub-01.nii.gz")
+    assert soft_label.label_map_findings(file, label_map, [blob], [1]) == []
+    label_map[0, 1, 2] = label_map[8, 9, 10] = 1
+    text = messages(soft_label.label_map_findings(file, label_map, [blob], [1]))
+    assert "2 voxels that differ, first at (x, y, z) = (0, 1, 2), (8, 9, 10)" in text
+    assert "write the label map again as soft label > 0.5" in text
+
+
+@pytest.mark.parametrize(("value", "found"), [(2, r"\(2\)"), (0.5, r"\(0.5\)"), (255, r"\(255\)")])
+def test_values_that_are_no_label_are_named(value: float, found: str) -> None:
+    blob = soft_blob(SHAPE, (4, 5, 5), 3)
+    label_map = np.where(blob > 0.5, value, 0)
+    findings = soft_label.label_map_findings(Path("labelsTr/sub-01.nii.gz"), label_map, [blob], [1])
+    with pytest.raises(UserError, match=f"values that are not in dataset.json: expected 0, 1, found {found}"):
+        soft_label.raise_first_error(findings)

@@ -1,0 +1,422 @@
+"""From a preprocessed case to its soft map: the crop, the tiles, the floor, the flags."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_softseg.inference import case_record, flags
+from nnunet_softseg.inference import recentring as localiser
+from nnunet_softseg.inference import soft_prediction as inference
+from nnunet_softseg.inference.label_manager import SoftLabelManager
+from nnunet_softseg.inference.placement import place
+from nnunet_softseg.inference.soft_prediction import predict_soft_map
+from nnunet_softseg.network.running_scale import add_reference_plateau, reference_plateau
+from nnunet_softseg.preprocessing.model_plans import soft_plans
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+
+
+class Identity(torch.nn.Module):
+    """A network whose raw output is its input, and which counts its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(x.clone())
+        return x
+
+
+def predictor(
+    patch: tuple[int, int, int], si_axis: int | None, learned_plateau: float = 0.0, **options: Any
+) -> Any:
+    made = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
+    plans = soft_plans({"configurations": {}, "dataset_name": "D"}, "T", SoftSegSettings())
+    plans[PLANS_KEY]["si_axis"] = si_axis
+    made.plans_manager = SimpleNamespace(plans=plans)
+    made.configuration_manager = SimpleNamespace(
+        patch_size=list(patch),
+        spacing=[1.0, 1.0, 1.0],
+        network_arch_init_kwargs={"strides": [[1, 1, 1], [2, 2, 2], 2]},
+    )
+    made.dataset_json = {"labels": {"background": 0, "cord": 1}}
+    made.label_manager = SoftLabelManager(made.dataset_json["labels"], None)
+    made.network = add_reference_plateau(Identity(), 1)
+    reference_plateau(made.network).fill_(learned_plateau)
+    return made
+
+
+def height(values: torch.Tensor) -> float:
+    """The plateau, written out."""
+    x = values.double().clamp(min=0)
+    return float((x**5).sum() / (x**4).sum())
+
+
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise looks like no cord: the second look is for the tests that ask for it."""
+    monkeypatch.setenv(localiser.VARIABLE, "never")
+
+
+def begin() -> dict[str, Any]:
+    record = case_record.start({})
+    case_record.set_under_way(record)
+    return record
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.integers(4, 40), st.sampled_from([0, 1, 2, None]))
+@settings(max_examples=40)
+def test_the_map_is_the_crop_divided_by_its_plateau_and_zero_outside(
+    a: int, b: int, c: int, si_axis: int | None
+) -> None:
+    image = torch.rand(1, a, b, c) + 0.1
+    made = predictor((8, 12, 16), si_axis)
+    soft = predict_soft_map(made, image)
+    seen = torch.zeros(a, b, c, dtype=torch.bool)
+    box = [slice(max((n - p) // 2, 0), (n - p) // 2 + p) for n, p in zip((a, b, c), (8, 12, 16), strict=True)]
+    for axis in range(3):
+        if si_axis is None or axis == si_axis:
+            box[axis] = slice(None)
+    seen[tuple(box)] = True
+    assert float(soft[0][~seen].sum()) == 0
+    inside = image[0][tuple(box)]
+    expected = (inside / height(inside)).clamp(max=1)
+    torch.testing.assert_close(soft[0][tuple(box)], expected, atol=3e-6, rtol=0)
+
+
+def test_one_pass_where_the_case_fits_and_tiles_along_si_only() -> None:
+    made = predictor((16, 8, 8), 0)
+    predict_soft_map(made, torch.rand(1, 16, 30, 30))
+    assert len(made.network.inputs) == 1  # no mirroring, no tiles in-plane
+    made = predictor((16, 8, 8), 0)
+    predict_soft_map(made, torch.rand(1, 40, 30, 30))
+    assert len(made.network.inputs) == 4  # starts 0, 8, 16, 24 at half steps
+    assert {tuple(x.shape) for x in made.network.inputs} == {(1, 1, 16, 8, 8)}
+
+
+def test_blending_is_in_float32() -> None:
+    """nnU-Net's half precision would be off by 5e-4 of the value, and far more at the edge of a lone tile."""
+    image = torch.full((1, 40, 8, 8), 0.37)
+    image[:, 17:] = 0.21
+    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=2.0), image)
+    torch.testing.assert_close(soft, image, atol=1e-6, rtol=0)  # the floor, half of 2, is the denominator
+
+
+def test_a_weak_image_stays_weak_and_a_constant_one_is_empty() -> None:
+    weak = 0.02 * torch.rand(1, 16, 8, 8)
+    begin()
+    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=1.0), weak)
+    torch.testing.assert_close(soft, weak / 0.5, atol=1e-6, rtol=0)  # the floor is half of the learned peak
+    assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.ones(1, 16, 8, 8)).sum()) == 0
+    # and the next image is judged by itself
+    assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.rand(1, 16, 8, 8)).max()) == 1
+
+
+def test_touching_the_border_of_the_crop_is_flagged_only_where_the_image_goes_on() -> None:
+    image = torch.zeros(1, 16, 20, 8)
+    image[0, :, 6:10, 3:5] = 1  # the crop of 8 starts at 6 along the second axis
+    record = begin()
+    predict_soft_map(predictor((16, 8, 8), 0), image)
+    assert len(record["warnings"]) == 1
+    assert "touches the border" in record["warnings"][0]
+    record = begin()
+    predict_soft_map(predictor((16, 20, 8), 0), image)
+    assert record["warnings"] == []
+    along_si = torch.zeros(1, 16, 20, 8)
+    along_si[0, :, 9:11, 3:5] = 1  # reaches both ends of the image along S-I, as a cord does
+    record = begin()
+    predict_soft_map(predictor((16, 8, 8), 0), along_si)
+    assert record["warnings"] == []
+
+
+def test_a_weak_response_is_flagged() -> None:
+    image = torch.rand(1, 16, 8, 8)
+    for learned, weak in ((1.0, False), (3.0, True)):
+        record = begin()
+        predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=learned), image)
+        assert any("weak response for cord" in warning for warning in record["warnings"]) is weak
+
+
+def test_the_record_tells_plateaus_and_seconds_of_every_fold() -> None:
+    made = predictor((16, 8, 8), 0, learned_plateau=0.8)
+    image = torch.zeros(1, 16, 8, 8)
+    image[0, 3:7] = 1.25
+    record = begin()
+    predict_soft_map(made, image)
+    predict_soft_map(made, image)
+    assert record["labels"] == {"cord": {"raw_plateau": [1.25, 1.25], "raw_plateau_in_training": [0.8, 0.8]}}
+    assert record["seconds"]["forward"] > 0
+
+
+@pytest.mark.parametrize("use_mirroring", [True, False])
+def test_mirroring_is_averaged_if_someone_asks_for_it(use_mirroring: bool) -> None:
+    made = predictor((16, 8, 8), 0, use_mirroring=use_mirroring)
+    made.allowed_mirroring_axes = (0,)
+    image = torch.rand(1, 16, 8, 8)
+    soft = predict_soft_map(made, image)
+    assert len(made.network.inputs) == (2 if use_mirroring else 1)
+    torch.testing.assert_close(soft[0], (image[0] / height(image)).clamp(max=1), atol=1e-6, rtol=0)
+
+
+# The second look
+
+
+TRAINING = {
+    "cord": {
+        "components": 1, "largest_area": 30.0, "area_variation": 0.02,
+        "empty_start": 0, "empty_end": 0, "gap": 0, "extent": 40,
+    }
+}  # fmt: skip
+PATCH = (32, 20, 16)
+
+
+def tube(shape: tuple[int, int, int], start: tuple[float, float], slope: tuple[float, float]) -> torch.Tensor:
+    """A cord of area 28, (1, *shape), along the first axis; its edge is one voxel wide."""
+    along, y, x = torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij")
+    away = torch.hypot(y - start[0] - slope[0] * along, x - start[1] - slope[1] * along)
+    return (3.5 - away).clamp(0, 1)[None]
+
+
+def trained() -> Any:
+    made = predictor(PATCH, 0, learned_plateau=1.0)
+    made.plans_manager.plans[PLANS_KEY]["training_shapes"] = TRAINING
+    return made
+
+
+def whole_case(
+    image: torch.Tensor, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[torch.Tensor, Any, Any]:
+    """Return soft map, record and network of a preprocessed case that is at hand as a whole."""
+    monkeypatch.setenv(localiser.VARIABLE, mode)
+    made, record = trained(), begin()
+    return predict_soft_map(made, image), record, made.network
+
+
+@pytest.mark.parametrize("mode", ["auto", "always", "never"])
+@pytest.mark.parametrize(
+    ("start", "slope"),
+    [
+        ((12, 60), (0, 0)),
+        ((30, 8), (0, 0)),
+        ((15, 20), (0.57, 0)),
+        ((60, 60), (-0.4, -0.4)),
+        ((37.5, 36), (0, 0)),
+    ],
+)
+def test_a_cord_that_is_not_in_the_middle_is_found_whole(
+    start: tuple[float, float], slope: tuple[float, float], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tube((90, 76, 74), start, slope)
+    soft, record, network = whole_case(image, mode, monkeypatch)
+    in_the_middle = start == (37.5, 36)
+    if mode == "never" and not in_the_middle:
+        assert float(soft.sum()) < 0.7 * float(image.sum())
+        assert "localiser" not in record
+        return
+    # raw is what the network sees, so the map is the tube, at the height of its plateau
+    expected = (image / height(image)).clamp(max=1)
+    if slope == (0, 0):
+        torch.testing.assert_close(soft, expected, atol=2e-6, rtol=0)
+    else:  # interpolated, there and back; what a spline undershoots at a sharp edge is no cord
+        torch.testing.assert_close(soft.sum((2, 3)), expected.sum((2, 3)), rtol=0.05, atol=0)
+        assert float(soft.sum()) == pytest.approx(float(expected.sum()), rel=0.015)
+        assert float((soft - expected).abs().max()) < 0.35
+    assert record["flags"] == ([] if in_the_middle else ["found off the centre"])
+    if mode == "auto" and in_the_middle:
+        assert "localiser" not in record
+        assert {tuple(x.shape[2:]) for x in network.inputs} == {PATCH}  # and no pass over all of the image
+    elif mode != "never":
+        assert record["localiser"]["used"]
+        assert record["localiser"]["straight"] is (slope == (0, 0))
+
+
+def test_why_it_looked_again_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, record, _ = whole_case(tube((90, 76, 74), (12, 60), (0, 0)), "auto", monkeypatch)
+    assert record["localiser"]["because"] == ["empty", "weak response"]
+    _, record, _ = whole_case(tube((90, 76, 74), (15, 36), (0.57, 0)), "auto", monkeypatch)
+    assert {"ends inside the image", "touches the border"} <= set(record["localiser"]["because"])
+
+
+def test_where_there_is_no_cord_an_empty_map_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece of a tube off the centre is found by the second look, but it is too short for a cord."""
+    piece = tube((90, 76, 74), (15, 15), (0, 0))
+    piece[:, :40] = 0
+    piece[:, 58:] = 0
+    soft, record, _ = whole_case(piece, "auto", monkeypatch)
+    assert float(soft.sum()) == 0
+    assert not record["localiser"]["used"]
+    assert record["flags"] == ["weak response"]  # that the map is empty is flagged when it is written
+    soft, record, _ = whole_case(piece, "always", monkeypatch)
+    assert float(soft.max()) == 1
+    assert record["localiser"]["used"]
+
+
+def test_where_nothing_looks_like_a_cord_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One coarse pass tells: a spot in two slices of ninety."""
+    image = tube((90, 76, 74), (15, 15), (0, 0))
+    image[:, 42:] = 0
+    image[:, :40] = 0
+    for mode in ("auto", "always"):
+        soft, record, network = whole_case(image, mode, monkeypatch)
+        assert float(soft.sum()) == 0
+        assert record["localiser"]["tried"] == 0
+        assert not record["localiser"]["used"]
+        sizes = [tuple(seen.shape[2:]) for seen in network.inputs]
+        assert sizes.count((48, 76, 76)) == 1  # half of the slices, to the next multiple of the stride
+        assert set(sizes) == {PATCH, (48, 76, 76)}
+
+
+def test_a_constant_image_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, record, network = whole_case(torch.ones(1, 40, 40, 40), "always", monkeypatch)
+    assert float(soft.sum()) == 0
+    assert "localiser" not in record
+    assert {tuple(x.shape[2:]) for x in network.inputs} == {PATCH}
+
+
+class InFile:
+    """A case as `NetworkImage` reads it, in place of a file."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.shape, self.reads, self._image = tuple(image.shape[1:]), 0, inference._ArrayImage(image)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._image, name)
+
+    def from_files(self, *_: Any) -> "InFile":
+        self.reads += 1
+        return self
+
+
+def box_of_a_case(image: torch.Tensor, files: list[str] | None) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the middle of an image as the preprocessing would give it, and its record, under way."""
+    shape = tuple(image.shape[1:])
+    box = inference.network_box(shape, PATCH, 0)
+    record = begin()
+    record |= {"box": box, "network_shape": shape, "image_files": files}
+    return inference._ArrayImage(image).extract(box), record
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5])
+def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
+    slope: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    image = tube((90, 76, 74), (12, 60), (slope, 0))
+    file = InFile(image)
+    monkeypatch.setattr(inference, "NetworkImage", file)
+    middle, record = box_of_a_case(image, ["sub-01_T2w.nii.gz"])
+    made = trained()
+    first = predict_soft_map(made, middle)
+    box = record["box"]
+    assert box[0] == (0, 90)
+    assert tuple(first.shape[1:]) == tuple(stop - start for start, stop in box)
+    expected = (image / height(image)).clamp(max=1)
+    back = torch.zeros_like(image)
+    back[(slice(None), *(slice(*extent) for extent in box))] = first
+    torch.testing.assert_close(back.sum((2, 3)), expected.sum((2, 3)), rtol=0.05 if slope else 1e-5, atol=0)
+    # the second fold sees a silent network in the middle, too, and would place its boxes elsewhere
+    made.network.inputs.clear()
+    monkeypatch.setattr(localiser, "candidates", lambda *_: pytest.fail("only the first fold decides"))
+    second = predict_soft_map(made, middle)
+    torch.testing.assert_close(second, first, atol=0, rtol=0)
+    assert record["box"] == box
+    assert file.reads == 2
+    assert len(record["labels"]["cord"]["raw_plateau"]) == 2
+
+
+def test_a_second_fold_stays_in_the_middle_where_the_first_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    image = tube((90, 76, 74), (37.5, 36), (0, 0))
+    middle, record = box_of_a_case(image, ["sub-01_T2w.nii.gz"])
+    box = record["box"]
+    made = trained()
+    predict_soft_map(made, middle)
+    reference_plateau(made.network).fill_(9.0)  # the second fold finds the response weak
+    predict_soft_map(made, middle)
+    assert record["box"] == box
+    assert "localiser" not in record
+    assert record["flags"] == ["weak response"]
+
+
+def test_an_image_that_came_as_an_array_cannot_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    middle, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), None)
+    box = record["box"]
+    assert float(predict_soft_map(trained(), middle).sum()) == 0
+    assert record["box"] == box
+    assert "array" in record["localiser"]["not_run"]
+
+
+def test_a_record_of_another_case_says_nothing_about_this_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), ["another.nii.gz"])
+    image = tube((50, 40, 42), (19.5, 20), (0, 0))
+    assert tuple(predict_soft_map(trained(), image).shape) == tuple(image.shape)
+
+
+@pytest.mark.parametrize("looks_closer", [True, False])
+def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
+    looks_closer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that leaves the tube half-way: what was found in the other half says where it goes on."""
+    image = tube((64, 76, 74), (20, 30), (0, 0))
+    made, record = trained(), begin()
+    grid = inference._Case(made, image, record)._grid
+    off = np.tile([20.0, 30.0], (64, 1))
+    off[32:, 0] += np.arange(32) * 0.6
+    wrong = place(off, (64, 76, 74), grid)
+    monkeypatch.setattr(localiser, "candidates", lambda *_: iter([localiser.Candidate(wrong, 0.5)]))
+    monkeypatch.setenv(localiser.VARIABLE, "always")
+    if not looks_closer:
+        monkeypatch.setattr(inference, "_MOST_REFINEMENTS", 0)
+    soft = predict_soft_map(made, image)
+    if looks_closer:
+        assert record["flags"] == ["found off the centre"]
+        torch.testing.assert_close(soft, (image / height(image)).clamp(max=1), atol=2e-6, rtol=0)
+    else:
+        assert "touches the border" in record["flags"]
+
+
+@pytest.mark.parametrize("likeness", [0.3, 0.7])
+def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
+    likeness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two paths, each of which leaves its tube half-way; the tubes are equal but for what led to them."""
+    monkeypatch.setenv(localiser.VARIABLE, "always")
+    image = torch.maximum(tube((64, 76, 74), (20, 16), (0, 0)), tube((64, 76, 74), (20, 56), (0, 0)))
+    made, record = trained(), begin()
+    grid = inference._Case(made, image, record)._grid
+    odd = []
+    for column in (16.0, 56.0):
+        off = np.tile([20.0, column], (64, 1))
+        off[32:, 0] += np.arange(32) * 0.6
+        odd.append(place(off, (64, 76, 74), grid))
+    ranked = [localiser.Candidate(*one) for one in zip(odd, (0.5, likeness), strict=True)]
+    monkeypatch.setattr(localiser, "candidates", lambda *_: iter(ranked))
+    soft = predict_soft_map(made, image)[0]
+    found, other = (
+        (soft[:, :, 40:], soft[:, :, :40]) if likeness > 0.5 else (soft[:, :, :40], soft[:, :, 40:])
+    )
+    assert float(other.sum()) == 0
+    expected = (image[0] / height(image)).clamp(max=1).sum() / 2
+    assert float(found.sum()) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_areas_are_judged_across_a_leaning_cord(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its axial sections are larger than any label of the training, as it leans: that is not odd."""
+    monkeypatch.setenv(localiser.VARIABLE, "auto")
+    image = tube((90, 76, 74), (15, 20), (0.57, 0))
+    lean = 1 / np.cos(np.arctan(0.57))  # 1.15
+    largest = float(image.sum((2, 3)).max()) / 1.25 / np.sqrt(lean)  # 7 % too large, or 7 % to spare
+    monkeypatch.setitem(TRAINING["cord"], "largest_area", largest)
+    soft, record, _ = whole_case(image, "auto", monkeypatch)
+    assert record["flags"] == ["found off the centre"]
+    assert "unlike training" in {
+        finding.flag.value for finding in flags.of_map(soft.numpy(), ["cord"], TRAINING, 0)
+    }

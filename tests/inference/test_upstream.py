@@ -1,0 +1,274 @@
+"""Contracts with nnU-Net: what our patches and overrides rely on. A failure here means it has changed."""
+
+import inspect
+import multiprocessing
+import sys
+import threading
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.inference import export_prediction as nnunet_export
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
+from nnunetv2.utilities import file_path_utilities, find_class_by_name, utils
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunet_softseg.inference import case_record, export, worker_threads
+from nnunet_softseg.inference import nnunet_patches as upstream
+from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
+
+stock = trainer_module.nnUNetTrainer
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_trainer_overrides_methods_that_exist_with_their_parameters() -> None:
+    assert parameters(stock.__init__) == parameters(nnUNetTrainerSoftSeg.__init__)
+    assert parameters(stock.build_network_architecture) == parameters(
+        nnUNetTrainerSoftSeg.build_network_architecture
+    )
+    for name in (
+        "on_train_start", "get_tr_and_val_datasets", "_build_loss", "configure_optimizers", "validation_step",
+        "on_validation_epoch_end", "on_epoch_end", "perform_actual_validation",
+        "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
+    ):  # fmt: skip
+        assert parameters(getattr(stock, name)) == parameters(getattr(nnUNetTrainerSoftSeg, name)), name
+    assert parameters(stock.get_training_transforms)[:5] == [
+        "patch_size", "rotation_for_DA", "deep_supervision_scales", "mirror_axes", "do_dummy_2d_data_aug",
+    ]  # fmt: skip
+
+
+def test_the_loader_asks_the_dataset_as_we_answer() -> None:
+    source = inspect.getsource(nnUNetDataLoader.generate_train_batch)
+    assert "self._data.load_case(i)" in source
+    assert "properties['class_locations']" in source
+    assert "self.transforms(**{'image': data_cropped, 'segmentation': seg_cropped})" in source
+    assert "dtype=s.dtype" in source  # targets keep their type in the batch
+
+
+def test_the_predictor_calls_what_is_patched_by_the_names_that_are_patched() -> None:
+    source = inspect.getsource(predict_from_raw_data)
+    assert "self.predict_sliding_window_return_logits(data)" in source
+    assert source.count("export_prediction_from_logits(") >= 2
+    assert "(prediction, properties, self.configuration_manager, self.plans_manager," in source
+    assert "predictor.predict_sliding_window_return_logits(data)" in inspect.getsource(
+        stock.perform_actual_validation
+    )
+    assert "export_prediction_from_logits, (" in inspect.getsource(stock.perform_actual_validation)
+    assert parameters(nnunet_export.export_prediction_from_logits) == parameters(export.export_prediction)
+    assert parameters(nnUNetPredictor._internal_get_sliding_window_slicers) == ["self", "image_size"]
+    assert parameters(nnUNetPredictor._internal_maybe_mirror_and_predict) == ["self", "x"]
+
+
+def test_the_label_manager_and_preprocessor_have_the_methods_that_we_override() -> None:
+    overridden = (
+        "apply_inference_nonlin",
+        "convert_probabilities_to_segmentation",
+        "convert_logits_to_segmentation",
+        "revert_cropping_on_probabilities",
+        "num_segmentation_heads",
+    )
+    for name in overridden:
+        assert hasattr(LabelManager, name), name
+    assert parameters(DefaultPreprocessor.run_case) == [
+        "self", "image_files", "seg_file", "plans_manager", "configuration_manager", "dataset_json",
+    ]  # fmt: skip
+    assert parameters(DefaultPreprocessor.run_case_npy)[1:4] == ["data", "seg", "properties"]
+
+
+def test_patches_stand_and_a_second_install_changes_nothing() -> None:
+    before = nnUNetPredictor.predict_sliding_window_return_logits
+    upstream.install()
+    assert nnUNetPredictor.predict_sliding_window_return_logits is before
+    assert predict_from_raw_data.export_prediction_from_logits is export.export_prediction
+    assert trainer_module.export_prediction_from_logits is export.export_prediction
+    assert (
+        nnunet_export.export_prediction_from_logits is not export.export_prediction
+    )  # the original stays reachable
+
+
+class Doubling(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, 2 * x], 1)
+
+
+@pytest.mark.parametrize("use_mirroring", [True, False])
+def test_a_vanilla_model_is_blended_by_nnunet(use_mirroring: bool) -> None:
+    """The original method and the patched one give the same bits for a model that is not ours."""
+    predictor = nnUNetPredictor(use_mirroring=use_mirroring, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.plans_manager = SimpleNamespace(plans={"label_manager": "LabelManager"})
+    predictor.configuration_manager = SimpleNamespace(patch_size=[8, 8, 8])
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=2)
+    predictor.network, predictor.allowed_mirroring_axes = Doubling(), (0, 1, 2)
+    image = torch.rand(1, 12, 9, 8)
+    patched = predictor.predict_sliding_window_return_logits(image)
+    original = nnUNetPredictor.predict_sliding_window_return_logits.__wrapped__(predictor, image)
+    assert patched.dtype == torch.float16
+    assert torch.equal(patched, original)
+
+
+def test_the_case_under_way_is_the_one_that_the_iterator_gave() -> None:
+    seen = []
+
+    def original(self: Any, data_iterator: Any, *args: Any) -> list[int]:
+        for item in data_iterator:
+            case_record.under_way()["seconds"]["forward"] = item["data"]
+            seen.append(item["data_properties"])
+        return [len(args)]
+
+    soft = SimpleNamespace(
+        plans_manager=SimpleNamespace(plans={"label_manager": "SoftLabelManager", "nnunet_softseg": {}})
+    )
+    items = [{"data": number, "data_properties": {"spacing": [1, 1, 1]}} for number in range(3)]
+    assert upstream._record_keeping_iterator(original)(soft, iter(items), True, 2) == [2]
+    assert case_record.under_way()["seconds"] == {}  # nobody's any more
+    assert [properties[case_record.KEY]["seconds"]["forward"] for properties in seen] == [0, 1, 2]
+
+
+# Threads in place of processes
+
+SOFT = SimpleNamespace(plans={"label_manager": "SoftLabelManager", "nnunet_softseg": {}})
+VANILLA = SimpleNamespace(plans={"label_manager": "LabelManager"})
+
+
+def test_the_predictor_starts_its_workers_where_threads_are_put_in_their_place() -> None:
+    exporting = inspect.getsource(nnUNetPredictor.predict_from_data_iterator.__wrapped__)
+    assert exporting.count("multiprocessing.") == 2
+    assert 'multiprocessing.get_context("spawn").Pool(num_processes_segmentation_export)' in exporting
+    assert "multiprocessing.TimeoutError" in exporting  # what a ThreadPool's result raises, too
+    assert "for i in export_pool._pool" in exporting
+    assert "i.is_alive()" in inspect.getsource(file_path_utilities.check_workers_alive_and_busy)
+    stock_iterator = nnUNetPredictor._internal_get_data_iterator_from_lists_of_filenames
+    assert parameters(stock_iterator.__wrapped__) == parameters(stock_iterator)
+    for item in ("data", "ofile", "data_properties"):
+        assert f"preprocessed['{item}']" in exporting
+    listing = nnUNetPredictor._manage_input_and_output_lists
+    assert parameters(listing.__wrapped__)[:2] == ["self", "list_of_lists_or_source_folder"]
+    assert "create_lists_from_splitted_dataset_folder(list_of_lists_or_source_folder," in inspect.getsource(
+        listing.__wrapped__
+    )
+
+
+def test_pools_are_of_threads_only_while_a_model_of_ours_predicts() -> None:
+    seen: list[object] = []
+
+    def original(self: Any, data_iterator: Any) -> None:
+        context = predict_from_raw_data.multiprocessing.get_context("spawn")
+        seen.append(context.Pool(2) if self.plans_manager is SOFT else type(context))
+
+    patched = upstream._record_keeping_iterator(original)
+    for plans in (SOFT, VANILLA):
+        patched(SimpleNamespace(plans_manager=plans), iter([]))
+    pool, vanilla_context = seen
+    spawn = multiprocessing.get_context("spawn")
+    assert vanilla_context is type(spawn) is type(predict_from_raw_data.multiprocessing.get_context("spawn"))
+    assert predict_from_raw_data.multiprocessing.TimeoutError is multiprocessing.TimeoutError
+    with pool as threads:  # type: ignore[attr-defined]
+        assert isinstance(threads, ThreadPool)
+        assert len(threads._pool) == 2
+        assert all(thread.is_alive() for thread in threads._pool)
+        assert threads.apply_async(threading.get_ident).get() != threading.get_ident()
+
+
+def test_pools_of_threads_end_with_the_prediction_even_if_it_fails() -> None:
+    def original(self: Any, data_iterator: Any) -> None:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        upstream._record_keeping_iterator(original)(SimpleNamespace(plans_manager=SOFT), iter([]))
+    after = predict_from_raw_data.multiprocessing.get_context("spawn")
+    assert type(after) is type(multiprocessing.get_context("spawn"))
+
+
+def test_a_vanilla_model_is_preprocessed_where_nnunet_does_it() -> None:
+    calls = []
+    patched = upstream._iterator_in_threads(lambda *args: calls.append(args))
+    vanilla = SimpleNamespace(plans_manager=VANILLA)
+    patched(vanilla, [["a"]], [None], ["out/a"], 3)
+    cascade = SimpleNamespace(plans_manager=SOFT)
+    patched(cascade, [["a"]], ["previous"], ["out/a"], 3)
+    assert calls == [(vanilla, [["a"]], [None], ["out/a"], 3), (cascade, [["a"]], ["previous"], ["out/a"], 3)]
+
+
+def test_a_folder_is_listed_as_nnunet_lists_it(tmp_path: Path) -> None:
+    names = (
+        "b_0000.nii.gz",
+        "a_0001.nii.gz",
+        "a_0000.nii.gz",
+        "a_b_0000.nii.gz",
+        "odd.nii.gz",
+        "a_0000.json",
+    )
+    for name in names:
+        (tmp_path / name).touch()
+    expected = utils.create_lists_from_splitted_dataset_folder(str(tmp_path), ".nii.gz", num_processes=1)
+    assert worker_threads.images_of_folder(str(tmp_path), ".nii.gz") == expected
+    assert [[Path(file).name for file in case] for case in expected if case] == [
+        ["a_0000.nii.gz", "a_0001.nii.gz"], ["a_b_0000.nii.gz"], ["b_0000.nii.gz"],
+    ]  # fmt: skip
+    seen = []
+    patched = upstream._lists_without_processes(lambda self, images, *rest: seen.append((images, *rest)))
+    for plans in (VANILLA, SOFT):
+        owner = SimpleNamespace(plans_manager=plans, dataset_json={"file_ending": ".nii.gz"})
+        patched(owner, str(tmp_path), "out", None)
+        patched(owner, [["x"]], "out", None)
+    assert seen == [
+        (str(tmp_path), "out", None), ([["x"]], "out", None), (expected, "out", None), ([["x"]], "out", None),
+    ]  # fmt: skip
+
+
+def test_threads_share_sums_as_the_forward_pass_does() -> None:
+    """A sum depends on the number of threads in its last bits; nnU-Net's forward pass takes at most eight."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with worker_threads.thread_pool(2) as pool:
+            torch.set_num_threads(3)  # what a thread started now would get
+            assert pool.apply(torch.get_num_threads) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+# The search for a class by its name, beside other threads
+
+
+def test_the_search_for_a_class_extends_the_import_path_by_the_name_that_is_patched() -> None:
+    upstream.install()
+    source = inspect.getsource(find_class_by_name.recursive_find_python_class)
+    assert "stack.enter_context(temporarily_extend_syspath(base_folder))" in source
+    assert find_class_by_name.temporarily_extend_syspath is upstream.extended_import_path
+
+
+@pytest.mark.parametrize("starts", ["before", "within"])
+def test_who_reads_the_import_path_during_a_search_misses_nothing(tmp_path: Path, starts: str) -> None:
+    entries = list(sys.path)
+    reader = iter(sys.path)
+    with find_class_by_name.temporarily_extend_syspath(str(tmp_path)):
+        assert sys.path == [str(tmp_path), *entries]
+        if starts == "within":
+            reader = iter(sys.path)
+        read = [next(reader), next(reader)]
+    assert set(entries) <= {*read, *reader}
+    assert sys.path == entries
+
+
+def test_a_search_leaves_an_entry_of_the_import_path_that_was_there_and_cleans_up_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    entries = list(sys.path)
+    with find_class_by_name.temporarily_extend_syspath(str(tmp_path)):
+        assert sys.path == entries
+    assert sys.path == entries
+    with pytest.raises(ImportError), find_class_by_name.temporarily_extend_syspath(str(tmp_path / "other")):
+        raise ImportError
+    assert sys.path == entries

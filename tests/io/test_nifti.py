@@ -1,0 +1,66 @@
+"""A NIfTI file is opened, or the user is told in one line which file is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.nifti import load_nifti
+
+AFFINE = np.diag([0.5, 1.0, 3.0, 1.0])
+VALUES = np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 4, 3)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_values_and_affine_come_back(
+    kind: type[nib.Nifti1Image] | type[nib.Nifti2Image], ending: str, tmp_path: Path
+) -> None:
+    kind(VALUES, AFFINE).to_filename(tmp_path / f"map{ending}")
+    opened = load_nifti(tmp_path / f"map{ending}")
+    np.testing.assert_array_equal(opened.get_fdata(dtype=np.float32), VALUES)
+    np.testing.assert_array_equal(opened.affine, AFFINE)
+
+
+def nothing(file: Path) -> None:
+    assert not file.exists()
+
+
+def text(file: Path) -> None:
+    file.write_text("not an image")
+
+
+def empty(file: Path) -> None:
+    file.touch()
+
+
+def cut_header(file: Path) -> None:
+    nib.Nifti1Image(VALUES, AFFINE).to_filename(file.with_name("whole.nii"))
+    file.write_bytes(file.with_name("whole.nii").read_bytes()[:200])
+
+
+def other_format(file: Path) -> None:
+    nib.MGHImage(VALUES, AFFINE).to_filename(file.with_name("map.mgh"))
+    file.write_bytes(file.with_name("map.mgh").read_bytes())
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("make", [nothing, text, empty, cut_header, other_format])
+def test_what_is_no_nifti_is_a_user_error(make: Callable[[Path], None], ending: str, tmp_path: Path) -> None:
+    file = tmp_path / "labels" / f"sub-01{ending}"
+    file.parent.mkdir()
+    make(file)
+    with pytest.raises(
+        UserError, match=f"^labels/sub-01{ending}: cannot be opened: expected a NIfTI file"
+    ) as told:
+        load_nifti(file)
+    assert "\n" not in str(told.value)
+
+
+def test_another_image_format_is_a_user_error(tmp_path: Path) -> None:
+    nib.MGHImage(VALUES, AFFINE).to_filename(tmp_path / "sub-01.mgh")
+    with pytest.raises(UserError, match="found MGHImage"):
+        load_nifti(tmp_path / "sub-01.mgh")

@@ -1,0 +1,135 @@
+"""Many cases, one process or several: the same results in the same order, and the end when one fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import clean_environment
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.workers import map_ahead, map_jobs
+
+
+def square_late(number: int) -> int:
+    time.sleep(0.02 * (3 - number % 4))  # the first are done last
+    return number**2
+
+
+def fail_at_two(number: int) -> int:
+    if number == 2:
+        raise UserError("case 2 is broken")
+    return number
+
+
+def die_at_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.parametrize("num_processes", [0, 1, 2])
+def test_results_come_in_the_order_of_the_jobs(num_processes: int) -> None:
+    results = map_jobs(
+        square_late, range(6), num_processes=num_processes, progress=False, description="squares"
+    )
+    assert results == [0, 1, 4, 9, 16, 25]
+
+
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_what_a_job_raises_ends_all(num_processes: int) -> None:
+    with pytest.raises(UserError, match="case 2 is broken"):
+        map_jobs(fail_at_two, range(6), num_processes=num_processes, progress=False, description="cases")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_killed_process_is_a_user_error() -> None:
+    with pytest.raises(
+        UserError, match=r"cases: a worker process was killed: .*want of memory: use fewer processes"
+    ):
+        map_jobs(die_at_two, range(6), num_processes=2, progress=False, description="cases")
+
+
+LONG_RUN = """
+import os, sys, time
+from pathlib import Path
+from nnunet_softseg.io.workers import map_jobs
+
+def work(number):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    map_jobs(work, range(4), num_processes=2, progress=False, description="long")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks Linux which processes there are")
+def test_no_worker_outlives_a_kill_of_the_process_that_started_it(tmp_path: Path) -> None:
+    script, started = tmp_path / "long_run.py", tmp_path / "started"
+    script.write_text(LONG_RUN)
+    started.mkdir()
+    process = subprocess.Popen([sys.executable, str(script), str(started)], env=clean_environment())
+    wait_until(lambda: len(list(started.iterdir())) == 2)
+    workers = [Path("/proc", path.name) for path in started.iterdir()]
+    assert all(worker.is_dir() for worker in workers)
+
+    process.kill()
+    process.wait()
+
+    wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def is_running(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_no_jobs_need_no_process() -> None:
+    assert map_jobs(square_late, [], num_processes=4, progress=False, description="nothing") == []
+
+
+@given(st.lists(st.integers(), max_size=8), st.integers(0, 10))
+def test_threads_ahead_give_the_results_in_the_order_of_the_jobs(jobs: list[int], num_threads: int) -> None:
+    futures = map_ahead(lambda number: number**2, jobs, num_threads=num_threads)
+    assert [future.result() for future in futures] == [number**2 for number in jobs]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_threads_ahead_start_no_more_jobs_than_may_wait(num_threads: int) -> None:
+    """However slow the caller is, memory holds its own result and `num_threads` others."""
+    started: list[int] = []
+    for done, future in enumerate(map_ahead(started.append, range(10), num_threads=num_threads)):
+        future.result()
+        time.sleep(0.02)
+        assert len(started) <= done + 1 + num_threads
+    assert started == list(range(10))
+
+
+def test_threads_ahead_hand_on_what_a_job_raises_and_go_on() -> None:
+    futures = list(map_ahead(fail_at_two, range(4), num_threads=2))
+    assert [str(future.exception()) for future in futures] == ["None", "None", "case 2 is broken", "None"]
+
+
+def test_threads_ahead_stop_when_the_caller_does() -> None:
+    started: list[int] = []
+    futures = map_ahead(started.append, range(50), num_threads=1)
+    next(futures).result()
+    futures.close()  # type: ignore[attr-defined]
+    time.sleep(0.05)
+    assert len(started) <= 2

@@ -1,0 +1,189 @@
+"""The reliability curve and what is read from it: by hand, by a slow second way, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
+
+SPACING_MM = (1.0, 1.0, 1.0)
+VALUES = st.floats(0, 1, width=32, allow_subnormal=False)
+MAPS = hnp.arrays(np.float32, (4, 3, 5), elements=VALUES, fill=st.just(0.0))
+
+
+def curve_of(prediction: list[float], reference: list[float], bins: int = 10) -> ReliabilityCurve:
+    """All voxels of a row: none is further than the margin from the object."""
+    row, other = np.array([prediction]), np.array([reference])
+    return reliability_curve(row, other, (1.0, 1.0), margin_mm=row.size, bins=bins)
+
+
+def test_by_hand() -> None:
+    curve = curve_of([0.0, 0.2, 0.3, 0.5, 0.9, 1.0], [0.0, 0.0, 0.4, 0.8, 1.0, 0.7], bins=4)
+    # bins [0, .25), [.25, .5), [.5, .75), [.75, 1]
+    assert curve.edges.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert curve.count.tolist() == [2, 1, 1, 2]
+    assert curve.prediction_sum == pytest.approx([0.2, 0.3, 0.5, 1.9])
+    assert curve.reference_sum == pytest.approx([0.0, 0.4, 0.8, 1.7])
+    assert curve.mean_prediction == pytest.approx([0.1, 0.3, 0.5, 0.95])
+    assert curve.mean_reference == pytest.approx([0.0, 0.4, 0.8, 0.85])
+    # 2/6 * 0.1 + 1/6 * 0.1 + 1/6 * 0.3 + 2/6 * 0.1
+    assert curve.expected_calibration_error == pytest.approx(0.8 / 6)
+    assert curve.brier_score == pytest.approx((0.04 + 0.01 + 0.09 + 0.01 + 0.09) / 6)
+
+
+def test_an_empty_bin_is_nan_not_zero() -> None:
+    curve = curve_of([0.1, 0.9], [0.0, 1.0], bins=3)
+    assert curve.mean_prediction == pytest.approx([0.1, math.nan, 0.9], nan_ok=True)
+    assert curve.mean_reference == pytest.approx([0.0, math.nan, 1.0], nan_ok=True)
+
+
+@given(MAPS, MAPS, st.integers(1, 12))
+def test_as_one_voxel_after_the_other(prediction: np.ndarray, reference: np.ndarray, bins: int) -> None:
+    curve = reliability_curve(prediction, reference, SPACING_MM, margin_mm=9, bins=bins)
+    counted = (reference > 0).any() or (prediction > 0.5).any()
+    sums = np.zeros((4, bins))
+    for p, y in zip(prediction.ravel().tolist(), reference.ravel().tolist(), strict=True):
+        place = max(place for place in range(bins) if p >= np.linspace(0, 1, bins + 1)[place])
+        sums[:, place] += (1, p, y, (p - y) ** 2) if counted else 0
+    for found, expected in zip(
+        (curve.count, curve.prediction_sum, curve.reference_sum, curve.squared_error_sum), sums, strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("power", [1, 2, 4])
+def test_simulated_outcomes(power: int) -> None:
+    """Outcomes with the frequency p^power: calibrated for 1, and by p - p^power too bold for the others."""
+    random = np.random.default_rng(0)
+    p = random.random(200_000)
+    outcomes = (random.random(p.size) < p**power).astype(float)
+    curve = curve_of(p.tolist(), outcomes.tolist(), bins=20)
+    bold = 1 / 2 - 1 / (power + 1)  # the integral of p - p^power
+    # three standard errors of 20 bins of 10 000 voxels each: 3 * 0.5 / 100
+    assert curve.expected_calibration_error == pytest.approx(bold, abs=0.015)
+    # E (p - o)^2 = E (p - q)^2 + E q (1 - q) with q = p^power
+    n = power
+    squared = 1 / 3 - 2 / (n + 2) + 1 / (2 * n + 1)
+    spread = 1 / (n + 1) - 1 / (2 * n + 1)
+    assert curve.brier_score == pytest.approx(squared + spread, abs=3 / math.sqrt(p.size))
+
+
+@given(MAPS, MAPS)
+def test_the_score_is_the_expected_one_less_what_no_prediction_can_change(
+    p: np.ndarray, y: np.ndarray
+) -> None:
+    """Against outcomes that are 1 with frequency y."""
+    wide, soft = p.astype(float), y.astype(float)
+    expected = soft * (wide - 1) ** 2 + (1 - soft) * wide**2
+    curve = reliability_curve(p, y, SPACING_MM, margin_mm=9)
+    if curve.count.sum():
+        assert curve.brier_score == pytest.approx((expected - soft * (1 - soft)).mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "margin_mm", "counted"),
+    [
+        ((1.0, 1.0, 1.0), 3.0, 7 * 7 * 7),
+        ((0.5, 1.0, 5.0), 3.0, 13 * 7 * 1),
+        ((1.0, 1.0, 1.0), 0.0, 1),
+        ((1.0, 1.0, 1.0), 0.99, 1),
+        ((0.1, 1.0, 1.0), 0.3, 7),  # 0.3 / 0.1 is 2.9999999999999996
+        ((1.0, 1.0, 1.0), 1000.0, 21**3),
+    ],
+)
+@pytest.mark.parametrize("in_reference", [True, False])
+def test_which_voxels_count(
+    spacing_mm: tuple[float, ...], margin_mm: float, counted: int, in_reference: bool
+) -> None:
+    maps = [np.zeros((21, 21, 21)), np.zeros((21, 21, 21))]
+    maps[in_reference][10, 10, 10] = 0.7
+    curve = reliability_curve(*maps, spacing_mm, margin_mm=margin_mm)
+    assert curve.count.sum() == counted
+
+
+def test_a_faint_background_chooses_no_voxels_and_an_island_does() -> None:
+    reference, clean = np.zeros((40, 40)), np.zeros((40, 40))
+    reference[5:8, 5:8] = clean[5:8, 5:8] = 1
+    counts = {}
+    for name, background in {"clean": 0.0, "faint": 0.4}.items():
+        prediction = np.maximum(clean, background)
+        counts[name] = reliability_curve(prediction, reference, (1.0, 1.0)).count.sum()
+    assert counts == {"clean": 81, "faint": 81}
+    clean[30, 30] = 0.9
+    curve = reliability_curve(clean, reference, (1.0, 1.0))
+    assert curve.count.sum() == 81 + 49
+    assert curve.brier_score == pytest.approx(0.81 / (81 + 49))
+
+
+@given(st.lists(st.tuples(MAPS, MAPS), min_size=1, max_size=4), st.randoms())
+def test_curves_of_cases_add_up_to_that_of_the_cohort(cases: list, random: object) -> None:
+    curves = [reliability_curve(p, y, SPACING_MM, margin_mm=9) for p, y in cases]
+    random.shuffle(curves)  # type: ignore[attr-defined]
+    total = sum(curves, start=ReliabilityCurve.empty())
+    # the counted cases, side by side in one image
+    counted = [(p, y) for p, y in cases if (y > 0).any() or (p > 0.5).any()]
+    if not counted:
+        assert total.count.sum() == 0
+        assert math.isnan(total.brier_score)
+        assert math.isnan(total.expected_calibration_error)
+        return
+    together = [np.concatenate(maps) for maps in zip(*counted, strict=True)]
+    expected = reliability_curve(*together, SPACING_MM, margin_mm=99)
+    np.testing.assert_array_equal(total.count, expected.count)
+    np.testing.assert_allclose(total.prediction_sum, expected.prediction_sum, atol=1e-9)
+    np.testing.assert_allclose(total.reference_sum, expected.reference_sum, atol=1e-9)
+    assert total.brier_score == pytest.approx(expected.brier_score, abs=1e-9)
+
+
+@given(MAPS, MAPS, st.permutations(range(3)))
+def test_laws(prediction: np.ndarray, reference: np.ndarray, order: list[int]) -> None:
+    spacing_mm = (0.5, 1.0, 3.0)
+    # with room for the margin, more room changes nothing
+    p, y = (np.pad(whole, ((6, 6), (3, 3), (1, 1))) for whole in (prediction, reference))
+    curve = reliability_curve(p, y, spacing_mm)
+    wider = reliability_curve(np.pad(p, 2), np.pad(y, 2), spacing_mm)
+    turned = reliability_curve(
+        p.transpose(order), y.transpose(order), tuple(spacing_mm[axis] for axis in order)
+    )
+    for other in (wider, turned):
+        np.testing.assert_array_equal(other.count, curve.count)
+        np.testing.assert_allclose(other.prediction_sum, curve.prediction_sum, atol=1e-9)
+        np.testing.assert_allclose(other.squared_error_sum, curve.squared_error_sum, atol=1e-9)
+    if not curve.count.sum():
+        return
+    # Jensen: a mean error is no larger than the root of the mean squared error
+    assert 0 <= curve.expected_calibration_error**2 <= curve.brier_score + 1e-12 <= 1 + 1e-9
+    within = curve.count > 0
+    assert (curve.mean_prediction[within] >= curve.edges[:-1][within] - 1e-9).all()
+    assert (curve.mean_prediction[within] <= curve.edges[1:][within] + 1e-9).all()
+
+
+@given(MAPS)
+def test_a_map_is_calibrated_to_itself(soft: np.ndarray) -> None:
+    curve = reliability_curve(soft, soft, SPACING_MM)
+    if soft.any():
+        assert curve.expected_calibration_error == 0
+        assert curve.brier_score == 0
+
+
+def test_nothing_anywhere() -> None:
+    curve = reliability_curve(np.full((3, 3), 0.4), np.zeros((3, 3)), (1.0, 1.0))
+    assert curve.count.tolist() == [0] * 10
+    assert math.isnan(curve.brier_score)
+    assert np.isnan(curve.mean_reference).all()
+
+
+def test_bad_arguments() -> None:
+    one, two = np.zeros((2, 2)), np.zeros((2, 3))
+    with pytest.raises(ValueError, match="one grid"):
+        reliability_curve(one, two, (1.0, 1.0))
+    with pytest.raises(ValueError, match="got 0 and 3"):
+        reliability_curve(one, one, (1.0, 1.0), bins=0)
+    with pytest.raises(ValueError, match="got 10 and -1"):
+        reliability_curve(one, one, (1.0, 1.0), margin_mm=-1)
+    with pytest.raises(ValueError, match="4 and 5 bins"):
+        ReliabilityCurve.empty(4) + ReliabilityCurve.empty(5)

@@ -1,0 +1,193 @@
+"""What the loss sees of the raw output."""
+
+import pytest
+import torch
+
+from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
+from nnunet_softseg.network.norm_relu import norm_relu, plateau
+from nnunet_softseg.network.soft_loss import (
+    SoftDiceLoss,
+    SoftSegLoss,
+    WeightedLoss,
+    boundary_weights,
+    follow_plateau,
+    normalised_for_loss,
+)
+
+
+def disc(size: int = 16) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.clamp((5 - torch.hypot(y - 7.5, x - 7.5)) / 2 + 0.5, 0, 1)[None, None]
+
+
+def make(
+    normalise: bool, weights: list[float] | None = None, labels: int = 1
+) -> tuple[SoftSegLoss, torch.Tensor]:
+    reference = torch.zeros(labels)
+    loss = SoftSegLoss(
+        AdaptiveWingLoss(),
+        reference,
+        level_weights=weights,
+        normalise=normalise,
+        floor_fraction=0.5,
+        momentum=0.9,
+    )
+    return loss, reference
+
+
+def test_raw_output_is_compared_as_it_is() -> None:
+    loss, _ = make(normalise=False)
+    raw = torch.randn(2, 1, 16, 16)
+    target = disc().expand(2, -1, -1, -1)
+    assert float(loss(raw, target)) == pytest.approx(float(AdaptiveWingLoss()(raw, target)))
+
+
+def square() -> torch.Tensor:
+    """A structure of constant height: its plateau is its height."""
+    target = torch.zeros(1, 1, 16, 16)
+    target[..., 4:12, 5:11] = 1
+    return target
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 30.0])
+def test_normalised_output_is_free_of_scale(scale: float) -> None:
+    raw = disc() + 0.1 * torch.rand(1, 1, 16, 16)
+    scaled, plain, exact = (make(normalise=True)[0] for _ in range(3))
+    assert float(scaled(scale * raw, disc())) == pytest.approx(float(plain(raw, disc())), rel=1e-4)
+    assert float(exact(scale * square(), square())) == pytest.approx(0, abs=1e-7)
+
+
+def test_it_is_what_inference_does_where_the_raw_output_is_positive() -> None:
+    raw = torch.rand(3, 2, 8, 8)
+    target = torch.rand(3, 2, 8, 8)
+    target[:, :, 0] = 1
+    found = normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(2))
+    torch.testing.assert_close(found.clamp(max=1), norm_relu(raw, robust=True))
+
+
+def test_above_one_costs_nothing_inside_and_something_at_the_boundary() -> None:
+    target = square()
+    target[..., 3, 5:11] = 0.4
+    raw = torch.where(target == 1, torch.tensor(1.0), target)
+    raw[..., 8, 8] = 1.5  # clipped at inference: the map is 1 there
+    found = normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(1))
+    assert float(found[..., 8, 8]) == 1
+    raw[..., 3, 8] = 1.5
+    assert float(normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
+
+
+def test_a_patch_that_holds_the_fringe_is_scaled_to_it() -> None:
+    target = 0.6 * square()
+    found = normalised_for_loss(3 * target, plateau(3 * target), target, 0.5, torch.tensor([1.8]))
+    torch.testing.assert_close(found, target)
+
+
+def test_a_patch_without_a_label_is_measured_against_the_running_peak() -> None:
+    raw = torch.full((1, 1, 4, 4), 0.2)
+    found = normalised_for_loss(raw, plateau(raw), torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
+    torch.testing.assert_close(found, torch.full_like(raw, 0.25))
+
+
+def test_negative_background_costs_nothing_and_gets_no_gradient() -> None:
+    target = disc()
+    raw = torch.where(target > 0, target, torch.tensor(-3.0)).requires_grad_()
+    loss, _ = make(normalise=True)
+    value = loss(raw, target)
+    value.backward()
+    assert value.item() == pytest.approx(loss(target, target).item(), abs=1e-7)
+    assert float(raw.grad[target == 0].abs().max()) == 0
+
+
+def test_a_head_that_went_negative_everywhere_still_gets_a_gradient() -> None:
+    raw = torch.full((1, 1, 16, 16), -2.0, requires_grad=True)
+    loss, _ = make(normalise=True)
+    loss(raw, disc()).backward()
+    assert float(raw.grad[disc() > 0].max()) < 0  # descending the loss raises the output at the label
+
+
+@pytest.mark.parametrize("labelled", [1.0, 0.7, 0.0])
+def test_the_gradient_is_the_slope_of_what_is_normalised(labelled: float) -> None:
+    """Against finite differences: of a structure, of its fringe, of a patch without one."""
+    target = labelled * torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    target[target < 0.3] = 0
+    target[target > 0.8] = 1
+    raw = torch.randn(2, 3, 4, 5, dtype=torch.float64).requires_grad_()
+
+    def normalised(raw: torch.Tensor) -> torch.Tensor:
+        return normalised_for_loss(raw, plateau(raw), target, 0.5, torch.full((3,), 0.6))
+
+    assert torch.autograd.gradcheck(normalised, raw)
+
+
+def test_levels_are_weighted() -> None:
+    loss, _ = make(normalise=False, weights=[0.75, 0.25])
+    raws = [torch.randn(1, 1, 8, 8), torch.randn(1, 1, 4, 4)]
+    targets = [torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4)]
+    wing = AdaptiveWingLoss()
+    expected = 0.75 * wing(raws[0], targets[0]) + 0.25 * wing(raws[1], targets[1])
+    assert float(loss(raws, targets)) == pytest.approx(float(expected))
+
+
+def test_running_peak_follows_labelled_samples_only() -> None:
+    reference = torch.zeros(2)
+    raw = torch.zeros(2, 2, 4)
+    raw[0, 0, 1], raw[1, 0, 2], raw[0, 1, 0] = 3.0, 7.0, 5.0
+    target = torch.zeros(2, 2, 4)
+    target[0, 0, 1] = 1  # label 1 in sample 0 only, label 2 nowhere
+    follow_plateau(reference, plateau(raw), target, 0.9)
+    assert reference.tolist() == [3.0, 0.0]
+    raw[0, 0, 1] = 1.0
+    follow_plateau(reference, plateau(raw), target, 0.9)
+    assert reference[0] == pytest.approx(0.9 * 3 + 0.1 * 1)
+
+
+def test_validation_leaves_the_running_peak_alone() -> None:
+    loss, reference = make(normalise=True)
+    with torch.no_grad():
+        loss(2 * square(), square())
+    assert reference.tolist() == [0.0]
+    loss(2 * square(), square())
+    assert reference.tolist() == pytest.approx([2.0])
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_output_gives_a_finite_float32_loss_and_gradient(
+    normalise: bool, dtype: torch.dtype
+) -> None:
+    loss, _ = make(normalise=normalise)
+    raw = (1e4 * torch.randn(2, 1, 16, 16)).to(dtype).requires_grad_()
+    value = loss(raw, disc().expand(2, -1, -1, -1))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value)
+    assert torch.isfinite(raw.grad).all()
+
+
+def test_soft_dice_of_the_paper() -> None:
+    p, y = torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.5, 0.0])
+    # -(2 * (0.5 + 0.5) + 1) / (1.5 + 1.5 + 1)
+    assert float(SoftDiceLoss()(p, y)) == pytest.approx(-0.75)
+
+
+def test_boundary_weights_take_both_values() -> None:
+    """A voxel of the label and its 26 neighbours weigh more; so does no other, nor one below 0.2."""
+    target = torch.zeros(2, 1, 7, 7, 7)
+    target[0, 0, 3, 3, 3], target[1, 0, 3, 3, 3] = 0.2, 0.19
+
+    weights = boundary_weights(target, 10.0)
+
+    assert (weights[0] == 11).sum() == 27
+    assert (weights[0, 0, 2:5, 2:5, 2:5] == 11).all()
+    assert (weights[0] == 1).sum() == 7**3 - 27
+    assert (weights[1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"), [("sum", 27 * 3.0 + 316), ("mean", (27 * 3.0 + 316) / 343)]
+)
+def test_weighted_loss_weighs_each_voxel(reduction: str, expected: float) -> None:
+    target = torch.zeros(1, 1, 7, 7, 7)
+    target[..., 3, 3, 3] = 1
+    loss = WeightedLoss(lambda prediction, _: torch.ones_like(prediction), 2.0, reduction)
+    assert float(loss(target, target)) == pytest.approx(expected)

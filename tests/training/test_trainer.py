@@ -1,0 +1,358 @@
+"""The trainer on a tiny dataset: what its batches, loss, checkpoints and refusals are."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import blosc2
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from tiny_dataset import (
+    TinyDataset,
+    affine_of,
+    make_ready_to_train,
+    make_tiny_dataset,
+    plan_and_preprocess,
+    use,
+)
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.network.optimizer import CosineSchedule, adam
+from nnunet_softseg.network.running_scale import reference_plateau
+from nnunet_softseg.preprocessing.soft_target import soft_target_folder
+from nnunet_softseg.settings import PLANS_KEY
+from nnunet_softseg.training import trainer as trainer_module
+from nnunet_softseg.training.trainer import (
+    nnUNetTrainerSoftSeg,
+    nnUNetTrainerSoftSegRawLoss,
+    nnUNetTrainerSoftSegSlidingWindow,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
+    """Two labels, images longer along S-I than the patch; nnU-Net's folders stay set for the module."""
+    patch = pytest.MonkeyPatch()
+    tiny = make_tiny_dataset(
+        tmp_path_factory.mktemp("trainer"), labels=(1, 2), shape=(26, 30, 44), reader="NibabelIOWithReorient"
+    )
+    make_ready_to_train(tiny, patch)
+    yield tiny
+    patch.undo()
+
+
+def small_plans(dataset: TinyDataset) -> dict[str, Any]:
+    """nnU-Net's plans with a small patch and network."""
+    plans = dataset.plans()
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration.update(patch_size=[24, 16, 16], batch_size=2)
+    configuration["architecture"]["arch_kwargs"].update(
+        n_stages=3,
+        features_per_stage=[4, 8, 8],
+        kernel_sizes=[[3, 3, 3]] * 3,
+        strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+        n_conv_per_stage=[1] * 3,
+        n_conv_per_stage_decoder=[1] * 2,
+    )
+    return {**plans, "continue_training": False}
+
+
+def make(
+    dataset: TinyDataset, cls: type[nnUNetTrainerSoftSeg] = nnUNetTrainerSoftSeg, **changes: Any
+) -> nnUNetTrainerSoftSeg:
+    plans = small_plans(dataset)
+    plans.update(changes)
+    made = cls(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
+    made.num_iterations_per_epoch = made.num_val_iterations_per_epoch = 2
+    made.num_epochs = 2
+    return made
+
+
+@pytest.fixture
+def started(dataset: TinyDataset) -> nnUNetTrainerSoftSeg:
+    made = make(dataset)
+    made.on_train_start()
+    return made
+
+
+def test_batches_hold_the_soft_label_of_the_fixed_patch(
+    started: nnUNetTrainerSoftSeg, dataset: TinyDataset
+) -> None:
+    """A validation batch, not augmented, is a piece of the stored target, bit by bit, in the box's place."""
+    batch = next(started.dataloader_val)
+    assert batch["data"].shape == (2, 1, 24, 16, 16)
+    full, half = batch["target"]
+    assert full.dtype == torch.float32
+    assert full.shape == (2, 2, 24, 16, 16)
+    assert half.shape == (2, 2, 12, 8, 8)
+    torch.testing.assert_close(half, torch.nn.functional.avg_pool3d(full, 2))
+    folder = soft_target_folder(dataset.preprocessed / "nnUNetPlans_3d_fullres")
+    for sample, case in enumerate(batch["keys"]):
+        stored = np.asarray(blosc2.open(str(folder / f"{case}.b2nd"))[:], dtype=np.float32)
+        y, x = ((size - 16) // 2 for size in stored.shape[2:])
+        candidates = [stored[:, z : z + 24, y : y + 16, x : x + 16] for z in range(stored.shape[1] - 23)]
+        assert any(np.array_equal(candidate, full[sample].numpy()) for candidate in candidates)
+    values = full[(full > 0) & (full < 1)]
+    assert len(torch.unique(values)) > 50  # continuous, not a handful of levels
+
+
+def test_training_batches_stay_soft_through_augmentation(started: nnUNetTrainerSoftSeg) -> None:
+    for _ in range(4):
+        target = next(started.dataloader_train)["target"][0]
+        assert float(target.min()) >= 0
+        assert float(target.max()) <= 1
+        assert len(torch.unique(target)) > 50
+
+
+def test_what_is_saved_with_the_model_names_our_parts_and_the_original_plans_do_not(
+    started: nnUNetTrainerSoftSeg, dataset: TinyDataset
+) -> None:
+    saved = Path(started.output_folder_base) / "plans.json"
+    plans = json.loads(saved.read_text())
+    assert plans["label_manager"] == "SoftLabelManager"
+    assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "SoftSegPreprocessor"
+    assert plans[PLANS_KEY]["si_axis"] == 0
+    assert plans[PLANS_KEY]["orientation"] == "SAR"
+    assert plans[PLANS_KEY]["settings"]["num_epochs"] == 200
+    assert set(plans[PLANS_KEY]["training_shapes"]) == {"label1", "label2"}
+    assert plans[PLANS_KEY]["training_shapes"]["label1"]["components"] == 1  # one ball per image
+    assert dataset.plans()["label_manager"] == "LabelManager"
+    record = json.loads((Path(started.output_folder) / "softseg_training.json").read_text())
+    assert set(record["kept_label_mass"]) == set(dataset.cases)
+
+
+def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
+    first = make(dataset)
+    first.run_training()
+    assert first.logger.get_value("soft_dice", None)[0] != first.logger.get_value("soft_dice", None)[1]
+    assert float(reference_plateau(first.network).min()) > 0
+    path = str(Path(first.output_folder) / "checkpoint_final.pth")
+    again = make(dataset)
+    again.load_checkpoint(path)
+    torch.testing.assert_close(reference_plateau(again.network), reference_plateau(first.network))
+    assert again.current_epoch == 2
+    assert again.logger.get_value("soft_dice", None) == first.logger.get_value("soft_dice", None)
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
+    # the loss keeps writing to the buffer of the network that was loaded
+    assert again.loss._references[0] is reference_plateau(again.network)
+
+
+def test_a_model_of_two_labels_predicts_a_soft_map_of_each(dataset: TinyDataset, tmp_path: Path) -> None:
+    """Through nnU-Net's predictor, from the folder that the training wrote, with fold "all"."""
+    made = make(dataset)
+    made.run_training()
+    predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(made.output_folder_base, ("all",))
+    assert type(predictor.network).__name__ == "PlainConvUNet"
+    assert predictor.label_manager.num_segmentation_heads == 2
+    images = [[str(dataset.image(case))] for case in dataset.cases]
+    predictor.predict_from_files_sequential(images, [str(tmp_path / case) for case in dataset.cases])
+    report = json.loads((tmp_path / "softseg.json").read_text())
+    for case in dataset.cases:
+        label_map = np.asarray(nib.load(tmp_path / f"{case}.nii.gz").dataobj)
+        soft = [
+            np.asarray(nib.load(tmp_path / "soft" / f"{case}_{label:04d}.nii.gz").dataobj) for label in (1, 2)
+        ]
+        expected = np.where(np.max(soft, 0) > 0.5, 1 + np.argmax(soft, 0), 0)
+        np.testing.assert_array_equal(label_map, expected)
+        assert set(report["cases"][case]["labels"]) == {"label1", "label2"}
+
+
+def test_the_two_ways_to_train_differ_only_in_the_loss(dataset: TinyDataset) -> None:
+    normalised, raw = make(dataset), make(dataset, nnUNetTrainerSoftSegRawLoss)
+    normalised.initialize()
+    raw.initialize()
+    # labels of constant height, whose plateau is that height
+    target = [(torch.rand(2, 2, 24, 16, 16) > 0.5).float(), (torch.rand(2, 2, 12, 8, 8) > 0.5).float()]
+    doubled = [2 * level for level in target]
+    assert float(normalised.loss(doubled, target)) < 1e-6  # free of scale
+    assert float(raw.loss(doubled, target)) > 0.5
+    assert float(raw.loss(target, target)) == 0
+
+
+def test_a_vanilla_checkpoint_serves_for_fine_tuning(dataset: TinyDataset, tmp_path: Path) -> None:
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    vanilla = nnUNetTrainer(small_plans(dataset), "3d_fullres", "all", dataset.dataset_json, CPU)
+    vanilla.initialize()
+    vanilla.save_checkpoint(str(tmp_path / "vanilla.pth"))
+    ours = make(dataset)
+    ours.initialize()
+    load_pretrained_weights(ours.network, str(tmp_path / "vanilla.pth"))
+    source, loaded = vanilla.network.state_dict(), ours.network.state_dict()
+    for name in source:
+        assert ".seg_layers." in name or torch.equal(source[name], loaded[name]), name
+
+
+def test_sliding_window_draws_patches_as_nnunet_does(dataset: TinyDataset) -> None:
+    made = make(dataset, nnUNetTrainerSoftSegSlidingWindow)
+    made.on_train_start()
+    assert made.si_axis is None
+    assert made.oversample_foreground_percent == pytest.approx(0.33)
+    _, _, _, properties = made.get_tr_and_val_datasets()[0].load_case(dataset.cases[0])
+    assert set(properties["class_locations"]) == {1, 2}  # nnU-Net's own table
+
+
+def test_a_silent_network_stops_the_run_with_an_explanation(dataset: TinyDataset) -> None:
+    made = make(dataset)
+    made.initialize()
+    sums = {"target_sum": np.array([100.0, 50.0]), "overlap_sum": np.array([40.0, 0.0])}
+    for _ in range(made.settings.collapse_patience - 1):
+        made._watch_for_collapse(sums)
+    made._watch_for_collapse(
+        {**sums, "overlap_sum": np.array([40.0, 1.0])}
+    )  # a sign of life starts the count anew
+    for _ in range(made.settings.collapse_patience - 1):
+        made._watch_for_collapse(sums)
+    with pytest.raises(
+        UserError, match=r"10 epochs the network has put out nothing.*smaller learning rate \(now 0.001\)"
+    ):
+        made._watch_for_collapse(sums)
+
+
+def test_adam_is_fused_and_takes_adams_steps() -> None:
+    """Kingma, Ba 2015, algorithm 1, with L2 regularisation, in plain arithmetic."""
+    weights = np.array([0.5, -1.0, 2.0])
+    parameter = torch.nn.Parameter(torch.from_numpy(weights.copy()))
+    optimizer = adam([parameter], 0.1, 0.01)
+    assert optimizer.defaults["fused"]
+    first, second = np.zeros(3), np.zeros(3)
+    for step in range(1, 6):
+        optimizer.zero_grad()
+        (parameter**3).sum().backward()
+        optimizer.step()
+        slope = 3 * weights**2 + 0.01 * weights
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        height = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+        weights = weights - 0.1 * first / (1 - 0.9**step) / height
+        np.testing.assert_allclose(parameter.detach().numpy(), weights, rtol=1e-6)
+
+
+def test_where_torch_cannot_fuse_adam_it_takes_steps_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = torch.optim.Adam
+
+    def without_kernel(*args: Any, **options: Any) -> torch.optim.Adam:
+        if options.pop("fused", False):
+            raise RuntimeError("fused is not supported on this device")
+        return stock(*args, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", without_kernel)
+    optimizer = adam([torch.nn.Parameter(torch.zeros(1))], 0.1, 0.01)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.01)
+    assert not optimizer.defaults["fused"]
+
+
+def test_cosine_schedule() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], 1e-3)
+    schedule = CosineSchedule(optimizer, 1e-3, 200)
+    for epoch, expected in [(0, 1e-3), (100, 5e-4), (50, 1e-3 * (2 + math.sqrt(2)) / 4), (200, 0.0)]:
+        schedule.step(epoch)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label.*nnUNetTrainer"),
+        (
+            {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1, 2]},
+            "region.*nnUNetTrainer",
+        ),
+    ],
+)
+def test_datasets_that_cannot_be_trained_yet_are_refused(
+    dataset: TinyDataset, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        nnUNetTrainerSoftSeg(small_plans(dataset), "3d_fullres", 0, {**dataset.dataset_json, **change}, CPU)
+
+
+def test_cascade_and_2d_are_refused(dataset: TinyDataset) -> None:
+    plans = small_plans(dataset)
+    plans["configurations"]["3d_cascade_fullres"] = {
+        "inherits_from": "3d_fullres",
+        "previous_stage": "3d_lowres",
+    }
+    with pytest.raises(UserError, match=r"cascade.*nnUNetTrainer"):
+        nnUNetTrainerSoftSeg(plans, "3d_cascade_fullres", 0, dataset.dataset_json, CPU)
+    with pytest.raises(UserError, match="nnUNetTrainerSoftSegSlidingWindow"):
+        nnUNetTrainerSoftSeg(small_plans(dataset), "2d", 0, dataset.dataset_json, CPU)
+
+
+def test_mixed_orientations_are_refused_with_the_way_out(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = make_tiny_dataset(
+        tmp_path,
+        ("sub-01_T1w", "sub-02_T1w"),
+        shape=(26, 26, 26),
+        affines=(affine_of("LAS"), affine_of("PSR")),
+        reader="NibabelIO",
+    )
+    monkeypatch.delenv("nnUNet_n_proc_DA")
+    use(mixed, monkeypatch)
+    plan_and_preprocess(mixed, spacing_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(UserError, match=r"mixed orientations.*NibabelIOWithReorient"):
+        make(mixed).on_train_start()
+
+
+def test_rank_zero_prepares_and_the_others_wait_for_its_files(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under DDP: no barrier that could time out while a large dataset is prepared, one when it is."""
+    calls: list[str] = []
+    answers = iter([False, False, True])
+
+    def prepared(**_: object) -> SimpleNamespace:
+        calls.append("prepare")
+        return SimpleNamespace(warnings=())
+
+    monkeypatch.setattr(trainer_module, "prepare_soft_targets", prepared)
+    monkeypatch.setattr(trainer_module, "all_up_to_date", lambda **_: calls.append("ask") or next(answers))
+    monkeypatch.setattr(trainer_module.time, "sleep", lambda _: calls.append("sleep"))
+    monkeypatch.setattr(trainer_module.dist, "barrier", lambda: calls.append("barrier"))
+    made = make(dataset)
+    made.is_ddp, made.local_rank = True, 1
+    made._prepare_soft_targets()
+    assert calls == ["ask", "sleep", "ask", "sleep", "ask", "prepare", "barrier"]
+    calls.clear()
+    made.local_rank = 0
+    made._prepare_soft_targets()
+    assert calls == ["prepare", "barrier"]
+
+
+def test_settings_of_the_loss_and_the_optimiser_are_followed(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[..., 1, 1, 1] = 1
+    prediction = torch.full_like(target, 0.5)
+    total = make(dataset).voxel_loss()(prediction, target)
+
+    changed = dataclasses.replace(
+        nnUNetTrainerSoftSeg.settings, loss_reduction="mean", optimizer="sgd", adaptive_exponent=True
+    )
+    monkeypatch.setattr(nnUNetTrainerSoftSeg, "settings", changed)
+    trainer = make(dataset)
+    trainer.initialize()
+    other = trainer.voxel_loss()(prediction, target)
+
+    curve = 8 * math.log(1 + 0.5**2.1)
+    at_one = 8 * math.log(1 + 0.5**1.1)
+    assert float(total) == pytest.approx(64 * curve, rel=1e-5)
+    assert float(other) == pytest.approx((63 * curve + at_one) / 64, rel=1e-5)
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert isinstance(trainer.lr_scheduler, PolyLRScheduler)

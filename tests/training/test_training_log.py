@@ -1,0 +1,87 @@
+"""Soft measures of an epoch, from its batches to progress.png."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from PIL import Image
+
+from nnunet_softseg.metrics import overlap as metrics
+from nnunet_softseg.training.training_log import SoftSegLogger, online_measures
+
+
+def test_sums_of_batches_give_the_measures_of_all_voxels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.rand(2, 2, 4, 4, 4, generator=generator), torch.rand(2, 2, 4, 4, 4, generator=generator))
+        for _ in range(3)
+    ]
+    sums = [online_measures(soft, target, 0.5) for soft, target in batches]
+    total = {name: np.sum([batch[name] for batch in sums], 0) for name in sums[0]}
+    logger = SoftSegLogger()
+    logger.log_soft_measures(total, 0)
+    for label in range(2):
+        prediction = np.concatenate([soft[:, label].numpy().ravel() for soft, _ in batches])
+        reference = np.concatenate([target[:, label].numpy().ravel() for _, target in batches])
+        found = {name: logger.my_fantastic_logging[name][0][label] for name in SoftSegLogger.MEASURES}
+        assert found["soft_dice"] == pytest.approx(metrics.soft_dice(prediction, reference), rel=1e-5)
+        band = metrics.boundary(reference)
+        assert found["boundary_mae"] == pytest.approx(
+            metrics.mean_absolute_error(prediction, reference, band), rel=1e-5
+        )
+        assert found["volume_error_percent"] == pytest.approx(
+            metrics.relative_volume_error(prediction, reference), rel=1e-4
+        )
+        tp, fp, fn = (total[name][label] for name in ("tp_hard", "fp_hard", "fn_hard"))
+        assert 2 * tp / (2 * tp + fp + fn) == pytest.approx(metrics.dice(prediction, reference))
+
+
+def filled(epochs: int) -> SoftSegLogger:
+    logger = SoftSegLogger()
+    for epoch in range(epochs):
+        for name in (
+            "mean_fg_dice",
+            "ema_fg_dice",
+            "train_losses",
+            "val_losses",
+            "lrs",
+            "epoch_start_timestamps",
+        ):
+            logger.log(name, 0.1 * epoch, epoch)
+        logger.log("epoch_end_timestamps", 0.1 * epoch + 3, epoch)
+        logger.log("dice_per_class_or_region", [0.5], epoch)
+        for name in SoftSegLogger.MEASURES:
+            logger.log(name, [0.2 * epoch], epoch)
+    return logger
+
+
+def test_progress_png_gains_panels_below_nnunets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plot = LocalLogger.plot_progress_png
+
+    def plot_and_keep(self: LocalLogger, output_folder: str) -> None:
+        plot(self, output_folder)
+        shutil.copy(tmp_path / "progress.png", tmp_path / "stock.png")
+
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", plot_and_keep)
+    filled(4).plot_progress_png(str(tmp_path))
+    stock = Image.open(tmp_path / "stock.png").convert("RGB")
+    drawn = Image.open(tmp_path / "progress.png")
+    assert drawn.width == stock.width
+    assert drawn.height > stock.height + 1000
+    top = np.asarray(drawn)[: stock.height].astype(int)
+    assert np.abs(top - np.asarray(stock)).max() == 0
+    below = np.asarray(drawn)[stock.height :: 5, ::5]
+    assert len(np.unique(below.reshape(-1, 3), axis=0)) > 20  # curves and text, not an empty panel
+
+
+def test_a_log_without_soft_measures_is_taken_over_with_gaps() -> None:
+    vanilla = LocalLogger()
+    for epoch in range(3):
+        vanilla.log("val_losses", 1.0, epoch)
+    logger = SoftSegLogger()
+    logger.load_checkpoint(vanilla.get_checkpoint())
+    logger.log("soft_dice", [0.9], 3)
+    assert len(logger.my_fantastic_logging["soft_dice"]) == 4
