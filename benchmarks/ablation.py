@@ -14,7 +14,6 @@ METHODS = {
     "adaptive exponent": Method(settings={"adaptive_exponent": True}),
     "mean squared error": Method(loss="mean_squared_error"),
     "mean over voxels": Method(settings={"loss_reduction": "mean"}),
-    "boundary weight 10": Method(settings={"boundary_weight": 10.0}),
     "paper's augmentation": Method("nnUNetTrainerSoftSegPaperAug"),
     "SGD, poly": Method(settings={"optimizer": "sgd", "initial_lr": 1e-2, "weight_decay": 3e-5}),
 }

@@ -85,8 +85,8 @@ def make_model(folder: Path, made: Mapping[str, Any], image: Path) -> None:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_softseg.network.norm_relu import plateau
-    from nnunet_softseg.network.running_scale import reference_plateau
+    from nnunet_softseg.network.norm_relu import robust_peak
+    from nnunet_softseg.network.running_scale import running_scale
     from nnunet_softseg.preprocessing.model_plans import soft_plans
     from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
     from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
@@ -103,7 +103,7 @@ def make_model(folder: Path, made: Mapping[str, Any], image: Path) -> None:
     with torch.no_grad():
         sample = raw.flatten()[:: max(1, raw.numel() // 2**20)]
         network.decoder.seg_layers[-1].bias -= torch.quantile(sample, 1 - CORD_SHARE)
-        reference_plateau(network).copy_(plateau(raw).flatten())
+        running_scale(network).copy_(robust_peak(raw).flatten())
     (folder / "fold_0").mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(entries), encoding="utf-8")
     (folder / "dataset.json").write_text(json.dumps(dataset_json()), encoding="utf-8")

@@ -22,7 +22,6 @@ class SoftSegSettings:
         adaptive_exponent: of the adaptive wing loss: alpha - target, as its authors and the published code;
             False: alpha alone, as Bedard et al. 2025 print it.
         loss_reduction: "sum" or "mean" over voxels and batch; of the sum, clipping leaves the direction only.
-        boundary_weight: voxels at or near the label weigh 1 + this in the loss.
         augmentation: "nnunet", its own, or "paper", of Bedard et al. 2025.
         seed: of weights, patches and augmentation; the first batches are the same where there is one worker
             (nnUNet_n_proc_DA of 0 or 1). None: a new one each time.
@@ -33,7 +32,7 @@ class SoftSegSettings:
         iterations_per_epoch: training batches.
         validation_iterations_per_epoch: batches of the online validation.
         save_every: epochs between checkpoints to resume from.
-        reference_momentum: of the running mean of the raw output's plateau over patches with a label.
+        reference_momentum: of the running mean of the raw output's robust peak over patches with a label.
         floor_fraction: smallest denominator of NormReLU, as a fraction of that running mean.
         core_threshold: a component of the soft map must exceed this somewhere, or it is background.
         support_threshold: what is connected to a core through values above this keeps its value; the rest is
@@ -44,7 +43,6 @@ class SoftSegSettings:
     center_crop: bool = True
     adaptive_exponent: bool = False
     loss_reduction: Literal["mean", "sum"] = "sum"
-    boundary_weight: float = 0.0
     augmentation: Literal["nnunet", "paper"] = "nnunet"
     seed: int | None = None
     optimizer: Literal["adam", "sgd"] = "adam"

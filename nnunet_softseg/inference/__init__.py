@@ -2,7 +2,7 @@
 
 The modules, in the order of their imports:
 
-  case_record.py            what is noted of a case on its way: times, plateaus, warnings
+  case_record.py            what is noted of a case on its way: times, robust peaks, warnings
   flags.py                  what is odd about a case, so that no doubtful map passes for a good one
   image_reading.py          an image to predict, read, or one line that says why not
   network_image.py          nnU-Net's preprocessing of an image, of any box of it

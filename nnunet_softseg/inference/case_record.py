@@ -1,4 +1,4 @@
-"""What is noted of a case on its way from image to soft map: times, plateaus, warnings, for softseg.json.
+"""What is noted of a case on its way from image to soft map: times, robust peaks, warnings, for softseg.json.
 
 The record travels in the case's properties, which nnU-Net hands from the preprocessing to the export, across
 processes. The forward pass alone sees no properties: it asks here which case is under way in its process.

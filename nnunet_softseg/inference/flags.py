@@ -111,7 +111,7 @@ def of_response(name: str, found: float, learned: float, floor_fraction: float) 
 
     Args:
         name: of the label.
-        found: plateau of the raw output in this case.
+        found: robust peak of the raw output in this case.
         learned: the running one of training.
         floor_fraction: of the learned one, below which a response is weak.
     """

@@ -22,7 +22,13 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.image_reading import MOST_VOXELS, check_content, naming, read_image
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
-from nnunet_softseg.preprocessing.sub_grid import area_means, nearest, positions, resample_part, source_extent
+from nnunet_softseg.preprocessing.resampling import (
+    area_means,
+    nearest,
+    positions,
+    resample_part,
+    source_extent,
+)
 
 Image = npt.NDArray[np.floating[Any]]
 _ORDER = 3

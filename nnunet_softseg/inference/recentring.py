@@ -30,7 +30,7 @@ from scipy import ndimage
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.placement import Floats, Grid, Placement, WholeImage, place
-from nnunet_softseg.network.norm_relu import plateau
+from nnunet_softseg.network.norm_relu import robust_peak
 
 Mode = Literal["always", "auto", "never"]
 VARIABLE = "NNUNET_SOFTSEG_LOCALIZE"
@@ -108,7 +108,7 @@ def candidates(
         image: the whole case.
         forward: (channel, *space) -> raw output (label, *space), for any space that is a multiple of the
             network's total stride.
-        reference: (label,) raw plateau of the training; 0 where not known.
+        reference: (label,) raw robust peak of the training; 0 where not known.
         grid: of the model.
         leaning: whether to look in sheared images, too: four more coarse passes.
     """
@@ -252,7 +252,7 @@ def coarse_response(
     along = [1] * padded.ndim
     along[1 + grid.si_axis] = -1
     raw = (total / weight.reshape(along))[(slice(None), *(slice(0, size) for size in shape))]
-    known = torch.where(reference > 0, reference, plateau(raw[None]).flatten()).clamp(min=1e-6)
+    known = torch.where(reference > 0, reference, robust_peak(raw[None]).flatten()).clamp(min=1e-6)
     relative = (raw / known.reshape(-1, *[1] * len(shape))).clamp(0, 1).sum(0).clamp(max=1)
     response: Floats = relative.double().numpy()
     return response

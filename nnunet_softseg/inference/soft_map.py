@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
-from nnunet_softseg.preprocessing.sub_grid import Extent, reached_extent, resample_part
+from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part
 
 Array = npt.NDArray[np.floating[Any]] | torch.Tensor
 Map = npt.NDArray[np.float32]

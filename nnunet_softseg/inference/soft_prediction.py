@@ -27,8 +27,8 @@ from nnunet_softseg.inference.network_image import NetworkImage
 from nnunet_softseg.inference.placement import Grid, Placement, WholeImage
 from nnunet_softseg.network.backends import choice
 from nnunet_softseg.network.backends.torch_network import UNetInStages
-from nnunet_softseg.network.norm_relu import norm_relu, plateau
-from nnunet_softseg.network.running_scale import reference_plateau, unwrapped
+from nnunet_softseg.network.norm_relu import norm_relu, robust_peak
+from nnunet_softseg.network.running_scale import running_scale, unwrapped
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -71,7 +71,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     """Return the soft maps of a preprocessed case.
 
     Tiles, where there are several, are blended raw; NormReLU is taken over all that the network saw, with a
-    floor relative to the raw plateau that the network learned.
+    floor relative to the raw robust peak that the network learned.
 
     Args:
         predictor: nnU-Net's, with a network and plans of ours.
@@ -109,7 +109,7 @@ class _Case:
     def __init__(self, predictor: Any, image: torch.Tensor, record: dict[str, Any]) -> None:
         self.predictor = predictor
         self.names = label_names(predictor.dataset_json, predictor.label_manager.foreground_labels)
-        self.reference = reference_plateau(predictor.network).float().cpu()
+        self.reference = running_scale(predictor.network).float().cpu()
         self.settings = SoftSegSettings.from_plans(predictor.plans_manager.plans)
         self._entry: Mapping[str, Any] = predictor.plans_manager.plans[PLANS_KEY]
         self._image = image
@@ -270,7 +270,7 @@ class _Case:
         soft_map = norm_relu(raw[None], floor * self.reference, robust=True)[0]
         if placement is not None:
             soft_map = placement.put_back(soft_map)
-        found = plateau(raw[None]).flatten()
+        found = robust_peak(raw[None]).flatten()
         findings = [
             finding
             for values in zip(self.names, found.tolist(), self.reference.tolist(), strict=True)
@@ -389,7 +389,7 @@ def _blend(
 
 
 def _note(record: dict[str, Any], case: _Case, seen: Seen) -> None:
-    """Note the raw plateau of each label beside the one of training; folds of an ensemble add up in lists.
+    """Note the robust peak of each label beside the running scale; folds of an ensemble add up in lists.
 
     What a soft map itself tells is noted when it is written: of the mean of all folds.
     """

@@ -2,11 +2,10 @@
 
 The modules, in the order of their imports:
 
-  running_scale.py              the running plateau, a buffer of nnU-Net's network
-  precision.py                  the float type of sums over many voxels
   norm_relu.py                  raw output -> [0, 1]
-  adaptive_wing.py              the loss of a voxel
-  soft_loss.py                  both ways to train, over all resolutions
+  running_scale.py              robust peak of the raw output in training, a buffer of the network
+  adaptive_wing.py              loss of a voxel
+  soft_loss.py                  loss over all resolutions, with NormReLU or on the raw output
   optimizer.py                  Adam in one kernel, cosine annealing
   backends/processor.py         what the CPU can do in hardware; memory kept for the next array
   backends/torch_network.py     the network as torch runs it fastest

@@ -3,8 +3,8 @@
 Source: Bedard et al. 2025, section 3.4: relu(x) / max(relu(x)), 0 where the maximum is 0. The axis of the
 maximum is not printed there; here it is per sample and channel, so that no case depends on its batch mates.
 
-The single largest voxel is a fragile yardstick: one hot voxel of 1.3 shrinks everything else to 77 %. So
-there are two: `peak`, as printed, and `plateau`, the height on which most of the structure stands.
+The single largest voxel is a fragile scale: one hot voxel of 1.3 shrinks everything else to 77 %. So
+there are two scales: `peak`, as printed, and `robust_peak`, a Lehmer mean.
 """
 
 from typing import Any
@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from nnunet_softseg.network.precision import at_least_float32
+
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Return values in float32, or wider if they are: half precision and integers are converted."""
+    narrow = values.dtype in (torch.float16, torch.bfloat16) or not values.is_floating_point()
+    return values.float() if narrow else values
 
 
 def peak(raw: torch.Tensor) -> torch.Tensor:
@@ -24,8 +28,8 @@ def peak(raw: torch.Tensor) -> torch.Tensor:
     return _keep_axes(raw.flatten(2).amax(dim=2).clamp(min=0), raw.ndim)
 
 
-def plateau(raw: torch.Tensor) -> torch.Tensor:
-    """Return the height of the plateau of each sample and channel, kept as (batch, channel, 1, ...).
+def robust_peak(raw: torch.Tensor) -> torch.Tensor:
+    """Return the Lehmer mean of order 5 of each sample and channel, kept as (batch, channel, 1, ...).
 
     It is sum(x ** 5) / sum(x ** 4) over x = relu(raw): a mean in which high values count most. On a structure
     of constant height it is that height; partial volume at the boundary lowers it by a percent or two; a
@@ -35,14 +39,14 @@ def plateau(raw: torch.Tensor) -> torch.Tensor:
     Args:
         raw: (batch, channel, *space), raw network output.
     """
-    heights: torch.Tensor = _Plateau.apply(at_least_float32(raw))  # type: ignore[no-untyped-call]
-    return heights
+    peaks: torch.Tensor = _RobustPeak.apply(at_least_float32(raw))  # type: ignore[no-untyped-call]
+    return peaks
 
 
-class _Plateau(torch.autograd.Function):
+class _RobustPeak(torch.autograd.Function):
     """Value and slope in closed form: left to autograd, the slope costs several times the value.
 
-    With r = x / max x and the plateau m max x, the slope is r^3 (5 r - 4 m) / sum r^4.
+    With r = x / max x and the robust peak m max x, the slope is r^3 (5 r - 4 m) / sum r^4.
     """
 
     @staticmethod
@@ -70,21 +74,21 @@ class _Plateau(torch.autograd.Function):
 
 
 def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: bool = False) -> torch.Tensor:
-    """Return relu(raw) / max(yardstick, floor), in [0, 1], per sample and channel.
+    """Return relu(raw) / max(scale, floor), in [0, 1], per sample and channel.
 
     Args:
         raw: (batch, channel, *space), raw network output; computed in float32 or wider.
         floor: smallest denominator, a number or broadcastable to (batch, channel). It keeps an image without
             the structure, whose raw output is small, from being blown up to 1. In the unit of `raw`.
-        robust: the yardstick is `plateau`, and what stands above it is 1; else it is `peak`, as the paper
+        robust: the scale is `robust_peak`, and what stands above it is 1; else it is `peak`, as the paper
             prints it.
 
     Returns:
-        (batch, channel, *space). Zeros where the yardstick and the floor are 0.
+        (batch, channel, *space). Zeros where the scale and the floor are 0.
     """
     values = at_least_float32(raw)
-    yardstick = plateau(values) if robust else peak(values)
-    denominator = torch.maximum(yardstick, broadcast_floor(floor, values))
+    scale = robust_peak(values) if robust else peak(values)
+    denominator = torch.maximum(scale, broadcast_floor(floor, values))
     safe = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
     return (values.clamp(min=0) / safe).clamp(max=1)
 

@@ -6,6 +6,6 @@ The modules, in the order of their imports:
   model_plans.py        the plans saved beside a model; what is not supported
   preprocessed_case.py  what nnU-Net did to a case, and by which plans
   soft_target.py        the soft label on the network's grid: resample, store, stale or not
-  sub_grid.py           part of an image on part of another grid, as the whole would be there
+  resampling.py         part of an image on part of another grid, the same as of the whole
   planning.py           planners
 """

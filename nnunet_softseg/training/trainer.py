@@ -31,8 +31,8 @@ from nnunet_softseg.metrics.label_shape import most_extreme
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import norm_relu
 from nnunet_softseg.network.optimizer import CosineSchedule, adam
-from nnunet_softseg.network.running_scale import add_reference_plateau, reference_plateau
-from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, WeightedLoss
+from nnunet_softseg.network.running_scale import add_running_scale, running_scale
+from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import require_supported, soft_plans
 from nnunet_softseg.preprocessing.soft_target import (
@@ -99,7 +99,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Return nnU-Net's network with one output per foreground label and its running plateau."""
+        """Return nnU-Net's network with one output per foreground label and its running scale."""
         network = nnUNetTrainer.build_network_architecture(
             plans_manager,
             configuration_manager,
@@ -107,7 +107,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             num_output_channels,
             enable_deep_supervision,
         )
-        return add_reference_plateau(network, num_output_channels)
+        return add_running_scale(network, num_output_channels)
 
     # The data
 
@@ -288,13 +288,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def voxel_loss(self) -> VoxelLoss:
         """Return the loss between prediction and target; a variant overrides this."""
-        loss = AdaptiveWingLoss(
-            reduction="none" if self.settings.boundary_weight else self.settings.loss_reduction,
-            adaptive=self.settings.adaptive_exponent,
+        return AdaptiveWingLoss(
+            reduction=self.settings.loss_reduction, adaptive=self.settings.adaptive_exponent
         )
-        if not self.settings.boundary_weight:
-            return loss
-        return WeightedLoss(loss, self.settings.boundary_weight, self.settings.loss_reduction)
 
     def _build_loss(self) -> nn.Module:
         weights = None
@@ -303,7 +299,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             weights = list(halving / halving.sum())
         return SoftSegLoss(
             self.voxel_loss(),
-            reference_plateau(self.network),
+            running_scale(self.network),
             level_weights=weights,
             normalise=self.normalise_in_loss,
             floor_fraction=self.settings.floor_fraction,
@@ -332,7 +328,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             output = self.network(data)
             loss = self.loss(output, levels if isinstance(target, list) else levels[0])
         raw = output[0] if isinstance(output, list | tuple) else output
-        floor = self.settings.floor_fraction * reference_plateau(self.network)
+        floor = self.settings.floor_fraction * running_scale(self.network)
         soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
         return {
             "loss": loss.detach().cpu().numpy(),

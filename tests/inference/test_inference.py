@@ -16,7 +16,7 @@ from nnunet_softseg.inference import soft_prediction as inference
 from nnunet_softseg.inference.label_manager import SoftLabelManager
 from nnunet_softseg.inference.placement import place
 from nnunet_softseg.inference.soft_prediction import predict_soft_map
-from nnunet_softseg.network.running_scale import add_reference_plateau, reference_plateau
+from nnunet_softseg.network.running_scale import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -34,7 +34,7 @@ class Identity(torch.nn.Module):
 
 
 def predictor(
-    patch: tuple[int, int, int], si_axis: int | None, learned_plateau: float = 0.0, **options: Any
+    patch: tuple[int, int, int], si_axis: int | None, learned_scale: float = 0.0, **options: Any
 ) -> Any:
     made = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
     plans = soft_plans({"configurations": {}, "dataset_name": "D"}, "T", SoftSegSettings())
@@ -47,13 +47,13 @@ def predictor(
     )
     made.dataset_json = {"labels": {"background": 0, "cord": 1}}
     made.label_manager = SoftLabelManager(made.dataset_json["labels"], None)
-    made.network = add_reference_plateau(Identity(), 1)
-    reference_plateau(made.network).fill_(learned_plateau)
+    made.network = add_running_scale(Identity(), 1)
+    running_scale(made.network).fill_(learned_scale)
     return made
 
 
 def height(values: torch.Tensor) -> float:
-    """The plateau, written out."""
+    """The robust peak, written out."""
     x = values.double().clamp(min=0)
     return float((x**5).sum() / (x**4).sum())
 
@@ -72,7 +72,7 @@ def begin() -> dict[str, Any]:
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(4, 40), st.sampled_from([0, 1, 2, None]))
 @settings(max_examples=40)
-def test_the_map_is_the_crop_divided_by_its_plateau_and_zero_outside(
+def test_the_map_is_the_crop_divided_by_its_robust_peak_and_zero_outside(
     a: int, b: int, c: int, si_axis: int | None
 ) -> None:
     image = torch.rand(1, a, b, c) + 0.1
@@ -104,14 +104,14 @@ def test_blending_is_in_float32() -> None:
     """nnU-Net's half precision would be off by 5e-4 of the value, and far more at the edge of a lone tile."""
     image = torch.full((1, 40, 8, 8), 0.37)
     image[:, 17:] = 0.21
-    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=2.0), image)
+    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_scale=2.0), image)
     torch.testing.assert_close(soft, image, atol=1e-6, rtol=0)  # the floor, half of 2, is the denominator
 
 
 def test_a_weak_image_stays_weak_and_a_constant_one_is_empty() -> None:
     weak = 0.02 * torch.rand(1, 16, 8, 8)
     begin()
-    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=1.0), weak)
+    soft = predict_soft_map(predictor((16, 8, 8), 0, learned_scale=1.0), weak)
     torch.testing.assert_close(soft, weak / 0.5, atol=1e-6, rtol=0)  # the floor is half of the learned peak
     assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.ones(1, 16, 8, 8)).sum()) == 0
     # and the next image is judged by itself
@@ -139,12 +139,12 @@ def test_a_weak_response_is_flagged() -> None:
     image = torch.rand(1, 16, 8, 8)
     for learned, weak in ((1.0, False), (3.0, True)):
         record = begin()
-        predict_soft_map(predictor((16, 8, 8), 0, learned_plateau=learned), image)
+        predict_soft_map(predictor((16, 8, 8), 0, learned_scale=learned), image)
         assert any("weak response for cord" in warning for warning in record["warnings"]) is weak
 
 
-def test_the_record_tells_plateaus_and_seconds_of_every_fold() -> None:
-    made = predictor((16, 8, 8), 0, learned_plateau=0.8)
+def test_the_record_tells_robust_peaks_and_seconds_of_every_fold() -> None:
+    made = predictor((16, 8, 8), 0, learned_scale=0.8)
     image = torch.zeros(1, 16, 8, 8)
     image[0, 3:7] = 1.25
     record = begin()
@@ -184,7 +184,7 @@ def tube(shape: tuple[int, int, int], start: tuple[float, float], slope: tuple[f
 
 
 def trained() -> Any:
-    made = predictor(PATCH, 0, learned_plateau=1.0)
+    made = predictor(PATCH, 0, learned_scale=1.0)
     made.plans_manager.plans[PLANS_KEY]["training_shapes"] = TRAINING
     return made
 
@@ -219,7 +219,7 @@ def test_a_cord_that_is_not_in_the_middle_is_found_whole(
         assert float(soft.sum()) < 0.7 * float(image.sum())
         assert "localiser" not in record
         return
-    # raw is what the network sees, so the map is the tube, at the height of its plateau
+    # raw is what the network sees, so the map is the tube, at the height of its robust peak
     expected = (image / height(image)).clamp(max=1)
     if slope == (0, 0):
         torch.testing.assert_close(soft, expected, atol=2e-6, rtol=0)
@@ -337,7 +337,7 @@ def test_a_second_fold_stays_in_the_middle_where_the_first_did(monkeypatch: pyte
     box = record["box"]
     made = trained()
     predict_soft_map(made, middle)
-    reference_plateau(made.network).fill_(9.0)  # the second fold finds the response weak
+    running_scale(made.network).fill_(9.0)  # the second fold finds the response weak
     predict_soft_map(made, middle)
     assert record["box"] == box
     assert "localiser" not in record

@@ -18,7 +18,7 @@ from tiny_dataset import save_nifti
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import network_image
 from nnunet_softseg.inference.network_image import NetworkImage, nonzero_box
-from nnunet_softseg.preprocessing.sub_grid import REACH, area_means
+from nnunet_softseg.preprocessing.resampling import REACH, area_means
 
 TOLERANCE = 1e-5
 """Of the largest value: float32 holds 6e-8 of it, a spline cut off after 16 voxels loses 1e-9."""

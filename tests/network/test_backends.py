@@ -20,7 +20,7 @@ from nnunet_softseg.network.backends import choice, converted_model, openvino_ne
 from nnunet_softseg.network.backends.choice import VARIABLE, Wish
 from nnunet_softseg.network.backends.torch_network import TorchNetwork, UNetInStages
 from nnunet_softseg.network.norm_relu import norm_relu
-from nnunet_softseg.network.running_scale import add_reference_plateau
+from nnunet_softseg.network.running_scale import add_running_scale
 
 PATCH = (1, 32, 32, 16)
 needs_openvino = pytest.mark.skipif(
@@ -51,7 +51,7 @@ def unet(seed: int = 0, kind: type = PlainConvUNet, *, flat: bool = False, **opt
         nonlin_kwargs={"inplace": True},
         **options,
     )
-    return add_reference_plateau(network, 1).eval()
+    return add_running_scale(network, 1).eval()
 
 
 def tube(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -276,7 +276,7 @@ def test_the_hash_sees_every_weight(part: int) -> None:
     before = converted_model.weights_hash(network)
     assert converted_model.weights_hash(unet(1)) == before
     tensors = list(network.state_dict().values())
-    values = tensors[part * (len(tensors) - 1) // 3].view(-1)  # the first, two between, the plateau
+    values = tensors[part * (len(tensors) - 1) // 3].view(-1)  # the first, two between, the running scale
     values[-1] = torch.nextafter(values[-1], torch.tensor(torch.inf))
     assert converted_model.weights_hash(network) != before
 

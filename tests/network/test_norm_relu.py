@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nnunet_softseg.network.norm_relu import norm_relu, peak, plateau
+from nnunet_softseg.network.norm_relu import norm_relu, peak, robust_peak
 
 raw_outputs = hnp.arrays(
     np.float64, (3, 2, 4, 3, 2), elements=st.floats(-5, 5, allow_subnormal=False).map(lambda v: round(v, 6))
@@ -66,26 +66,26 @@ def disc(radius: float = 6.0, edge: float = 0.0) -> torch.Tensor:
     return inside.clamp(0, 1)[None, None]
 
 
-def test_plateau_of_a_constant_structure_is_its_height() -> None:
-    assert float(plateau(3.7 * disc())) == pytest.approx(3.7, rel=1e-6)
+def test_robust_peak_of_a_constant_structure_is_its_height() -> None:
+    assert float(robust_peak(3.7 * disc())) == pytest.approx(3.7, rel=1e-6)
 
 
-def test_one_hot_voxel_hardly_moves_the_plateau() -> None:
+def test_one_hot_voxel_hardly_moves_the_robust_peak() -> None:
     """113 voxels of 1 and one of 1.3: the largest voxel would shrink the area to 112 / 1.3 + 1 = 87."""
     raw = disc()
     assert int(raw.sum()) == 112
     raw[0, 0, 31, 31] = 1.3
     # by hand: (111 + 1.3 ** 5) / (111 + 1.3 ** 4)
-    assert float(plateau(raw)) == pytest.approx((111 + 1.3**5) / (111 + 1.3**4), rel=1e-6)
+    assert float(robust_peak(raw)) == pytest.approx((111 + 1.3**5) / (111 + 1.3**4), rel=1e-6)
     assert float(norm_relu(raw, robust=True).sum()) == pytest.approx(112, rel=0.01)
     assert float(norm_relu(raw).sum()) == pytest.approx(111 / 1.3 + 1, rel=1e-5)
 
 
-def test_a_residue_in_the_background_hardly_moves_the_plateau() -> None:
+def test_a_residue_in_the_background_hardly_moves_the_robust_peak() -> None:
     raw = disc()
     with_residue = torch.where(raw > 0, raw, torch.tensor(0.05))
     assert float(with_residue.sum()) > 2 * float(raw.sum())
-    assert float(plateau(with_residue)) == pytest.approx(1, abs=0.001)
+    assert float(robust_peak(with_residue)) == pytest.approx(1, abs=0.001)
 
 
 def test_partial_volume_lowers_the_plateau_a_little() -> None:
@@ -95,19 +95,19 @@ def test_partial_volume_lowers_the_plateau_a_little() -> None:
     core = np.pi * 4.5**2
     fifth = core + np.trapezoid(heights**5 * ring, heights)
     fourth = core + np.trapezoid(heights**4 * ring, heights)
-    assert float(plateau(disc(edge=3.0))) == pytest.approx(fifth / fourth, abs=0.005)
+    assert float(robust_peak(disc(edge=3.0))) == pytest.approx(fifth / fourth, abs=0.005)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_the_plateau_neither_overflows_nor_vanishes(scale: float) -> None:
-    assert float(plateau(scale * disc())) == pytest.approx(scale, rel=1e-5)
+def test_the_robust_peak_neither_overflows_nor_vanishes(scale: float) -> None:
+    assert float(robust_peak(scale * disc())) == pytest.approx(scale, rel=1e-5)
 
 
-def test_the_gradient_of_the_plateau_is_its_slope() -> None:
+def test_the_gradient_of_the_robust_peak_is_its_slope() -> None:
     """Against finite differences; the largest voxel, whose height the others are compared with, included."""
     values = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
     raw = torch.from_numpy(values).requires_grad_()
-    assert torch.autograd.gradcheck(plateau, raw)
+    assert torch.autograd.gradcheck(robust_peak, raw)
     assert torch.autograd.gradcheck(lambda raw: norm_relu(raw, 0.1, robust=True), raw)
 
 

@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.norm_relu import norm_relu, plateau
+from nnunet_softseg.network.norm_relu import norm_relu, robust_peak
+from nnunet_softseg.network.running_scale import update_running_scale
 from nnunet_softseg.network.soft_loss import (
     SoftDiceLoss,
     SoftSegLoss,
-    WeightedLoss,
-    boundary_weights,
-    follow_plateau,
     normalised_for_loss,
 )
 
@@ -43,7 +41,7 @@ def test_raw_output_is_compared_as_it_is() -> None:
 
 
 def square() -> torch.Tensor:
-    """A structure of constant height: its plateau is its height."""
+    """A structure of constant height: its robust peak is its height."""
     target = torch.zeros(1, 1, 16, 16)
     target[..., 4:12, 5:11] = 1
     return target
@@ -61,7 +59,7 @@ def test_it_is_what_inference_does_where_the_raw_output_is_positive() -> None:
     raw = torch.rand(3, 2, 8, 8)
     target = torch.rand(3, 2, 8, 8)
     target[:, :, 0] = 1
-    found = normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(2))
+    found = normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.zeros(2))
     torch.testing.assert_close(found.clamp(max=1), norm_relu(raw, robust=True))
 
 
@@ -70,21 +68,21 @@ def test_above_one_costs_nothing_inside_and_something_at_the_boundary() -> None:
     target[..., 3, 5:11] = 0.4
     raw = torch.where(target == 1, torch.tensor(1.0), target)
     raw[..., 8, 8] = 1.5  # clipped at inference: the map is 1 there
-    found = normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(1))
+    found = normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.zeros(1))
     assert float(found[..., 8, 8]) == 1
     raw[..., 3, 8] = 1.5
-    assert float(normalised_for_loss(raw, plateau(raw), target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
+    assert float(normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
 
 
 def test_a_patch_that_holds_the_fringe_is_scaled_to_it() -> None:
     target = 0.6 * square()
-    found = normalised_for_loss(3 * target, plateau(3 * target), target, 0.5, torch.tensor([1.8]))
+    found = normalised_for_loss(3 * target, robust_peak(3 * target), target, 0.5, torch.tensor([1.8]))
     torch.testing.assert_close(found, target)
 
 
 def test_a_patch_without_a_label_is_measured_against_the_running_peak() -> None:
     raw = torch.full((1, 1, 4, 4), 0.2)
-    found = normalised_for_loss(raw, plateau(raw), torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
+    found = normalised_for_loss(raw, robust_peak(raw), torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
     torch.testing.assert_close(found, torch.full_like(raw, 0.25))
 
 
@@ -114,7 +112,7 @@ def test_the_gradient_is_the_slope_of_what_is_normalised(labelled: float) -> Non
     raw = torch.randn(2, 3, 4, 5, dtype=torch.float64).requires_grad_()
 
     def normalised(raw: torch.Tensor) -> torch.Tensor:
-        return normalised_for_loss(raw, plateau(raw), target, 0.5, torch.full((3,), 0.6))
+        return normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.full((3,), 0.6))
 
     assert torch.autograd.gradcheck(normalised, raw)
 
@@ -134,10 +132,10 @@ def test_running_peak_follows_labelled_samples_only() -> None:
     raw[0, 0, 1], raw[1, 0, 2], raw[0, 1, 0] = 3.0, 7.0, 5.0
     target = torch.zeros(2, 2, 4)
     target[0, 0, 1] = 1  # label 1 in sample 0 only, label 2 nowhere
-    follow_plateau(reference, plateau(raw), target, 0.9)
+    update_running_scale(reference, robust_peak(raw), target, 0.9)
     assert reference.tolist() == [3.0, 0.0]
     raw[0, 0, 1] = 1.0
-    follow_plateau(reference, plateau(raw), target, 0.9)
+    update_running_scale(reference, robust_peak(raw), target, 0.9)
     assert reference[0] == pytest.approx(0.9 * 3 + 0.1 * 1)
 
 
@@ -168,26 +166,3 @@ def test_soft_dice_of_the_paper() -> None:
     p, y = torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.5, 0.0])
     # -(2 * (0.5 + 0.5) + 1) / (1.5 + 1.5 + 1)
     assert float(SoftDiceLoss()(p, y)) == pytest.approx(-0.75)
-
-
-def test_boundary_weights_take_both_values() -> None:
-    """A voxel of the label and its 26 neighbours weigh more; so does no other, nor one below 0.2."""
-    target = torch.zeros(2, 1, 7, 7, 7)
-    target[0, 0, 3, 3, 3], target[1, 0, 3, 3, 3] = 0.2, 0.19
-
-    weights = boundary_weights(target, 10.0)
-
-    assert (weights[0] == 11).sum() == 27
-    assert (weights[0, 0, 2:5, 2:5, 2:5] == 11).all()
-    assert (weights[0] == 1).sum() == 7**3 - 27
-    assert (weights[1] == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("reduction", "expected"), [("sum", 27 * 3.0 + 316), ("mean", (27 * 3.0 + 316) / 343)]
-)
-def test_weighted_loss_weighs_each_voxel(reduction: str, expected: float) -> None:
-    target = torch.zeros(1, 1, 7, 7, 7)
-    target[..., 3, 3, 3] = 1
-    loss = WeightedLoss(lambda prediction, _: torch.ones_like(prediction), 2.0, reduction)
-    assert float(loss(target, target)) == pytest.approx(expected)

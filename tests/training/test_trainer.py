@@ -26,7 +26,7 @@ from tiny_dataset import (
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network.optimizer import CosineSchedule, adam
-from nnunet_softseg.network.running_scale import reference_plateau
+from nnunet_softseg.network.running_scale import running_scale
 from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.training import trainer as trainer_module
@@ -135,17 +135,17 @@ def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
     first = make(dataset)
     first.run_training()
     assert first.logger.get_value("soft_dice", None)[0] != first.logger.get_value("soft_dice", None)[1]
-    assert float(reference_plateau(first.network).min()) > 0
+    assert float(running_scale(first.network).min()) > 0
     path = str(Path(first.output_folder) / "checkpoint_final.pth")
     again = make(dataset)
     again.load_checkpoint(path)
-    torch.testing.assert_close(reference_plateau(again.network), reference_plateau(first.network))
+    torch.testing.assert_close(running_scale(again.network), running_scale(first.network))
     assert again.current_epoch == 2
     assert again.logger.get_value("soft_dice", None) == first.logger.get_value("soft_dice", None)
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
     # the loss keeps writing to the buffer of the network that was loaded
-    assert again.loss._references[0] is reference_plateau(again.network)
+    assert again.loss._scales[0] is running_scale(again.network)
 
 
 def test_a_model_of_two_labels_predicts_a_soft_map_of_each(dataset: TinyDataset, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_two_ways_to_train_differ_only_in_the_loss(dataset: TinyDataset) -> 
     normalised, raw = make(dataset), make(dataset, nnUNetTrainerSoftSegRawLoss)
     normalised.initialize()
     raw.initialize()
-    # labels of constant height, whose plateau is that height
+    # labels of constant height, whose robust peak is that height
     target = [(torch.rand(2, 2, 24, 16, 16) > 0.5).float(), (torch.rand(2, 2, 12, 8, 8) > 0.5).float()]
     doubled = [2 * level for level in target]
     assert float(normalised.loss(doubled, target)) < 1e-6  # free of scale
