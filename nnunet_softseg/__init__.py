@@ -3,7 +3,7 @@
 The rooms, in the order of their imports: each imports only from those above it. Within a room, its own
 docstring says the order.
 
-  errors.py      the one exception for mistakes that a user can mend
+  errors.py      the one error that a user can mend, and the one finding about data
   settings.py    every number of a run, kept with the model
   io/            files on disk: NIfTI, geometry, names of cases, atomic writes, records, workers
   metrics/       numbers of one map: overlap, surface distance, calibration, morphometry

@@ -10,7 +10,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 
 from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, write_soft_label
 from nnunet_softseg.inference.export import soft_nifti
-from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.io.geometry import array_orientation
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
 

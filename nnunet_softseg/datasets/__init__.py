@@ -4,7 +4,6 @@ The modules, in the order of their imports:
 
   raw_dataset.py              a dataset as nnU-Net knows it: dataset.json, cases, reader
   soft_label.py               the soft label on disk: name, grid, range
-  bids.py                     what a BIDS name says, where its images lie
   subject_split.py            who trains, validates and tests: a person on one side only
   conversion/layout.py        the name table: which file shows which contrast, where soft labels lie
   conversion/list_file.py     lists of subjects in JSON, YAML, lines, a table

@@ -28,10 +28,15 @@ from nnunet_softseg.datasets.raw_dataset import (
     reader_name,
     training_cases,
 )
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import Finding, examples, short_name
-from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.errors import Finding, UserError, examples, short_name
+from nnunet_softseg.io.case_files import soft_label_file
+from nnunet_softseg.io.geometry import (
+    affine_findings,
+    array_orientation,
+    reader_geometry_findings,
+    shape_findings,
+)
+from nnunet_softseg.io.nifti import content_findings, file_findings, load_nifti, stored_values
 from nnunet_softseg.io.workers import map_jobs
 
 _READER_ORDER = (0, 1, 2)
@@ -149,7 +154,7 @@ def _case_jobs(
     jobs = []
     for case in cases:
         soft_folder = folder / soft_label.FOLDER
-        soft_files = tuple(soft_label.soft_label_file(soft_folder, case.case_id, label) for label in labels)
+        soft_files = tuple(soft_label_file(soft_folder, case.case_id, label) for label in labels)
         jobs.append(_CaseJob(case, soft_files, labels, reader, len(dataset_json["channel_names"])))
     return jobs
 
@@ -182,7 +187,7 @@ def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None
     if len(job.case.images) != job.num_channels:
         expected, found = f"{job.num_channels}, as channel_names", str(len(job.case.images))
         findings.append(Finding(name, "wrong number of channels", expected, found, "add or remove files"))
-    broken = [finding for image in job.case.images for finding in soft_label.file_findings(image)]
+    broken = [finding for image in job.case.images for finding in file_findings(image)]
     if broken:
         return findings + broken, None
     try:
@@ -195,7 +200,7 @@ def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None
 
 
 def _intensity_findings(file: Path) -> list[Finding]:
-    image = soft_label.stored_values(file)
+    image = stored_values(file)
     bad = int(np.count_nonzero(~np.isfinite(image)))
     if bad:
         what, found = "NaN or infinite intensities", f"{bad} voxels that are not"
@@ -210,7 +215,7 @@ def _soft_label_findings(
     file: Path, job: _CaseJob, properties: Mapping[str, Any] | None
 ) -> tuple[list[Finding], npt.NDArray[np.float32] | None]:
     """Return what is wrong with a soft label, and its values (x, y, z); None: unreadable."""
-    findings = soft_label.file_findings(file)
+    findings = file_findings(file)
     if findings:
         return findings, None
     try:
@@ -219,9 +224,9 @@ def _soft_label_findings(
         return [Finding(short_name(file), "unreadable soft label", "a NIfTI file", str(error), _AGAIN)], None
     if properties is not None:
         findings = _geometry_findings(file, job.case.images[0])
-        findings = findings or soft_label.reader_geometry_findings(file, properties, seen)
-    values = soft_label.stored_values(file)
-    return findings + soft_label.content_findings(file, values), values
+        findings = findings or reader_geometry_findings(file, properties, seen)
+    values = stored_values(file)
+    return findings + content_findings(file, values), values
 
 
 def _label_map_findings(
@@ -231,7 +236,7 @@ def _label_map_findings(
     if not file.is_file():
         what, remedy = "label map is missing", "write it as soft label > 0.5"
         return [Finding(short_name(file), what, "the integer labels", "none", remedy)]
-    findings = soft_label.file_findings(file)
+    findings = file_findings(file)
     if findings or not image_is_right:
         return findings
     findings = _geometry_findings(file, job.case.images[0])
@@ -241,14 +246,14 @@ def _label_map_findings(
         for finding in findings
     ]
     if soft_labels and not _has_error(findings):
-        label_map = soft_label.stored_values(file)
+        label_map = stored_values(file)
         findings += soft_label.label_map_findings(file, label_map, soft_labels, job.labels)
     return findings
 
 
 def _geometry_findings(file: Path, image: Path) -> list[Finding]:
     reference, label = load_nifti(image), load_nifti(file)
-    return soft_label.shape_findings(file, reference.shape, label.shape) or soft_label.affine_findings(
+    return shape_findings(file, reference.shape, label.shape) or affine_findings(
         file, reference.affine, label.affine
     )
 

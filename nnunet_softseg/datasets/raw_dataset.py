@@ -12,11 +12,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import Finding, raise_first_error
+from nnunet_softseg.errors import Finding, UserError, raise_first_error
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS
 
 NIFTI_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 VANILLA = "train it with nnUNetTrainer"
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
 ONE_ORIENTATION = (

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_softseg.errors import examples
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
-from nnunet_softseg.io.finding import examples
 from nnunet_softseg.metrics.morphometry.levels import level_name
 
 COMMON, OWN = "common heights", "own slices"

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_softseg.datasets.bids import parse_bids_name
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.bids import parse_bids_name
 
 KEY_COLUMNS = ("case", "subject", "contrast")
 REFERENCE_COLUMN = "reference"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
 from nnunet_softseg.evaluation.cases import REFERENCE_COLUMN, Case, describe_cases, read_case_table
 from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
@@ -26,7 +26,6 @@ from nnunet_softseg.evaluation.files import (
     reference_files,
 )
 from nnunet_softseg.evaluation.measuring import REFERENCE, CaseJob, MeasuredCase, measure_case
-from nnunet_softseg.io.finding import examples
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
 

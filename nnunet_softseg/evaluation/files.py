@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_softseg.datasets.bids import parse_bids_name
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
-from nnunet_softseg.datasets.soft_label import parse_soft_label_name
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import Case, derivative_stem
-from nnunet_softseg.io.finding import examples
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.bids import parse_bids_name
+from nnunet_softseg.io.case_files import parse_soft_label_name
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 
 SOFT_FOLDER = "soft"
 REPORT = "softseg.json"

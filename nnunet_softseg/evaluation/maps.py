@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from nnunet_softseg.datasets.soft_label import AFFINE_TOLERANCE, RANGE_TOLERANCE, content_findings
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
+from nnunet_softseg.io.nifti import RANGE_TOLERANCE, content_findings, load_nifti
 from nnunet_softseg.metrics.morphometry.reading import read_values
 
 Kind = Literal["soft", "hard"]

@@ -20,15 +20,15 @@ from nnunetv2.inference.export_prediction import (
 )
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference import case_record, flags
 from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference.placement import Placement
 from nnunet_softseg.inference.soft_map import on_image_grid, placed
 from nnunet_softseg.inference.soft_prediction import label_names
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
+from nnunet_softseg.io.case_files import soft_label_file
+from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.reader_geometry import reader_affines
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
 from nnunet_softseg.preprocessing.model_plans import is_soft, versions
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings

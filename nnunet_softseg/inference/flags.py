@@ -63,7 +63,7 @@ def of_orientation(orientation: str | None, trained: str | None) -> list[Finding
     """Flag axes that point another way than in training.
 
     Args:
-        orientation: of the preprocessed case; see `reader_geometry.array_orientation`. None: not known.
+        orientation: of the preprocessed case; see `geometry.array_orientation`. None: not known.
         trained: of the training.
     """
     if None in (orientation, trained) or orientation == trained:

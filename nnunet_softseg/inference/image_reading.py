@@ -17,8 +17,7 @@ from nibabel.openers import ImageOpener
 from nibabel.orientations import io_orientation
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import Finding, raise_first_error, short_name
+from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.io.nifti import UNREADABLE, load_nifti
 
 Image = npt.NDArray[np.floating[Any]]

@@ -12,7 +12,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import case_record, flags
 from nnunet_softseg.inference.image_reading import naming
 from nnunet_softseg.inference.network_image import NetworkImage
-from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.preprocessing.center_crop import network_box
 from nnunet_softseg.settings import PLANS_KEY
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.io.geometry import array_orientation
 
 Box = tuple[tuple[int, int], ...]
 

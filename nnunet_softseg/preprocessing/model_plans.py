@@ -7,8 +7,7 @@ from typing import Any
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import VANILLA, label_findings
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import raise_first_error
+from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 LABEL_MANAGER = "SoftLabelManager"

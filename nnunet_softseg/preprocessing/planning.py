@@ -16,9 +16,9 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.experiment_planning.experiment_planners.resencUNet_planner import ResEncUNetPlanner
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS, ONE_ORIENTATION
+from nnunet_softseg.datasets.raw_dataset import ONE_ORIENTATION
 from nnunet_softseg.errors import UserError, show_without_traceback
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, load_nifti
 
 PATCH_MM = {"SI": 320.0, "AP": 192.0, "RL": 64.0}
 """Bedard et al. 2025, section 3.3: 64 x 192 x 320 voxels of 1 mm in R-L, A-P, S-I."""

@@ -25,10 +25,11 @@ from nnunet_softseg.datasets.raw_dataset import (
     load_json,
     nnunet_folder,
 )
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_bytes
-from nnunet_softseg.io.finding import examples, raise_first_error, short_name
-from nnunet_softseg.io.reader_geometry import reader_affines
+from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.geometry import reader_affines, reader_geometry_findings, shape_findings
+from nnunet_softseg.io.nifti import content_findings, stored_values
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.label_shape import LabelShape, label_shape
 from nnunet_softseg.preprocessing.center_crop import Box, kept_mass, network_box, superior_inferior_axis
@@ -319,7 +320,7 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
     warnings: list[str] = []
     for channel, file in enumerate(job.sources):
         label = _read_for(job, file)
-        findings = soft_label.content_findings(file, soft_label.stored_values(file))
+        findings = content_findings(file, stored_values(file))
         raise_first_error(findings)
         warnings += map(str, findings)
         label = np.clip(label, 0, 1, out=label).transpose(job.plan.transpose_forward)
@@ -334,8 +335,8 @@ def _read_for(job: SoftTargetJob, file: Path) -> soft_label.SoftLabel:
     label, properties = soft_label.read_soft_label(file, find_reader(job.plan.reader))
     shape = np.empty(3, dtype=int)
     shape[list(job.plan.transpose_forward)] = job.case.shape_before_crop
-    raise_first_error(soft_label.shape_findings(file, shape.tolist(), label.shape, "z, y, x"))
-    raise_first_error(soft_label.reader_geometry_findings(file, job.case.geometry, properties))
+    raise_first_error(shape_findings(file, shape.tolist(), label.shape, "z, y, x"))
+    raise_first_error(reader_geometry_findings(file, job.case.geometry, properties))
     return label
 
 
@@ -535,7 +536,7 @@ def _jobs(
         case = read_preprocessed_case(preprocessed_folder, case_id, plan)
         si_axis = superior_inferior_axis(case.geometry, plan.transpose_forward) if crop else None
         box = network_box(case.shape, plan.patch_size, si_axis)
-        sources = tuple(soft_label.soft_label_file(soft_folder, case_id, label) for label in plan.labels)
+        sources = tuple(soft_label_file(soft_folder, case_id, label) for label in plan.labels)
         jobs.append(SoftTargetJob(case, plan, sources, output / f"{case_id}.b2nd", si_axis, box))
     _require_one_si_axis(jobs)
     return jobs
@@ -578,7 +579,7 @@ def _general_warnings(jobs: Sequence[SoftTargetJob], *, all_cases: bool) -> tupl
             f"{folder}: no soft labels here, so that soft targets are taken as they are: they may be out of "
             "date",
         )
-    names = (soft_label.parse_soft_label_name(file.name) for file in folder.iterdir())
+    names = (parse_soft_label_name(file.name) for file in folder.iterdir())
     extra = sorted({name[0] for name in names if name} - {job.case.case_id for job in jobs})
     if not extra or not all_cases:
         return ()

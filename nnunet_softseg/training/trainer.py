@@ -26,7 +26,7 @@ from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import nnunet_patches as upstream
 from nnunet_softseg.inference.soft_prediction import label_names
 from nnunet_softseg.io.atomic import make_folder, write_json
-from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.metrics.label_shape import most_extreme
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import norm_relu

@@ -16,7 +16,9 @@ from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, find_reader
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.reader_geometry import reader_affines
+from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.geometry import affine_findings, reader_affines, reader_geometry_findings
+from nnunet_softseg.io.nifti import content_findings, file_findings
 
 SHAPE = (9, 10, 11)
 HALVES = np.full(SHAPE, 0.37, dtype=np.float32)
@@ -34,20 +36,20 @@ def messages(findings: list[Any], severity: str = "error") -> str:
     label=st.integers(0, 9999),
 )
 def test_name_gives_back_case_and_label(case_id: str, label: int) -> None:
-    name = soft_label.soft_label_file(Path("softLabelsTr"), case_id, label).name
-    assert soft_label.parse_soft_label_name(name) == (case_id, label)
+    name = soft_label_file(Path("softLabelsTr"), case_id, label).name
+    assert parse_soft_label_name(name) == (case_id, label)
 
 
 @pytest.mark.parametrize(
     "name", ["sub-01.nii.gz", "sub-01_001.nii.gz", "sub-01_00010.nii.gz", "_0001.nii.gz"]
 )
 def test_other_names_are_none(name: str) -> None:
-    assert soft_label.parse_soft_label_name(name) is None
+    assert parse_soft_label_name(name) is None
 
 
 def test_plain_nifti_stands_in_for_a_compressed_one(tmp_path: Path) -> None:
     save_nifti(tmp_path / "sub-01_0001.nii", HALVES, np.eye(4))
-    assert soft_label.soft_label_file(tmp_path, "sub-01", 1).name == "sub-01_0001.nii"
+    assert soft_label_file(tmp_path, "sub-01", 1).name == "sub-01_0001.nii"
     assert soft_label.folder_findings(tmp_path, ["sub-01"], [1]) == []
 
 
@@ -161,7 +163,7 @@ def trailing_axis(file: Path) -> None:
 def test_broken_file_is_named(tmp_path: Path, damage: Any, message: str) -> None:
     file = tmp_path / "sub-01_0001.nii.gz"
     save_nifti(file, HALVES, np.eye(4))
-    assert soft_label.file_findings(file) == []
+    assert file_findings(file) == []
     damage(file)
     reader = find_reader("NibabelIO")
     with pytest.raises(UserError, match=f"sub-01_0001.nii.gz: {message}"):
@@ -172,9 +174,7 @@ def test_truncated_plain_nifti_is_named(tmp_path: Path) -> None:
     file = tmp_path / "sub-01_0001.nii"
     save_nifti(file, HALVES, np.eye(4))
     truncated(file)
-    assert "truncated data: expected 4312 bytes by its header, found 4272" in messages(
-        soft_label.file_findings(file)
-    )
+    assert "truncated data: expected 4312 bytes by its header, found 4272" in messages(file_findings(file))
 
 
 def test_what_a_reader_refuses_is_a_user_error(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_read_has_the_axis_order_of_the_image(tmp_path: Path, name: str, affine:
     label, seen = soft_label.read_soft_label(tmp_path / "sub-01_0001.nii.gz", reader)
     np.testing.assert_array_equal(label, image[0])
     assert label.dtype == np.float32
-    assert soft_label.reader_geometry_findings(tmp_path / "label", properties, seen) == []
+    assert reader_geometry_findings(tmp_path / "label", properties, seen) == []
 
 
 @pytest.mark.parametrize("name", ["NaturalImage2DIO", "Tiff3DIO", "Nonsense"])
@@ -280,7 +280,7 @@ def test_affine_may_differ_by_a_thousandth(shift: float, is_right: bool) -> None
     affine = affine_of("LAS")
     moved = affine.copy()
     moved[1, 3] += shift
-    findings = soft_label.affine_findings(Path("softLabelsTr/sub-01_0001.nii.gz"), affine, moved)
+    findings = affine_findings(Path("softLabelsTr/sub-01_0001.nii.gz"), affine, moved)
     assert (findings == []) is is_right
     if not is_right:
         assert "(row 1, column 3" in str(findings[0])
@@ -304,7 +304,7 @@ def test_flipped_header_is_seen_by_every_reader(tmp_path: Path, name: str) -> No
     reader = find_reader(name)
     _, image = reader.read_images([str(tmp_path / "image.nii.gz")])
     _, label = soft_label.read_soft_label(tmp_path / "sub-01_0001.nii.gz", reader)
-    findings = soft_label.reader_geometry_findings(tmp_path / "sub-01_0001.nii.gz", image, label)
+    findings = reader_geometry_findings(tmp_path / "sub-01_0001.nii.gz", image, label)
     assert "affine differs from that of the image by" in str(findings[0])
 
 
@@ -327,7 +327,7 @@ def test_flipped_header_is_seen_by_every_reader(tmp_path: Path, name: str) -> No
     ],
 )
 def test_wrong_values_are_named_with_the_way_out(values: Any, message: str) -> None:
-    findings = soft_label.content_findings(Path("softLabelsTr/sub-01_T2w_0001.nii.gz"), values)
+    findings = content_findings(Path("softLabelsTr/sub-01_T2w_0001.nii.gz"), values)
     with pytest.raises(UserError, match=message) as caught:
         soft_label.raise_first_error(findings)
     assert str(caught.value).startswith("softLabelsTr/sub-01_T2w_0001.nii.gz: ")
@@ -335,7 +335,7 @@ def test_wrong_values_are_named_with_the_way_out(values: Any, message: str) -> N
 
 
 def test_all_zero_is_legal_but_said() -> None:
-    findings = soft_label.content_findings(Path("softLabelsTr/sub-01_0001.nii.gz"), np.zeros(SHAPE))
+    findings = content_findings(Path("softLabelsTr/sub-01_0001.nii.gz"), np.zeros(SHAPE))
     assert messages(findings) == ""
     assert "all zero" in messages(findings, "warning")
 
@@ -344,13 +344,13 @@ def test_all_zero_is_legal_but_said() -> None:
 def test_every_fraction_is_right(value: float) -> None:
     values = HALVES.copy()
     values[0, 0, 0] = value
-    assert soft_label.content_findings(Path("sub-01_0001.nii.gz"), values) == []
+    assert content_findings(Path("sub-01_0001.nii.gz"), values) == []
 
 
 @pytest.mark.parametrize(("value", "is_right"), [(1 + 5e-6, True), (1 + 1e-4, False), (-1e-4, False)])
 def test_range_allows_for_rounding_only(value: float, is_right: bool) -> None:
     values = np.where(np.indices(SHAPE).sum(0) == 0, value, 0.37)
-    assert (soft_label.content_findings(Path("sub-01_0001.nii.gz"), values) == []) is is_right
+    assert (content_findings(Path("sub-01_0001.nii.gz"), values) == []) is is_right
 
 
 def test_fractions_stored_as_integers_with_a_slope_are_right(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_fractions_stored_as_integers_with_a_slope_are_right(tmp_path: Path) -> 
     for name in NIFTI_READERS:
         label, _ = soft_label.read_soft_label(tmp_path / "sub-01_0001.nii.gz", find_reader(name))
         assert label.max() == pytest.approx(1, abs=1e-5)
-        assert soft_label.content_findings(tmp_path / "sub-01_0001.nii.gz", label) == []
+        assert content_findings(tmp_path / "sub-01_0001.nii.gz", label) == []
 
 
 def test_overlapping_labels_are_a_warning() -> None:

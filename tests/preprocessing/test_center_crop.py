@@ -14,7 +14,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.reader_geometry import array_orientation
+from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.preprocessing.center_crop import (
     inside,
     kept_mass,

@@ -26,9 +26,8 @@ from nnunet_softseg.datasets.conversion.sources import DEFAULT_LABEL, Selection,
 from nnunet_softseg.datasets.conversion.split_choice import SplitChoice, choose_split
 from nnunet_softseg.datasets.conversion.writing import CaseJob, write_case, write_descriptions
 from nnunet_softseg.datasets.subject_split import PARTS, Split
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.atomic import new_folder, write_json
-from nnunet_softseg.io.finding import examples
 from nnunet_softseg.io.nifti import without_nifti_ending
 from nnunet_softseg.io.workers import map_jobs
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from nnunet_softseg.datasets.bids import parse_bids_name
 from nnunet_softseg.datasets.conversion.list_file import YAML_ENDINGS, all_values, load_lines, load_structure
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.bids import parse_bids_name
 from nnunet_softseg.io.nifti import without_nifti_ending
 
 _STRUCTURED = (".json", *YAML_ENDINGS)

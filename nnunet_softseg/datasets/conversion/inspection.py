@@ -10,18 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.datasets.conversion.sources import Case
-from nnunet_softseg.datasets.soft_label import (
-    affine_findings,
-    content_findings,
-    file_findings,
-    overlap_findings,
-    shape_findings,
-    stored_values,
-)
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.file_hash import sha256
-from nnunet_softseg.io.finding import Finding, examples
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.datasets.soft_label import overlap_findings
+from nnunet_softseg.errors import Finding, UserError, examples
+from nnunet_softseg.io.geometry import affine_findings, shape_findings
+from nnunet_softseg.io.nifti import content_findings, file_findings, load_nifti, stored_values
+from nnunet_softseg.io.record import sha256
 from nnunet_softseg.io.workers import map_jobs
 
 

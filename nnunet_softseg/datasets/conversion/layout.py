@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunet_softseg.datasets.bids import BidsName
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.bids import BidsName
 
 MADE_HERE = "derivatives/softseg"
 MADE_HERE_SUFFIX = "_label-SC_desc-softseg_probseg"

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_softseg.datasets.bids import bids_images, bids_name_of, derivative_file, parse_bids_name
 from nnunet_softseg.datasets.conversion.exclusion import Exclusion
 from nnunet_softseg.datasets.conversion.layout import MADE_HERE, Layout, SoftLabelPlace
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.bids import bids_images, bids_name_of, derivative_file, parse_bids_name
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 
 DEFAULT_LABEL = "cord"
 EXCLUDED, NO_CONTRAST, NOT_ASKED_FOR, NO_SOFT_LABEL = (

@@ -7,8 +7,7 @@ from pathlib import Path
 from nnunet_softseg.datasets.conversion.sources import Sources
 from nnunet_softseg.datasets.conversion.split_file import read_split_file
 from nnunet_softseg.datasets.subject_split import Split, split_by_lists, split_subjects
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
+from nnunet_softseg.errors import UserError, examples
 
 NOT_IN_SPLIT = "not in the split"
 

@@ -11,10 +11,10 @@ import nibabel as nib
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.sources import Case
-from nnunet_softseg.datasets.soft_label import hard_label_map, stored_values, write_soft_label
+from nnunet_softseg.datasets.soft_label import hard_label_map, write_soft_label
 from nnunet_softseg.datasets.subject_split import Split, make_folds
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import load_nifti, stored_values
 
 FOLDER_ENDING = {"train": "Tr", "validation": "Tr", "test": "Ts"}
 _KINDS = ("images", "softLabels", "labels")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.comparison.contrast_effects import (
     ANOVA_COLUMNS,
     agreement_table,
@@ -33,7 +33,6 @@ from nnunet_softseg.evaluation.evaluation import Evaluation, EvaluationSettings,
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.tables import made_by, records, write_csv
 from nnunet_softseg.io.atomic import make_folder, write_json
-from nnunet_softseg.io.finding import examples
 
 Methods = Mapping[str, str | Path] | Iterable[tuple[str, str | Path]]
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
-from nnunet_softseg.datasets.soft_label import AFFINE_TOLERANCE
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.maps import LabelMap
+from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry.slice_frame import SliceFrame, slice_frame
 

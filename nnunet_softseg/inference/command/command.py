@@ -14,12 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.command.images import ImageCase, find_cases
 from nnunet_softseg.inference.command.model import CHECKPOINT, Model, load_predictor, open_model
 from nnunet_softseg.inference.command.output_folder import OutputFolder, output_folder
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.finding import examples
 from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.preprocessing.model_plans import version_warning
 

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_softseg.datasets.bids import IMAGE_FOLDERS, bids_images, bids_name_of
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.bids import IMAGE_FOLDERS, bids_images, bids_name_of
 from nnunet_softseg.io.nifti import without_nifti_ending
 
 _ENDINGS = (".nii.gz", ".nii")

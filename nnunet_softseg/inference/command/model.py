@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunet_softseg.datasets.raw_dataset import load_json
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.file_hash import sha256
+from nnunet_softseg.io.record import sha256
 from nnunet_softseg.preprocessing.model_plans import is_soft
 
 CHECKPOINT = "checkpoint_final.pth"

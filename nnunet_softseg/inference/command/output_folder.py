@@ -7,12 +7,11 @@ from typing import Any
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import foreground_labels, load_json
-from nnunet_softseg.datasets.soft_label import soft_label_file
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.command.images import ImageCase
 from nnunet_softseg.inference.command.model import Model
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
-from nnunet_softseg.io.finding import examples
+from nnunet_softseg.io.case_files import soft_label_file
 
 RUN = "softseg_predict.json"
 SOFT_FOLDER = "soft"

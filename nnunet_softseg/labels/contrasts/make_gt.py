@@ -12,9 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, replacing, write_json
-from nnunet_softseg.io.finding import examples
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings

@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
-from nnunet_softseg.datasets.soft_label import (
+from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
+from nnunet_softseg.io.geometry import affine_findings, shape_findings
+from nnunet_softseg.io.nifti import (
     RANGE_TOLERANCE,
-    affine_findings,
+    UNREADABLE,
     content_findings,
     file_findings,
-    shape_findings,
+    load_nifti,
     stored_values,
+    without_nifti_ending,
 )
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import Finding, raise_first_error, short_name
-from nnunet_softseg.io.nifti import UNREADABLE, load_nifti, without_nifti_ending
 from nnunet_softseg.labels.contrasts.sources import MaskedImage
 from nnunet_softseg.labels.contrasts.volume import Volume
 from nnunet_softseg.settings import HARD_THRESHOLD

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from nnunet_softseg.datasets.bids import BidsName, bids_images, derivative_file, parse_bids_name
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.bids import BidsName, bids_images, derivative_file, parse_bids_name
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 
 DEFAULT_MASKS = "derivatives/labels"
 DEFAULT_SUFFIX = "_seg-manual"

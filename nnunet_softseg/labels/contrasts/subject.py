@@ -18,12 +18,12 @@ from typing import Any
 import nibabel as nib
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.bids import derivative_file
-from nnunet_softseg.datasets.soft_label import hard_label_map, stored_values, write_soft_label
+from nnunet_softseg.datasets.soft_label import hard_label_map, write_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, write_json
-from nnunet_softseg.io.file_hash import sha256
-from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
+from nnunet_softseg.io.bids import derivative_file
+from nnunet_softseg.io.nifti import load_nifti, stored_values, without_nifti_ending
+from nnunet_softseg.io.record import sha256
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.masked_images import (
     check_there,

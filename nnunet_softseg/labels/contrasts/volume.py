@@ -8,7 +8,7 @@ import numpy.typing as npt
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.voxel_grid import bounding_box
+from nnunet_softseg.io.geometry import bounding_box
 
 Floats = npt.NDArray[np.float64]
 

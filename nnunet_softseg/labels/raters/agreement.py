@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.io.voxel_grid import bounding_box
+from nnunet_softseg.io.geometry import bounding_box
 from nnunet_softseg.labels.raters.fusion import Map, Mask
 from nnunet_softseg.metrics.overlap import dice, soft_dice
 from nnunet_softseg.settings import HARD_THRESHOLD

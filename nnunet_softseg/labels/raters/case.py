@@ -9,16 +9,10 @@ import numpy.typing as npt
 from nibabel.affines import voxel_sizes
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.soft_label import (
-    file_findings,
-    hard_label_map,
-    overlap_findings,
-    write_soft_label,
-)
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.datasets.soft_label import hard_label_map, overlap_findings, write_soft_label
+from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.atomic import make_folder, replacing
-from nnunet_softseg.io.finding import Finding, examples, raise_first_error, short_name
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import file_findings, load_nifti
 from nnunet_softseg.labels.raters.agreement import Measure, agreement, is_soft
 from nnunet_softseg.labels.raters.fusion import Mask, neighbourhood, staple, weighted_mean
 from nnunet_softseg.labels.raters.record import CaseJob, FusedCase, LabelTask, begin, finish, kept, request_of

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
-from nnunet_softseg.datasets.soft_label import parse_soft_label_name, soft_label_file
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.atomic import remove_abandoned, replacing, write_json
-from nnunet_softseg.io.finding import examples
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.raters.case import fuse_case, try_fuse_case
 from nnunet_softseg.labels.raters.record import MADE_BY, CaseJob, FusedCase, LabelTask, is_ours, load_record

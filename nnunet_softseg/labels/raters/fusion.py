@@ -15,7 +15,7 @@ import SimpleITK
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.voxel_grid import bounding_box
+from nnunet_softseg.io.geometry import bounding_box
 
 STAPLE_MAX_ITERATIONS = 2000
 """Some fifty are usual; two raters who share little take hundreds."""

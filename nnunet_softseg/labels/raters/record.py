@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunet_softseg import __version__
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.file_hash import sha256
+from nnunet_softseg.io.record import sha256
 from nnunet_softseg.labels.raters.agreement import Measure
 from nnunet_softseg.labels.raters.settings import FusionSettings
 from nnunet_softseg.labels.raters.sources import RaterFile

@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
-from nnunet_softseg.datasets.soft_label import (
-    affine_findings,
+from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
+from nnunet_softseg.io.case_files import parse_soft_label_name
+from nnunet_softseg.io.geometry import affine_findings, shape_findings
+from nnunet_softseg.io.nifti import (
+    NIFTI_ENDINGS,
     content_findings,
     file_findings,
-    parse_soft_label_name,
-    shape_findings,
+    load_nifti,
     stored_values,
+    without_nifti_ending,
 )
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import Finding, examples, raise_first_error
-from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
 
 _MASK_VALUE = 255
 _IMAGE_ENDINGS = tuple(f"_0000{ending}" for ending in NIFTI_ENDINGS)

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, load_nifti
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
 from nnunet_softseg.metrics.morphometry.levels import companion, level_name, parse_levels

@@ -13,11 +13,9 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.datasets.raw_dataset import NIFTI_ENDINGS
-from nnunet_softseg.datasets.soft_label import AFFINE_TOLERANCE
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import Finding, examples, short_name
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.errors import Finding, UserError, examples, short_name
+from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.metrics.morphometry.centreline import Centreline
 from nnunet_softseg.metrics.morphometry.reading import read_values
 from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame

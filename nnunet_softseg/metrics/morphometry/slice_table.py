@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
-from nnunet_softseg.datasets.soft_label import RANGE_TOLERANCE
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.finding import examples
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.nifti import RANGE_TOLERANCE
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
 from nnunet_softseg.metrics.morphometry.levels import (
     Levels,

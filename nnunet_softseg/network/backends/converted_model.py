@@ -27,7 +27,7 @@ from torch import nn
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import new_folder, write_json
-from nnunet_softseg.io.file_hash import sha256
+from nnunet_softseg.io.record import sha256
 from nnunet_softseg.network.running_scale import unwrapped
 
 FOLDER = "openvino_cache"
