@@ -48,7 +48,7 @@ def test_trainers_and_planners_exist_by_these_names(page: Path) -> None:
 
 
 def test_the_table_of_settings_holds_every_field_with_its_default() -> None:
-    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
     table = text.partition("## Settings")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE))
     assert rows == {field.name: str(field.default) for field in dataclasses.fields(SoftSegSettings)}
@@ -60,7 +60,7 @@ def test_the_table_of_measures_is_the_declared_one() -> None:
             return "computed"
         return "none" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:g}"
 
-    text = (REPOSITORY / "docs" / "comparison.md").read_text(encoding="utf-8").replace("\\|", "¦")
+    text = (REPOSITORY / "docs" / "measures.md").read_text(encoding="utf-8").replace("\\|", "¦")
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if "|" in row]
     table = {row[0].strip("`"): row[1:] for row in rows if row[0].strip("`") in MEASURES}
     expected = {
