@@ -7,10 +7,8 @@ The modules, in the order of their imports:
   image_reading.py          an image to predict, read, or one line that says why not
   network_image.py          nnU-Net's preprocessing of an image, of any box of it
   network_input.py          the box that the network sees, and the case's record begun
-  soft_map.py               background exactly 0; the way to another grid
-  postprocessing.py         what of a soft map is kept: its cores, the largest piece on request
-  placement.py              where the patch lies along the cord, each slice set upright, and the way back
-  recentring.py             where the cord runs, if it is not in the middle: a coarse pass over all of it
+  postprocessing.py         soft maps cleaned, the largest piece on request; the way to another grid
+  recentring.py             the patch along a cord off the centre: coarse pass, path, upright slices
   soft_prediction.py        the box, forward in tiles, blend raw, NormReLU, a second look
   label_manager.py          one channel per label; the label map is soft map > 0.5
   export.py                 soft/*.nii.gz, label map and softseg.json on the image's own grid

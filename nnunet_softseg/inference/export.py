@@ -22,8 +22,8 @@ from nnunetv2.inference.export_prediction import (
 from nnunet_softseg import __version__
 from nnunet_softseg.inference import case_record, flags
 from nnunet_softseg.inference import postprocessing as clean_up
-from nnunet_softseg.inference.placement import Placement
-from nnunet_softseg.inference.soft_map import on_image_grid, placed
+from nnunet_softseg.inference.postprocessing import on_image_grid, placed
+from nnunet_softseg.inference.recentring import Placement
 from nnunet_softseg.inference.soft_prediction import label_names
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.io.case_files import soft_label_file
@@ -179,9 +179,9 @@ def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: d
 
 def _cleaned(
     soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: Mapping[str, Any]
-) -> tuple[Map, list[flags.Finding]]:
+) -> tuple[Map, list[flags.Flagged]]:
     at_border = flags.Flag.BORDER.value in record.get("flags", ())
-    return clean_up.cleaned(soft_maps, names, plans, _lean(record), at_border=at_border)
+    return clean_up.cleaned(soft_maps, names, plans, _tilt_factor(record), at_border=at_border)
 
 
 def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: dict[str, Any]) -> None:
@@ -190,13 +190,13 @@ def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], recor
     if box and shape:
         soft_maps = soft_maps[(slice(None), *inside_of_box(box, shape))]
     known = entry.get("training_shapes", {})
-    flags.note(record, flags.of_map(soft_maps, names, known, entry["si_axis"] or 0, _lean(record)))
+    flags.note(record, flags.of_map(soft_maps, names, known, entry["si_axis"] or 0, _tilt_factor(record)))
 
 
-def _lean(record: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
+def _tilt_factor(record: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
     """Return how many times larger each slice is than a section across the cord; None where none leans."""
     placement: Placement | None = record.get("placement")
-    return placement.lean if placement else None
+    return placement.tilt_factor if placement else None
 
 
 def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:

@@ -40,14 +40,14 @@ class Flag(StrEnum):
     FEW_SLICES = "few slices"
 
 
-class Finding(NamedTuple):
+class Flagged(NamedTuple):
     """A flag and why it was raised."""
 
     flag: Flag
     why: str
 
 
-def note(record: dict[str, Any], findings: Iterable[Finding]) -> None:
+def note(record: dict[str, Any], findings: Iterable[Flagged]) -> None:
     """Put findings into the record of a case, each once."""
     flags = record.setdefault("flags", [])
     for flag, why in findings:
@@ -59,7 +59,7 @@ def note(record: dict[str, Any], findings: Iterable[Finding]) -> None:
 # The image
 
 
-def of_orientation(orientation: str | None, trained: str | None) -> list[Finding]:
+def of_orientation(orientation: str | None, trained: str | None) -> list[Flagged]:
     """Flag axes that point another way than in training.
 
     Args:
@@ -68,10 +68,10 @@ def of_orientation(orientation: str | None, trained: str | None) -> list[Finding
     """
     if None in (orientation, trained) or orientation == trained:
         return []
-    return [Finding(Flag.ORIENTATION, f"orientation {orientation} differs from training's {trained}")]
+    return [Flagged(Flag.ORIENTATION, f"orientation {orientation} differs from training's {trained}")]
 
 
-def of_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float]] | None) -> list[Finding]:
+def of_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float]] | None) -> list[Flagged]:
     """Flag voxels that are far larger or smaller than any of the training.
 
     Args:
@@ -87,7 +87,7 @@ def of_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float
         " x ".join(f"{length:.2g}" for length in lengths)
         for lengths in (spacing_mm, trained["smallest"], trained["largest"])
     )
-    return [Finding(Flag.SPACING, f"voxels of {found} mm are far from training's, {low} to {high} mm")]
+    return [Flagged(Flag.SPACING, f"voxels of {found} mm are far from training's, {low} to {high} mm")]
 
 
 def spacing_range(spacings_mm: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
@@ -98,15 +98,15 @@ def spacing_range(spacings_mm: Sequence[Sequence[float]]) -> dict[str, list[floa
     return {"smallest": table.min(axis=0).tolist(), "largest": table.max(axis=0).tolist()}
 
 
-def of_constant(constant: bool) -> list[Finding]:
+def of_constant(constant: bool) -> list[Flagged]:
     """Flag an image in which every channel holds one value only."""
-    return [Finding(Flag.CONSTANT, "constant image: the soft map is empty")] if constant else []
+    return [Flagged(Flag.CONSTANT, "constant image: the soft map is empty")] if constant else []
 
 
 # The network
 
 
-def of_response(name: str, found: float, learned: float, floor_fraction: float) -> list[Finding]:
+def of_response(name: str, found: float, learned: float, floor_fraction: float) -> list[Flagged]:
     """Flag raw output that stands far below what the network learned.
 
     Args:
@@ -121,28 +121,28 @@ def of_response(name: str, found: float, learned: float, floor_fraction: float) 
         f"weak response for {name}: the network's raw output stands at {found:.3g}, in training at "
         f"{learned:.3g}; there may be none in this image"
     )
-    return [Finding(Flag.WEAK, why)]
+    return [Flagged(Flag.WEAK, why)]
 
 
-def of_move() -> list[Finding]:
+def of_move() -> list[Flagged]:
     """Flag a map that comes from elsewhere than the middle of the image: its first map was odd."""
-    return [Finding(Flag.MOVED, "the middle of the image did not show it: the soft map is from elsewhere")]
+    return [Flagged(Flag.MOVED, "the middle of the image did not show it: the soft map is from elsewhere")]
 
 
 # The soft map
 
 
-def of_unlikely(name: str, *, kept: bool) -> list[Finding]:
+def of_unlikely(name: str, *, kept: bool) -> list[Flagged]:
     """Flag a map no piece of which could be a label, and that was made empty, or kept on request."""
     what = f"what the network found of {name} looks like no label of the training"
     if kept:
-        return [Finding(Flag.UNLIKE, f"{what}: its soft map was kept, as was asked for")]
-    return [Finding(Flag.DISCARDED, f"{what}: its soft map was emptied")]
+        return [Flagged(Flag.UNLIKE, f"{what}: its soft map was kept, as was asked for")]
+    return [Flagged(Flag.DISCARDED, f"{what}: its soft map was emptied")]
 
 
 def of_border(
     soft_maps: Map, seen: npt.NDArray[np.bool_], goes_on: Sequence[tuple[bool, bool]]
-) -> list[Finding]:
+) -> list[Flagged]:
     """Flag a soft map that reaches the border of what the network saw, behind which the image goes on.
 
     Args:
@@ -162,7 +162,7 @@ def of_border(
     if not (soft_maps[:, beside & seen] > HARD_THRESHOLD).any():
         return []
     why = "the soft map touches the border of what the network saw: the structure may be cut off, look at it"
-    return [Finding(Flag.BORDER, why)]
+    return [Flagged(Flag.BORDER, why)]
 
 
 def of_map(
@@ -170,8 +170,8 @@ def of_map(
     names: Sequence[str],
     training: Mapping[str, Any],
     si_axis: int,
-    lean: npt.NDArray[np.float64] | None = None,
-) -> list[Finding]:
+    tilt_factor: npt.NDArray[np.float64] | None = None,
+) -> list[Flagged]:
     """Flag what is empty, ends inside the image, is in pieces or unlike every label of the training.
 
     Args:
@@ -179,28 +179,28 @@ def of_map(
         names: of the labels.
         training: "training_shapes" of the model's plans, per label from `label_shape.most_extreme`.
         si_axis: axis of the space along S-I.
-        lean: as for `label_shape`.
+        tilt_factor: as for `label_shape`.
     """
     findings = []
     for name, soft_map in zip(names, soft_maps, strict=True):
-        shape, known = label_shape(soft_map, si_axis, lean), training.get(name)
+        shape, known = label_shape(soft_map, si_axis, tilt_factor), training.get(name)
         if shape is None:
-            findings.append(Finding(Flag.EMPTY, f"nothing found of {name}: its soft map is empty"))
+            findings.append(Flagged(Flag.EMPTY, f"nothing found of {name}: its soft map is empty"))
             continue
         most = known["components"] if known else 1
         if shape.components > most:
             pieces = f"{name} is in {shape.components} separate pieces (in training at most {most:.0f})"
-            findings.append(Finding(Flag.PIECES, pieces))
+            findings.append(Flagged(Flag.PIECES, pieces))
         if known:
             findings += [
-                Finding(Flag.UNLIKE, f"{name} is unlike the labels of the training: {difference}")
+                Flagged(Flag.UNLIKE, f"{name} is unlike the labels of the training: {difference}")
                 for difference in differences(shape, known)
             ]
-            findings += [Finding(Flag.BROKEN_OFF, f"{name}: {end}") for end in broken_off(shape, known)]
+            findings += [Flagged(Flag.BROKEN_OFF, f"{name}: {end}") for end in broken_off(shape, known)]
     return findings
 
 
-def of_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Finding]:
+def of_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Flagged]:
     """Flag a map that covers few slices of its image.
 
     Args:
@@ -214,5 +214,5 @@ def of_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Findi
         covered = int((soft_map.max(axis=others) > HARD_THRESHOLD).sum()) if soft_map.size else 0
         if 0 < covered < FEWEST_SLICES:
             why = f"{name} is found in {covered} slices only, of {soft_map.shape[si_axis]}"
-            findings.append(Finding(Flag.FEW_SLICES, why))
+            findings.append(Flagged(Flag.FEW_SLICES, why))
     return findings

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from nnunet_softseg.inference import case_record, flags
 from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference import recentring as localiser
-from nnunet_softseg.inference.flags import Finding, Flag
+from nnunet_softseg.inference.flags import Flag, Flagged
 from nnunet_softseg.inference.network_image import NetworkImage
-from nnunet_softseg.inference.placement import Grid, Placement, WholeImage
+from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.network.backends import choice
 from nnunet_softseg.network.backends.torch_network import UNetInStages
 from nnunet_softseg.network.norm_relu import norm_relu, robust_peak
@@ -32,7 +32,7 @@ from nnunet_softseg.network.running_scale import running_scale, unwrapped
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
-_SECOND_LOOK = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
+_ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
@@ -40,7 +40,7 @@ _DOUBTFUL = (Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 
 
 @dataclass(frozen=True)
-class Seen:
+class BoxPrediction:
     """What the network made of the part of a case that it saw.
 
     Attributes:
@@ -53,7 +53,7 @@ class Seen:
     box: Box
     soft_map: torch.Tensor
     raw_plateau: torch.Tensor
-    findings: tuple[Finding, ...]
+    findings: tuple[Flagged, ...]
 
     @property
     def flags(self) -> set[Flag]:
@@ -121,7 +121,7 @@ class _Case:
         shape = record["network_shape"] if self.is_box else image.shape[1:]
         self.shape: tuple[int, ...] = tuple(int(size) for size in shape)
 
-    def seen(self) -> Seen:
+    def seen(self) -> BoxPrediction:
         """Return what the network sees of the case in the end.
 
         The first fold of an ensemble decides where all of them look: maps of several boxes have no mean.
@@ -134,11 +134,11 @@ class _Case:
         if decided or self._si_axis is None:
             return first
         mode = localiser.mode()
-        because = sorted(flag.value for flag in first.flags.intersection(_SECOND_LOOK))
+        because = sorted(flag.value for flag in first.flags.intersection(_ODD))
         if self._is_constant or mode == "never" or (mode == "auto" and not because):
             chosen = first
         else:
-            chosen, placement = self._second_look(first, mode, because)
+            chosen, placement = self._recentred(first, mode, because)
         self._record["placement"] = placement
         return chosen
 
@@ -162,7 +162,7 @@ class _Case:
         plans = predictor.plans_manager, predictor.configuration_manager
         return NetworkImage.from_files(files, *plans) if files else None
 
-    def _in_the_middle(self) -> Seen:
+    def _in_the_middle(self) -> BoxPrediction:
         patch_size = self.predictor.configuration_manager.patch_size
         box = network_box(self.shape, patch_size, self._si_axis)
         image = self._image
@@ -175,9 +175,9 @@ class _Case:
             raw.zero_()  # what a network answers to a constant image says nothing
         return self._judged(box, raw, np.ones(raw.shape[1:], dtype=np.bool_))
 
-    def _second_look(
-        self, first: Seen, mode: localiser.Mode, because: list[str]
-    ) -> tuple[Seen, Placement | None]:
+    def _recentred(
+        self, first: BoxPrediction, mode: localiser.Mode, because: list[str]
+    ) -> tuple[BoxPrediction, Placement | None]:
         """Return what the network sees where the localiser places it, if that is better, and where."""
         note: dict[str, Any] = {"mode": mode, "because": because, "used": False}
         self._record["localiser"] = note
@@ -201,24 +201,24 @@ class _Case:
 
     def _looks(
         self, image: WholeImage, candidates: Iterator[localiser.Candidate]
-    ) -> list[tuple[Seen, localiser.Candidate]]:
+    ) -> list[tuple[BoxPrediction, localiser.Candidate]]:
         """Return what the network sees at one place after the other, up to the first where nothing is odd."""
         looks = []
         for candidate in candidates:
             seen = self._where(image, candidate.placement)
             looks.append((seen, candidate))
-            if not seen.flags.intersection(_SECOND_LOOK):
+            if not seen.flags.intersection(_ODD):
                 break
         return looks
 
     def _closest(
-        self, image: WholeImage, looks: Sequence[tuple[Seen, localiser.Candidate]]
-    ) -> tuple[Seen, Placement]:
+        self, image: WholeImage, looks: Sequence[tuple[BoxPrediction, localiser.Candidate]]
+    ) -> tuple[BoxPrediction, Placement]:
         """Return what the network sees where least is odd; of places that are as odd, the most like a cord.
 
         Where the cord leans, it is looked at again, set upright by what was found.
         """
-        seen, (placement, _) = min(looks, key=lambda look: (look[0].oddity, -look[1].likeness))
+        seen, (placement, _) = min(looks, key=lambda look: (look[0].oddity, -look[1].ring_contrast))
         tried = [(seen, placement)]
         for _ in range(_MOST_REFINEMENTS):
             if placement.is_straight:
@@ -251,20 +251,20 @@ class _Case:
             radius=float(np.sqrt(area / np.pi)),
         )
 
-    def _where(self, image: WholeImage | None, placement: Placement) -> Seen:
+    def _where(self, image: WholeImage | None, placement: Placement) -> BoxPrediction:
         """Return what the network sees where the localiser has placed it."""
         if image is None:
             raise ValueError("the patch is placed in a whole case, found none")
         raw = _blend_tiles(self.predictor, placement.seen(image))
-        return self._judged(placement.box, raw, placement.looked_at(), placement)
+        return self._judged(placement.box, raw, placement.coverage(), placement)
 
     def _judged(
         self,
         box: Box,
         raw: torch.Tensor,
-        looked_at: npt.NDArray[np.bool_],
+        coverage: npt.NDArray[np.bool_],
         placement: Placement | None = None,
-    ) -> Seen:
+    ) -> BoxPrediction:
         """Return the soft map of raw output, and what is odd about it."""
         floor = self.settings.floor_fraction
         soft_map = norm_relu(raw[None], floor * self.reference, robust=True)[0]
@@ -279,14 +279,14 @@ class _Case:
         part = inside_of_box(box, self.shape)
         in_case = soft_map[(slice(None), *part)].numpy()
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
-        findings += flags.of_border(in_case, looked_at[part], goes_on)
-        lean = placement.lean if placement else None
+        findings += flags.of_border(in_case, coverage[part], goes_on)
+        tilt_factor = placement.tilt_factor if placement else None
         plans = self.predictor.plans_manager.plans
-        cleaned, discarded = clean_up.cleaned(in_case, self.names, plans, lean)
+        cleaned, discarded = clean_up.cleaned(in_case, self.names, plans, tilt_factor)
         findings += discarded
         training = self._entry.get("training_shapes", {})
-        findings += flags.of_map(cleaned, self.names, training, self._si_axis or 0, lean)
-        return Seen(box, soft_map, found, tuple(findings))
+        findings += flags.of_map(cleaned, self.names, training, self._si_axis or 0, tilt_factor)
+        return BoxPrediction(box, soft_map, found, tuple(findings))
 
 
 class _ArrayImage:
@@ -317,7 +317,7 @@ class _ArrayImage:
         return avg_pool3d(self._image[None], tuple(stride), ceil_mode=True, count_include_pad=False)[0]
 
 
-def _is_better(second: Seen, first: Seen) -> bool:
+def _is_better(second: BoxPrediction, first: BoxPrediction) -> bool:
     """Return whether a second look has found what the first has missed.
 
     An empty map is given up only for one that looks like a label of the training: where there is no cord,
@@ -388,7 +388,7 @@ def _blend(
     return total / weight
 
 
-def _note(record: dict[str, Any], case: _Case, seen: Seen) -> None:
+def _note(record: dict[str, Any], case: _Case, seen: BoxPrediction) -> None:
     """Note the robust peak of each label beside the running scale; folds of an ensemble add up in lists.
 
     What a soft map itself tells is noted when it is written: of the mean of all folds.

@@ -82,15 +82,14 @@ class LabelShape:
 
 
 def label_shape(
-    soft: npt.NDArray[np.floating[Any]], axis: int, lean: npt.NDArray[np.float64] | None = None
+    soft: npt.NDArray[np.floating[Any]], axis: int, tilt_factor: npt.NDArray[np.float64] | None = None
 ) -> LabelShape | None:
     """Return the shape of a soft label or map; None if nothing of it exceeds a half.
 
     Args:
         soft: three axes, values in [0, 1].
         axis: that slices follow one another along.
-        lean: per slice, how many times larger it is than a section across the structure; areas are divided
-            by it.
+        tilt_factor: per slice, area of the slice over that of a section across the structure.
     """
     core = soft > HARD_THRESHOLD
     if not core.any():
@@ -98,7 +97,7 @@ def label_shape(
     around = ndimage.find_objects(core.astype(np.uint8))[0]
     _, components = ndimage.label(core[around], structure=np.ones((3,) * soft.ndim, dtype=bool))
     others = tuple(other for other in range(soft.ndim) if other != axis)
-    areas = _areas(soft, axis, lean)
+    areas = _areas(soft, axis, tilt_factor)
     areas = areas[areas > 0]
     filled = np.flatnonzero(core.any(axis=others))
     return LabelShape(
@@ -210,7 +209,7 @@ def could_be_labels(
     soft: npt.NDArray[np.floating[Any]],
     training: Mapping[str, float],
     axis: int,
-    lean: npt.NDArray[np.float64] | None = None,
+    tilt_factor: npt.NDArray[np.float64] | None = None,
 ) -> Iterator[LabelShape]:
     """Yield the shape of each piece of a map that could be a label, going by the coarsest of it.
 
@@ -223,14 +222,14 @@ def could_be_labels(
         soft: three axes, values in [0, 1].
         training: from `most_extreme`.
         axis: that slices follow one another along.
-        lean: as for `label_shape`.
+        tilt_factor: as for `label_shape`.
     """
     core = soft > HARD_THRESHOLD
     pieces, _ = ndimage.label(core, structure=np.ones((3,) * soft.ndim, dtype=bool))
     shortest = min(training.get("extent", 0), soft.shape[axis])
     for number, around in enumerate(ndimage.find_objects(pieces), start=1):
         piece = np.where(pieces[around] == number, soft[around], 0)
-        leaning = None if lean is None else lean[around[axis]]
+        leaning = None if tilt_factor is None else tilt_factor[around[axis]]
         areas = _areas(piece, axis, leaning)
         middle = float(np.median(areas))
         without_odd_ones = np.clip(areas, (1 - _ODD_AREA) * middle, (1 + _ODD_AREA) * middle)
@@ -262,11 +261,11 @@ def _loosest_limits(training: Mapping[str, float]) -> _Limits:
 
 
 def _areas(
-    soft: npt.NDArray[np.floating[Any]], axis: int, lean: npt.NDArray[np.float64] | None
+    soft: npt.NDArray[np.floating[Any]], axis: int, tilt_factor: npt.NDArray[np.float64] | None
 ) -> npt.NDArray[np.float64]:
     others = tuple(other for other in range(soft.ndim) if other != axis)
     areas: npt.NDArray[np.float64] = soft.sum(axis=others, dtype=np.float64)
-    return areas if lean is None else areas / lean
+    return areas if tilt_factor is None else areas / tilt_factor
 
 
 def _certainty(

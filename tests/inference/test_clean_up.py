@@ -11,8 +11,7 @@ from scipy.ndimage import gaussian_filter
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference.flags import Flag
-from nnunet_softseg.inference.postprocessing import cleaned, largest_piece
-from nnunet_softseg.inference.soft_map import keep_supported
+from nnunet_softseg.inference.postprocessing import cleaned, keep_supported, largest_piece
 from nnunet_softseg.metrics.label_shape import could_be_labels, label_shape, most_extreme
 from nnunet_softseg.settings import PLANS_KEY
 

@@ -15,8 +15,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunet_softseg.inference import export
 from nnunet_softseg.inference.case_record import KEY
 from nnunet_softseg.inference.label_manager import SoftLabelManager
-from nnunet_softseg.inference.placement import Placement
-from nnunet_softseg.inference.soft_map import resample_soft_map
+from nnunet_softseg.inference.postprocessing import resample_soft_map
+from nnunet_softseg.inference.recentring import Placement
 from nnunet_softseg.metrics.label_shape import label_shape
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings

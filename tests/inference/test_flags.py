@@ -27,7 +27,7 @@ def column(start: int = 0, stop: int = 40) -> np.ndarray:
     return soft
 
 
-def raised(findings: list[flags.Finding]) -> list[Flag]:
+def raised(findings: list[flags.Flagged]) -> list[Flag]:
     return [flag for flag, _ in findings]
 
 
@@ -151,6 +151,6 @@ def test_a_record_keeps_each_flag_and_sentence_once() -> None:
     record = case_record.start({})
     flags.note(record, flags.of_constant(True))
     flags.note(record, flags.of_constant(True))
-    flags.note(record, [flags.Finding(Flag.UNLIKE, "one"), flags.Finding(Flag.UNLIKE, "two")])
+    flags.note(record, [flags.Flagged(Flag.UNLIKE, "one"), flags.Flagged(Flag.UNLIKE, "two")])
     assert record["flags"] == ["constant image", "unlike training"]
     assert record["warnings"] == ["constant image: the soft map is empty", "one", "two"]

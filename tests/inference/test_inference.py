@@ -14,7 +14,7 @@ from nnunet_softseg.inference import case_record, flags
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference import soft_prediction as inference
 from nnunet_softseg.inference.label_manager import SoftLabelManager
-from nnunet_softseg.inference.placement import place
+from nnunet_softseg.inference.recentring import place
 from nnunet_softseg.inference.soft_prediction import predict_soft_map
 from nnunet_softseg.network.running_scale import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import soft_plans
@@ -383,9 +383,9 @@ def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
         assert "touches the border" in record["flags"]
 
 
-@pytest.mark.parametrize("likeness", [0.3, 0.7])
+@pytest.mark.parametrize("ring_contrast", [0.3, 0.7])
 def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
-    likeness: float, monkeypatch: pytest.MonkeyPatch
+    ring_contrast: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two paths, each of which leaves its tube half-way; the tubes are equal but for what led to them."""
     monkeypatch.setenv(localiser.VARIABLE, "always")
@@ -397,11 +397,11 @@ def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
         off = np.tile([20.0, column], (64, 1))
         off[32:, 0] += np.arange(32) * 0.6
         odd.append(place(off, (64, 76, 74), grid))
-    ranked = [localiser.Candidate(*one) for one in zip(odd, (0.5, likeness), strict=True)]
+    ranked = [localiser.Candidate(*one) for one in zip(odd, (0.5, ring_contrast), strict=True)]
     monkeypatch.setattr(localiser, "candidates", lambda *_: iter(ranked))
     soft = predict_soft_map(made, image)[0]
     found, other = (
-        (soft[:, :, 40:], soft[:, :, :40]) if likeness > 0.5 else (soft[:, :, :40], soft[:, :, 40:])
+        (soft[:, :, 40:], soft[:, :, :40]) if ring_contrast > 0.5 else (soft[:, :, :40], soft[:, :, 40:])
     )
     assert float(other.sum()) == 0
     expected = (image[0] / height(image)).clamp(max=1).sum() / 2

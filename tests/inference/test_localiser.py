@@ -16,8 +16,16 @@ from scipy.ndimage import minimum_filter1d
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference.network_image import NetworkImage
-from nnunet_softseg.inference.placement import Grid, Placement, place
-from nnunet_softseg.inference.recentring import best_path, candidates, coarse_stride, likeness, refined
+from nnunet_softseg.inference.recentring import (
+    Grid,
+    Placement,
+    best_path,
+    candidates,
+    coarse_stride,
+    place,
+    refined,
+    ring_contrast,
+)
 from nnunet_softseg.preprocessing.center_crop import network_box
 
 
@@ -103,7 +111,7 @@ def test_a_disc_of_the_right_size_is_likelier_than_a_spot_or_a_plain() -> None:
     plain = np.zeros((9, 60, 60))
     plain[:, :, :] = 1.0
     disc, spot, wide = (tube((9, 60, 60), line(9, (30, 30), (0, 0)), r).astype(float) for r in (4, 1, 20))
-    at = {name: likeness(image, 4.0)[4, 30, 30] for name, image in
+    at = {name: ring_contrast(image, 4.0)[4, 30, 30] for name, image in
           {"disc": disc, "spot": spot, "wide": wide, "plain": plain}.items()}  # fmt: skip
     assert at["disc"] > 2 * max(at["spot"], at["wide"])
     assert at["plain"] == pytest.approx(0, abs=1e-9)
@@ -115,10 +123,10 @@ def test_what_goes_on_to_one_side_is_no_disc_however_bright() -> None:
     disc[:] = 0.5 * tube((9, 60, 60), line(9, (30, 30), (0, 0)), 4)
     strip[:, :, 26:35] = 1.0
     edge[:, :, 30:] = 1.0
-    in_the_middle = likeness(disc, 4.0)[4, 30, 30]
+    in_the_middle = ring_contrast(disc, 4.0)[4, 30, 30]
     assert in_the_middle > 0.3
     for other in (strip, edge):
-        assert likeness(other, 4.0)[:, 10:-10].max() < 0.05 * in_the_middle
+        assert ring_contrast(other, 4.0)[:, 10:-10].max() < 0.05 * in_the_middle
 
 
 @settings(max_examples=60)
@@ -264,10 +272,10 @@ def test_whole_shifts_change_no_value(seed: int, si_axis: int) -> None:
     for z, (a, b) in enumerate(starts.astype(int)):
         np.testing.assert_allclose(seen[z], planes[z, a : a + 20, b : b + 16], atol=1e-5)
     back = placement.put_back(placement.seen(image))[0].numpy()
-    looked_at = placement.looked_at()
-    assert looked_at.sum() == 12 * 20 * 16
+    coverage = placement.coverage()
+    assert coverage.sum() == 12 * 20 * 16
     part = image.values[tuple(slice(*extent) for extent in placement.box)]
-    np.testing.assert_allclose(back, np.where(looked_at, part, 0), atol=1e-5)
+    np.testing.assert_allclose(back, np.where(coverage, part, 0), atol=1e-5)
 
 
 @given(st.integers(5, 90), st.integers(20, 60), st.integers(20, 60))
@@ -338,9 +346,11 @@ def test_a_tube_that_only_an_upright_one_is_known_from_is_found_in_a_sheared_ima
 
     found = [*candidates(image, upright_only, torch.ones(1), made)]
     as_it_stands = [*candidates(image, upright_only, torch.ones(1), made, False)]
-    assert [one.likeness for one in found[: len(as_it_stands)]] == [one.likeness for one in as_it_stands]
-    leaning = max(found[len(as_it_stands) :], key=lambda candidate: candidate.likeness)
-    assert leaning.likeness > 2 * max(candidate.likeness for candidate in as_it_stands)
+    assert [one.ring_contrast for one in found[: len(as_it_stands)]] == [
+        one.ring_contrast for one in as_it_stands
+    ]
+    leaning = max(found[len(as_it_stands) :], key=lambda candidate: candidate.ring_contrast)
+    assert leaning.ring_contrast > 2 * max(candidate.ring_contrast for candidate in as_it_stands)
     assert np.abs(leaning.placement.centres - centres).max() < 3
 
 
@@ -357,7 +367,7 @@ def test_a_cord_in_a_fifth_of_the_slices_is_worth_a_look_and_a_spot_is_not() -> 
         image[slices:] = 0
         passes.clear()
         assert len([*candidates(ArrayImage(image), count, torch.ones(1), grid())]) in expected
-        assert len(passes) == (len(localiser.LEANS) if slices > 6 else 1)
+        assert len(passes) == (len(localiser.SHEARS) if slices > 6 else 1)
 
 
 def test_windows_overlap_by_a_quarter_or_more() -> None:
@@ -384,12 +394,12 @@ def test_a_sheared_image_holds_what_was_shifted_in_and_zeros(seed: int, si_axis:
 def test_the_next_candidates_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     tubes = [line(30, at, (0.0, 0.1)) for at in ((12.0, 10.0), (40.0, 12.0))]
     image = np.maximum(tube((30, 60, 60), tubes[0]), 0.8 * tube((30, 60, 60), tubes[1]))
-    monkeypatch.setattr(localiser, "LEAST_LIKENESS", -9.0)
+    monkeypatch.setattr(localiser, "LEAST_RING_CONTRAST", -9.0)
     found = [
         placement.centres
         for placement, _ in candidates(ArrayImage(image), as_is, torch.ones(1), grid(patch=(32, 16, 16)))
     ]
-    assert len(found) == localiser.MOST_CANDIDATES + len(localiser.LEANS) - 1
+    assert len(found) == localiser.MOST_CANDIDATES + len(localiser.SHEARS) - 1
     for centres, expected in zip(found, tubes, strict=False):
         assert np.abs(centres - expected).max() < 3
 
