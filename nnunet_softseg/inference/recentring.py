@@ -359,7 +359,7 @@ def _shifts(
 ) -> npt.NDArray[np.intp]:
     """Return (slices, 2): by how many voxels what leans lies off where it is in the middle slice."""
     height_mm = (np.arange(slices) - (slices - 1) / 2) * step_mm
-    shifts = np.round(height_mm[:, None] * shear / np.array(in_plane_mm))
+    shifts: Floats = np.round(height_mm[:, None] * shear / np.array(in_plane_mm))
     return shifts.astype(np.intp)
 
 
