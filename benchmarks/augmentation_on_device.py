@@ -54,7 +54,7 @@ def loaded_size(patch: list[int]) -> list[int]:
 
 def in_worker(name: str, patch: list[int], samples: int) -> tuple[float, float]:
     """Return wall and CPU seconds that a process with one thread takes for so many samples."""
-    from nnunet_softseg.training.augmentation import soft_transforms
+    from nnunet_softseg.training.dataloading import soft_transforms
 
     torch.set_num_threads(1)
     framed = soft_transforms(pipelines(patch)[name](), LABELS, None)
@@ -70,8 +70,8 @@ def on_device(name: str, patch: list[int], samples: int, device: str) -> tuple[f
     """Return wall and CPU seconds that the device takes for so many samples, two a batch."""
     from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-    from nnunet_softseg.training.augmentation import SoftTarget
     from nnunet_softseg.training.augmentation.on_device import augment_batch, for_device
+    from nnunet_softseg.training.dataloading import SoftTarget
 
     transform = ComposeTransforms([for_device(pipelines(patch)[name]()), SoftTarget(None)])
     batch = torch.rand(2, 1 + LABELS, *loaded_size(patch), pin_memory=device == "cuda")

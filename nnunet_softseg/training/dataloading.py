@@ -1,19 +1,30 @@
-"""From a case on disk to a patch: nnU-Net's own data loader, given a dataset that adds the soft target.
+"""Soft target from disk to batch, through nnU-Net's own data loader and augmentation.
 
 The loader crops whatever `load_case` returns, draws patch centres from the case's "class locations" and knows
 nothing of soft labels. So this dataset returns the image with the soft target stacked behind its channels,
 both still on disk, and tells through the class locations where patches of the fixed crop may lie. Nothing of
 the loader is changed.
+
+Out of the loader's hands the soft target goes through the augmentation as batchgeneratorsv2's
+`regression_target`, which every spatial transform moves with linear interpolation, and into the batch as the
+"segmentation".
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from torch.nn.functional import interpolate
 
 from nnunet_softseg.preprocessing.center_crop import patch_centres
 from nnunet_softseg.preprocessing.soft_target import open_soft_target
+
+Scales = Sequence[Sequence[float]] | None
 
 
 class StackedCase:
@@ -85,3 +96,105 @@ class SoftLabelDataset:
             centres = patch_centres(image.shape[1:], self.patch_size, self.si_axis, foreground_si)
             properties = {**properties, "class_locations": centres}
         return case, segmentation, None, properties
+
+
+class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
+    """Turn the last channels of the image into the `regression_target`.
+
+    Args:
+        num_labels: how many channels, one per foreground label.
+        keep_segmentation: keep the integer segmentation too; only nnU-Net's masked normalisation needs it.
+    """
+
+    def __init__(self, num_labels: int, keep_segmentation: bool = False) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.keep_segmentation = keep_segmentation
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """Return the dictionary with image (channel, *space) and regression_target (label, *space)."""
+        stacked = data_dict["image"]
+        data_dict["image"] = stacked[: -self.num_labels]
+        data_dict["regression_target"] = stacked[-self.num_labels :]
+        if not self.keep_segmentation:
+            data_dict.pop("segmentation", None)
+        return data_dict
+
+
+class SoftTarget(BasicTransform):  # type: ignore[misc]
+    """Hand the `regression_target` over as the target of the batch, averaged down for deep supervision.
+
+    Args:
+        deep_supervision_scales: per level the factor of each axis, 1 for the full resolution; None: one
+            target only.
+        hard_threshold: if given, the target is label > threshold (hard training), before averaging down.
+    """
+
+    def __init__(self, deep_supervision_scales: Scales, hard_threshold: float | None = None) -> None:
+        super().__init__()
+        self.deep_supervision_scales = deep_supervision_scales
+        self.hard_threshold = hard_threshold
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """Return the dictionary with the soft target(s), float32 in [0, 1], under "segmentation".
+
+        Raises:
+            RuntimeError: if a transform before this one dropped the soft label.
+        """
+        target = data_dict.pop("regression_target", None)
+        if target is None:
+            raise RuntimeError(
+                "an augmentation dropped the soft label: a transform that does not implement "
+                "_apply_to_regr_target returns None for it; use one that does, or derive it from "
+                "ImageOnlyTransform"
+            )
+        target = target.clamp(0, 1)
+        if self.hard_threshold is not None:
+            target = (target > self.hard_threshold).to(target.dtype)
+        data_dict["segmentation"] = (
+            target.contiguous()
+            if self.deep_supervision_scales is None
+            else average_down(target, self.deep_supervision_scales)
+        )
+        return data_dict
+
+
+def average_down(target: torch.Tensor, scales: Sequence[Sequence[float]]) -> list[torch.Tensor]:
+    """Return the target at each scale; a voxel of a coarse level is the mean of the voxels that it covers.
+
+    Args:
+        target: (label, *space), float.
+        scales: per level the factor of each axis.
+    """
+    levels = []
+    for scale in scales:
+        size = [round(length * factor) for length, factor in zip(target.shape[1:], scale, strict=True)]
+        full = size == list(target.shape[1:])
+        levels.append(target.contiguous() if full else interpolate(target[None], size=size, mode="area")[0])
+    return levels
+
+
+def soft_transforms(
+    augmentation: BasicTransform,
+    num_labels: int,
+    deep_supervision_scales: Scales,
+    *,
+    keep_segmentation: bool = False,
+    hard_threshold: float | None = None,
+) -> ComposeTransforms:
+    """Return an augmentation, between transforms that carry the soft label through it.
+
+    Args:
+        augmentation: built without deep supervision.
+        num_labels: number of foreground labels.
+        deep_supervision_scales: see `SoftTarget`.
+        keep_segmentation: see `SplitSoftLabel`.
+        hard_threshold: see `SoftTarget`.
+    """
+    return ComposeTransforms(
+        [
+            SplitSoftLabel(num_labels, keep_segmentation),
+            augmentation,
+            SoftTarget(deep_supervision_scales, hard_threshold),
+        ]
+    )

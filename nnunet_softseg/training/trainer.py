@@ -4,6 +4,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,9 +43,8 @@ from nnunet_softseg.preprocessing.soft_target import (
     soft_target_folder,
 )
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
-from nnunet_softseg.training.augmentation import soft_transforms
 from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
-from nnunet_softseg.training.dataloading import SoftLabelDataset
+from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms
 from nnunet_softseg.training.training_log import SoftSegLogger, online_measures
 from nnunet_softseg.training.validation import write_soft_summary
 
@@ -121,7 +121,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
         self._set_seed()
         if self._paper_augmentation:
-            self.plans_manager.plans[PLANS_KEY]["paper_augmentation"] = self.paper_augmentation.as_dict()
+            self.plans_manager.plans[PLANS_KEY]["paper_augmentation"] = asdict(self.paper_augmentation)
         self._learn_orientation()
         report = self._prepare_soft_targets()
         self._learn_shapes(report)

@@ -11,12 +11,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network.soft_loss import SoftDiceLoss, VoxelLoss
 from nnunet_softseg.settings import PLANS_KEY
-from nnunet_softseg.training.augmentation import SoftTarget
 from nnunet_softseg.training.augmentation.contrast import (
     ContrastAugmentationSettings,
     add_contrast_transforms,
 )
 from nnunet_softseg.training.augmentation.on_device import augment_batch, for_device
+from nnunet_softseg.training.dataloading import SoftTarget
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
 DEMO = dataclasses.replace(
@@ -56,7 +56,7 @@ class nnUNetTrainerSoftSegContrastAug(nnUNetTrainerSoftSeg):  # noqa: N801
 
     def on_train_start(self) -> None:
         """Keep the settings with the plans, and so with the model, then start."""
-        settings = self.contrast_augmentation.as_dict()
+        settings = dataclasses.asdict(self.contrast_augmentation)
         self.plans_manager.plans[PLANS_KEY]["contrast_augmentation"] = settings
         super().on_train_start()
 

@@ -10,7 +10,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_softseg.training.augmentation import average_down, soft_transforms
+from nnunet_softseg.training.dataloading import average_down, soft_transforms
 
 SCALES = [[1, 1, 1], [0.5, 0.5, 0.5], [0.25, 0.5, 0.25]]
 

@@ -43,7 +43,7 @@ from nnunet_softseg.training.augmentation.contrast import (
 )
 from nnunet_softseg.training.augmentation.movement import Movement
 from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
-from nnunet_softseg.training.augmentation.soft_frame import soft_transforms
+from nnunet_softseg.training.dataloading import soft_transforms
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegContrastAug
 
 SETTINGS = ContrastAugmentationSettings()
@@ -517,7 +517,7 @@ def test_the_trainer_uses_them_and_keeps_their_settings_with_the_model(
     trainer: nnUNetTrainerSoftSegContrastAug,
 ) -> None:
     trainer.on_train_start()
-    expected = json.loads(json.dumps(trainer.contrast_augmentation.as_dict()))
+    expected = json.loads(json.dumps(dataclasses.asdict(trainer.contrast_augmentation)))
     for file in ("../plans.json", "softseg_training.json"):
         saved = json.loads((Path(trainer.output_folder) / file).read_text())
         settings = saved[PLANS_KEY] if file.endswith("plans.json") else saved

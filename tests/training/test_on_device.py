@@ -27,7 +27,7 @@ from nnunet_softseg.training.augmentation.contrast import (
 )
 from nnunet_softseg.training.augmentation.on_device import augment_batch, for_device
 from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
-from nnunet_softseg.training.augmentation.soft_frame import SoftTarget, soft_transforms
+from nnunet_softseg.training.dataloading import SoftTarget, soft_transforms
 from nnunet_softseg.training.variants import (
     nnUNetTrainerSoftSegContrastAug,
     nnUNetTrainerSoftSegContrastDeviceAug,

@@ -28,8 +28,6 @@ from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.settings import PLANS_KEY
-from nnunet_softseg.training.augmentation import soft_transforms
-from nnunet_softseg.training.augmentation.bias_field import BiasField, polynomial
 from nnunet_softseg.training.augmentation.movement import (
     Movement,
     MovementRanges,
@@ -37,7 +35,14 @@ from nnunet_softseg.training.augmentation.movement import (
     pull_back,
     sampling_grids,
 )
-from nnunet_softseg.training.augmentation.paper import IndependentMirror, PaperAugmentation, paper_transforms
+from nnunet_softseg.training.augmentation.paper import (
+    BiasField,
+    IndependentMirror,
+    PaperAugmentation,
+    paper_transforms,
+    polynomial,
+)
+from nnunet_softseg.training.dataloading import soft_transforms
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegPaperAug
 
 STILL = MovementRanges(0, 0, 0, 0, 0, (3.5, 5.5), (25, 35))
@@ -77,7 +82,7 @@ def intensity_transforms(**changes: Any) -> dict[str, RandomTransform]:
 
 
 def test_the_settings_are_those_of_the_papers_table() -> None:
-    assert PaperAugmentation().as_dict() == {
+    assert dataclasses.asdict(PaperAugmentation()) == {
         "p_affine": 0.9,
         "rotation_deg": 20,
         "scaling": 0.2,
@@ -125,7 +130,7 @@ def test_each_transform_is_applied_as_often_as_its_probability_says() -> None:
 
 def test_settings_can_be_written_and_do_not_change() -> None:
     made = PaperAugmentation(p_mirror=0.1)
-    assert json.loads(json.dumps(made.as_dict()))["p_mirror"] == 0.1
+    assert json.loads(json.dumps(dataclasses.asdict(made)))["p_mirror"] == 0.1
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.p_mirror = 0.2  # type: ignore[misc]
 
@@ -133,9 +138,9 @@ def test_settings_can_be_written_and_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"p_gamma": 1.2}, r"p_gamma is a probability.*got 1.2"),
-        ({"zoom": (1.0, 0.5)}, r"zoom is a range.*\(1.0, 0.5\)"),
-        ({"scaling": 1.0}, "scaling is a fraction"),
+        ({"p_gamma": 1.2}, r"p_gamma: expected a probability.*got 1.2"),
+        ({"zoom": (1.0, 0.5)}, r"zoom: expected a range.*\(1.0, 0.5\)"),
+        ({"scaling": 1.0}, "scaling: expected a fraction"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Contrasts that nobody has acquired: intensity changes that make a network generalise to unseen ones.
+"""Random changes of contrast, which make a network generalise to contrasts that it was not trained on.
 
 The label is never written to, so that it is the same to the last bit behind each transform. Parameters are
 drawn per channel, from NumPy's generator, which nnU-Net seeds in each of its workers; what they do is a
@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from torch.nn.functional import interpolate, leaky_relu, pad
 
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.training.augmentation.movement import Movement
+from nnunet_softseg.training.augmentation.movement import Movement, Range, check_settings, unusable
+from nnunet_softseg.training.augmentation.paper import restore_statistics
 
-Range = tuple[float, float]
 Layer = tuple[torch.Tensor, torch.Tensor]
 """Weights (out, in, *kernel) and biases (out,) of a convolution."""
 
@@ -43,7 +42,7 @@ _CONVOLUTIONS = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 
 @dataclasses.dataclass(frozen=True)
 class ContrastAugmentationSettings:
-    """How often and how far the contrast of a training image is changed.
+    """Probability and range of each change of contrast.
 
     Attributes:
         p_changed: probability that anything below happens to a patch; the others keep the contrast that the
@@ -86,41 +85,19 @@ class ContrastAugmentationSettings:
     slice_thickness: Range = (2.0, 6.0)
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if name.startswith("p_") and not 0 <= value <= 1:
-                raise _unusable(name, "a probability in [0, 1]", value)
-        for name in ("share", "redistribution_gain", "redistribution_shift", "slice_thickness"):
-            low, high = getattr(self, name)
-            if not low <= high:
-                raise _unusable(name, "a range (smallest, largest)", (low, high))
+        check_settings(self)
         if not (self.share[0] >= 0 and self.share[1] <= 1):
-            raise _unusable("share", "a range within [0, 1]", self.share)
+            raise unusable("share", "a range within [0, 1]", self.share)
         if self.slice_thickness[0] < 1:
-            raise _unusable("slice_thickness", "voxels, at least 1", self.slice_thickness)
+            raise unusable("slice_thickness", "voxels, at least 1", self.slice_thickness)
         if not self.convolution_sizes or any(size < 1 or size % 2 == 0 for size in self.convolution_sizes):
-            raise _unusable("convolution_sizes", "odd numbers of voxels", self.convolution_sizes)
+            raise unusable("convolution_sizes", "odd numbers of voxels", self.convolution_sizes)
         for name, smallest in (("remap_knots", 2), ("convolution_layers", 1), ("convolution_channels", 1)):
             if getattr(self, name) < smallest:
-                raise _unusable(name, f"at least {smallest}", getattr(self, name))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them."""
-        return dataclasses.asdict(self)
-
-
-def _unusable(name: str, expected: str, found: object) -> UserError:
-    return UserError(f"contrast augmentation: {name}: expected {expected}, got {found}: change the setting")
+                raise unusable(name, f"at least {smallest}", getattr(self, name))
 
 
 # Arithmetic
-
-
-def restore_statistics(changed: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """Return an image with the mean and the standard deviation of another; without contrast: that mean."""
-    deviation, mean = torch.std_mean(changed, correction=0)
-    wanted_deviation, wanted_mean = torch.std_mean(original, correction=0)
-    gain = torch.where(deviation > 1e-6 * (1 + mean.abs()), wanted_deviation / deviation, 0)
-    return (changed - mean) * gain + wanted_mean
 
 
 def intensity_quantiles(image: torch.Tensor, fractions: Sequence[float]) -> torch.Tensor:

@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.cropping import crop_tensor
 from torch.nn.functional import grid_sample
+
+from nnunet_softseg.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Range = tuple[float, float]
 _CHUNK_VOXELS = 2**18
@@ -21,25 +26,44 @@ _OUTSIDE = -1
 
 @dataclass(frozen=True)
 class MovementRanges:
-    """How far a patch may move.
+    """Probabilities and ranges of the movement of a patch; the defaults are those of Bedard et al. 2025.
 
     Attributes:
         p_affine: probability of rotation, scaling and translation, all together.
         rotation_deg: largest angle about each axis.
         scaling: 0.2: objects grow or shrink by up to 20 %, along each axis by itself.
-        translation: as a fraction of the patch's length along each axis.
+        translation: largest shift, as a fraction of the patch's length along each axis.
         p_elastic: probability of elastic deformation.
         elastic_sigma: voxels, see `elastic_lattice`.
         elastic_magnitude: voxels, see `elastic_lattice`.
     """
 
-    p_affine: float
-    rotation_deg: float
-    scaling: float
-    translation: float
-    p_elastic: float
-    elastic_sigma: Range
-    elastic_magnitude: Range
+    p_affine: float = 0.9
+    rotation_deg: float = 20.0
+    scaling: float = 0.2
+    translation: float = 0.1
+    p_elastic: float = 0.5
+    elastic_sigma: Range = (3.5, 5.5)
+    elastic_magnitude: Range = (25.0, 35.0)
+
+
+def check_settings(settings: "DataclassInstance") -> None:
+    """Refuse probabilities (p_...) outside of [0, 1] and ranges that run backwards.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name.startswith("p_") and not 0 <= value <= 1:
+            raise unusable(field.name, "a probability in [0, 1]", value)
+        if field.type == Range and not value[0] <= value[1]:
+            raise unusable(field.name, "a range (smallest, largest)", value)
+
+
+def unusable(name: str, expected: str, found: object) -> UserError:
+    """Return the error of a setting that makes no sense."""
+    return UserError(f"augmentation: {name}: expected {expected}, got {found}: change the setting")
 
 
 class Movement(BasicTransform):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The augmentation of Bedard et al. 2025, section 3.4, as their text means it.
+"""Augmentation of Bedard et al. 2025, section 3.4.
 
 Image and label move together; what follows changes intensities only. It sees z-scored patches, as nnU-Net
 makes them, and so does the network: gamma and bias field keep mean and standard deviation, noise and scaling
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
@@ -23,25 +23,25 @@ from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.training.augmentation.bias_field import BiasField
-from nnunet_softseg.training.augmentation.movement import Movement, MovementRanges
+from nnunet_softseg.training.augmentation.movement import (
+    Movement,
+    MovementRanges,
+    Range,
+    check_settings,
+    unusable,
+)
 
-Range = tuple[float, float]
+_NO_BLUR = 1e-3
+"""Voxels; the kernel is then one voxel wide, and sigma = 0 is no number to divide by."""
 
 
 @dataclasses.dataclass(frozen=True)
-class PaperAugmentation:
-    """How often and how much; the transforms in this order. p_... is a probability, each draw is uniform.
+class PaperAugmentation(MovementRanges):
+    """Probability and range of each transform, in their order. p_... is a probability, each draw is uniform.
+
+    The movement, see `MovementRanges`, comes first.
 
     Attributes:
-        p_affine: rotation, scaling and translation, all together.
-        rotation_deg: largest angle, about each of the three axes.
-        scaling: largest change of an object's length, as a fraction, along each axis by itself.
-        translation: largest shift along each axis, as a fraction of the patch's length.
-        p_elastic: smooth random displacement.
-        elastic_sigma: voxels; of the Gaussian that smooths the noise in [-1, 1] behind it.
-        elastic_magnitude: voxels; factor on the smoothed noise, which is small (see `elastic_lattice`).
         p_low_resolution: sampled down (nearest) and up again (linear), all axes alike.
         zoom: length after sampling down, as a fraction.
         p_gamma: intensity, scaled to [0, 1], to the power of gamma; mean and standard deviation are kept.
@@ -61,13 +61,6 @@ class PaperAugmentation:
         UserError: if a probability lies outside [0, 1] or a range runs backwards.
     """
 
-    p_affine: float = 0.9
-    rotation_deg: float = 20.0
-    scaling: float = 0.2
-    translation: float = 0.1
-    p_elastic: float = 0.5
-    elastic_sigma: Range = (3.5, 5.5)
-    elastic_magnitude: Range = (25.0, 35.0)
     p_low_resolution: float = 0.25
     zoom: Range = (0.5, 1.0)
     p_gamma: float = 0.5
@@ -84,27 +77,14 @@ class PaperAugmentation:
     p_mirror: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if name.startswith("p_") and not 0 <= value <= 1:
-                raise UserError(
-                    f"augmentation: {name} is a probability, expected a value in [0, 1], got {value}"
-                )
-            if isinstance(value, tuple) and not value[0] <= value[1]:
-                raise UserError(
-                    f"augmentation: {name} is a range, expected (smallest, largest), got {value}: swap them"
-                )
+        check_settings(self)
         if not 0 <= self.scaling < 1:
-            raise UserError(f"augmentation: scaling is a fraction, expected [0, 1), got {self.scaling}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them."""
-        return dataclasses.asdict(self)
+            raise unusable("scaling", "a fraction in [0, 1)", self.scaling)
 
     def initial_patch_size(self, patch_size: Sequence[int], *, in_plane: bool = False) -> list[int]:
-        """Return how large a patch to load, so that what turns and shrinks into view is image and no padding.
+        """Return the size of the patch to load, so that rotated and shrunk patches hold no padding.
 
-        As nnU-Net reckons it for its own angles and scales. Translation is not counted: what it brings in
-        from beyond is 0 now and then.
+        As nnU-Net reckons it for its own angles and scales. Translation is not counted: it may bring in 0.
         """
         angle = math.radians(self.rotation_deg)
         initial = [
@@ -121,7 +101,7 @@ def paper_transforms(
     in_plane: bool = False,
     masked_channels: Sequence[int] = (),
 ) -> ComposeTransforms:
-    """Return the augmentation, to be framed by `soft_transforms`.
+    """Return the augmentation, to be put into `soft_transforms`.
 
     Args:
         settings: how often and how much.
@@ -130,9 +110,8 @@ def paper_transforms(
         in_plane: leave the first axis as it is, for patches of a few thick slices.
         masked_channels: of the image; set to 0 where nnU-Net's segmentation says that there is no image.
     """
-    movement = {field.name: getattr(settings, field.name) for field in dataclasses.fields(MovementRanges)}
     transforms: list[BasicTransform] = [
-        Movement(patch_size, MovementRanges(**movement), in_plane=in_plane),
+        Movement(patch_size, settings, in_plane=in_plane),
         *_intensity_transforms(settings, ignore_axes=(0,) if in_plane else None),
         IndependentMirror(tuple(mirror_axes), settings.p_mirror),
     ]
@@ -208,5 +187,53 @@ class FittingSigma:
         return min(float(torch.empty(1).uniform_(*self.sigma).clamp(min=_NO_BLUR)), widest)
 
 
-_NO_BLUR = 1e-3
-"""Voxels; the kernel is then one voxel wide, and sigma = 0 is no number to divide by."""
+class BiasField(ImageOnlyTransform):  # type: ignore[misc]
+    """Multiply what lies above the smallest intensity by exp(sum of c_ijk z^i y^j x^k), i + j + k <= degree.
+
+    z, y, x run from -1 to 1 over the patch; every coefficient is drawn anew, uniformly. All channels see one
+    field. It acts on a signal that is 0 where there is nothing, while a z-scored image is 0 at its mean: so
+    the field multiplies what lies above the smallest intensity, and each channel's mean and standard
+    deviation are restored, as the z-score of an image that had this field to begin with would have it.
+
+    Source: Bedard et al. 2025, section 3.4.
+
+    Args:
+        degree: of the polynomial.
+        coefficients: smallest and largest.
+    """
+
+    def __init__(self, degree: int, coefficients: tuple[float, float]) -> None:
+        super().__init__()
+        self.degree = degree
+        self.coefficients = coefficients
+
+    def get_parameters(self, **data_dict: Any) -> dict[str, torch.Tensor]:
+        """Return the coefficients, (degree + 1,) per axis of space; 0 where i + j + k > degree."""
+        axes = data_dict["image"].ndim - 1
+        drawn = torch.empty((self.degree + 1,) * axes).uniform_(*self.coefficients)
+        powers = torch.meshgrid(*[torch.arange(self.degree + 1)] * axes, indexing="ij")
+        return {"coefficients": torch.where(torch.stack(powers).sum(0) <= self.degree, drawn, 0)}
+
+    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
+        field = polynomial(params["coefficients"].to(img.device), img.shape[1:]).exp_()
+        changed = [restore_statistics((channel - channel.amin()) * field, channel) for channel in img]
+        return torch.stack(changed)
+
+
+def polynomial(coefficients: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
+    """Return sum of c_ijk z^i y^j x^k on a grid of that shape, each coordinate from -1 to 1."""
+    # One axis of powers at a time becomes one of space: each step is a small matrix product.
+    values = coefficients
+    for size in shape:
+        place = torch.linspace(-1, 1, size, device=coefficients.device)
+        powers = place[:, None] ** torch.arange(coefficients.shape[0], device=coefficients.device)
+        values = torch.tensordot(values, powers, dims=([0], [1]))
+    return values
+
+
+def restore_statistics(changed: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    """Return an image with the mean and the standard deviation of another; without contrast: that mean."""
+    deviation, mean = torch.std_mean(changed, correction=0)
+    wanted_deviation, wanted_mean = torch.std_mean(original, correction=0)
+    gain = torch.where(deviation > 1e-6 * (1 + mean.abs()), wanted_deviation / deviation, 0)
+    return (changed - mean) * gain + wanted_mean
