@@ -173,7 +173,7 @@ def make_data(study: Study, drawn: tuple[int, int, int], more_test: int) -> None
         more_test: subjects after these, all for testing. More of them change no training.
     """
     from nnunet_softseg.datasets.conversion import convert
-    from nnunet_softseg.datasets.subject_split import split_subjects
+    from nnunet_softseg.datasets.conversion.splits import split_subjects
     from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
 
     bids = phantom(

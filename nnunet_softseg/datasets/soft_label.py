@@ -19,7 +19,7 @@ from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_n
 from nnunet_softseg.io.atomic import replacing
 from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
 from nnunet_softseg.io.geometry import shape_findings
-from nnunet_softseg.io.nifti import content_findings, file_findings, first_line, load_nifti
+from nnunet_softseg.io.nifti import content_findings, file_findings, first_line, load_nifti, stored_values
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"
@@ -160,7 +160,25 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
         nib.Nifti1Image(content, image.affine, header).to_filename(aside)
 
 
-# Values
+def write_label_map(file: Path, soft_files: Sequence[Path], labels: Sequence[int]) -> None:
+    """Write the label map of soft labels, of the values as they are on disk, where `check` compares the two.
+
+    Args:
+        file: ends in .nii.gz or .nii.
+        soft_files: one per label, on one grid; the first gives the header.
+        labels: their values.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    label_map = hard_label_map([stored_values(soft_file) for soft_file in soft_files], labels)
+    stored = load_nifti(soft_files[0])
+    header = stored.header.copy()
+    header.set_data_dtype(label_map.dtype)
+    header["cal_max"] = max(labels)
+    header["descrip"] = f"soft label > {HARD_THRESHOLD:g}, nnunet-softseg {__version__}".encode()
+    with replacing(file) as aside:
+        nib.Nifti1Image(label_map, stored.affine, header).to_filename(aside)
 
 
 def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) -> list[Finding]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_softseg.datasets.conversion import ConversionReport, convert
-from nnunet_softseg.datasets.subject_split import FOLDS, make_folds, split_subjects
+from nnunet_softseg.datasets.conversion.splits import FOLDS, make_folds, split_subjects
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.phantom import phantom
 

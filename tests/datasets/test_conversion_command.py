@@ -317,12 +317,12 @@ def test_a_full_disk_leaves_nothing_behind(phantom_bids: Path, raw: Path, monkey
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nnunet_softseg.datasets.conversion import command, convert
-def write(job, original=command.write_case):
+from nnunet_softseg.datasets.conversion import convert, writing
+def write(job, original=writing.write_case):
     original(job)
     if job.case.case_id == "sub-03_T1w":
         os.kill(os.getpid(), signal.SIGKILL)
-command.write_case = write
+writing.write_case = write
 bids, raw, derivatives, suffix = sys.argv[1:]
 convert(bids, 101, "Cord", raw_folder=raw, derivatives=derivatives, suffix=suffix, progress=False)
 """

@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_softseg.datasets.conversion.sources import Case, Sources
-from nnunet_softseg.datasets.conversion.split_choice import SplitChoice, choose_split
-from nnunet_softseg.datasets.conversion.split_file import read_split_file
-from nnunet_softseg.datasets.subject_split import Split, SubjectLists, split_by_lists
+from nnunet_softseg.datasets.conversion.splits import Split, choose_split, read_split_file, split_by_lists
 from nnunet_softseg.errors import UserError
 
-LISTS = SubjectLists(train=("sub-01", "sub-02"), validation=("sub-03",), test=("sub-04",))
+LISTS = Split(train=("sub-01", "sub-02"), validation=("sub-03",), test=("sub-04",))
 
 
 def write(folder: Path, name: str, content: object) -> Path:
@@ -111,9 +109,7 @@ def test_the_number_of_overlapping_subjects_is_told(tmp_path: Path) -> None:
 
 def test_a_file_is_followed_to_the_letter(tmp_path: Path) -> None:
     file = write(tmp_path, "a.yml", {"train": ["sub-04", "sub-02"], "val": ["sub-01"], "test": ["sub-03"]})
-    split, sources = choose_split(
-        sources_of("sub-01", "sub-02", "sub-03", "sub-04"), SplitChoice(file, seed=5)
-    )
+    split, sources = choose_split(sources_of("sub-01", "sub-02", "sub-03", "sub-04"), file, seed=5)
     assert split == Split(train=("sub-02", "sub-04"), validation=("sub-01",), test=("sub-03",))
     assert len(sources.cases) == 8
     assert sources.warnings == ()
@@ -124,14 +120,14 @@ def test_unknown_subjects_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"a.yml: expected subjects of bids, found 2 that are not there .sub-77"
     ):
-        choose_split(sources_of("sub-01", "sub-02"), SplitChoice(file))
+        choose_split(sources_of("sub-01", "sub-02"), file)
 
 
 def test_subjects_without_a_case_are_told_and_forgotten_ones_left_out(tmp_path: Path) -> None:
     file = write(tmp_path, "a.yml", {"train": ["sub-01", "sub-05"], "val": ["sub-02"]})
     there = sources_of("sub-01", "sub-02", "sub-03", "sub-04")
     known = Sources(**{**vars(there), "subjects": there.subjects | {"sub-05"}})
-    split, sources = choose_split(known, SplitChoice(file))
+    split, sources = choose_split(known, file)
     assert split == Split(train=("sub-01",), validation=("sub-02",), test=())
     assert {case.subject for case in sources.cases} == {"sub-01", "sub-02"}
     assert sources.left_out["not in the split"] == (
@@ -148,15 +144,15 @@ def test_subjects_without_a_case_are_told_and_forgotten_ones_left_out(tmp_path: 
 def test_a_frozen_test_set_leaves_the_rest_to_be_drawn(tmp_path: Path) -> None:
     names = [f"sub-{number:02d}" for number in range(20)]
     file = write(tmp_path, "frozen.yaml", {"test": names[:5]})
-    split, sources = choose_split(sources_of(*names), SplitChoice(file, seed=3))
+    split, sources = choose_split(sources_of(*names), file, seed=3)
     assert split.test == tuple(names[:5])
     assert [len(split.train), len(split.validation)] == [11, 4]  # a fifth of 20 validates
     assert sorted(split.train + split.validation) == names[5:]
     assert sources.warnings == ()
-    others = {choose_split(sources_of(*names), SplitChoice(file, seed=seed))[0] for seed in range(6)}
+    others = {choose_split(sources_of(*names), file, seed=seed)[0] for seed in range(6)}
     assert len({other.validation for other in others}) > 1
     assert {other.test for other in others} == {split.test}
-    more, _ = choose_split(sources_of(*names), SplitChoice(file, num_validation=7))
+    more, _ = choose_split(sources_of(*names), file, num_validation=7)
     assert len(more.validation) == 7
 
 
@@ -171,7 +167,7 @@ def test_a_frozen_test_set_leaves_the_rest_to_be_drawn(tmp_path: Path) -> None:
 def test_a_file_and_numbers_contradict_each_other(tmp_path: Path, content: object, numbers) -> None:
     file = write(tmp_path, "a.yml", content)
     with pytest.raises(UserError, match="either --split or numbers of subjects, got both"):
-        choose_split(sources_of("sub-01", "sub-02"), SplitChoice(file, **numbers))
+        choose_split(sources_of("sub-01", "sub-02"), file, **numbers)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +181,7 @@ def test_a_file_and_numbers_contradict_each_other(tmp_path: Path, content: objec
 def test_somebody_must_train_and_somebody_validate(tmp_path: Path, content: object) -> None:
     file = write(tmp_path, "a.yml", content)
     with pytest.raises(UserError, match="subjects cannot give"):
-        choose_split(sources_of("sub-01", "sub-02", "sub-03"), SplitChoice(file))
+        choose_split(sources_of("sub-01", "sub-02", "sub-03"), file)
 
 
 @given(places=st.lists(st.sampled_from(["train", "validation", "test", None]), min_size=4, max_size=30))
@@ -196,7 +192,7 @@ def test_nobody_changes_sides_and_nobody_is_invented(places: list[str | None]) -
             parts[place].append(f"sub-{number:02d}")
     if not (parts["train"] and parts["validation"]):
         return
-    lists = SubjectLists(**{part: tuple(names) for part, names in parts.items()})
+    lists = Split(**{part: tuple(names) for part, names in parts.items()})
     at_hand = [f"sub-{number:02d}" for number in range(len(places))]
     split = split_by_lists(reversed(at_hand), lists)
     assert split == Split(**{part: tuple(sorted(names)) for part, names in parts.items()})

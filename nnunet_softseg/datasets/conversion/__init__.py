@@ -1,7 +1,7 @@
 """BIDS with soft labels -> nnUNet_raw: names, a split by subject, files, a manifest.
 
-The way of the data: layout (the name table), list_file, exclusion -> sources (images that become cases) ->
-split_file -> inspection (what is wrong, hashes) -> writing and manifest, dataset (where it goes) -> command.
+Order: layout (name table), exclusion -> sources (images that become cases) -> splits -> inspection (faults,
+hashes) -> writing -> command.
 Contrasts of one subject never fall on both sides of a split. Source files are read and copied, never linked
 or changed.
 """

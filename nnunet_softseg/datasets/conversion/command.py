@@ -1,35 +1,28 @@
 """`nnunet-softseg convert`: BIDS with soft labels -> datasets in nnUNet_raw, split by subject."""
 
-import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.conversion.dataset import (
+from nnunet_softseg.datasets.conversion.exclusion import read_exclusions
+from nnunet_softseg.datasets.conversion.inspection import inspect_cases, inspection_warnings
+from nnunet_softseg.datasets.conversion.layout import BIDS, find_layout
+from nnunet_softseg.datasets.conversion.sources import DEFAULT_LABEL, Selection, find_sources
+from nnunet_softseg.datasets.conversion.splits import PARTS, Split, choose_split
+from nnunet_softseg.datasets.conversion.writing import (
     Dataset,
-    Target,
     check_split,
-    dataset_folder,
     find_raw_folder,
     make_datasets,
+    make_manifest,
+    write_datasets,
 )
-from nnunet_softseg.datasets.conversion.exclusion import read_exclusions
-from nnunet_softseg.datasets.conversion.inspection import Inspection, inspect_cases, inspection_warnings
-from nnunet_softseg.datasets.conversion.layout import BIDS, find_layout
-from nnunet_softseg.datasets.conversion.manifest import MANIFEST, check_same, make_manifest
-from nnunet_softseg.datasets.conversion.sources import DEFAULT_LABEL, Selection, Sources, find_sources
-from nnunet_softseg.datasets.conversion.split_choice import SplitChoice, choose_split
-from nnunet_softseg.datasets.conversion.writing import CaseJob, write_case, write_descriptions
-from nnunet_softseg.datasets.subject_split import PARTS, Split
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.atomic import new_folder, write_json
 from nnunet_softseg.io.nifti import without_nifti_ending
-from nnunet_softseg.io.workers import map_jobs
 
 _LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _RESERVED = ("background", "ignore")
@@ -121,7 +114,7 @@ def convert(
         contrasts: those to take, as in the case ids; None takes all.
         distinguish_by: BIDS entities that make two contrasts of one, ("acq",).
         exclude: names or patterns of subjects, sessions, cases, images; or files of them.
-        split_file: see `split_file.read_split_file`. Subjects that it does not name are left out; if it names
+        split_file: see `splits.read_split_file`. Subjects that it does not name are left out; if it names
             test subjects only, the others are drawn.
         num_test: subjects in imagesTs; None takes a fifth.
         num_validation: subjects that fold 0 validates on; None takes a fifth.
@@ -134,20 +127,18 @@ def convert(
     Raises:
         UserError: for data or arguments that don't fit; nothing is left behind.
     """
-    root, raw = Path(bids), find_raw_folder(raw_folder)
-    target = Target(raw, dataset_id, name)
-    dataset_folder(target)
+    target = Dataset(find_raw_folder(raw_folder), dataset_id, name)
     selection = Selection(
         find_layout(layout),
         None if derivatives is None else os.fspath(derivatives),
-        _labels(labels, suffix),
+        _label_endings(labels, suffix),
         None if contrasts is None else tuple(contrasts),
         tuple(distinguish_by),
         read_exclusions(exclude),
     )
     file = None if split_file is None else Path(split_file)
-    choice = SplitChoice(file, num_test, num_validation, seed)
-    split, sources = choose_split(find_sources(root, selection), choice)
+    numbers = {"num_test": num_test, "num_validation": num_validation}
+    split, sources = choose_split(find_sources(Path(bids), selection), file, **numbers, seed=seed)
     datasets = make_datasets(target, sources, selection, per_contrast)
     fold_warnings = [warning for dataset in datasets for warning in check_split(dataset, split)]
     inspections = inspect_cases(sources.cases, num_processes=num_processes, progress=progress)
@@ -159,8 +150,14 @@ def convert(
         "split_seed": seed,
         "exclude": list(exclude),
     }
-    plan = _Plan(sources, split, inspections, made_by)
-    written = _write(plan, datasets, num_processes=num_processes, progress=progress)
+    manifests = {
+        dataset.folder: {
+            "generated_by": made_by,
+            **make_manifest(sources, dataset.cases, split, inspections),
+        }
+        for dataset in datasets
+    }
+    written = write_datasets(datasets, manifests, split, num_processes=num_processes, progress=progress)
     return ConversionReport(
         tuple(dataset.folder for dataset in datasets),
         tuple(dataset.folder for dataset in written),
@@ -171,10 +168,7 @@ def convert(
     )
 
 
-# What is asked for
-
-
-def _labels(labels: Mapping[str, str] | None, suffix: str | None) -> dict[str, str] | None:
+def _label_endings(labels: Mapping[str, str] | None, suffix: str | None) -> dict[str, str] | None:
     if labels and suffix:
         raise UserError("expected --label or --suffix, got both: give every label as --label NAME=SUFFIX")
     if suffix:
@@ -193,53 +187,6 @@ def _labels(labels: Mapping[str, str] | None, suffix: str | None) -> dict[str, s
     return endings
 
 
-# What is written
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is the same for all datasets."""
-
-    sources: Sources
-    split: Split
-    inspections: Sequence[Inspection]
-    made_by: Mapping[str, Any]
-
-    def manifest(self, dataset: Dataset) -> dict[str, Any]:
-        return make_manifest(self.sources, dataset.cases, self.split, self.inspections)
-
-
-def _write(plan: _Plan, datasets: Sequence[Dataset], *, num_processes: int, progress: bool) -> list[Dataset]:
-    """Write the datasets that are not there, all of them aside first, and return them."""
-    for dataset in datasets:
-        if dataset.folder.exists():
-            check_same(dataset.folder, plan.manifest(dataset))
-    new = [dataset for dataset in datasets if not dataset.folder.exists()]
-    with contextlib.ExitStack() as stack:
-        aside = {dataset.folder: stack.enter_context(new_folder(dataset.folder)) for dataset in new}
-        map_jobs(
-            write_case,
-            _jobs(plan, new, aside),
-            num_processes=num_processes,
-            progress=progress and bool(new),
-            description="Writing cases",
-        )
-        for dataset in new:
-            folder = aside[dataset.folder]
-            write_descriptions(folder, dataset.name, list(plan.sources.labels), dataset.cases, plan.split)
-            write_json(folder / MANIFEST, {"generated_by": plan.made_by, **plan.manifest(dataset)})
-    return new
-
-
-def _jobs(plan: _Plan, datasets: Sequence[Dataset], aside: Mapping[Path, Path]) -> list[CaseJob]:
-    jobs = []
-    for case in plan.sources.cases:
-        folders = tuple(aside[dataset.folder] for dataset in datasets if case in dataset.cases)
-        if folders:
-            jobs.append(CaseJob(case, plan.split.part_of(case.subject), folders))
-    return jobs
-
-
-def _count(split: Split, subjects: Sequence[str] | set[str]) -> dict[str, int]:
+def _count(split: Split, subjects: Iterable[str]) -> dict[str, int]:
     counted = Counter(split.part_of(subject) for subject in subjects)
     return {part: counted[part] for part in PARTS}

@@ -1,6 +1,5 @@
 """Files in which people keep lists of subjects: JSON, YAML, one name a line, a table."""
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ def load_structure(file: Path) -> Any:
     Raises:
         UserError: if it cannot be read, or is neither.
     """
-    text = _text(file)
+    text = load_text(file)
     try:
         if file.suffix.lower() == ".json":
             return json.loads(text)
@@ -36,18 +35,8 @@ def load_lines(file: Path) -> list[str]:
     Raises:
         UserError: if it is not a text file, or cannot be read.
     """
-    lines = (line.partition(COMMENT)[0].strip() for line in _text(file).splitlines())
+    lines = (line.partition(COMMENT)[0].strip() for line in load_text(file).splitlines())
     return [line for line in lines if line]
-
-
-def load_table(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a tab-separated table with a header, like participants.tsv.
-
-    Raises:
-        UserError: if it is not a text file, or cannot be read.
-    """
-    rows = csv.DictReader(_text(file).splitlines(), delimiter="\t")
-    return [{key: value or "" for key, value in row.items() if key is not None} for row in rows]
 
 
 def all_values(structure: Any) -> list[str]:
@@ -59,7 +48,12 @@ def all_values(structure: Any) -> list[str]:
     return [str(structure)] if structure not in (None, "") else []
 
 
-def _text(file: Path) -> str:
+def load_text(file: Path) -> str:
+    """Return the content of a text file in UTF-8.
+
+    Raises:
+        UserError: if it is not a text file, or cannot be read.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,23 +1,229 @@
-"""A dataset on disk: copies of the images, soft labels, label maps, dataset.json, splits."""
+"""Datasets in nnUNet_raw: id, folder, images, soft labels, label maps, dataset.json, splits, conversion.json.
 
+conversion.json says where every file comes from, by which a later call knows its own dataset.
+"""
+
+import contextlib
+import dataclasses
 import gzip
+import json
+import os
+import re
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.conversion.sources import Case
-from nnunet_softseg.datasets.soft_label import hard_label_map, write_soft_label
-from nnunet_softseg.datasets.subject_split import Split, make_folds
-from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.nifti import load_nifti, stored_values
+from nnunet_softseg.datasets.conversion.inspection import Inspection
+from nnunet_softseg.datasets.conversion.sources import Case, Selection, Sources
+from nnunet_softseg.datasets.conversion.splits import PARTS, Split, folds_of_cases
+from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.atomic import new_folder, write_json
+from nnunet_softseg.io.nifti import stored_values
+from nnunet_softseg.io.workers import map_jobs
 
-FOLDER_ENDING = {"train": "Tr", "validation": "Tr", "test": "Ts"}
-_KINDS = ("images", "softLabels", "labels")
+MANIFEST = "conversion.json"
+_FOLDER_ENDING = {"train": "Tr", "validation": "Tr", "test": "Ts"}
+_ID_LIMIT = 1000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_OTHER_FOLDERS = ("nnUNet_preprocessed", "nnUNet_results")
+_IDENTITY = ("labels", "split", "cases")
+_REMEDY = "remove it, or choose another dataset id"
+
+
+# Id and folder
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset to write.
+
+    Attributes:
+        raw: nnUNet_raw.
+        dataset_id: 1-999.
+        name: without the id.
+        cases: sorted by case id.
+
+    Raises:
+        UserError: if id or name are impossible, or the id belongs to a dataset of another name.
+    """
+
+    raw: Path
+    dataset_id: int
+    name: str
+    cases: tuple[Case, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dataset_id < _ID_LIMIT:
+            raise UserError(f"the dataset id must lie between 1 and {_ID_LIMIT - 1}, got {self.dataset_id}")
+        if not _NAME.fullmatch(self.name):
+            raise UserError(f"the dataset's name must consist of letters, digits, - and _, got {self.name!r}")
+        for place in _places(self.raw):
+            found = sorted(path.name for path in place.glob(f"Dataset{self.dataset_id:03d}_*"))
+            others = [name for name in found if name != self.folder.name]
+            if others:
+                raise UserError(
+                    f"dataset id {self.dataset_id} is taken by {others[0]} in {place}: choose another id"
+                )
+
+    @property
+    def folder(self) -> Path:
+        """The folder nnUNet_raw/DatasetNNN_Name; it may be there already."""
+        return self.raw / f"Dataset{self.dataset_id:03d}_{self.name}"
+
+
+def _places(raw: Path) -> list[Path]:
+    """Return the folders in which nnU-Net looks an id up: it refuses one that has two names."""
+    environment = os.environ.get("nnUNet_raw")
+    if not environment or Path(environment).resolve() != raw.resolve():
+        return [raw]
+    return [raw, *(Path(os.environ[name]) for name in _OTHER_FOLDERS if os.environ.get(name))]
+
+
+def find_raw_folder(raw_folder: str | os.PathLike[str] | None) -> Path:
+    """Return the folder of all datasets: the one that was given, or nnUNet_raw.
+
+    Raises:
+        UserError: if neither is known.
+    """
+    folder = raw_folder or os.environ.get("nnUNet_raw")
+    if not folder:
+        raise UserError(
+            "nnUNet_raw is not set: export nnUNet_raw=FOLDER, where nnU-Net's datasets lie, or give -o"
+        )
+    return Path(folder)
+
+
+def make_datasets(
+    target: Dataset, sources: Sources, selection: Selection, per_contrast: bool | Mapping[str, int]
+) -> list[Dataset]:
+    """Return the dataset of all contrasts and, if asked for, one more for each.
+
+    Args:
+        target: the dataset of all contrasts, still without cases.
+        sources: all cases.
+        selection: its contrasts, or else its layout, give the order of ids.
+        per_contrast: True: with the ids that follow; a mapping: contrast -> id.
+
+    Raises:
+        UserError: if ids or names are impossible or taken.
+    """
+    datasets = [dataclasses.replace(target, cases=sources.cases)]
+    if not per_contrast:
+        return datasets
+    there = {case.contrast for case in sources.cases}
+    order = selection.contrasts or selection.layout.in_order(sorted(there))
+    asked = per_contrast if isinstance(per_contrast, Mapping) else None
+    ids = _contrast_ids([one for one in order if one in there], target.dataset_id, asked)
+    for contrast, dataset_id in ids.items():
+        cases = tuple(case for case in sources.cases if case.contrast == contrast)
+        datasets.append(Dataset(target.raw, dataset_id, f"{target.name}_{contrast}", cases))
+    return datasets
+
+
+def _contrast_ids(
+    contrasts: Sequence[str], dataset_id: int, asked: Mapping[str, int] | None
+) -> dict[str, int]:
+    if asked is None:
+        return {contrast: dataset_id + number for number, contrast in enumerate(contrasts, 1)}
+    unknown = [contrast for contrast in asked if contrast not in contrasts]
+    if unknown:
+        raise UserError(
+            f"--per-contrast names {', '.join(unknown)}: expected contrasts of the dataset, "
+            f"{', '.join(contrasts)}"
+        )
+    if len({dataset_id, *asked.values()}) <= len(asked):
+        ids = ", ".join(map(str, (dataset_id, *asked.values())))
+        raise UserError(f"--per-contrast gives one dataset id twice ({ids}): choose different ones")
+    return dict(asked)
+
+
+def check_split(dataset: Dataset, split: Split) -> list[str]:
+    """Return warnings about folds of a dataset that lack training or validation images.
+
+    Raises:
+        UserError: if nothing is left to train on, or to validate on, in its first fold.
+    """
+    folds = folds_of_cases(dataset.cases, split)
+    for side, what in (("train", "training"), ("val", "validation")):
+        if not folds[0][side]:
+            raise UserError(
+                f"{dataset.folder.name}: expected images for {what}, found none in the split: give another "
+                "--split or --seed, or leave this contrast out"
+            )
+    empty = [str(number) for number, fold in enumerate(folds) if not (fold["train"] and fold["val"])]
+    if not empty:
+        return []
+    return [
+        f"{dataset.folder.name}: folds {', '.join(empty)} have no images to train on, or none to validate "
+        "on: do not train these"
+    ]
+
+
+# conversion.json
+
+
+def make_manifest(
+    sources: Sources, cases: Sequence[Case], split: Split, inspections: Sequence[Inspection]
+) -> dict[str, Any]:
+    """Return where every file of one dataset comes from, with its SHA-256, as JSON gives it back.
+
+    Args:
+        sources: of all datasets.
+        cases: of this one.
+        split: of all subjects.
+        inspections: of all cases.
+    """
+    hashes = {file: value for inspection in inspections for file, value in inspection.sha256.items()}
+    return {
+        "source_folder": str(sources.bids.resolve()),
+        "soft_label_folder": str(sources.derivatives.resolve()),
+        "labels": dict(sources.labels),
+        "split": {part: list(getattr(split, part)) for part in PARTS},
+        "cases": {case.case_id: _entry(case, sources, split, hashes) for case in cases},
+        "left_out": {reason: list(images) for reason, images in sources.left_out.items()},
+    }
+
+
+def _entry(case: Case, sources: Sources, split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
+    return {
+        "subject": case.subject,
+        "contrast": case.contrast,
+        "part": split.part_of(case.subject),
+        "image": case.image.relative_to(sources.bids).as_posix(),
+        "image_sha256": hashes[case.image],
+        "soft_labels": {
+            label: {"file": file.relative_to(sources.derivatives).as_posix(), "sha256": hashes[file]}
+            for label, file in zip(sources.labels, case.soft_labels, strict=True)
+        },
+    }
+
+
+def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise a UserError unless a dataset comes from the same sources with the same split, and is whole.
+
+    Folders may have moved and other images may be left out since.
+    """
+    try:
+        there = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        different = [key for key in _IDENTITY if there[key] != manifest[key]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} exists and was not made by this command: {_REMEDY}") from None
+    if different:
+        raise UserError(f"{folder} exists with other content ({', '.join(different)} differ): {_REMEDY}")
+    names = ["dataset.json", "splits_final.json"]
+    for case_id, case in manifest["cases"].items():
+        names += _case_files(case_id, case["part"], len(manifest["labels"]))
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} exists, but {name} is missing in it: {_REMEDY}")
+
+
+# Files
 
 
 @dataclass(frozen=True)
@@ -35,20 +241,58 @@ class CaseJob:
     folders: tuple[Path, ...]
 
 
-def case_files(case_id: str, part: str, num_labels: int) -> list[str]:
-    """Return the paths of a case in its dataset: image, soft labels, label map."""
-    images, soft_labels, labels = (f"{kind}{FOLDER_ENDING[part]}" for kind in _KINDS)
-    return [
-        f"{images}/{case_id}_0000.nii.gz",
-        *(f"{soft_labels}/{case_id}_{label:04d}.nii.gz" for label in range(1, num_labels + 1)),
-        f"{labels}/{case_id}.nii.gz",
-    ]
+def write_datasets(
+    datasets: Sequence[Dataset],
+    manifests: Mapping[Path, Mapping[str, Any]],
+    split: Split,
+    *,
+    num_processes: int,
+    progress: bool,
+) -> list[Dataset]:
+    """Write the datasets that are not there, all of them aside first, and return them.
+
+    Args:
+        datasets: to write.
+        manifests: content of conversion.json, by folder.
+        split: of all subjects.
+        num_processes: that write cases.
+        progress: show a bar.
+
+    Raises:
+        UserError: if a folder that is there holds another dataset, or a file cannot be written.
+    """
+    new = [dataset for dataset in datasets if not dataset.folder.exists()]
+    for dataset in datasets:
+        if dataset not in new:
+            _check_same(dataset.folder, manifests[dataset.folder])
+    with contextlib.ExitStack() as stack:
+        aside = {dataset.folder: stack.enter_context(new_folder(dataset.folder)) for dataset in new}
+        map_jobs(
+            write_case,
+            _case_jobs(new, aside, split),
+            num_processes=num_processes,
+            progress=progress and bool(new),
+            description="Writing cases",
+        )
+        for dataset in new:
+            folder, manifest = aside[dataset.folder], manifests[dataset.folder]
+            _write_descriptions(folder, dataset, list(manifest["labels"]), split)
+            write_json(folder / MANIFEST, manifest)
+    return new
+
+
+def _case_jobs(datasets: Sequence[Dataset], aside: Mapping[Path, Path], split: Split) -> list[CaseJob]:
+    folders: dict[Case, list[Path]] = defaultdict(list)
+    for dataset in datasets:
+        for case in dataset.cases:
+            folders[case].append(aside[dataset.folder])
+    return [CaseJob(case, split.part_of(case.subject), tuple(places)) for case, places in folders.items()]
 
 
 def write_case(job: CaseJob) -> None:
     """Write image, soft labels and label map of one case; the latter two in the geometry of the image."""
     first, *others = job.folders
-    names = case_files(job.case.case_id, job.part, len(job.case.soft_labels))
+    names = _case_files(job.case.case_id, job.part, len(job.case.soft_labels))
     for folder in job.folders:
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
@@ -56,10 +300,20 @@ def write_case(job: CaseJob) -> None:
     _copy(job.case.image, image)
     for source, file in zip(job.case.soft_labels, soft_files, strict=True):
         write_soft_label(file, stored_values(source), image)
-    _write_label_map(label_map, soft_files)
+    write_label_map(label_map, soft_files, range(1, len(soft_files) + 1))
     for folder in others:
         for name in names:
             shutil.copyfile(first / name, folder / name)
+
+
+def _case_files(case_id: str, part: str, num_labels: int) -> list[str]:
+    """Return the paths of a case in its dataset: image, soft labels, label map."""
+    ending = _FOLDER_ENDING[part]
+    return [
+        f"images{ending}/{case_id}_0000.nii.gz",
+        *(f"softLabels{ending}/{case_id}_{label:04d}.nii.gz" for label in range(1, num_labels + 1)),
+        f"labels{ending}/{case_id}.nii.gz",
+    ]
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -70,25 +324,11 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(plain, compressed)
 
 
-def _write_label_map(file: Path, soft_files: Sequence[Path]) -> None:
-    """Write soft label > 0.5, of the values as they are on disk, where `check` will compare the two."""
-    values = [stored_values(soft_file) for soft_file in soft_files]
-    label_map = hard_label_map(values, range(1, len(values) + 1))
-    stored = load_nifti(soft_files[0])
-    header = stored.header.copy()
-    header.set_data_dtype(label_map.dtype)
-    header["cal_max"] = len(values)
-    header["descrip"] = f"soft label > 0.5, nnunet-softseg {__version__}".encode()
-    nib.Nifti1Image(label_map, stored.affine, header).to_filename(file)
-
-
-def write_descriptions(
-    folder: Path, name: str, labels: Sequence[str], cases: Sequence[Case], split: Split
-) -> None:
+def _write_descriptions(folder: Path, dataset: Dataset, labels: Sequence[str], split: Split) -> None:
     """Write dataset.json and splits_final.json."""
-    training = [case for case in cases if split.part_of(case.subject) != "test"]
+    training = [case for case in dataset.cases if split.part_of(case.subject) != "test"]
     description: Mapping[str, Any] = {
-        "name": name,
+        "name": dataset.name,
         "description": "Images with soft labels (softLabelsTr); labelsTr is soft label > 0.5",
         "converted_by": f"nnunet-softseg {__version__}",
         "channel_names": {"0": "MRI"},
@@ -98,15 +338,4 @@ def write_descriptions(
         "overwrite_image_reader_writer": "NibabelIOWithReorient",
     }
     write_json(folder / "dataset.json", description)
-    write_json(folder / "splits_final.json", folds_of_cases(cases, split))
-
-
-def folds_of_cases(cases: Sequence[Case], split: Split) -> list[dict[str, list[str]]]:
-    """Return "train" and "val" of each of nnU-Net's folds as case ids; a subject is on one side only."""
-    return [
-        {
-            side: [case.case_id for case in cases if case.subject in subjects]
-            for side, subjects in fold.items()
-        }
-        for fold in make_folds(split)
-    ]
+    write_json(folder / "splits_final.json", folds_of_cases(dataset.cases, split))

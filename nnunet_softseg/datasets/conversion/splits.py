@@ -1,0 +1,297 @@
+"""Train, validation and test subjects, drawn or read from a file: all images of a subject in one part."""
+
+import csv
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_softseg.datasets.conversion.list_file import YAML_ENDINGS, all_values, load_structure, load_text
+from nnunet_softseg.datasets.conversion.sources import Case, Sources
+from nnunet_softseg.errors import UserError, examples
+
+FOLDS = 5
+PARTS = ("train", "validation", "test")
+NOT_IN_SPLIT = "not in the split"
+_DEFAULT_SHARE = 0.2
+_ENOUGH_FOR_TEST = 3
+_SPELLINGS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test",)}
+_PART_OF_NAME = {name: part for part, names in _SPELLINGS.items() for name in names}
+_OF_MANIFEST = "split"
+_ENTRY = re.compile(r"^(?:.*/)?(?:sub-)?(?P<label>[A-Za-z0-9]+)(?:[_.].*)?$")
+_NO_PART = ("", "n/a")
+_FORMATS = (
+    'JSON or YAML like {"train": ["sub-01"], "val": ["sub-02"], "test": ["sub-03"]}, a conversion.json, or a '
+    "participants.tsv with a column split"
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Subjects by part, each in one part only."""
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """All subjects in it."""
+        return frozenset((*self.train, *self.validation, *self.test))
+
+    @property
+    def test_only(self) -> bool:
+        """Whether it names test subjects only, so that the others are to be drawn."""
+        return not self.train and not self.validation
+
+    def part_of(self, subject: str) -> str:
+        """Return "train", "validation" or "test"."""
+        return next(part for part in PARTS if subject in getattr(self, part))
+
+
+# Drawn
+
+
+def split_subjects(
+    subjects: Iterable[str],
+    *,
+    num_test: int | None = None,
+    num_validation: int | None = None,
+    seed: int = 0,
+) -> Split:
+    """Return a random split of the subjects; by default 60 / 20 / 20 percent.
+
+    Args:
+        subjects: names, in any order, repeated or not.
+        num_test: None takes a fifth, at least one of three or more subjects.
+        num_validation: None takes a fifth, at least one.
+        seed: of the draw; the same seed gives the same split.
+
+    Raises:
+        UserError: if not one subject is left to train on, or none to validate on.
+    """
+    names = sorted(set(subjects))
+    fifth = round(_DEFAULT_SHARE * len(names))
+    test = max(fifth, int(len(names) >= _ENOUGH_FOR_TEST)) if num_test is None else num_test
+    validation = max(fifth, 1) if num_validation is None else num_validation
+    _check_numbers(len(names), test, validation)
+    drawn = _shuffled(names, seed)
+    return _split(drawn[test + validation :], drawn[test : test + validation], drawn[:test])
+
+
+def split_by_lists(
+    subjects: Iterable[str], lists: Split, *, num_validation: int | None = None, seed: int = 0
+) -> Split:
+    """Return the part of a given split that concerns these subjects.
+
+    Args:
+        subjects: those at hand; one that the lists do not name is in no part, unless they name the test
+            subjects only: then those who train and validate are drawn from the others.
+        lists: the given split.
+        num_validation: of a drawn part; None takes a fifth of all, at least one.
+        seed: of the draw.
+
+    Raises:
+        UserError: if not one subject is left to train on, or none to validate on.
+    """
+    names = sorted(set(subjects))
+    asked = [[name for name in names if name in getattr(lists, part)] for part in PARTS]
+    if not lists.test_only:
+        _check_numbers(sum(map(len, asked)), len(asked[2]), len(asked[1]))
+        return _split(*asked)
+    validation = max(round(_DEFAULT_SHARE * len(names)), 1) if num_validation is None else num_validation
+    _check_numbers(len(names), len(asked[2]), validation)
+    drawn = _shuffled([name for name in names if name not in lists.test], seed)
+    return _split(drawn[validation:], drawn[:validation], asked[2])
+
+
+def _split(*parts: list[str]) -> Split:
+    return Split(*(tuple(sorted(part)) for part in parts))
+
+
+def _shuffled(names: list[str], seed: int) -> list[str]:
+    return [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+
+
+def _check_numbers(count: int, test: int, validation: int) -> None:
+    train = count - test - validation
+    if test < 0 or validation < 1 or train < 1:
+        raise UserError(
+            f"{count} subjects cannot give {test} for testing, {validation} for validation and "
+            f"{max(train, 0)} for training: expected at least 0, 1 and 1; choose other numbers"
+        )
+
+
+# Folds
+
+
+def make_folds(split: Split) -> list[dict[str, tuple[str, ...]]]:
+    """Return the subjects, "train" and "val", of each of nnU-Net's five folds; the first is the split itself.
+
+    The others move a window of as many subjects through all that are not for testing. All five are given
+    because nnU-Net makes up a fold that it does not find, image by image, and so trains on the contrasts of
+    subjects that it validates on.
+    """
+    circle = [*split.validation, *split.train]
+    size = len(split.validation)
+    folds = []
+    for fold in range(FOLDS):
+        start = round(fold * len(circle) / FOLDS)
+        window = {circle[(start + offset) % len(circle)] for offset in range(size)}
+        folds.append({"train": tuple(sorted(set(circle) - window)), "val": tuple(sorted(window))})
+    return folds
+
+
+def folds_of_cases(cases: Sequence[Case], split: Split) -> list[dict[str, list[str]]]:
+    """Return "train" and "val" of each of nnU-Net's folds as case ids; a subject is on one side only."""
+    return [
+        {
+            side: [case.case_id for case in cases if case.subject in subjects]
+            for side, subjects in fold.items()
+        }
+        for fold in make_folds(split)
+    ]
+
+
+# Of the sources
+
+
+def choose_split(
+    sources: Sources,
+    file: Path | None = None,
+    *,
+    num_test: int | None = None,
+    num_validation: int | None = None,
+    seed: int = 0,
+) -> tuple[Split, Sources]:
+    """Return the split, and the sources without the subjects that are in no part of it.
+
+    Args:
+        sources: all cases.
+        file: that names the subjects of each part; None draws.
+        num_test: subjects to draw; None takes a fifth.
+        num_validation: subjects to draw; None takes a fifth.
+        seed: of the draw.
+
+    Raises:
+        UserError: if the file names unknown subjects, or one in two parts, or if no subject is left to train
+            or to validate on.
+    """
+    subjects = sorted({case.subject for case in sources.cases})
+    if file is None:
+        return split_subjects(subjects, num_test=num_test, num_validation=num_validation, seed=seed), sources
+    lists = read_split_file(file)
+    if num_test is not None or (num_validation is not None and not lists.test_only):
+        raise UserError(f"expected either --split or numbers of subjects, got both: {file} says who is where")
+    unknown = sorted(lists.subjects - sources.subjects)
+    if unknown:
+        raise UserError(
+            f"{file}: expected subjects of {sources.bids}, found {len(unknown)} that are not there "
+            f"({examples(unknown)}): correct or remove them"
+        )
+    split = split_by_lists(subjects, lists, num_validation=num_validation, seed=seed)
+    return split, _only_in(split, sources, file, lists.subjects)
+
+
+def _only_in(split: Split, sources: Sources, file: Path, named: frozenset[str]) -> Sources:
+    """Return the cases of the subjects in the split, with a warning where it and the cases differ."""
+    there = {case.subject for case in sources.cases}
+    absent, surplus = sorted(named - there), sorted(there - split.subjects)
+    warnings, left_out = list(sources.warnings), dict(sources.left_out)
+    if absent:
+        warnings.append(
+            f"{file}: {len(absent)} of {len(named)} subjects have no image in this dataset "
+            f"({examples(absent)})"
+        )
+    if surplus:
+        warnings.append(
+            f"{file} does not name {len(surplus)} of {len(there)} subjects ({examples(surplus)}): left out"
+        )
+        images = [case.image for case in sources.cases if case.subject in surplus]
+        left_out[NOT_IN_SPLIT] = tuple(image.relative_to(sources.bids).as_posix() for image in images)
+    cases = tuple(case for case in sources.cases if case.subject in split.subjects)
+    return dataclasses.replace(sources, cases=cases, left_out=left_out, warnings=tuple(warnings))
+
+
+# From a file
+
+
+def read_split_file(file: Path) -> Split:
+    """Return the subjects of each part, as `sub-<label>`.
+
+    Entries may be subjects, with or without `sub-`, or names of their images, as ivadomed lists them.
+
+    Args:
+        file: JSON or YAML with the keys train, val (validation, valid) and test; a conversion.json; or a
+            participants.tsv with a column `split`.
+
+    Raises:
+        UserError: if it is none of these, or puts one subject into two parts.
+    """
+    entries = _table_entries(file) if file.suffix.lower() == ".tsv" else _structure_entries(file)
+    parts: dict[str, tuple[str, ...]] = dict.fromkeys(PARTS, ())
+    for name, values in entries:
+        if name.lower() not in _PART_OF_NAME:
+            raise UserError(f"{file}: expected train, val and test, found {name!r}: rename it")
+        part = _PART_OF_NAME[name.lower()]
+        parts[part] = tuple(sorted({*parts[part], *_subjects(file, values)}))
+    _check_apart(file, parts)
+    if not any(parts.values()):
+        raise UserError(f"{file}: expected a split, {_FORMATS}; found no subject in it: rewrite it")
+    return Split(**parts)
+
+
+def _table_entries(file: Path) -> list[tuple[str, list[str]]]:
+    """Return (name of the part, [subject]) of each row."""
+    entries = []
+    for row in csv.DictReader(load_text(file).splitlines(), delimiter="\t"):
+        if "participant_id" not in row or "split" not in row:
+            raise UserError(
+                f"{file}: expected columns participant_id and split, found {', '.join(filter(None, row))}: "
+                "add them, or give JSON or YAML"
+            )
+        part = (row["split"] or "").strip()
+        if part not in _NO_PART:
+            entries.append((part, [row["participant_id"] or ""]))
+    return entries
+
+
+def _structure_entries(file: Path) -> list[tuple[str, list[str]]]:
+    """Return (name of the part, subjects) of each key."""
+    if file.suffix.lower() not in (".json", *YAML_ENDINGS):
+        raise UserError(f"{file}: expected a split, {_FORMATS}; found another ending")
+    content: Any = load_structure(file)
+    if isinstance(content, Mapping) and isinstance(content.get(_OF_MANIFEST), Mapping):
+        content = content[_OF_MANIFEST]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file}: expected a split, {_FORMATS}; found a {type(content).__name__}: rewrite it")
+    return [(str(name), all_values(values)) for name, values in content.items()]
+
+
+def _subjects(file: Path, entries: Iterable[str]) -> set[str]:
+    subjects = set()
+    for entry in entries:
+        match = _ENTRY.match(entry.strip())
+        if match is None:
+            raise UserError(f"{file}: expected subjects like sub-01, found {entry!r}: correct it")
+        subjects.add(f"sub-{match['label']}")
+    return subjects
+
+
+def _check_apart(file: Path, parts: Mapping[str, tuple[str, ...]]) -> None:
+    places = {
+        subject: [part for part in PARTS if subject in parts[part]]
+        for part in PARTS
+        for subject in parts[part]
+    }
+    shared = [subject for subject, found in places.items() if len(found) > 1]
+    if shared:
+        more = f" ({len(shared)} subjects are in two parts)" if len(shared) > 1 else ""
+        raise UserError(
+            f"{file}: expected each subject in one part, found {shared[0]} in "
+            f"{' and '.join(places[shared[0]])}{more}: take it out of all but one"
+        )
