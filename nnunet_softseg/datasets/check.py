@@ -36,7 +36,8 @@ from nnunet_softseg.io.geometry import (
     reader_geometry_findings,
     shape_findings,
 )
-from nnunet_softseg.io.nifti import content_findings, file_findings, load_nifti, stored_values
+from nnunet_softseg.io.map_kind import content_findings
+from nnunet_softseg.io.nifti import file_findings, load_nifti, stored_values
 from nnunet_softseg.io.workers import map_jobs
 
 _READER_ORDER = (0, 1, 2)

@@ -12,7 +12,8 @@ from scipy.ndimage import affine_transform
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
-from nnunet_softseg.io.nifti import RANGE_TOLERANCE, content_findings, load_nifti
+from nnunet_softseg.io.map_kind import RANGE_TOLERANCE, content_findings
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry.reading import read_values
 
 Kind = Literal["soft", "hard"]

@@ -1,33 +1,41 @@
-"""NIfTI files, opened."""
+"""A NIfTI file, opened, checked and read.
+
+raise_first_error(file_findings(file))   # there, whole, 3-D, real numbers; no voxel is kept in memory
+values = stored_values(file)             # (x, y, z) float32; what they mean: `map_kind`
+"""
 
 import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from nnunet_softseg.errors import Finding, UserError, short_name
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-RANGE_TOLERANCE = 1e-5
-"""Fractions written as integers with a slope come back a few float32 steps off. What is within is clipped."""
+UNREADABLE = (OSError, EOFError, ValueError, ImageFileError, HeaderDataError, zlib.error)
+"""What nibabel raises on a file that is missing, cut off or not an image."""
 _READ_IN_CHUNKS_OF = 1 << 20
 _AXES = 3
-_LARGEST_OVERSHOOT = 0.5
-_LARGEST_LABEL_VALUE = 20
-UNREADABLE = (OSError, EOFError, ValueError, ImageFileError, HeaderDataError)
-"""What nibabel raises on a file that is missing, cut off or not an image."""
+_REAL_KINDS = "biuf"
+_AGAIN = "write the file again"
+
+Values = npt.NDArray[np.float32]
+
+
+# Files
 
 
 def without_nifti_ending(name: str) -> str:
     """Return a file name without `.nii` or `.nii.gz`; other names come back as they are."""
-    return name.removesuffix(".gz").removesuffix(".nii") if name.endswith((".nii", ".nii.gz")) else name
+    return name.removesuffix(".gz").removesuffix(".nii") if name.endswith(NIFTI_ENDINGS) else name
 
 
 def load_nifti(file: Path) -> nib.Nifti1Image:
@@ -38,42 +46,57 @@ def load_nifti(file: Path) -> nib.Nifti1Image:
     """
     try:
         image = nib.load(file)
+        found = type(image).__name__
     except UNREADABLE as error:
         raise UserError(_not_nifti(file, str(error) or type(error).__name__)) from error
     if not isinstance(image, nib.Nifti1Image):
-        raise UserError(_not_nifti(file, type(image).__name__))
+        raise UserError(_not_nifti(file, found))
     return image
 
 
 def _not_nifti(file: Path, found: str) -> str:
-    return str(Finding(short_name(file), "cannot be opened", "a NIfTI file", found, "write the file again"))
+    return str(Finding(short_name(file), "cannot be opened", "a NIfTI file", found, _AGAIN))
 
 
 def file_findings(file: Path) -> list[Finding]:
-    """Say whether a NIfTI file is there, whole (by its checksum if compressed) and three-dimensional.
+    """Say whether a NIfTI file is there, whole (by its checksum if compressed), 3-D and of real numbers.
 
     Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
     """
-    name, again = short_name(file), "write the file again"
+    name = short_name(file)
     if not file.is_file():
-        found = "a broken link" if file.is_symlink() else "none"
-        return [Finding(name, "file is missing", "a NIfTI file", found, "add it")]
+        found, remedy = "none", "add it"
+        if file.is_symlink():
+            found, remedy = "a broken link", "add it, or fetch its content (git annex get, datalad get)"
+        return [Finding(name, "file is missing", "a NIfTI file", found, remedy)]
     try:
         size = _uncompressed_size(file)
     except (OSError, EOFError, zlib.error) as error:
-        return [Finding(name, "corrupt or truncated gzip", "a whole file", first_line(error), again)]
+        return [Finding(name, "corrupt or truncated gzip", "a whole file", first_line(error), _AGAIN)]
     try:
         image: Any = nib.load(file)
     except UNREADABLE as error:
-        return [Finding(name, "unreadable NIfTI header", "a NIfTI file", first_line(error), again)]
-    shape, data = image.shape, image.dataobj
+        return [Finding(name, "unreadable NIfTI header", "a NIfTI file", first_line(error), _AGAIN)]
+    return _stored_findings(name, image, size)
+
+
+def _stored_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Finding]:
+    shape, data = tuple(image.shape), cast(ArrayProxy, image.dataobj)
     expected = data.offset + math.prod(shape) * data.dtype.itemsize
     if size < expected:
-        return [Finding(name, "truncated data", f"{expected} bytes by its header", str(size), again)]
+        return [Finding(name, "truncated data", f"{expected} bytes by its header", str(size), _AGAIN)]
     if len(shape) != _AXES:
         what, found = "not a 3-D image", f"{len(shape)}-D, shape {shape}"
         return [Finding(name, what, "shape (x, y, z)", found, _three_axes(shape))]
+    if data.dtype.kind not in _REAL_KINDS:
+        return [not_numbers(name, data.dtype)]
     return []
+
+
+def not_numbers(name: str, dtype: "np.dtype[Any]") -> Finding:
+    """Return the finding for complex or coloured voxels."""
+    remedy = "write it as integers or floats"
+    return Finding(name, "voxels are not real numbers", "integers or floats", str(dtype), remedy)
 
 
 def _uncompressed_size(file: Path) -> int:
@@ -96,45 +119,66 @@ def first_line(error: BaseException) -> str:
     return (lines[-1] if lines else type(error).__name__).strip()
 
 
-def stored_values(file: Path) -> npt.NDArray[np.float32]:
-    """Return what a NIfTI file holds, (x, y, z), in the order in which viewers count voxels.
+# Values
 
-    The range is judged by this and not by what nnU-Net's readers give: SimpleITK turns NaN into 0, in
+
+def image_name(image: nib.Nifti1Image, otherwise: str) -> str:
+    """Return the file of an image for messages, or what to call it if it has none."""
+    file = image.get_filename()
+    return str(file) if file else otherwise
+
+
+def stored_values(file: Path) -> Values:
+    """Return the values of a NIfTI file, (x, y, z), in the order in which viewers count voxels.
+
+    The range is judged by these and not by what nnU-Net's readers give: SimpleITK turns NaN into 0, in
     silence.
 
     Args:
         file: whole, see `file_findings`.
+
+    Raises:
+        UserError: if it cannot be read after all.
     """
-    return np.asarray(load_nifti(file).dataobj, dtype=np.float32)
+    return np.asarray(_values(load_nifti(file), str(file)), dtype=np.float32)
 
 
-def content_findings(file: Path, soft_label: npt.NDArray[Any]) -> list[Finding]:
-    """Say whether the values are finite, in [0, 1], and not all zero (a warning: a label may be absent)."""
-    name = short_name(file)
-    bad = int(np.count_nonzero(~np.isfinite(soft_label)))
-    if bad:
-        remedy = "write 0 where nothing is known (0/0 outside of all masks is the usual cause)"
-        return [
-            Finding(name, "NaN or infinite values", "finite values", f"{bad} voxels that are not", remedy)
-        ]
-    low, high = (float(soft_label.min()), float(soft_label.max())) if soft_label.size else (0.0, 0.0)
-    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        remedy = _range_remedy(soft_label, low, high)
-        return [Finding(name, "values outside [0, 1]", "[0, 1]", f"[{low:.6g}, {high:.6g}]", remedy)]
-    if high <= 0:
-        remedy = "nothing, if the label is absent from this image"
-        return [Finding(name, "all zero", "some voxels above 0", "none", remedy, "warning")]
-    return []
+def read_values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
+    """Return the values of a 3-D image, scaled by its header, in the type that gives.
 
+    Args:
+        image: of real numbers.
+        name: for messages.
 
-def _range_remedy(soft_label: npt.NDArray[Any], low: float, high: float) -> str:
-    if low >= -_LARGEST_OVERSHOOT and high <= 1 + _LARGEST_OVERSHOOT:
-        return "clip it to [0, 1]; resample labels linearly, splines overshoot"
-    if low < -RANGE_TOLERANCE:
-        return (
-            "this does not look like a fraction: write the fraction of each voxel that belongs to the label"
+    Raises:
+        UserError: if it is not 3-D, cannot be read, or holds no real, finite numbers.
+    """
+    if image.ndim != _AXES:
+        raise UserError(
+            f"{name}: expected three axes, found {image.ndim}-D, shape {image.shape}: "
+            f"{_three_axes(image.shape)}"
         )
-    if high <= _LARGEST_LABEL_VALUE and bool(np.all(soft_label == np.round(soft_label))):
-        return "this looks like an integer label map: write one file per label with its fraction in [0, 1]"
-    factor = next((factor for factor in (100, 255) if high <= factor + _LARGEST_OVERSHOOT), high)
-    return f"divide it by {factor:g}"
+    values = _values(image, name)
+    if values.dtype.kind not in _REAL_KINDS or not values.size:
+        raise UserError(
+            f"{name}: expected voxels of real numbers, found {values.size} of type {values.dtype}: write it "
+            "as float32"
+        )
+    if not np.isfinite((values.min(), values.max())).all():
+        raise UserError(str(not_finite(name, values)))
+    return values
+
+
+def _values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(image.dataobj)
+    except UNREADABLE as error:  # changed since it was looked at, or the disk fails
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name}: expected a whole file, found: {reason}: {_AGAIN}") from error
+
+
+def not_finite(name: str, values: npt.NDArray[Any]) -> Finding:
+    """Return the finding for NaN and infinity."""
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    remedy = "write 0 where nothing is known (0/0 outside of all masks is the usual cause)"
+    return Finding(name, "NaN or infinite values", "finite values", f"{bad} voxels that are not", remedy)

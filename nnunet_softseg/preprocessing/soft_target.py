@@ -29,7 +29,8 @@ from nnunet_softseg.errors import UserError, examples, raise_first_error, short_
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_bytes
 from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
 from nnunet_softseg.io.geometry import reader_affines, reader_geometry_findings, shape_findings
-from nnunet_softseg.io.nifti import content_findings, stored_values
+from nnunet_softseg.io.map_kind import content_findings
+from nnunet_softseg.io.nifti import stored_values
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.label_shape import LabelShape, label_shape
 from nnunet_softseg.preprocessing.center_crop import Box, kept_mass, network_box, superior_inferior_axis

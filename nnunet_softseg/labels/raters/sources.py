@@ -17,9 +17,9 @@ import numpy.typing as npt
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import parse_soft_label_name
 from nnunet_softseg.io.geometry import affine_findings, shape_findings
+from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import (
     NIFTI_ENDINGS,
-    content_findings,
     file_findings,
     load_nifti,
     stored_values,

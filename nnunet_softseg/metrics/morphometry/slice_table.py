@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import ndimage
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.nifti import RANGE_TOLERANCE
+from nnunet_softseg.io.map_kind import RANGE_TOLERANCE
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
 from nnunet_softseg.metrics.morphometry.levels import (
     Levels,
