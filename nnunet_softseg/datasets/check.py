@@ -30,14 +30,10 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.errors import Finding, UserError, examples, short_name
 from nnunet_softseg.io.case_files import soft_label_file
-from nnunet_softseg.io.geometry import (
-    affine_findings,
-    array_orientation,
-    reader_geometry_findings,
-    shape_findings,
-)
+from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import file_findings, load_nifti, stored_values
+from nnunet_softseg.io.same_grid import affine_findings, reader_geometry_findings, shape_findings
 from nnunet_softseg.io.workers import map_jobs
 
 _READER_ORDER = (0, 1, 2)

@@ -5,10 +5,11 @@ The modules, in the order of their imports:
   atomic.py      write aside, then rename: nothing is ever half-written
   workers.py     the same work on many cases: in processes, with progress, or in threads
   html.py        one HTML file that works offline, on a phone and in print
-  geometry.py    affine, orientation and grid of an image; whether two images share a grid
+  geometry.py    affine, spacing, volume of a voxel and orientation of an image
+  same_grid.py   whether two images lie on one grid of voxels
   nifti.py       a NIfTI file, opened, checked and read, or one line that says why not
   map_kind.py    what the values of a map can mean: mask, fractions, labels, percent
   bids.py        subject, session and contrast in a BIDS file name; the images of a BIDS folder
   case_files.py  which file belongs to which case, subject, contrast and label
-  record.py      what a result was made from, by SHA-256, and whether it is still up to date
+  record.py      what results were made from, by SHA-256, and whether they are still up to date
 """

@@ -1,19 +1,168 @@
-"""Where the voxels of an image lie: affine, orientation, grid; and whether two images share them."""
+"""Where the voxels of an image lie: affine, spacing, volume of a voxel, orientation.
 
-from collections.abc import Iterable, Mapping, Sequence
+    grid = VoxelGrid.of(load_nifti(file))
+    grid.spacing_mm, grid.voxel_mm3, grid.orientation      # "RPI"
+    raise_first_error(geometry_findings(file, image))      # what does not fit in the header
+
+Affines are (4, 4), voxel (i, j, k) to world RAS in mm. Sizes are those of the affine, as in viewers, and not
+of pixdim; the volume of a voxel is the affine's determinant, which holds for sheared axes, too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.openers import ImageOpener
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from nnunet_softseg.errors import Finding, short_name
 
 AFFINE_TOLERANCE = 1e-3
+"""Largest difference, in mm, between entries of two affines of one grid."""
 _AXES = "ijk"
+_SPACE = 3
+_SHEARED_FROM_DEG = 0.5
+_MILLIMETRE = ("mm", "unknown")
 
+Affine = npt.NDArray[np.float64]
 Box = tuple[slice, ...]
+
+
+# One grid
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelGrid:
+    """A grid of voxels in the scanner.
+
+    Attributes:
+        shape: voxels along each array axis.
+        affine: (4, 4), voxel to world RAS in mm.
+    """
+
+    shape: tuple[int, ...]
+    affine: Affine
+
+    @classmethod
+    def of(cls, image: nib.Nifti1Image) -> "VoxelGrid":
+        """Return the grid of an image."""
+        return cls(tuple(int(size) for size in image.shape), np.asarray(image.affine, dtype=np.float64))
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Distance between neighbouring voxels along each array axis."""
+        return tuple(float(size) for size in nib.affines.voxel_sizes(self.affine))
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel, 0 where the affine spans none."""
+        return abs(float(np.linalg.det(self.affine[:_SPACE, :_SPACE])))
+
+    @property
+    def spans_volume(self) -> bool:
+        """Whether the affine is finite and maps every voxel somewhere else."""
+        return bool(np.isfinite(self.affine).all()) and self.voxel_mm3 > 0
+
+    @property
+    def shear_deg(self) -> float:
+        """Largest angle by which two array axes miss being perpendicular."""
+        steps = self.affine[:_SPACE, :_SPACE] / nib.affines.voxel_sizes(self.affine)
+        return float(np.degrees(np.arcsin(np.clip(np.abs(np.triu(steps.T @ steps, 1)).max(), 0, 1))))
+
+    @property
+    def orientation(self) -> str:
+        """Anatomical direction in which each array axis grows, such as "RAS"."""
+        return "".join(str(code) for code in nib.aff2axcodes(self.affine))
+
+    def is_same(self, other: "VoxelGrid") -> bool:
+        """Return whether two grids have one shape and affines equal within `AFFINE_TOLERANCE`."""
+        return self.shape == other.shape and bool(
+            np.allclose(self.affine, other.affine, rtol=0, atol=AFFINE_TOLERANCE)
+        )
+
+    def __str__(self) -> str:
+        """Return the grid in words: "10 x 10 x 5 voxels of 1 x 1 x 2 mm, RPI, first voxel at (0, 0, 0)"."""
+        sizes = " x ".join(f"{size:.4g}" for size in self.spacing_mm)
+        origin = ", ".join(f"{value:.4g}" for value in self.affine[:_SPACE, _SPACE])
+        shape = " x ".join(map(str, self.shape))
+        oblique = "" if self._along_world_axes else f", affine {np.round(self.affine[:_SPACE], 4).tolist()}"
+        return f"{shape} voxels of {sizes} mm, {self.orientation}, first voxel at ({origin}){oblique}"
+
+    @property
+    def _along_world_axes(self) -> bool:
+        return int(np.count_nonzero(np.abs(self.affine[:_SPACE, :_SPACE]) > AFFINE_TOLERANCE)) <= _SPACE
+
+
+def turned(values: npt.NDArray[Any], affine: Affine, like: Affine) -> tuple[npt.NDArray[Any], Affine]:
+    """Return the same voxels, and their affine, with array axes in the order and direction of another image.
+
+    Args:
+        values: (x, y, z).
+        affine: of the values.
+        like: affine of the other image.
+    """
+    transform = ornt_transform(io_orientation(affine), io_orientation(like))
+    if (transform == [[0, 1], [1, 1], [2, 1]]).all():
+        return values, affine
+    moved = np.ascontiguousarray(apply_orientation(values, transform))
+    return moved, affine @ inv_ornt_aff(transform, values.shape)
+
+
+def geometry_findings(file: Path, image: nib.Nifti1Image) -> Iterator[Finding]:
+    """Say whether voxel sizes and affine of a file make sense, and agree; errors come first.
+
+    Args:
+        file: of the image.
+        image: the same, opened.
+    """
+    name, grid = short_name(file), VoxelGrid.of(image)
+    sizes = _sizes_in_file(file, image)[: image.ndim]
+    listed = ", ".join(f"{size:g}" for size in sizes)
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        what, remedy = "has voxel sizes that make no sense", "set the right voxel sizes in its header"
+        yield Finding(name, what, "positive numbers of mm in pixdim", listed, remedy)
+    if not grid.spans_volume:
+        found, remedy = (
+            str(np.round(grid.affine[:_SPACE], 3).tolist()),
+            "repair qform and sform in its header",
+        )
+        yield Finding(
+            name,
+            "has an affine that maps no volume",
+            "finite numbers and three independent axes",
+            found,
+            remedy,
+        )
+        return
+    spacing_mm = np.asarray(grid.spacing_mm[: image.ndim])
+    if not np.allclose(sizes[: len(spacing_mm)], spacing_mm, rtol=0, atol=AFFINE_TOLERANCE):
+        found, remedy = f"{listed} in pixdim", "nothing, if the affine is right: it is what counts"
+        what, expected = (
+            "has two voxel sizes",
+            f"{', '.join(f'{size:g}' for size in spacing_mm)} as its affine",
+        )
+        yield Finding(name, what, expected, found, remedy, "warning")
+    if grid.shear_deg > _SHEARED_FROM_DEG:
+        found, remedy = f"{grid.shear_deg:.1f} degrees less", "resample it to a grid without shear"
+        yield Finding(name, "has sheared axes", "perpendicular ones", found, remedy, "warning")
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in _MILLIMETRE:
+        remedy = "write sizes and affine in mm: they are taken as such"
+        yield Finding(name, "is not in mm", "mm in xyzt_units", unit, remedy, "warning")
+
+
+def _sizes_in_file(file: Path, image: nib.Nifti1Image) -> npt.NDArray[np.floating[Any]]:
+    """Return pixdim[1:4] as it stands in the file: nibabel mends zero and negative ones, silently."""
+    with ImageOpener(str(file)) as opened:
+        header = type(image.header).from_fileobj(opened, check=False)
+    return np.asarray(header["pixdim"][1 : 1 + _SPACE])
+
+
+# The geometry that nnU-Net's readers keep
 
 
 def reader_affines(properties: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
@@ -52,25 +201,7 @@ def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence
     return "".join(reader_axes[axis] for axis in transpose_forward)
 
 
-def check_grids(
-    prediction: npt.NDArray[Any], reference: npt.NDArray[Any], spacing_mm: Sequence[float]
-) -> None:
-    """Refuse two arrays that cannot lie on one grid of voxels of that size.
-
-    Raises:
-        ValueError: if the shapes differ, there is no voxel, or the spacing is not one length > 0 per axis.
-    """
-    if prediction.shape != reference.shape:
-        raise ValueError(
-            f"prediction and reference must lie on one grid, got {prediction.shape} and {reference.shape}"
-        )
-    if not prediction.size:
-        raise ValueError(f"an image without a voxel has no measures, got shape {prediction.shape}")
-    lengths = np.asarray(spacing_mm, dtype=np.float64)
-    if lengths.shape != (prediction.ndim,) or not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise ValueError(
-            f"the spacing must be one length in mm above 0 per axis ({prediction.ndim}), got {spacing_mm}"
-        )
+# Parts of a grid
 
 
 def bounding_box(mask: npt.NDArray[np.bool_], margin: Sequence[int] = ()) -> Box:
@@ -94,72 +225,3 @@ def bounding_box(mask: npt.NDArray[np.bool_], margin: Sequence[int] = ()) -> Box
         # cut at once, without the margin: the next axes have less to look through
         inside = inside[(slice(None),) * axis + (slice(first, last + 1),)]
     return tuple(box)
-
-
-def shape_findings(
-    file: Path, expected: Sequence[int], found: Sequence[int], axes: str = "x, y, z"
-) -> list[Finding]:
-    """Say whether a label has the shape of its image."""
-    if tuple(expected) == tuple(found):
-        return []
-    return [
-        Finding(
-            short_name(file),
-            "shape differs from that of the image",
-            f"({axes}) = {_numbers(expected)}",
-            _numbers(found),
-            "resample the label linearly to the image's grid, or look for a mix-up of files",
-        )
-    ]
-
-
-def affine_findings(
-    file: Path,
-    expected: npt.NDArray[np.float64],
-    found: npt.NDArray[np.float64],
-    seen_by: str = "NIfTI header",
-) -> list[Finding]:
-    """Say whether a label lies where its image lies.
-
-    Args:
-        file: of the label.
-        expected: (4, 4) voxel to world in mm, of the image.
-        found: of the label.
-        seen_by: whose reading of the header it is: readers differ where qform and sform do.
-    """
-    difference = np.abs(np.asarray(expected) - np.asarray(found))
-    if bool(np.all(difference <= AFFINE_TOLERANCE)):  # false for NaN
-        return []
-    row, column = np.unravel_index(int(np.argmax(np.nan_to_num(difference, nan=np.inf))), difference.shape)
-    return [
-        Finding(
-            short_name(file),
-            f"affine differs from that of the image by {difference[row, column]:.4g} (row {row}, column "
-            f"{column}, {seen_by})",
-            f"{expected[row, column]:.6g} +- {AFFINE_TOLERANCE}",
-            f"{found[row, column]:.6g}",
-            "resample the label linearly to the image's grid, or, if only its header is wrong, copy the "
-            "header of the image",
-        )
-    ]
-
-
-def reader_geometry_findings(file: Path, image: Mapping[str, Any], label: Mapping[str, Any]) -> list[Finding]:
-    """Say whether nnU-Net's reader sees image and label on one grid.
-
-    Args:
-        file: of the label.
-        image: properties that the reader gave with the image.
-        label: properties that the same reader gave with the label.
-    """
-    expected, found = reader_affines(image), reader_affines(label)
-    return [
-        finding
-        for name in expected
-        if name in found
-        for finding in affine_findings(file, expected[name], found[name], f"{name} affine of the reader")
-    ][:1]
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

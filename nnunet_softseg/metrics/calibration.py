@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import maximum_filter1d
 
-from nnunet_softseg.io.geometry import Box, bounding_box, check_grids
+from nnunet_softseg.io.geometry import Box, bounding_box
+from nnunet_softseg.io.same_grid import check_grids
 
 Map = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from nnunet_softseg.datasets.conversion.sources import Case
 from nnunet_softseg.datasets.soft_label import overlap_findings
 from nnunet_softseg.errors import Finding, UserError, examples
-from nnunet_softseg.io.geometry import affine_findings, shape_findings
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import file_findings, load_nifti, stored_values
 from nnunet_softseg.io.record import sha256
+from nnunet_softseg.io.same_grid import affine_findings, shape_findings
 from nnunet_softseg.io.workers import map_jobs
 
 

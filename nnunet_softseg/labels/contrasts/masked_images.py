@@ -12,9 +12,9 @@ import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
-from nnunet_softseg.io.geometry import affine_findings, shape_findings
 from nnunet_softseg.io.map_kind import RANGE_TOLERANCE, content_findings
 from nnunet_softseg.io.nifti import UNREADABLE, file_findings, load_nifti, stored_values, without_nifti_ending
+from nnunet_softseg.io.same_grid import affine_findings, shape_findings
 from nnunet_softseg.labels.contrasts.sources import MaskedImage
 from nnunet_softseg.labels.contrasts.volume import Volume
 from nnunet_softseg.settings import HARD_THRESHOLD

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import parse_soft_label_name
-from nnunet_softseg.io.geometry import affine_findings, shape_findings
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import (
     NIFTI_ENDINGS,
@@ -25,6 +24,7 @@ from nnunet_softseg.io.nifti import (
     stored_values,
     without_nifti_ending,
 )
+from nnunet_softseg.io.same_grid import affine_findings, shape_findings
 
 _MASK_VALUE = 255
 _IMAGE_ENDINGS = tuple(f"_0000{ending}" for ending in NIFTI_ENDINGS)
