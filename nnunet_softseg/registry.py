@@ -21,7 +21,7 @@ CLASSES: dict[str, str] = {
     "nnUNetTrainerSoftSegDemo": "nnunet_softseg.training.variants",
     "nnUNetTrainerDemo": "nnunet_softseg.training.variants",
     "SoftLabelManager": "nnunet_softseg.inference.label_manager",
-    "SoftSegPreprocessor": "nnunet_softseg.inference.network_input",
+    "SoftSegPreprocessor": "nnunet_softseg.inference.nnunet_patches",
     "SoftSegPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegResEncPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegDemoPlanner": "nnunet_softseg.preprocessing.planning",

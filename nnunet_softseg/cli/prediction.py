@@ -73,9 +73,9 @@ def add_predict(subparsers: Subparsers) -> None:
         help="keep only the largest piece of each label; its values stay as they are",
     )
     add(
-        "--keep-unlikely",
+        "--discard-implausible",
         action="store_true",
-        help="flag maps that look like no label of the training, rather than empty them",
+        help="empty maps that look like no label of the training, rather than flag them",
     )
     add("--backend", metavar="NAME", help=_BACKEND_HELP)
     add("--overwrite", action="store_true", help="predict every case again")
@@ -108,7 +108,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         localize=arguments.localize,
         largest_piece=arguments.largest_piece,
-        keep_unlikely=arguments.keep_unlikely,
+        discard_implausible=arguments.discard_implausible,
         backend=arguments.backend,
         overwrite=arguments.overwrite,
         num_threads=arguments.num_threads,

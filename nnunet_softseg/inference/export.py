@@ -10,27 +10,22 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_pickle
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from nnunetv2.configuration import default_num_processes
-from nnunetv2.inference.export_prediction import (
-    convert_predicted_logits_to_segmentation_with_correct_shape,
-    export_prediction_from_logits,
-)
 
 from nnunet_softseg import __version__
-from nnunet_softseg.inference import case_record, flags
+from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import postprocessing as clean_up
+from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import on_image_grid, placed
-from nnunet_softseg.inference.recentring import Placement
 from nnunet_softseg.inference.soft_prediction import label_names
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.io.case_files import soft_label_file
 from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
-from nnunet_softseg.preprocessing.model_plans import is_soft, versions
+from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 SOFT_FOLDER = "soft"
@@ -38,100 +33,73 @@ REPORT = "softseg.json"
 Map = npt.NDArray[np.float32]
 
 
-def export_prediction(  # noqa: PLR0917  nnU-Net's signature
-    predicted_array_or_file: Any,
-    properties_dict: dict[str, Any],
-    configuration_manager: Any,
+def export_prediction(
+    predicted: Any,
+    properties: dict[str, Any],
     plans_manager: Any,
-    dataset_json_dict_or_file: dict[str, Any] | str,
-    output_file_truncated: str,
+    dataset_json: dict[str, Any],
+    truncated_file: str,
+    *,
     save_probabilities: bool = False,
-    num_threads_torch: int = default_num_processes,
 ) -> None:
-    """Write what was predicted of a case; nnU-Net calls this for its own export, with the same arguments.
+    """Write the soft maps of a case to `soft/<case>_<label>.nii.gz`, and what comes with them.
 
-    A model of ours gives `soft/<case>_<label>.nii.gz`, an entry in softseg.json and, last, the label map: its
-    presence tells nnU-Net's --continue_prediction that the case is done. Any other model goes to nnU-Net's
-    own export.
+    softseg.json gets an entry. The label map comes last: its presence tells nnU-Net's --continue_prediction
+    that the case is done.
+
+    Args:
+        predicted: soft maps (label, *space) of the box in the case's record, or of the whole case.
+        properties: of the case, with its record.
+        plans_manager: nnU-Net's.
+        dataset_json: of the model.
+        truncated_file: path of the label map without its ending.
+        save_probabilities: write the soft maps as nnU-Net's .npz, too.
     """
-    if not is_soft(plans_manager.plans):
-        export_prediction_from_logits(
-            predicted_array_or_file,
-            properties_dict,
-            configuration_manager,
-            plans_manager,
-            dataset_json_dict_or_file,
-            output_file_truncated,
-            save_probabilities,
-            num_threads_torch,
-        )
-        return
     started = time.perf_counter()
-    dataset_json: dict[str, Any] = (
-        load_json(dataset_json_dict_or_file)
-        if isinstance(dataset_json_dict_or_file, str)
-        else dataset_json_dict_or_file
-    )
     label_manager = plans_manager.get_label_manager(dataset_json)
     settings = SoftSegSettings.from_plans(plans_manager.plans)
-    record = case_record.start(properties_dict)
+    record = CaseRecord.of(properties)
     labels = label_manager.foreground_labels
     names = label_names(dataset_json, labels)
-    raw_maps = np.asarray(predicted_array_or_file, dtype=np.float32)
+    raw_maps = np.asarray(predicted, dtype=np.float32)
     on_network_grid = _clean(raw_maps, names, plans_manager.plans, record)
     _flag_maps(on_network_grid, names, plans_manager.plans[PLANS_KEY], record)
-    label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties_dict)
-    target = Path(output_file_truncated)
-    image_geometry = {key: value for key, value in properties_dict.items() if key != case_record.KEY}
-    _write_soft_maps(target, soft_maps, labels, image_geometry, record["image"])
+    label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties)
+    target = Path(truncated_file)
+    image_geometry = {key: value for key, value in properties.items() if key != KEY}
+    _write_soft_maps(target, soft_maps, labels, image_geometry, next(iter(record.image_files), None))
     if save_probabilities:
         with replacing(target.with_name(target.name + ".npz")) as aside:
             np.savez_compressed(aside, probabilities=soft_maps)
         save_pickle(image_geometry, str(target) + ".pkl")
-    _describe(record, names, soft_maps, float(np.prod(properties_dict["spacing"])))
+    _describe(record, names, soft_maps, float(np.prod(properties["spacing"])))
     si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
-    flags.note(record, flags.of_coverage(soft_maps, names, si_axis))
-    record["seconds"]["export"] = time.perf_counter() - started
+    record.add_flags(flags.of_coverage(soft_maps, names, si_axis))
+    record.seconds["export"] = time.perf_counter() - started
     _report(target, record, plans_manager.plans, settings)
     with replacing(target.with_name(target.name + dataset_json["file_ending"])) as aside:
-        plans_manager.image_reader_writer_class().write_seg(label_map, str(aside), properties_dict)
+        plans_manager.image_reader_writer_class().write_seg(label_map, str(aside), properties)
 
 
-def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
-    predicted_logits: Any,
-    plans_manager: Any,
-    configuration_manager: Any,
-    label_manager: Any,
-    properties_dict: dict[str, Any],
-    return_probabilities: bool = False,
-    num_threads_torch: int = default_num_processes,
-) -> Any:
-    """Return what was predicted of a case, on the image's grid; nnU-Net calls this where it writes no files.
+def convert_prediction(
+    predicted: Any, properties: dict[str, Any], plans_manager: Any, label_manager: Any
+) -> tuple[npt.NDArray[np.integer[Any]], Map]:
+    """Return label map (z, y, x) and soft maps (label, z, y, x) of a case on the image's grid.
 
-    Returns:
-        Of a model of ours the label map (z, y, x) and, with `return_probabilities`, the soft maps
-        (label, z, y, x); of any other what nnU-Net makes of it.
+    Args:
+        predicted: soft maps (label, *space) of the box in the case's record, or of the whole case.
+        properties: of the case.
+        plans_manager: nnU-Net's.
+        label_manager: ours.
     """
-    if not is_soft(plans_manager.plans):
-        return convert_predicted_logits_to_segmentation_with_correct_shape(
-            predicted_logits,
-            plans_manager,
-            configuration_manager,
-            label_manager,
-            properties_dict,
-            return_probabilities,
-            num_threads_torch,
-        )
     names = label_names({"labels": label_manager.label_dict}, label_manager.foreground_labels)
-    soft_maps = np.asarray(predicted_logits, dtype=np.float32)
-    record = properties_dict.get(case_record.KEY, {})
-    cleaned, _ = _cleaned(soft_maps, names, plans_manager.plans, record)
-    converted = _on_image(cleaned, plans_manager, label_manager, properties_dict)
-    return converted if return_probabilities else converted[0]
+    soft_maps = np.asarray(predicted, dtype=np.float32)
+    cleaned, _ = _cleaned(soft_maps, names, plans_manager.plans, CaseRecord.of(properties))
+    return _on_image(cleaned, plans_manager, label_manager, properties)
 
 
 def _on_image(
-    soft_maps: Map, plans_manager: Any, label_manager: Any, properties: Mapping[str, Any]
+    soft_maps: Map, plans_manager: Any, label_manager: Any, properties: dict[str, Any]
 ) -> tuple[npt.NDArray[np.integer[Any]], Map]:
     """Return label map (z, y, x) and soft maps (label, z, y, x) on the grid that nnU-Net's reader gave.
 
@@ -144,9 +112,9 @@ def _on_image(
     Raises:
         ValueError: if the soft maps are not those of the box.
     """
-    record = properties.get(case_record.KEY, {})
-    network_shape = tuple(record.get("network_shape", soft_maps.shape[1:]))
-    box = record.get("box") or tuple((0, size) for size in network_shape)
+    record = CaseRecord.of(properties)
+    network_shape = tuple(record.network_shape or soft_maps.shape[1:])
+    box = record.box or tuple((0, size) for size in network_shape)
     size = tuple(stop - start for start, stop in box)
     if soft_maps.shape[1:] != size:
         raise ValueError(
@@ -166,42 +134,42 @@ def _on_image(
     return label_map[0], on_image
 
 
-def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: dict[str, Any]) -> Map:
+def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: CaseRecord) -> Map:
     """Return the soft maps with the background exactly 0, and note how much that took away."""
     cleaned, findings = _cleaned(soft_maps, names, plans, record)
-    flags.note(record, findings)
+    record.add_flags(findings)
     for name, before, after in zip(names, soft_maps, cleaned, strict=True):
         total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
-        label = record["labels"].setdefault(name, {})
+        label = record.labels.setdefault(name, {})
         label["removed_percent"] = round(100 * (total - kept) / total, 3) if total else 0.0
     return cleaned
 
 
 def _cleaned(
-    soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: Mapping[str, Any]
+    soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: CaseRecord
 ) -> tuple[Map, list[flags.Flagged]]:
-    at_border = flags.Flag.BORDER.value in record.get("flags", ())
-    return clean_up.cleaned(soft_maps, names, plans, _tilt_factor(record), at_border=at_border)
+    at_border = flags.Flag.BORDER in record.flags
+    return clean_up.cleaned(
+        soft_maps, names, plans, _tilt_factor(record), options=record.options, at_border=at_border
+    )
 
 
-def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: dict[str, Any]) -> None:
+def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: CaseRecord) -> None:
     """Flag a soft map that is empty, ends inside the image or looks like no label of the training."""
-    box, shape = record.get("box"), record.get("network_shape")
-    if box and shape:
-        soft_maps = soft_maps[(slice(None), *inside_of_box(box, shape))]
+    if record.box and record.network_shape:
+        soft_maps = soft_maps[(slice(None), *inside_of_box(record.box, record.network_shape))]
     known = entry.get("training_shapes", {})
-    flags.note(record, flags.of_map(soft_maps, names, known, entry["si_axis"] or 0, _tilt_factor(record)))
+    record.add_flags(flags.of_map(soft_maps, names, known, entry["si_axis"] or 0, _tilt_factor(record)))
 
 
-def _tilt_factor(record: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
+def _tilt_factor(record: CaseRecord) -> npt.NDArray[np.float64] | None:
     """Return how many times larger each slice is than a section across the cord; None where none leans."""
-    placement: Placement | None = record.get("placement")
-    return placement.tilt_factor if placement else None
+    return record.placement.tilt_factor if record.placement else None
 
 
-def _describe(record: dict[str, Any], names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:
+def _describe(record: CaseRecord, names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:
     for name, soft_map in zip(names, soft_maps, strict=True):
-        record["labels"][name]["soft_volume_mm3"] = round(
+        record.labels[name]["soft_volume_mm3"] = round(
             float(soft_map.sum(dtype=np.float64)) * voxel_volume_mm3, 3
         )
 
@@ -290,9 +258,7 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 
-def _report(
-    target: Path, record: dict[str, Any], plans: Mapping[str, Any], settings: SoftSegSettings
-) -> None:
+def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
     """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
     path = target.parent / REPORT
     entry = plans[PLANS_KEY]
@@ -304,17 +270,8 @@ def _report(
         "threshold": HARD_THRESHOLD,
         "settings": settings.as_dict(),
     }
-    case = {
-        "image": record["image"] and Path(record["image"]).name,
-        "backend": record["backend"],
-        "seconds": {stage: round(value, 3) for stage, value in record["seconds"].items()},
-        "labels": record["labels"],
-        "flags": record["flags"],
-        "warnings": record["warnings"],
-    }
-    case |= {name: record[name] for name in ("localiser", "resampled_whole") if name in record}
     with FileLock(target.parent / f".{REPORT}.lock"):
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         same_model = {key: before.get(key) for key in made_by} == made_by
-        cases = {**(before["cases"] if same_model else {}), target.name: case}
+        cases = {**(before["cases"] if same_model else {}), target.name: record.as_json()}
         write_json(path, {**made_by, "cases": dict(sorted(cases.items()))})

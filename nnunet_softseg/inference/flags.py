@@ -5,14 +5,13 @@ voxels, nothing in it), some by the network's response, most by the soft map: em
 the network saw, ended inside the image, in pieces, unlike every label of the training.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.inference import case_record
 from nnunet_softseg.metrics.label_shape import broken_off, differences, label_shape
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -45,15 +44,6 @@ class Flagged(NamedTuple):
 
     flag: Flag
     why: str
-
-
-def note(record: dict[str, Any], findings: Iterable[Flagged]) -> None:
-    """Put findings into the record of a case, each once."""
-    flags = record.setdefault("flags", [])
-    for flag, why in findings:
-        if flag.value not in flags:
-            flags.append(flag.value)
-        case_record.add_warning(record, why)
 
 
 # The image
@@ -133,10 +123,10 @@ def of_move() -> list[Flagged]:
 
 
 def of_unlikely(name: str, *, kept: bool) -> list[Flagged]:
-    """Flag a map no piece of which could be a label, and that was made empty, or kept on request."""
+    """Flag a map no piece of which could be a label, and that was kept, or made empty on request."""
     what = f"what the network found of {name} looks like no label of the training"
     if kept:
-        return [Flagged(Flag.UNLIKE, f"{what}: its soft map was kept, as was asked for")]
+        return [Flagged(Flag.UNLIKE, f"{what}: its soft map was kept")]
     return [Flagged(Flag.DISCARDED, f"{what}: its soft map was emptied")]
 
 

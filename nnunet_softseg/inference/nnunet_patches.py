@@ -1,9 +1,13 @@
-"""Every place where nnU-Net itself is patched, and nothing else is.
+"""Where nnU-Net's own commands call this package: the preprocessor, and every place where nnU-Net is patched.
 
 nnU-Net offers no hook for three things: what happens between the forward pass and the resampling, what is
 written of a prediction, and where its workers run. These patches hand over to the original for every model
 that is not ours, so vanilla models in the same process are untouched. Its search for classes by name is made
-safe beside other threads, for all models. tests/test_upstream.py fails when nnU-Net changes under them.
+safe beside other threads, for all models. tests/inference/test_upstream.py fails when nnU-Net changes under
+them.
+
+Options of a prediction come from the environment here, as nnU-Net's commands take no others, and from nowhere
+else. The forward pass alone sees no properties of its case: which case is under way is noted here, too.
 """
 
 import contextlib
@@ -12,21 +16,28 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.inference import export_prediction as nnunet_export
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 from nnunetv2.utilities import find_class_by_name
 
-from nnunet_softseg.inference import case_record, export, worker_threads
-from nnunet_softseg.inference import soft_prediction as inference
+from nnunet_softseg.inference import export, network_input, soft_prediction, worker_threads
+from nnunet_softseg.inference.case_record import CaseRecord
+from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 
 _MARK = "_nnunet_softseg"
 _changing_the_import_path = threading.Lock()
+_under_way: ContextVar[CaseRecord | None] = ContextVar("case_under_way", default=None)
 
 
 def install() -> None:
@@ -37,11 +48,9 @@ def install() -> None:
     _wrap_method("_internal_get_data_iterator_from_lists_of_filenames", _iterator_in_threads)
     predict_from_raw_data.multiprocessing = worker_threads.Multiprocessing()
     # Both modules hand this function to their worker processes, by its name in their own namespace.
-    predict_from_raw_data.export_prediction_from_logits = export.export_prediction
-    trainer_module.export_prediction_from_logits = export.export_prediction
-    predict_from_raw_data.convert_predicted_logits_to_segmentation_with_correct_shape = (
-        export.convert_prediction
-    )
+    predict_from_raw_data.export_prediction_from_logits = export_prediction
+    trainer_module.export_prediction_from_logits = export_prediction
+    predict_from_raw_data.convert_predicted_logits_to_segmentation_with_correct_shape = convert_prediction
     find_class_by_name.temporarily_extend_syspath = extended_import_path
 
 
@@ -66,6 +75,121 @@ def extended_import_path(folder: str) -> Iterator[None]:
                 sys.path = [entry for entry in sys.path if entry != folder]
 
 
+def _with_options(record: CaseRecord) -> CaseRecord:
+    """Return a record, with the options of the environment where nobody has given any."""
+    record.given_options = record.given_options or PredictionOptions.from_environment(os.environ)
+    return record
+
+
+@contextlib.contextmanager
+def under_way(record: CaseRecord) -> Iterator[None]:
+    """Say whose forward pass comes next in this thread, within this block."""
+    token = _under_way.set(record)
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
+    """nnU-Net's preprocessor for the box of a case that the network sees; a record of the case is begun.
+
+    A case that comes with a segmentation is not one to predict: it goes nnU-Net's own way.
+    """
+
+    def run_case(
+        self,
+        image_files: Sequence[str],
+        seg_file: str | None,
+        plans_manager: Any,
+        configuration_manager: Any,
+        dataset_json: dict[str, Any] | str,
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Return (image, segmentation, properties) of files; see `network_input.preprocess_files`."""
+        if seg_file is not None:
+            arguments = (image_files, seg_file, plans_manager, configuration_manager, dataset_json)
+            whole: tuple[Any, Any, dict[str, Any]] = super().run_case(*arguments)
+            return whole
+        case = network_input.preprocess_files(image_files, plans_manager, configuration_manager)
+        return self._begun(*case)
+
+    def run_case_npy(  # noqa: PLR0917  nnU-Net's signature
+        self,
+        data: Any,
+        seg: Any,
+        properties: dict[str, Any],
+        plans_manager: Any,
+        configuration_manager: Any,
+        dataset_json: dict[str, Any] | str,
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Return (image, segmentation, properties) of arrays; see `network_input.preprocess_array`."""
+        if seg is not None:
+            arguments = (data, seg, properties, plans_manager, configuration_manager, dataset_json)
+            whole: tuple[Any, Any, dict[str, Any]] = super().run_case_npy(*arguments)
+            return whole
+        case = network_input.preprocess_array(data, properties, plans_manager, configuration_manager)
+        return self._begun(*case)
+
+    @staticmethod
+    def _begun(image: Any, properties: dict[str, Any]) -> tuple[Any, None, dict[str, Any]]:
+        _under_way.set(CaseRecord.of(properties))
+        return image, None, properties
+
+
+def export_prediction(  # noqa: PLR0917  nnU-Net's signature
+    predicted_array_or_file: Any,
+    properties_dict: dict[str, Any],
+    configuration_manager: Any,
+    plans_manager: Any,
+    dataset_json_dict_or_file: dict[str, Any] | str,
+    output_file_truncated: str,
+    save_probabilities: bool = False,
+    num_threads_torch: int = default_num_processes,
+) -> None:
+    """Write what was predicted of a case, in place of nnU-Net's `export_prediction_from_logits`."""
+    if not is_soft(plans_manager.plans):
+        nnunet_export.export_prediction_from_logits(
+            predicted_array_or_file, properties_dict, configuration_manager, plans_manager,
+            dataset_json_dict_or_file, output_file_truncated, save_probabilities, num_threads_torch,
+        )  # fmt: skip
+        return
+    _with_options(CaseRecord.of(properties_dict))
+    dataset_json = dataset_json_dict_or_file
+    export.export_prediction(
+        predicted_array_or_file,
+        properties_dict,
+        plans_manager,
+        load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json,
+        output_file_truncated,
+        save_probabilities=save_probabilities,
+    )
+
+
+def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
+    predicted_logits: Any,
+    plans_manager: Any,
+    configuration_manager: Any,
+    label_manager: Any,
+    properties_dict: dict[str, Any],
+    return_probabilities: bool = False,
+    num_threads_torch: int = default_num_processes,
+) -> Any:
+    """Return what was predicted of a case on the image's grid, where nnU-Net writes no files.
+
+    Returns:
+        Of a model of ours the label map (z, y, x) and, with `return_probabilities`, the soft maps
+        (label, z, y, x); of any other what nnU-Net makes of it.
+    """
+    if not is_soft(plans_manager.plans):
+        return nnunet_export.convert_predicted_logits_to_segmentation_with_correct_shape(
+            predicted_logits, plans_manager, configuration_manager, label_manager, properties_dict,
+            return_probabilities, num_threads_torch,
+        )  # fmt: skip
+    _with_options(CaseRecord.of(properties_dict))
+    converted = export.convert_prediction(predicted_logits, properties_dict, plans_manager, label_manager)
+    return converted if return_probabilities else converted[0]
+
+
 def _wrap_method(name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     original = getattr(nnUNetPredictor, name)
     if not hasattr(original, _MARK):
@@ -79,10 +203,10 @@ def _soft_sliding_window(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def predict_sliding_window_return_logits(self: Any, input_image: torch.Tensor) -> torch.Tensor:
         if is_soft(self.plans_manager.plans):
-            warning = version_warning(self.plans_manager.plans)
-            if warning:
-                case_record.add_warning(case_record.under_way(), warning)
-            return inference.predict_soft_map(self, input_image)
+            record = _with_options(_under_way.get() or CaseRecord())
+            if warning := version_warning(self.plans_manager.plans):
+                record.add_warning(warning)
+            return soft_prediction.predict_soft_map(self, input_image, record)
         logits: torch.Tensor = original(self, input_image)
         return logits
 
@@ -135,9 +259,9 @@ def _iterator_in_threads(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
     for item in data_iterator:
-        case_record.set_under_way(case_record.start(item["data_properties"]))
+        _under_way.set(_with_options(CaseRecord.of(item["data_properties"])))
         yield item
-    case_record.set_under_way(None)
+    _under_way.set(None)
     # nnU-Net would end its own loader here, but sees only this generator.
     if hasattr(data_iterator, "_finish"):
         data_iterator._finish()

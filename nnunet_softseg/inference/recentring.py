@@ -19,23 +19,19 @@ the middle of the image shows none, or one that leaves the box, and no path is r
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from nnunet_softseg.errors import UserError
 from nnunet_softseg.network.norm_relu import robust_peak
 from nnunet_softseg.preprocessing.center_crop import Box
 
 Floats = npt.NDArray[np.float64]
-Mode = Literal["always", "auto", "never"]
-VARIABLE = "NNUNET_SOFTSEG_LOCALIZE"
 WINDOW_VOXELS = 32 * 192 * 320
 """What the network sees at once in the coarse pass, at most: half of the patch of the paper, as to memory."""
 SI_STRIDE = 2
@@ -287,20 +283,6 @@ class Candidate(NamedTuple):
 
     placement: Placement
     ring_contrast: float
-
-
-def mode() -> Mode:
-    """Return what the environment variable NNUNET_SOFTSEG_LOCALIZE says; "auto" without it.
-
-    Raises:
-        UserError: for another word.
-    """
-    word = os.environ.get(VARIABLE, "auto") or "auto"
-    for known in get_args(Mode):
-        if word == known:
-            chosen: Mode = known
-            return chosen
-    raise UserError(f"{VARIABLE}: expected one of {', '.join(get_args(Mode))}, found {word!r}: correct it")
 
 
 def candidates(

@@ -19,11 +19,13 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch.nn.functional import avg_pool3d
 from tqdm import tqdm
 
-from nnunet_softseg.inference import case_record, flags
+from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference import recentring as localiser
+from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.flags import Flag, Flagged
 from nnunet_softseg.inference.network_image import NetworkImage
+from nnunet_softseg.inference.options import Localize
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.network.backends import choice
 from nnunet_softseg.network.backends.torch_network import UNetInStages
@@ -67,7 +69,7 @@ class BoxPrediction:
 
 
 @torch.inference_mode()
-def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
+def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) -> torch.Tensor:
     """Return the soft maps of a preprocessed case.
 
     Tiles, where there are several, are blended raw; NormReLU is taken over all that the network saw, with a
@@ -75,21 +77,20 @@ def predict_soft_map(predictor: Any, image: torch.Tensor) -> torch.Tensor:
 
     Args:
         predictor: nnU-Net's, with a network and plans of ours.
-        image: (channel, *space), preprocessed: the box in the record of the case under way, or a whole case.
+        image: (channel, *space), preprocessed: the box in the record, or a whole case.
+        record: of the case; it is completed.
 
     Returns:
         (label, *space) float32 in [0, 1], on the CPU: of the box in the record, which may be another one now;
         or of the whole case, 0 where the network did not look.
     """
     started = time.perf_counter()
-    record = case_record.under_way()
     case = _Case(predictor, image, record)
     seen = case.seen()
     _note(record, case, seen)
-    seconds = record["seconds"]
-    seconds["forward"] = seconds.get("forward", 0.0) + time.perf_counter() - started
+    record.seconds["forward"] = record.seconds.get("forward", 0.0) + time.perf_counter() - started
     if case.is_box:
-        record["box"] = seen.box
+        record.box = seen.box
         return seen.soft_map
     whole = torch.zeros((len(seen.soft_map), *case.shape))
     within = seen.soft_map[(slice(None), *inside_of_box(seen.box, case.shape))]
@@ -106,7 +107,7 @@ class _Case:
         record: of the case.
     """
 
-    def __init__(self, predictor: Any, image: torch.Tensor, record: dict[str, Any]) -> None:
+    def __init__(self, predictor: Any, image: torch.Tensor, record: CaseRecord) -> None:
         self.predictor = predictor
         self.names = label_names(predictor.dataset_json, predictor.label_manager.foreground_labels)
         self.reference = running_scale(predictor.network).float().cpu()
@@ -115,31 +116,31 @@ class _Case:
         self._image = image
         self._record = record
         # The next fold of an ensemble comes with the same image again, whatever box this one ends with.
-        self._central = record.setdefault("central_box", record["box"]) if "box" in record else None
+        self._central = record.central_box = record.central_box or record.box
         # A record that was left over from another case says nothing about this image.
         self.is_box = self._central is not None and _size(self._central) == tuple(image.shape[1:])
-        shape = record["network_shape"] if self.is_box else image.shape[1:]
-        self.shape: tuple[int, ...] = tuple(int(size) for size in shape)
+        shape = record.network_shape if self.is_box else None
+        self.shape: tuple[int, ...] = tuple(int(size) for size in shape or image.shape[1:])
 
     def seen(self) -> BoxPrediction:
         """Return what the network sees of the case in the end.
 
         The first fold of an ensemble decides where all of them look: maps of several boxes have no mean.
         """
-        decided = self.is_box and "placement" in self._record
-        placement: Placement | None = self._record["placement"] if decided else None
+        decided = self.is_box and self._record.is_placed
+        placement = self._record.placement if decided else None
         if placement is not None:
             return self._where(self._whole(), placement)
         first = self._in_the_middle()
         if decided or self._si_axis is None:
             return first
-        mode = localiser.mode()
+        mode = self._record.options.localize
         because = sorted(flag.value for flag in first.flags.intersection(_ODD))
         if self._is_constant or mode == "never" or (mode == "auto" and not because):
             chosen = first
         else:
             chosen, placement = self._recentred(first, mode, because)
-        self._record["placement"] = placement
+        self._record.placement, self._record.is_placed = placement, True
         return chosen
 
     @property
@@ -150,14 +151,14 @@ class _Case:
     @property
     def _is_constant(self) -> bool:
         """Whether the whole case is."""
-        flagged = Flag.CONSTANT.value in self._record.get("flags", ())
+        flagged = Flag.CONSTANT in self._record.flags
         return flagged if self.is_box else _is_constant(self._image)
 
     def _whole(self) -> WholeImage | None:
         """Return the whole case; None where it cannot be read again."""
         if not self.is_box:
             return _ArrayImage(self._image)
-        files = self._record.get("image_files")
+        files = self._record.image_files
         predictor = self.predictor
         plans = predictor.plans_manager, predictor.configuration_manager
         return NetworkImage.from_files(files, *plans) if files else None
@@ -170,17 +171,17 @@ class _Case:
             box = self._central
         else:
             image = _ArrayImage(image).extract(box)
-        raw = _blend_tiles(self.predictor, image)
+        raw = _blend_tiles(self.predictor, image, self._record)
         if _is_constant(image):
             raw.zero_()  # what a network answers to a constant image says nothing
         return self._judged(box, raw, np.ones(raw.shape[1:], dtype=np.bool_))
 
     def _recentred(
-        self, first: BoxPrediction, mode: localiser.Mode, because: list[str]
+        self, first: BoxPrediction, mode: Localize, because: list[str]
     ) -> tuple[BoxPrediction, Placement | None]:
         """Return what the network sees where the localiser places it, if that is better, and where."""
         note: dict[str, Any] = {"mode": mode, "because": because, "used": False}
-        self._record["localiser"] = note
+        self._record.localiser = note
         image = self._whole()
         if image is None:
             note["not_run"] = "the image came as an array: there is no file to read all of it from"
@@ -196,7 +197,7 @@ class _Case:
         note |= {"tried": len(looks), "used": used, "seconds": seconds}
         note |= placement.as_json() if placement else {}
         if used and because:
-            flags.note(self._record, flags.of_move())
+            self._record.add_flags(flags.of_move())
         return (second, placement) if used else (first, None)
 
     def _looks(
@@ -255,7 +256,7 @@ class _Case:
         """Return what the network sees where the localiser has placed it."""
         if image is None:
             raise ValueError("the patch is placed in a whole case, found none")
-        raw = _blend_tiles(self.predictor, placement.seen(image))
+        raw = _blend_tiles(self.predictor, placement.seen(image), self._record)
         return self._judged(placement.box, raw, placement.coverage(), placement)
 
     def _judged(
@@ -282,7 +283,8 @@ class _Case:
         findings += flags.of_border(in_case, coverage[part], goes_on)
         tilt_factor = placement.tilt_factor if placement else None
         plans = self.predictor.plans_manager.plans
-        cleaned, discarded = clean_up.cleaned(in_case, self.names, plans, tilt_factor)
+        options = self._record.options
+        cleaned, discarded = clean_up.cleaned(in_case, self.names, plans, tilt_factor, options=options)
         findings += discarded
         training = self._entry.get("training_shapes", {})
         findings += flags.of_map(cleaned, self.names, training, self._si_axis or 0, tilt_factor)
@@ -354,7 +356,7 @@ def _at_any_size(predictor: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return run
 
 
-def _blend_tiles(predictor: Any, image: torch.Tensor) -> torch.Tensor:
+def _blend_tiles(predictor: Any, image: torch.Tensor, record: CaseRecord) -> torch.Tensor:
     """Return the raw output (label, *space), float32 on the CPU, of an image of any size."""
     patch_size = tuple(predictor.configuration_manager.patch_size)
     predictor.network = predictor.network.to(predictor.device).eval()
@@ -362,16 +364,21 @@ def _blend_tiles(predictor: Any, image: torch.Tensor) -> torch.Tensor:
     slicers = predictor._internal_get_sliding_window_slicers(padded.shape[1:])
     on_device = predictor.perform_everything_on_device and predictor.device.type == "cuda"
     try:
-        raw = _blend(predictor, padded, slicers, predictor.device if on_device else torch.device("cpu"))
+        collect_on = predictor.device if on_device else torch.device("cpu")
+        raw = _blend(predictor, record, padded, slicers, collect_on)
     except torch.cuda.OutOfMemoryError:
         if not on_device:
             raise
-        raw = _blend(predictor, padded, slicers, torch.device("cpu"))
+        raw = _blend(predictor, record, padded, slicers, torch.device("cpu"))
     return raw[(slice(None), *back[1:])].cpu()
 
 
 def _blend(
-    predictor: Any, image: torch.Tensor, slicers: Sequence[tuple[Any, ...]], collect_on: torch.device
+    predictor: Any,
+    record: CaseRecord,
+    image: torch.Tensor,
+    slicers: Sequence[tuple[Any, ...]],
+    collect_on: torch.device,
 ) -> torch.Tensor:
     """Blend the tiles under nnU-Net's Gaussian, in float32: half precision would cost the third digit."""
     patch_size = tuple(predictor.configuration_manager.patch_size)
@@ -381,24 +388,25 @@ def _blend(
     window: torch.Tensor | float = 1.0
     if predictor.use_gaussian and len(slicers) > 1:
         window = compute_gaussian(patch_size, sigma_scale=1.0 / 8, dtype=torch.float32, device=collect_on)
-    backend = choice.of(predictor)
+    backend = choice.of(predictor, record.options.backend)
     for tile in tqdm(slicers, disable=not predictor.allow_tqdm or len(slicers) == 1):
         total[tile] += backend(image[tile]).to(collect_on) * window
         weight[tile[1:]] += window
+        record.add_backend(backend.name)
     return total / weight
 
 
-def _note(record: dict[str, Any], case: _Case, seen: BoxPrediction) -> None:
+def _note(record: CaseRecord, case: _Case, seen: BoxPrediction) -> None:
     """Note the robust peak of each label beside the running scale; folds of an ensemble add up in lists.
 
     What a soft map itself tells is noted when it is written: of the mean of all folds.
     """
     values = zip(case.names, seen.raw_plateau.tolist(), case.reference.tolist(), strict=True)
     for name, found, learned in values:
-        label = record["labels"].setdefault(name, {})
+        label = record.labels.setdefault(name, {})
         label.setdefault("raw_plateau", []).append(round(found, 4))
         label.setdefault("raw_plateau_in_training", []).append(round(learned, 4))
-    flags.note(record, (finding for finding in seen.findings if finding.flag in (Flag.WEAK, Flag.BORDER)))
+    record.add_flags(finding for finding in seen.findings if finding.flag in (Flag.WEAK, Flag.BORDER))
 
 
 def label_names(dataset_json: dict[str, Any], foreground_labels: Sequence[int]) -> list[str]:

@@ -17,6 +17,7 @@ from batchgenerators.utilities.file_and_folder_operations import subfiles
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 
+from nnunet_softseg.inference.network_input import preprocess_files
 from nnunet_softseg.io.workers import map_ahead
 
 _instead_of_processes: ContextVar[bool] = ContextVar("threads_instead_of_processes", default=False)
@@ -62,16 +63,9 @@ def preprocessed_case(
     predictor: Any, image_files: Sequence[str], truncated_output_file: str | None
 ) -> dict[str, Any]:
     """Return a case as nnU-Net's predictor takes it: data (channel, *space), data_properties, ofile."""
-    preprocessor = predictor.configuration_manager.preprocessor_class(verbose=predictor.verbose_preprocessing)
-    data, _, properties = preprocessor.run_case(
-        list(image_files),
-        None,
-        predictor.plans_manager,
-        predictor.configuration_manager,
-        predictor.dataset_json,
-    )
-    data = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
-    return {"data": data, "data_properties": properties, "ofile": truncated_output_file}
+    data, properties = preprocess_files(image_files, predictor.plans_manager, predictor.configuration_manager)
+    tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
+    return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
 
 
 def thread_pool(num_threads: int) -> ThreadPool:

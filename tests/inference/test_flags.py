@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nnunet_softseg.inference import case_record, flags
+from nnunet_softseg.inference import flags
+from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.flags import Flag
 
 TRAINING = {
@@ -148,9 +149,9 @@ def test_orientation_constant_image_and_weak_response() -> None:
 
 
 def test_a_record_keeps_each_flag_and_sentence_once() -> None:
-    record = case_record.start({})
-    flags.note(record, flags.of_constant(True))
-    flags.note(record, flags.of_constant(True))
-    flags.note(record, [flags.Flagged(Flag.UNLIKE, "one"), flags.Flagged(Flag.UNLIKE, "two")])
-    assert record["flags"] == ["constant image", "unlike training"]
-    assert record["warnings"] == ["constant image: the soft map is empty", "one", "two"]
+    record = CaseRecord()
+    record.add_flags(flags.of_constant(True))
+    record.add_flags(flags.of_constant(True))
+    record.add_flags([flags.Flagged(Flag.UNLIKE, "one"), flags.Flagged(Flag.UNLIKE, "two")])
+    assert record.flags == ["constant image", "unlike training"]
+    assert record.warnings == ["constant image: the soft map is empty", "one", "two"]

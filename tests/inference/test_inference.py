@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_softseg.inference import case_record, flags
+from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference import soft_prediction as inference
+from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.label_manager import SoftLabelManager
+from nnunet_softseg.inference.options import Localize, PredictionOptions
 from nnunet_softseg.inference.recentring import place
-from nnunet_softseg.inference.soft_prediction import predict_soft_map
 from nnunet_softseg.network.running_scale import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -58,16 +59,13 @@ def height(values: torch.Tensor) -> float:
     return float((x**5).sum() / (x**4).sum())
 
 
-@pytest.fixture(autouse=True)
-def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def begin(localize: Localize = "never") -> CaseRecord:
     """Noise looks like no cord: the second look is for the tests that ask for it."""
-    monkeypatch.setenv(localiser.VARIABLE, "never")
+    return CaseRecord(given_options=PredictionOptions(localize=localize))
 
 
-def begin() -> dict[str, Any]:
-    record = case_record.start({})
-    case_record.set_under_way(record)
-    return record
+def predict_soft_map(made: Any, image: torch.Tensor, record: CaseRecord | None = None) -> torch.Tensor:
+    return inference.predict_soft_map(made, image, record or begin())
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(4, 40), st.sampled_from([0, 1, 2, None]))
@@ -110,7 +108,6 @@ def test_blending_is_in_float32() -> None:
 
 def test_a_weak_image_stays_weak_and_a_constant_one_is_empty() -> None:
     weak = 0.02 * torch.rand(1, 16, 8, 8)
-    begin()
     soft = predict_soft_map(predictor((16, 8, 8), 0, learned_scale=1.0), weak)
     torch.testing.assert_close(soft, weak / 0.5, atol=1e-6, rtol=0)  # the floor is half of the learned peak
     assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.ones(1, 16, 8, 8)).sum()) == 0
@@ -122,25 +119,25 @@ def test_touching_the_border_of_the_crop_is_flagged_only_where_the_image_goes_on
     image = torch.zeros(1, 16, 20, 8)
     image[0, :, 6:10, 3:5] = 1  # the crop of 8 starts at 6 along the second axis
     record = begin()
-    predict_soft_map(predictor((16, 8, 8), 0), image)
-    assert len(record["warnings"]) == 1
-    assert "touches the border" in record["warnings"][0]
+    predict_soft_map(predictor((16, 8, 8), 0), image, record)
+    assert len(record.warnings) == 1
+    assert "touches the border" in record.warnings[0]
     record = begin()
-    predict_soft_map(predictor((16, 20, 8), 0), image)
-    assert record["warnings"] == []
+    predict_soft_map(predictor((16, 20, 8), 0), image, record)
+    assert record.warnings == []
     along_si = torch.zeros(1, 16, 20, 8)
     along_si[0, :, 9:11, 3:5] = 1  # reaches both ends of the image along S-I, as a cord does
     record = begin()
-    predict_soft_map(predictor((16, 8, 8), 0), along_si)
-    assert record["warnings"] == []
+    predict_soft_map(predictor((16, 8, 8), 0), along_si, record)
+    assert record.warnings == []
 
 
 def test_a_weak_response_is_flagged() -> None:
     image = torch.rand(1, 16, 8, 8)
     for learned, weak in ((1.0, False), (3.0, True)):
         record = begin()
-        predict_soft_map(predictor((16, 8, 8), 0, learned_scale=learned), image)
-        assert any("weak response for cord" in warning for warning in record["warnings"]) is weak
+        predict_soft_map(predictor((16, 8, 8), 0, learned_scale=learned), image, record)
+        assert any("weak response for cord" in warning for warning in record.warnings) is weak
 
 
 def test_the_record_tells_robust_peaks_and_seconds_of_every_fold() -> None:
@@ -148,10 +145,10 @@ def test_the_record_tells_robust_peaks_and_seconds_of_every_fold() -> None:
     image = torch.zeros(1, 16, 8, 8)
     image[0, 3:7] = 1.25
     record = begin()
-    predict_soft_map(made, image)
-    predict_soft_map(made, image)
-    assert record["labels"] == {"cord": {"raw_plateau": [1.25, 1.25], "raw_plateau_in_training": [0.8, 0.8]}}
-    assert record["seconds"]["forward"] > 0
+    predict_soft_map(made, image, record)
+    predict_soft_map(made, image, record)
+    assert record.labels == {"cord": {"raw_plateau": [1.25, 1.25], "raw_plateau_in_training": [0.8, 0.8]}}
+    assert record.seconds["forward"] > 0
 
 
 @pytest.mark.parametrize("use_mirroring", [True, False])
@@ -193,9 +190,8 @@ def whole_case(
     image: torch.Tensor, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[torch.Tensor, Any, Any]:
     """Return soft map, record and network of a preprocessed case that is at hand as a whole."""
-    monkeypatch.setenv(localiser.VARIABLE, mode)
-    made, record = trained(), begin()
-    return predict_soft_map(made, image), record, made.network
+    made, record = trained(), begin(mode)
+    return predict_soft_map(made, image, record), record, made.network
 
 
 @pytest.mark.parametrize("mode", ["auto", "always", "never"])
@@ -217,7 +213,7 @@ def test_a_cord_that_is_not_in_the_middle_is_found_whole(
     in_the_middle = start == (37.5, 36)
     if mode == "never" and not in_the_middle:
         assert float(soft.sum()) < 0.7 * float(image.sum())
-        assert "localiser" not in record
+        assert record.localiser is None
         return
     # raw is what the network sees, so the map is the tube, at the height of its robust peak
     expected = (image / height(image)).clamp(max=1)
@@ -227,20 +223,20 @@ def test_a_cord_that_is_not_in_the_middle_is_found_whole(
         torch.testing.assert_close(soft.sum((2, 3)), expected.sum((2, 3)), rtol=0.05, atol=0)
         assert float(soft.sum()) == pytest.approx(float(expected.sum()), rel=0.015)
         assert float((soft - expected).abs().max()) < 0.35
-    assert record["flags"] == ([] if in_the_middle else ["found off the centre"])
+    assert record.flags == ([] if in_the_middle else ["found off the centre"])
     if mode == "auto" and in_the_middle:
-        assert "localiser" not in record
+        assert record.localiser is None
         assert {tuple(x.shape[2:]) for x in network.inputs} == {PATCH}  # and no pass over all of the image
     elif mode != "never":
-        assert record["localiser"]["used"]
-        assert record["localiser"]["straight"] is (slope == (0, 0))
+        assert record.localiser["used"]
+        assert record.localiser["straight"] is (slope == (0, 0))
 
 
 def test_why_it_looked_again_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     _, record, _ = whole_case(tube((90, 76, 74), (12, 60), (0, 0)), "auto", monkeypatch)
-    assert record["localiser"]["because"] == ["empty", "weak response"]
+    assert record.localiser["because"] == ["empty", "weak response"]
     _, record, _ = whole_case(tube((90, 76, 74), (15, 36), (0.57, 0)), "auto", monkeypatch)
-    assert {"ends inside the image", "touches the border"} <= set(record["localiser"]["because"])
+    assert {"ends inside the image", "touches the border"} <= set(record.localiser["because"])
 
 
 def test_where_there_is_no_cord_an_empty_map_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,11 +246,11 @@ def test_where_there_is_no_cord_an_empty_map_stays_empty(monkeypatch: pytest.Mon
     piece[:, 58:] = 0
     soft, record, _ = whole_case(piece, "auto", monkeypatch)
     assert float(soft.sum()) == 0
-    assert not record["localiser"]["used"]
-    assert record["flags"] == ["weak response"]  # that the map is empty is flagged when it is written
+    assert not record.localiser["used"]
+    assert record.flags == ["weak response"]  # that the map is empty is flagged when it is written
     soft, record, _ = whole_case(piece, "always", monkeypatch)
     assert float(soft.max()) == 1
-    assert record["localiser"]["used"]
+    assert record.localiser["used"]
 
 
 def test_where_nothing_looks_like_a_cord_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,8 +261,8 @@ def test_where_nothing_looks_like_a_cord_nothing_is_tried(monkeypatch: pytest.Mo
     for mode in ("auto", "always"):
         soft, record, network = whole_case(image, mode, monkeypatch)
         assert float(soft.sum()) == 0
-        assert record["localiser"]["tried"] == 0
-        assert not record["localiser"]["used"]
+        assert record.localiser["tried"] == 0
+        assert not record.localiser["used"]
         sizes = [tuple(seen.shape[2:]) for seen in network.inputs]
         assert sizes.count((48, 76, 76)) == 1  # half of the slices, to the next multiple of the stride
         assert set(sizes) == {PATCH, (48, 76, 76)}
@@ -275,7 +271,7 @@ def test_where_nothing_looks_like_a_cord_nothing_is_tried(monkeypatch: pytest.Mo
 def test_a_constant_image_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, record, network = whole_case(torch.ones(1, 40, 40, 40), "always", monkeypatch)
     assert float(soft.sum()) == 0
-    assert "localiser" not in record
+    assert record.localiser is None
     assert {tuple(x.shape[2:]) for x in network.inputs} == {PATCH}
 
 
@@ -293,12 +289,12 @@ class InFile:
         return self
 
 
-def box_of_a_case(image: torch.Tensor, files: list[str] | None) -> tuple[torch.Tensor, dict[str, Any]]:
+def box_of_a_case(image: torch.Tensor, files: tuple[str, ...]) -> tuple[torch.Tensor, CaseRecord]:
     """Return the middle of an image as the preprocessing would give it, and its record, under way."""
     shape = tuple(image.shape[1:])
     box = inference.network_box(shape, PATCH, 0)
-    record = begin()
-    record |= {"box": box, "network_shape": shape, "image_files": files}
+    record = begin("auto")
+    record.box, record.network_shape, record.image_files = box, shape, files
     return inference._ArrayImage(image).extract(box), record
 
 
@@ -306,14 +302,13 @@ def box_of_a_case(image: torch.Tensor, files: list[str] | None) -> tuple[torch.T
 def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
     slope: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(localiser.VARIABLE, "auto")
     image = tube((90, 76, 74), (12, 60), (slope, 0))
     file = InFile(image)
     monkeypatch.setattr(inference, "NetworkImage", file)
-    middle, record = box_of_a_case(image, ["sub-01_T2w.nii.gz"])
+    middle, record = box_of_a_case(image, ("sub-01_T2w.nii.gz",))
     made = trained()
-    first = predict_soft_map(made, middle)
-    box = record["box"]
+    first = predict_soft_map(made, middle, record)
+    box = record.box
     assert box[0] == (0, 90)
     assert tuple(first.shape[1:]) == tuple(stop - start for start, stop in box)
     expected = (image / height(image)).clamp(max=1)
@@ -323,41 +318,38 @@ def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
     # the second fold sees a silent network in the middle, too, and would place its boxes elsewhere
     made.network.inputs.clear()
     monkeypatch.setattr(localiser, "candidates", lambda *_: pytest.fail("only the first fold decides"))
-    second = predict_soft_map(made, middle)
+    second = predict_soft_map(made, middle, record)
     torch.testing.assert_close(second, first, atol=0, rtol=0)
-    assert record["box"] == box
+    assert record.box == box
     assert file.reads == 2
-    assert len(record["labels"]["cord"]["raw_plateau"]) == 2
+    assert len(record.labels["cord"]["raw_plateau"]) == 2
 
 
 def test_a_second_fold_stays_in_the_middle_where_the_first_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(localiser.VARIABLE, "auto")
     image = tube((90, 76, 74), (37.5, 36), (0, 0))
-    middle, record = box_of_a_case(image, ["sub-01_T2w.nii.gz"])
-    box = record["box"]
+    middle, record = box_of_a_case(image, ("sub-01_T2w.nii.gz",))
+    box = record.box
     made = trained()
-    predict_soft_map(made, middle)
+    predict_soft_map(made, middle, record)
     running_scale(made.network).fill_(9.0)  # the second fold finds the response weak
-    predict_soft_map(made, middle)
-    assert record["box"] == box
-    assert "localiser" not in record
-    assert record["flags"] == ["weak response"]
+    predict_soft_map(made, middle, record)
+    assert record.box == box
+    assert record.localiser is None
+    assert record.flags == ["weak response"]
 
 
 def test_an_image_that_came_as_an_array_cannot_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(localiser.VARIABLE, "auto")
-    middle, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), None)
-    box = record["box"]
-    assert float(predict_soft_map(trained(), middle).sum()) == 0
-    assert record["box"] == box
-    assert "array" in record["localiser"]["not_run"]
+    middle, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), ())
+    box = record.box
+    assert float(predict_soft_map(trained(), middle, record).sum()) == 0
+    assert record.box == box
+    assert "array" in record.localiser["not_run"]
 
 
 def test_a_record_of_another_case_says_nothing_about_this_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(localiser.VARIABLE, "auto")
-    box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), ["another.nii.gz"])
+    _, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), ("another.nii.gz",))
     image = tube((50, 40, 42), (19.5, 20), (0, 0))
-    assert tuple(predict_soft_map(trained(), image).shape) == tuple(image.shape)
+    assert tuple(predict_soft_map(trained(), image, record).shape) == tuple(image.shape)
 
 
 @pytest.mark.parametrize("looks_closer", [True, False])
@@ -366,21 +358,20 @@ def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
 ) -> None:
     """A path that leaves the tube half-way: what was found in the other half says where it goes on."""
     image = tube((64, 76, 74), (20, 30), (0, 0))
-    made, record = trained(), begin()
+    made, record = trained(), begin("always")
     grid = inference._Case(made, image, record)._grid
     off = np.tile([20.0, 30.0], (64, 1))
     off[32:, 0] += np.arange(32) * 0.6
     wrong = place(off, (64, 76, 74), grid)
     monkeypatch.setattr(localiser, "candidates", lambda *_: iter([localiser.Candidate(wrong, 0.5)]))
-    monkeypatch.setenv(localiser.VARIABLE, "always")
     if not looks_closer:
         monkeypatch.setattr(inference, "_MOST_REFINEMENTS", 0)
-    soft = predict_soft_map(made, image)
+    soft = predict_soft_map(made, image, record)
     if looks_closer:
-        assert record["flags"] == ["found off the centre"]
+        assert record.flags == ["found off the centre"]
         torch.testing.assert_close(soft, (image / height(image)).clamp(max=1), atol=2e-6, rtol=0)
     else:
-        assert "touches the border" in record["flags"]
+        assert "touches the border" in record.flags
 
 
 @pytest.mark.parametrize("ring_contrast", [0.3, 0.7])
@@ -388,9 +379,8 @@ def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
     ring_contrast: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two paths, each of which leaves its tube half-way; the tubes are equal but for what led to them."""
-    monkeypatch.setenv(localiser.VARIABLE, "always")
     image = torch.maximum(tube((64, 76, 74), (20, 16), (0, 0)), tube((64, 76, 74), (20, 56), (0, 0)))
-    made, record = trained(), begin()
+    made, record = trained(), begin("always")
     grid = inference._Case(made, image, record)._grid
     odd = []
     for column in (16.0, 56.0):
@@ -399,7 +389,7 @@ def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
         odd.append(place(off, (64, 76, 74), grid))
     ranked = [localiser.Candidate(*one) for one in zip(odd, (0.5, ring_contrast), strict=True)]
     monkeypatch.setattr(localiser, "candidates", lambda *_: iter(ranked))
-    soft = predict_soft_map(made, image)[0]
+    soft = predict_soft_map(made, image, record)[0]
     found, other = (
         (soft[:, :, 40:], soft[:, :, :40]) if ring_contrast > 0.5 else (soft[:, :, :40], soft[:, :, 40:])
     )
@@ -410,13 +400,12 @@ def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
 
 def test_areas_are_judged_across_a_leaning_cord(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its axial sections are larger than any label of the training, as it leans: that is not odd."""
-    monkeypatch.setenv(localiser.VARIABLE, "auto")
     image = tube((90, 76, 74), (15, 20), (0.57, 0))
     lean = 1 / np.cos(np.arctan(0.57))  # 1.15
     largest = float(image.sum((2, 3)).max()) / 1.25 / np.sqrt(lean)  # 7 % too large, or 7 % to spare
     monkeypatch.setitem(TRAINING["cord"], "largest_area", largest)
     soft, record, _ = whole_case(image, "auto", monkeypatch)
-    assert record["flags"] == ["found off the centre"]
+    assert record.flags == ["found off the centre"]
     assert "unlike training" in {
         finding.flag.value for finding in flags.of_map(soft.numpy(), ["cord"], TRAINING, 0)
     }

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import minimum_filter1d
 
-from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference.network_image import NetworkImage
 from nnunet_softseg.inference.recentring import (
@@ -447,16 +446,3 @@ def test_in_a_huge_image_the_middle_is_searched_in_windows_of_bounded_size() -> 
 def test_thick_slices_are_all_looked_at() -> None:
     assert coarse_stride(grid()) == (2, 1, 1)
     assert coarse_stride(Grid(0, (3.0, 1.0, 1.0), (8, 8, 8), (4, 4, 4), 3.0)) == (1, 1, 1)
-
-
-def test_the_environment_variable_takes_three_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(localiser.VARIABLE, raising=False)
-    assert localiser.mode() == "auto"
-    for word in ("always", "auto", "never"):
-        monkeypatch.setenv(localiser.VARIABLE, word)
-        assert localiser.mode() == word
-    monkeypatch.setenv(localiser.VARIABLE, "sometimes")
-    with pytest.raises(
-        UserError, match="NNUNET_SOFTSEG_LOCALIZE: expected one of always, auto, never, found"
-    ):
-        localiser.mode()

@@ -15,8 +15,8 @@ from tiny_dataset import affine_of, save_nifti
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import image_reading
-from nnunet_softseg.inference.case_record import KEY, under_way
-from nnunet_softseg.inference.network_input import SoftSegPreprocessor
+from nnunet_softseg.inference.case_record import KEY
+from nnunet_softseg.inference.nnunet_patches import SoftSegPreprocessor, _under_way
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
 SHAPE = (30, 34, 38)
@@ -52,20 +52,19 @@ def test_a_predictor_gets_the_central_box_of_nnunets_preprocessing(tmp_path: Pat
     np.testing.assert_allclose(box_of_case, cut(whole, box), rtol=0, atol=5e-5)
     assert segmentation is None
     record = properties.pop(KEY)
-    assert record["box"] == box
-    assert record["network_shape"] == (43, 51, 38)
-    assert record["image"] == str(file)
-    assert record["image_files"] == [str(file)]
-    assert record["seconds"]["preprocess"] > 0
-    assert "resampled_whole" not in record
+    assert record.box == box
+    assert record.network_shape == (43, 51, 38)
+    assert record.image_files == (str(file),)
+    assert record.seconds["preprocess"] > 0
+    assert record.resampled_whole is None
     assert set(properties) == set(expected_properties)
-    assert under_way() is record
+    assert _under_way.get() is record
 
 
 def test_a_case_smaller_than_the_patch_is_padded_with_zeros(tmp_path: Path) -> None:
     box_of_case, _, properties = run(saved(tmp_path, noise((8, 10, 40))))
     # 10 voxels in R-L, 15 in A-P, 45 along S-I
-    assert properties[KEY]["box"] == ((0, 45), (-5, 19), (-3, 13))
+    assert properties[KEY].box == ((0, 45), (-5, 19), (-3, 13))
     assert box_of_case.shape == (1, 45, 24, 16)
     assert not box_of_case[0, :, :5].any()
     assert not box_of_case[0, :, :, 13:].any()
@@ -75,7 +74,7 @@ def test_a_case_smaller_than_the_patch_is_padded_with_zeros(tmp_path: Path) -> N
 def test_without_the_crop_the_box_is_the_case(tmp_path: Path) -> None:
     box_of_case, _, properties = run(saved(tmp_path), entry={"si_axis": None})
     assert box_of_case.shape == (1, 43, 51, 38)
-    assert properties[KEY]["box"] == ((0, 43), (0, 51), (0, 38))
+    assert properties[KEY].box == ((0, 43), (0, 51), (0, 38))
 
 
 def test_arrays_go_the_same_way_as_files(tmp_path: Path) -> None:
@@ -86,7 +85,7 @@ def test_arrays_go_the_same_way_as_files(tmp_path: Path) -> None:
         data, None, properties, plans(si_axis=0, orientation="SAR"), manager, {}
     )
     np.testing.assert_array_equal(array, run(file)[0])
-    assert properties[KEY]["box"] == ((0, 43), (13, 37), (11, 27))
+    assert properties[KEY].box == ((0, 43), (13, 37), (11, 27))
 
 
 def test_a_resampling_that_cannot_be_cropped_is_told_in_the_record(tmp_path: Path) -> None:
@@ -97,7 +96,7 @@ def test_a_resampling_that_cannot_be_cropped_is_told_in_the_record(tmp_path: Pat
         resampling_fn_data_kwargs={},
     )
     _, _, properties = run(saved(tmp_path), manager=manager)
-    assert properties[KEY]["resampled_whole"] == "resampling function no_resampling_hack"
+    assert properties[KEY].resampled_whole == "resampling function no_resampling_hack"
 
 
 def test_a_case_with_a_segmentation_is_nnunets_own(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_one_slice_is_a_case(tmp_path: Path) -> None:
     case, _, properties = run(saved(tmp_path, one, affine_of("RAS", (1, 1, 4.0))))
     assert case.shape == (1, 5, 24, 16)  # 4 mm of 0.8 mm
     np.testing.assert_allclose(case[0], np.broadcast_to(case[0, :1], case.shape[1:]), atol=1e-5)
-    assert properties[KEY]["box"][0] == (0, 5)
+    assert properties[KEY].box[0] == (0, 5)
 
 
 @pytest.mark.parametrize("size_mm", [0.1, 10.0])
@@ -179,7 +178,7 @@ def test_tiny_and_huge_voxels_are_brought_to_the_networks_grid(tmp_path: Path, s
     shape = (40, 40, 40) if size_mm < 1 else (20, 20, 20)
     case, _, properties = run(saved(tmp_path, noise(shape), affine_of("RAS", (size_mm,) * 3)))
     across = round(shape[0] * size_mm / 0.8)
-    assert properties[KEY]["network_shape"] == (across,) * 3
+    assert properties[KEY].network_shape == (across,) * 3
     assert case.shape == (1, across, 24, 16)
     assert np.isfinite(case).all()
 
@@ -187,7 +186,7 @@ def test_tiny_and_huge_voxels_are_brought_to_the_networks_grid(tmp_path: Path, s
 def test_a_constant_image_is_noted(tmp_path: Path) -> None:
     case, _, properties = run(saved(tmp_path, np.full(SHAPE, 7.0, np.float32)))
     assert not case.any()
-    assert properties[KEY]["warnings"] == ["constant image: the soft map is empty"]
+    assert properties[KEY].warnings == ["constant image: the soft map is empty"]
 
 
 # ---------------------------------------------------------------- images that cannot be predicted
@@ -296,7 +295,7 @@ def test_a_series_and_a_slice(tmp_path: Path, reader: type) -> None:
 def test_nan_is_zero_to_simpleitk(tmp_path: Path, reader: type) -> None:
     """In training as here; what is nothing but NaN is noted."""
     _, _, properties = run(saved(tmp_path, np.full(SHAPE, np.nan, np.float32)), reader)
-    assert properties[KEY]["warnings"] == ["constant image: the soft map is empty"]
+    assert properties[KEY].warnings == ["constant image: the soft map is empty"]
 
 
 @pytest.mark.parametrize("reader", READERS[:2])
@@ -353,4 +352,4 @@ def test_an_image_whose_slices_follow_another_axis(tmp_path: Path) -> None:
     file = saved(tmp_path, affine=affine_of("PSR"))
     assert "axes along RSP, but the model was trained with SAR" in refused(file, NibabelIO)
     _, _, properties = run(saved(tmp_path, affine=affine_of("LAS")), NibabelIO)
-    assert properties[KEY]["warnings"] == ["orientation SAL differs from training's SAR"]
+    assert properties[KEY].warnings == ["orientation SAL differs from training's SAR"]

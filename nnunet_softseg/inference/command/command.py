@@ -18,14 +18,10 @@ from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.command.images import ImageCase, find_cases
 from nnunet_softseg.inference.command.model import CHECKPOINT, Model, load_predictor, open_model
 from nnunet_softseg.inference.command.output_folder import OutputFolder, output_folder
+from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.io.atomic import write_json
 from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.preprocessing.model_plans import version_warning
-
-LARGEST = "NNUNET_SOFTSEG_LARGEST_PIECE"
-KEEP_UNLIKELY = "NNUNET_SOFTSEG_KEEP_UNLIKELY"
-LOCALIZE, LOCALIZE_MODES = "NNUNET_SOFTSEG_LOCALIZE", ("always", "auto", "never")
-BACKEND = "NNUNET_SOFTSEG_BACKEND"
 
 StrPath = str | os.PathLike[str]
 
@@ -40,7 +36,7 @@ class PredictionReport:
         kept: case ids that an earlier call had predicted.
         failed: why, by case id.
         flagged: warnings of softseg.json, by case id, of those predicted.
-        warnings: about the model.
+        warnings: about the model and the options.
     """
 
     output: Path
@@ -70,7 +66,7 @@ def predict(
     device: str = "auto",
     localize: str | None = None,
     largest_piece: bool = False,
-    keep_unlikely: bool = False,
+    discard_implausible: bool = False,
     backend: str | None = None,
     overwrite: bool = False,
     num_threads: int = 2,
@@ -93,8 +89,8 @@ def predict(
             variable NNUNET_SOFTSEG_LOCALIZE says.
         largest_piece: keep only the largest piece of each label, its values as they are; False: as the
             environment variable NNUNET_SOFTSEG_LARGEST_PIECE says.
-        keep_unlikely: flag maps that look like no label of the training, rather than empty them; False: as
-            the environment variable NNUNET_SOFTSEG_KEEP_UNLIKELY says.
+        discard_implausible: empty maps that look like no label of the training, rather than flag them;
+            False: as the environment variable NNUNET_SOFTSEG_DISCARD_IMPLAUSIBLE says.
         backend: what runs the network; None: as the environment variable NNUNET_SOFTSEG_BACKEND says.
         overwrite: predict every case again.
         num_threads: that read and preprocess, and that export; so many cases at most wait on either side.
@@ -104,69 +100,46 @@ def predict(
         UserError: for a mistake that concerns all cases: no image, no model of ours, an output folder that
             cannot be written or holds predictions of another model.
     """
-    with (
-        open_model(Path(model), folds, checkpoint) as found,
-        _environment(
-            {
-                LOCALIZE: localize,
-                BACKEND: backend,
-                LARGEST: "1" if largest_piece else None,
-                KEEP_UNLIKELY: "1" if keep_unlikely else None,
-            }
-        ),
-    ):
+    options = PredictionOptions.from_environment(
+        os.environ,
+        backend=backend,
+        localize=localize,
+        largest_piece=largest_piece,
+        discard_implausible=discard_implausible,
+    )
+    with open_model(Path(model), folds, checkpoint) as found:
         cases = find_cases(Path(source), found.num_channels, contrasts)
         folder = output_folder(Path(output), found)
         folder.refuse_inputs(cases, Path(source))
-        folder.start(cases, _made_by(found), overwrite=overwrite)
+        folder.start(cases, _made_by(found, options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
         report = PredictionReport(folder.path, kept=sorted(kept))
         if todo:
             warning = version_warning(found.plans)
             report.warnings += [warning] if warning else []
+            report.warnings += options.overruled
             with tqdm(total=len(cases), initial=len(report.kept), disable=not progress, unit="case") as bar:
-                _predict_cases(found, folder, todo, _Run(report, bar, num_threads, device))
+                _predict_cases(found, folder, todo, _Run(report, bar, options, num_threads, device))
         return report
 
 
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Set environment variables within the block; None leaves one as it is."""
-    before = {name: os.environ.get(name) for name in variables}
-    try:
-        os.environ.update({name: value for name, value in variables.items() if value is not None})
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _made_by(model: Model) -> dict[str, Any]:
+def _made_by(model: Model, options: PredictionOptions) -> dict[str, Any]:
     """Return what decides the values of a prediction, so that a folder never mixes two of it."""
     return {
         "version": __version__,
         "checkpoints": model.checkpoint_hashes(),
-        "localize": _localize_mode(),
-        "largest_piece": os.environ.get(LARGEST) == "1",
-        "keep_unlikely": os.environ.get(KEEP_UNLIKELY) == "1",
+        "localize": options.localize,
+        "largest_piece": options.largest_piece,
+        "discard_implausible": options.discard_implausible,
     }
-
-
-def _localize_mode() -> str:
-    mode = os.environ.get(LOCALIZE) or "auto"
-    if mode not in LOCALIZE_MODES:
-        raise UserError(f"--localize, {LOCALIZE}: expected one of {', '.join(LOCALIZE_MODES)}, found {mode}")
-    return mode
 
 
 @dataclass(frozen=True)
 class _Run:
     report: PredictionReport
     bar: Any
+    options: PredictionOptions
     num_threads: int
     device: str
 
@@ -178,30 +151,25 @@ class _Run:
         self.report.failed[case.case_id] = what
         self.bar.update()
 
-    def done(self, case: ImageCase, properties: Mapping[str, Any]) -> None:
-        from nnunet_softseg.inference import case_record
+    def done(self, case: ImageCase, properties: dict[str, Any]) -> None:
+        from nnunet_softseg.inference.case_record import CaseRecord
 
         self.report.predicted.append(case.case_id)
-        if warnings := properties[case_record.KEY]["warnings"]:
+        if warnings := CaseRecord.of(properties).warnings:
             self.report.flagged[case.case_id] = list(warnings)
         self.bar.update()
 
 
 def _predict_cases(model: Model, folder: OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
     """Read and preprocess in threads, forward here, export in threads; few cases wait in between."""
+    from nnunet_softseg.network.backends import choice
+
     with _nnunets_threads(run.device) as device:
-        _check_backend()
+        choice.wish_of(run.options.backend)  # what is wrong with it is said now, not once for every case
         predictor = load_predictor(model, device)
         write_json(folder.path / "dataset.json", predictor.dataset_json)
         write_json(folder.path / "plans.json", predictor.plans_manager.plans)
         _pipeline(predictor, folder, cases, run)
-
-
-def _check_backend() -> None:
-    """Say what is wrong with the choice of the backend now, not once for every case."""
-    from nnunet_softseg.network.backends import choice
-
-    choice.wish_of(os.environ.get(BACKEND, ""))
 
 
 def _pipeline(predictor: Any, folder: OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
@@ -210,7 +178,7 @@ def _pipeline(predictor: Any, folder: OutputFolder, cases: Sequence[ImageCase], 
     def prepare(case: ImageCase) -> dict[str, Any]:
         return preprocessed_case(predictor, list(map(str, case.files)), folder.truncated(case.case_id))
 
-    exports: deque[tuple[ImageCase, Mapping[str, Any], AsyncResult[None]]] = deque()
+    exports: deque[tuple[ImageCase, dict[str, Any], AsyncResult[None]]] = deque()
     ahead = map_ahead(prepare, cases, num_threads=run.num_threads, initializer=same_arithmetic())
     pool = thread_pool(run.num_threads)
     try:
@@ -218,7 +186,8 @@ def _pipeline(predictor: Any, folder: OutputFolder, cases: Sequence[ImageCase], 
             try:
                 item = prepared.result()
                 properties = item["data_properties"]
-                written = (predictor, _soft_maps(predictor, item), properties, item["ofile"])
+                soft_maps = _soft_maps(predictor, item, run.options)
+                written = (predictor, soft_maps, properties, item["ofile"])
                 export = pool.apply_async(_export, written)
             except Exception as error:
                 run.failed(case, error)
@@ -233,30 +202,23 @@ def _pipeline(predictor: Any, folder: OutputFolder, cases: Sequence[ImageCase], 
         pool.join()
 
 
-def _soft_maps(predictor: Any, item: Mapping[str, Any]) -> Any:
-    from nnunet_softseg.inference import case_record
+def _soft_maps(predictor: Any, item: Mapping[str, Any], options: PredictionOptions) -> Any:
+    from nnunet_softseg.inference.case_record import CaseRecord
+    from nnunet_softseg.inference.nnunet_patches import under_way
 
-    case_record.set_under_way(case_record.start(item["data_properties"]))
-    try:
+    record = CaseRecord.of(item["data_properties"])
+    record.given_options = options
+    with under_way(record):
         return predictor.predict_logits_from_preprocessed_data(item["data"]).cpu().numpy()
-    finally:
-        case_record.set_under_way(None)
 
 
 def _export(predictor: Any, soft_maps: Any, properties: dict[str, Any], truncated_file: str) -> None:
     from nnunet_softseg.inference.export import export_prediction
 
-    export_prediction(
-        soft_maps,
-        properties,
-        predictor.configuration_manager,
-        predictor.plans_manager,
-        predictor.dataset_json,
-        truncated_file,
-    )
+    export_prediction(soft_maps, properties, predictor.plans_manager, predictor.dataset_json, truncated_file)
 
 
-def _finish(case: ImageCase, properties: Mapping[str, Any], export: "AsyncResult[None]", run: _Run) -> None:
+def _finish(case: ImageCase, properties: dict[str, Any], export: "AsyncResult[None]", run: _Run) -> None:
     try:
         export.get()
     except Exception as error:

@@ -1,11 +1,10 @@
 """Which backend runs the network of a predictor here, and what happens when one fails.
 
-By itself: on a GPU torch; on a CPU OpenVINO where it is installed, torch otherwise. The environment variable
-NNUNET_SOFTSEG_BACKEND asks for one: `torch` or `openvino`, with a precision if wanted: `openvino-float32`.
+By itself: on a GPU torch; on a CPU OpenVINO where it is installed, torch otherwise. `--backend`, or
+NNUNET_SOFTSEG_BACKEND, asks for one: `torch` or `openvino`, with a precision if wanted: `openvino-float32`.
 """
 
 import itertools
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from torch._dynamo import OptimizedModule
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference import case_record
 from nnunet_softseg.network.backends import openvino_network, processor
 from nnunet_softseg.network.backends.converted_model import FOLDER, user_cache, weights_hash
 from nnunet_softseg.network.backends.openvino_network import OpenVinoNetwork
@@ -62,7 +60,7 @@ class Backend:
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the raw output (label, *space) of a patch (channel, *space), averaged over mirrored passes.
 
-        The patch is not changed. The case's record notes what ran.
+        The patch is not changed.
         """
         axes = self._predictor.allowed_mirroring_axes if self._predictor.use_mirroring else None
         try:
@@ -75,8 +73,12 @@ class Backend:
                 raise
             self._network = _without_openvino(self._predictor, self._network, error)
             raw = _mirrored(self._network, patch, axes or ())
-        case_record.add_backend(case_record.under_way(), self._network.name)
         return raw
+
+    @property
+    def name(self) -> str:
+        """What ran the last patch; empty before the first."""
+        return self._network.name if self._network else ""
 
 
 class AsItIs:
@@ -99,7 +101,7 @@ class AsItIs:
         return raw.float()
 
 
-def of(predictor: Any) -> Backend:
+def of(predictor: Any, asked: str) -> Backend:
     """Return what runs the predictor's network, with the weights that it holds now.
 
     An ensemble puts the weights of one fold after the other into the same network, so ask again for every
@@ -107,11 +109,12 @@ def of(predictor: Any) -> Backend:
 
     Args:
         predictor: nnU-Net's, its network on its device and in evaluation mode.
+        asked: as for `wish_of`.
 
     Raises:
-        UserError: if the environment variable asks for what there is not.
+        UserError: as `wish_of`.
     """
-    wish = wish_of(os.environ.get(VARIABLE, ""))
+    wish = wish_of(asked)
     key = (wish, weights_hash(predictor.network), str(predictor.device), torch.get_num_threads())
     kept = getattr(predictor, _KEPT, None)
     if kept is None or kept[0] != key:
@@ -122,7 +125,7 @@ def of(predictor: Any) -> Backend:
 
 
 def wish_of(text: str) -> Wish:
-    """Return engine and precision named as in the environment variable: `openvino-bfloat16`, `torch`, `auto`.
+    """Return engine and precision by their names: `openvino-bfloat16`, `torch`, `auto`.
 
     Raises:
         UserError: for any other text, and for OpenVINO where it is not installed.

@@ -1,0 +1,51 @@
+"""Options of a prediction: by arguments, by environment variables, and both."""
+
+import pytest
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.options import VARIABLES, PredictionOptions
+from nnunet_softseg.network.backends import choice
+
+LOCALIZE, LARGEST = VARIABLES["localize"], VARIABLES["largest_piece"]
+
+
+def test_without_anything_the_options_are_the_defaults() -> None:
+    assert PredictionOptions.from_environment({}) == PredictionOptions("auto", "auto", False, False)
+    assert PredictionOptions.from_environment(dict.fromkeys(VARIABLES.values(), "")) == PredictionOptions()
+
+
+def test_each_option_has_a_variable() -> None:
+    words = ("torch-float32", "never", "1", "1")
+    options = PredictionOptions.from_environment(dict(zip(VARIABLES.values(), words, strict=True)))
+    assert options == PredictionOptions("torch-float32", "never", True, True)
+    assert VARIABLES["backend"] == choice.VARIABLE
+
+
+def test_an_argument_overrules_the_environment_and_says_so() -> None:
+    environment = {LOCALIZE: "never", LARGEST: "0", VARIABLES["backend"]: "torch"}
+    options = PredictionOptions.from_environment(
+        environment, localize="always", largest_piece=True, backend="torch", discard_implausible=False
+    )
+    assert (options.localize, options.largest_piece, options.backend) == ("always", True, "torch")
+    assert options.overruled == (
+        "--localize always overrules NNUNET_SOFTSEG_LOCALIZE=never",
+        "--largest-piece overrules NNUNET_SOFTSEG_LARGEST_PIECE=0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "said"),
+    [
+        ({LOCALIZE: "sometimes"}, {}, f"{LOCALIZE}: expected one of auto, always, never, found sometimes"),
+        ({}, {"localize": "maybe"}, "--localize, .*: expected one of auto, always, never, found maybe"),
+        ({LARGEST: "yes"}, {}, f"{LARGEST}: expected 1 .* or 0, found 'yes'"),
+        (
+            {"NNUNET_SOFTSEG_KEEP_UNLIKELY": "1"},
+            {},
+            "expected it unset.*unset it; NNUNET_SOFTSEG_DISCARD_IMPLAUSIBLE=1",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told(environment: dict[str, str], arguments: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        PredictionOptions.from_environment(environment, **arguments)
