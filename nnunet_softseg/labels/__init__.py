@@ -17,11 +17,10 @@ The modules, in the order of their imports:
   contrasts/sidecar.py           what a written label says of itself, its sources as BIDS URIs
   contrasts/subject.py           one subject: its files in, its soft labels out, kept if nothing changed
   contrasts/make_gt.py           the command: BIDS -> derivatives, all subjects
-  raters/settings.py             how raters are fused
-  raters/sources.py              which file is whose, what it says about a label
-  raters/fusion.py               mean, weighted mean, STAPLE
+  raters/sources.py              files of each rater, case and label; their content
+  raters/fusion.py               settings; mean, weighted mean, STAPLE
   raters/agreement.py            Dice of each pair, Fleiss' kappa
-  raters/record.py               what is asked of a case, what became of it, on disk
+  raters/record.py               task and result of a case, and their record on disk
   raters/case.py                 one case: raters' files -> soft labels, label map
   raters/report.py               agreement as tables
   raters/command.py              a file or a folder per rater -> soft labels

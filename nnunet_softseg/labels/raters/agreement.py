@@ -1,4 +1,4 @@
-"""How well raters of one image agree: pair by pair, and all together."""
+"""Agreement of the raters of one image: Dice of each pair, Fleiss' kappa of all."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from nnunet_softseg.metrics.overlap import dice, soft_dice
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 
-class Measure(NamedTuple):
+class RaterMeasure(NamedTuple):
     """One number, of one rater, of two, or of all.
 
     Attributes:
@@ -31,7 +31,7 @@ class Measure(NamedTuple):
     value: float
 
 
-def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) -> list[Measure]:
+def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) -> list[RaterMeasure]:
     """Return the volume of each rater, Dice of each pair (> 0.5), their mean, and Fleiss' kappa.
 
     With soft maps among them, the soft Dice of each pair, too; of two masks it is the same as Dice.
@@ -45,17 +45,20 @@ def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) ->
     box = bounding_box(np.logical_or.reduce([values > 0 for values in maps.values()]))
     maps = {rater: values[box] for rater, values in maps.items()}
     measures = [
-        Measure("volume_mm3", rater, "", float(values.sum(dtype=np.float64)) * voxel_volume_mm3)
+        RaterMeasure("volume_mm3", rater, "", float(values.sum(dtype=np.float64)) * voxel_volume_mm3)
         for rater, values in maps.items()
     ]
     pairs = list(itertools.combinations(maps, 2))
-    overlaps = [dice(maps[first], maps[second], HARD_THRESHOLD) for first, second in pairs]
-    measures += [Measure("dice", *pair, value) for pair, value in zip(pairs, overlaps, strict=True)]
+    overlaps = [dice(maps[first], maps[second]) for first, second in pairs]
+    measures += [RaterMeasure("dice", *pair, value) for pair, value in zip(pairs, overlaps, strict=True)]
     if any(is_soft(values) for values in maps.values()):
-        measures += [Measure("soft_dice", *pair, soft_dice(maps[pair[0]], maps[pair[1]])) for pair in pairs]
+        measures += [
+            RaterMeasure("soft_dice", first, second, soft_dice(maps[first], maps[second]))
+            for first, second in pairs
+        ]
     if pairs:
-        measures.append(Measure("mean_dice", "", "", mean_of_known(overlaps)))
-        measures.append(Measure("fleiss_kappa", "", "", kappa(list(drawn.values()))))
+        measures.append(RaterMeasure("mean_dice", "", "", mean_of_known(overlaps)))
+        measures.append(RaterMeasure("fleiss_kappa", "", "", kappa(list(drawn.values()))))
     return measures
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,15 @@ from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.raters.case import fuse_case, try_fuse_case
-from nnunet_softseg.labels.raters.record import MADE_BY, CaseJob, FusedCase, LabelTask, is_ours, load_record
+from nnunet_softseg.labels.raters.fusion import FusionSettings
+from nnunet_softseg.labels.raters.record import (
+    MADE_BY,
+    CaseJob,
+    FusedCase,
+    LabelTask,
+    load_fusion_record,
+)
 from nnunet_softseg.labels.raters.report import agreement_lines, tidy_table
-from nnunet_softseg.labels.raters.settings import FusionSettings
 from nnunet_softseg.labels.raters.sources import (
     CaseFiles,
     RaterFile,
@@ -33,7 +39,7 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class FusionReport:
-    """What `fuse` did.
+    """Result of `fuse`.
 
     Attributes:
         output: file or folder that was written.
@@ -57,10 +63,11 @@ class FusionReport:
     def as_text(self) -> str:
         """Return agreement and warnings in lines, for the terminal."""
         method = f"{'weighted ' if self.settings.weights else ''}{self.settings.method}"
-        head = f"{printable(self.output)}: {method} of {len(self.raters)} raters"
+        failed, kept = len(self.failures), sum(case.up_to_date for case in self.cases)
         return "\n".join(
             [
-                f"{head}, {_done(self.cases)}",
+                f"{printable(self.output)}: {method} of {len(self.raters)} raters, "
+                f"{len(self.cases) - failed - kept} fused, {kept} up to date, {failed} failed",
                 *agreement_lines(self.cases, self.settings.margin_mm),
                 *(f"warning: {warning}" for warning in self.warnings),
             ]
@@ -116,15 +123,14 @@ def fuse(
     if strict and warnings:
         more = f" (and {len(warnings) - 1} more of this kind)" if len(warnings) > 1 else ""
         raise UserError(f"--strict: {warnings[0]}{more}: add what is missing, or go on without --strict")
-    _check_replaceable(jobs, overwrite)
-    _check_table_is_ours(target, overwrite)
+    _check_replaceable(jobs, overwrite, target)
     remove_abandoned(target)
     cases = map_jobs(
         try_fuse_case, jobs, num_processes=num_processes, progress=progress, description="Fusing raters"
     )
-    report = FusionReport(
-        target, settings, tuple(jobs[0].raters), tuple(cases), (*warnings, *_grouped_warnings(cases))
-    )
+    of_cases = [(warning, printable(case.case_id)) for case in cases for warning in case.warnings]
+    warnings += _with_cases(of_cases)
+    report = FusionReport(target, settings, tuple(jobs[0].raters), tuple(cases), tuple(warnings))
     if len(report.failures) < len(cases):
         _write_tables(report, jobs[0].raters, folders)
     return report
@@ -148,12 +154,6 @@ def _check_inputs(paths: Sequence[Path]) -> bool:
         )
     check_different(paths)
     return bool(folders)
-
-
-def _done(cases: Sequence[FusedCase]) -> str:
-    failed = sum(case.failure is not None for case in cases)
-    kept = sum(case.up_to_date for case in cases)
-    return f"{len(cases) - failed - kept} fused, {kept} up to date, {failed} failed"
 
 
 # Files
@@ -181,24 +181,21 @@ def _fuse_files(
             f"--labels: expected one label, as -o is one file, found {len(labels)}: call this once per "
             "label, or give a folder per rater"
         )
-    names = rater_names(paths)
+    raters = _weighted_raters(paths, settings)
     files = tuple(
-        RaterFile(name, path, None, printable(path)) for name, path in zip(names, paths, strict=True)
+        RaterFile(name, path, None, printable(path)) for name, path in zip(raters, paths, strict=True)
     )
+    tasks = (LabelTask(labels[0], files, output),)
     record = output.with_name(without_nifti_ending(output.name) + ".json")
-    weights = settings.weights or (1.0,) * len(names)
-    job = CaseJob(
-        printable(output.name),
-        (LabelTask(labels[0], files, output),),
-        dict(zip(names, weights, strict=True)),
-        settings,
-        image,
-        None,
-        record,
-    )
+    job = CaseJob(printable(output.name), tasks, raters, settings, image, None, record)
     _check_replaceable([job], overwrite)
     case = fuse_case(job)
-    return FusionReport(output, settings, tuple(names), (case,), case.warnings)
+    return FusionReport(output, settings, tuple(raters), (case,), case.warnings)
+
+
+def _weighted_raters(paths: Sequence[Path], settings: FusionSettings) -> dict[str, float]:
+    """Return name -> weight of each rater."""
+    return dict(zip(rater_names(paths), settings.weights or (1.0,) * len(paths), strict=True))
 
 
 # Folders
@@ -215,7 +212,7 @@ class _Folders:
         for name, folder in (("-o", self.output), ("--label-maps", self.label_maps)):
             if folder is not None:
                 self._check_written(name, folder)
-        if self.label_maps is not None and _same(self.label_maps, self.output):
+        if self.label_maps is not None and self.label_maps.resolve() == self.output.resolve():
             raise UserError("--label-maps: expected another folder than -o, found the same: use labelsTr")
 
     def _check_written(self, name: str, folder: Path) -> None:
@@ -225,15 +222,11 @@ class _Folders:
                 f"{name}: expected a folder, as -i are folders, found the file {shown}: choose another"
             )
         for source in [*self.raters, *([self.images] if self.images else [])]:
-            if _same(folder, source) or source.resolve() in folder.resolve().parents:
+            if source.resolve() in (folder.resolve(), *folder.resolve().parents):
                 raise UserError(
                     f"{name}: expected a folder outside of all inputs, found {shown} in "
                     f"{printable(source)}: choose another"
                 )
-
-
-def _same(first: Path, second: Path) -> bool:
-    return first.resolve() == second.resolve()
 
 
 def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[CaseJob], list[str]]:
@@ -244,8 +237,7 @@ def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[Case
     if images is not None:
         warnings += _unmatched(found, images)
         found = {case_id: files for case_id, files in found.items() if case_id in images}
-    names = rater_names(folders.raters)
-    raters = dict(zip(names, settings.weights or (1.0,) * len(names), strict=True))
+    raters = _weighted_raters(folders.raters, settings)
     jobs = [
         CaseJob(
             case_id,
@@ -302,69 +294,68 @@ def _unmatched(found: Mapping[str, CaseFiles], images: Mapping[str, Path]) -> li
             f"{examples(without_image)} and images' {examples(without_rater)}: rename the raters' files to "
             "<case>.nii.gz, the images being <case>_0000.nii.gz"
         )
-    warnings = []
-    if without_image:
-        warnings.append(f"no image, left out: {_count(without_image)}")
-    if without_rater:
-        warnings.append(f"no rater, left out: {_count(without_rater)}")
-    return warnings
+    left_out = {"no image": without_image, "no rater": without_rater}
+    return [f"{reason}, left out: {_count(cases)}" for reason, cases in left_out.items() if cases]
 
 
 def _missing(jobs: Sequence[CaseJob]) -> list[str]:
-    """Return which rater lacks which cases."""
-    lacking: dict[str, list[str]] = defaultdict(list)
+    """Return the cases that each rater lacks, as warnings."""
     wanted = sorted({task.label for job in jobs for task in job.tasks if task.label is not None})
+    lacking = []
     for job in jobs:
-        of_label = {task.label: task.files for task in job.tasks}
+        there = {(file.rater, task.label) for task in job.tasks for file in task.files}
         for label in wanted:
-            there = {file.rater for file in of_label.get(label, ())}
-            for rater in job.raters:
-                if rater not in there:
-                    suffix = f", label {label}" if len(wanted) > 1 else ""
-                    lacking[f"{rater} has no file{suffix}"].append(printable(job.case_id))
-    return [f"{what}: {_count(cases)}" for what, cases in lacking.items()]
+            suffix = f", label {label}" if len(wanted) > 1 else ""
+            lacking += [
+                (f"{rater} has no file{suffix}", printable(job.case_id))
+                for rater in job.raters
+                if (rater, label) not in there
+            ]
+    return _with_cases(lacking)
+
+
+def _with_cases(warnings: Iterable[tuple[str, str]]) -> list[str]:
+    """Return each warning once, with the cases that it is about.
+
+    Args:
+        warnings: (warning, case) pairs.
+    """
+    about: dict[str, list[str]] = defaultdict(list)
+    for warning, case_id in warnings:
+        about[warning].append(case_id)
+    return [f"{warning}: {_count(case_ids)}" for warning, case_ids in about.items()]
 
 
 def _count(cases: Sequence[str]) -> str:
     return f"{len(cases)} case{'' if len(cases) == 1 else 's'} ({examples(cases)})"
 
 
-def _grouped_warnings(cases: Sequence[FusedCase]) -> list[str]:
-    """Return each warning once, with the cases that it is about."""
-    about: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        for warning in case.warnings:
-            about[warning].append(printable(case.case_id))
-    return [f"{warning}: {_count(case_ids)}" for warning, case_ids in about.items()]
+# Files beside the soft labels
 
 
-# What is written beside the soft labels
+def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool, folder: Path | None = None) -> None:
+    """Raise a UserError if a file of somebody else is in the way.
 
-
-def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool) -> None:
-    """Raise a UserError if a file that somebody else wrote is in the way."""
+    Args:
+        jobs: whose files will be written.
+        overwrite: replace them nevertheless.
+        folder: for which a table will be written; None: no table.
+    """
     if overwrite:
         return
     foreign = [
         target
         for job in jobs
         for target in [*job.targets, job.record]
-        if (target.exists() or target.is_symlink()) and not is_ours(job, target)
+        if (target.exists() or target.is_symlink()) and not job.is_ours(target)
     ]
+    if folder and (folder / AGREEMENT).exists() and load_fusion_record(folder / RECORD) is None:
+        foreign.append(folder / AGREEMENT)
     if foreign:
         more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         raise UserError(
             f"{printable(foreign[0])}{more}: expected no file, or one of an earlier call of fuse, found "
             "another: move it, choose another -o, or give --overwrite"
-        )
-
-
-def _check_table_is_ours(folder: Path, overwrite: bool) -> None:
-    table = folder / AGREEMENT
-    if table.exists() and load_record(folder / RECORD) is None and not overwrite:
-        raise UserError(
-            f"{printable(table)}: expected no file, or one of an earlier call of fuse, found another: "
-            "move it, choose another -o, or give --overwrite"
         )
 
 

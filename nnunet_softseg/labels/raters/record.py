@@ -1,23 +1,28 @@
-"""What is asked of a case, what became of it, and the record of that on disk.
+"""The task of a case, its result, and the record of both on disk.
 
-The record (`<case>.json`) is written before the files, without their hashes, and again after them. So what is
-there tells, even after a kill, whether a file is ours to replace and whether it is up to date.
+The record (`<case>.json`) is written before the files, without their hashes, and again after them. So the
+folder tells, even after a kill, whether a file is ours to replace and whether it is up to date.
 """
 
-import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nnunet_softseg import __version__
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.record import sha256
-from nnunet_softseg.labels.raters.agreement import Measure
-from nnunet_softseg.labels.raters.settings import FusionSettings
+from nnunet_softseg.io.record import (
+    changed_outputs,
+    json_copy,
+    load_record,
+    output_hashes,
+    relative_name,
+    sha256,
+)
+from nnunet_softseg.labels.raters.agreement import RaterMeasure
+from nnunet_softseg.labels.raters.fusion import FusionSettings
 from nnunet_softseg.labels.raters.sources import RaterFile
 
 MADE_BY = {"name": "nnunet-softseg", "version": __version__, "command": "fuse"}
@@ -36,6 +41,11 @@ class LabelTask:
     label: int | None
     files: tuple[RaterFile, ...]
     output: Path
+
+    @property
+    def of_label(self) -> str:
+        """The label, as it follows a sentence; empty without one."""
+        return "" if self.label is None else f", label {self.label}"
 
 
 @dataclass(frozen=True)
@@ -61,14 +71,56 @@ class CaseJob:
     record: Path
 
     @property
+    def files(self) -> dict[Path, RaterFile]:
+        """The files of all raters and labels, each once."""
+        return {file.path: file for task in self.tasks for file in task.files}
+
+    @property
+    def reference(self) -> Path:
+        """The file that gives grid and header."""
+        return self.image or self.tasks[0].files[0].path
+
+    @property
     def targets(self) -> list[Path]:
-        """The NIfTI files that the case will have."""
+        """The NIfTI files to write."""
         return [*(task.output for task in self.tasks), *([self.label_map] if self.label_map else [])]
+
+    def request(self) -> dict[str, Any]:
+        """Return all that decides the result, sources by their SHA-256, as JSON gives it back.
+
+        Raises:
+            UserError: if a source cannot be read.
+        """
+        request = {
+            "version": __version__,
+            "method": self.settings.method,
+            "margin_mm": self.settings.margin_mm,
+            "weights": dict(self.raters) if self.settings.weights else None,
+            "raters": list(self.raters),
+            "sources": {
+                str(task.label): {file.rater: _source(file.path) for file in task.files}
+                for task in self.tasks
+            },
+            "image": _source(self.image) if self.image else None,
+        }
+        copied: dict[str, Any] = json_copy(request)
+        return copied
+
+    def is_ours(self, target: Path) -> bool:
+        """Return whether a file that exists was written by an earlier call of this command for this case."""
+        record = load_fusion_record(self.record)
+        if record is None:
+            return False
+        return target == self.record or relative_name(target, self.record.parent) in record["outputs"]
+
+
+def _source(file: Path) -> dict[str, str]:
+    return {"file": file.name, "sha256": sha256(file)}
 
 
 @dataclass(frozen=True)
 class FusedCase:
-    """What became of a case.
+    """Result of a case.
 
     Attributes:
         case_id: its name.
@@ -79,124 +131,69 @@ class FusedCase:
     """
 
     case_id: str
-    measures: Mapping[int | None, list[Measure]] = field(default_factory=dict)
+    measures: Mapping[int | None, list[RaterMeasure]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     up_to_date: bool = False
     failure: str | None = None
 
 
+def load_fusion_record(file: Path) -> dict[str, Any] | None:
+    """Return a record of this command; None if the file is missing, broken or something else."""
+    record = load_record(file, "made_by", "outputs")
+    if record is None or not isinstance(record["made_by"], dict) or not isinstance(record["outputs"], dict):
+        return None
+    ours = all(record["made_by"].get(key) == MADE_BY[key] for key in ("name", "command"))
+    return record if ours else None
+
+
 def begin(job: CaseJob, request: Mapping[str, Any]) -> None:
     """Write the record of a case whose files are about to be written."""
-    earlier = load_record(job.record)
+    earlier = load_fusion_record(job.record)
     # What an earlier call wrote for other labels stays ours to replace.
     outputs: dict[str, str | None] = dict.fromkeys(earlier["outputs"]) if earlier else {}
-    outputs |= {_relative(target, job.record): None for target in job.targets}
+    outputs |= dict.fromkeys(relative_name(target, job.record.parent) for target in job.targets)
     write_json(job.record, {**_about(job, request), "outputs": outputs})
 
 
 def finish(job: CaseJob, request: Mapping[str, Any], fused: FusedCase) -> None:
     """Write the record of a case whose files are on disk."""
-    outputs = (load_record(job.record) or {"outputs": {}})["outputs"]
-    outputs |= {_relative(target, job.record): sha256(target) for target in job.targets}
-    write_json(job.record, {**_about(job, request), "outputs": outputs, **_as_json(fused)})
+    outputs = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
+    outputs |= output_hashes(job.record.parent, job.targets)
+    agreement = {
+        str(label): [_as_json(one) for one in of_label] for label, of_label in fused.measures.items()
+    }
+    result = {"agreement": agreement, "warnings": list(fused.warnings)}
+    write_json(job.record, {**_about(job, request), "outputs": outputs, **result})
 
 
 def _about(job: CaseJob, request: Mapping[str, Any]) -> dict[str, Any]:
-    return {"made_by": MADE_BY, "case_id": job.case_id, "request": request, "files": _paths(job)}
-
-
-def is_ours(job: CaseJob, target: Path) -> bool:
-    """Return whether a file that exists was written by an earlier call of this command for this case."""
-    record = load_record(job.record)
-    return record is not None and (target == job.record or _relative(target, job.record) in record["outputs"])
-
-
-def load_record(file: Path) -> dict[str, Any] | None:
-    """Return a record of this command; None if the file is missing, broken or something else."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        made_by = record["made_by"]
-        ours = made_by["command"] == MADE_BY["command"] and made_by["name"] == MADE_BY["name"]
-        return record if ours and isinstance(record["outputs"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    # Where the files were, for the reader of the record; they may be elsewhere next time.
+    paths = {file.shown: os.path.abspath(file.path) for task in job.tasks for file in task.files}
+    paths |= {"image": os.path.abspath(job.image)} if job.image else {}
+    return {"made_by": MADE_BY, "case_id": job.case_id, "request": request, "files": paths}
 
 
 def kept(job: CaseJob, request: Mapping[str, Any]) -> FusedCase | None:
     """Return the case as it is on disk, or None if it is missing, stale, unfinished or changed."""
-    record = load_record(job.record)
+    record = load_fusion_record(job.record)
     if record is None or record.get("request") != request:
         return None
-    for target in job.targets:
-        known = record["outputs"].get(_relative(target, job.record))
-        if known is None or not target.is_file() or sha256(target) != known:
-            return None
+    if changed_outputs(job.record.parent, record["outputs"], job.targets):
+        return None
     try:
-        return _from_json(job, record)
+        measures = {
+            task.label: [_from_json(entry) for entry in record["agreement"][str(task.label)]]
+            for task in job.tasks
+        }
+        return FusedCase(job.case_id, measures, tuple(map(str, record["warnings"])), up_to_date=True)
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def request_of(job: CaseJob) -> dict[str, Any]:
-    """Return all that decides the result, sources by their SHA-256, as JSON gives it back.
-
-    Raises:
-        UserError: if a source cannot be read.
-    """
-    request = {
-        "version": __version__,
-        "method": job.settings.method,
-        "margin_mm": job.settings.margin_mm,
-        "weights": dict(job.raters) if job.settings.weights else None,
-        "raters": list(job.raters),
-        "sources": {
-            str(task.label): {
-                file.rater: {"file": file.path.name, "sha256": sha256(file.path)} for file in task.files
-            }
-            for task in job.tasks
-        },
-        "image": {"file": job.image.name, "sha256": sha256(job.image)} if job.image else None,
-    }
-    as_json: dict[str, Any] = json.loads(json.dumps(request))
-    return as_json
+def _as_json(measure: RaterMeasure) -> dict[str, Any]:
+    return {**measure._asdict(), "value": measure.value if math.isfinite(measure.value) else None}
 
 
-def _paths(job: CaseJob) -> dict[str, str]:
-    """Return where the files were, for the reader of the record; they may be elsewhere next time."""
-    paths = {file.shown: os.path.abspath(file.path) for task in job.tasks for file in task.files}
-    return paths | ({"image": os.path.abspath(job.image)} if job.image else {})
-
-
-def _relative(target: Path, record: Path) -> str:
-    try:
-        return Path(os.path.relpath(target, record.parent)).as_posix()
-    except ValueError:  # another drive
-        return target.absolute().as_posix()
-
-
-def _as_json(fused: FusedCase) -> dict[str, Any]:
-    measures = {
-        str(label): [{**measure._asdict(), "value": _finite(measure.value)} for measure in of_label]
-        for label, of_label in fused.measures.items()
-    }
-    return {"agreement": measures, "warnings": list(fused.warnings)}
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _from_json(job: CaseJob, record: Mapping[str, Any]) -> FusedCase:
-    measures = {
-        task.label: [
-            Measure(
-                str(entry["name"]),
-                str(entry["rater"]),
-                str(entry["other_rater"]),
-                float("nan") if entry["value"] is None else float(entry["value"]),
-            )
-            for entry in record["agreement"][str(task.label)]
-        ]
-        for task in job.tasks
-    }
-    return FusedCase(job.case_id, measures, tuple(map(str, record["warnings"])), up_to_date=True)
+def _from_json(entry: Mapping[str, Any]) -> RaterMeasure:
+    value = math.nan if entry["value"] is None else float(entry["value"])
+    return RaterMeasure(str(entry["name"]), str(entry["rater"]), str(entry["other_rater"]), value)
