@@ -771,7 +771,7 @@ BAD_FILES: dict[str, tuple[Callable[[list[Path]], object], list[str]]] = {
     ),
     "0-255": (
         lambda masks: save_nifti(masks[0], 255 * RATERS[0], AFFINE),
-        ["rater1.nii.gz: values outside [0, 1]", "found [0, 255]", "divide it by 255"],
+        ["rater1.nii.gz: values outside [0, 1]", "found whole numbers 0, 255", "divide it by 255"],
     ),
     "label map": (
         lambda masks: save_nifti(masks[0], RATERS[0] + RATERS[1], AFFINE),
@@ -794,7 +794,7 @@ BAD_FILES: dict[str, tuple[Callable[[list[Path]], object], list[str]]] = {
         lambda masks: nib.save(
             nib.Nifti1Image(np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE), masks[1]
         ),
-        ["rater2.nii.gz: voxels are not numbers"],
+        ["rater2.nii.gz: voxels are not real numbers"],
     ),
     "same file": (lambda masks: (masks[2].unlink(), os.link(masks[0], masks[2])), ["is given twice"]),
 }
