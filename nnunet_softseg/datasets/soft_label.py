@@ -17,7 +17,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import ImageReader
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.io.atomic import replacing
-from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import file_findings, first_line, load_nifti, stored_values
 from nnunet_softseg.io.same_grid import shape_findings
@@ -87,7 +87,7 @@ def _missing(file: Path, case_id: str, label: int) -> Finding:
 
 def _extra(file: Path, case_ids: set[str], labels: Sequence[int]) -> Finding:
     expected, found = "only <case>_<label, 4 digits>.nii.gz", "another name"
-    parsed = parse_soft_label_name(file.name)
+    parsed = parse_numbered_name(file.name)
     if parsed:
         case_id, label = parsed
         if case_id not in case_ids:

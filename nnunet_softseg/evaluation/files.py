@@ -15,7 +15,7 @@ from pathlib import Path
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import Case, derivative_stem
 from nnunet_softseg.io.bids import parse_bids_name
-from nnunet_softseg.io.case_files import parse_soft_label_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 
 SOFT_FOLDER = "soft"
@@ -123,7 +123,7 @@ def reference_files(
 
 def _soft_first(files: Sequence[Path]) -> Sequence[Path]:
     """Return the soft maps of a prediction if there are any, else all files."""
-    soft = [file for file in files if file.parent.name == SOFT_FOLDER and parse_soft_label_name(file.name)]
+    soft = [file for file in files if file.parent.name == SOFT_FOLDER and parse_numbered_name(file.name)]
     return soft or files
 
 
@@ -134,7 +134,7 @@ def _reference_name(images: Images, file: Path, pattern: str | None) -> tuple[st
             return None
         label = match.groupdict().get("label")
         return match["case"], None if label is None else int(label)
-    soft = parse_soft_label_name(file.name)
+    soft = parse_numbered_name(file.name)
     if soft and soft[1] == 0:
         raise UserError(
             f"{images.relative(file)}: expected reference labels, found an image's channel (_0000) in "
@@ -250,7 +250,7 @@ def _unambiguous(images: Images, candidates: Candidates, cases: Sequence[Case], 
 def _with_label_in_name(files: Iterable[Path], wanted: Sequence[tuple[Case, int]]) -> Candidates:
     named = defaultdict(list)
     for file in files:
-        parsed = parse_soft_label_name(file.name)
+        parsed = parse_numbered_name(file.name)
         if parsed:
             named[parsed].append(file)
     return {(case.case_id, label): named.get((case.case_id, label), []) for case, label in wanted}

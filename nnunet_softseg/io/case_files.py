@@ -1,11 +1,86 @@
-"""Which file belongs to which case, subject, contrast and label."""
+"""The image files in a place, and what their names say.
 
+    listing = list_files(folder)                      # or list_bids(folder): a BIDS tree
+    listing.files, listing.passed_over                # what was taken; what was not, each with its reason
+    parse_numbered_name("sub-01_T2w_0001.nii.gz")     # ("sub-01_T2w", 1): a label, or the channel of an image
+
+Those that a user wants: `image_choice`. Which one belongs to which case and label: `case_matching`.
+"""
+
+import enum
 import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.bids import IMAGE_FOLDERS
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS
 
-_NAME = re.compile(r"^(?P<case>.+)_(?P<label>\d{4})(\.nii|\.nii\.gz)$")
+SOFT_FOLDER = "soft"
+"""The folder of soft maps, `<case>_<label>.nii.gz`, in a folder of predictions."""
+_NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})(\.nii|\.nii\.gz)$")
+
+
+class Reason(enum.Enum):
+    """Why a file was passed over; the words are those of reports."""
+
+    HIDDEN = "hidden"
+    NOT_NIFTI = "not NIfTI"
+    OTHER_FOLDER = f"not in {' or '.join(IMAGE_FOLDERS)}"
+    MISNAMED = "not a BIDS name"
+    MISPLACED = "of another subject or session by its folder"
+    EXCLUDED = "excluded"
+    NO_CONTRAST = "not a contrast of this layout"
+    OTHER_CONTRAST = "of another contrast"
+    NO_SOFT_LABEL = "without a soft label"
+    NO_IMAGE = "without an image"
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A file that was not taken, and why."""
+
+    path: Path
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The NIfTI files of a place.
+
+    Attributes:
+        root: a folder, or the one file.
+        files: sorted.
+        passed_over: files that are there, too.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether a file was given, and no folder."""
+        return self.files == (self.root,)
+
+    def relative(self, file: Path) -> str:
+        """Return the path of a file inside the folder."""
+        return file.name if self.is_one_file else file.relative_to(self.root).as_posix()
+
+
+# Names
+
+
+def is_nifti(name: str) -> bool:
+    """Return whether a file name ends as a NIfTI file's."""
+    return name.endswith(NIFTI_ENDINGS)
+
+
+def parse_numbered_name(name: str) -> tuple[str, int] | None:
+    """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None."""
+    match = _NUMBERED.match(name)
+    return (match["case"], int(match["number"])) if match else None
 
 
 def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
@@ -16,11 +91,96 @@ def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
         case_id: as in imagesTr, without the channel.
         label: its value in dataset.json.
     """
-    compressed, plain = (folder / f"{case_id}_{label:04d}{ending}" for ending in NIFTI_ENDINGS)
-    return plain if plain.exists() and not compressed.exists() else compressed
+    return compressed_or_plain(folder / f"{case_id}_{label:04d}{NIFTI_ENDINGS[0]}")
 
 
-def parse_soft_label_name(name: str) -> tuple[str, int] | None:
-    """Return (case_id, label) of a file name, or None if it is not the name of a soft label."""
-    match = _NAME.match(name)
-    return (match["case"], int(match["label"])) if match else None
+def compressed_or_plain(compressed: Path) -> Path:
+    """Return a `.nii.gz`, or the `.nii` of that name if only that is there; a broken link counts as there."""
+    plain = compressed.with_name(compressed.name.removesuffix(".gz"))
+    return plain if is_there(plain) and not is_there(compressed) else compressed
+
+
+def is_there(file: Path) -> bool:
+    """Return whether there is a file, or a link to one that was not fetched (git-annex)."""
+    return file.is_file() or file.is_symlink()
+
+
+# Places
+
+
+def list_files(
+    root: Path,
+    *,
+    subfolders: bool = True,
+    expected: str = f"files that end in {' or '.join(NIFTI_ENDINGS)}",
+    remedy: str = "check the path",
+) -> ImageFiles:
+    """Return the NIfTI files in a folder, or the one file.
+
+    Args:
+        root: of them.
+        subfolders: search them, too.
+        expected: what to find there, for messages.
+        remedy: what to do if there is none, for messages.
+
+    Raises:
+        UserError: if there is nothing of that name, no NIfTI file in it, or it is a file of another kind.
+    """
+    if root.is_file():
+        if not is_nifti(root.name):
+            raise UserError(f"{root}: expected a folder, or a file that ends in {' or '.join(NIFTI_ENDINGS)}")
+        return ImageFiles(root, (root,))
+    if not root.is_dir():
+        raise UserError(f"{root}: expected a folder with NIfTI files, found nothing: check the path")
+    try:
+        found = sorted(root.rglob("*") if subfolders else root.iterdir())
+    except OSError as error:
+        raise UserError(f"{root}: cannot be listed: {error.strerror or error}") from error
+    listing = _sort_out(root, [path for path in found if not path.is_dir()])
+    if not listing.files:
+        others = f"{len(listing.passed_over)} others"
+        raise UserError(f"{root}: expected {expected}, found 0 NIfTI files and {others}: {remedy}")
+    return listing
+
+
+def list_bids(bids: Path) -> ImageFiles:
+    """Return the images in `sub-*/[ses-*/]anat` and `dwi`; other files of the subjects are passed over.
+
+    Raises:
+        UserError: if there is no such folder or no image in it.
+    """
+    if not bids.is_dir():
+        raise UserError(f"{bids}: expected a BIDS folder, found {'a file' if bids.exists() else 'nothing'}")
+    found = sorted(path for subject in bids.glob("sub-*") for path in subject.rglob("*"))
+    listing = _sort_out(bids, [path for path in found if is_nifti(path.name)], _is_image_folder)
+    if not listing.files:
+        raise UserError(f"{bids}: expected images like sub-01/anat/sub-01_T2w.nii.gz, found none")
+    return listing
+
+
+def is_bids(folder: Path) -> bool:
+    """Return whether a folder has images of subjects in it, `sub-*/[ses-*/]anat` or `dwi`."""
+    places = (place for subject in folder.glob("sub-*") for place in (subject, *subject.glob("ses-*")))
+    return any((place / name).is_dir() for place in places for name in IMAGE_FOLDERS)
+
+
+def _is_image_folder(parts: Sequence[str]) -> bool:
+    _, *session, folder = parts if len(parts) > 1 else (*parts, "", "")
+    return folder in IMAGE_FOLDERS and (not session or (len(session) == 1 and session[0].startswith("ses-")))
+
+
+def _sort_out(
+    root: Path, paths: Iterable[Path], is_wanted: Callable[[Sequence[str]], bool] = lambda _: True
+) -> ImageFiles:
+    files, passed_over = [], []
+    for path in paths:
+        parts = path.relative_to(root).parts
+        if any(part.startswith(".") for part in parts):
+            passed_over.append(PassedOver(path, Reason.HIDDEN))
+        elif not is_nifti(path.name):
+            passed_over.append(PassedOver(path, Reason.NOT_NIFTI))
+        elif not is_wanted(parts[:-1]):
+            passed_over.append(PassedOver(path, Reason.OTHER_FOLDER))
+        else:
+            files.append(path)
+    return ImageFiles(root, tuple(files), tuple(passed_over))

@@ -27,7 +27,7 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_bytes
-from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
 from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import stored_values
@@ -581,7 +581,7 @@ def _general_warnings(jobs: Sequence[SoftTargetJob], *, all_cases: bool) -> tupl
             f"{folder}: no soft labels here, so that soft targets are taken as they are: they may be out of "
             "date",
         )
-    names = (parse_soft_label_name(file.name) for file in folder.iterdir())
+    names = (parse_numbered_name(file.name) for file in folder.iterdir())
     extra = sorted({name[0] for name in names if name} - {job.case.case_id for job in jobs})
     if not extra or not all_cases:
         return ()

@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunet_softseg.inference.export import SOFT_FOLDER
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.overlap import soft_measures
 from nnunet_softseg.preprocessing.model_plans import versions
@@ -31,7 +31,7 @@ def write_soft_summary(
     names = {int(value): name for name, value in dataset_json["labels"].items() if name != "background"}
     cases: dict[str, dict[str, Any]] = {}
     for file in sorted((prediction_folder / SOFT_FOLDER).glob("*.nii.gz")):
-        name = parse_soft_label_name(file.name)
+        name = parse_numbered_name(file.name)
         reference = soft_label_file(soft_label_folder, *name) if name else None
         if name is None or reference is None or not reference.is_file():
             continue

@@ -16,7 +16,7 @@ from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, find_reader
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
 from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import file_findings
@@ -39,14 +39,14 @@ def messages(findings: list[Any], severity: str = "error") -> str:
 )
 def test_name_gives_back_case_and_label(case_id: str, label: int) -> None:
     name = soft_label_file(Path("softLabelsTr"), case_id, label).name
-    assert parse_soft_label_name(name) == (case_id, label)
+    assert parse_numbered_name(name) == (case_id, label)
 
 
 @pytest.mark.parametrize(
     "name", ["sub-01.nii.gz", "sub-01_001.nii.gz", "sub-01_00010.nii.gz", "_0001.nii.gz"]
 )
 def test_other_names_are_none(name: str) -> None:
-    assert parse_soft_label_name(name) is None
+    assert parse_numbered_name(name) is None
 
 
 def test_plain_nifti_stands_in_for_a_compressed_one(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.atomic import remove_abandoned, replacing, write_json
-from nnunet_softseg.io.case_files import parse_soft_label_name, soft_label_file
+from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.raters.case import fuse_case, try_fuse_case
@@ -275,7 +275,7 @@ def _images(folder: Path) -> dict[str, Path]:
         )
     images = {}
     for path in sorted(folder.iterdir()):
-        parsed = parse_soft_label_name(path.name)
+        parsed = parse_numbered_name(path.name)
         if parsed and parsed[1] == 0 and not path.name.startswith("."):
             images[parsed[0]] = path
     if not images:

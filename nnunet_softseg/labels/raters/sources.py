@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
-from nnunet_softseg.io.case_files import parse_soft_label_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import (
     NIFTI_ENDINGS,
@@ -160,7 +160,7 @@ def _case_and_label(path: Path, rater: str, known_cases: Collection[str] | None)
     stem = without_nifti_ending(path.name)
     if known_cases is not None and stem in known_cases:
         return stem, None
-    parsed = parse_soft_label_name(path.name)
+    parsed = parse_numbered_name(path.name)
     if parsed is None:
         return stem, None
     if path.name.endswith(_IMAGE_ENDINGS):

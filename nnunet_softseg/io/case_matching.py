@@ -1,0 +1,222 @@
+"""Which file belongs to which case and label: never a guess between two.
+
+    references, labels = reference_files(list_files(folder))          # (case id, label) -> file
+    found = prediction_files(list_files(method), cases, labels)       # found.paths, .missing, .way
+
+References tell the cases; predictions are searched for them. Names are tried in the order of `_WAYS`, and the
+first way that finds anything serves for all cases of a folder: soft maps and label maps are never mixed.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.bids import parse_bids_name
+from nnunet_softseg.io.case_files import SOFT_FOLDER, ImageFiles, parse_numbered_name
+from nnunet_softseg.io.case_names import Case, case_and_label, derivative_stem, longest_prefix, pattern_regex
+from nnunet_softseg.io.nifti import without_nifti_ending
+
+Wanted = tuple[str, int]
+"""Case id and label."""
+Named = tuple[Path, tuple[str, int | None]]
+"""A file with the case and label that its name says; None: of all labels, or its content tells which."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one folder that belong to the cases asked for.
+
+    Attributes:
+        paths: case and label -> file.
+        way: how they were found, in words.
+        missing: case -> why there is none.
+        num_unused: NIfTI files that belong to no case, or were not needed.
+    """
+
+    paths: Mapping[Wanted, Path]
+    way: str
+    missing: Mapping[str, str] = field(default_factory=dict)
+    num_unused: int = 0
+
+
+def group(named: Iterable[Named]) -> dict[tuple[str, int | None], list[Path]]:
+    """Return case and label -> the files whose names say so."""
+    grouped = defaultdict(list)
+    for file, key in named:
+        grouped[key].append(file)
+    return dict(grouped)
+
+
+# References: the files tell the cases
+
+
+def reference_files(
+    images: ImageFiles, labels: Sequence[int] | None = None, pattern: str | None = None
+) -> tuple[dict[Wanted, Path], tuple[int, ...]]:
+    """Return the reference of each case and label, and the labels.
+
+    Args:
+        images: soft labels `<case>_<label, 4 digits>`, or maps `<case>` with or without what a derivative
+            adds.
+        labels: those to take; None takes all that the names tell, or 1.
+        pattern: path inside the folder with `{case}`, perhaps `{label}` and `*`.
+
+    Raises:
+        UserError: if there is no file, two belong to one case and label, or a label is missing.
+    """
+    soft = [
+        file for file in images.files if file.parent.name == SOFT_FOLDER and parse_numbered_name(file.name)
+    ]
+    named = group(_reference_names(images, soft or images.files, pattern))
+    if not named:
+        found = f"{len(images.files)} NIfTI files and {len(images.passed_over)} others"
+        raise UserError(f"{images.root}: expected files that match {pattern}, found {found}: check the path")
+    for (case_id, label), files in named.items():
+        if len(files) > 1:
+            which = f"case {case_id}" if label is None else f"case {case_id}, label {label}"
+            raise _ambiguous(images, f"one reference of {which}", files, "--reference-pattern")
+    told = sorted({label for _, label in named if label is not None})
+    wanted = tuple(dict.fromkeys(labels)) if labels else tuple(told) or (1,)
+    paths = {}
+    for case_id in sorted({case_id for case_id, _ in named}):
+        for label in wanted:
+            found_files = named.get((case_id, label)) or named.get((case_id, None))
+            if found_files is None:
+                raise UserError(
+                    f"{images.root}: expected a reference of case {case_id}, label {label}, found none: add "
+                    "it (all zeros where the label is absent), or choose with --label"
+                )
+            paths[case_id, label] = found_files[0]
+    return paths, wanted
+
+
+def _reference_names(images: ImageFiles, files: Iterable[Path], pattern: str | None) -> Iterator[Named]:
+    for file in files:
+        if pattern is None:
+            case_id, label = case_and_label(file)
+            yield file, (case_id if label else derivative_stem(case_id), label)
+        elif match := pattern_regex(pattern, {}).match(_held_against(images, file, pattern)):
+            told = match.groupdict().get("label")
+            yield file, (match["case"], int(told) if told else None)
+
+
+def _ambiguous(images: ImageFiles, expected: str, files: Sequence[Path], option: str) -> UserError:
+    listed = examples([images.relative(file) for file in files], 4)
+    return UserError(
+        f"{images.root}: expected {expected}, found {len(files)}: {listed}: choose with {option}, such as "
+        "'{case}_seg.nii.gz'"
+    )
+
+
+# Predictions: the cases are known
+
+
+def prediction_files(
+    images: ImageFiles, cases: Sequence[Case], labels: Sequence[int], pattern: str | None = None
+) -> Found:
+    """Return the files of a method that belong to the cases.
+
+    Args:
+        images: of the method's folder.
+        cases: of the references.
+        labels: of the references.
+        pattern: path inside the folder with `{case}` (or `{subject}`, `{contrast}`), perhaps `{label}` and
+            `*`; no other way is tried then.
+
+    Raises:
+        UserError: if two files could be the one of a case.
+    """
+    if images.is_one_file and len(cases) == 1:
+        return Found({(cases[0].case_id, label): images.root for label in labels}, "the one file given")
+    if pattern and (by_pattern := group(_by_pattern(images, cases, labels, pattern))):
+        return _unambiguous(images, by_pattern, cases, labels, f"file names that match {pattern}")
+    for words, name in () if pattern else _WAYS:
+        named = group(name(images, cases))
+        if any((case.case_id, label) in named for case in cases for label in (*labels, None)):
+            return _unambiguous(images, named, cases, labels, words)
+    return _unambiguous(images, {}, cases, labels, "nothing found")
+
+
+def _unambiguous(
+    images: ImageFiles,
+    named: Mapping[tuple[str, int | None], list[Path]],
+    cases: Sequence[Case],
+    labels: Sequence[int],
+    way: str,
+) -> Found:
+    paths: dict[Wanted, Path] = {}
+    missing = {}
+    for case in cases:
+        files = {
+            label: named.get((case.case_id, label)) or named.get((case.case_id, None), []) for label in labels
+        }
+        for label, candidates in files.items():
+            if len(candidates) > 1:
+                expected = f"one file of case {case.case_id}, label {label}"
+                raise _ambiguous(images, expected, candidates, "--pattern")
+        lacking = [str(label) for label, candidates in files.items() if not candidates]
+        if not lacking:
+            paths |= {(case.case_id, label): candidates[0] for label, candidates in files.items()}
+        else:
+            which = "" if len(lacking) == len(labels) else f" with label {examples(lacking)}"
+            among = way if named else f"among {len(images.files)} images"
+            missing[case.case_id] = f"no file{which} of this case ({among})"
+    return Found(paths, way, missing, len(images.files) - len(set(paths.values())))
+
+
+def _soft_maps(images: ImageFiles, cases: Sequence[Case]) -> Iterator[Named]:
+    return (named for named in _numbered(images, cases) if named[0].parent.name == SOFT_FOLDER)
+
+
+def _numbered(images: ImageFiles, _: Sequence[Case]) -> Iterator[Named]:
+    return ((file, parsed) for file in images.files if (parsed := parse_numbered_name(file.name)))
+
+
+def _exact(images: ImageFiles, _: Sequence[Case]) -> Iterator[Named]:
+    return ((file, (without_nifti_ending(file.name), None)) for file in images.files)
+
+
+def _by_prefix(images: ImageFiles, cases: Sequence[Case]) -> Iterator[Named]:
+    case_ids = {case.case_id for case in cases}
+    for file in images.files:
+        stem = without_nifti_ending(file.name)
+        owner = longest_prefix(stem, case_ids)
+        if owner and owner != stem and not parse_numbered_name(file.name):
+            yield file, (owner, None)
+
+
+def by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[Named]:
+    """Yield the files whose BIDS names tell subject, session and contrast of a case."""
+    by_key = {case.key: case.case_id for case in cases}
+    for file in images.files:
+        name = parse_bids_name(f"{derivative_stem(without_nifti_ending(file.name))}.nii.gz")
+        owner = by_key.get((name.subject, name.session or "", name.contrast)) if name else None
+        if owner:
+            yield file, (owner, None)
+
+
+def _by_pattern(
+    images: ImageFiles, cases: Sequence[Case], labels: Sequence[int], pattern: str
+) -> Iterator[Named]:
+    names = [(file, _held_against(images, file, pattern)) for file in images.files]
+    for case in cases:
+        told = {"case": case.case_id, "subject": case.subject, "session": case.session}
+        for label in labels:
+            regex = pattern_regex(pattern, {**told, "contrast": case.contrast, "label": f"{label:04d}"})
+            yield from ((file, (case.case_id, label)) for file, name in names if regex.match(name))
+
+
+def _held_against(images: ImageFiles, file: Path, pattern: str) -> str:
+    """Return the path inside the folder, or the name alone if the pattern has no slash."""
+    return images.relative(file) if "/" in pattern else file.name
+
+
+_WAYS: tuple[tuple[str, Callable[[ImageFiles, Sequence[Case]], Iterator[Named]]], ...] = (
+    (f"soft maps {SOFT_FOLDER}/<case>_<label>.nii.gz", _soft_maps),
+    ("maps <case>_<label>.nii.gz", _numbered),
+    ("maps <case>.nii.gz", _exact),
+    ("maps <case>_<anything>.nii.gz", _by_prefix),
+    ("maps with subject, session and contrast of the case in their BIDS name", by_bids_name),
+)

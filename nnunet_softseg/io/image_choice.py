@@ -1,0 +1,146 @@
+"""The images of a BIDS folder that a user has chosen: --exclude, --contrasts, --distinguish-by.
+
+chosen = select_images(list_bids(bids), exclude=Exclusion(("sub-03", "*acq-ax*")), contrasts=("T2w",))
+chosen.images[0].case_id                          # "sub-01_T2w"
+chosen.because(Reason.MISNAMED)                   # files that were passed over for that reason
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.bids import BidsName, parse_bids_name
+from nnunet_softseg.io.case_files import ImageFiles, PassedOver, Reason
+from nnunet_softseg.io.nifti import without_nifti_ending
+
+
+@dataclass
+class Exclusion:
+    """Patterns (`*`, `?`, `[]`) of images to leave out, and which of them were of use.
+
+    A pattern names a subject (`sub-01`), a session (`sub-01_ses-1`), a case, an image with or without ending,
+    or its path in the folder. Case matters.
+    """
+
+    patterns: Sequence[str] = ()
+    used: set[str] = field(default_factory=set)
+
+    def covers(self, image: Path, root: Path, case_ids: Iterable[str] = ()) -> bool:
+        """Say whether an image is to be left out.
+
+        Args:
+            image: inside `root`.
+            root: of the images.
+            case_ids: names of the image as a case.
+        """
+        path, parsed = image.relative_to(root), parse_bids_name(image.name)
+        names = {path.as_posix(), image.name, without_nifti_ending(image.name), path.parts[0], *case_ids}
+        names |= {parsed.subject, parsed.person} if parsed else set()
+        hits = {pattern for pattern in self.patterns if any(fnmatchcase(name, pattern) for name in names)}
+        self.used |= hits
+        return bool(hits)
+
+    def warnings(self) -> list[str]:
+        """Say which patterns matched nothing: a misspelt one would let through what it was to stop."""
+        unused = [pattern for pattern in self.patterns if pattern not in self.used]
+        if not unused:
+            return []
+        return [
+            f"--exclude matched nothing for {examples(unused)}: expected subjects (sub-01), sessions, cases "
+            "(sub-01_T2w), file names, or patterns (sub-site*); nothing is left out for them"
+        ]
+
+
+@dataclass(frozen=True)
+class BidsImage:
+    """An image of a BIDS folder and its name taken apart; contrast: as asked for, see `select_images`."""
+
+    path: Path
+    name: BidsName
+    contrast: str
+
+    @property
+    def case_id(self) -> str:
+        """`<subject>[_<session>]_<contrast>`."""
+        return f"{self.name.person}_{self.contrast}"
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """The images that are left of a BIDS folder.
+
+    Attributes:
+        images: in the order of the listing.
+        contrasts: of all that are not excluded, those not asked for included.
+        passed_over: those of the listing, and the images left out here.
+    """
+
+    images: tuple[BidsImage, ...]
+    contrasts: frozenset[str]
+    passed_over: tuple[PassedOver, ...]
+
+    def because(self, reason: Reason) -> list[Path]:
+        """Return the files passed over for one reason."""
+        return [passed.path for passed in self.passed_over if passed.reason is reason]
+
+
+def select_images(
+    listing: ImageFiles,
+    *,
+    exclude: Exclusion,
+    contrasts: Sequence[str] | None = None,
+    distinguish_by: Sequence[str] = (),
+    contrast_of: Callable[[BidsName], str | None] = lambda name: name.contrast,
+) -> ChosenImages:
+    """Return the images of a BIDS folder that a user has chosen.
+
+    Args:
+        listing: of `list_bids`.
+        exclude: what is left out.
+        contrasts: those to take; None: all.
+        distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
+        contrast_of: contrast of a name; None: of no contrast that counts.
+
+    Raises:
+        UserError: if there is no image of a contrast that is asked for.
+    """
+    images, passed_over = [], list(listing.passed_over)
+    for path in listing.files:
+        name = parse_bids_name(path.name)
+        contrast = contrast_of(name) if name else None
+        image = (
+            BidsImage(path, name, name.told_apart(contrast, distinguish_by)) if name and contrast else None
+        )
+        reason = _reason_against(path, name, image, listing.root, exclude)
+        if reason:
+            passed_over.append(PassedOver(path, reason))
+        elif image:
+            images.append(image)
+    there = {image.contrast for image in images}
+    wanted = there if contrasts is None else set(contrasts)
+    if wanted - there:
+        unknown = ", ".join(contrast for contrast in contrasts or () if contrast not in there)
+        raise UserError(
+            f"{listing.root}: no image of contrast {unknown}: there are {', '.join(sorted(there))}: correct "
+            "--contrasts"
+        )
+    passed_over += [
+        PassedOver(image.path, Reason.OTHER_CONTRAST) for image in images if image.contrast not in wanted
+    ]
+    chosen = tuple(image for image in images if image.contrast in wanted)
+    return ChosenImages(chosen, frozenset(there), tuple(passed_over))
+
+
+def _reason_against(
+    path: Path, name: BidsName | None, image: BidsImage | None, root: Path, exclude: Exclusion
+) -> Reason | None:
+    if exclude.covers(path, root, [image.case_id] if image else []):
+        return Reason.EXCLUDED
+    if name is None:
+        return Reason.MISNAMED
+    # A file that was moved to another person's folder would mix two people.
+    if path.relative_to(root).parts[:-2] != tuple(filter(None, (name.subject, name.session))):
+        return Reason.MISPLACED
+    return None if image else Reason.NO_CONTRAST

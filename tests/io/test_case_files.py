@@ -1,0 +1,98 @@
+"""Which files are there, whose they are, and what was passed over."""
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.case_files import Reason, list_bids, list_files, parse_numbered_name
+from nnunet_softseg.io.case_matching import prediction_files, reference_files
+from nnunet_softseg.io.case_names import Case, case_and_label
+from nnunet_softseg.io.companions import companion_files
+from nnunet_softseg.io.image_choice import Exclusion, select_images
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return root
+
+
+def test_a_folder_tells_what_it_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "b.nii", "a.nii.gz", ".c.nii.gz", "notes.txt", "deeper/d.nii.gz", ".git/e.nii.gz")
+    listing = list_files(tmp_path)
+    assert [listing.relative(file) for file in listing.files] == ["a.nii.gz", "b.nii", "deeper/d.nii.gz"]
+    assert {(passed.path.name, passed.reason) for passed in listing.passed_over} == {
+        (".c.nii.gz", Reason.HIDDEN),
+        ("e.nii.gz", Reason.HIDDEN),
+        ("notes.txt", Reason.NOT_NIFTI),
+    }
+    assert [file.name for file in list_files(tmp_path, subfolders=False).files] == ["a.nii.gz", "b.nii"]
+    assert list_files(tmp_path / "b.nii").is_one_file
+    with pytest.raises(UserError, match=r"expected a folder, or a file that ends in .nii.gz or .nii"):
+        list_files(tmp_path / "notes.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="expected maps, found 0 NIfTI files and 0 others: look elsewhere"):
+        list_files(tmp_path / "empty", expected="maps", remedy="look elsewhere")
+
+
+def test_of_a_bids_folder_the_images_count_and_the_rest_is_told(tmp_path: Path) -> None:
+    taken = ["sub-01/anat/sub-01_T2w.nii.gz", "sub-02/ses-1/dwi/sub-02_ses-1_dwi.nii"]
+    passed = ["sub-01/func/sub-01_bold.nii.gz", "sub-01/anat/more/sub-01_T1w.nii.gz", "sub-01/sub-01_T1w.nii"]
+    touch(
+        tmp_path, *taken, *passed, "derivatives/sub-01/anat/sub-01_T2w.nii.gz", "sub-01/anat/sub-01_T2w.json"
+    )
+    listing = list_bids(tmp_path)
+    assert [listing.relative(file) for file in listing.files] == taken
+    assert sorted(file.path.relative_to(tmp_path).as_posix() for file in listing.passed_over) == sorted(
+        passed
+    )
+    assert {file.reason for file in listing.passed_over} == {Reason.OTHER_FOLDER}
+
+
+def test_a_choice_says_why_each_image_was_left_out(tmp_path: Path) -> None:
+    names = ("sub-01_T2w", "sub-01_acq-ax_T2w", "sub-01_T1w", "sub-02_T2w", "image")
+    touch(tmp_path, *(f"sub-01/anat/{name}.nii.gz" for name in names))
+    exclude = Exclusion(("sub-01_acq-*_T2w", "sub-03"))
+    chosen = select_images(list_bids(tmp_path), exclude=exclude, contrasts=("T2w",))
+    assert [image.case_id for image in chosen.images] == ["sub-01_T2w"]
+    assert chosen.contrasts == {"T2w", "T1w"}
+    because = {reason: [file.name for file in chosen.because(reason)] for reason in Reason}
+    assert because[Reason.EXCLUDED] == ["sub-01_acq-ax_T2w.nii.gz"]
+    assert because[Reason.MISPLACED] == ["sub-02_T2w.nii.gz"]
+    assert because[Reason.MISNAMED] == ["image.nii.gz"]
+    assert because[Reason.OTHER_CONTRAST] == ["sub-01_T1w.nii.gz"]
+    assert "matched nothing for sub-03" in exclude.warnings()[0]
+    with pytest.raises(UserError, match="no image of contrast PD: there are T1w, T2w"):
+        select_images(list_bids(tmp_path), exclude=Exclusion(), contrasts=("T2w", "PD"))
+
+
+def test_names_say_case_and_label() -> None:
+    assert parse_numbered_name("sub-1_0002.nii") == ("sub-1", 2)
+    assert case_and_label(Path("sub-1_0002.nii.gz")) == ("sub-1", 2)
+    assert case_and_label(Path("sub-1_0002.nii.gz"), {"sub-1_0002"}) == ("sub-1_0002", None)
+    with pytest.raises(UserError, match=r"an image's channel \(_0000\).*rename it to sub-1.nii.gz"):
+        case_and_label(Path("sub-1_0000.nii.gz"))
+
+
+def test_soft_maps_come_before_label_maps(tmp_path: Path) -> None:
+    references = list_files(touch(tmp_path / "r", "sub-1_T2w_0001.nii.gz", "sub-2_T2w_0001.nii.gz"))
+    paths, labels = reference_files(references)
+    cases = [Case.from_name(case_id) for case_id, _ in paths]
+    method = touch(tmp_path / "m", "sub-1_T2w.nii.gz", "sub-2_T2w.nii.gz", "soft/sub-1_T2w_0001.nii.gz")
+    found = prediction_files(list_files(method), cases, labels)
+    assert found.paths == {("sub-1_T2w", 1): method / "soft/sub-1_T2w_0001.nii.gz"}
+    assert found.missing == {"sub-2_T2w": "no file of this case (soft maps soft/<case>_<label>.nii.gz)"}
+    assert found.num_unused == 2
+
+
+def test_a_companion_goes_to_the_longest_name_of_all_cases(tmp_path: Path) -> None:
+    touch(tmp_path, "sub-1_levels.nii.gz", "sub-1_T2w_levels.nii.gz", "sub-1_T2w_seg.nii.gz")
+    stems = {"sub-1": ["sub-1"], "sub-1_T2w": ["sub-1_T2w"], "sub-2": ["sub-2"]}
+    found = companion_files(list_files(tmp_path), stems, "level")
+    assert {case: file.name for case, file in found.items()} == {
+        "sub-1": "sub-1_levels.nii.gz",
+        "sub-1_T2w": "sub-1_T2w_levels.nii.gz",
+    }
