@@ -203,9 +203,11 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
 
 
 def hard_label_map(
-    soft_labels: Sequence[npt.NDArray[Any]], labels: Sequence[int]
+    soft_labels: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], labels: Sequence[int]
 ) -> npt.NDArray[np.integer[Any]]:
     """Return the integer label map of soft labels: the label of the largest where that is > 0.5, else 0.
+
+    The one rule for label maps: of datasets, of predictions, of fused raters.
 
     Args:
         soft_labels: one array per label, all of one shape.

@@ -8,7 +8,7 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_softseg.settings import HARD_THRESHOLD
+from nnunet_softseg.datasets.soft_label import hard_label_map
 
 Array = np.ndarray[Any, Any] | torch.Tensor
 
@@ -44,14 +44,9 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
                 f"{self.foreground_labels}, got {predicted_probabilities.shape[0]} channels"
             )
         if isinstance(predicted_probabilities, torch.Tensor):
-            return torch.from_numpy(self._label_map(predicted_probabilities.cpu().numpy()))
-        return self._label_map(predicted_probabilities)
-
-    def _label_map(self, soft: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        fits_a_byte = max(self.foreground_labels) <= np.iinfo(np.uint8).max
-        labels = np.asarray(self.foreground_labels, dtype=np.uint8 if fits_a_byte else np.uint16)
-        label_map = np.where(soft.max(axis=0) > HARD_THRESHOLD, labels[soft.argmax(axis=0)], 0)
-        return label_map.astype(labels.dtype, copy=False)
+            soft_maps = predicted_probabilities.cpu().numpy()
+            return torch.from_numpy(hard_label_map(soft_maps, self.foreground_labels))
+        return hard_label_map(predicted_probabilities, self.foreground_labels)
 
     def convert_logits_to_segmentation(self, predicted_logits: Array) -> Array:
         """Return the integer label map of soft maps; see `convert_probabilities_to_segmentation`."""

@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.soft_label import hard_label_map, write_soft_label
+from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.bids import derivative_file
-from nnunet_softseg.io.nifti import load_nifti, stored_values, without_nifti_ending
+from nnunet_softseg.io.nifti import without_nifti_ending
 from nnunet_softseg.io.record import sha256
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.masked_images import (
@@ -272,7 +270,7 @@ def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, An
         )
         make_folder(soft.parent)
         write_soft_label(soft, truth.native[source.contrast].values, source.image)
-        _write_hard_label(hard, soft)
+        write_label_map(hard, [soft], [_LABEL])
         image = job.places.uri(source.image)
         write_json(_sidecar(soft), soft_sidecar(source.contrast, image, truth, origin))
         soft_uri = f"bids::{soft.relative_to(folder).as_posix()}"
@@ -281,16 +279,6 @@ def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, An
 
 def _sidecar(file: Path) -> Path:
     return file.with_name(f"{without_nifti_ending(file.name)}.json")
-
-
-def _write_hard_label(file: Path, soft_file: Path) -> None:
-    """Write soft label > 0.5, of the values as they are on disk, where others will compare the two."""
-    stored = load_nifti(soft_file)
-    hard = hard_label_map([stored_values(soft_file)], [_LABEL])
-    header = stored.header.copy()
-    header.set_data_dtype(hard.dtype)
-    header["descrip"] = f"soft label > 0.5, nnunet-softseg {__version__}".encode()
-    nib.Nifti1Image(hard, stored.affine, header).to_filename(file)
 
 
 def _write_quality(
