@@ -3,7 +3,6 @@
 The modules, in the order of their imports:
 
   cases.py                         subject, session and contrast of a case
-  files.py                         which file of a folder belongs to which case
   maps.py                          a prediction and its reference as arrays on one grid
   columns.py                       what the columns of the tables mean
   measuring.py                     all numbers of one case, every method

@@ -1,6 +1,6 @@
-"""Who was imaged how: subject, session and contrast of a case, from its name or from a table."""
+"""Subject, session and contrast of a case, by name or table; names of labels, seconds per case."""
 
-import re
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,34 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.bids import parse_bids_name
+from nnunet_softseg.io.case_files import REPORT
+from nnunet_softseg.io.case_names import Case
 
 KEY_COLUMNS = ("case", "subject", "contrast")
 REFERENCE_COLUMN = "reference"
-_NAME = re.compile(r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?_(?P<rest>.+)$")
-_DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image.
-
-    Attributes:
-        case_id: its name in nnU-Net, `sub-01_ses-1_T2w`.
-        subject: the independent unit of all statistics.
-        session: "" if there is none.
-        contrast: "" if nothing says which.
-    """
-
-    case_id: str
-    subject: str
-    session: str
-    contrast: str
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What one image of each method is paired by."""
-        return self.subject, self.session, self.contrast
 
 
 @dataclass(frozen=True)
@@ -52,11 +29,6 @@ class CaseTable:
     file: Path
     cases: tuple[Case, ...]
     paths: Mapping[str, Mapping[str, str]]
-
-
-def derivative_stem(stem: str) -> str:
-    """Return the name of the image that a derivative is of: without `_label-...`, `_desc-...`, `_seg...`."""
-    return _DERIVATIVE.sub("", stem) or stem
 
 
 def read_case_table(file: Path) -> CaseTable:
@@ -138,10 +110,10 @@ def _from_table(case_ids: Sequence[str], table: CaseTable) -> tuple[list[Case], 
 
 
 def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
-    short = [_from_name(case_id, whole_rest=False) for case_id in case_ids]
+    short = [Case.from_name(case_id) for case_id in case_ids]
     once = len({case.key for case in short}) == len(short)
-    cases = short if once else [_from_name(case_id, whole_rest=True) for case_id in case_ids]
-    nameless = [case_id for case_id in case_ids if not _NAME.match(case_id)]
+    cases = short if once else [Case.from_name(case_id, whole_rest=True) for case_id in case_ids]
+    nameless = [case_id for case_id in case_ids if not case_id.startswith("sub-")]
     if not nameless:
         return cases, []
     return cases, [
@@ -152,15 +124,34 @@ def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
     ]
 
 
-def _from_name(case_id: str, *, whole_rest: bool) -> Case:
-    match = _NAME.match(case_id)
-    if match is None:
-        return Case(case_id, case_id, "", "")
-    bids = None if whole_rest else parse_bids_name(f"{case_id}.nii.gz")
-    return Case(case_id, match["subject"], match["session"] or "", bids.contrast if bids else match["rest"])
-
-
 def _check_once(names: Sequence[str], what: str, where: str) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{where}: expected each {what} once, found {examples(twice)} more than once")
+
+
+# JSON beside references and predictions
+
+
+def label_names(reference: Path, labels: Iterable[int]) -> dict[int, str]:
+    """Return value -> name, from dataset.json in or above the folder of references, else `label 1`."""
+    names: dict[int, str] = {}
+    for folder in (reference, reference.parent):
+        try:
+            described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
+            names = {value: str(name) for name, value in described.items() if isinstance(value, int)}
+            break
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+    return {label: names.get(label, f"label {label}") for label in labels}
+
+
+def inference_seconds(root: Path) -> dict[str, float]:
+    """Return case id -> seconds of all stages, from softseg.json in or above a method's folder, if any."""
+    for folder in (root, root.parent):
+        try:
+            cases = json.loads((folder / REPORT).read_text(encoding="utf-8"))["cases"]
+            return {case_id: float(sum(case["seconds"].values())) for case_id, case in cases.items()}
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+    return {}

@@ -12,20 +12,19 @@ import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
-from nnunet_softseg.evaluation.cases import REFERENCE_COLUMN, Case, describe_cases, read_case_table
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
-from nnunet_softseg.evaluation.files import (
-    Found,
-    Images,
-    check_pattern,
-    companion_files,
-    images_in,
+from nnunet_softseg.evaluation.cases import (
+    REFERENCE_COLUMN,
+    describe_cases,
     inference_seconds,
     label_names,
-    prediction_files,
-    reference_files,
+    read_case_table,
 )
+from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 from nnunet_softseg.evaluation.measuring import REFERENCE, CaseJob, MeasuredCase, measure_case
+from nnunet_softseg.io.case_files import ImageFiles, Reason, list_files
+from nnunet_softseg.io.case_matching import Found, prediction_files, reference_files
+from nnunet_softseg.io.case_names import Case, check_pattern
+from nnunet_softseg.io.companions import companion_files
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
 
@@ -243,12 +242,12 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
     references, labels = (
         _listed_references(reference, table.paths[REFERENCE_COLUMN], settings.labels or (1,))
         if table and REFERENCE_COLUMN in table.paths
-        else reference_files(images_in(reference), settings.labels, settings.reference_pattern)
+        else reference_files(list_files(reference), settings.labels, settings.reference_pattern)
     )
     cases, warnings = describe_cases({case_id for case_id, _ in references}, table)
     found, notes = {}, {}
     for method, folder in methods.items():
-        images = images_in(folder)
+        images = list_files(folder, expected=f"predictions of {method}")
         found[method] = (
             _listed_predictions(images, table.paths[method], cases, labels)
             if table and method in table.paths
@@ -278,7 +277,7 @@ def _listed_references(
 
 
 def _listed_predictions(
-    images: Images, listed: Mapping[str, str], cases: Sequence[Case], labels: Sequence[int]
+    images: ImageFiles, listed: Mapping[str, str], cases: Sequence[Case], labels: Sequence[int]
 ) -> Found:
     paths: dict[tuple[str, int], Path] = {}
     missing = {}
@@ -293,15 +292,19 @@ def _listed_predictions(
 
 
 def _companions(root: Path | None, cases: Sequence[Case], kind: str) -> dict[str, Path]:
-    return companion_files(images_in(root), cases, kind) if root else {}
+    if root is None:
+        return {}
+    names = {case.case_id: [f"{case.case_id}_0000", case.case_id] for case in cases}
+    return companion_files(list_files(root), names, kind, cases=cases)
 
 
-def _note(images: Images, found: Found) -> str:
+def _note(images: ImageFiles, found: Found) -> str:
     parts = [f"{len({case for case, _ in found.paths})} cases, {found.way}"]
     if found.num_unused:
         parts.append(f"{found.num_unused} other NIfTI files not used")
-    if images.num_others:
-        parts.append(f"{images.num_others} files that are no images passed over")
+    others = sum(passed.reason is Reason.NOT_NIFTI for passed in images.passed_over)
+    if others:
+        parts.append(f"{others} files that are no images passed over")
     return "; ".join(parts)
 
 
@@ -310,7 +313,7 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
     for method, folder in methods.items():
         found = plan.found[method]
         if not found.paths:
-            raise UserError(_nothing_found(images_in(folder), method, plan.cases[0], reference))
+            raise UserError(_nothing_found(list_files(folder), method, plan.cases[0], reference))
     common = plan.common()
     if not common:
         raise UserError(
@@ -331,13 +334,12 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
             plan.warnings.append(f"{len(without)} cases have no image of levels: {examples(without)}")
 
 
-def _nothing_found(images: Images, method: str, case: Case, reference: Path) -> str:
-    names = [images.relative(file) for file in images.files]
-    found = f"{len(names)} NIfTI files ({examples(names)})" if names else "no NIfTI file"
+def _nothing_found(images: ImageFiles, method: str, case: Case, reference: Path) -> str:
+    names = examples([images.relative(file) for file in images.files])
     return (
         f"{images.root}: expected predictions of {method} for cases of {reference} such as {case.case_id}, "
-        "found "
-        f"{found} and {images.num_others} others: check the folder, or say how files are named with --pattern"
+        f"found {len(images.files)} NIfTI files ({names}): check the folder, or say how files are named with "
+        "--pattern"
     )
 
 

@@ -21,15 +21,13 @@ from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import on_image_grid, placed
 from nnunet_softseg.inference.soft_prediction import label_names
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
-from nnunet_softseg.io.case_files import soft_label_file
+from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, soft_label_file
 from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
-SOFT_FOLDER = "soft"
-REPORT = "softseg.json"
 Map = npt.NDArray[np.float32]
 
 

@@ -19,6 +19,8 @@ from nnunet_softseg.io.nifti import NIFTI_ENDINGS
 
 SOFT_FOLDER = "soft"
 """The folder of soft maps, `<case>_<label>.nii.gz`, in a folder of predictions."""
+REPORT = "softseg.json"
+"""What predictions say about themselves, in the same folder."""
 _NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})(\.nii|\.nii\.gz)$")
 
 

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from nnunet_softseg import __version__, phantom
 from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.export import SOFT_FOLDER
 from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.morphometry import slice_areas

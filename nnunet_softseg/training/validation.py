@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_softseg.inference.export import SOFT_FOLDER
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
+from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name, soft_label_file
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.overlap import soft_measures
 from nnunet_softseg.preprocessing.model_plans import versions

@@ -17,18 +17,13 @@ from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation import evaluate, read_map
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
-from nnunet_softseg.evaluation.cases import Case, describe_cases, read_case_table
+from nnunet_softseg.evaluation.cases import describe_cases, read_case_table
 from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
-from nnunet_softseg.evaluation.files import (
-    REPORT,
-    SOFT_FOLDER,
-    check_pattern,
-    companion_files,
-    images_in,
-    prediction_files,
-    reference_files,
-)
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of
+from nnunet_softseg.io.case_files import REPORT, list_files
+from nnunet_softseg.io.case_matching import prediction_files, reference_files
+from nnunet_softseg.io.case_names import Case, check_pattern
+from nnunet_softseg.io.companions import companion_files
 
 EMPTY = np.zeros(SHAPE)
 
@@ -109,8 +104,8 @@ def cases_of(*names: str) -> list[Case]:
 
 
 def found_names(folder: Path, *case_names: str, pattern: str | None = None) -> dict[str, str]:
-    found = prediction_files(images_in(folder), cases_of(*case_names), (1,), pattern)
-    return {case: images_in(folder).relative(path) for (case, _), path in found.paths.items()}
+    found = prediction_files(list_files(folder), cases_of(*case_names), (1,), pattern)
+    return {case: list_files(folder).relative(path) for (case, _), path in found.paths.items()}
 
 
 def test_one_is_not_ten(tmp_path: Path) -> None:
@@ -130,11 +125,11 @@ def test_a_longer_case_keeps_its_files(tmp_path: Path) -> None:
 
 def test_soft_maps_come_first_and_are_never_mixed_with_label_maps(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz", "b.nii.gz", "soft/a_0001.nii.gz", "dataset.json", "a.pkl")
-    found = prediction_files(images_in(tmp_path), cases_of("a", "b"), (1,))
+    found = prediction_files(list_files(tmp_path), cases_of("a", "b"), (1,))
     assert set(found.paths) == {("a", 1)}
     assert found.way.startswith("soft maps")
     assert list(found.missing) == ["b"]
-    assert images_in(tmp_path).num_others == 2
+    assert len(list_files(tmp_path).passed_over) == 2
 
 
 @pytest.mark.parametrize(
@@ -184,32 +179,34 @@ def test_a_case_name_is_no_regular_expression(tmp_path: Path) -> None:
 
 def test_references_tell_cases_and_labels(tmp_path: Path) -> None:
     touch(tmp_path, "x_0001.nii.gz", "x_0002.nii.gz", "y_0001.nii.gz", "y_0002.nii.gz")
-    paths, labels = reference_files(images_in(tmp_path))
+    paths, labels = reference_files(list_files(tmp_path))
     assert labels == (1, 2)
     assert {key: path.name for key, path in paths.items()}["y", 2] == "y_0002.nii.gz"
-    assert set(reference_files(images_in(tmp_path), labels=[2])[0]) == {("x", 2), ("y", 2)}
+    assert set(reference_files(list_files(tmp_path), labels=[2])[0]) == {("x", 2), ("y", 2)}
 
 
 def test_references_of_bids_lose_what_a_derivative_adds(tmp_path: Path) -> None:
     touch(tmp_path, "sub-1/anat/sub-1_T2w_label-SC_desc-softseg_probseg.nii.gz")
-    paths, labels = reference_files(images_in(tmp_path))
+    paths, labels = reference_files(list_files(tmp_path))
     assert (set(paths), labels) == ({("sub-1_T2w", 1)}, (1,))
 
 
 def test_reference_folders_that_do_not_tell_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "twice", "sub-1_T2w_seg.nii.gz", "sub-1_T2w_label-SC_seg.nii.gz")
     with pytest.raises(UserError, match="expected one reference of case sub-1_T2w, found 2"):
-        reference_files(images_in(tmp_path / "twice"))
-    only, _ = reference_files(images_in(tmp_path / "twice"), pattern="{case}_label-SC_seg.nii.gz")
+        reference_files(list_files(tmp_path / "twice"))
+    only, _ = reference_files(list_files(tmp_path / "twice"), pattern="{case}_label-SC_seg.nii.gz")
     assert [path.name for path in only.values()] == ["sub-1_T2w_label-SC_seg.nii.gz"]
     with pytest.raises(UserError, match="imagesTs"):
-        reference_files(images_in(touch(tmp_path / "images", "sub-1_T2w_0000.nii.gz")))
+        reference_files(list_files(touch(tmp_path / "images", "sub-1_T2w_0000.nii.gz")))
     with pytest.raises(UserError, match="0 NIfTI files and 1 others"):
-        reference_files(images_in(touch(tmp_path / "notes", "README.txt")))
+        reference_files(list_files(touch(tmp_path / "notes", "README.txt")))
     with pytest.raises(UserError, match="label 2, found none"):
-        reference_files(images_in(touch(tmp_path / "one", "a_0001.nii.gz", "a_0002.nii.gz", "b_0001.nii.gz")))
+        reference_files(
+            list_files(touch(tmp_path / "one", "a_0001.nii.gz", "a_0002.nii.gz", "b_0001.nii.gz"))
+        )
     with pytest.raises(UserError, match="found nothing"):
-        images_in(tmp_path / "nowhere")
+        list_files(tmp_path / "nowhere")
 
 
 def test_levels_and_images_go_with_their_cases(tmp_path: Path) -> None:
@@ -220,23 +217,18 @@ def test_levels_and_images_go_with_their_cases(tmp_path: Path) -> None:
         "sub-01_flip-1_mt-on_MTS_desc-levels_dseg.nii.gz",
     )
     cases = cases_of("sub-01_T2w", "sub-01_mt-on", "sub-02_T2w")
-    levels = companion_files(images_in(tmp_path / "truth"), cases, "level")
+    names = {case.case_id: [f"{case.case_id}_0000", case.case_id] for case in cases}
+    levels = companion_files(list_files(tmp_path / "truth"), names, "level", cases=cases)
     assert {case: file.name for case, file in levels.items()} == {
         "sub-01_T2w": "sub-01_T2w_desc-levels_dseg.nii.gz",
         "sub-01_mt-on": "sub-01_flip-1_mt-on_MTS_desc-levels_dseg.nii.gz",
     }
     touch(tmp_path / "images", "sub-01_T2w_0000.nii.gz", "sub-02_T2w.nii.gz")
-    images = companion_files(images_in(tmp_path / "images"), cases, "image")
+    images = companion_files(list_files(tmp_path / "images"), names, "image", cases=cases)
     assert {case: file.name for case, file in images.items()} == {
         "sub-01_T2w": "sub-01_T2w_0000.nii.gz",
         "sub-02_T2w": "sub-02_T2w.nii.gz",
     }
-
-
-def test_names_of_our_own_predictions_are_those_of_the_export() -> None:
-    from nnunet_softseg.inference import export
-
-    assert (SOFT_FOLDER, REPORT) == (export.SOFT_FOLDER, export.REPORT)
 
 
 # Maps
@@ -615,7 +607,7 @@ def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-i", "{empty}"], "expected predictions of prediction .* found no NIfTI file and 0 others"),
+        (["-i", "{empty}"], "expected predictions of prediction, found 0 NIfTI files and 0 others"),
         (["-i", "{other}"], r"such as sub-01_T1w, found 1 NIfTI files \(sub-09_T1w.nii.gz\)"),
         (["-i", "{nowhere}"], "found nothing"),
         (["-i", "{good}", "--label", "0"], "0 is the background"),

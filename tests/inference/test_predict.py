@@ -19,7 +19,6 @@ from tiny_dataset import affine_of, save_nifti, soft_blob
 
 from nnunet_softseg import cli
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference import export
 from nnunet_softseg.inference.command import PredictionReport, command, predict
 from nnunet_softseg.inference.command.images import find_cases
 from nnunet_softseg.inference.command.output_folder import RUN
@@ -655,12 +654,6 @@ def test_words_are_those_of_the_modules_that_read_them() -> None:
     assert command.LARGEST == clean_up.LARGEST
     assert command.KEEP_UNLIKELY == clean_up.KEEP_UNLIKELY
     assert get_args(localiser.Mode) == command.LOCALIZE_MODES
-
-
-def test_soft_maps_lie_where_the_export_puts_them() -> None:
-    from nnunet_softseg.inference.command.output_folder import SOFT_FOLDER
-
-    assert SOFT_FOLDER == export.SOFT_FOLDER
 
 
 def test_mistakes_are_told_without_loading_torch(in_new_python, tmp_path: Path) -> None:

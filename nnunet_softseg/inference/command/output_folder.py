@@ -11,10 +11,9 @@ from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.command.images import ImageCase
 from nnunet_softseg.inference.command.model import Model
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
-from nnunet_softseg.io.case_files import soft_label_file
+from nnunet_softseg.io.case_files import SOFT_FOLDER, soft_label_file
 
 RUN = "softseg_predict.json"
-SOFT_FOLDER = "soft"
 
 
 @dataclass(frozen=True)
