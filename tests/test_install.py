@@ -35,7 +35,7 @@ include = ["nnunetv2*"]
 OURS = {
     "nnUNetTrainerSoftSeg": "nnunet_softseg.training.trainer",
     "SoftSegDemoPlanner": "nnunet_softseg.preprocessing.planning",
-    "SoftSegPreprocessor": "nnunet_softseg.inference.network_input",
+    "SoftSegPreprocessor": "nnunet_softseg.inference.nnunet_patches",
     "SoftLabelManager": "nnunet_softseg.inference.label_manager",
 }
 VANILLA = {

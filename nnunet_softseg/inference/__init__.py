@@ -6,9 +6,7 @@ The modules, in the order of their imports:
   recentring.py             the patch along a cord off the centre: coarse pass, path, upright slices
   case_record.py            record of a case under way: options, times, boxes, warnings
   flags.py                  what is odd about a case, so that no doubtful map passes for a good one
-  image_reading.py          an image to predict, read, or one line that says why not
-  network_image.py          nnU-Net's preprocessing of an image, of any box of it
-  network_input.py          the box that the network sees, and the case's record begun
+  network_image.py          an image read and preprocessed as nnU-Net does, only the box that the network sees
   postprocessing.py         soft maps cleaned, the largest piece on request; the way to another grid
   soft_prediction.py        the box, forward in tiles, blend raw, NormReLU, a second look
   label_manager.py          one channel per label; the label map is soft map > 0.5

@@ -1,17 +1,27 @@
-"""The image of a case on the network's grid, of which only what is asked for is ever interpolated.
+"""The image of a case on the network's grid, read and preprocessed, of which only a box is ever interpolated.
 
-nnU-Net's preprocessing crops an image to the bounding box of what is not zero, normalises and resamples it,
+nnU-Net's preprocessing crops an image to the bounding box of its nonzero voxels, normalises and resamples it,
 all of it. Here the first two are nnU-Net's own, as they cost little; of the third only a box is done, with
 the voxels around it that a spline needs. The values are those of nnU-Net's preprocessing of the whole image.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextlib
+import gzip
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.orientations import io_orientation
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import (
@@ -19,9 +29,12 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
     determine_do_sep_z_and_axis,
 )
 
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.image_reading import MOST_VOXELS, check_content, naming, read_image
-from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
+from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
+from nnunet_softseg.inference import flags
+from nnunet_softseg.inference.case_record import KEY, CaseRecord
+from nnunet_softseg.io.geometry import array_orientation, geometry_findings
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, UNREADABLE, load_nifti
+from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.resampling import (
     area_means,
     nearest,
@@ -29,11 +42,100 @@ from nnunet_softseg.preprocessing.resampling import (
     resample_part,
     source_extent,
 )
+from nnunet_softseg.settings import PLANS_KEY
 
 Image = npt.NDArray[np.floating[Any]]
+MOST_VOXELS = 2**29
+"""800 x 800 x 800, 2 GB as float32: more than any scan of a spine."""
+_VOLUME, _SLICE = 3, 2
+_GZIP_SIZE = struct.Struct("<I")
+_OBJECTIONS = (*UNREADABLE, AssertionError, RuntimeError, MemoryError)
+"""What nibabel and SimpleITK raise where voxels are missing, and nnU-Net's readers where they object."""
 _ORDER = 3
 _DEFAULT = "resample_data_or_seg_to_shape"
 _DEFAULT_KEYWORDS: Mapping[str, Any] = {"is_seg": False, "order": _ORDER, "order_z": 0}
+
+
+# A case
+
+
+def preprocess_files(
+    image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
+) -> tuple[Image, dict[str, Any]]:
+    """Return (image, properties) of a case to predict; its record keeps the paths.
+
+    Args:
+        image_files: one per channel, or one with all channels where the reader knows such files.
+        plans_manager: nnU-Net's.
+        configuration_manager: nnU-Net's.
+
+    Returns:
+        image: (channel, *space) float32, of the box in the record.
+        properties: nnU-Net's, with the record.
+
+    Raises:
+        UserError: if the files cannot be predicted; see `read_image`.
+    """
+    started = time.perf_counter()
+    image = NetworkImage.from_files(image_files, plans_manager, configuration_manager)
+    image.properties[KEY] = record = CaseRecord(image_files=tuple(map(str, image_files)))
+    with error_prefix(image_files):
+        box = _network_box(image, plans_manager, configuration_manager)
+    record.seconds["preprocess"] = time.perf_counter() - started
+    return box, image.properties
+
+
+def preprocess_array(
+    data: Image, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
+) -> tuple[Image, dict[str, Any]]:
+    """Return (image, properties) of an array (channel, z, y, x); as `preprocess_files`.
+
+    Raises:
+        UserError: if the S-I axis is not the one of training, or the image holds NaN or infinity.
+    """
+    image = NetworkImage.from_array(data, properties, plans_manager, configuration_manager)
+    image.properties[KEY] = CaseRecord()  # one may be left over from another array
+    return _network_box(image, plans_manager, configuration_manager), image.properties
+
+
+def _network_box(image: "NetworkImage", plans_manager: Any, configuration_manager: Any) -> Image:
+    """Return the box of a case that the network sees, and note it in the record."""
+    record = CaseRecord.of(image.properties)
+    entry = plans_manager.plans.get(PLANS_KEY, {})
+    record.add_flags(_orientation_flags(image.properties, plans_manager))
+    record.add_flags(flags.of_spacing(image.properties["spacing"], entry.get("training_spacing_mm")))
+    record.add_flags(flags.of_constant(image.constant))
+    box = network_box(image.shape, configuration_manager.patch_size, entry.get("si_axis"))
+    record.network_shape, record.box, record.resampled_whole = image.shape, box, image.whole_because
+    values: Image = image.extract(box).numpy()
+    return values
+
+
+def _orientation_flags(properties: dict[str, Any], plans_manager: Any) -> list[flags.Flagged]:
+    """Refuse an image whose S-I axis is another than in training; flag one that points the other way."""
+    entry = plans_manager.plans.get(PLANS_KEY, {})
+    orientation = array_orientation(properties, plans_manager.transpose_forward)
+    trained: str | None = entry.get("orientation")
+    axis = entry.get("si_axis")
+    if orientation and trained and axis is not None and orientation[axis] not in "SI":
+        raise UserError(
+            f"the image has its axes along {orientation}, but the model was trained with {trained} "
+            f"(S-I on axis {axis}): reorient the image, or train with "
+            '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
+        )
+    return flags.of_orientation(orientation, trained)
+
+
+@contextlib.contextmanager
+def error_prefix(image_files: Sequence[str | Path]) -> Iterator[None]:
+    """Put the name of the file in front of a user error about its case."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{short_name(Path(image_files[0]))}: {error}") from error
+
+
+# The network's grid
 
 
 class NetworkImage:
@@ -47,102 +149,63 @@ class NetworkImage:
     """
 
     def __init__(
-        self,
-        image: Image,
-        properties: dict[str, Any],
-        configuration_manager: Any,
-        spacing_mm: Sequence[float],
+        self, data: Image, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
     ) -> None:
-        """Take what `from_files` and `from_array` have made.
+        """Transpose, crop and normalise as nnU-Net does; what `from_files` and `from_array` call.
 
         Args:
-            image: (channel, *space), transposed, cropped and normalised by nnU-Net, on the grid it came on.
-            properties: of the case.
+            data: (channel, z, y, x) float32, as nnU-Net's reader gives it; it is written to.
+            properties: of the case; completed as nnU-Net completes them.
+            plans_manager: nnU-Net's.
             configuration_manager: nnU-Net's.
-            spacing_mm: of the image, one per axis of space.
 
         Raises:
             UserError: if the case has no voxel on the network's grid.
         """
         self.properties = properties
-        self._image = image
+        self._image = _normalised(data, properties, plans_manager, configuration_manager)
         self._configuration = configuration_manager
+        own = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
         target = list(configuration_manager.spacing)
         # A 2d configuration keeps the spacing between slices.
-        self._spacings = list(spacing_mm), [*list(spacing_mm)[: len(spacing_mm) - len(target)], *target]
-        shape = compute_new_shape(image.shape[1:], *self._spacings)
+        self._spacings = own, [*own[: len(own) - len(target)], *target]
+        shape = compute_new_shape(self._image.shape[1:], *self._spacings)
         self.shape: tuple[int, ...] = tuple(int(size) for size in shape)
         if not all(self.shape):
             raise UserError(
-                f"the image has {_times(image.shape[1:])} voxels of {_times(self._spacings[0])} mm (without "
-                f"its border of zeros), expected at least one of {_times(self._spacings[1])} mm along every "
-                "axis: give an image that covers the structure, and look at its voxel sizes"
+                f"the image has {_times(self._image.shape[1:])} voxels of {_times(own)} mm (without its "
+                f"border of zeros), expected at least one of {_times(self._spacings[1])} mm along every axis: "
+                "give an image that covers the structure, and look at its voxel sizes"
             )
-        self.constant = all(_is_constant(channel) for channel in image)
-        self.whole_because = _what_is_not_default(configuration_manager.configuration)
+        self.constant = all(_is_constant(channel) for channel in self._image)
+        self.whole_because = _not_default(configuration_manager.configuration)
         self._whole: Image | None = None
 
     @classmethod
     def from_files(
-        cls,
-        image_files: Sequence[str],
-        plans_manager: Any,
-        configuration_manager: Any,
+        cls, image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
     ) -> "NetworkImage":
         """Return the case of image files, one per channel.
 
         Raises:
-            UserError: if they cannot be predicted; see `image_reading.read_image`.
+            UserError: if they cannot be predicted; see `read_image`.
         """
         data, properties = read_image(image_files, plans_manager, configuration_manager)
-        with naming(image_files):
-            return cls._normalised(data, properties, plans_manager, configuration_manager)
+        with error_prefix(image_files):
+            return cls(data, properties, plans_manager, configuration_manager)
 
     @classmethod
     def from_array(
-        cls,
-        data: Image,
-        properties: dict[str, Any],
-        plans_manager: Any,
-        configuration_manager: Any,
+        cls, data: Image, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
     ) -> "NetworkImage":
-        """Return the case of an array (channel, z, y, x) and its properties, as nnU-Net's reader gives them.
-
-        The array stays as it is; the properties are completed as nnU-Net completes them.
+        """Return the case of an array (channel, z, y, x) and its properties; the array stays as it is.
 
         Raises:
             UserError: if the array holds NaN or infinity.
         """
         check_content(data)
         copy = np.array(data, dtype=np.float32)
-        return cls._normalised(copy, properties, plans_manager, configuration_manager)
-
-    @classmethod
-    def _normalised(
-        cls, data: Image, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
-    ) -> "NetworkImage":
-        """Transpose, crop and normalise as nnU-Net does; the array is written to."""
-        axes = plans_manager.transpose_forward
-        data = data.transpose(0, *(axis + 1 for axis in axes))
-        masked = any(configuration_manager.use_mask_for_norm)
-        # Filling the holes of the mask takes seconds, and does not change its bounding box.
-        mask = create_nonzero_mask(data) if masked else None
-        box = nonzero_box(data) if mask is None else get_bbox_from_mask(mask)
-        slices = bounding_box_to_slice(box)
-        properties["shape_before_cropping"] = data.shape[1:]
-        properties["bbox_used_for_cropping"] = box
-        data = data[(slice(None), *slices)]
-        properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
-        # As nnU-Net marks what is outside of the mask; without one no normalisation looks at it.
-        inside_mask = np.True_ if mask is None else mask[slices]
-        outside = np.where(inside_mask, np.int8(0), np.int8(-1))
-        segmentation = np.broadcast_to(outside, data.shape[1:])[None]
-        intensities = plans_manager.foreground_intensity_properties_per_channel
-        data = DefaultPreprocessor(verbose=False)._normalize(
-            data, segmentation, configuration_manager, intensities
-        )
-        spacing_mm = [properties["spacing"][axis] for axis in axes]
-        return cls(data, properties, configuration_manager, spacing_mm)
+        return cls(copy, properties, plans_manager, configuration_manager)
 
     def extract(self, box: Box) -> torch.Tensor:
         """Return a box of the preprocessed case, 0 outside of the case.
@@ -290,6 +353,29 @@ class NetworkImage:
         return torch.stack([torch.from_numpy(_averaged(channel, means)) for channel in self._image])
 
 
+def _normalised(
+    data: Image, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
+) -> Image:
+    data = data.transpose(0, *(axis + 1 for axis in plans_manager.transpose_forward))
+    masked = any(configuration_manager.use_mask_for_norm)
+    # Filling the holes of the mask takes seconds, and does not change its bounding box.
+    mask = create_nonzero_mask(data) if masked else None
+    box = nonzero_box(data) if mask is None else get_bbox_from_mask(mask)
+    slices = bounding_box_to_slice(box)
+    properties["shape_before_cropping"] = data.shape[1:]
+    properties["bbox_used_for_cropping"] = box
+    data = data[(slice(None), *slices)]
+    properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
+    # As nnU-Net marks what is outside of the mask; without one no normalisation looks at it.
+    inside_mask = np.True_ if mask is None else mask[slices]
+    outside = np.where(inside_mask, np.int8(0), np.int8(-1))
+    segmentation = np.broadcast_to(outside, data.shape[1:])[None]
+    intensities = plans_manager.foreground_intensity_properties_per_channel
+    preprocessor = DefaultPreprocessor(verbose=False)
+    normalised: Image = preprocessor._normalize(data, segmentation, configuration_manager, intensities)
+    return normalised
+
+
 def nonzero_box(data: Image) -> list[list[int]]:
     """Return [start, stop] per axis of the smallest box around what is not zero; all of it, if nothing is.
 
@@ -318,8 +404,8 @@ def _replaced(values: Sequence[Any], axis: int, value: Any) -> tuple[Any, ...]:
     return tuple(value if index == axis else old for index, old in enumerate(values))
 
 
-def _what_is_not_default(configuration: Mapping[str, Any]) -> str | None:
-    """Return what in the plans keeps a crop from being resampled as the whole image would be."""
+def _not_default(configuration: Mapping[str, Any]) -> str | None:
+    """Return the part of the plans that keeps a crop from being resampled as the whole image would be."""
     name, keywords = configuration["resampling_fn_data"], configuration["resampling_fn_data_kwargs"]
     if name != _DEFAULT:
         return f"resampling function {name}"
@@ -331,3 +417,138 @@ def _what_is_not_default(configuration: Mapping[str, Any]) -> str | None:
 
 def _times(numbers: Sequence[float]) -> str:
     return " x ".join(f"{number:g}" for number in numbers)
+
+
+# Reading
+
+
+def read_image(
+    image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
+) -> tuple[Image, dict[str, Any]]:
+    """Return (image, properties) of a case as nnU-Net's reader gives them.
+
+    Args:
+        image_files: one per channel, or one with all channels where the reader knows such files.
+        plans_manager: nnU-Net's; it names the reader.
+        configuration_manager: nnU-Net's.
+
+    Returns:
+        image: (channel, z, y, x) float32, finite.
+        properties: spacing in mm and geometry.
+
+    Raises:
+        UserError: if a file is no image that can be predicted: missing, cut off, not three-dimensional, too
+            large, with voxel sizes that make no sense, complex or coloured, with NaN; or if the number of
+            channels is not that of training.
+    """
+    files = [Path(file) for file in image_files]
+    flat = len(configuration_manager.patch_size) == _SLICE
+    for file in files:
+        if file.name.endswith(NIFTI_ENDINGS):
+            raise_first_error(_header_findings(file, flat=flat))
+    try:
+        image, properties = _read(files, plans_manager.image_reader_writer_class)
+    except _OBJECTIONS as error:
+        raise UserError(str(_unreadable(files, error))) from error
+    found, expected = len(image), len(configuration_manager.normalization_schemes)
+    if found != expected:
+        channels = Finding(
+            short_name(files[0]),
+            "number of channels",
+            f"{expected}, as in training",
+            str(found),
+            "give one 3-D file per channel, <case>_0000, <case>_0001, ...",
+        )
+        raise UserError(str(channels))
+    check_content(image, short_name(files[0]))
+    return image, properties
+
+
+def _read(files: Sequence[Path], reader: Any) -> tuple[Image, dict[str, Any]]:
+    """Return what nnU-Net's reader gives; of one NIfTI file without its detour over float64."""
+    if reader not in (NibabelIO, NibabelIOWithReorient) or len(files) > 1:
+        given: tuple[Image, dict[str, Any]] = reader().read_images([str(file) for file in files])
+        return given
+    stored = image = load_nifti(files[0])
+    geometry = {"original_affine": stored.affine}
+    if reader is NibabelIOWithReorient:
+        image = stored.as_reoriented(io_orientation(stored.affine))
+        geometry["reoriented_affine"] = image.affine
+    spacing_mm = [float(size) for size in image.header.get_zooms()[::-1]]
+    array = np.asarray(image.dataobj).astype(np.float32).transpose(2, 1, 0)
+    return array[None], {"nibabel_stuff": geometry, "spacing": spacing_mm}
+
+
+def check_content(image: Image, name: str = "the image") -> None:
+    """Refuse an image that holds NaN or infinity.
+
+    Raises:
+        UserError: with the number of such voxels.
+    """
+    # Plane by plane: an array of answers for all voxels costs more than the question.
+    missing = sum(plane.size - int(np.isfinite(plane).sum()) for channel in image for plane in channel)
+    if missing:
+        raise UserError(
+            f"{name}: expected numbers only, found {missing} NaN or infinite voxels of "
+            f"{image.size}: repair it (for example numpy.nan_to_num) before predicting"
+        )
+
+
+def _header_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
+    """Yield what the header alone tells to be wrong, before a voxel is read."""
+    name, image = short_name(file), load_nifti(file)
+    shape = tuple(int(size) for size in image.shape)
+    as_written = "shape " + " x ".join(map(str, shape))
+    if len(shape) > _VOLUME:
+        yield Finding(
+            name, "has a fourth dimension", "one 3-D image", as_written, "predict each volume, or their mean"
+        )
+    if len(shape) < (_SLICE if flat else _VOLUME) or not all(shape):
+        yield Finding(name, "is no volume", "a 3-D image", as_written, "give the whole volume")
+    if np.prod(shape, dtype=np.float64) > MOST_VOXELS:
+        most = f"at most {MOST_VOXELS} voxels, {MOST_VOXELS * 4 / 1e9:.1f} GB as float32"
+        yield Finding(name, "is too large", most, as_written, "crop it to the spine, or downsample it")
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        yield Finding(name, "holds no grey values", "integers or floats", str(dtype), "convert it")
+    yield from geometry_findings(file, image)
+    # nibabel's header forgets where the voxels begin; what will read them knows.
+    begin = cast(ArrayProxy, image.dataobj).offset
+    needed = int(begin) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if not _holds(file, needed):
+        yield Finding(
+            name, "is cut off", f"{needed} bytes, inflated", "fewer", "write or copy the file again"
+        )
+
+
+def _holds(file: Path, needed: int) -> bool:
+    """Return whether a file, inflated, has so many bytes; to SimpleITK, what is missing is silently 0."""
+    if file.suffix != ".gz":
+        return file.stat().st_size >= needed
+    with file.open("rb") as opened:
+        opened.seek(-_GZIP_SIZE.size, os.SEEK_END)
+        (size,) = _GZIP_SIZE.unpack(opened.read())
+    # The end of a complete gzip stream says how long it is; only what says something else is inflated to see.
+    return size == needed % 2**32 or _inflated_size(file) >= needed
+
+
+def _inflated_size(file: Path) -> int:
+    size = 0
+    try:
+        with gzip.open(file) as opened:
+            while block := opened.read(2**20):
+                size += len(block)
+    except (OSError, EOFError, zlib.error):
+        return -1
+    return size
+
+
+def _unreadable(files: Sequence[Path], error: Exception) -> Finding:
+    names = ", ".join(map(short_name, files))
+    if isinstance(error, MemoryError):
+        return Finding(names, "does not fit into memory", "free memory", str(error), "crop it to the spine")
+    said = " ".join(str(error).split()) or type(error).__name__
+    together = "" if len(files) == 1 else ", channels on the same grid"
+    return Finding(
+        names, "cannot be read", f"a complete 3-D image{together}", said, "write or copy the file again"
+    )

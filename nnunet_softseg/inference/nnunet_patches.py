@@ -30,7 +30,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 from nnunetv2.utilities import find_class_by_name
 
-from nnunet_softseg.inference import export, network_input, soft_prediction, worker_threads
+from nnunet_softseg.inference import export, network_image, soft_prediction, worker_threads
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
@@ -105,12 +105,12 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         configuration_manager: Any,
         dataset_json: dict[str, Any] | str,
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """Return (image, segmentation, properties) of files; see `network_input.preprocess_files`."""
+        """Return (image, segmentation, properties) of files; see `network_image.preprocess_files`."""
         if seg_file is not None:
             arguments = (image_files, seg_file, plans_manager, configuration_manager, dataset_json)
             whole: tuple[Any, Any, dict[str, Any]] = super().run_case(*arguments)
             return whole
-        case = network_input.preprocess_files(image_files, plans_manager, configuration_manager)
+        case = network_image.preprocess_files(image_files, plans_manager, configuration_manager)
         return self._begun(*case)
 
     def run_case_npy(  # noqa: PLR0917  nnU-Net's signature
@@ -122,12 +122,12 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         configuration_manager: Any,
         dataset_json: dict[str, Any] | str,
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """Return (image, segmentation, properties) of arrays; see `network_input.preprocess_array`."""
+        """Return (image, segmentation, properties) of arrays; see `network_image.preprocess_array`."""
         if seg is not None:
             arguments = (data, seg, properties, plans_manager, configuration_manager, dataset_json)
             whole: tuple[Any, Any, dict[str, Any]] = super().run_case_npy(*arguments)
             return whole
-        case = network_input.preprocess_array(data, properties, plans_manager, configuration_manager)
+        case = network_image.preprocess_array(data, properties, plans_manager, configuration_manager)
         return self._begun(*case)
 
     @staticmethod

@@ -17,7 +17,7 @@ from batchgenerators.utilities.file_and_folder_operations import subfiles
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 
-from nnunet_softseg.inference.network_input import preprocess_files
+from nnunet_softseg.inference.network_image import preprocess_files
 from nnunet_softseg.io.workers import map_ahead
 
 _instead_of_processes: ContextVar[bool] = ContextVar("threads_instead_of_processes", default=False)

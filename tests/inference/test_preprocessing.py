@@ -14,7 +14,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from tiny_dataset import affine_of, save_nifti
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference import image_reading
+from nnunet_softseg.inference import network_image
 from nnunet_softseg.inference.case_record import KEY
 from nnunet_softseg.inference.nnunet_patches import SoftSegPreprocessor, _under_way
 
@@ -158,7 +158,7 @@ def test_an_image_is_read_as_nnunet_reads_it(
     if slope is not None:
         image.header.set_slope_inter(slope, -3.3)
     nib.save(image, file)
-    found, properties = image_reading.read_image([str(file)], plans(reader=reader), configuration((1, 1, 1)))
+    found, properties = network_image.read_image([str(file)], plans(reader=reader), configuration((1, 1, 1)))
     expected, expected_properties = reader().read_images([str(file)])
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected)
@@ -222,7 +222,7 @@ def test_a_gzip_stream_in_pieces_is_whole(tmp_path: Path) -> None:
     expected, _, _ = run(file)
     content = gzip.decompress(file.read_bytes())
     file.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
-    assert image_reading._inflated_size(file) == len(content) == 352 + 4 * 30 * 34 * 38
+    assert network_image._inflated_size(file) == len(content) == 352 + 4 * 30 * 34 * 38
     np.testing.assert_array_equal(run(file)[0], expected)
 
 
@@ -230,7 +230,7 @@ def test_a_gzip_stream_in_pieces_is_whole(tmp_path: Path) -> None:
 def test_a_complete_file_is_not_inflated_twice(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_reading, "_inflated_size", None)
+    monkeypatch.setattr(network_image, "_inflated_size", None)
     file = tmp_path / f"sub-01_0000{ending}"
     save_nifti(file, noise(), affine_of("RAS"))
     run(file)
@@ -345,7 +345,7 @@ def test_too_few_and_unfit_channels(tmp_path: Path) -> None:
     other = tmp_path / "sub-01_T2w_0001.nii.gz"
     save_nifti(other, noise((30, 34, 37)), affine_of("RAS"))
     with pytest.raises(UserError, match=r"T2w_0000.*T2w_0001.*channels on the same grid"):
-        image_reading.read_image([str(file), str(other)], plans(reader=NibabelIOWithReorient), two)
+        network_image.read_image([str(file), str(other)], plans(reader=NibabelIOWithReorient), two)
 
 
 def test_an_image_whose_slices_follow_another_axis(tmp_path: Path) -> None:
