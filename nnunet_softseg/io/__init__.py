@@ -15,5 +15,6 @@ The modules, in the order of their imports:
   case_names.py     what the names of maps say: case and label, subject and contrast, patterns
   case_matching.py  which file belongs to which case and label
   companions.py     the level, disc or other image that belongs to a map
+  list_file.py      files of names: JSON, YAML, or one name a line
   record.py         what results were made from, by SHA-256, and whether they are still up to date
 """

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_softseg.datasets.conversion.sources import Case, Sources
+from nnunet_softseg.datasets.conversion.sources import SourceCase, Sources
 from nnunet_softseg.datasets.conversion.splits import Split, choose_split, read_split_file, split_by_lists
 from nnunet_softseg.errors import UserError
 
@@ -26,7 +26,9 @@ def write(folder: Path, name: str, content: object) -> Path:
 
 def sources_of(*subjects: str, contrasts: tuple[str, ...] = ("T1w", "T2w")) -> Sources:
     cases = [
-        Case(f"{subject}_{contrast}", subject, contrast, Path("bids", subject, f"{contrast}.nii.gz"), ())
+        SourceCase(
+            f"{subject}_{contrast}", subject, contrast, Path("bids", subject, f"{contrast}.nii.gz"), ()
+        )
         for subject in subjects
         for contrast in contrasts
     ]

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.conversion.exclusion import read_exclusions
 from nnunet_softseg.datasets.conversion.inspection import inspect_cases, inspection_warnings
-from nnunet_softseg.datasets.conversion.layout import BIDS, find_layout
-from nnunet_softseg.datasets.conversion.sources import DEFAULT_LABEL, Selection, find_sources
+from nnunet_softseg.datasets.conversion.sources import (
+    BIDS,
+    DEFAULT_LABEL,
+    Selection,
+    find_layout,
+    find_sources,
+)
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, choose_split
 from nnunet_softseg.datasets.conversion.writing import (
     Dataset,
@@ -22,6 +26,7 @@ from nnunet_softseg.datasets.conversion.writing import (
     write_datasets,
 )
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.list_file import read_exclusions
 from nnunet_softseg.io.nifti import without_nifti_ending
 
 _LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")

@@ -1,27 +1,24 @@
-"""A look at every source before anything is written: what is wrong in it, and its hash."""
+"""Faults and hashes of all sources, found before anything is written."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from nnunet_softseg.datasets.conversion.sources import Case
+from nnunet_softseg.datasets.conversion.sources import SourceCase
 from nnunet_softseg.datasets.soft_label import overlap_findings
 from nnunet_softseg.errors import Finding, UserError, examples
-from nnunet_softseg.io.map_kind import content_findings
+from nnunet_softseg.io.geometry import VoxelGrid
+from nnunet_softseg.io.map_kind import MapKind, classify, content_findings
 from nnunet_softseg.io.nifti import file_findings, load_nifti, stored_values
 from nnunet_softseg.io.record import sha256
-from nnunet_softseg.io.same_grid import affine_findings, shape_findings
+from nnunet_softseg.io.same_grid import grid_findings
 from nnunet_softseg.io.workers import map_jobs
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a case holds.
+    """Faults and hashes of one case.
 
     Attributes:
         case_id: of the case.
@@ -41,8 +38,8 @@ class Inspection:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
 
-def inspect_cases(cases: Sequence[Case], *, num_processes: int, progress: bool) -> list[Inspection]:
-    """Return what every case holds, in the order of the cases.
+def inspect_cases(cases: Sequence[SourceCase], *, num_processes: int, progress: bool) -> list[Inspection]:
+    """Return faults and hashes of every case, in the order of the cases.
 
     Raises:
         UserError: if any case is not fit; it names the first fault and the number of the others.
@@ -58,33 +55,28 @@ def inspect_cases(cases: Sequence[Case], *, num_processes: int, progress: bool) 
     return inspections
 
 
-def inspect(case: Case) -> Inspection:
-    """Return what one case holds; what is wrong in it is a finding."""
-    findings = [*file_findings(case.image), *(f for file in case.soft_labels for f in file_findings(file))]
+def inspect(case: SourceCase) -> Inspection:
+    """Return faults and hashes of one case."""
+    files = (case.image, *case.soft_labels)
+    findings = [finding for file in files for finding in file_findings(file)]
     if findings:
         return Inspection(case.case_id, tuple(findings), {}, ())
-    image, soft_labels, masks = load_nifti(case.image), [], []
+    grid, soft_labels, masks = VoxelGrid.of(load_nifti(case.image)), [], []
     for file in case.soft_labels:
-        label = load_nifti(file)
-        geometry = shape_findings(file, image.shape, label.shape)
-        findings += geometry or affine_findings(file, image.affine, label.affine)
         soft_labels.append(stored_values(file))
-        findings += content_findings(file, soft_labels[-1])
-        if _is_mask(soft_labels[-1]):
+        of_file = grid_findings(file, grid, VoxelGrid.of(load_nifti(file)))
+        of_file += content_findings(file, soft_labels[-1])
+        if not of_file and classify(soft_labels[-1]).kind is MapKind.MASK:
             masks.append(file)
+        findings += of_file
     if any(finding.severity == "error" for finding in findings):
         return Inspection(case.case_id, tuple(findings), {}, ())
     findings += overlap_findings(case.soft_labels, soft_labels)
-    hashes = {file: sha256(file) for file in (case.image, *case.soft_labels)}
-    return Inspection(case.case_id, tuple(findings), hashes, tuple(masks))
-
-
-def _is_mask(soft_label: npt.NDArray[Any]) -> bool:
-    return bool(np.isin(soft_label, (0, 1)).all()) and bool(soft_label.any())
+    return Inspection(case.case_id, tuple(findings), {file: sha256(file) for file in files}, tuple(masks))
 
 
 def inspection_warnings(inspections: Sequence[Inspection]) -> list[str]:
-    """Return one line for each kind of oddity, with the files that it was seen in."""
+    """Return one line for each kind of warning, with its files."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for inspection in inspections:
         for finding in inspection.findings:

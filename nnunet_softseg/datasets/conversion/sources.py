@@ -1,28 +1,128 @@
-"""Which images of a BIDS folder become cases of a dataset, with which soft labels, and which do not."""
+"""Images of a BIDS folder that become cases of a dataset, with their soft labels; and those that do not."""
 
+import glob
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_softseg.datasets.conversion.exclusion import Exclusion
-from nnunet_softseg.datasets.conversion.layout import MADE_HERE, Layout, SoftLabelPlace
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.bids import bids_images, bids_name_of, derivative_file, parse_bids_name
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
+from nnunet_softseg.io.bids import BidsName, bids_name_of, derivative_file
+from nnunet_softseg.io.case_files import Reason, compressed_or_plain, is_nifti, is_there, list_bids
+from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
+from nnunet_softseg.io.nifti import without_nifti_ending
 
 DEFAULT_LABEL = "cord"
-EXCLUDED, NO_CONTRAST, NOT_ASKED_FOR, NO_SOFT_LABEL = (
-    "excluded",
-    "not a contrast of this layout",
-    "of another contrast",
-    "without a soft label",
-)
+_REPORTED = (Reason.EXCLUDED, Reason.NO_CONTRAST, Reason.OTHER_CONTRAST)
+
+# Layouts: which file shows which contrast
+
+MADE_HERE = "derivatives/softseg"
+MADE_HERE_SUFFIX = "_label-SC_desc-softseg_probseg"
+"""Where `make-gt -o BIDS/derivatives/softseg` writes, and what it appends to an image's name."""
+_SAME_CONTRAST_ON_ANOTHER_GRID = "space"
 
 
 @dataclass(frozen=True)
-class Case:
+class NamePattern:
+    """The files of one contrast.
+
+    Attributes:
+        contrast: as in case ids.
+        suffix: the end of the BIDS name.
+        entities: those that the name has, as written, `("flip-1", "mt-on")`; it has no others but `space`.
+    """
+
+    contrast: str
+    suffix: str
+    entities: frozenset[str] = frozenset()
+
+    def fits(self, name: BidsName) -> bool:
+        """Say whether a file of this name shows the contrast."""
+        entities = {
+            f"{key}-{value}" for key, value in name.entities.items() if key != _SAME_CONTRAST_ON_ANOTHER_GRID
+        }
+        return name.suffix == self.suffix and entities == self.entities
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset is laid out.
+
+    Attributes:
+        name: for `--layout`.
+        places: of soft labels, in the order in which they are tried: folder in the BIDS folder, and the end
+            of the file name, behind the image's name.
+        patterns: all contrasts; empty: every image counts, its contrast is what BIDS says.
+    """
+
+    name: str
+    places: tuple[tuple[str, str], ...]
+    patterns: tuple[NamePattern, ...] = ()
+
+    def contrast_of(self, name: BidsName) -> str | None:
+        """Return the contrast of a file, or None if it shows none of this layout."""
+        if not self.patterns:
+            return name.contrast
+        return next((pattern.contrast for pattern in self.patterns if pattern.fits(name)), None)
+
+    def in_order(self, contrasts: Sequence[str]) -> list[str]:
+        """Return contrasts in the order of the table; without a table, by name."""
+        table = list(dict.fromkeys(pattern.contrast for pattern in self.patterns))
+        return sorted(set(contrasts), key=lambda name: (table.index(name) if name in table else -1, name))
+
+
+def _mts(contrast: str, *entities: str) -> NamePattern:
+    return NamePattern(contrast, "MTS", frozenset(entities))
+
+
+BIDS = Layout("bids", ((MADE_HERE, MADE_HERE_SUFFIX),))
+
+# spine-generic/data-multi-subject: the six contrasts of the paper. The third of the MTS family
+# (flip-1_mt-off, once acq-MToff) is none of them, nor is the diffusion series (dwi, acq-b0_dwi): its mean is
+# rec-average_dwi.
+SPINE_GENERIC = Layout(
+    "spine-generic",
+    (
+        (MADE_HERE, MADE_HERE_SUFFIX),
+        ("derivatives/labels_softseg", "_label-SC_softseg"),
+        ("derivatives/labels_softseg", "_softseg"),  # until 2024
+    ),
+    (
+        NamePattern("T1w", "T1w"),
+        NamePattern("T2w", "T2w"),
+        NamePattern("T2star", "T2star"),
+        NamePattern("T2star", "T2starw"),  # as BIDS 1.8 spells it
+        _mts("mt-on", "flip-1", "mt-on"),
+        _mts("mt-on", "mt-on"),
+        _mts("mt-on", "acq-MTon"),  # until 2023
+        _mts("mt-off", "flip-2", "mt-off"),  # GRE-T1w
+        _mts("mt-off", "acq-T1w"),  # until 2023
+        NamePattern("dwi", "dwi", frozenset({"rec-average"})),
+    ),
+)
+
+LAYOUTS = (BIDS, SPINE_GENERIC)
+
+
+def find_layout(name: str) -> Layout:
+    """Return the layout of this name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    for layout in LAYOUTS:
+        if layout.name == name:
+            return layout
+    raise UserError(f"unknown layout {name}: expected one of {', '.join(layout.name for layout in LAYOUTS)}")
+
+
+# Cases
+
+
+@dataclass(frozen=True)
+class SourceCase:
     """One image with its soft labels; the files may be broken still.
 
     Attributes:
@@ -42,7 +142,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a user wants of a BIDS folder.
+    """Images and soft labels of a BIDS folder that a user asks for.
 
     Attributes:
         layout: the name table.
@@ -64,7 +164,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a BIDS folder offers.
+    """Cases of a BIDS folder.
 
     Attributes:
         bids: root of the images.
@@ -79,34 +179,10 @@ class Sources:
     bids: Path
     derivatives: Path
     labels: Mapping[str, str]
-    cases: tuple[Case, ...]
+    cases: tuple[SourceCase, ...]
     subjects: frozenset[str]
     left_out: Mapping[str, tuple[str, ...]]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """A place in which soft labels may lie: a folder, and the endings of their names by label."""
-
-    folder: Path
-    endings: Mapping[str, str]
-
-    def files(self, image: Path, bids: Path) -> tuple[Path, ...]:
-        return tuple(
-            _compressed_or_plain(derivative_file(image, bids, self.folder, ending))
-            for ending in self.endings.values()
-        )
-
-
-@dataclass(frozen=True)
-class _Named:
-    """An image with what its name says."""
-
-    image: Path
-    case_id: str
-    subject: str
-    contrast: str
 
 
 def find_sources(bids: Path, selection: Selection) -> Sources:
@@ -116,177 +192,58 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
         UserError: if a name is not BIDS, two images get one case id, files are links to nowhere, or nothing
             is left.
     """
-    images = bids_images(bids)
-    left_out: dict[str, list[str]] = defaultdict(list)
-    exclusion = Exclusion(selection.exclude)
-    named = _named(images, bids, selection, exclusion, left_out)
-    named = _of_contrasts(named, bids, selection, left_out)
-    labels = _choose_labels(named, bids, selection)
-    cases = []
-    for one in named:
-        files = labels.files(one.image, bids)
-        if all(map(_is_there, files)):
-            cases.append(Case(one.case_id, one.subject, one.contrast, one.image, files))
-        else:
-            left_out[NO_SOFT_LABEL].append(_relative(one.image, bids))
-    _check_unique(cases)
-    _check_links(cases)
-    return Sources(
-        bids,
-        labels.folder,
-        labels.endings,
-        tuple(sorted(cases, key=lambda case: case.case_id)),
-        frozenset(image.relative_to(bids).parts[0] for image in images),
-        {reason: tuple(names) for reason, names in left_out.items()},
-        tuple(exclusion.warnings()),
+    listing, exclusion = list_bids(bids), Exclusion(selection.exclude)
+    chosen = select_images(
+        listing,
+        exclude=exclusion,
+        contrasts=selection.contrasts,
+        distinguish_by=selection.distinguish_by,
+        contrast_of=selection.layout.contrast_of,
     )
-
-
-# Images
-
-
-def _named(
-    images: Iterable[Path],
-    bids: Path,
-    selection: Selection,
-    exclusion: Exclusion,
-    left_out: dict[str, list[str]],
-) -> list[_Named]:
-    """Return the images that show a contrast of the layout and are not excluded."""
-    named = []
-    for image in images:
-        of_image = _name(image, bids, selection)
-        if exclusion.covers(image, bids, [of_image.case_id] if of_image else []):
-            left_out[EXCLUDED].append(_relative(image, bids))
-        elif of_image is not None:
-            _check_folder(of_image, bids)
-            named.append(of_image)
-        else:
-            bids_name_of(image, bids)  # raises if the name is not BIDS
-            left_out[NO_CONTRAST].append(_relative(image, bids))
-    if not named:
+    _check_names(chosen, bids)
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for passed in chosen.passed_over:
+        if passed.reason in _REPORTED:
+            left_out[passed.reason.value].append(listing.relative(passed.path))
+    if not chosen.images:
         reasons = ", ".join(f"{len(names)} {reason}" for reason, names in left_out.items())
         raise UserError(
             f"{bids}: expected at least one image to convert, found none left ({reasons}): choose another "
             "--layout, or exclude less"
         )
-    return named
-
-
-def _name(image: Path, bids: Path, selection: Selection) -> _Named | None:
-    name = parse_bids_name(image.name)
-    contrast = selection.layout.contrast_of(name) if name else None
-    if name is None or contrast is None:
-        return None
-    contrast = name.told_apart(contrast, selection.distinguish_by)
-    return _Named(image, f"{name.person}_{contrast}", name.subject, contrast)
-
-
-def _check_folder(named: _Named, bids: Path) -> None:
-    """Raise a UserError if the folder names somebody else than the file: whose image is it?"""
-    folder = named.image.relative_to(bids).parts[0]
-    if folder != named.subject:
-        raise UserError(
-            f"{_relative(named.image, bids)}: expected an image of {folder} by its folder, found one of "
-            f"{named.subject} by its name: rename one of them, or leave it out (--exclude)"
-        )
-
-
-def _of_contrasts(
-    named: Sequence[_Named], bids: Path, selection: Selection, left_out: dict[str, list[str]]
-) -> list[_Named]:
-    if selection.contrasts is None:
-        return list(named)
-    there = {one.contrast for one in named}
-    unknown = [contrast for contrast in selection.contrasts if contrast not in there]
-    if unknown:
-        raise UserError(
-            f"{bids}: no image of contrast {', '.join(unknown)}: there are {', '.join(sorted(there))}"
-        )
-    for one in named:
-        if one.contrast not in selection.contrasts:
-            left_out[NOT_ASKED_FOR].append(_relative(one.image, bids))
-    return [one for one in named if one.contrast in selection.contrasts]
-
-
-def _relative(image: Path, bids: Path) -> str:
-    return image.relative_to(bids).as_posix()
-
-
-# Soft labels
-
-
-def _choose_labels(named: Sequence[_Named], bids: Path, selection: Selection) -> _Labels:
-    """Return the first place in which any image has all of its soft labels."""
-    candidates = _candidates(bids, selection)
-    for labels in candidates:
-        if any(all(map(_is_there, labels.files(one.image, bids))) for one in named):
-            return labels
-    image = named[0].image
-    looked_for = " or ".join(str(file) for labels in candidates for file in labels.files(image, bids))
-    raise UserError(
-        f"{bids}: none of {len(named)} images has its soft label, expected {looked_for} for the first; "
-        f"{_what_is_there(image, bids, candidates)}: make them (nnunet-softseg make-gt -i {bids} -o "
-        f"{bids / MADE_HERE}), or choose --derivatives and --suffix"
+    place = _find_place(chosen.images, bids, selection)
+    cases = []
+    for image in chosen.images:
+        files = place.files(image.path, bids)
+        if all(map(is_there, files)):
+            cases.append(SourceCase(image.case_id, image.name.subject, image.contrast, image.path, files))
+        else:
+            left_out[Reason.NO_SOFT_LABEL.value].append(listing.relative(image.path))
+    _check_unique(cases)
+    _check_links(cases)
+    return Sources(
+        bids,
+        place.folder,
+        place.endings,
+        tuple(sorted(cases, key=lambda case: case.case_id)),
+        frozenset(file.relative_to(bids).parts[0] for file in listing.files),
+        {reason: tuple(names) for reason, names in left_out.items()},
+        tuple(exclusion.warnings()),
     )
 
 
-def _candidates(bids: Path, selection: Selection) -> list[_Labels]:
-    places: Iterable[SoftLabelPlace] = selection.layout.places
-    if selection.derivatives is not None:
-        endings = dict.fromkeys(place.suffix for place in places)
-        places = [SoftLabelPlace(selection.derivatives, ending) for ending in endings]
-    found = []
-    for place in places:
-        labels = _Labels(
-            _derivatives_folder(place.folder, bids), selection.labels or {DEFAULT_LABEL: place.suffix}
+def _check_names(chosen: ChosenImages, bids: Path) -> None:
+    """Raise a UserError if a name is not BIDS, or its folder names somebody else: whose image is it?"""
+    for image in (*chosen.because(Reason.MISNAMED), *chosen.because(Reason.MISPLACED)):
+        path, name = image.relative_to(bids), bids_name_of(image, bids)
+        by_folder = "_".join(path.parts[:-2])
+        raise UserError(
+            f"{path.as_posix()}: expected an image of {by_folder} by its folder, found one of {name.person} "
+            f"by its name: rename one of them, or leave it out (--exclude)"
         )
-        if labels not in found:
-            found.append(labels)
-    return found
 
 
-def _derivatives_folder(name: str, bids: Path) -> Path:
-    """Return the folder of this name in the BIDS folder or, if there is none, from where we are."""
-    inside, from_here = bids / name, Path(name)
-    return from_here if from_here.is_dir() and not inside.is_dir() else inside
-
-
-def _what_is_there(image: Path, bids: Path, candidates: Sequence[_Labels]) -> str:
-    """Say which files have the name of the image, where soft labels were looked for or else beside."""
-    places = [labels.folder for labels in candidates]
-    for folders in (places, sorted((bids / "derivatives").glob("*"))):
-        files = [file for folder in folders for file in _derivatives_of(image, bids, folder)]
-        if files:
-            soft_first = sorted(files, key=lambda file: not re.search("prob|soft", file.name))
-            return f"found {examples([str(file) for file in soft_first])}"
-    missing = dict.fromkeys(str(place) for place in places if not place.is_dir())
-    return f"found no folder {', '.join(missing)}" if missing else "found nothing like it"
-
-
-def _derivatives_of(image: Path, bids: Path, folder: Path) -> list[Path]:
-    place = folder / image.parent.relative_to(bids)
-    return sorted(filter(_is_nifti, place.glob(f"{without_nifti_ending(image.name)}_*")))
-
-
-def _is_nifti(file: Path) -> bool:
-    return file.name.endswith(NIFTI_ENDINGS)
-
-
-def _compressed_or_plain(compressed: Path) -> Path:
-    plain = compressed.with_name(compressed.name.removesuffix(".gz"))
-    return plain if _is_there(plain) and not _is_there(compressed) else compressed
-
-
-def _is_there(file: Path) -> bool:
-    # A link to nowhere counts: it is a file that was not fetched, not an image without a soft label.
-    return file.is_file() or file.is_symlink()
-
-
-# What must hold
-
-
-def _check_unique(cases: Sequence[Case]) -> None:
+def _check_unique(cases: Sequence[SourceCase]) -> None:
     by_id = defaultdict(list)
     for case in cases:
         by_id[case.case_id.casefold()].append(case)  # some file systems do not tell T2w from T2W
@@ -299,7 +256,7 @@ def _check_unique(cases: Sequence[Case]) -> None:
             )
 
 
-def _check_links(cases: Sequence[Case]) -> None:
+def _check_links(cases: Sequence[SourceCase]) -> None:
     files = [file for case in cases for file in (case.image, *case.soft_labels)]
     broken = [str(file) for file in files if not file.exists()]
     if broken:
@@ -307,3 +264,58 @@ def _check_links(cases: Sequence[Case]) -> None:
             f"{examples(broken, 1)}: expected files, found links to nowhere: fetch their content (git annex "
             "get, datalad get), or leave them out (--exclude)"
         )
+
+
+# Soft labels
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A place of soft labels: a folder, and the endings of their names by label."""
+
+    folder: Path
+    endings: Mapping[str, str]
+
+    def files(self, image: Path, bids: Path) -> tuple[Path, ...]:
+        return tuple(
+            compressed_or_plain(derivative_file(image, bids, self.folder, ending))
+            for ending in self.endings.values()
+        )
+
+
+def _find_place(images: Sequence[BidsImage], bids: Path, selection: Selection) -> _Place:
+    """Return the first place in which any image has all of its soft labels."""
+    places = list(_places(bids, selection))
+    for place in places:
+        if any(all(map(is_there, place.files(image.path, bids))) for image in images):
+            return place
+    first = images[0].path
+    looked_for = " or ".join(
+        dict.fromkeys(str(file) for place in places for file in place.files(first, bids))
+    )
+    raise UserError(
+        f"{bids}: none of {len(images)} images has its soft label, expected {' or '.join(files)} for the first; "
+        f"{_found_instead(first, bids, places)}: make them (nnunet-softseg make-gt -i {bids} -o "
+        f"{bids / MADE_HERE}), or choose --derivatives and --suffix"
+    )
+
+
+def _places(bids: Path, selection: Selection) -> Iterator[_Place]:
+    for folder, suffix in selection.layout.places:
+        name = selection.derivatives or folder
+        inside, from_here = bids / name, Path(name)
+        found = from_here if from_here.is_dir() and not inside.is_dir() else inside
+        yield _Place(found, selection.labels or {DEFAULT_LABEL: suffix})
+
+
+def _found_instead(image: Path, bids: Path, places: Sequence[_Place]) -> str:
+    """Name the files that begin with the image's name, where soft labels were looked for or else beside."""
+    folders = [place.folder for place in places]
+    pattern = f"{image.parent.relative_to(bids)}/{glob.escape(without_nifti_ending(image.name))}_*"
+    for searched in (dict.fromkeys(folders), sorted((bids / "derivatives").glob("*"))):
+        files = [file for folder in searched for file in sorted(folder.glob(pattern)) if is_nifti(file.name)]
+        if files:
+            soft_first = sorted(files, key=lambda file: not re.search("prob|soft", file.name))
+            return f"found {examples([str(file) for file in soft_first])}"
+    missing = dict.fromkeys(str(folder) for folder in folders if not folder.is_dir())
+    return f"found no folder {', '.join(missing)}" if missing else "found nothing like it"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_softseg.datasets.conversion.list_file import YAML_ENDINGS, all_values, load_structure, load_text
-from nnunet_softseg.datasets.conversion.sources import Case, Sources
+from nnunet_softseg.datasets.conversion.sources import SourceCase, Sources
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.list_file import YAML_ENDINGS, all_values, load_structure, load_text
 
 FOLDS = 5
 PARTS = ("train", "validation", "test")
@@ -146,7 +146,7 @@ def make_folds(split: Split) -> list[dict[str, tuple[str, ...]]]:
     return folds
 
 
-def folds_of_cases(cases: Sequence[Case], split: Split) -> list[dict[str, list[str]]]:
+def folds_of_cases(cases: Sequence[SourceCase], split: Split) -> list[dict[str, list[str]]]:
     """Return "train" and "val" of each of nnU-Net's folds as case ids; a subject is on one side only."""
     return [
         {

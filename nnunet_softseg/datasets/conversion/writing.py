@@ -6,7 +6,6 @@ conversion.json says where every file comes from, by which a later call knows it
 import contextlib
 import dataclasses
 import gzip
-import json
 import os
 import re
 import shutil
@@ -18,12 +17,13 @@ from typing import Any
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.inspection import Inspection
-from nnunet_softseg.datasets.conversion.sources import Case, Selection, Sources
+from nnunet_softseg.datasets.conversion.sources import Selection, SourceCase, Sources
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, folds_of_cases
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import new_folder, write_json
 from nnunet_softseg.io.nifti import stored_values
+from nnunet_softseg.io.record import changed_keys, load_record
 from nnunet_softseg.io.workers import map_jobs
 
 MANIFEST = "conversion.json"
@@ -55,7 +55,7 @@ class Dataset:
     raw: Path
     dataset_id: int
     name: str
-    cases: tuple[Case, ...] = ()
+    cases: tuple[SourceCase, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.dataset_id < _ID_LIMIT:
@@ -168,7 +168,7 @@ def check_split(dataset: Dataset, split: Split) -> list[str]:
 
 
 def make_manifest(
-    sources: Sources, cases: Sequence[Case], split: Split, inspections: Sequence[Inspection]
+    sources: Sources, cases: Sequence[SourceCase], split: Split, inspections: Sequence[Inspection]
 ) -> dict[str, Any]:
     """Return where every file of one dataset comes from, with its SHA-256, as JSON gives it back.
 
@@ -189,7 +189,7 @@ def make_manifest(
     }
 
 
-def _entry(case: Case, sources: Sources, split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
+def _entry(case: SourceCase, sources: Sources, split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
     return {
         "subject": case.subject,
         "contrast": case.contrast,
@@ -208,11 +208,10 @@ def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
 
     Folders may have moved and other images may be left out since.
     """
-    try:
-        there = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        different = [key for key in _IDENTITY if there[key] != manifest[key]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} exists and was not made by this command: {_REMEDY}") from None
+    there = load_record(folder / MANIFEST, *_IDENTITY)
+    if there is None:
+        raise UserError(f"{folder} exists and was not made by this command: {_REMEDY}")
+    different = changed_keys(there, {key: manifest[key] for key in _IDENTITY})
     if different:
         raise UserError(f"{folder} exists with other content ({', '.join(different)} differ): {_REMEDY}")
     names = ["dataset.json", "splits_final.json"]
@@ -236,7 +235,7 @@ class CaseJob:
         folders: of the datasets that it belongs to.
     """
 
-    case: Case
+    case: SourceCase
     part: str
     folders: tuple[Path, ...]
 
@@ -282,7 +281,7 @@ def write_datasets(
 
 
 def _case_jobs(datasets: Sequence[Dataset], aside: Mapping[Path, Path], split: Split) -> list[CaseJob]:
-    folders: dict[Case, list[Path]] = defaultdict(list)
+    folders: dict[SourceCase, list[Path]] = defaultdict(list)
     for dataset in datasets:
         for case in dataset.cases:
             folders[case].append(aside[dataset.folder])

@@ -1,7 +1,7 @@
-"""Files in which people keep lists of subjects: JSON, YAML, one name a line, a table."""
+"""Files of names, of subjects or images: JSON, YAML, or one name a line."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import yaml
 from nnunet_softseg.errors import UserError
 
 YAML_ENDINGS = (".yml", ".yaml")
-COMMENT = "#"
+_COMMENT = "#"
+_STRUCTURED = (".json", *YAML_ENDINGS)
 
 
 def load_structure(file: Path) -> Any:
@@ -29,14 +30,27 @@ def load_structure(file: Path) -> Any:
         raise UserError(f"{file}: expected JSON (.json) or YAML, found: {what}: repair it") from error
 
 
-def load_lines(file: Path) -> list[str]:
-    """Return the lines that hold anything, without what follows `#`.
+def read_exclusions(arguments: Iterable[str]) -> tuple[str, ...]:
+    """Return the patterns that were asked for, once each.
+
+    Args:
+        arguments: names or patterns (`*`, `?`, `[]`), or files of them: one a line with `#` comments, or all
+            values of a JSON or YAML file.
 
     Raises:
-        UserError: if it is not a text file, or cannot be read.
+        UserError: if a file is missing or unreadable.
     """
-    lines = (line.partition(COMMENT)[0].strip() for line in load_text(file).splitlines())
-    return [line for line in lines if line]
+    patterns: list[str] = []
+    for argument in arguments:
+        file = Path(argument)
+        if file.is_file():
+            structured = file.suffix.lower() in _STRUCTURED
+            patterns += all_values(load_structure(file)) if structured else _lines(file)
+        elif file.suffix.lower() in (".txt", *_STRUCTURED):
+            raise UserError(f"{file}: expected a list of what to leave out, found no such file")
+        else:
+            patterns.append(argument)
+    return tuple(dict.fromkeys(pattern.strip() for pattern in patterns))
 
 
 def all_values(structure: Any) -> list[str]:
@@ -59,3 +73,9 @@ def load_text(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
         raise UserError(f"{file}: expected a text file, found: {reason}: check the path") from error
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines that hold anything, without what follows `#`."""
+    lines = (line.partition(_COMMENT)[0].strip() for line in load_text(file).splitlines())
+    return [line for line in lines if line]
