@@ -290,12 +290,10 @@ def _find_place(images: Sequence[BidsImage], bids: Path, selection: Selection) -
         if any(all(map(is_there, place.files(image.path, bids))) for image in images):
             return place
     first = images[0].path
-    looked_for = " or ".join(
-        dict.fromkeys(str(file) for place in places for file in place.files(first, bids))
-    )
+    files = dict.fromkeys(str(file) for place in places for file in place.files(first, bids))
     raise UserError(
-        f"{bids}: none of {len(images)} images has its soft label, expected {' or '.join(files)} for the first; "
-        f"{_found_instead(first, bids, places)}: make them (nnunet-softseg make-gt -i {bids} -o "
+        f"{bids}: none of {len(images)} images has its soft label, expected {' or '.join(files)} for the "
+        f"first; {_found_instead(first, bids, places)}: make them (nnunet-softseg make-gt -i {bids} -o "
         f"{bids / MADE_HERE}), or choose --derivatives and --suffix"
     )
 
