@@ -135,7 +135,8 @@ def measure(size: str, steps: int, device: str) -> dict[str, Any]:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg, nnUNetTrainerSoftSegRawLoss
+    from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
+    from nnunet_softseg.training.variants import nnUNetTrainerSoftSegRawLoss
 
     trainers = {
         cls.__name__: make(cls, size, device)

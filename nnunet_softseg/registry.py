@@ -10,8 +10,8 @@ from nnunet_softseg.errors import UserError
 
 CLASSES: dict[str, str] = {
     "nnUNetTrainerSoftSeg": "nnunet_softseg.training.trainer",
-    "nnUNetTrainerSoftSegRawLoss": "nnunet_softseg.training.trainer",
-    "nnUNetTrainerSoftSegSlidingWindow": "nnunet_softseg.training.trainer",
+    "nnUNetTrainerSoftSegRawLoss": "nnunet_softseg.training.variants",
+    "nnUNetTrainerSoftSegSlidingWindow": "nnunet_softseg.training.variants",
     "nnUNetTrainerSoftSegHardGT": "nnunet_softseg.training.variants",
     "nnUNetTrainerSoftSegDice": "nnunet_softseg.training.variants",
     "nnUNetTrainerSoftSegPaperAug": "nnunet_softseg.training.variants",

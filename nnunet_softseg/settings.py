@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from nnunet_softseg.errors import UserError
+
 PLANS_KEY = "nnunet_softseg"
 """Where the settings stand in the plans that a trainer saves beside its model."""
 HARD_THRESHOLD = 0.5
@@ -57,6 +59,10 @@ class SoftSegSettings:
     core_threshold: float = 0.5
     support_threshold: float = 0.05
     collapse_patience: int = 10
+
+    def __post_init__(self) -> None:
+        if self.augmentation not in ("nnunet", "paper"):
+            raise UserError(f'setting augmentation: expected "nnunet" or "paper", got {self.augmentation!r}')
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""

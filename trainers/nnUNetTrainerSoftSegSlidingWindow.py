@@ -1,5 +1,5 @@
 """For `nnUNet_extTrainer`: the trainer of the installed package, which spawned workers can import."""
 
-from nnunet_softseg.training.trainer import nnUNetTrainerSoftSegSlidingWindow
+from nnunet_softseg.training.variants import nnUNetTrainerSoftSegSlidingWindow
 
 __all__ = ["nnUNetTrainerSoftSegSlidingWindow"]

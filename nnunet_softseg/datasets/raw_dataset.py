@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -158,6 +158,16 @@ def foreground_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
     """
     raise_first_error(label_findings(dataset_json["labels"]))
     return tuple(sorted(set(dataset_json["labels"].values()) - {0}))
+
+
+def label_names(dataset_json: Mapping[str, Any], labels: Sequence[int]) -> list[str]:
+    """Return the names of the foreground labels, in the order of the channels."""
+    by_value = {
+        int(value): name
+        for name, value in dataset_json["labels"].items()
+        if not isinstance(value, list | tuple)
+    }
+    return [by_value[int(value)] for value in labels]
 
 
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[TrainingCase, ...]:

@@ -15,11 +15,11 @@ from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunet_softseg import __version__
+from nnunet_softseg.datasets.raw_dataset import label_names
 from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import on_image_grid, placed
-from nnunet_softseg.inference.soft_prediction import label_names
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, soft_label_file
 from nnunet_softseg.io.geometry import reader_affines

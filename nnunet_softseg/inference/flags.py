@@ -66,7 +66,7 @@ def of_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float
 
     Args:
         spacing_mm: of the image, as its reader orders axes.
-        trained: "smallest" and "largest" along each of these axes, from `spacing_range`; None: not known.
+        trained: "smallest" and "largest" along each of these axes, see `spacing_range`; None: not known.
     """
     if trained is None or len(spacing_mm) != len(trained["smallest"]):
         return []
@@ -78,14 +78,6 @@ def of_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float
         for lengths in (spacing_mm, trained["smallest"], trained["largest"])
     )
     return [Flagged(Flag.SPACING, f"voxels of {found} mm are far from training's, {low} to {high} mm")]
-
-
-def spacing_range(spacings_mm: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
-    """Return the smallest and largest spacing along each axis, for JSON; None for no case."""
-    if not len(spacings_mm):
-        return None
-    table = np.asarray(spacings_mm, dtype=np.float64)
-    return {"smallest": table.min(axis=0).tolist(), "largest": table.max(axis=0).tolist()}
 
 
 def of_constant(constant: bool) -> list[Flagged]:

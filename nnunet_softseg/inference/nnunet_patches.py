@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.configuration import default_num_processes
@@ -265,24 +264,3 @@ def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
     # nnU-Net would end its own loader here, but sees only this generator.
     if hasattr(data_iterator, "_finish"):
         data_iterator._finish()
-
-
-@contextlib.contextmanager
-def seeded_workers() -> Iterator[None]:
-    """Give the workers of nnU-Net's loaders that are made meanwhile a seed each, drawn from NumPy's state.
-
-    nnU-Net gives them none: NumPy's random numbers then differ from run to run, and PyTorch's, which decide
-    whether a transform is applied, are the same in all workers, as each starts from a copy of its parent's
-    state.
-    """
-    original = trainer_module.NonDetMultiThreadedAugmenter
-
-    def with_seeds(*args: Any, **kwargs: Any) -> Any:
-        kwargs["seeds"] = np.random.randint(2**31, size=kwargs["num_processes"]).tolist()
-        return original(*args, **kwargs)
-
-    trainer_module.NonDetMultiThreadedAugmenter = with_seeds
-    try:
-        yield
-    finally:
-        trainer_module.NonDetMultiThreadedAugmenter = original

@@ -19,6 +19,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch.nn.functional import avg_pool3d
 from tqdm import tqdm
 
+from nnunet_softseg.datasets.raw_dataset import label_names
 from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference import recentring as localiser
@@ -407,13 +408,3 @@ def _note(record: CaseRecord, case: _Case, seen: BoxPrediction) -> None:
         label.setdefault("raw_plateau", []).append(round(found, 4))
         label.setdefault("raw_plateau_in_training", []).append(round(learned, 4))
     record.add_flags(finding for finding in seen.findings if finding.flag in (Flag.WEAK, Flag.BORDER))
-
-
-def label_names(dataset_json: dict[str, Any], foreground_labels: Sequence[int]) -> list[str]:
-    """Return the names of the foreground labels, in the order of the channels."""
-    by_value = {
-        int(value): name
-        for name, value in dataset_json["labels"].items()
-        if not isinstance(value, list | tuple)
-    }
-    return [by_value[int(value)] for value in foreground_labels]

@@ -1,4 +1,4 @@
-"""Raw output, output activation, losses, optimiser, what runs a network (torch, OpenVINO).
+"""Raw output, output activation, losses, what runs a network (torch, OpenVINO).
 
 The modules, in the order of their imports:
 
@@ -6,7 +6,6 @@ The modules, in the order of their imports:
   running_scale.py              robust peak of the raw output in training, a buffer of the network
   adaptive_wing.py              loss of a voxel
   soft_loss.py                  loss over all resolutions, with NormReLU or on the raw output
-  optimizer.py                  Adam in one kernel, cosine annealing
   backends/processor.py         what the CPU can do in hardware; memory kept for the next array
   backends/torch_network.py     the network as torch runs it fastest
   backends/converted_model.py   the network as OpenVINO has it, cached beside the model

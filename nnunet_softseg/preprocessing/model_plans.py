@@ -1,9 +1,11 @@
 """The plans that a trainer saves beside its model: nnU-Net's, with our parts named in them."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
+
+import numpy as np
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import VANILLA, label_findings
@@ -47,6 +49,14 @@ def soft_plans(plans: Mapping[str, Any], trainer: str, settings: SoftSegSettings
         "versions": versions(),
     }
     return soft
+
+
+def spacing_range(spacings_mm: Sequence[Sequence[float]]) -> dict[str, list[float]] | None:
+    """Return the smallest and largest spacing along each axis, for JSON; None for no case."""
+    if not len(spacings_mm):
+        return None
+    table = np.asarray(spacings_mm, dtype=np.float64)
+    return {"smallest": table.min(axis=0).tolist(), "largest": table.max(axis=0).tolist()}
 
 
 def versions() -> dict[str, str]:

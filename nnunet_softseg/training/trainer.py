@@ -1,9 +1,10 @@
-"""The trainer: soft labels wired into the hooks of nnU-Net's own, everything else inherited."""
+"""Trainer on soft labels: hooks of nnU-Net's own trainer, everything else inherited."""
 
 import contextlib
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -21,21 +23,18 @@ from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import load_json
+from nnunet_softseg.datasets.raw_dataset import label_names, load_json
 from nnunet_softseg.errors import UserError, show_without_traceback
-from nnunet_softseg.inference import flags
-from nnunet_softseg.inference import nnunet_patches as upstream
-from nnunet_softseg.inference.soft_prediction import label_names
+from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.metrics.label_shape import most_extreme
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import norm_relu
-from nnunet_softseg.network.optimizer import CosineSchedule, adam
 from nnunet_softseg.network.running_scale import add_running_scale, running_scale
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
-from nnunet_softseg.preprocessing.model_plans import require_supported, soft_plans
+from nnunet_softseg.preprocessing.model_plans import require_supported, soft_plans, spacing_range
 from nnunet_softseg.preprocessing.soft_target import (
     PreparationReport,
     all_up_to_date,
@@ -48,7 +47,7 @@ from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transform
 from nnunet_softseg.training.training_log import SoftSegLogger, online_measures
 from nnunet_softseg.training.validation import write_soft_summary
 
-upstream.install()
+nnunet_patches.install()
 show_without_traceback()
 
 
@@ -112,19 +111,25 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     # The data
 
     @property
+    def _entry(self) -> dict[str, Any]:
+        """Entry of ours in the plans, which are saved with the model."""
+        entry: dict[str, Any] = self.plans_manager.plans[PLANS_KEY]
+        return entry
+
+    @property
     def si_axis(self) -> int | None:
         """Array axis along S-I of the preprocessed cases, for the fixed crop; None without it."""
-        axis: int | None = self.plans_manager.plans[PLANS_KEY]["si_axis"]
+        axis: int | None = self._entry["si_axis"]
         return axis
 
     def on_train_start(self) -> None:
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
         self._set_seed()
         if self._paper_augmentation:
-            self.plans_manager.plans[PLANS_KEY]["paper_augmentation"] = asdict(self.paper_augmentation)
-        self._learn_orientation()
+            self._entry["paper_augmentation"] = asdict(self.paper_augmentation)
+        self._record_geometry()
         report = self._prepare_soft_targets()
-        self._learn_shapes(report)
+        self._record_shapes(report)
         if self.local_rank == 0:
             self._write_record(report)
         super().on_train_start()
@@ -165,17 +170,16 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         folder: str = nnUNet_raw.get() if nnUNet_raw.is_set() else "nnUNet_raw"
         return Path(folder) / str(self.plans_manager.dataset_name)
 
-    def _learn_shapes(self, report: PreparationReport) -> None:
-        """Keep with the plans, and so with the model, how far the shapes of its labels go."""
+    def _record_shapes(self, report: PreparationReport) -> None:
+        """Keep the largest and smallest figures of the shape of each label with the plans."""
         names = label_names(self.dataset_json, self.label_manager.foreground_labels)
         by_label = zip(*(case.shapes for case in report.cases), strict=True)
-        self.plans_manager.plans[PLANS_KEY]["training_shapes"] = {
+        self._entry["training_shapes"] = {
             name: most_extreme(shapes) for name, shapes in zip(names, by_label, strict=True)
         }
 
-    def _learn_orientation(self) -> None:
-        """Keep with the plans, and so with the model, which way the axes of its cases point."""
-        entry = self.plans_manager.plans[PLANS_KEY]
+    def _record_geometry(self) -> None:
+        """Keep the orientation of the cases' axes and the range of spacings with the plans."""
         case = next(iter(sorted(Path(self.preprocessed_dataset_folder).glob("*.pkl"))), None)
         if case is None:
             raise UserError(
@@ -183,20 +187,16 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
                 f"{self.plans_manager.dataset_name} -c {self.configuration_name} "
                 f"-plans_name {self.plans_manager.plans_name} first"
             )
-        properties = load_pickle(str(case))
-        entry["orientation"] = array_orientation(properties, self.plans_manager.transpose_forward)
-        entry["si_axis"] = (
-            superior_inferior_axis(properties, self.plans_manager.transpose_forward)
-            if self.settings.center_crop
-            else None
-        )
-        # Flags at inference ask whether an image is like those of the training.
+        properties, transpose = load_pickle(str(case)), self.plans_manager.transpose_forward
+        crop = self.settings.center_crop
+        self._entry["orientation"] = array_orientation(properties, transpose)
+        self._entry["si_axis"] = superior_inferior_axis(properties, transpose) if crop else None
         fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
         spacings = load_json(fingerprint)["spacings"] if fingerprint.is_file() else []
-        entry["training_spacing_mm"] = flags.spacing_range(spacings)
+        self._entry["training_spacing_mm"] = spacing_range(spacings)
 
     def _write_record(self, report: PreparationReport) -> None:
-        record = {**self.plans_manager.plans[PLANS_KEY], "kept_label_mass": report.kept_mass_by_case()}
+        record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}
         make_folder(Path(self.output_folder))
         write_json(Path(self.output_folder) / "softseg_training.json", record)
 
@@ -227,20 +227,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     @property
     def _paper_augmentation(self) -> bool:
-        """Whether the augmentation is the paper's.
-
-        Raises:
-            UserError: if the setting names none that there is.
-        """
-        if self.settings.augmentation not in ("nnunet", "paper"):
-            raise UserError(
-                f'setting augmentation: expected "nnunet" or "paper", got {self.settings.augmentation!r}'
-            )
         return self.settings.augmentation == "paper"
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's two loaders, their workers seeded."""
-        with upstream.seeded_workers():
+        with _seeded_workers():
             loaders: tuple[Any, Any] = super().get_dataloaders()
         return loaders
 
@@ -255,15 +246,12 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     ) -> BasicTransform:
         """Return nnU-Net's augmentation or the paper's, with the soft label carried through it."""
         if self._paper_augmentation:
-            masked = [
-                channel for channel, mask in enumerate(self.configuration_manager.use_mask_for_norm) if mask
-            ]
             augmentation = paper_transforms(
                 self.paper_augmentation,
                 patch_size,
                 mirror_axes=mirror_axes,
                 in_plane=do_dummy_2d_data_aug,
-                masked_channels=masked,
+                masked_channels=np.flatnonzero(self.configuration_manager.use_mask_for_norm).tolist(),
             )
         else:
             augmentation = nnUNetTrainer.get_training_transforms(
@@ -319,14 +307,14 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the loss and the sums behind the soft measures of one batch, at full resolution."""
         data = batch["data"].to(self.device, non_blocking=True)
-        target = batch["target"]
+        deep = isinstance(batch["target"], list)
         levels = [
             level.to(self.device, non_blocking=True)
-            for level in (target if isinstance(target, list) else [target])
+            for level in (batch["target"] if deep else [batch["target"]])
         ]
         with autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext():
             output = self.network(data)
-            loss = self.loss(output, levels if isinstance(target, list) else levels[0])
+            loss = self.loss(output, levels if deep else levels[0])
         raw = output[0] if isinstance(output, list | tuple) else output
         floor = self.settings.floor_fraction * running_scale(self.network)
         soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
@@ -351,7 +339,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         return np.sum(np.stack(gathered), 0)
 
     def _watch_for_collapse(self, sums: dict[str, Any]) -> None:
-        """Count epochs in which no labelled voxel got any output; after too many nothing is left to train."""
+        """Stop the run after too many epochs in a row without any output on the labels."""
         silent = bool(np.any((sums["target_sum"] > 0) & (sums["overlap_sum"] <= 0)))
         self._empty_epochs = self._empty_epochs + 1 if silent else 0
         if self._empty_epochs >= self.settings.collapse_patience:
@@ -374,23 +362,64 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
-        self._learn_orientation()
+        self._record_geometry()
         super().perform_actual_validation(save_probabilities)
         soft_labels = self._raw_folder / soft_label.FOLDER
         if self.local_rank == 0 and soft_labels.is_dir():
             write_soft_summary(Path(self.output_folder) / "validation", soft_labels, self.dataset_json)
 
 
-class nnUNetTrainerSoftSegRawLoss(nnUNetTrainerSoftSeg):  # noqa: N801
-    """The other published way: the raw output is regressed, NormReLU comes after inference only."""
+def adam(
+    parameters: Sequence[torch.nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Adam:
+    """Return Adam, fused where torch can: one pass over the weights, a fifth of the time on a CPU."""
+    try:
+        return torch.optim.Adam(parameters, learning_rate, weight_decay=weight_decay, fused=True)
+    except RuntimeError:  # a device, or an older torch, without that kernel
+        return torch.optim.Adam(parameters, learning_rate, weight_decay=weight_decay)
 
-    normalise_in_loss = False
+
+class CosineSchedule(LRScheduler):
+    """Cosine annealing to 0; it takes the epoch as nnU-Net hands it over, so a resumed run goes on exactly.
+
+    Args:
+        optimizer: whose learning rate is set.
+        initial_lr: at epoch 0.
+        num_epochs: after which it would be 0.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, initial_lr: float, num_epochs: int) -> None:
+        self.initial_lr = initial_lr
+        self.num_epochs = num_epochs
+        super().__init__(optimizer)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the learning rate of an epoch; without one, of the epoch after the last."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        rate = 0.5 * self.initial_lr * (1 + math.cos(math.pi * self.last_epoch / self.num_epochs))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr: list[Any] = [rate] * len(self.optimizer.param_groups)
 
 
-class nnUNetTrainerSoftSegSlidingWindow(nnUNetTrainerSoftSeg):  # noqa: N801
-    """For anatomy off the centre: patches drawn as nnU-Net does, the whole image in tiles at inference."""
+@contextlib.contextmanager
+def _seeded_workers() -> Iterator[None]:
+    """Give each worker of nnU-Net's loaders made in this context a seed, drawn from NumPy's state.
 
-    settings = SoftSegSettings(center_crop=False)
+    Without, NumPy's random numbers differ from run to run, and PyTorch's, which decide whether a transform is
+    applied, are the same in all workers, as each starts from a copy of its parent's state.
+    """
+    original = trainer_module.NonDetMultiThreadedAugmenter
+
+    def with_seeds(*args: Any, **kwargs: Any) -> Any:
+        kwargs["seeds"] = np.random.randint(2**31, size=kwargs["num_processes"]).tolist()
+        return original(*args, **kwargs)
+
+    trainer_module.NonDetMultiThreadedAugmenter = with_seeds
+    try:
+        yield
+    finally:
+        trainer_module.NonDetMultiThreadedAugmenter = original
 
 
 def _wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -10,7 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network.soft_loss import SoftDiceLoss, VoxelLoss
-from nnunet_softseg.settings import PLANS_KEY
+from nnunet_softseg.settings import SoftSegSettings
 from nnunet_softseg.training.augmentation.contrast import (
     ContrastAugmentationSettings,
     add_contrast_transforms,
@@ -27,6 +27,18 @@ DEMO = dataclasses.replace(
     validation_iterations_per_epoch=5,
     save_every=2,
 )
+
+
+class nnUNetTrainerSoftSegRawLoss(nnUNetTrainerSoftSeg):  # noqa: N801
+    """Loss on the raw output, NormReLU after inference only, as in the code of Bedard et al. 2025."""
+
+    normalise_in_loss = False
+
+
+class nnUNetTrainerSoftSegSlidingWindow(nnUNetTrainerSoftSeg):  # noqa: N801
+    """For anatomy off the centre: patches drawn as nnU-Net does, the whole image in tiles at inference."""
+
+    settings = SoftSegSettings(center_crop=False)
 
 
 class nnUNetTrainerSoftSegHardGT(nnUNetTrainerSoftSeg):  # noqa: N801
@@ -56,8 +68,7 @@ class nnUNetTrainerSoftSegContrastAug(nnUNetTrainerSoftSeg):  # noqa: N801
 
     def on_train_start(self) -> None:
         """Keep the settings with the plans, and so with the model, then start."""
-        settings = dataclasses.asdict(self.contrast_augmentation)
-        self.plans_manager.plans[PLANS_KEY]["contrast_augmentation"] = settings
+        self._entry["contrast_augmentation"] = dataclasses.asdict(self.contrast_augmentation)
         super().on_train_start()
 
     def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:

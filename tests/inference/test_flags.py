@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.flags import Flag
+from nnunet_softseg.preprocessing.model_plans import spacing_range
 
 TRAINING = {
     "cord": {
@@ -127,7 +128,7 @@ def test_the_border_is_a_voxel_beside_one_that_nobody_saw(
 
 
 def test_voxels_far_from_those_of_the_training() -> None:
-    trained = flags.spacing_range([[3.0, 0.5, 0.5], [1.0, 1.0, 0.8]])
+    trained = spacing_range([[3.0, 0.5, 0.5], [1.0, 1.0, 0.8]])
     assert trained == {"smallest": [1.0, 0.5, 0.5], "largest": [3.0, 1.0, 0.8]}
     for spacing, far in (
         ([2.0, 0.7, 0.7], False), ([6.0, 2.0, 1.6], False), ([0.5, 0.25, 0.25], False),
@@ -136,7 +137,7 @@ def test_voxels_far_from_those_of_the_training() -> None:
         assert raised(flags.of_spacing(spacing, trained)) == [Flag.SPACING] * far
     assert "voxels of 6.1 x 0.7 x 0.7 mm" in flags.of_spacing([6.1, 0.7, 0.7], trained)[0].why
     assert flags.of_spacing([9.0, 9.0, 9.0], None) == []  # a model that does not know
-    assert flags.spacing_range([]) is None
+    assert spacing_range([]) is None
 
 
 def test_orientation_constant_image_and_weak_response() -> None:

@@ -25,16 +25,12 @@ from tiny_dataset import (
 )
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.network.optimizer import CosineSchedule, adam
 from nnunet_softseg.network.running_scale import running_scale
 from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.training import trainer as trainer_module
-from nnunet_softseg.training.trainer import (
-    nnUNetTrainerSoftSeg,
-    nnUNetTrainerSoftSegRawLoss,
-    nnUNetTrainerSoftSegSlidingWindow,
-)
+from nnunet_softseg.training.trainer import CosineSchedule, adam, nnUNetTrainerSoftSeg
+from nnunet_softseg.training.variants import nnUNetTrainerSoftSegRawLoss, nnUNetTrainerSoftSegSlidingWindow
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -11,9 +11,6 @@ from batchgeneratorsv2.transforms.utils.cropping import crop_tensor
 from torch.nn.functional import grid_sample
 
 from nnunet_softseg.errors import UserError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Range = tuple[float, float]
 _CHUNK_VOXELS = 2**18
@@ -47,7 +44,7 @@ class MovementRanges:
     elastic_magnitude: Range = (25.0, 35.0)
 
 
-def check_settings(settings: "DataclassInstance") -> None:
+def check_settings(settings: Any) -> None:
     """Refuse probabilities (p_...) outside of [0, 1] and ranges that run backwards.
 
     Raises:
