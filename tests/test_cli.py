@@ -1,6 +1,8 @@
 """The shell of the command line: help, exit codes, one-line errors; `run` without start-up files."""
 
-import argparse
+import dataclasses
+import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -15,10 +17,6 @@ import nnunet_softseg
 from nnunet_softseg import cli, registry
 from nnunet_softseg.errors import UserError
 
-COMMANDS = next(
-    action.choices for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction)
-)
-
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -26,7 +24,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"nnunet-softseg {nnunet_softseg.__version__}\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_lists_the_command_and_explains_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["-h"])
@@ -34,14 +32,166 @@ def test_help_lists_the_command_and_explains_it(command: str, capsys: pytest.Cap
 
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "-h"])
-    assert f"usage: nnunet-softseg {command}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"usage: nnunet-softseg {command}" in shown
+    assert not re.search(r"default:\s+(None|False|True|\[\]|\(\))", shown)
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such-command"]])
-def test_unusable_call_ends_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def fields(command: str) -> list[dataclasses.Field]:
+    return list(dataclasses.fields(cli.COMMANDS[command]))
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_the_default_and_unit_of_every_option(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "-h"])
+    options = " ".join(capsys.readouterr().out.split())
+    for field in fields(command):
+        help_text = " ".join(field.metadata["help"].split())
+        assert help_text in options
+        after = options.partition(help_text)[2]
+        if field.default is dataclasses.MISSING and field.metadata["spelling"].startswith("-"):
+            assert after.startswith(" (required)")
+        elif isinstance(field.default, float):
+            unit = {"MM": " mm", "DEG": " degrees"}.get(field.metadata["spelling"].split()[-1], "")
+            assert after.startswith(f" (default: {field.default:g}{unit})")
+        elif isinstance(field.default, str) or type(field.default) is int:
+            assert after.startswith(f" (default: {field.default})")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("", "nnunet-softseg: error: the following arguments are required: COMMAND (see nnunet-softseg -h)"),
+        ("no-such-command", "nnunet-softseg: error: argument COMMAND: invalid choice: 'no-such-command'"),
+        ("--nonsense", "nnunet-softseg: error: the following arguments are required: COMMAND"),
+        (
+            "demo -o out --sed 1",
+            "nnunet-softseg demo: error: unknown option --sed, did you mean --seed? "
+            "(see nnunet-softseg demo -h)",
+        ),
+        ("demo -o out more", "nnunet-softseg demo: error: unknown option more (see nnunet-softseg demo -h)"),
+        ("demo", "nnunet-softseg demo: error: the following arguments are required: -o"),
+        ("demo -o out -np two", "nnunet-softseg demo: error: argument -np: invalid int value: 'two'"),
+        (
+            "csa -i a -o b --smooth x",
+            "nnunet-softseg csa: error: argument --smooth: invalid float value: 'x'",
+        ),
+        ("fuse -i a -o b --method x", "nnunet-softseg fuse: error: argument --method: invalid choice: 'x'"),
+        (
+            "csa -i a -o b --levels c --discs d",
+            "nnunet-softseg csa: error: argument --discs: not allowed with argument --levels",
+        ),
+        (
+            "compare -g a -o b --method c",
+            "nnunet-softseg compare: error: argument --method: expected NAME=VALUE, without spaces around =, "
+            "found 'c'",
+        ),
+    ],
+)
+def test_a_mistake_in_the_options_ends_with_code_2_and_one_line(
+    call: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        cli.main(arguments)
-    assert "nnunet-softseg: error: " in capsys.readouterr().err
+        cli.main(call.split())
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
+
+
+FUNCTIONS = {
+    "demo": ("nnunet_softseg.phantom.demo", "demo"),
+    "phantom": ("nnunet_softseg.phantom", "phantom"),
+    "make-gt": ("nnunet_softseg.labels.contrasts.make_gt", "make_gt"),
+    "fuse": ("nnunet_softseg.labels.raters", "fuse"),
+    "convert": ("nnunet_softseg.datasets.conversion", "convert"),
+    "check": ("nnunet_softseg.datasets.check", "check"),
+    "prepare": ("nnunet_softseg.preprocessing.soft_target", "prepare"),
+    "predict": ("nnunet_softseg.inference.command", "predict"),
+    "csa": ("nnunet_softseg.metrics.morphometry", "csa"),
+    "evaluate": ("nnunet_softseg.evaluation", "evaluate"),
+    "compare": ("nnunet_softseg.evaluation.comparison", "compare"),
+}
+REQUIRED = {
+    "demo": "-o out",
+    "phantom": "-o out",
+    "make-gt": "-i in -o out",
+    "fuse": "-i a b -o out",
+    "convert": "-i in -d 101 --name Cord",
+    "check": "-d 101",
+    "prepare": "-d 101 -c 3d_fullres",
+    "predict": "-i in -o out -m model",
+    "csa": "-i a b -o out",
+    "evaluate": "-i in -g reference -o out",
+    "compare": "-g reference -o out --method a=b --method c=d",
+}
+
+
+@pytest.mark.parametrize("command", FUNCTIONS)
+def test_the_options_are_the_arguments_of_the_function(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names fit, and a call without options has the function's own defaults."""
+    module, name = FUNCTIONS[command]
+    signature = inspect.signature(getattr(importlib.import_module(module), name))
+    calls = []
+
+    def remember(*args: object, **kwargs: object) -> None:
+        calls.append(signature.bind(*args, **kwargs).arguments)
+        raise UserError("enough")
+
+    monkeypatch.setattr(f"{module}.{name}", remember)
+    assert cli.main([command, *REQUIRED[command].split()]) == 2
+    (given,) = calls
+    # A command tells how far it is, and works on two cases at once; make-gt and fuse take settings.
+    differ = {"num_processes", "progress", "settings", "output"}
+    # evaluate and compare hand their options on to settings.
+    from nnunet_softseg.evaluation import EvaluationSettings
+
+    parameters = {**inspect.signature(EvaluationSettings.from_arguments).parameters, **signature.parameters}
+    for argument, value in {**given, **given.pop("options", {})}.items():
+        default = parameters[argument].default
+        if argument not in differ and default is not inspect.Parameter.empty:
+            assert value == default, argument
+
+
+def test_a_default_holds_unless_the_option_is_given() -> None:
+    words = ["phantom", "-o", "out", "--fov-mm", "1", "2", "3", "--contrasts", "T1w", "T2w", "--no-cord"]
+    given = cli.read_command(words)
+    assert given == cli.COMMANDS["phantom"](
+        output="out", fov_mm=(1.0, 2.0, 3.0), contrasts=("T1w", "T2w"), cord=False
+    )
+    assert cli.read_command(words[:3]) == cli.COMMANDS["phantom"](output="out")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", None),
+        ("--per-contrast", ()),
+        ("--per-contrast T1w=111 T2w=112", (("T1w", 111), ("T2w", 112))),
+    ],
+)
+def test_an_option_with_any_number_of_values(words: str, expected: object) -> None:
+    command = cli.read_command(["convert", *REQUIRED["convert"].split(), *words.split()])
+    assert command.per_contrast == expected
+
+
+def test_an_option_that_is_repeated() -> None:
+    command = cli.read_command(["compare", *REQUIRED["compare"].split(), "--pattern", "a={case}=x"])
+    assert command.methods == (("a", "b"), ("c", "d"))
+    assert command.patterns == (("a", "{case}=x"),)
+
+
+def test_options_after_a_stock_command_are_its_own() -> None:
+    command = cli.read_command(
+        ["run", "nnUNetv2_train", "101", "3d_fullres", "0", "-tr", "nnUNetTrainerSoftSeg", "-h", "-np", "2"]
+    )
+    assert command == cli.COMMANDS["run"](
+        stock_command="nnUNetv2_train",
+        arguments=("101", "3d_fullres", "0", "-tr", "nnUNetTrainerSoftSeg", "-h", "-np", "2"),
+    )
 
 
 def test_user_error_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +212,7 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(_: object) -> int:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("nnunet_softseg.cli.set_up._run_run", fail)
+    monkeypatch.setattr("nnunet_softseg.cli.set_up.Run.run", fail)
     with pytest.raises(KeyError, match="a bug"):
         cli.main(["run", "nnUNetv2_train"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_softseg.cli import make_parser
+from nnunet_softseg.cli import read_command
 from nnunet_softseg.metrics.measure_table import MEASURES
 from nnunet_softseg.registry import CLASSES
 from nnunet_softseg.settings import SoftSegSettings
@@ -37,7 +37,7 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_with_these_flags(page: Path) -> None:
     for command in COMMAND.findall(page.read_text(encoding="utf-8")):
-        make_parser().parse_args(shlex.split(command, comments=True))
+        read_command(shlex.split(command, comments=True))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,259 +1,152 @@
 """Commands that measure: csa, evaluate, compare."""
 
-import argparse
-import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-from nnunet_softseg.cli.parsing import Subparsers, add_command
+from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, print_warnings, required, switch
 
 
-def add_csa(subparsers: Subparsers) -> None:
-    """Add the command `csa`."""
-    parser = add_command(
-        subparsers,
-        "csa",
-        "per-slice and per-level cross-sectional area (CSA) in mm2, corrected for tilt, and shape",
-        "CSA of a slice = sum of the map's values x pixel area x cosine of the angle between centreline\n"
-        "and slice normal; nothing is rescaled or thresholded. The map > 0.5 is measured beside it\n"
-        "(csa_hard_mm2). Writes one row per slice, an empty slice has no value; a JSON beside the CSV\n"
-        "explains its columns.\n"
-        "Example: nnunet-softseg csa -i OUT/soft --levels LEVELS --vert 2:3 -o csa.csv --figure csa.png",
-    )
-    parser.add_argument(
-        "-i", dest="maps", nargs="+", required=True, metavar="MAP", help="soft maps or masks, or a folder"
-    )
-    parser.add_argument("-o", dest="output", required=True, metavar="CSV", help="table of the slices")
-    at_levels = parser.add_mutually_exclusive_group()
-    at_levels.add_argument(
-        "--levels",
-        nargs="+",
-        metavar="L",
-        help="image of vertebral levels (2 is C2, 8 T1) on the map's grid: one for all maps, one per map, or "
+@dataclass
+class Csa(Command):
+    """Measure cross-sectional area (CSA) in mm2, corrected for tilt, and shape, per slice and per level.
+
+    CSA of a slice = sum of the map's values x pixel area x cosine of the angle between centreline and slice
+    normal; nothing is rescaled or thresholded. The map > 0.5 is measured beside it (csa_hard_mm2). Writes one
+    row per slice, an empty slice has no value; a JSON beside the CSV explains its columns.
+
+    Example:
+      nnunet-softseg csa -i OUT/soft --levels LEVELS --vert 2:3 -o csa.csv --figure csa.png
+    """
+
+    exclusive = ("levels", "discs")
+    maps: Words = required("-i MAP", "soft maps or masks, or a folder")
+    output: str = required("-o CSV", "table of the slices")
+    levels: Words | None = option(
+        "--levels L",
+        "image of vertebral levels (2 is C2, 8 T1) on the map's grid: one for all maps, one per map, or "
         "a folder where it is found by the map's name",
     )
-    at_levels.add_argument(
-        "--discs",
-        nargs="+",
-        metavar="D",
-        help="points at the discs instead, on any grid of the same space; 3 is C2/C3, as in the Spinal Cord "
-        "Toolbox",
+    discs: Words | None = option(
+        "--discs D",
+        "points at the discs instead, on any grid of the same space; 3 is C2/C3, as in SCT",
     )
-    parser.add_argument(
-        "--vert", nargs="+", metavar="LEVEL", help="only slices of these levels: 2 3, 2:3 or C2 C3"
-    )
-    parser.add_argument("--summary", metavar="CSV", help="table of mean and STD per level and of --vert")
-    parser.add_argument("--figure", metavar="PNG", help="CSA along S-I, levels shaded (PNG, SVG or PDF)")
-    parser.add_argument("--label", type=int, metavar="N", help="measure this value of integer label maps")
-    parser.add_argument(
-        "--smooth",
-        dest="smoothing_mm",
-        type=float,
-        default=30.0,
-        metavar="MM",
-        help="length over which the centreline is smooth",
-    )
-    parser.add_argument("-np", dest="num_processes", type=int, default=2, help="maps measured at once")
-    parser.set_defaults(run=_run_csa)
+    vert: Words | None = option("--vert LEVEL", "only slices of these levels: 2 3, 2:3 or C2 C3")
+    summary: str | None = option("--summary CSV", "table of mean and STD per level and of --vert")
+    figure: str | None = option("--figure PNG", "CSA along S-I, levels shaded (PNG, SVG or PDF)")
+    label: int | None = option("--label N", "measure this value of integer label maps")
+    smoothing_mm: float = option("--smooth MM", "length over which the centreline is smooth", 30.0)
+    num_processes: int = option("-np N", "maps measured at once", 2)
+
+    def run(self) -> int:
+        from nnunet_softseg.metrics.morphometry import csa, csa_overview
+
+        table = csa(**vars(self), progress=True)
+        print_warnings(table.attrs["warnings"])
+        print(csa_overview(table))
+        return 0
 
 
-def _run_csa(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.metrics.morphometry import csa, csa_overview
+@dataclass
+class _Measuring(Command):
+    """Options that evaluate and compare share."""
 
-    table = csa(
-        arguments.maps,
-        levels=arguments.levels,
-        discs=arguments.discs,
-        vert=arguments.vert,
-        label=arguments.label,
-        smoothing_mm=arguments.smoothing_mm,
-        output=arguments.output,
-        summary=arguments.summary,
-        figure=arguments.figure,
-        num_processes=arguments.num_processes,
-        progress=True,
+    reference: str = required(
+        "-g REF",
+        "folder of references (softLabelsTs, labelsTs, or maps of any name), or one file; decides which "
+        "cases and labels count",
     )
-    for warning in table.attrs["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(csa_overview(table))
-    return 0
-
-
-def add_evaluate(subparsers: Subparsers) -> None:
-    """Add the command `evaluate`."""
-    parser = add_command(
-        subparsers,
-        "evaluate",
-        "per-case measures of one method, soft and hard",
-        "Writes to the output folder: cases.csv (a row per case and label), slices.csv (CSA in mm2),\n"
-        "reliability.csv, cases.json (what each column means) and summary.json. Takes predictions of ours\n"
-        "(the soft maps in their folder soft/), label maps of nnU-Net, or masks of any other tool.",
+    output: str = required("-o OUT", "folder, made if missing")
+    reference_pattern: str | None = option(
+        "--reference-pattern PATTERN",
+        "path of a reference inside its folder, in the same way; {case} is needed",
     )
-    parser.add_argument(
-        "-i",
-        dest="prediction",
-        required=True,
-        metavar="PRED",
-        default=argparse.SUPPRESS,
-        help="folder of predictions, or one file",
+    subjects: str | None = option(
+        "--subjects TSV",
+        "table with columns case, subject, contrast (and session, reference, one per method with paths, "
+        "if wanted); if not given, the names tell: sub-01_ses-1_T2w",
     )
-    _add_reference(parser)
-    parser.add_argument("--name", default="prediction", help="of the method, in the tables")
-    parser.add_argument("--pattern", metavar="PATTERN", help=_PATTERN_HELP)
-    _add_evaluation_options(parser)
-    parser.set_defaults(run=_run_evaluate)
+    labels: tuple[int, ...] | None = option("--label N", "values to measure; all if not given")
+    levels: str | None = option(
+        "--levels DIR",
+        "vertebral levels: a folder with an image per case, or one image; if not given, areas are means "
+        "over the heights that all contrasts of a subject share",
+    )
+    vert: Words | None = option("--vert LEVEL", "levels over which areas are means; 2 3 if not given")
+    images: str | None = option("--images DIR", "folder of the images, for pictures")
+    resample: bool = switch(
+        "--resample",
+        "bring predictions on another grid to that of the reference, linearly; else they are refused",
+    )
+    surface_dice_tolerance_mm: float = option(
+        "--tolerance-mm MM", "tolerance of the surface Dice coefficient", 1.0
+    )
+    num_processes: int = option("-np N", "cases measured at once", 2)
 
 
 _PATTERN_HELP = (
-    "path of a prediction inside its folder, such as '{case}_seg.nii.gz'; {subject}, {session}, {contrast}, "
-    "{label} and * are understood, too; if not given, files are matched by their names"
+    "path of a prediction inside its folder, such as '{case}_seg.nii.gz', with {case}, {subject}, {session}, "
+    "{contrast}, {label} and *; if not given, files are matched by their names"
 )
 
 
-def _add_reference(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-g",
-        dest="reference",
-        required=True,
-        metavar="REF",
-        default=argparse.SUPPRESS,
-        help="folder of references (softLabelsTs, labelsTs, or maps of any name), or one file; decides which "
-        "cases and labels count",
-    )
-    parser.add_argument(
-        "-o", dest="output", required=True, default=argparse.SUPPRESS, help="folder, made if missing"
-    )
+@dataclass
+class Evaluate(_Measuring):
+    """Measure the predictions of one method case by case, as soft maps and as label maps.
+
+    Writes to the output folder: cases.csv (a row per case and label), slices.csv (CSA in mm2),
+    reliability.csv, cases.json (what each column means) and summary.json. Takes predictions of ours (the soft
+    maps in their folder soft/), label maps of nnU-Net, or masks of any other tool.
+
+    Example:
+      nnunet-softseg evaluate -i OUT -g softLabelsTs -o EVALUATION
+    """
+
+    prediction: str = required("-i PRED", "folder of predictions, or one file")
+    name: str = option("--name NAME", "name of the method in the tables", "prediction")
+    pattern: str | None = option("--pattern PATTERN", _PATTERN_HELP)
+
+    def run(self) -> int:
+        from nnunet_softseg.evaluation import evaluate
+
+        evaluation = evaluate(**vars(self))
+        print_warnings(evaluation.warnings)
+        print(evaluation.as_text())
+        print(f"{self.output}: cases.csv, slices.csv, reliability.csv, cases.json, summary.json")
+        return 0
 
 
-def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--reference-pattern", metavar="PATTERN", help="the same for the references; {case} is needed"
-    )
-    parser.add_argument(
-        "--subjects",
-        metavar="TSV",
-        help="table with columns case, subject, contrast (and session, reference, one per method with paths, "
-        "if wanted); if not given, the names tell: sub-01_ses-1_T2w",
-    )
-    parser.add_argument(
-        "--label", dest="labels", type=int, nargs="+", metavar="N", help="values to measure; all if not given"
-    )
-    parser.add_argument(
-        "--levels",
-        metavar="DIR",
-        help="vertebral levels: a folder with an image per case, or one image; if not given, areas are means "
-        "over the heights that all contrasts of a subject share",
-    )
-    parser.add_argument(
-        "--vert", nargs="+", metavar="LEVEL", help="levels over which areas are means; 2 3 if not given"
-    )
-    parser.add_argument("--images", metavar="DIR", help="folder of the images, for pictures")
-    parser.add_argument(
-        "--resample",
-        action="store_true",
-        help="bring predictions on another grid to that of the reference, linearly; else they are refused",
-    )
-    parser.add_argument(
-        "--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice coefficient"
-    )
-    parser.add_argument("-np", dest="num_processes", type=int, default=2, help="cases measured at once")
+@dataclass
+class Compare(_Measuring):
+    """Compare methods on the cases that all of them have: tables, statistics, figures, report.html.
 
+    The subject is the unit of the statistics: two-sided Wilcoxon signed-rank tests corrected over all pairs
+    of methods, bootstrap intervals, repeated-measures ANOVA over contrasts, Bland-Altman limits of agreement.
 
-def _evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = (
-        "reference_pattern",
-        "subjects",
-        "labels",
-        "levels",
-        "vert",
-        "images",
-        "resample",
-        "num_processes",
-    )
-    options = {name: getattr(arguments, name) for name in names}
-    return options | {"surface_dice_tolerance_mm": arguments.tolerance_mm}
+    Example:
+      nnunet-softseg compare -g softLabelsTs --method vanilla=A --method softseg=B -o OUT
+    """
 
-
-def _run_evaluate(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.evaluation import evaluate
-
-    evaluation = evaluate(
-        arguments.prediction,
-        arguments.reference,
-        arguments.output,
-        name=arguments.name,
-        pattern=arguments.pattern,
-        **_evaluation_options(arguments),
-    )
-    for warning in evaluation.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(evaluation.as_text())
-    print(f"{arguments.output}: cases.csv, slices.csv, reliability.csv, cases.json, summary.json")
-    return 0
-
-
-def add_compare(subparsers: Subparsers) -> None:
-    """Add the command `compare`."""
-    parser = add_command(
-        subparsers,
-        "compare",
-        "leaderboard of methods: tables, statistics, figures, report.html",
-        "Compares methods on the cases that all of them have; the subject is the unit of the statistics:\n"
-        "two-sided Wilcoxon signed-rank tests corrected over all pairs of methods, bootstrap intervals,\n"
-        "repeated-measures ANOVA over contrasts, Bland-Altman limits of agreement.\n"
-        "Example: nnunet-softseg compare -g softLabelsTs --method vanilla=A --method softseg=B -o OUT",
-    )
-    _add_reference(parser)
-    parser.add_argument(
-        "--method",
-        dest="methods",
+    methods: Pairs = required(
+        "--method NAME=DIR",
+        "a method's name and its folder of predictions; once for each",
         action="append",
-        required=True,
-        type=_name_and_value,
-        metavar="NAME=DIR",
-        default=argparse.SUPPRESS,
-        help="a method's name and its folder of predictions; once for each",
+        type=pair,
     )
-    parser.add_argument(
-        "--pattern",
-        dest="patterns",
-        action="append",
-        type=_name_and_value,
-        metavar="NAME=PATTERN",
-        default=[],
-        help=f"of one method: {_PATTERN_HELP}",
+    patterns: Pairs = option(
+        "--pattern NAME=PATTERN", f"of one method: {_PATTERN_HELP}", (), action="append", type=pair
     )
-    _add_evaluation_options(parser)
-    parser.add_argument(
-        "--correction", choices=("holm", "bonferroni"), default="holm", help="over all pairs of methods"
+    correction: Literal["holm", "bonferroni"] = option(
+        "--correction", "correction of p values over all pairs of methods", "holm"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--no-report", action="store_true", help="tables only, no report.html")
-    parser.set_defaults(run=_run_compare)
+    seed: int = option("--seed N", "random seed of the bootstrap", 0)
+    report: bool = switch("--no-report", "tables only, no report.html", True)
 
+    def run(self) -> int:
+        from nnunet_softseg.evaluation.comparison import compare
 
-def _name_and_value(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise argparse.ArgumentTypeError(f"expected NAME=..., found {text!r}")
-    return name, value
-
-
-def _run_compare(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.evaluation.comparison import compare
-
-    comparison = compare(
-        arguments.methods,
-        arguments.reference,
-        arguments.output,
-        patterns=dict(arguments.patterns),
-        correction=arguments.correction,
-        seed=arguments.seed,
-        report=not arguments.no_report,
-        **_evaluation_options(arguments),
-    )
-    for warning in comparison.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(comparison.as_text())
-    page = "" if arguments.no_report else "report.html, "
-    print(f"{arguments.output}: {page}leaderboard.csv, statistics.csv, cases.csv and more")
-    return 0
+        comparison = compare(**vars(self) | {"patterns": dict(self.patterns)})
+        print_warnings(comparison.warnings)
+        print(comparison.as_text())
+        page = "report.html, " if self.report else ""
+        print(f"{self.output}: {page}leaderboard.csv, statistics.csv, cases.csv and more")
+        return 0

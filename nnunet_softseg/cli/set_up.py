@@ -1,46 +1,41 @@
 """Commands about the set-up: doctor, run."""
 
 import argparse
+from dataclasses import dataclass
 
-from nnunet_softseg.cli.parsing import Subparsers, add_command
-
-
-def add_doctor(subparsers: Subparsers) -> None:
-    """Add the command `doctor`."""
-    parser = add_command(
-        subparsers,
-        "doctor",
-        "is the plug-in seen by nnU-Net here, and if not, what to do",
-        "Exit code 0: nothing failed. 1: at least one line says FAIL.",
-    )
-    parser.set_defaults(run=_run_doctor)
+from nnunet_softseg.cli.command import Command, Words, option, required
 
 
-def _run_doctor(_: argparse.Namespace) -> int:
-    from nnunet_softseg.doctor import doctor
+@dataclass
+class Doctor(Command):
+    """Say whether nnU-Net finds the plug-in here and, if not, what to do.
 
-    failed = False
-    for diagnosis in doctor():
-        print(diagnosis, flush=True)
-        failed = failed or diagnosis.level == "FAIL"
-    return int(failed)
+    Exit code 0: nothing failed. 1: at least one line says FAIL.
+    """
 
+    def run(self) -> int:
+        from nnunet_softseg.doctor import doctor
 
-def add_run(subparsers: Subparsers) -> None:
-    """Add the command `run`."""
-    parser = add_command(
-        subparsers,
-        "run",
-        "a stock nnU-Net command where Python's start-up files are not read",
-        "Example: nnunet-softseg run nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerSoftSeg",
-    )
-    parser.add_argument("stock_command", metavar="NNUNET_COMMAND", help="for example nnUNetv2_train")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments", default=[])
-    parser.set_defaults(run=_run_run)
+        failed = False
+        for diagnosis in doctor():
+            print(diagnosis, flush=True)
+            failed = failed or diagnosis.level == "FAIL"
+        return int(failed)
 
 
-def _run_run(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.run import run
+@dataclass
+class Run(Command):
+    """Run a stock nnU-Net command where Python reads no start-up files.
 
-    result = run(arguments.stock_command, arguments.arguments)
-    return result if isinstance(result, int) else 0
+    Example:
+      nnunet-softseg run nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerSoftSeg
+    """
+
+    stock_command: str = required("NNUNET_COMMAND", "for example nnUNetv2_train")
+    arguments: Words = option("", "its own arguments", (), nargs=argparse.REMAINDER)
+
+    def run(self) -> int:
+        from nnunet_softseg.run import run
+
+        result = run(self.stock_command, self.arguments)
+        return result if isinstance(result, int) else 0

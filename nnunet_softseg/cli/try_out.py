@@ -1,88 +1,65 @@
 """Commands to try things out: demo, phantom."""
 
-import argparse
+from dataclasses import dataclass
 
-from nnunet_softseg.cli.parsing import Subparsers, add_command
+from nnunet_softseg.cli.command import Command, Words, option, required, switch
 
 
-def add_demo(subparsers: Subparsers) -> None:
-    """Add the command `demo`."""
-    parser = add_command(
-        subparsers,
-        "demo",
-        "the whole way on a CPU in minutes, soft against vanilla",
-        "Phantom -> dataset -> stock nnU-Net plan, train, predict -> table and picture. An interrupted demo\n"
-        "goes on where it was when the command is repeated.",
+@dataclass
+class Demo(Command):
+    """Train and predict on a phantom on a CPU in minutes, and compare with vanilla nnU-Net.
+
+    Phantom -> dataset -> stock nnU-Net plan, train, predict -> table and picture. An interrupted demo goes on
+    where it was when the command is repeated.
+
+    Example:
+      nnunet-softseg demo -o demo_output
+    """
+
+    output: str = required("-o DIR", "folder, made if missing")
+    seed: int = option("--seed N", "random seed of the phantom", 0)
+    num_processes: int = option("-np N", "processes of each command", 2)
+
+    def run(self) -> int:
+        from pathlib import Path
+
+        from nnunet_softseg.phantom.demo import demo
+
+        demo(Path(self.output), seed=self.seed, num_processes=self.num_processes)
+        return 0
+
+
+@dataclass
+class Phantom(Command):
+    """Make a multi-contrast cord phantom with exact partial volume, biased masks, levels and true CSA.
+
+    Writes a BIDS folder: images, derivatives/labels (masks as raters draw them, biased by contrast) and
+    derivatives/truth (share of cord in every voxel, levels, areas). The same arguments give the same files,
+    bit by bit. A call that was interrupted can be repeated; a larger -n adds subjects.
+
+    Example:
+      nnunet-softseg phantom -o BIDS -n 4
+    """
+
+    output: str = required("-o BIDS", "folder to write")
+    n: int = option("-n N", "number of subjects", 12)
+    seed: int = option("--seed N", "random seed", 0)
+    fov_mm: tuple[float, float, float] = option(
+        "--fov-mm RL AP SI", "extent of the images in mm", (72.0, 72.0, 96.0)
     )
-    parser.add_argument(
-        "-o", dest="output", required=True, default=argparse.SUPPRESS, help="folder, made if missing"
+    contrasts: Words | None = option(
+        "--contrasts NAME", "contrasts to make, of T1w T2w T2star mt-on mt-off dwi; all if not given"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the phantom")
-    parser.add_argument("-np", dest="num_processes", type=int, default=2, help="processes of each command")
-    parser.set_defaults(run=_run_demo)
-
-
-def _run_demo(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from nnunet_softseg.phantom.demo import demo
-
-    demo(Path(arguments.output), seed=arguments.seed, num_processes=arguments.num_processes)
-    return 0
-
-
-def add_phantom(subparsers: Subparsers) -> None:
-    """Add the command `phantom`."""
-    parser = add_command(
-        subparsers,
-        "phantom",
-        "multi-contrast cord phantom with exact partial volume, per-contrast biased masks, levels, true CSA",
-        "Writes a BIDS folder: images, derivatives/labels (masks as raters draw them, biased by contrast)\n"
-        "and derivatives/truth (share of cord in every voxel, levels, areas). The same arguments give the\n"
-        "same files, bit by bit. A call that was interrupted can be repeated; a larger -n adds subjects.",
+    shift_mm: float = option("--shift-mm MM", "largest in-plane shift against T2w", 0.0)
+    axial_si_mm: float | None = option(
+        "--axial-si-mm MM", "S-I extent of T2star, mt-on, mt-off, dwi, if shorter"
     )
-    parser.add_argument("-o", dest="output", required=True, metavar="BIDS", help="folder to write")
-    parser.add_argument("-n", type=int, default=12, help="number of subjects")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument(
-        "--fov-mm",
-        type=float,
-        nargs=3,
-        metavar=("RL", "AP", "SI"),
-        default=(72.0, 72.0, 96.0),
-        help="extent of the images in mm",
-    )
-    parser.add_argument(
-        "--contrasts", nargs="+", metavar="NAME", help="of T1w T2w T2star mt-on mt-off dwi; all if not given"
-    )
-    parser.add_argument(
-        "--shift-mm", type=float, default=0.0, metavar="MM", help="largest in-plane shift against T2w"
-    )
-    parser.add_argument(
-        "--axial-si-mm", type=float, metavar="MM", help="S-I extent of T2star, mt-on, mt-off, dwi, if shorter"
-    )
-    parser.add_argument(
-        "--oblique-deg", type=float, default=0.0, metavar="DEG", help="largest tip of axial slices about R-L"
-    )
-    parser.add_argument("--no-cord", action="store_true", help="all tissue but cord and canal; empty labels")
-    parser.add_argument("-np", dest="num_processes", type=int, default=2, help="subjects made at once")
-    parser.set_defaults(run=_run_phantom)
+    oblique_deg: float = option("--oblique-deg DEG", "largest tip of axial slices about R-L", 0.0)
+    cord: bool = switch("--no-cord", "all tissue but cord and canal; empty labels", True)
+    num_processes: int = option("-np N", "subjects made at once", 2)
 
+    def run(self) -> int:
+        from nnunet_softseg.phantom import CONTRAST_NAMES, phantom
 
-def _run_phantom(arguments: argparse.Namespace) -> int:
-    from nnunet_softseg.phantom import CONTRAST_NAMES, phantom
-
-    folder = phantom(
-        arguments.output,
-        n=arguments.n,
-        seed=arguments.seed,
-        fov_mm=tuple(arguments.fov_mm),
-        contrasts=arguments.contrasts or CONTRAST_NAMES,
-        shift_mm=arguments.shift_mm,
-        cord=not arguments.no_cord,
-        axial_si_mm=arguments.axial_si_mm,
-        oblique_deg=arguments.oblique_deg,
-        num_processes=arguments.num_processes,
-    )
-    print(folder)
-    return 0
+        print(phantom(**vars(self) | {"contrasts": self.contrasts or CONTRAST_NAMES}))
+        return 0

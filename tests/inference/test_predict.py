@@ -675,18 +675,23 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
     call = (
         "predict -i I -o O -m M -f 0 all -chk C --contrasts T2w -device cpu --localize never --backend torch"
     )
-    assert cli.main([*call.split(), "--overwrite", "--largest-piece", "--keep-unlikely", "-np", "3"]) == 0
+    assert (
+        cli.main([*call.split(), "--overwrite", "--largest-piece", "--discard-implausible", "-np", "3"]) == 0
+    )
     assert calls == [
         (
-            ("I", "O", "M"),
+            (),
             {
-                "folds": ["0", "all"],
+                "source": "I",
+                "output": "O",
+                "model": "M",
+                "folds": ("0", "all"),
                 "checkpoint": "C",
-                "contrasts": ["T2w"],
+                "contrasts": ("T2w",),
                 "device": "cpu",
                 "localize": "never",
                 "largest_piece": True,
-                "keep_unlikely": True,
+                "keep_unlikely": False,
                 "backend": "torch",
                 "overwrite": True,
                 "num_threads": 3,

@@ -535,8 +535,8 @@ def test_the_command_in_the_sidecars_gives_the_same_settings(
         max_shift_mm=7, max_jump_mm=2, min_agreement=0.5, leave_out_implausible=True,
     )  # fmt: skip
     options: dict[str, Any] = {
-        "exclude": ["sub-02", "*_PD w"],
-        "distinguish_by": ["acq"],
+        "exclude": ("sub-02", "*_PD w"),
+        "distinguish_by": ("acq",),
         "soft_masks": True,
         "strict": True,
         "suffix": "-drawn",
@@ -561,8 +561,9 @@ def test_the_command_in_the_sidecars_gives_the_same_settings(
     program, *words = shlex.split(about["GeneratedBy"][0]["Command"])
     assert program == "nnunet-softseg"
     assert cli.main(words) == 2
-    assert called.pop("args") == ("BIDS", "DERIVATIVES", settings)
-    assert {name: called[name] for name in options} == options
+    assert called.pop("args") == ()
+    expected = {"bids": "BIDS", "output": "DERIVATIVES", "settings": settings, **options}
+    assert {name: called[name] for name in expected} == expected
 
 
 def test_the_command_lines_defaults_are_those_of_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,12 +576,13 @@ def test_the_command_lines_defaults_are_those_of_the_function(monkeypatch: pytes
     defaults = make_gt.__kwdefaults__
     monkeypatch.setattr("nnunet_softseg.labels.contrasts.make_gt.make_gt", remember)
     assert cli.main(["make-gt", "-i", "a", "-o", "b"]) == 2
-    assert called.pop("args") == ("a", "b", GroundTruthSettings())
+    assert called.pop("args") == ()
     assert called.pop("num_processes") == 2
     assert called == {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in defaults.items()
-        if name not in ("num_processes", "progress")
+        "bids": "a",
+        "output": "b",
+        "settings": GroundTruthSettings(),
+        **{name: value for name, value in defaults.items() if name not in ("num_processes", "progress")},
     }
 
 

@@ -296,10 +296,10 @@ def test_the_command(tmp_path: Path, capsys) -> None:
 
 
 def test_the_default_smoothing_of_the_command_is_that_of_the_function() -> None:
-    from nnunet_softseg.cli import make_parser
+    from nnunet_softseg.cli import read_command
     from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
 
-    assert make_parser().parse_args(["csa", "-i", "m", "-o", "a.csv"]).smoothing_mm == SMOOTHING_MM
+    assert read_command(["csa", "-i", "m", "-o", "a.csv"]).smoothing_mm == SMOOTHING_MM
 
 
 # Real images
