@@ -31,7 +31,8 @@ class Site:
             self.write(
                 f"nnunet_softseg/{name}", (REPOSITORY / "nnunet_softseg" / name).read_text(encoding="utf-8")
             )
-        self.write("nnunet_softseg/trainer.py", "class nnUNetTrainerSoftSeg: pass\n")
+        self.write("nnunet_softseg/training/__init__.py", "")
+        self.write("nnunet_softseg/training/trainer.py", "class nnUNetTrainerSoftSeg: pass\n")
         shutil.copy(HOOK, folder)
 
     def write(self, name: str, text: str) -> None:

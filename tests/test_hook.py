@@ -166,7 +166,7 @@ def test_broken_package_shows_its_real_error_for_our_names(site: Site, fault: st
 
 
 def test_broken_module_of_ours_shows_its_real_error(site: Site) -> None:
-    site.write("nnunet_softseg/trainer.py", "import a_package_that_is_missing")
+    site.write("nnunet_softseg/training/trainer.py", "import a_package_that_is_missing")
     process = site.run(OURS)
     assert "ModuleNotFoundError: No module named 'a_package_that_is_missing'" in process.stderr
 
