@@ -145,7 +145,7 @@ def test_the_options_are_the_arguments_of_the_function(command: str, monkeypatch
     assert cli.main([command, *REQUIRED[command].split()]) == 2
     (given,) = calls
     # A command tells how far it is, and works on two cases at once; make-gt and fuse take settings.
-    differ = {"num_processes", "progress", "settings", "output", "patterns", "keep_unlikely"}
+    differ = {"num_processes", "progress", "settings", "output", "patterns"}
     # evaluate and compare hand their options on to settings.
     from nnunet_softseg.evaluation import EvaluationSettings
 

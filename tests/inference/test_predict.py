@@ -691,7 +691,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
                 "device": "cpu",
                 "localize": "never",
                 "largest_piece": True,
-                "keep_unlikely": False,
+                "discard_implausible": True,
                 "backend": "torch",
                 "overwrite": True,
                 "num_threads": 3,
