@@ -1,4 +1,4 @@
-"""A prediction and its reference as arrays on one grid, or one line that says why not."""
+"""A prediction and its reference as maps in [0, 1] on one grid, or one line that says why not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
-from nnunet_softseg.io.map_kind import RANGE_TOLERANCE, content_findings
-from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.metrics.morphometry.reading import read_values
+from nnunet_softseg.errors import UserError, raise_first_error
+from nnunet_softseg.io.geometry import VoxelGrid, turned
+from nnunet_softseg.io.map_kind import classify, content_findings, mask_of_label
+from nnunet_softseg.io.nifti import load_nifti, read_values, without_nifti_ending
 
 Kind = Literal["soft", "hard"]
-_BYTE = 255
-_MOST_LABELS = 1000
-_MORE_THAN_A_LABEL_MAP_HAS = 40
-_ROUNDING = 1e-3
-_AXES = 3
 
 
 @dataclass(frozen=True)
@@ -54,9 +48,14 @@ class LabelMap:
     affine: npt.NDArray[np.float64]
 
     @property
+    def grid(self) -> VoxelGrid:
+        """The voxels in the scanner."""
+        return VoxelGrid(self.values.shape, self.affine)
+
+    @property
     def spacing_mm(self) -> tuple[float, ...]:
         """Voxel size along x, y, z."""
-        return tuple(float(size) for size in nib.affines.voxel_sizes(self.affine))
+        return self.grid.spacing_mm
 
     @property
     def kind(self) -> Kind:
@@ -69,7 +68,7 @@ class LabelMap:
 
 
 def read_stored(file: Path) -> StoredMap:
-    """Return what a file holds, scaled by its header, whatever its type of numbers.
+    """Return the values of a file, scaled by its header, whatever its type of numbers.
 
     Raises:
         UserError: if it is missing, broken, not 3-D, or holds NaN or infinity.
@@ -104,45 +103,17 @@ def label_of(
     Raises:
         UserError: if the values are neither fractions nor the labels asked for.
     """
-    values = stored.values
-    low, high = (float(values.min()), float(values.max()))
-    fractions = low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE
-    own_file = stored.file.name.removesuffix(".gz").removesuffix(".nii").endswith(f"_{label:04d}")
-    if fractions and (own_file or (len(labels) == 1 and label == 1)):
+    content, values = classify(stored.values), stored.values
+    own_file = without_nifti_ending(stored.file.name).endswith(f"_{label:04d}")
+    if content.is_fraction and (own_file or (len(labels) == 1 and label == 1)):
         return LabelMap(stored.file, np.clip(values, 0, 1).astype(np.float32, copy=False), stored.affine)
-    whole = low >= 0 and high <= _MOST_LABELS and _is_whole(values)
-    if whole and not own_file and (chosen or len(labels) > 1 or label != 1):
-        return LabelMap(stored.file, (np.round(values) == label).astype(np.float32), stored.affine)
-    raise UserError(_refusal(stored, whole, fractions, own_file))
-
-
-def _is_whole(values: npt.NDArray[Any]) -> bool:
-    """Say whether values are whole numbers; labels stored with a slope come back a little off."""
-    return values.dtype.kind in "biu" or bool((np.abs(values - np.round(values)) < _ROUNDING).all())
-
-
-def _refusal(stored: StoredMap, whole: bool, fractions: bool, own_file: bool) -> str:
-    high = float(stored.values.max())
-    if fractions:
-        return (
-            f"{stored.file}: expected a label map of whole numbers, found fractions, of which label is not "
-            "known: "
-            "write one file per label, <case>_<label, 4 digits>.nii.gz"
-        )
-    if whole and high == _BYTE and not ((stored.values > 0) & (stored.values < _BYTE)).any():
-        remedy = "divide it by 255, or say --label 255"
-        return f"{stored.file}: expected values in [0, 1], found only 0 and 255: {remedy}"
-    present = [f"{value:g}" for value in np.unique(np.round(stored.values))] if whole else []
-    if whole and not own_file and len(present) < _MORE_THAN_A_LABEL_MAP_HAS:
-        return (
-            f"{stored.file}: expected values in [0, 1], found a map of whole numbers "
-            f"({examples(present, 6)}): "
-            "choose a label of it with --label"
-        )
-    return str(content_findings(stored.file, stored.values)[0])
-
-
-# One grid
+    if content.labels is not None and not own_file and (chosen or len(labels) > 1 or label != 1):
+        return LabelMap(stored.file, mask_of_label(values, label), stored.affine)
+    raise_first_error(content_findings(str(stored.file), values, "" if own_file else "--label"))
+    raise UserError(
+        f"{stored.file}: expected a label map of whole numbers, found {content.kind.value}, of which label "
+        "is not known: write one file per label, <case>_<label, 4 digits>.nii.gz"
+    )
 
 
 def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> tuple[LabelMap, bool]:
@@ -158,16 +129,13 @@ def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> 
     Raises:
         UserError: if the grids differ and `resample` is false.
     """
-    turned = _turned(prediction, reference)
-    if turned.values.shape == reference.values.shape and np.allclose(
-        turned.affine, reference.affine, rtol=0, atol=AFFINE_TOLERANCE
-    ):
-        return turned, False
+    upright = LabelMap(prediction.file, *turned(prediction.values, prediction.affine, reference.affine))
+    if upright.grid.is_same(reference.grid):
+        return upright, False
     if not resample:
         raise UserError(
-            f"{prediction.file}: expected the grid of {reference.file}, {_grid(reference)}, found "
-            f"{_grid(prediction)}: "
-            "look for a mix-up of files, or give --resample"
+            f"{prediction.file}: expected the grid of {reference.file}, {reference.grid}, found "
+            f"{prediction.grid}: look for a mix-up of files, or give --resample"
         )
     matrix = np.linalg.inv(prediction.affine) @ reference.affine
     values = affine_transform(
@@ -179,21 +147,3 @@ def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> 
         mode="grid-constant",
     )
     return LabelMap(prediction.file, np.clip(values, 0, 1), reference.affine), True
-
-
-def _turned(prediction: LabelMap, reference: LabelMap) -> LabelMap:
-    transform = nib.orientations.ornt_transform(
-        nib.io_orientation(prediction.affine), nib.io_orientation(reference.affine)
-    )
-    if (transform == [[0, 1], [1, 1], [2, 1]]).all():
-        return prediction
-    values = nib.orientations.apply_orientation(prediction.values, transform)
-    to_before = nib.orientations.inv_ornt_aff(transform, prediction.values.shape)
-    return LabelMap(prediction.file, np.ascontiguousarray(values), prediction.affine @ to_before)
-
-
-def _grid(stored: LabelMap) -> str:
-    shape = " x ".join(map(str, stored.values.shape))
-    sizes = " x ".join(f"{size:.4g}" for size in stored.spacing_mm)
-    rows = "; ".join(" ".join(f"{value:.5g}" for value in row) for row in stored.affine[:_AXES])
-    return f"{shape} voxels of {sizes} mm, affine [{rows}]"

@@ -73,7 +73,7 @@ class MapContent:
     def found(self) -> str:
         """The values in words, for messages."""
         if self.labels is not None and len(self.labels) < _FEW_LABELS:
-            return f"whole numbers {examples([str(value) for value in (0, *self.labels)], 6)}"
+            return f"whole numbers ({examples([str(value) for value in (0, *self.labels)], 6)})"
         return f"[{self.low:.6g}, {self.high:.6g}]"
 
     def remedy(self, choose: str = "") -> str:
