@@ -5,20 +5,19 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
+from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,
     PhantomSpec,
@@ -99,29 +98,14 @@ def _write_dataset(folder: Path, spec: PhantomSpec, n: int, *, num_processes: in
     make_folder(folder)
     _write_descriptions(folder, spec, n)
     missing = [number for number in range(1, n + 1) if not (folder / subject_name(number)).exists()]
-    with tqdm(total=n, initial=n - len(missing), desc="phantom", unit="subject", disable=not progress) as bar:
-        if num_processes == 1 or len(missing) < 2:  # noqa: PLR2004
-            for number in missing:
-                write_subject(folder, spec, number)
-                bar.update()
-        else:
-            _write_in_parallel(folder, spec, missing, min(num_processes, len(missing)), bar)
+    map_jobs(
+        partial(write_subject, folder, spec),
+        missing,
+        num_processes=num_processes,
+        progress=progress,
+        description="phantom",
+    )
     _write_participants(folder, spec, n)
-
-
-def _write_in_parallel(
-    folder: Path, spec: PhantomSpec, numbers: list[int], num_processes: int, bar: "tqdm[Any]"
-) -> None:
-    # Spawned, not forked: callers may hold threads.
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        futures: list[Future[None]] = [pool.submit(write_subject, folder, spec, number) for number in numbers]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 def _check_folder(folder: Path, spec: PhantomSpec, n: int) -> None:
@@ -158,25 +142,25 @@ def _parameters(spec: PhantomSpec) -> dict[str, Any]:
 def write_subject(folder: Path, spec: PhantomSpec, number: int) -> None:
     """Write all files of a subject aside, then move them, the images last: these mean that it is complete."""
     name = subject_name(number)
-    partial = folder / f".partial-{name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    places = {partial / "labels": folder / LABELS, partial / "truth": folder / TRUTH, partial / "raw": folder}
+    aside = folder / f".partial-{name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    places = {aside / "labels": folder / LABELS, aside / "truth": folder / TRUTH, aside / "raw": folder}
     try:
         subject = simulate_subject(spec, number)
         for contrast in spec.contrasts:
-            _write_image(partial, simulate(spec, number, contrast, subject), spec, number)
+            _write_image(aside, simulate(spec, number, contrast, subject), spec, number)
         for source, target in places.items():
             shutil.rmtree(target / name, ignore_errors=True)
             target.mkdir(parents=True, exist_ok=True)
             os.replace(source, target / name)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_image(partial: Path, simulated: Simulated, spec: PhantomSpec, number: int) -> None:
+def _write_image(aside: Path, simulated: Simulated, spec: PhantomSpec, number: int) -> None:
     contrast = simulated.contrast
     source = contrast.source_name(subject_name(number))
-    raw, labels, truth = (partial / kind / contrast.folder for kind in ("raw", "labels", "truth"))
+    raw, labels, truth = (aside / kind / contrast.folder for kind in ("raw", "labels", "truth"))
     for folder in (raw, labels, truth):
         folder.mkdir(parents=True, exist_ok=True)
     about = {

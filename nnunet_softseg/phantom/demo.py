@@ -100,18 +100,11 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
 
 def _steps(here: Demo, seed: int) -> list[tuple[str, Callable[[], object]]]:
     bids = here.output / "bids"
+    make = partial(phantom.phantom, bids, SUBJECTS, seed, fov_mm=FOV_MM, num_processes=here.num_processes)
     steps: list[tuple[str, Callable[[], object]]] = [
-        (
-            f"phantom of {SUBJECTS} subjects",
-            lambda: phantom.phantom(
-                bids, n=SUBJECTS, seed=seed, fov_mm=FOV_MM, num_processes=here.num_processes
-            ),
-        ),
-        ("nnU-Net dataset", lambda: _convert(here, bids)),
-        (
-            "plan and preprocess",
-            lambda: _nnunet(here, "plan", "nnUNetv2_plan_and_preprocess", _plan_arguments(here)),
-        ),
+        (f"phantom of {SUBJECTS} subjects", make),
+        ("nnU-Net dataset", partial(_convert, here, bids)),
+        ("plan and preprocess", partial(_plan, here)),
     ]
     for method, trainer in TRAINERS.items():
         steps.append((f"train {method} ({trainer})", partial(_train, here, method)))
@@ -148,36 +141,14 @@ def _convert(here: Demo, bids: Path) -> None:
     )
 
 
-def _plan_arguments(here: Demo) -> list[str]:
-    processes = str(here.num_processes)
-    return [
-        "-d",
-        str(DATASET_ID),
-        "-c",
-        "3d_fullres",
-        "-pl",
-        "SoftSegDemoPlanner",
-        "-npfp",
-        processes,
-        "-np",
-        processes,
-    ]
+def _plan(here: Demo) -> None:
+    words = f"-d {DATASET_ID} -c 3d_fullres -pl SoftSegDemoPlanner -npfp {here.num_processes}"
+    _nnunet(here, "plan", "nnUNetv2_plan_and_preprocess", f"{words} -np {here.num_processes}".split())
 
 
 def _train(here: Demo, method: str) -> None:
-    arguments = [
-        str(DATASET_ID),
-        "3d_fullres",
-        "0",
-        "-tr",
-        TRAINERS[method],
-        "-p",
-        PLANS,
-        "-device",
-        "cpu",
-        "--c",
-    ]
-    _nnunet(here, f"train_{method}", "nnUNetv2_train", arguments, count=r"^.*: Epoch (\d+)")
+    words = f"{DATASET_ID} 3d_fullres 0 -tr {TRAINERS[method]} -p {PLANS} -device cpu --c"
+    _nnunet(here, f"train_{method}", "nnUNetv2_train", words.split(), count=r"^.*: Epoch (\d+)")
 
 
 def _predict(here: Demo, method: str) -> None:
