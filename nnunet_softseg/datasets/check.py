@@ -1,9 +1,8 @@
-"""Every way in which a dataset can be wrong, found before hours are spent on it."""
+"""Faults of a raw dataset and its soft labels, found before hours of training are spent on it."""
 
 import dataclasses
 import platform
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +29,11 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.errors import Finding, UserError, examples, short_name
 from nnunet_softseg.io.case_files import soft_label_file
-from nnunet_softseg.io.geometry import array_orientation
-from nnunet_softseg.io.map_kind import content_findings
+from nnunet_softseg.io.case_names import Case
+from nnunet_softseg.io.geometry import VoxelGrid, array_orientation, geometry_findings
+from nnunet_softseg.io.map_kind import MapKind, classify, content_findings
 from nnunet_softseg.io.nifti import file_findings, load_nifti, stored_values
-from nnunet_softseg.io.same_grid import affine_findings, reader_geometry_findings, shape_findings
+from nnunet_softseg.io.same_grid import grid_findings, reader_geometry_findings
 from nnunet_softseg.io.workers import map_jobs
 
 _READER_ORDER = (0, 1, 2)
@@ -42,7 +42,7 @@ _AGAIN = "write the file again"
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found wrong with a dataset.
+    """Errors and warnings about a dataset.
 
     Attributes:
         dataset: its name.
@@ -90,7 +90,7 @@ class _CaseResult:
 
 
 def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) -> CheckReport:
-    """Return all that is wrong with a dataset in nnUNet_raw and with its soft labels.
+    """Return the faults of a dataset in nnUNet_raw and of its soft labels.
 
     Args:
         dataset: id or name.
@@ -98,7 +98,7 @@ def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) 
         progress: show a bar.
 
     Raises:
-        UserError: if there is no such dataset. Whatever is wrong inside it is a finding.
+        UserError: if there is no such dataset. Faults inside it are findings.
     """
     name = dataset_name(dataset)
     folder = nnunet_folder("nnUNet_raw", name)
@@ -108,8 +108,7 @@ def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) 
         )
     cases, findings = _cases_and_findings(folder, num_processes, progress)
     errors = tuple(finding for finding in findings if finding.severity == "error")
-    warnings = tuple(finding for finding in findings if finding.severity == "warning")
-    return CheckReport(name, len(cases), errors, warnings)
+    return CheckReport(name, len(cases), errors, tuple(f for f in findings if f.severity == "warning"))
 
 
 def _cases_and_findings(
@@ -128,7 +127,7 @@ def _cases_and_findings(
         return (), [Finding(f"{folder.name}/imagesTr", "no training images", expected, "none", "add them")]
     jobs = _case_jobs(folder, dataset_json, cases)
     results = map_jobs(
-        _look_at_case, jobs, num_processes=num_processes, progress=progress, description="Checking cases"
+        _check_case, jobs, num_processes=num_processes, progress=progress, description="Checking cases"
     )
     case_ids = [case.case_id for case in cases]
     findings += _number_findings(dataset_json, len(cases))
@@ -148,23 +147,27 @@ def _case_jobs(
         reader = reader_name(dataset_json, cases[0].images[0])
     except UserError:  # this image will be named among the findings; the others can still be looked at
         reader = "NibabelIO"
-    jobs = []
-    for case in cases:
-        soft_folder = folder / soft_label.FOLDER
-        soft_files = tuple(soft_label_file(soft_folder, case.case_id, label) for label in labels)
-        jobs.append(_CaseJob(case, soft_files, labels, reader, len(dataset_json["channel_names"])))
-    return jobs
+    num_channels = len(dataset_json["channel_names"])
+    return [
+        _CaseJob(
+            case,
+            tuple(soft_label_file(folder / soft_label.FOLDER, case.case_id, label) for label in labels),
+            labels,
+            reader,
+            num_channels,
+        )
+        for case in cases
+    ]
 
 
 # One case
 
 
-def _look_at_case(job: _CaseJob) -> _CaseResult:
+def _check_case(job: _CaseJob) -> _CaseResult:
     findings, properties = _image_findings(job)
     orientation = None if properties is None else array_orientation(properties, _READER_ORDER)
-    present = [file for file in job.soft_files if file.is_file()]  # the look at the folder names the others
     soft_labels = []
-    for file in present:
+    for file in filter(Path.is_file, job.soft_files):  # `folder_findings` names the others
         of_file, values = _soft_label_findings(file, job, properties)
         findings += of_file
         if values is not None and not _has_error(of_file):
@@ -173,12 +176,14 @@ def _look_at_case(job: _CaseJob) -> _CaseResult:
         soft_labels = []
     findings += soft_label.overlap_findings(job.soft_files, soft_labels)
     findings += _label_map_findings(job, properties is not None, soft_labels)
-    is_binary = bool(soft_labels) and all(bool(np.isin(array, (0, 1)).all()) for array in soft_labels)
+    is_binary = bool(soft_labels) and all(
+        classify(values).kind in (MapKind.MASK, MapKind.EMPTY) for values in soft_labels
+    )
     return _CaseResult(job.case.case_id, tuple(findings), orientation, is_binary)
 
 
 def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None]:
-    """Return what is wrong with an image, and what the reader keeps of its header; None: unreadable."""
+    """Return the faults of an image, and what the reader keeps of its header; None: unreadable."""
     name = short_name(job.case.images[0])
     findings = []
     if len(job.case.images) != job.num_channels:
@@ -192,7 +197,7 @@ def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None
     except UserError as error:
         return [*findings, Finding(name, "unreadable image", "a NIfTI file", str(error), _AGAIN)], None
     for file in job.case.images:
-        findings += _intensity_findings(file)
+        findings += [*geometry_findings(file, load_nifti(file)), *_intensity_findings(file)]
     return findings, properties
 
 
@@ -211,7 +216,7 @@ def _intensity_findings(file: Path) -> list[Finding]:
 def _soft_label_findings(
     file: Path, job: _CaseJob, properties: Mapping[str, Any] | None
 ) -> tuple[list[Finding], npt.NDArray[np.float32] | None]:
-    """Return what is wrong with a soft label, and its values (x, y, z); None: unreadable."""
+    """Return the faults of a soft label, and its values (x, y, z); None: unreadable."""
     findings = file_findings(file)
     if findings:
         return findings, None
@@ -220,7 +225,7 @@ def _soft_label_findings(
     except UserError as error:
         return [Finding(short_name(file), "unreadable soft label", "a NIfTI file", str(error), _AGAIN)], None
     if properties is not None:
-        findings = _geometry_findings(file, job.case.images[0])
+        findings = _grid_findings(file, job.case.images[0])
         findings = findings or reader_geometry_findings(file, properties, seen)
     values = stored_values(file)
     return findings + content_findings(file, values), values
@@ -236,7 +241,7 @@ def _label_map_findings(
     findings = file_findings(file)
     if findings or not image_is_right:
         return findings
-    findings = _geometry_findings(file, job.case.images[0])
+    findings = _grid_findings(file, job.case.images[0])
     # nnU-Net takes the array alone: training would be right, but a viewer shows the map in the wrong place.
     findings = [
         dataclasses.replace(finding, severity="warning") if finding.what.startswith("affine") else finding
@@ -248,11 +253,8 @@ def _label_map_findings(
     return findings
 
 
-def _geometry_findings(file: Path, image: Path) -> list[Finding]:
-    reference, label = load_nifti(image), load_nifti(file)
-    return shape_findings(file, reference.shape, label.shape) or affine_findings(
-        file, reference.affine, label.affine
-    )
+def _grid_findings(file: Path, image: Path) -> list[Finding]:
+    return grid_findings(file, VoxelGrid.of(load_nifti(image)), VoxelGrid.of(load_nifti(file)))
 
 
 def _has_error(findings: Iterable[Finding]) -> bool:
@@ -309,7 +311,7 @@ def _binary_findings(results: Sequence[_CaseResult]) -> list[Finding]:
 def _preprocessed_findings(
     raw_folder: Path, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
 ) -> list[Finding]:
-    """Say what is odd about splits and plans; nnU-Net copies splits from the raw folder when it plans."""
+    """Say whether splits and plans fit; nnU-Net copies splits from the raw folder when it plans."""
     name = raw_folder.name
     try:
         folder = nnunet_folder("nnUNet_preprocessed", name)
@@ -340,7 +342,8 @@ def split_findings(splits: Any, case_ids: Sequence[str]) -> list[Finding]:
     """
     file, remedy = "splits_final.json", "write one grouped by subject"
     if splits is None:
-        repeated = sorted(subject for subject, cases in _by_subject(case_ids).items() if len(cases) > 1)
+        count = Counter(_subjects(case_ids))
+        repeated = sorted(subject for subject, cases in count.items() if cases > 1)
         if not repeated:
             return []
         what, expected = "nnU-Net will put one subject on both sides of its splits", "a split by subject"
@@ -352,20 +355,17 @@ def split_findings(splits: Any, case_ids: Sequence[str]) -> list[Finding]:
         if unknown:
             what, expected = f"fold {fold} names unknown cases", "cases of imagesTr"
             findings.append(Finding(file, what, expected, examples(unknown), "correct or remove the file"))
-        both = sorted(_by_subject(split["train"]).keys() & _by_subject(split["val"]).keys())
-        if both:
+        train, val = (
+            {Case.from_name(case_id).subject for case_id in split[side]} for side in ("train", "val")
+        )
+        if train & val:
             what, expected = f"fold {fold} validates on subjects that it trains on", "each on one side"
             findings.append(Finding(file, what, expected, examples(both), remedy, "warning"))
     return findings
 
 
-def _by_subject(case_ids: Iterable[str]) -> dict[str, list[str]]:
-    cases: dict[str, list[str]] = defaultdict(list)
-    for case_id in case_ids:
-        match = re.match(r"sub-[A-Za-z0-9]+", case_id)
-        if match:
-            cases[match.group()].append(case_id)
-    return cases
+def _subjects(case_ids: Iterable[str]) -> list[str]:
+    return [Case.from_name(case_id).subject for case_id in case_ids]
 
 
 def _cascade_findings(folder: Path) -> list[Finding]:
