@@ -355,10 +355,8 @@ def split_findings(splits: Any, case_ids: Sequence[str]) -> list[Finding]:
         if unknown:
             what, expected = f"fold {fold} names unknown cases", "cases of imagesTr"
             findings.append(Finding(file, what, expected, examples(unknown), "correct or remove the file"))
-        train, val = (
-            {Case.from_name(case_id).subject for case_id in split[side]} for side in ("train", "val")
-        )
-        if train & val:
+        both = sorted({*_subjects(split["train"])} & {*_subjects(split["val"])})
+        if both:
             what, expected = f"fold {fold} validates on subjects that it trains on", "each on one side"
             findings.append(Finding(file, what, expected, examples(both), remedy, "warning"))
     return findings

@@ -1,4 +1,4 @@
-"""The soft label on disk: its name, its grid, its range.
+"""Soft labels on disk: names, reading and writing, label maps.
 
 `softLabelsTr/<case>_<label, 4 digits>.nii.gz` holds the fraction of each voxel, in [0, 1], that belongs to a
 label, on the grid of the image. Functions named `..._findings` say what is wrong with one and raise nothing;
@@ -24,9 +24,9 @@ from nnunet_softseg.io.same_grid import shape_findings
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"
-SUM_TOLERANCE = 1e-3
+_SUM_TOLERANCE = 1e-3
 EXTRA_FILE = "extra file"
-HOW_TO_MAKE = (
+_HOW_TO_MAKE = (
     "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on "
     "the image's grid (docs/data.md shows how); labelsTr alone serves vanilla trainers "
     "only (nnUNetTrainer)"
@@ -51,11 +51,8 @@ def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]
     case_ids = sorted(case_ids)
     if not folder.is_dir():
         expected = f"a folder with {len(case_ids)} x {len(labels)} soft labels"
-        return [
-            Finding(
-                f"{folder.parent.name}/{FOLDER}", "no soft labels", expected, "no such folder", HOW_TO_MAKE
-            )
-        ]
+        name = f"{folder.parent.name}/{FOLDER}"
+        return [Finding(name, "no soft labels", expected, "no such folder", _HOW_TO_MAKE)]
     wanted = {
         soft_label_file(folder, case_id, label): (case_id, label) for case_id in case_ids for label in labels
     }
@@ -69,20 +66,10 @@ def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]
 def _missing(file: Path, case_id: str, label: int) -> Finding:
     what = f"soft label of case {case_id}, label {label}, is missing"
     if file.is_symlink():
-        return Finding(
-            short_name(file),
-            what,
-            "a file",
-            "a broken link",
-            "fetch its content (git annex get, datalad get)",
-        )
-    return Finding(
-        short_name(file),
-        what,
-        "this file",
-        "none",
-        "add it (all zeros where the label is absent), or remove the case",
-    )
+        remedy = "fetch its content (git annex get, datalad get)"
+        return Finding(short_name(file), what, "a file", "a broken link", remedy)
+    remedy = "add it (all zeros where the label is absent), or remove the case"
+    return Finding(short_name(file), what, "this file", "none", remedy)
 
 
 def _extra(file: Path, case_ids: set[str], labels: Sequence[int]) -> Finding:
@@ -187,19 +174,13 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
     if len(soft_labels) < 2:  # noqa: PLR2004
         return []
     total = np.sum(soft_labels, axis=0, dtype=np.float32)
-    over = int(np.count_nonzero(total > 1 + SUM_TOLERANCE))
+    over = int(np.count_nonzero(total > 1 + _SUM_TOLERANCE))
     if not over:
         return []
-    return [
-        Finding(
-            short_name(files[0]),
-            f"the {len(files)} labels of this case overlap",
-            "a sum of at most 1 in each voxel",
-            f"up to {float(total.max()):.4g}, above 1 in {over} voxels",
-            "nothing, if labels are meant to overlap; else divide them by their sum there",
-            "warning",
-        )
-    ]
+    what, expected = f"the {len(files)} labels of this case overlap", "a sum of at most 1 in each voxel"
+    found = f"up to {float(total.max()):.4g}, above 1 in {over} voxels"
+    remedy = "nothing, if labels are meant to overlap; else divide them by their sum there"
+    return [Finding(short_name(files[0]), what, expected, found, remedy, "warning")]
 
 
 def hard_label_map(
@@ -243,24 +224,15 @@ def label_map_findings(
     )
     strange = np.setdiff1d(np.unique(label_map), [0, *labels])
     if strange.size:
-        expected = ", ".join(map(str, [0, *labels]))
-        return [
-            Finding(
-                name, "values that are not in dataset.json", expected, _numbers(strange[:5].tolist()), remedy
-            )
-        ]
+        expected, found = (
+            ", ".join(f"{value:g}" for value in values) for values in ((0, *labels), strange[:5])
+        )
+        return [Finding(name, "values that are not in dataset.json", expected, f"({found})", remedy)]
     differs = label_map != hard_label_map(soft_labels, labels)
     count = int(np.count_nonzero(differs))
     if not count:
         return []
     first = ", ".join(str(tuple(int(i) for i in voxel)) for voxel in np.argwhere(differs)[:3])
     found = f"{count} voxels that differ, first at (x, y, z) = {first}"
-    return [
-        Finding(
-            name, "label map disagrees with its soft label", "label map = soft label > 0.5", found, remedy
-        )
-    ]
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+    what = "label map disagrees with its soft label"
+    return [Finding(name, what, "label map = soft label > 0.5", found, remedy)]
