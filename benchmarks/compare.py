@@ -56,7 +56,7 @@ def write_many(folder: Path, cases: list[str], suffix: str, wider_mm: float) -> 
 
 def run(num_cases: int, num_methods: int, num_processes: int, folder: Path) -> dict[str, Any]:
     """Return what was measured."""
-    from nnunet_softseg.evaluation.comparison import compare
+    from nnunet_softseg.evaluation.compare import compare
 
     cases = [
         f"sub-{place // len(CONTRASTS):03d}_{CONTRASTS[place % len(CONTRASTS)]}" for place in range(num_cases)

@@ -36,8 +36,8 @@ def main() -> None:
 
 def report(study: Study, seeds: Sequence[int]) -> None:
     """Compare the methods, the trainings of each averaged, and write the report."""
-    from nnunet_softseg.evaluation.comparison.compare import compared, write_comparison
-    from nnunet_softseg.evaluation.report import write_report
+    from nnunet_softseg.evaluation.comparison.result import compared, write_comparison
+    from nnunet_softseg.evaluation.report.writing import write_report
     from nnunet_softseg.evaluation.tables import made_by
 
     each = measure(study, seeds)

@@ -106,7 +106,7 @@ class Evaluate(_Measuring):
     pattern: str | None = option("--pattern PATTERN", _PATTERN_HELP)
 
     def run(self) -> int:
-        from nnunet_softseg.evaluation import evaluate
+        from nnunet_softseg.evaluation.evaluate import evaluate
 
         evaluation = evaluate(**vars(self))
         print_warnings(evaluation.warnings)
@@ -142,7 +142,7 @@ class Compare(_Measuring):
     report: bool = switch("--no-report", "tables only, no report.html", True)
 
     def run(self) -> int:
-        from nnunet_softseg.evaluation.comparison import compare
+        from nnunet_softseg.evaluation.compare import compare
 
         comparison = compare(**vars(self) | {"patterns": dict(self.patterns)})
         print_warnings(comparison.warnings)

@@ -12,27 +12,16 @@ The modules, in the order of their imports:
   evaluate.py                      the command: one method -> tables
   comparison/scores.py             the measures by which methods are ranked
   comparison/paired_statistics.py  tests, effect sizes and intervals of paired values
+  comparison/verdict.py            whether a difference is more than chance
   comparison/leaderboard.py        cases -> subjects -> ranks, tests, winners
   comparison/contrast_effects.py   area over contrasts: analysis of variance, agreement
-  comparison/result.py             what a comparison found, for a report
-  comparison/compare.py            the command: methods -> leaderboard
-  report/wording.py                numbers as a person reads them: digits, units, p values
-  report/verdict.py                who wins and does it hold, in words
-  report/appearance.py             one colour, marker and short name per method
-  report/distribution.py           a group of values as violin and points
-  report/area_figures.py           area errors, STD of area, area over contrasts
-  report/agreement_figures.py      two contrasts with each other, a method with the reference
-  report/reliability_figures.py    reliability curve, inference time
-  report/gallery.py                all figures of a label: SVG, PNG, and for the page
+  comparison/result.py             all tables of a comparison
+  report/wording.py                numbers and verdicts as a person reads them
+  report/drawing.py                method styles; groups of values as violins and points
+  report/figures.py                the figures of a label as SVG and PNG
   report/tables.py                 the tables of the page
   report/slice_picture.py          a slice: image, maps, differences as small pictures
-  report/worst_cases.py            where each method is furthest off
-  report/writing.py                report.html, all of it put together
+  report/worst_cases.py            the cases in which each method is furthest off
+  report/writing.py                report.html
+  compare.py                       the command: methods -> leaderboard, report
 """
-
-from nnunet_softseg.evaluation.evaluate import evaluate
-from nnunet_softseg.evaluation.evaluation import Evaluation, EvaluationSettings, measure_methods
-from nnunet_softseg.evaluation.maps import read_map
-from nnunet_softseg.evaluation.measuring import REFERENCE
-
-__all__ = ["REFERENCE", "Evaluation", "EvaluationSettings", "evaluate", "measure_methods", "read_map"]

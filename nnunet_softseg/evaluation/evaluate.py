@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from nnunet_softseg.evaluation.columns import CASE_COLUMNS
 from nnunet_softseg.evaluation.evaluation import Evaluation, EvaluationSettings, measure_methods
-from nnunet_softseg.evaluation.tables import json_value, made_by, records, write_csv
+from nnunet_softseg.evaluation.tables import describe, json_value, made_by, records, write_csv
 from nnunet_softseg.io.atomic import make_folder, write_json
 
 DEFAULT_NAME = "prediction"
@@ -69,11 +69,14 @@ def write_evaluation(evaluation: Evaluation, output: Path, origin: dict[str, Any
 def _summary(evaluation: Evaluation) -> dict[str, Any]:
     """Return means, medians and standard deviations per label, and what there is to say."""
     numbers = evaluation.cases.select_dtypes("number").columns.drop("label")
-    labels = {}
+    labels: dict[str, dict[str, Any]] = {}
     for label, rows in evaluation.cases.groupby("label"):
-        labels[evaluation.labels[int(label)]] = {
-            measure: _describe(rows[measure]) for measure in numbers if rows[measure].notna().any()
-        }
+        described = labels[evaluation.labels[int(label)]] = {}
+        for measure in numbers:
+            values = rows[measure].dropna().to_numpy(np.float64)
+            if values.size:
+                summary = {name: json_value(value) for name, value in describe(values).items()}
+                described[measure] = {**summary, "num_cases": values.size}
     return {
         "num_cases": int(evaluation.cases["case"].nunique()),
         "num_subjects": int(evaluation.cases["subject"].nunique()),
@@ -81,15 +84,4 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
         "warnings": list(evaluation.warnings),
         "missing": records(evaluation.missing),
         "labels": labels,
-    }
-
-
-def _describe(values: "pd.Series[float]") -> dict[str, Any]:
-    finite = values.dropna()
-    spread = finite.std(ddof=1) if pd.Series.abs(finite).max() < float("inf") else float("nan")
-    return {
-        "mean": json_value(finite.mean()),
-        "sd": json_value(spread),
-        "median": json_value(finite.median()),
-        "num_cases": len(finite),
     }

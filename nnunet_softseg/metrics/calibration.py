@@ -19,13 +19,13 @@ from scipy.ndimage import maximum_filter1d
 
 from nnunet_softseg.io.geometry import Box, bounding_box
 from nnunet_softseg.io.same_grid import check_grids
+from nnunet_softseg.settings import HARD_THRESHOLD
 
 Map = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
 
 MARGIN_MM = 3.0
 BINS = 10
-_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _region(
         min(int(margin_mm / length + 1e-6), size)
         for length, size in zip(spacing_mm, reference.shape, strict=True)
     ]
-    core = (reference > 0) | (prediction > _THRESHOLD)
+    core = (reference > 0) | (prediction > HARD_THRESHOLD)
     box = bounding_box(core, reach)
     counted = core[box].view(np.uint8)
     for axis, wide in enumerate(reach):

@@ -37,21 +37,31 @@ class EmptyCases:
         return self.reference if reference_empty else None
 
 
+COMPUTED = EmptyCases("soft", both=None, prediction=None, reference=None)
+
+
 @dataclass(frozen=True)
 class Measure:
-    """One measure of one label in one case.
+    """One measure of one label.
 
     Attributes:
         meaning: in a line; p is the prediction and y the reference.
         unit: "" for a plain number.
         ideal: the value of a perfect prediction: the nearer to it, the better. None: neither good nor bad.
         empty: its value where a map is empty.
+        title: for tables and axes, without the unit, of those by which methods are ranked.
     """
 
     meaning: str
     unit: str
     ideal: float | None
-    empty: EmptyCases
+    empty: EmptyCases = COMPUTED
+    title: str = ""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the ideal is the upper end: of all overlaps, and of no error."""
+        return self.ideal == 1
 
 
 # What happens to empty maps, and the one place that decides about them.
@@ -78,14 +88,22 @@ _REFERENCE_FLAG = EmptyCases("hard", both=1.0, prediction=0.0, reference=1.0)
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
-        "dice": Measure("Dice of p > 0.5 and y > 0.5", "", 1.0, _HARD_OVERLAP),
-        "soft_dice": Measure("2 sum min(p, y) / (sum p + sum y)", "", 1.0, _SOFT_OVERLAP),
-        "mae": Measure("mean |p - y| over the image", "", 0.0, _OVER_IMAGE),
-        "rmse": Measure("root mean (p - y)^2 over the image", "", 0.0, _OVER_IMAGE),
-        "boundary_mae": Measure("mean |p - y| where 0 < y < 1", "", 0.0, _IN_BAND),
-        "boundary_rmse": Measure("root mean (p - y)^2 where 0 < y < 1", "", 0.0, _IN_BAND),
-        "brier": Measure("Brier score, mean (p - y)^2 in and around the object", "", 0.0, _AROUND_OBJECT),
-        "ece": Measure("expected calibration error in and around the object", "", 0.0, _AROUND_OBJECT),
+        "dice": Measure("Dice of p > 0.5 and y > 0.5", "", 1.0, _HARD_OVERLAP, "Dice"),
+        "soft_dice": Measure("2 sum min(p, y) / (sum p + sum y)", "", 1.0, _SOFT_OVERLAP, "Soft Dice"),
+        "mae": Measure("mean |p - y| over the image", "", 0.0, _OVER_IMAGE, "MAE"),
+        "rmse": Measure("root mean (p - y)^2 over the image", "", 0.0, _OVER_IMAGE, "RMSE"),
+        "boundary_mae": Measure("mean |p - y| where 0 < y < 1", "", 0.0, _IN_BAND, "Boundary MAE"),
+        "boundary_rmse": Measure("root mean (p - y)^2 where 0 < y < 1", "", 0.0, _IN_BAND, "Boundary RMSE"),
+        "brier": Measure(
+            "Brier score, mean (p - y)^2 in and around the object", "", 0.0, _AROUND_OBJECT, "Brier score"
+        ),
+        "ece": Measure(
+            "expected calibration error in and around the object",
+            "",
+            0.0,
+            _AROUND_OBJECT,
+            "Expected calibration error",
+        ),
         "volume_mm3": Measure("soft volume, sum of p", "mm3", None, _SOFT_VOLUME),
         "reference_volume_mm3": Measure("soft volume, sum of y", "mm3", None, _SOFT_REFERENCE_VOLUME),
         "rve_percent": Measure("soft volume error, > 0: too large", "%", 0.0, _SOFT_RELATIVE),
@@ -94,9 +112,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "hard_rve_percent": Measure(
             "error of the volume above 0.5, > 0: too large", "%", 0.0, _HARD_RELATIVE
         ),
-        "asd_mm": Measure("symmetric mean surface distance above 0.5", "mm", 0.0, _DISTANCE),
-        "hd95_mm": Measure("95th percentile Hausdorff distance above 0.5", "mm", 0.0, _DISTANCE),
-        "surface_dice": Measure("share of surface above 0.5 within the tolerance", "", 1.0, _HARD_OVERLAP),
+        "asd_mm": Measure("symmetric mean surface distance above 0.5", "mm", 0.0, _DISTANCE, "ASD"),
+        "hd95_mm": Measure("95th percentile Hausdorff distance above 0.5", "mm", 0.0, _DISTANCE, "HD95"),
+        "surface_dice": Measure(
+            "share of surface above 0.5 within the tolerance", "", 1.0, _HARD_OVERLAP, "Surface Dice"
+        ),
         "prediction_is_empty": Measure("1 if no voxel has p > 0.5, else 0", "", None, _PREDICTION_FLAG),
         "reference_is_empty": Measure("1 if no voxel has y > 0.5, else 0", "", None, _REFERENCE_FLAG),
     }

@@ -17,13 +17,12 @@ from nnunet_softseg.io.same_grid import check_grids
 from nnunet_softseg.metrics.calibration import reliability_curve
 from nnunet_softseg.metrics.measure_table import MEASURES, EmptyIf
 from nnunet_softseg.metrics.surface_distance import check_tolerance, surface_distances
+from nnunet_softseg.settings import HARD_THRESHOLD
 
 Map = npt.NDArray[np.floating[Any]]
 
-THRESHOLD = 0.5
 
-
-def dice(prediction: Map, reference: Map, threshold: float = THRESHOLD) -> float:
+def dice(prediction: Map, reference: Map, threshold: float = HARD_THRESHOLD) -> float:
     """Return the Dice coefficient of what lies above the threshold; NaN if that is nothing in both."""
     predicted, expected = prediction > threshold, reference > threshold
     total = int(predicted.sum()) + int(expected.sum())
@@ -178,7 +177,7 @@ def _voxel_measures(
     """Return what is computed voxel by voxel, from the box that holds all there is in a larger image."""
     soft = soft_measures(prediction, reference, voxel_volume_mm3)
     hard_prediction, hard_reference = (
-        (whole > THRESHOLD).astype(np.float64) for whole in (prediction, reference)
+        (whole > HARD_THRESHOLD).astype(np.float64) for whole in (prediction, reference)
     )
     share = prediction.size / image_size
     return {
@@ -199,7 +198,7 @@ def _surface_measures(
 ) -> dict[str, float]:
     """Return the measures of surfaces, or none if a mask has no surface."""
     check_tolerance(tolerance_mm)
-    predicted, expected = prediction > THRESHOLD, reference > THRESHOLD
+    predicted, expected = prediction > HARD_THRESHOLD, reference > HARD_THRESHOLD
     if not (predicted.any() and expected.any()):
         return {}
     distances = surface_distances(predicted, expected, spacing_mm)
@@ -213,10 +212,10 @@ def _surface_measures(
 def _what_is_empty(prediction: Map, reference: Map) -> dict[EmptyIf, dict[str, bool]]:
     """Return the arguments of `EmptyCases.value`, per meaning of empty."""
     predicted, expected = (
-        {low: not (whole > low).any() for low in (0, THRESHOLD)} for whole in (prediction, reference)
+        {low: not (whole > low).any() for low in (0, HARD_THRESHOLD)} for whole in (prediction, reference)
     )
     return {
         "soft": {"prediction_empty": predicted[0], "reference_empty": expected[0]},
-        "hard": {"prediction_empty": predicted[THRESHOLD], "reference_empty": expected[THRESHOLD]},
-        "object": {"prediction_empty": predicted[THRESHOLD], "reference_empty": expected[0]},
+        "hard": {"prediction_empty": predicted[HARD_THRESHOLD], "reference_empty": expected[HARD_THRESHOLD]},
+        "object": {"prediction_empty": predicted[HARD_THRESHOLD], "reference_empty": expected[0]},
     }

@@ -15,11 +15,18 @@ from scipy import stats
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.evaluation import REFERENCE, Evaluation
 from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
-from nnunet_softseg.evaluation.comparison import SCORES, Comparison, compare
-from nnunet_softseg.evaluation.comparison.compare import compared
-from nnunet_softseg.evaluation.comparison.leaderboard import STATISTICS_COLUMNS
+from nnunet_softseg.evaluation.compare import compare
+from nnunet_softseg.evaluation.comparison.contrast_effects import (
+    AGREEMENT_COLUMNS,
+    ANOVA_COLUMNS,
+    PAIR_COLUMNS,
+)
+from nnunet_softseg.evaluation.comparison.leaderboard import SCORE_COLUMNS, STATISTICS_COLUMNS, subject_table
+from nnunet_softseg.evaluation.comparison.result import Comparison, compared
+from nnunet_softseg.evaluation.comparison.scores import SCORES
+from nnunet_softseg.evaluation.evaluation import Evaluation
+from nnunet_softseg.evaluation.measuring import REFERENCE
 
 TABLES = (
     "cases.csv",
@@ -193,11 +200,20 @@ def test_tables_have_the_columns_that_are_promised(comparison: Comparison, writt
         "reliability": RELIABILITY_COLUMNS,
         "statistics": STATISTICS_COLUMNS,
     }
+    promised_of_tables = {
+        "scores": SCORE_COLUMNS,
+        "anova": ANOVA_COLUMNS,
+        "agreement": AGREEMENT_COLUMNS,
+        "contrast_agreement": PAIR_COLUMNS,
+    }
     for name, columns in promised.items():
         assert list(getattr(comparison, name)) == list(columns)
         assert list(pd.read_csv(written / "out" / f"{name}.csv")) == list(columns)
-    documented = Comparison.__doc__ or ""
-    for name in ("scores", "winners", "anova", "agreement", "contrast_agreement", "missing", "subjects"):
+    for name, columns in promised_of_tables.items():
+        assert list(getattr(comparison, name)) == list(columns)
+        assert isinstance(getattr(comparison, name).index, pd.RangeIndex)
+    documented = f"{Comparison.__doc__} {Comparison.winners.__doc__} {subject_table.__doc__}"
+    for name in ("winners", "missing", "subjects"):
         table = getattr(comparison, name)
         assert isinstance(table.index, pd.RangeIndex)
         for column in table.columns:

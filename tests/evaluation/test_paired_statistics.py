@@ -207,7 +207,7 @@ def test_holm_by_hand_and_a_missing_test_does_not_count() -> None:
 
 def test_anova_gives_the_published_values() -> None:
     result = repeated_measures_anova(BUSHTUCKER)
-    assert (result.df_factor, result.df_error) == (3, 21)
+    assert (result.df_contrasts, result.df_error) == (3, 21)
     assert result.f == pytest.approx(3.79, abs=0.005)
     assert result.p == pytest.approx(0.026, abs=0.0005)
     assert result.epsilon == pytest.approx(0.533, abs=0.0005)

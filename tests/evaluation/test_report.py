@@ -17,19 +17,29 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from PIL import Image
 
-from nnunet_softseg.evaluation import REFERENCE, Evaluation
 from nnunet_softseg.evaluation.columns import CASE_COLUMNS
-from nnunet_softseg.evaluation.comparison import SCORES, Comparison, paired_statistics
-from nnunet_softseg.evaluation.comparison.compare import compared
+from nnunet_softseg.evaluation.comparison import paired_statistics
+from nnunet_softseg.evaluation.comparison.result import Comparison, compared
+from nnunet_softseg.evaluation.comparison.scores import SCORES
+from nnunet_softseg.evaluation.comparison.verdict import Verdict
+from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.maps import LabelMap
-from nnunet_softseg.evaluation.report import write_report
-from nnunet_softseg.evaluation.report.appearance import method_styles, shortened
-from nnunet_softseg.evaluation.report.gallery import draw_figures
+from nnunet_softseg.evaluation.measuring import REFERENCE
+from nnunet_softseg.evaluation.report.drawing import method_styles
+from nnunet_softseg.evaluation.report.figures import draw_figures
 from nnunet_softseg.evaluation.report.slice_picture import section_of
 from nnunet_softseg.evaluation.report.tables import by_contrast
-from nnunet_softseg.evaluation.report.verdict import verdict
-from nnunet_softseg.evaluation.report.wording import interval, mean_and_sd, number, p_value, shared_decimals
+from nnunet_softseg.evaluation.report.wording import (
+    interval,
+    mean_and_sd,
+    number,
+    p_value,
+    shared_decimals,
+    shortened,
+    verdict,
+)
 from nnunet_softseg.evaluation.report.worst_cases import worst_cases
+from nnunet_softseg.evaluation.report.writing import write_report
 from nnunet_softseg.evaluation.tables import made_by
 from nnunet_softseg.metrics.measure_table import MEASURES
 
@@ -229,34 +239,24 @@ def test_for_an_overlap_more_is_better(comparison: Comparison) -> None:
     assert dice.startswith("soft has the largest Dice (mean 0.892), 0.023 more than vanilla")
 
 
-def with_winner(comparison: Comparison, measure: str, **changes: Any) -> Comparison:
-    winners = comparison.winners.copy()
-    chosen = winners["measure"] == measure
-    for name, value in changes.items():
-        winners.loc[chosen, name] = value
-    return dataclasses.replace(comparison, winners=winners)
+def with_outcome(comparison: Comparison, measure: str, **changes: Any) -> Comparison:
+    outcomes = tuple(
+        dataclasses.replace(each, **changes) if each.measure == measure else each
+        for each in comparison.outcomes
+    )
+    return dataclasses.replace(comparison, outcomes=outcomes)
 
 
-@pytest.mark.parametrize(
-    "words_of_statistics", ["does not hold: p = 0.4", "does not hold: the interval includes 0"]
-)
-def test_a_difference_that_does_not_hold_is_told_with_care(
-    comparison: Comparison, words_of_statistics: str
-) -> None:
-    comparison = with_winner(
-        comparison,
-        "abs_csa_error_mm2",
-        holds=False,
-        verdict=words_of_statistics,
-        p_corrected=0.4,
-        ci_low=-3.0,
-        ci_high=1.0,
+@pytest.mark.parametrize("reason", [Verdict.NOT_SIGNIFICANT, Verdict.INCLUDES_ZERO])
+def test_a_difference_that_does_not_hold_is_told_with_care(comparison: Comparison, reason: Verdict) -> None:
+    comparison = with_outcome(
+        comparison, "abs_csa_error_mm2", verdict=reason, p_corrected=0.4, ci_low=-3.0, ci_high=1.0
     )
     first = words(verdict(comparison, 1)[0])
     assert "95 % CI -1.0 to 3.0 mm², p = 0.40" in first
     assert "That may be chance: the difference does not hold" in first
     assert "The difference holds" not in first
-    assert ("the interval includes 0" in first) == ("interval" in words_of_statistics)
+    assert ("the interval includes 0" in first) == (reason is Verdict.INCLUDES_ZERO)
 
 
 def test_too_few_subjects_are_said_once_and_no_p_is_shown() -> None:

@@ -1,7 +1,8 @@
 """Whether area depends on contrast, within a method; and how a method's areas agree with the reference's."""
 
 from collections.abc import Sequence
-from itertools import combinations
+from dataclasses import asdict
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import pandas as pd
 from nnunet_softseg.evaluation.comparison.leaderboard import complete_areas, with_reference
 from nnunet_softseg.evaluation.comparison.paired_statistics import (
     FEWEST_SUBJECTS,
-    LimitsOfAgreement,
     fitted_line,
     limits_of_agreement,
     repeated_measures_anova,
@@ -32,6 +32,16 @@ ANOVA_COLUMNS = {
     "partial_eta_squared": "effect size",
     "note": "why there is no value",
 }
+_LIMITS = ("bias", "sd", "loa_low", "loa_high")
+_LIMIT_INTERVALS = tuple(
+    f"{name}_ci_{end}" for name in ("bias", "loa_low", "loa_high") for end in ("low", "high")
+)
+_WHOSE = ("method", "label", "measure")
+AGREEMENT_COLUMNS = (*_WHOSE, "contrast", "num_subjects", "num_cases", *_LIMITS, *_LIMIT_INTERVALS, "note")
+"""Bias (prediction - reference), its standard deviation, 95 % limits of agreement, intervals of these."""
+_PAIR = ("contrast_x", "contrast_y", "num_subjects", "bias", "loa_low", "loa_high", "slope", "intercept", "r")
+PAIR_COLUMNS = (*_WHOSE, *_PAIR)
+"""Bias (y - x) and limits of agreement; least-squares line, and Pearson's r."""
 _FEWEST_FOR_ANOVA = 3
 
 
@@ -55,18 +65,8 @@ def _anova(values: Any) -> dict[str, Any]:
     subjects, contrasts = values.shape
     enough = subjects >= _FEWEST_FOR_ANOVA and contrasts > 1
     result = repeated_measures_anova(values if enough else np.empty((0, 0)))
-    return {
-        "num_subjects": subjects,
-        "num_contrasts": contrasts,
-        "f": result.f,
-        "df_contrasts": result.df_factor,
-        "df_error": result.df_error,
-        "p": result.p,
-        "epsilon": result.epsilon,
-        "p_corrected": result.p_corrected,
-        "partial_eta_squared": result.partial_eta_squared,
-        "note": _anova_note(subjects, contrasts, known=not np.isnan(result.f)),
-    }
+    note = _anova_note(subjects, contrasts, known=not np.isnan(result.f))
+    return {"num_subjects": subjects, "num_contrasts": contrasts, **asdict(result), "note": note}
 
 
 def _anova_note(subjects: int, contrasts: int, *, known: bool) -> str:
@@ -84,69 +84,31 @@ def agreement_table(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return Bland-Altman statistics of prediction - reference, per contrast and (contrast "") of all."""
     rows = []
     for (method, label), table in cases.groupby(["method", "label"], sort=False):
-        for area in AREAS:
+        contrasts = [name for name in sorted(table["contrast"].unique()) if name]
+        for area, contrast in product(AREAS, ["", *contrasts]):
             error = f"{area.removesuffix('_mm2')}_error_mm2"
-            contrasts = [name for name in sorted(table["contrast"].unique()) if name]
-            for contrast in ["", *contrasts]:
-                chosen = table[table["contrast"] == contrast] if contrast else table
-                chosen = chosen[np.isfinite(chosen[error])]
-                limits = limits_of_agreement(chosen[error], chosen["subject"], seed=seed)
-                rows.append(
-                    {
-                        "method": method,
-                        "label": label,
-                        "measure": area,
-                        "contrast": contrast,
-                        "num_subjects": chosen["subject"].nunique(),
-                        "num_cases": len(chosen),
-                        **_limits(limits),
-                        "note": _limits_note(chosen["subject"].nunique()),
-                    }
-                )
-    return pd.DataFrame(rows)
-
-
-def _limits(limits: LimitsOfAgreement) -> dict[str, float]:
-    return {
-        "bias": limits.bias,
-        "sd": limits.sd,
-        "loa_low": limits.low,
-        "loa_high": limits.high,
-        "bias_ci_low": limits.bias_interval.low,
-        "bias_ci_high": limits.bias_interval.high,
-        "loa_low_ci_low": limits.low_interval.low,
-        "loa_low_ci_high": limits.low_interval.high,
-        "loa_high_ci_low": limits.high_interval.low,
-        "loa_high_ci_high": limits.high_interval.high,
-    }
-
-
-def _limits_note(subjects: int) -> str:
-    return f"too few subjects: {subjects}" if subjects < FEWEST_SUBJECTS else ""
+            chosen = table[table["contrast"] == contrast] if contrast else table
+            chosen = chosen[np.isfinite(chosen[error])]
+            limits = limits_of_agreement(chosen[error], chosen["subject"], seed=seed)
+            subjects = chosen["subject"].nunique()
+            note = f"too few subjects: {subjects}" if subjects < FEWEST_SUBJECTS else ""
+            intervals = (*limits.bias_interval, *limits.low_interval, *limits.high_interval)
+            numbers = (limits.bias, limits.sd, limits.low, limits.high, *intervals)
+            rows.append((method, label, area, contrast, subjects, len(chosen), *numbers, note))
+    return pd.DataFrame(rows, columns=list(AGREEMENT_COLUMNS))
 
 
 def contrast_agreement_table(cases: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Return how the areas of two contrasts of a subject agree, a row per method, label, measure and pair."""
-    columns = [
-        "method",
-        "label",
-        "measure",
-        "contrast_x",
-        "contrast_y",
-        "num_subjects",
-        "bias",
-        "loa_low",
-        "loa_high",
-    ]
     rows = []
     for label, area, table in _per_label_and_area(with_reference(cases)):
         wide = table.pivot(index=["method", "subject", "session"], columns="contrast", values=area)
-        for method in [*methods, REFERENCE]:
-            for first, second in combinations(sorted(name for name in wide.columns if name), 2):
-                pairs = wide.loc[method][[first, second]].dropna()
-                subjects = pairs.index.get_level_values("subject")
-                limits = limits_of_agreement(pairs[second] - pairs[first], subjects)
-                line = fitted_line(pairs[first], pairs[second])
-                who = (method, label, area, first, second, subjects.nunique())
-                rows.append((*who, limits.bias, limits.low, limits.high, *line))
-    return pd.DataFrame(rows, columns=[*columns, "slope", "intercept", "r"])
+        contrasts = sorted(name for name in wide.columns if name)
+        for method, (first, second) in product([*methods, REFERENCE], combinations(contrasts, 2)):
+            pairs = wide.loc[method][[first, second]].dropna()
+            subjects = pairs.index.get_level_values("subject")
+            limits = limits_of_agreement(pairs[second] - pairs[first], subjects)
+            line = fitted_line(pairs[first], pairs[second])
+            who = (method, label, area, first, second, subjects.nunique())
+            rows.append((*who, limits.bias, limits.low, limits.high, *line))
+    return pd.DataFrame(rows, columns=list(PAIR_COLUMNS))

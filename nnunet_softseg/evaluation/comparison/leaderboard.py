@@ -1,4 +1,4 @@
-"""From cases to subjects, from subjects to ranks: who wins by which measure, and does it hold."""
+"""From cases to subjects, from subjects to ranks: the best method by each measure, and whether it holds."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg.evaluation.comparison.paired_statistics import (
-    FEWEST_SUBJECTS,
+    SIGNIFICANT,
     Correction,
     Interval,
     Statistic,
@@ -17,13 +17,54 @@ from nnunet_softseg.evaluation.comparison.paired_statistics import (
     corrected,
     rank_biserial,
     signed_rank_test,
-    smallest_p,
 )
-from nnunet_softseg.evaluation.comparison.scores import SCORES, SIGNIFICANT
+from nnunet_softseg.evaluation.comparison.scores import PER_SUBJECT, SCORES
+from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, too_few_subjects
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
+from nnunet_softseg.evaluation.tables import describe, in_order
 
 _STD = {f"std_{area}": area for area in AREAS}
-_PER_CASE = [name for name, score in SCORES.items() if not score.per_subject]
+_PER_CASE = [name for name in SCORES if name not in PER_SUBJECT]
+STATISTICS_COLUMNS = {
+    "label": "value of the label",
+    "measure": "what is compared",
+    "method_a": "first method",
+    "method_b": "second method",
+    "num_subjects": "that have a value in both",
+    "num_cases": "images of these",
+    "mean_difference": "a - b, mean over subjects of subject means",
+    "median_difference": "its median over subjects",
+    "ci_low": "95 % bootstrap interval over subjects",
+    "ci_high": "its upper end",
+    "interval_of": "mean, or median where a value is infinite",
+    "wilcoxon_w": "smaller sum of signed ranks, subject means",
+    "p_subjects": "two-sided Wilcoxon signed-rank test of subject means; decides",
+    "p_subjects_corrected": "over num_tests",
+    "p_cases": "the same with images as units, paired by subject, session and contrast; images of one "
+    "subject are not independent, so this is too small",
+    "p_cases_corrected": "over num_tests",
+    "num_tests": "pairs of methods tested with this measure",
+    "correction": "holm or bonferroni",
+    "rank_biserial": "effect size, -1 to 1, above 0 if a is larger",
+    "cohens_dz": "effect size, mean / sd of the differences",
+    "better": "method with the better value, empty if equal",
+    "holds": "p_subjects_corrected < 0.05 and the interval excludes 0",
+    "note": "what limits the test",
+}
+"""The columns of statistics.csv."""
+SCORE_COLUMNS = {
+    "label": "value of the label",
+    "measure": "key of SCORES",
+    "method": "name",
+    "num_subjects": "with a value",
+    "num_cases": "with a value",
+    "mean": "of subject means",
+    "sd": "of subject means, ddof 1",
+    "median": "of subject means",
+    "ci_low": "95 % bootstrap interval of the mean over subjects, NaN if too few",
+    "ci_high": "its upper end",
+    "rank": "1 is best; ties share the smaller",
+}
 
 
 # Cases -> subjects
@@ -38,7 +79,7 @@ def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     Returns:
         method, subject, label, num_cases, the mean over the subject's cases of every measure, csa_mm2,
         csa_hard_mm2, and the STD of both over contrasts: NaN unless the subject has every contrast in every
-            method.
+        method.
     """
     everything = with_reference(cases)
     groups = everything.groupby(["method", "subject", "label"], sort=True)
@@ -47,12 +88,8 @@ def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     table = means.assign(num_cases=groups.size()).reset_index()
     deviations, warnings = _std_over_contrasts(everything)
     table = table.merge(deviations, on=["method", "subject", "label"], how="left")
-    order = {name: place for place, name in enumerate([*dict.fromkeys(cases["method"]), REFERENCE])}
-    table = table.sort_values(
-        ["method", "label", "subject"],
-        key=lambda column: column.map(order) if column.name == "method" else column,
-        ignore_index=True,
-    )
+    order = [*dict.fromkeys(cases["method"]), REFERENCE]
+    table = in_order(table, ["method", "label", "subject"], method=order)
     return table[["method", "subject", "label", "num_cases", *_PER_CASE, *_STD, *AREAS]], warnings
 
 
@@ -92,8 +129,7 @@ def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         if rows["contrast"].nunique() > 1 and left_out:
             warnings.append(
                 f"STD of CSA: {left_out} of {subjects} subjects are left out, as they lack a contrast, or "
-                "an area in "
-                "some method"
+                "an area in some method"
             )
     result = pd.concat(tables)
     result.index = result.index.set_names(["method", "subject"])
@@ -126,19 +162,7 @@ def score_table(
                 ranked.append(_score(values, seed) | {"method": method})
                 ranked[-1]["num_cases"] = _num_cases(cases, method, label, measure)
         rows += [{"label": label, "measure": measure, **row} for row in _with_ranks(ranked, measure)]
-    columns = [
-        "label",
-        "measure",
-        "method",
-        "num_subjects",
-        "num_cases",
-        "mean",
-        "sd",
-        "median",
-        "ci_low",
-        "ci_high",
-    ]
-    return pd.DataFrame(rows, columns=[*columns, "rank"])
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 def _label_measures(subjects: pd.DataFrame) -> Iterator[tuple[int, str]]:
@@ -159,15 +183,8 @@ def _num_cases(cases: pd.DataFrame, method: str, label: int, measure: str) -> in
 
 def _score(values: Any, seed: int) -> dict[str, Any]:
     interval = bootstrap_interval(values, seed=seed)
-    finite = bool(np.isfinite(values).all())
-    return {
-        "num_subjects": values.size,
-        "mean": float(values.mean()),
-        "sd": float(values.std(ddof=1)) if finite and values.size > 1 else np.nan,
-        "median": float(np.median(values)),
-        "ci_low": interval.low,
-        "ci_high": interval.high,
-    }
+    ends = {"ci_low": interval.low, "ci_high": interval.high}
+    return {"num_subjects": values.size, **describe(values), **ends}
 
 
 def _with_ranks(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
@@ -191,64 +208,34 @@ def pair_table(
     """
     rows = []
     for label, measure in _label_measures(subjects):
-        pairs = [
-            _pair(cases, subjects, label, measure, first, second, seed)
-            for first, second in combinations(methods, 2)
-        ]
-        rows += _decided(pairs, measure, correction)
+        values = _paired_values(cases, subjects, label, measure)
+        pairs = [_pair(values, measure, both, seed) for both in combinations(methods, 2)]
+        for pair in pairs if measure in PER_SUBJECT else []:
+            pair |= {"num_cases": _num_cases(cases, pair["method_a"], label, measure), "p_cases": np.nan}
+        rows += [{"label": label, "measure": measure, **pair} for pair in _decided(pairs, correction)]
     return pd.DataFrame(rows, columns=list(STATISTICS_COLUMNS))
 
 
-STATISTICS_COLUMNS = {
-    "label": "value of the label",
-    "measure": "what is compared",
-    "method_a": "first method",
-    "method_b": "second method",
-    "num_subjects": "that have a value in both",
-    "num_cases": "images of these",
-    "mean_difference": "a - b, mean over subjects of subject means",
-    "median_difference": "its median over subjects",
-    "ci_low": "95 % bootstrap interval over subjects",
-    "ci_high": "its upper end",
-    "interval_of": "mean, or median where a value is infinite",
-    "wilcoxon_w": "smaller sum of signed ranks, subject means",
-    "p_subjects": "two-sided Wilcoxon signed-rank test of subject means; decides",
-    "p_subjects_corrected": "over num_tests",
-    "p_cases": "the same with images as units, paired by subject, session and contrast; images of one "
-    "subject are not "
-    "independent, so this is too small",
-    "p_cases_corrected": "over num_tests",
-    "num_tests": "pairs of methods tested with this measure",
-    "correction": "holm or bonferroni",
-    "rank_biserial": "effect size, -1 to 1, above 0 if a is larger",
-    "cohens_dz": "effect size, mean / sd of the differences",
-    "better": "method with the better value, empty if equal",
-    "holds": "p_subjects_corrected < 0.05 and the interval excludes 0",
-    "note": "what limits the test",
-}
-"""The columns of statistics.csv."""
+def _paired_values(cases: pd.DataFrame, subjects: pd.DataFrame, label: int, measure: str) -> pd.DataFrame:
+    """Return a column per method, a row per image; per subject where a single image has no value."""
+    per_subject = measure in PER_SUBJECT
+    table = subjects if per_subject else cases
+    key = ["subject"] if per_subject else ["subject", "session", "contrast", "case"]
+    return table[table["label"] == label].pivot(index=key, columns="method", values=measure).sort_index()
 
 
-def _pair(  # noqa: PLR0917
-    cases: pd.DataFrame, subjects: pd.DataFrame, label: int, measure: str, first: str, second: str, seed: int
-) -> dict[str, Any]:
-    per_case, per_subject = _differences(cases, subjects, label, measure, first, second)
-    num_cases = _num_cases(cases, first, label, measure) if SCORES[measure].per_subject else per_case.size
+def _pair(values: pd.DataFrame, measure: str, methods: tuple[str, str], seed: int) -> dict[str, Any]:
+    first, second = methods
+    per_case, per_subject = _differences(values[[first, second]].dropna())
     of: Statistic = "mean" if np.isfinite(per_subject).all() else "median"
     interval = bootstrap_interval(per_subject, statistic=of, seed=seed)
     test = signed_rank_test(per_subject)
-    with np.errstate(invalid="ignore"):
-        centre = {
-            "mean": float(np.mean(per_subject)) if per_subject.size else np.nan,
-            "median": float(np.median(per_subject)) if per_subject.size else np.nan,
-        }
+    centre = describe(per_subject)
     return {
-        "label": label,
-        "measure": measure,
         "method_a": first,
         "method_b": second,
         "num_subjects": per_subject.size,
-        "num_cases": num_cases,
+        "num_cases": per_case.size,
         "mean_difference": centre["mean"],
         "median_difference": centre["median"],
         "ci_low": interval.low,
@@ -256,28 +243,19 @@ def _pair(  # noqa: PLR0917
         "interval_of": of,
         "wilcoxon_w": test.w,
         "p_subjects": test.p,
-        "p_cases": np.nan if SCORES[measure].per_subject else signed_rank_test(per_case).p,
+        "p_cases": signed_rank_test(per_case).p,
         "rank_biserial": rank_biserial(per_subject),
         "cohens_dz": cohens_dz(per_subject),
         "better": _better(centre[of], measure, first, second),
     }
 
 
-def _differences(  # noqa: PLR0917
-    cases: pd.DataFrame, subjects: pd.DataFrame, label: int, measure: str, first: str, second: str
-) -> tuple[Any, Any]:
+def _differences(pairs: pd.DataFrame) -> tuple[Any, Any]:
     """Return a - b per case, and its mean per subject, in the order of subjects."""
-    per_subject = SCORES[measure].per_subject
-    table = subjects if per_subject else cases
-    # The explicit key of the pairs; a measure per subject has no session or contrast.
-    key = ["subject"] if per_subject else ["subject", "session", "contrast", "case"]
-    rows = table[(table["label"] == label) & table["method"].isin([first, second])]
-    wide = rows.pivot(index=key, columns="method", values=measure).sort_index()
-    pairs = wide[[first, second]].dropna()
+    first, second = (pairs.iloc[:, column] for column in (0, 1))
     with np.errstate(invalid="ignore"):
-        difference = pairs[first] - pairs[second]
         # Both infinite: both failed, no difference.
-        difference = difference.where(pairs[first] != pairs[second], 0.0)
+        difference = (first - second).where(first != second, 0.0)
         means = difference.groupby(level="subject").mean()
     # One failed here and the other there: inf - inf.
     return difference.to_numpy(), means.fillna(0.0).to_numpy(dtype=np.float64)
@@ -289,7 +267,7 @@ def _better(difference: float, measure: str, first: str, second: str) -> str:
     return first if (difference > 0) == SCORES[measure].higher_is_better else second
 
 
-def _decided(pairs: list[dict[str, Any]], measure: str, correction: Correction) -> list[dict[str, Any]]:
+def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[str, Any]]:
     """Return the pairs of one measure with corrected p values and what follows."""
     by_subjects = corrected([pair["p_subjects"] for pair in pairs], correction)
     by_cases = corrected([pair["p_cases"] for pair in pairs], correction)
@@ -302,7 +280,7 @@ def _decided(pairs: list[dict[str, Any]], measure: str, correction: Correction) 
             "num_tests": num_tests,
             "correction": correction,
             "holds": _holds(pair, float(p_subjects)),
-            "note": _note(pair["num_subjects"], num_tests),
+            "note": too_few_subjects(pair["num_subjects"], num_tests),
         }
         for pair, p_subjects, p_cases in zip(pairs, by_subjects, by_cases, strict=True)
     ]
@@ -314,81 +292,68 @@ def _holds(pair: dict[str, Any], p_corrected: float) -> bool:
     return bool(p_corrected < SIGNIFICANT and interval.excludes_zero() and same_side)
 
 
-def _note(num_subjects: int, num_tests: int) -> str:
-    if num_subjects < FEWEST_SUBJECTS:
-        return f"too few subjects: {num_subjects}, a test needs at least {FEWEST_SUBJECTS}"
-    if smallest_p(num_subjects, num_tests) >= SIGNIFICANT:
-        needed = next(n for n in range(FEWEST_SUBJECTS, 64) if smallest_p(n, num_tests) < SIGNIFICANT)
-        wanted = f"p < {SIGNIFICANT} in {num_tests} tests needs at least {needed}"
-        return f"too few subjects: {num_subjects}, {wanted}"
-    return ""
-
-
 # Winners
 
 
-def winner_table(scores: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per label and measure: the best method, the next one, and whether the difference holds."""
-    rows = [
-        {"label": label, "measure": measure, **_winner(ranked, statistics)}
-        for (label, measure), ranked in scores.groupby(["label", "measure"], sort=False)
-    ]
-    columns = ["winner", "runner_up", "difference", "ci_low", "ci_high", "p_corrected", "holds", "verdict"]
-    return pd.DataFrame(rows, columns=["label", "measure", *columns])
+def outcomes(scores: pd.DataFrame, statistics: pd.DataFrame) -> tuple[Outcome, ...]:
+    """Return the best method, the next one, and whether the difference holds, by label and measure."""
+    return tuple(
+        _outcome(ranked, statistics) for _, ranked in scores.groupby(["label", "measure"], sort=False)
+    )
 
 
-def _winner(ranked: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, Any]:
-    unknown = {
-        "difference": np.nan,
-        "ci_low": np.nan,
-        "ci_high": np.nan,
-        "p_corrected": np.nan,
-        "holds": False,
-    }
-    in_order = ranked.sort_values(["rank", "method"])
-    first = in_order["method"].iloc[0]
-    if len(in_order) == 1:
-        return unknown | {"winner": "", "runner_up": "", "verdict": "no other method to compare with"}
-    second = in_order["method"].iloc[1]
-    if in_order["rank"].iloc[1] == 1:
-        return unknown | {
-            "winner": "",
-            "runner_up": "",
-            "difference": 0.0,
-            "verdict": f"{first} and {second} are equal",
-        }
-    pair = statistics[
-        (statistics["label"] == ranked["label"].iloc[0])
-        & (statistics["measure"] == ranked["measure"].iloc[0])
-        & statistics["method_a"].isin([first, second])
-        & statistics["method_b"].isin([first, second])
-    ].iloc[0]
+def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame) -> Outcome:
+    label, measure = int(ranked["label"].iloc[0]), str(ranked["measure"].iloc[0])
+    best = tuple(ranked.loc[ranked["rank"] == 1, "method"])
+    if len(ranked) == 1:
+        return Outcome(label, measure, Verdict.ALONE, best)
+    if len(best) > 1:
+        return Outcome(label, measure, Verdict.EQUAL, best, difference=0.0)
+    first, second = ranked.sort_values(["rank", "method"])["method"].iloc[:2]
+    pairs = statistics[(statistics["label"] == label) & (statistics["measure"] == measure)]
+    both = [first, second]
+    pair = pairs[pairs["method_a"].isin(both) & pairs["method_b"].isin(both)].iloc[0]
     sign = 1 if pair["method_a"] == first else -1
-    ends = sorted((sign * pair["ci_low"], sign * pair["ci_high"]))
-    holds = bool(pair["holds"] and pair["better"] == first)
-    return {
-        "winner": first,
-        "runner_up": second,
-        "difference": sign * pair[f"{pair['interval_of']}_difference"],
-        "ci_low": ends[0],
-        "ci_high": ends[1],
-        "p_corrected": pair["p_subjects_corrected"],
-        "holds": holds,
-        "verdict": _verdict(pair, holds=holds, same=pair["better"] == first),
-    }
+    low, high = sorted((sign * pair["ci_low"], sign * pair["ci_high"]))
+    return Outcome(
+        label,
+        measure,
+        _verdict(pair, same=pair["better"] == first),
+        best,
+        winner=first,
+        runner_up=second,
+        difference=sign * pair[f"{pair['interval_of']}_difference"],
+        ci_low=low,
+        ci_high=high,
+        p_corrected=float(pair["p_subjects_corrected"]),
+        num_subjects=int(pair["num_subjects"]),
+        num_tests=int(pair["num_tests"]),
+        interval_of=pair["interval_of"],
+    )
 
 
-def _verdict(pair: Any, *, holds: bool, same: bool) -> str:
-    if holds:
-        return "holds"
+def _verdict(pair: Any, *, same: bool) -> Verdict:
+    """Return the verdict on the best method against the next.
+
+    Args:
+        pair: row of the statistics.
+        same: the method with the better rank is also better over the subjects that both have a value of.
+    """
+    if pair["holds"] and same:
+        return Verdict.HOLDS
     if pair["note"]:
-        return str(pair["note"])
+        return Verdict.TOO_FEW
     if not same:
-        return "does not hold: the cases that both have a value in say otherwise"
-    p = float(pair["p_subjects_corrected"])
-    if p < SIGNIFICANT:
-        return "does not hold: the interval includes 0"
-    return f"does not hold: p = {p:.2g}"
+        return Verdict.CONTRADICTED
+    significant = float(pair["p_subjects_corrected"]) < SIGNIFICANT
+    return Verdict.INCLUDES_ZERO if significant else Verdict.NOT_SIGNIFICANT
+
+
+def winner_table(found: Sequence[Outcome]) -> pd.DataFrame:
+    """Return a row per label and measure, the verdict in words."""
+    columns = ["label", "measure", "winner", "runner_up", "difference", "ci_low", "ci_high", "p_corrected"]
+    rows = [[*(getattr(each, name) for name in columns), each.holds, each.in_words()] for each in found]
+    return pd.DataFrame(rows, columns=[*columns, "holds", "verdict"])
 
 
 def wide_leaderboard(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -400,10 +365,4 @@ def wide_leaderboard(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFra
     wide = wide.reindex(columns=pd.MultiIndex.from_product([shown, numbers]))
     wide.columns = pd.Index([f"{measure}_{number}" for measure, number in wide.columns])
     people = scores.groupby(["label", "method"])[["num_subjects", "num_cases"]].max()
-    table = people.join(wide).reset_index()
-    order = {method: place for place, method in enumerate(methods)}
-    return table.sort_values(
-        ["label", "method"],
-        key=lambda column: column.map(order) if column.name == "method" else column,
-        ignore_index=True,
-    )
+    return in_order(people.join(wide).reset_index(), ["label", "method"], method=methods)

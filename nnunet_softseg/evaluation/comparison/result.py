@@ -1,4 +1,4 @@
-"""What a comparison found: tables and words, all that a report needs."""
+"""Methods compared: all tables, how they are made from an evaluation, and written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,28 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_softseg.evaluation.comparison.contrast_effects import (
+    ANOVA_COLUMNS,
+    agreement_table,
+    anova_table,
+    contrast_agreement_table,
+)
+from nnunet_softseg.evaluation.comparison.leaderboard import (
+    STATISTICS_COLUMNS,
+    outcomes,
+    pair_table,
+    score_table,
+    subject_table,
+    wide_leaderboard,
+    winner_table,
+)
+from nnunet_softseg.evaluation.comparison.paired_statistics import FEWEST_SUBJECTS, RESAMPLES, SIGNIFICANT
+from nnunet_softseg.evaluation.comparison.verdict import Outcome
+from nnunet_softseg.evaluation.evaluate import write_evaluation
+from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.measuring import REFERENCE
+from nnunet_softseg.evaluation.tables import records, write_csv
+from nnunet_softseg.io.atomic import write_json
 
 
 @dataclass(frozen=True)
@@ -16,47 +37,36 @@ class Comparison:
 
     Every table is tidy and has a plain RangeIndex. Rows are sorted: methods in the order of `methods`, then
     label, case (or subject, contrast). Units stand in the names of columns; "hard" is of maps > 0.5. A
-    `measure` is a key of `scores.SCORES`, which says of each title, unit and direction.
+    `measure` is a key of `scores.SCORES`.
 
     Attributes:
         methods: names in the order given; any text, also `<script>`.
         labels: value -> name of each label compared, `{1: "cord"}`.
         reference: the folder (or file) of the references.
-        cases: a row per method, case and label; columns are those of `evaluation.columns.CASE_COLUMNS`.
-            Paths (prediction, reference, image, levels) are text, "" if there is none; so are session and
-            contrast. asd_mm and hd95_mm of an empty prediction are inf; NaN says that there is no value.
-        slices: a row per method (and `REFERENCE`), case, label and slice of the reference's extent; columns
-            are those of `evaluation.columns.SLICE_COLUMNS`. level is Int64 with NA, in_region is bool.
-        subjects: the unit of the statistics: a row per method (and `REFERENCE`), subject and label.
-            Columns: method, subject, label, num_cases, the mean over the subject's cases of every measure
-            of single cases, std_csa_mm2 and std_csa_hard_mm2 (STD, ddof 1, over contrasts; NaN unless the
-            subject has all contrasts in all methods), csa_mm2, csa_hard_mm2. The reference has areas and
+        cases: a row per method, case and label; columns: `columns.CASE_COLUMNS`. Paths (prediction,
+            reference, image, levels) are text, "" if there is none; so are session and contrast. asd_mm and
+            hd95_mm of an empty prediction are inf; NaN: no value.
+        slices: a row per method (and `REFERENCE`), case, label and slice of the reference's extent; columns:
+            `columns.SLICE_COLUMNS`. level is Int64 with NA, in_region is bool.
+        subjects: the unit of the statistics, see `leaderboard.subject_table`; the reference has areas and
             their STD only.
-        scores: the leaderboard in long form, a row per label, measure and method. Columns: label, measure,
-            method, num_subjects, num_cases, mean, sd (ddof 1) and median of subject means, ci_low, ci_high
-            (95 %, bootstrap over subjects, of the mean; NaN if too few), rank (1 is best; ties share the
-            smaller).
-        winners: a row per label and measure. Columns: label, measure, winner ("" for a tie), runner_up,
-            difference (winner - runner-up, mean of subject means, or median: see statistics), ci_low,
-            ci_high, p_corrected, holds (bool), verdict (in words).
-        statistics: a row per label, measure and pair of methods, in the order of `methods`; columns are
-            those of `leaderboard.STATISTICS_COLUMNS`.
-        anova: does area depend on contrast, within one method; a row per method (and `REFERENCE`), label
-            and measure (csa_mm2, csa_hard_mm2). Columns: method, label, measure, num_subjects,
-            num_contrasts, f, df_contrasts, df_error, p, epsilon (Greenhouse-Geisser), p_corrected,
-            partial_eta_squared, note.
+        scores: the leaderboard in long form, a row per label, measure and method; columns:
+            `leaderboard.SCORE_COLUMNS`.
+        outcomes: the best method by each label and measure, and whether it holds.
+        statistics: a row per label, measure and pair of methods, in the order of `methods`; columns:
+            `leaderboard.STATISTICS_COLUMNS`.
+        anova: a row per method (and `REFERENCE`), label and measure (csa_mm2, csa_hard_mm2); columns:
+            `contrast_effects.ANOVA_COLUMNS`.
         agreement: Bland-Altman of prediction against reference; a row per method, label, measure (csa_mm2,
-            csa_hard_mm2) and contrast, and one with contrast "" for all together. Columns: method, label,
-            measure, contrast, num_subjects, num_cases, bias, sd, loa_low, loa_high, bias_ci_low,
-            bias_ci_high, loa_low_ci_low, loa_low_ci_high, loa_high_ci_low, loa_high_ci_high, note.
+            csa_hard_mm2) and contrast, and one with contrast "" for all together; columns:
+            `contrast_effects.AGREEMENT_COLUMNS`.
         contrast_agreement: areas of one contrast against another of the same subject; a row per method (and
-            `REFERENCE`), label, measure (csa_mm2, csa_hard_mm2) and pair of contrasts. Columns: method,
-            label, measure, contrast_x, contrast_y, num_subjects, bias (y - x), loa_low, loa_high, slope,
-            intercept (of the least-squares line), r (Pearson).
-        reliability: sums over all cases; a row per method, label and bin; columns are those of
-            `evaluation.columns.RELIABILITY_COLUMNS`.
-        missing: a row per case and method that lacks it. Columns: case, method, reason. Such cases are in
-            no other table.
+            `REFERENCE`), label, measure (csa_mm2, csa_hard_mm2) and pair of contrasts; columns:
+            `contrast_effects.PAIR_COLUMNS`.
+        reliability: sums over all cases; a row per method, label and bin; columns:
+            `columns.RELIABILITY_COLUMNS`.
+        missing: a row per case and method that lacks it: case, method, reason. Such cases are in no other
+            table.
         method_notes: method -> one line on which files were used.
         warnings: in words, the gravest first.
         made_by: version, command and every parameter, as JSON can hold them.
@@ -69,7 +79,7 @@ class Comparison:
     slices: pd.DataFrame
     subjects: pd.DataFrame
     scores: pd.DataFrame
-    winners: pd.DataFrame
+    outcomes: tuple[Outcome, ...]
     statistics: pd.DataFrame
     anova: pd.DataFrame
     agreement: pd.DataFrame
@@ -79,6 +89,20 @@ class Comparison:
     method_notes: Mapping[str, str]
     warnings: tuple[str, ...]
     made_by: Mapping[str, Any]
+
+    @property
+    def winners(self) -> pd.DataFrame:
+        """A row per label and measure: label, measure, winner, runner_up, difference, ci_low, ci_high.
+
+        And p_corrected, holds, verdict (in words); see `verdict.Outcome`.
+        """
+        return winner_table(self.outcomes)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What the user asked for."""
+        asked: Mapping[str, Any] = self.made_by.get("parameters", {})
+        return asked
 
     def areas(self, method: str, *, label: int, measure: str = "csa_mm2") -> pd.DataFrame:
         """Return the areas of one method, a row per (subject, session), a column per contrast; NaN if none.
@@ -99,6 +123,7 @@ class Comparison:
     def as_text(self) -> str:
         """Return what a terminal shows: files, mean and sd over subjects, whether differences hold."""
         lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
+        winners = self.winners
         for label, name in self.labels.items():
             scores = self.scores[self.scores["label"] == label]
             rows = {
@@ -106,7 +131,95 @@ class Comparison:
                 for measure, table in scores.groupby("measure", sort=False)
             }
             table = pd.DataFrame.from_dict(rows, orient="index", columns=list(self.methods)).fillna("")
-            decided = self.winners[self.winners["label"] == label].set_index("measure")
+            decided = winners[winners["label"] == label].set_index("measure")
             table = table.assign(best=decided["winner"], difference=decided["verdict"])
             lines += ["", f"{name}: mean and standard deviation over subjects", table.to_string()]
         return "\n".join(lines)
+
+
+def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any]) -> Comparison:
+    """Return the statistics of methods that have been measured.
+
+    Args:
+        evaluation: of all methods.
+        reference: folder.
+        origin: of `tables.made_by`, with `correction` and `seed` among its parameters.
+    """
+    cases, methods = evaluation.cases, evaluation.methods
+    correction, seed = origin["parameters"]["correction"], origin["parameters"]["seed"]
+    subjects, warnings = subject_table(cases)
+    scores = score_table(cases, subjects, methods, seed)
+    statistics = pair_table(cases, subjects, methods, correction, seed)
+    people = cases["subject"].nunique()
+    if people < FEWEST_SUBJECTS:
+        warnings.append(
+            f"too few subjects for statistics: {people}, a test needs at least {FEWEST_SUBJECTS}; tables "
+            "are complete"
+        )
+    return Comparison(
+        methods=methods,
+        labels=evaluation.labels,
+        reference=reference,
+        cases=cases,
+        slices=evaluation.slices,
+        subjects=subjects,
+        scores=scores,
+        outcomes=outcomes(scores, statistics),
+        statistics=statistics,
+        anova=anova_table(cases, methods),
+        agreement=agreement_table(cases, seed),
+        contrast_agreement=contrast_agreement_table(cases, methods),
+        reliability=evaluation.reliability,
+        missing=evaluation.missing,
+        method_notes=evaluation.method_notes,
+        warnings=(*evaluation.warnings, *warnings),
+        made_by=origin,
+    )
+
+
+def write_comparison(comparison: Comparison, evaluation: Evaluation, output: Path) -> None:
+    """Write all tables.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    write_evaluation(evaluation, output, dict(comparison.made_by))
+    write_csv(output / "subjects.csv", comparison.subjects)
+    write_csv(output / "leaderboard.csv", wide_leaderboard(comparison.scores, comparison.methods))
+    write_csv(output / "winners.csv", comparison.winners)
+    write_csv(output / "statistics.csv", comparison.statistics)
+    write_json(output / "statistics.json", _statistics(comparison))
+    write_json(output / "summary.json", _summary(comparison))
+
+
+def _statistics(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "made_by": dict(comparison.made_by),
+        "how": {
+            "unit": "subject: means over a subject's cases",
+            "test": "two-sided Wilcoxon signed-rank test, paired; corrected over all pairs of methods "
+            "within a measure, not over measures",
+            "interval": f"95 %, bootstrap over subjects, BCa, {RESAMPLES} resamples",
+            "holds": f"corrected p < {SIGNIFICANT} and an interval without 0",
+        },
+        "columns": {"pairs": STATISTICS_COLUMNS, "anova": ANOVA_COLUMNS},
+        "pairs": records(comparison.statistics),
+        "anova": records(comparison.anova),
+        "agreement": records(comparison.agreement),
+        "contrast_agreement": records(comparison.contrast_agreement),
+    }
+
+
+def _summary(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "made_by": dict(comparison.made_by),
+        "num_cases": int(comparison.cases["case"].nunique()),
+        "num_subjects": int(comparison.cases["subject"].nunique()),
+        "contrasts": sorted(comparison.cases["contrast"].unique()),
+        "labels": {str(value): name for value, name in comparison.labels.items()},
+        "files": dict(comparison.method_notes),
+        "warnings": list(comparison.warnings),
+        "missing": records(comparison.missing),
+        "winners": records(comparison.winners),
+        "scores": records(comparison.scores),
+    }

@@ -1,54 +1,45 @@
-"""The measures by which methods are ranked: title, unit, direction."""
+"""The measures by which methods are ranked, in the order of the leaderboard."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from nnunet_softseg.evaluation.columns import CASE_COLUMNS
+from nnunet_softseg.metrics.measure_table import MEASURES, Measure
 
-@dataclass(frozen=True)
-class Score:
-    """A measure with a better and a worse end.
-
-    Attributes:
-        title: for tables and axes, without the unit.
-        unit: "" for a plain number.
-        higher_is_better: else lower is.
-        per_subject: it exists only for all contrasts of a subject together, not for a single case.
-    """
-
-    title: str
-    unit: str
-    higher_is_better: bool
-    per_subject: bool = False
+_MINUS = "\N{MINUS SIGN}"
+_AREA_ERROR = f"|CSA of the prediction {_MINUS} CSA of the reference|"
+_VOLUME_ERROR = f"|volume of the prediction {_MINUS} volume of the reference| in percent of the reference"
+_SPREAD = f"standard deviation (n {_MINUS} 1) of a subject's CSA over contrasts"
 
 
-# Signed errors have no better end: they are ranked by their absolute values, and shown as a bias in the
-# agreement.
-SCORES: Mapping[str, Score] = MappingProxyType(
+def _of_areas(stem: str, maps: str, suffix: str) -> dict[str, Measure]:
+    """Return the measures of the soft areas or of those above 0.5."""
+    error, spread = f"Absolute CSA error{suffix}", f"STD of CSA over contrasts{suffix}"
+    percent = f"{_AREA_ERROR} in percent of the reference, of both maps {maps}"
+    return {
+        f"abs_{stem}_error_mm2": Measure(f"{_AREA_ERROR}, of both maps {maps}", "mm2", 0.0, title=error),
+        f"abs_{stem}_error_percent": Measure(percent, "%", 0.0, title=error),
+        f"std_{stem}_mm2": Measure(f"{_SPREAD}, of the map {maps}", "mm2", 0.0, title=spread),
+    }
+
+
+_OVERLAP = ("dice", "soft_dice", "mae", "rmse", "boundary_mae", "boundary_rmse", "brier", "ece")
+_SURFACE = ("asd_mm", "hd95_mm", "surface_dice")
+_VOLUME = "Absolute relative volume error"
+# Signed errors have no better end: ranked are their absolute values, and the agreement shows the bias.
+SCORES: Mapping[str, Measure] = MappingProxyType(
     {
-        "abs_csa_error_mm2": Score("Absolute CSA error", "mm2", False),
-        "abs_csa_error_percent": Score("Absolute CSA error", "%", False),
-        "std_csa_mm2": Score("STD of CSA over contrasts", "mm2", False, per_subject=True),
-        "abs_csa_hard_error_mm2": Score("Absolute CSA error, binarised", "mm2", False),
-        "abs_csa_hard_error_percent": Score("Absolute CSA error, binarised", "%", False),
-        "std_csa_hard_mm2": Score("STD of CSA over contrasts, binarised", "mm2", False, per_subject=True),
-        "dice": Score("Dice", "", True),
-        "soft_dice": Score("Soft Dice", "", True),
-        "mae": Score("MAE", "", False),
-        "rmse": Score("RMSE", "", False),
-        "boundary_mae": Score("Boundary MAE", "", False),
-        "boundary_rmse": Score("Boundary RMSE", "", False),
-        "brier": Score("Brier score", "", False),
-        "ece": Score("Expected calibration error", "", False),
-        "abs_rve_percent": Score("Absolute relative volume error", "%", False),
-        "abs_hard_rve_percent": Score("Absolute relative volume error, binarised", "%", False),
-        "asd_mm": Score("ASD", "mm", False),
-        "hd95_mm": Score("HD95", "mm", False),
-        "surface_dice": Score("Surface Dice", "", True),
-        "seconds": Score("Inference time", "s", False),
+        **_of_areas("csa", "as given", ""),
+        **_of_areas("csa_hard", "> 0.5", ", binarised"),
+        **{name: MEASURES[name] for name in _OVERLAP},
+        "abs_rve_percent": Measure(_VOLUME_ERROR, "%", 0.0, title=_VOLUME),
+        "abs_hard_rve_percent": Measure(
+            f"{_VOLUME_ERROR}, of maps > 0.5", "%", 0.0, title=f"{_VOLUME}, binarised"
+        ),
+        **{name: MEASURES[name] for name in _SURFACE},
+        "seconds": Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
     }
 )
-"""In the order of the leaderboard: the paper's two questions first."""
-
-SIGNIFICANT = 0.05
-"""A corrected p below this, with an interval that excludes 0, lets a difference hold."""
+"""The paper's two questions first: the area, and its dependence on the contrast."""
+PER_SUBJECT = tuple(name for name in SCORES if name.startswith("std_"))
+"""Measures of all contrasts of a subject together: a single case has none."""

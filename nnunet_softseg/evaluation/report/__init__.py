@@ -1,10 +1,5 @@
-"""A comparison as one page that people want to read, with its figures as files.
+"""A comparison as one HTML file, with its figures as files.
 
-The way of the data: wording (numbers as text) -> verdict (who wins, and does it hold, in words) -> tables;
-appearance (colours, names) -> area, agreement and reliability figures -> gallery (all of them, as files and
-in the page); worst cases (pictures) -> writing (the page).
+The way of the data: wording (numbers and verdicts as text) -> drawing (colours, groups of values) -> figures
+(all of them, as files and in the page) -> tables; slice picture -> worst cases; writing (the page).
 """
-
-from nnunet_softseg.evaluation.report.writing import write_report
-
-__all__ = ["write_report"]

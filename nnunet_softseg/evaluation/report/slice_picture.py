@@ -1,7 +1,7 @@
 """One axial slice of a case as small pictures: image, reference, predictions and their differences."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from PIL import Image
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.maps import LabelMap
+from nnunet_softseg.evaluation.report.wording import MINUS, shortened
 from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry.slice_frame import SliceFrame, slice_frame
@@ -49,12 +49,19 @@ class Section:
     differences: Mapping[str, Pixels]
     side_mm: float
 
+    def panels(self) -> Iterator[tuple[str, Pixels]]:
+        """Give caption and pixels of each picture."""
+        if self.image is not None:
+            yield "image", self.image
+        yield "reference", self.reference
+        for method, pixels in self.maps.items():
+            yield shortened(method), pixels
+            yield f"{shortened(method)} {MINUS} reference", self.differences[method]
+
     def strip(self) -> Pixels:
         """Return all pictures in a row."""
-        both = [each for name in self.maps for each in (self.maps[name], self.differences[name])]
-        pictures = [*([] if self.image is None else [self.image]), self.reference, *both]
         gap = np.full((SIDE_PIXELS, 6, 3), 255, np.uint8)
-        return np.hstack([part for each in pictures for part in (each, gap)][:-1])
+        return np.hstack([part for _, each in self.panels() for part in (each, gap)][:-1])
 
 
 def section_of(
@@ -175,8 +182,3 @@ def _image_plane(
     except (UserError, OSError, EOFError, ValueError, zlib.error) as error:
         return None, " ".join(str(error).split())
     return _plane(values, frame, 0), ""
-
-
-def save_strip(section: Section, path: Path) -> None:
-    """Write the pictures in a row as PNG."""
-    Image.fromarray(section.strip()).save(path, format="png")

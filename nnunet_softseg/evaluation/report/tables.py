@@ -1,39 +1,44 @@
-"""The tables of the report: what a cell says, and by what it is sorted."""
+"""The tables of the report: the text of each cell, and the key by which its column is sorted."""
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS
-from nnunet_softseg.evaluation.comparison import SCORES, Comparison
-from nnunet_softseg.evaluation.comparison.scores import Score
-from nnunet_softseg.evaluation.report.agreement_figures import contrast_pair
-from nnunet_softseg.evaluation.report.area_figures import contrasts_of
-from nnunet_softseg.evaluation.report.verdict import Outcome, outcomes
+from nnunet_softseg.evaluation.comparison.result import Comparison
+from nnunet_softseg.evaluation.comparison.scores import SCORES
+from nnunet_softseg.evaluation.comparison.verdict import Outcome
+from nnunet_softseg.evaluation.report.figures import contrast_pair, contrasts_of
 from nnunet_softseg.evaluation.report.wording import (
     MINUS,
+    against,
+    badge,
     interval,
     mean_and_sd,
     number,
     plain_p,
     shared_decimals,
+    uncertainty,
     unit_text,
 )
+from nnunet_softseg.evaluation.tables import describe, in_order
 from nnunet_softseg.io.html import NO_VALUE
 from nnunet_softseg.metrics.measure_table import MEASURES
 
 BY_CONTRAST = ("abs_csa_error_mm2", "dice", "asd_mm", "abs_rve_percent")
 """Measures with a table over contrasts in the page; the file has all."""
 MOST_CASES = 20
-_MEASURED_NAMES = {"csa_mm2": "CSA", "csa_hard_mm2": "CSA, map > 0.5"}
+_AREA_NAMES = {"csa_mm2": "CSA", "csa_hard_mm2": "CSA, map > 0.5"}
 _LONGEST_WORD = 24
 _NAMELESS = "not told by the names"
-_COMPUTED = "computed as always"
+
+Row = Mapping[Any, Any]
+Column = str | Callable[[Row], Any]
+"""A name of a column of the data, or a function of a row; the type of its value decides how a cell looks."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Cell:
     """A cell.
 
     Attributes:
-        text: what it says.
+        text: as it is read.
         key: by what its column is sorted; "" sorts last.
         look: class of the style.
     """
@@ -68,6 +73,35 @@ class Table:
     numeric: Sequence[bool]
 
 
+def _table(
+    name: str,
+    rows: pd.DataFrame | Iterable[Row],
+    columns: Mapping[str, Column] | Sequence[tuple[str, Column]],
+) -> Table:
+    """Return a table with a row for each row of the data.
+
+    Args:
+        name: anchor.
+        rows: the data.
+        columns: head -> its cells; as pairs if two heads may be alike.
+    """
+    records: Iterable[Row] = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
+    heads, contents = zip(*(columns.items() if isinstance(columns, Mapping) else columns), strict=True)
+    cells = [[_cell(row, content) for content in contents] for row in records]
+    numeric = [all("number" in each.look for each in column) for column in zip(*cells, strict=True)]
+    return Table(name, heads, cells, numeric or [False] * len(heads))
+
+
+def _cell(row: Row, column: Column) -> Cell:
+    """Return a cell as it is, a whole number in full, other numbers with three digits, all else as text."""
+    value = column(row) if callable(column) else row[column]
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, int | np.integer):
+        return _number(float(value), str(value))
+    return _number(value) if isinstance(value, float) else _text(value)
+
+
 def _text(text: Any, look: str = "") -> Cell:
     words = str(text).split() or [""]
     # Only names that would widen a table without end are broken.
@@ -77,84 +111,70 @@ def _text(text: Any, look: str = "") -> Cell:
 
 
 def _number(value: float, text: str | None = None, look: str = "") -> Cell:
-    return Cell(number(value) if text is None else text, _key(value), f"number {look}".rstrip())
+    # The page's script reads the key.
+    key = "" if math.isnan(value) else repr(float(value)).replace("inf", "Infinity")
+    return Cell(number(value) if text is None else text, key, f"number {look}".rstrip())
 
 
-def _count(count: int, text: str | None = None) -> Cell:
-    return _number(count, str(count) if text is None else text)
+def _p(name: str) -> Column:
+    return lambda row: _number(row[name], plain_p(row[name]))
 
 
-def _key(value: float) -> str:
-    """Return a number as the page's script reads it."""
-    if math.isnan(value):
-        return ""
-    return repr(float(value)).replace("inf", "Infinity")
+def _two_digits(name: str) -> Column:
+    return lambda row: _number(row[name], number(row[name], 2))
 
 
-def _table(name: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    cells = list(rows)
-    numeric = [
-        bool(cells) and all("number" in row[place].look for row in cells) for place in range(len(heads))
-    ]
-    return Table(name, heads, cells, numeric)
+def _ends(low: str, high: str) -> Column:
+    return lambda row: _number(row[low], interval(row[low], row[high]))
+
+
+def _area(row: Row) -> str:
+    return _AREA_NAMES[row["measure"]]
 
 
 def measure_name(measure: str) -> str:
     """Return title and unit: "STD of CSA over contrasts, mm²"."""
-    score = SCORES.get(measure)
-    if score is None:
-        return _MEASURED_NAMES.get(measure, measure)
+    score = SCORES[measure]
     return f"{score.title}, {unit_text(score.unit)}" if score.unit else score.title
-
-
-def direction(score: Score) -> str:
-    """Return an arrow to the better end."""
-    return "↑" if score.higher_is_better else "↓"
 
 
 # The leaderboard
 
 
-@dataclass(frozen=True)
-class LeaderboardRow:
-    """One measure.
-
-    Attributes:
-        name: title and unit.
-        arrow: to the better end.
-        cells: one per method.
-        outcome: who wins.
-    """
-
-    name: str
-    arrow: str
-    cells: Sequence[Cell]
-    outcome: Outcome
-
-
-def leaderboard(comparison: Comparison, label: int) -> list[LeaderboardRow]:
-    """Return a row per measure that has values."""
+def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
+    """Return a row per measure that has values: name, arrow to the better end, cells, and who wins."""
     scores = comparison.scores[comparison.scores["label"] == label]
     rows = []
-    for found in outcomes(comparison, label):
-        table = scores[scores["measure"] == found.measure].set_index("method")
-        decimals = shared_decimals(table["mean"])
-        cells = [
-            _score_cell(table, method, decimals, several=len(comparison.methods) > 1)
-            for method in comparison.methods
-        ]
-        rows.append(LeaderboardRow(measure_name(found.measure), direction(found.score), cells, found))
+    for found in comparison.outcomes:
+        if found.label == label:
+            table = scores[scores["measure"] == found.measure].set_index("method")
+            rows.append(_leaderboard_row(found, table, comparison.methods))
     return rows
 
 
-def _score_cell(table: pd.DataFrame, method: str, decimals: int, *, several: bool) -> Cell:
+def _leaderboard_row(found: Outcome, table: pd.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
+    decimals = shared_decimals(table["mean"])
+    best = found.best if len(methods) > 1 else ()
+    return {
+        "name": measure_name(found.measure),
+        "arrow": "↑" if SCORES[found.measure].higher_is_better else "↓",
+        "cells": [_mean_cell(table, method, decimals, best) for method in methods],
+        "outcome": found,
+        "badge": badge(found),
+        "against": against(found),
+        "uncertainty": uncertainty(found),
+    }
+
+
+def _mean_cell(table: pd.DataFrame, method: str, decimals: int, best: Sequence[str]) -> Cell:
+    """Return mean and SD of a method; where the mean is infinite, its median too, if the table has ranks."""
     if method not in table.index:
         return _number(math.nan)
     row = table.loc[method]
     text = mean_and_sd(row["mean"], row["sd"], decimals)
-    if math.isinf(row["mean"]):
+    if math.isinf(row["mean"]) and "rank" in row:
         text = f"{text} (median {number(row['median'])})"
-    return _number(row["mean"], text, "best" if several and row["rank"] == 1 else "")
+    return _number(row["mean"], text, "best" if method in best else "")
 
 
 # Per contrast
@@ -169,31 +189,14 @@ def by_contrast(comparison: Comparison) -> pd.DataFrame:
     rows = []
     measures = [name for name in SCORES if name in comparison.cases and comparison.cases[name].notna().any()]
     keys = ["label", "contrast", "method"]
-    for (label, contrast, method), cases in comparison.cases.groupby(keys, sort=False):
+    for who, cases in comparison.cases.groupby(keys, sort=False):
         for measure in measures:
             values = cases[measure].dropna().to_numpy(float)
-            finite = values.size > 1 and bool(np.isfinite(values).all())
-            rows.append(
-                {
-                    "label": label,
-                    "measure": measure,
-                    "contrast": contrast,
-                    "method": method,
-                    "num_cases": values.size,
-                    "mean": values.mean() if values.size else math.nan,
-                    "sd": values.std(ddof=1) if finite else math.nan,
-                    "median": np.median(values) if values.size else math.nan,
-                }
-            )
+            row = {"measure": measure, "num_cases": values.size, **describe(values)}
+            rows.append(dict(zip(keys, who, strict=True)) | row)
     columns = ["label", "measure", "contrast", "method", "num_cases", "mean", "sd", "median"]
     table = pd.DataFrame(rows, columns=columns)
-    # A method may be called like a measure.
-    places = {"measure": list(SCORES), "method": list(comparison.methods)}
-    return table.sort_values(
-        columns[:4],
-        key=lambda column: column.map(places[column.name].index) if column.name in places else column,
-        ignore_index=True,
-    )
+    return in_order(table, columns[:4], measure=list(SCORES), method=comparison.methods)
 
 
 def contrast_tables(comparison: Comparison, label: int, table: pd.DataFrame) -> list[tuple[str, Table]]:
@@ -204,309 +207,206 @@ def contrast_tables(comparison: Comparison, label: int, table: pd.DataFrame) -> 
         label: value.
         table: of `by_contrast`.
     """
-    table = table[table["label"] == label]
     shown = []
     for measure in BY_CONTRAST:
-        rows = table[(table["measure"] == measure) & (table["num_cases"] > 0)]
+        rows = table[(table["label"] == label) & (table["measure"] == measure) & (table["num_cases"] > 0)]
         if len(contrasts_of(rows)) > 1:
-            name = f"contrasts-{measure}-{label}"
-            shown.append((measure_name(measure), _one_measure(name, rows, measure, comparison.methods)))
+            lines = [_contrast_row(rows, measure, comparison.methods) for _, rows in rows.groupby("contrast")]
+            columns: list[tuple[str, Column]] = [("contrast", "contrast"), ("images", "images")]
+            columns += [(name, _of_method(name)) for name in comparison.methods]
+            shown.append((measure_name(measure), _table(f"contrasts-{measure}-{label}", lines, columns)))
     return shown
 
 
-def _one_measure(name: str, rows: pd.DataFrame, measure: str, methods: Sequence[str]) -> Table:
-    lines = []
-    for contrast, line in rows.groupby("contrast"):
-        found = line.set_index("method")
-        best = found["mean"].max() if SCORES[measure].higher_is_better else found["mean"].min()
-        decimals = shared_decimals(found["mean"])
-        cells = [_text(contrast or _NAMELESS), _count(int(found["num_cases"].max()))]
-        for method in methods:
-            if method not in found.index:
-                cells.append(_number(math.nan))
-                continue
-            mean, sd = found.loc[method, "mean"], found.loc[method, "sd"]
-            cells.append(
-                _number(
-                    mean, mean_and_sd(mean, sd, decimals), "best" if mean == best and len(methods) > 1 else ""
-                )
-            )
-        lines.append(cells)
-    return _table(name, ["contrast", "images", *methods], lines)
+def _of_method(name: str) -> Column:
+    return lambda row: row["of"][name]
 
 
-# Statistics
+def _contrast_row(rows: pd.DataFrame, measure: str, methods: Sequence[str]) -> dict[str, Any]:
+    table = rows.set_index("method")
+    means = table["mean"]
+    nearest = means.max() if SCORES[measure].higher_is_better else means.min()
+    best = list(means.index[means == nearest]) if len(methods) > 1 else []
+    decimals = shared_decimals(means)
+    return {
+        "contrast": rows["contrast"].iloc[0] or _NAMELESS,
+        "images": int(rows["num_cases"].max()),
+        "of": {method: _mean_cell(table, method, decimals, best) for method in methods},
+    }
 
 
-def statistics_table(comparison: Comparison, label: int) -> Table:
-    """Return all pairs of methods by all measures."""
-    heads = [
-        "measure",
-        "a",
-        "b",
-        "subjects",
-        f"a {MINUS} b",
-        "95 % CI",
-        "W",
-        "p",
-        "p corrected",
-        "p over images",
-        "rank-biserial",
-        "Cohen's dz",
-        "better",
-        "holds",
-        "note",
-    ]
-    rows = comparison.statistics[comparison.statistics["label"] == label]
-    return _table(f"statistics-{label}", heads, [_pair_cells(row) for row in rows.to_dict("records")])
+# Tables of one label
 
 
-def _pair_cells(row: Mapping[Any, Any]) -> list[Cell]:
+def _difference(row: Row) -> Cell:
     difference = row[f"{row['interval_of']}_difference"]
-    median = " (median)" if row["interval_of"] == "median" else ""
-    return [
-        _text(measure_name(row["measure"])),
-        _text(row["method_a"]),
-        _text(row["method_b"]),
-        _count(row["num_subjects"]),
-        _number(difference, number(difference, 2) + median),
-        _number(row["ci_low"], interval(row["ci_low"], row["ci_high"])),
-        _number(row["wilcoxon_w"]),
-        _number(row["p_subjects"], plain_p(row["p_subjects"])),
-        _number(row["p_subjects_corrected"], plain_p(row["p_subjects_corrected"])),
-        _number(row["p_cases"], plain_p(row["p_cases"])),
-        _number(row["rank_biserial"], number(row["rank_biserial"], 2)),
-        _number(row["cohens_dz"], number(row["cohens_dz"], 2)),
-        _text(row["better"] or "equal"),
-        _text("yes" if row["holds"] else "no", "good" if row["holds"] else ""),
-        _text(row["note"]),
-    ]
+    return _number(difference, number(difference, 2) + " (median)" * (row["interval_of"] == "median"))
 
 
-def anova_table(comparison: Comparison, label: int) -> Table:
-    """Return whether area depends on contrast, per method."""
-    heads = [
-        "method",
-        "area",
-        "subjects",
-        "contrasts",
-        "F",
-        "df",
-        "ε",
-        "p",
-        "p corrected",
-        "partial η²",
-        "note",
-    ]
-    rows = comparison.anova[comparison.anova["label"] == label]
-    return _table(f"anova-{label}", heads, [_anova_cells(row) for row in rows.to_dict("records")])
-
-
-def _anova_cells(row: Mapping[Any, Any]) -> list[Cell]:
+def _degrees_of_freedom(row: Row) -> Cell:
     known = math.isfinite(row["df_contrasts"]) and math.isfinite(row["df_error"])
-    df = f"{row['df_contrasts']:g}, {row['df_error']:g}" if known else NO_VALUE
-    return [
-        _text(row["method"]),
-        _text(_MEASURED_NAMES[row["measure"]]),
-        _count(row["num_subjects"]),
-        _count(row["num_contrasts"]),
-        _number(row["f"]),
-        _number(row["df_contrasts"], df),
-        _number(row["epsilon"], number(row["epsilon"], 2)),
-        _number(row["p"], plain_p(row["p"])),
-        _number(row["p_corrected"], plain_p(row["p_corrected"])),
-        _number(row["partial_eta_squared"], number(row["partial_eta_squared"], 2)),
-        _text(row["note"]),
-    ]
+    text = f"{row['df_contrasts']:g}, {row['df_error']:g}" if known else NO_VALUE
+    return _number(row["df_contrasts"], text)
 
 
-def agreement_table(comparison: Comparison, label: int) -> Table:
-    """Return bias and limits of agreement per method and contrast."""
-    heads = [
-        "method",
-        "area",
-        "contrast",
-        "images",
-        "bias, mm²",
-        "95 % CI",
-        "SD, mm²",
-        "limits of agreement, mm²",
-        "note",
-    ]
-    rows = comparison.agreement[comparison.agreement["label"] == label]
-    return _table(f"agreement-{label}", heads, [_agreement_cells(row) for row in rows.to_dict("records")])
+_STATISTICS: dict[str, Column] = {
+    "measure": lambda row: measure_name(row["measure"]),
+    "a": "method_a",
+    "b": "method_b",
+    "subjects": "num_subjects",
+    f"a {MINUS} b": _difference,
+    "95 % CI": _ends("ci_low", "ci_high"),
+    "W": "wilcoxon_w",
+    "p": _p("p_subjects"),
+    "p corrected": _p("p_subjects_corrected"),
+    "p over images": _p("p_cases"),
+    "rank-biserial": _two_digits("rank_biserial"),
+    "Cohen's dz": _two_digits("cohens_dz"),
+    "better": lambda row: row["better"] or "equal",
+    "holds": lambda row: _text("yes", "good") if row["holds"] else "no",
+    "note": "note",
+}
+_ANOVA: dict[str, Column] = {
+    "method": "method",
+    "area": _area,
+    "subjects": "num_subjects",
+    "contrasts": "num_contrasts",
+    "F": "f",
+    "df": _degrees_of_freedom,
+    "ε": _two_digits("epsilon"),
+    "p": _p("p"),
+    "p corrected": _p("p_corrected"),
+    "partial η²": _two_digits("partial_eta_squared"),
+    "note": "note",
+}
+_AGREEMENT: dict[str, Column] = {
+    "method": "method",
+    "area": _area,
+    "contrast": lambda row: row["contrast"] or "all",
+    "images": "num_cases",
+    "bias, mm²": "bias",
+    "95 % CI": _ends("bias_ci_low", "bias_ci_high"),
+    "SD, mm²": "sd",
+    "limits of agreement, mm²": _ends("loa_low", "loa_high"),
+    "note": "note",
+}
+_ERRORS: dict[str, Column] = {
+    "case": "case",
+    "method": "method",
+    "contrast": "contrast",
+    "CSA, mm²": "csa_mm2",
+    "reference, mm²": "reference_csa_mm2",
+    "error, mm²": "csa_error_mm2",
+    "error, %": _two_digits("csa_error_percent"),
+    "Dice": "dice",
+    "HD95, mm": "hd95_mm",
+    "empty slices": lambda row: _number(
+        row["csa_missed_slices"], f"{row['csa_missed_slices']} of {row['csa_slices']}"
+    ),
+    "area over": "csa_region",
+}
 
 
-def _agreement_cells(row: Mapping[Any, Any]) -> list[Cell]:
-    return [
-        _text(row["method"]),
-        _text(_MEASURED_NAMES[row["measure"]]),
-        _text(row["contrast"] or "all"),
-        _count(row["num_cases"]),
-        _number(row["bias"]),
-        _number(row["bias_ci_low"], interval(row["bias_ci_low"], row["bias_ci_high"])),
-        _number(row["sd"]),
-        _number(row["loa_low"], interval(row["loa_low"], row["loa_high"])),
-        _text(row["note"]),
-    ]
+def label_tables(comparison: Comparison, label: int) -> dict[str, Table]:
+    """Return the tables of a label: statistics, anova, agreement, errors, and contrast_agreement if any.
 
-
-def contrast_agreement_table(comparison: Comparison, label: int) -> Table | None:
-    """Return how the areas of the two contrasts in the figure agree, per method and area."""
-    pair = contrast_pair(comparison, label)
-    if pair is None:
-        return None
-    rows = comparison.contrast_agreement
-    chosen = (rows["label"] == label) & (rows["contrast_x"] == pair[0]) & (rows["contrast_y"] == pair[1])
-    heads = [
-        "method",
-        "area",
-        "subjects",
-        f"{pair[1]} {MINUS} {pair[0]}, mm²",
-        "limits of agreement, mm²",
-        "slope",
-        "intercept, mm²",
-        "r",
-    ]
-    lines = [
-        [
-            _text(row["method"]),
-            _text(_MEASURED_NAMES[row["measure"]]),
-            _count(row["num_subjects"]),
-            _number(row["bias"]),
-            _number(row["loa_low"], interval(row["loa_low"], row["loa_high"])),
-            _number(row["slope"]),
-            _number(row["intercept"]),
-            _number(row["r"]),
-        ]
-        for row in rows[chosen].to_dict("records")
-    ]
-    return _table(f"contrast-agreement-{label}", heads, lines)
-
-
-# Cases
-
-
-def largest_errors(comparison: Comparison, label: int) -> Table:
-    """Return the cases with the largest absolute area errors, whatever the method."""
-    heads = [
-        "case",
-        "method",
-        "contrast",
-        "CSA, mm²",
-        "reference, mm²",
-        "error, mm²",
-        "error, %",
-        "Dice",
-        "HD95, mm",
-        "empty slices",
-        "area over",
-    ]
+    `errors` are the cases with the largest absolute area errors, whatever the method; `contrast_agreement`
+    is of the two contrasts in the figure.
+    """
     cases = comparison.cases[comparison.cases["label"] == label]
     worst = cases.sort_values(["abs_csa_error_mm2", "dice"], ascending=[False, True]).head(MOST_CASES)
-    lines = [
-        [
-            _text(row["case"]),
-            _text(row["method"]),
-            _text(row["contrast"]),
-            _number(row["csa_mm2"]),
-            _number(row["reference_csa_mm2"]),
-            _number(row["csa_error_mm2"]),
-            _number(row["csa_error_percent"], number(row["csa_error_percent"], 2)),
-            _number(row["dice"]),
-            _number(row["hd95_mm"]),
-            _count(row["csa_missed_slices"], f"{row['csa_missed_slices']} of {row['csa_slices']}"),
-            _text(row["csa_region"]),
-        ]
-        for row in worst.to_dict("records")
-    ]
-    return _table(f"errors-{label}", heads, lines)
-
-
-def contrast_counts(comparison: Comparison) -> Table:
-    """Return how many images and subjects each contrast has."""
-    images = comparison.cases.drop_duplicates("case")
-    lines = [
-        [_text(contrast or _NAMELESS), _count(len(rows)), _count(rows["subject"].nunique())]
-        for contrast, rows in images.groupby("contrast")
-    ]
-    return _table("contrasts", ["contrast", "images", "subjects"], lines)
-
-
-def missing_table(comparison: Comparison) -> Table:
-    """Return which cases some method lacks, and why."""
-    rows = comparison.missing.to_dict("records")
-    lines = [[_text(row["case"]), _text(row["method"]), _text(row["reason"])] for row in rows]
-    return _table("missing", ["case", "method", "reason"], lines)
-
-
-# What the words mean
-
-
-def glossary(comparison: Comparison) -> Table:
-    """Return what the measures of the leaderboard mean."""
-    lines = [
-        [
-            _text(score.title),
-            _text(unit_text(score.unit) or "1"),
-            _text("higher is better" if score.higher_is_better else "lower is better"),
-            _text(_meaning(name)),
-        ]
-        for name, score in SCORES.items()
-        if name in set(comparison.scores["measure"])
-    ]
-    return _table("glossary", ["measure", "unit", "direction", "meaning"], lines)
-
-
-def _meaning(name: str) -> str:
-    if name in MEASURES:
-        return MEASURES[name].meaning
-    area = "the map as given" if "hard" not in name else "the map > 0.5"
-    if name.startswith("std_csa"):
-        return f"standard deviation (n {MINUS} 1) of a subject's CSA over contrasts, of {area}"
-    if name.startswith("abs_csa"):
-        end = " in percent of the reference" if name.endswith("percent") else ""
-        of = "both maps as given" if "hard" not in name else "both maps > 0.5"
-        return f"|CSA of the prediction {MINUS} CSA of the reference|{end}, of {of}"
-    if name.startswith("abs_"):
-        of = "" if "hard" not in name else ", of maps > 0.5"
-        return f"|volume of the prediction {MINUS} volume of the reference| in percent of the reference{of}"
-    return CASE_COLUMNS[name]
-
-
-def empty_table() -> Table:
-    """Return the value of each measure where a map is empty."""
-    words = {
-        "soft": "no voxel above 0",
-        "hard": "no voxel above 0.5",
-        "object": "reference: none above 0; prediction: none above 0.5",
+    shown = {
+        "statistics": (comparison.statistics, _STATISTICS),
+        "anova": (comparison.anova, _ANOVA),
+        "agreement": (comparison.agreement, _AGREEMENT),
+        "errors": (worst, _ERRORS),
     }
-    lines = [
-        [
-            _text(name),
-            _text(words[measure.empty.empty_if]),
-            *(_empty_value(getattr(measure.empty, which)) for which in ("both", "prediction", "reference")),
-        ]
-        for name, measure in MEASURES.items()
-    ]
-    heads = ["column", "a map is empty if it has", "both empty", "prediction empty", "reference empty"]
-    return _table("empty", heads, lines)
+    pair = contrast_pair(comparison, label)
+    if pair is not None:
+        rows = comparison.contrast_agreement
+        rows = rows[(rows["contrast_x"] == pair[0]) & (rows["contrast_y"] == pair[1])]
+        shown["contrast_agreement"] = (rows, _pair_columns(*pair))
+    return {
+        name: _table(f"{name.replace('_', '-')}-{label}", rows[rows["label"] == label], columns)
+        for name, (rows, columns) in shown.items()
+    }
+
+
+def _pair_columns(first: str, second: str) -> dict[str, Column]:
+    return {
+        "method": "method",
+        "area": _area,
+        "subjects": "num_subjects",
+        f"{second} {MINUS} {first}, mm²": "bias",
+        "limits of agreement, mm²": _ends("loa_low", "loa_high"),
+        "slope": "slope",
+        "intercept, mm²": "intercept",
+        "r": "r",
+    }
+
+
+# Tables of the whole comparison
+
+
+def general_tables(comparison: Comparison) -> dict[str, Table]:
+    """Return images per contrast, missing cases, the meaning of the measures, their empty values, options."""
+    images = comparison.cases.drop_duplicates("case")
+    counts = images.groupby("contrast", as_index=False).agg(
+        images=("case", "size"), subjects=("subject", "nunique")
+    )
+    ranked = set(comparison.scores["measure"])
+    return {
+        "contrasts": _table(
+            "contrasts",
+            counts,
+            {
+                "contrast": lambda row: row["contrast"] or _NAMELESS,
+                "images": "images",
+                "subjects": "subjects",
+            },
+        ),
+        "missing": _table("missing", comparison.missing, {name: name for name in comparison.missing}),
+        "glossary": _table(
+            "glossary", [vars(measure) for name, measure in SCORES.items() if name in ranked], _GLOSSARY
+        ),
+        "empty": _table(
+            "empty", [{"column": name, **vars(measure.empty)} for name, measure in MEASURES.items()], _EMPTY
+        ),
+        "parameters": _table(
+            "parameters",
+            [{"name": name, "value": value} for name, value in comparison.parameters.items()],
+            {"parameter": "name", "value": lambda row: _option(row["value"])},
+        ),
+    }
+
+
+_GLOSSARY: dict[str, Column] = {
+    "measure": "title",
+    "unit": lambda row: unit_text(row["unit"]) or "1",
+    "direction": lambda row: "higher is better" if row["ideal"] else "lower is better",
+    "meaning": "meaning",
+}
+_EMPTY_IF = {
+    "soft": "no voxel above 0",
+    "hard": "no voxel above 0.5",
+    "object": "reference: none above 0; prediction: none above 0.5",
+}
+_EMPTY: dict[str, Column] = {
+    "column": "column",
+    "a map is empty if it has": lambda row: _EMPTY_IF[row["empty_if"]],
+    "both empty": lambda row: _empty_value(row["both"]),
+    "prediction empty": lambda row: _empty_value(row["prediction"]),
+    "reference empty": lambda row: _empty_value(row["reference"]),
+}
 
 
 def _empty_value(value: float | None) -> Cell:
     if value is None:
-        return _text(_COMPUTED, "muted")
+        return _text("computed as always", "muted")
     return _text("no value" if math.isnan(value) else number(value))
 
 
-def parameters_table(comparison: Comparison) -> Table:
-    """Return what made the report."""
-    parameters = comparison.made_by.get("parameters", {})
-    lines = [[_text(name), _text(_as_words(value))] for name, value in parameters.items()]
-    return _table("parameters", ["parameter", "value"], lines)
-
-
-def _as_words(value: Any) -> str:
+def _option(value: Any) -> str:
     if value is None or value in ({}, []):
         return NO_VALUE
     if isinstance(value, dict):

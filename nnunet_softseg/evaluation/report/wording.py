@@ -1,18 +1,38 @@
-"""Numbers as a person reads them: no more digits than mean something, units, infinity, p values."""
+"""Numbers and verdicts as a person reads them: digits, units, p values; who wins, and does it hold."""
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
+import pandas as pd
+from markupsafe import Markup
+
+from nnunet_softseg.evaluation.comparison.result import Comparison
+from nnunet_softseg.evaluation.comparison.scores import SCORES
+from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, subjects_lacking
 from nnunet_softseg.io.html import NO_VALUE, figures
+from nnunet_softseg.metrics.measure_table import Measure
 
 INFINITE = "∞"
 NO_BREAK = "\N{NO-BREAK SPACE}"
-MINUS = "−"  # noqa: RUF001
-SMALLEST_P = 0.001
+MINUS = "\N{MINUS SIGN}"
+HEADLINES = ("abs_csa_error_mm2", "std_csa_mm2", "dice")
+"""Measures that the first paragraph speaks of: the paper's questions."""
+_SMALLEST_P = 0.001
 _MOST_MORE_DECIMALS = 2
 _INTERVAL_DIGITS = 2
 _NEXT_TO_NOTHING = 1e-6
+_LONGEST_NAME = 22
 _UNITS = {"mm2": "mm²", "mm3": "mm³"}
+_BADGES = {
+    Verdict.HOLDS: "holds",
+    Verdict.EQUAL: "equal",
+    Verdict.ALONE: "",
+    Verdict.TOO_FEW: Verdict.TOO_FEW.value,
+}
+
+
+# Numbers and names
 
 
 def unit_text(unit: str) -> str:
@@ -41,10 +61,8 @@ def mean_and_sd(mean: float, sd: float, decimals: int) -> str:
     """Return both with so many decimals: 1.77 ± 0.48; the mean alone if there is no standard deviation."""
     if not math.isfinite(mean):
         return number(mean)
-    text = (
-        f"{mean:.{decimals}f} ±{NO_BREAK}{sd:.{decimals}f}" if math.isfinite(sd) else f"{mean:.{decimals}f}"
-    )
-    return text.replace("-", MINUS)
+    spread = f" ±{NO_BREAK}{sd:.{decimals}f}" if math.isfinite(sd) else ""
+    return f"{mean:.{decimals}f}{spread}".replace("-", MINUS)
 
 
 def shared_decimals(values: Iterable[float], digits: int = 3) -> int:
@@ -64,39 +82,165 @@ def interval(low: float, high: float, unit: str = "") -> str:
     """Return both ends of an interval to the same digits: 0.31 to 0.70 mm²; a dash if it has none."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NO_VALUE
-    sizes = sorted((abs(low), abs(high)))
-    if sizes[1] < _NEXT_TO_NOTHING:
+    smaller, larger = sorted((abs(low), abs(high)))
+    if larger < _NEXT_TO_NOTHING:
         return f"{number(low)} to {quantity(high, unit)}"
-    decimals = shared_decimals([sizes[1]], _INTERVAL_DIGITS)
-    if 0 < sizes[0] < 0.5 * 10.0**-decimals:  # an end just beside 0 must not be printed as 0
-        decimals = min(shared_decimals([sizes[0]], 1), decimals + _MOST_MORE_DECIMALS)
-    return f"{low:.{decimals}f} to {high:.{decimals}f}{NO_BREAK}{unit_text(unit)}".rstrip().replace(
-        "-", MINUS
-    )
+    decimals = shared_decimals([larger], _INTERVAL_DIGITS)
+    if 0 < smaller < 0.5 * 10.0**-decimals:  # an end just beside 0 must not be printed as 0
+        decimals = min(shared_decimals([smaller], 1), decimals + _MOST_MORE_DECIMALS)
+    text = f"{low:.{decimals}f} to {high:.{decimals}f}{NO_BREAK}{unit_text(unit)}"
+    return text.rstrip().replace("-", MINUS)
 
 
 def p_value(p: float) -> str:
     """Return "p = 0.031", "p < 0.001", or a dash."""
     if math.isnan(p):
         return NO_VALUE
-    sign = "" if p < SMALLEST_P else f"={NO_BREAK}"
+    sign = "" if p < _SMALLEST_P else f"={NO_BREAK}"
     return f"p{NO_BREAK}{sign}{plain_p(p)}"
 
 
 def plain_p(p: float) -> str:
     """Return a p value for a column of them: 0.031, < 0.001."""
-    if math.isnan(p):
-        return NO_VALUE
-    return f"<{NO_BREAK}{SMALLEST_P}" if p < SMALLEST_P else figures(p, 2)
+    return f"<{NO_BREAK}{_SMALLEST_P}" if p < _SMALLEST_P else figures(p, 2)
 
 
-def counted(count: int, one: str, several: str = "") -> str:
+def counted(count: int, noun: str) -> str:
     """Return "1 subject", "2 subjects"."""
-    return f"{count} {one if count == 1 else several or f'{one}s'}"
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def listed(names: list[str], conjunction: str = "and") -> str:
+def listed(names: Sequence[str]) -> str:
     """Return "a", "a and b", "a, b and c"."""
-    if len(names) < 2:  # noqa: PLR2004
-        return "".join(names)
-    return f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def shortened(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Return a name in one line without its middle, if it is long; what cannot be printed becomes "?"."""
+    printable = "".join(character if character.isprintable() else "?" for character in name)
+    if len(printable) <= longest:
+        return printable
+    head = (longest - 1) // 2
+    return f"{printable[:head]}…{printable[head + 1 - longest :]}"
+
+
+# One outcome, in a table
+
+
+def badge(found: Outcome) -> str:
+    """Return one or two words for a table."""
+    return _BADGES.get(found.verdict, "not shown")
+
+
+def against(found: Outcome) -> str:
+    """Return how the winner differs from the runner-up: "0.50 mm² less than nnUNet"."""
+    amount = _amount(found)
+    median = ", in the median" if found.interval_of == "median" else ""
+    return f"{amount} than {found.runner_up}{median}" if amount else ""
+
+
+def uncertainty(found: Outcome) -> str:
+    """Return interval and p value of the difference, or "" where there are none."""
+    low, high = (found.ci_low, found.ci_high) if found.difference > 0 else (-found.ci_high, -found.ci_low)
+    parts = []
+    if math.isfinite(low) and math.isfinite(high):
+        parts.append(f"95 % CI {interval(low, high, SCORES[found.measure].unit)}")
+    if not (math.isnan(found.p_corrected) or found.verdict is Verdict.TOO_FEW):
+        parts.append(p_value(found.p_corrected))
+    return ", ".join(parts)
+
+
+def _amount(found: Outcome) -> str:
+    """Return by how much the winner differs, in which direction: "0.50 mm² less"."""
+    if not math.isfinite(found.difference) or found.difference == 0:
+        return ""
+    direction = "less" if found.difference < 0 else "more"
+    return f"{quantity(abs(found.difference), SCORES[found.measure].unit, 2)} {direction}"
+
+
+# All outcomes of a label, in sentences
+
+
+def verdict(comparison: Comparison, label: int) -> list[Markup]:
+    """Return the sentences that a reader needs first; empty if nothing could be measured."""
+    found = [each for each in comparison.outcomes if each.label == label]
+    headlines = [each for each in found if each.measure in HEADLINES] or found[:1]
+    sentences = [_sentence(comparison, each, first=each is headlines[0]) for each in headlines]
+    few = next((place for place, each in enumerate(headlines) if each.verdict is Verdict.TOO_FEW), None)
+    if few is not None:
+        sentences[few] += Markup(
+            " <strong>Too few subjects</strong> to tell whether that is more than chance: {}."
+        ).format(subjects_lacking(headlines[few].num_subjects, headlines[few].num_tests))
+    if any(each.winner for each in found):
+        sentences.append(_count(found))
+    return sentences
+
+
+def _sentence(comparison: Comparison, found: Outcome, *, first: bool) -> Markup:
+    scores = comparison.scores
+    scores = scores[(scores["label"] == found.label) & (scores["measure"] == found.measure)]
+    measure, best = SCORES[found.measure], scores.sort_values("rank").iloc[0]
+    value, title = _value(best, measure), _title(measure)
+    if not found.winner:
+        return _undecided(found, title, value, best)
+    end = "largest" if measure.higher_is_better else "smallest"
+    text = Markup("<strong>{}</strong> has the {} {} ({})").format(found.winner, end, title, value)
+    if _amount(found):
+        median = ", in the median of subjects" if found.interval_of == "median" else ""
+        text += Markup(", {} than <strong>{}</strong>{}").format(_amount(found), found.runner_up, median)
+    too_few = found.verdict is Verdict.TOO_FEW
+    if uncertainty(found):
+        text += Markup(" ({}{})").format(uncertainty(found), _test(found) if first and not too_few else "")
+    return text + Markup(".{}").format("" if too_few else f" {_more_than_chance(found)}")
+
+
+def _undecided(found: Outcome, title: str, value: str, best: "pd.Series[float]") -> Markup:
+    names = Markup(listed([Markup("<strong>{}</strong>").format(name) for name in found.best]))
+    if found.verdict is Verdict.EQUAL:
+        return Markup("{} have the same {} ({}).").format(names, title, value)
+    ends = interval(best["ci_low"], best["ci_high"])
+    over = counted(int(best["num_subjects"]), "subject") + (f" (95 % CI {ends})" if ends != NO_VALUE else "")
+    return Markup("{}: {}, {} over {}.").format(names, title, value, over)
+
+
+def _value(best: "pd.Series[float]", measure: Measure) -> str:
+    if math.isinf(best["mean"]):
+        median = quantity(best["median"], measure.unit)
+        return f"median {median}; the mean is infinite, as a case was left empty"
+    return f"mean {quantity(best['mean'], measure.unit)}"
+
+
+def _title(measure: Measure) -> str:
+    """Return the title inside a sentence: abbreviations keep their capitals."""
+    title = measure.title
+    keeps = title == "Dice" or title.split()[0].isupper()
+    return title if keeps else title[0].lower() + title[1:]
+
+
+def _test(found: Outcome) -> str:
+    test = f"; Wilcoxon signed-rank test over {counted(found.num_subjects, 'subject')}"
+    return test + (f", corrected for {found.num_tests} pairs of methods" if found.num_tests > 1 else "")
+
+
+def _more_than_chance(found: Outcome) -> str:
+    if found.holds:
+        return "The difference holds."
+    reason = "" if found.verdict is Verdict.NOT_SIGNIFICANT else f" ({found.verdict.value})"
+    return f"That may be chance: the difference does not hold{reason}."
+
+
+def _count(found: list[Outcome]) -> Markup:
+    """Return how often which method is best; holding differences apart from those that may be chance."""
+    best = Counter(each.winner for each in found if each.winner)
+    holding = Counter(each.winner for each in found if each.holds)
+    parts = [
+        Markup("<strong>{}</strong> is best in {}{}").format(name, count, _of_which(holding[name], count))
+        for name, count in best.most_common()
+    ]
+    return Markup("Of {}, {}.").format(counted(len(found), "measure"), Markup("; ").join(parts))
+
+
+def _of_which(holding: int, count: int) -> str:
+    which = "none" if not holding else "all" if holding == count else str(holding)
+    where = f"holds in {which} of them" if count > 1 else "holds" if holding else "does not hold"
+    return f" (the difference to the next best {where})"

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.evaluation import REFERENCE
-from nnunet_softseg.evaluation.comparison import Comparison
+from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
+from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.slice_picture import Section, section_of
 from nnunet_softseg.evaluation.report.wording import number, quantity
+from nnunet_softseg.io.atomic import replacing
+from nnunet_softseg.io.html import picture
 from nnunet_softseg.metrics.morphometry.levels import level_name
 
 MOST_IN_A_LABEL = 8
 MOST_ALTOGETHER = 24
 MOST_OF_A_METHOD = 6
 _KEPT_MAPS = 3
+_PICTURE_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -27,37 +31,43 @@ class WorstCase:
     """A case in which a method is far off, and the method that is nearest in the same case.
 
     Attributes:
+        number: its place within the label, from 1.
+        method: that is far off.
         case: name.
         contrast: "" if not known.
-        method: that is far off.
-        other: that is nearest, or "" if there is none better.
+        slice_index: along the S-I axis of the reference's array; None if not known.
+        other: the nearest method, or "" if there is none better.
         error: of the area, in words.
         other_error: likewise of the other.
         where: which slice, in words.
-        slice_index: along the S-I axis of the reference's array; None if not known.
         section: pictures of this slice, or None.
         trouble: why there are none, "" if there are.
-        number: its place within the label, from 1.
     """
 
+    number: int
+    method: str
     case: str
     contrast: str
-    method: str
+    slice_index: int | None
     other: str
     error: str
     other_error: str
     where: str
-    slice_index: int | None
     section: Section | None
     trouble: str
-    number: int
+
+    @property
+    def panels(self) -> list[tuple[str, str]]:
+        """Caption and data URI of each picture."""
+        panels = self.section.panels() if self.section else ()
+        return [(caption, picture(pixels, _PICTURE_QUALITY)) for caption, pixels in panels]
 
 
 def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
     """Give the worst cases of each method by absolute area error, the worst of all first."""
     rows = comparison.cases[comparison.cases["label"] == label]
-    labels = tuple(comparison.labels)
-    read = _reader(label, labels, chosen=comparison.made_by.get("parameters", {}).get("labels") is not None)
+    chosen = comparison.parameters.get("labels") is not None
+    read = _reader(label, tuple(comparison.labels), chosen=chosen)
     for place, (_, row) in enumerate(_chosen(rows, comparison).iterrows(), 1):
         nearest = _nearest(rows, row)
         where, index = _worst_slice(comparison.slices, row, label)
@@ -67,18 +77,31 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
         except (UserError, OSError) as error:
             trouble = str(error)
         yield WorstCase(
+            number=place,
+            method=row["method"],
             case=row["case"],
             contrast=row["contrast"],
-            method=row["method"],
+            slice_index=index,
             other="" if nearest is None else nearest["method"],
             error=_error_words(row),
             other_error="" if nearest is None else _error_words(nearest),
             where=where or ("" if index is None else f"slice {index}"),
-            slice_index=index,
             section=section,
             trouble=trouble,
-            number=place,
         )
+
+
+def save_strip(found: WorstCase, file: Path) -> str:
+    """Write the pictures of a case in a row as PNG, and return the file's name; "" if it has none.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    if found.section is None:
+        return ""
+    with replacing(file) as aside:
+        Image.fromarray(found.section.strip()).save(aside, format="png")
+    return file.name
 
 
 def _chosen(rows: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:

@@ -1,36 +1,31 @@
-"""The page: everything above put together, and written."""
+"""The report: verdict, figures, tables and worst cases in one HTML file."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from nnunet_softseg.evaluation.comparison import Comparison
+from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.report import tables
-from nnunet_softseg.evaluation.report.agreement_figures import contrast_pair
-from nnunet_softseg.evaluation.report.appearance import method_styles, shortened
-from nnunet_softseg.evaluation.report.area_figures import contrasts_of
-from nnunet_softseg.evaluation.report.gallery import ShownFigure, draw_figures, remove_old_figures
-from nnunet_softseg.evaluation.report.slice_picture import (
-    DIFFERENCE_COLOURS,
-    MAP_COLOURS,
-    Section,
-    colour_bar,
-    save_strip,
+from nnunet_softseg.evaluation.report.drawing import method_styles
+from nnunet_softseg.evaluation.report.figures import (
+    contrast_pair,
+    contrasts_of,
+    draw_figures,
+    remove_old_figures,
 )
-from nnunet_softseg.evaluation.report.verdict import verdict
-from nnunet_softseg.evaluation.report.wording import MINUS, counted, listed
-from nnunet_softseg.evaluation.report.worst_cases import WorstCase, worst_cases
+from nnunet_softseg.evaluation.report.slice_picture import DIFFERENCE_COLOURS, MAP_COLOURS, colour_bar
+from nnunet_softseg.evaluation.report.wording import counted, listed, shortened, verdict
+from nnunet_softseg.evaluation.report.worst_cases import WorstCase, save_strip, worst_cases
 from nnunet_softseg.evaluation.tables import write_csv
-from nnunet_softseg.io.atomic import make_folder, replacing
+from nnunet_softseg.io.atomic import make_folder
 from nnunet_softseg.io.html import picture, render_page, template, write_page
 
 PAGE = "report.html"
 _NAMED_IN_TITLE = 3
-_PICTURE_QUALITY = 85
+_WORST_COLUMNS = ("number", "method", "case", "contrast", "slice_index", "other")
 
 
 def write_report(comparison: Comparison, output: Path) -> Path:
@@ -55,22 +50,20 @@ def write_report(comparison: Comparison, output: Path) -> Path:
     styles = method_styles(comparison.methods)
     contrasts = tables.by_contrast(comparison)
     write_csv(Path(output) / "by_contrast.csv", contrasts)
-    sections = []
-    for label, name in comparison.labels.items():
-        worst = [_shown(case, label, comparison, folder) for case in worst_cases(comparison, label)]
+    sections, worst_rows = [], []
+    for label in comparison.labels:
+        worst = list(worst_cases(comparison, label))
+        worst_rows += _saved(comparison, label, worst, folder)
         figures = draw_figures(comparison, label, styles, folder)
-        sections.append(_label_section(comparison, label, name, contrasts, figures=figures, worst=worst))
-    write_csv(Path(output) / "worst_cases.csv", _worst_table(sections))
+        sections.append(_label_section(comparison, label, contrasts) | {"figures": figures, "worst": worst})
+    columns = ["label", "number", "method", "case", "contrast", "slice", "compared_with", "figure"]
+    write_csv(Path(output) / "worst_cases.csv", pd.DataFrame(worst_rows, columns=columns))
     context = {
         "comparison": comparison,
         "styles": [styles[name] for name in comparison.methods],
         "sections": sections,
         "facts": _facts(comparison),
-        "contrast_counts": tables.contrast_counts(comparison),
-        "missing": tables.missing_table(comparison),
-        "glossary": tables.glossary(comparison),
-        "empty": tables.empty_table(),
-        "parameters": tables.parameters_table(comparison),
+        "tables": tables.general_tables(comparison),
         "map_bar": picture(colour_bar(MAP_COLOURS)),
         "difference_bar": picture(colour_bar(DIFFERENCE_COLOURS)),
         "style_of_page": Markup(template("report.css")),
@@ -79,6 +72,19 @@ def write_report(comparison: Comparison, output: Path) -> Path:
     page = Path(output) / PAGE
     write_page(page, render_page(_title(comparison), template("report.html"), context))
     return page
+
+
+def _saved(comparison: Comparison, label: int, worst: Iterable[WorstCase], folder: Path) -> list[Any]:
+    """Write the pictures of the worst cases of a label, and return the rows of worst_cases.csv."""
+    suffix = f"_label{label}" if len(comparison.labels) > 1 else ""
+    return [
+        (
+            label,
+            *(getattr(found, name) for name in _WORST_COLUMNS),
+            save_strip(found, folder / f"worst_{found.number:02d}{suffix}.png"),
+        )
+        for found in worst
+    ]
 
 
 def _title(comparison: Comparison) -> str:
@@ -91,103 +97,29 @@ def _title(comparison: Comparison) -> str:
 
 
 def _facts(comparison: Comparison) -> str:
-    """Return who was compared, in a line."""
+    """Return the numbers of methods, subjects, images, contrasts and labels, in a line."""
     cases = comparison.cases
-    contrasts = contrasts_of(cases)
+    contrasts, labels = len(contrasts_of(cases)), len(comparison.labels)
     parts = [
         counted(len(comparison.methods), "method"),
         counted(cases["subject"].nunique(), "subject"),
         counted(cases["case"].nunique(), "image"),
+        counted(contrasts, "contrast") if contrasts else "",
+        counted(labels, "label") if labels > 1 else "",
     ]
-    if contrasts:
-        parts.append(counted(len(contrasts), "contrast"))
-    if len(comparison.labels) > 1:
-        parts.append(counted(len(comparison.labels), "label"))
-    return ", ".join(parts)
+    return ", ".join(filter(None, parts))
 
 
-def _label_section(
-    comparison: Comparison,
-    label: int,
-    name: str,
-    contrasts: pd.DataFrame,
-    *,
-    figures: Mapping[str, ShownFigure],
-    worst: list["ShownCase"],
-) -> dict[str, Any]:
-    rows = comparison.cases[comparison.cases["label"] == label]
+def _label_section(comparison: Comparison, label: int, contrasts: pd.DataFrame) -> dict[str, Any]:
+    """Return what the page shows of a label, figures and worst cases apart."""
+    regions = comparison.cases.loc[comparison.cases["label"] == label, "csa_region"].dropna().unique()
     return {
         "label": label,
-        "name": name,
+        "name": comparison.labels[label],
         "verdict": verdict(comparison, label),
         "leaderboard": tables.leaderboard(comparison, label),
-        "figures": figures,
         "by_contrast": tables.contrast_tables(comparison, label, contrasts),
-        "anova": tables.anova_table(comparison, label),
+        "tables": tables.label_tables(comparison, label),
         "pair": contrast_pair(comparison, label),
-        "contrast_agreement": tables.contrast_agreement_table(comparison, label),
-        "agreement": tables.agreement_table(comparison, label),
-        "statistics": tables.statistics_table(comparison, label),
-        "errors": tables.largest_errors(comparison, label),
-        "regions": [str(region) for region in rows["csa_region"].dropna().unique() if region],
-        "worst": worst,
+        "regions": [str(region) for region in regions if region],
     }
-
-
-# Worst cases
-
-
-@dataclass(frozen=True)
-class ShownCase:
-    """A worst case in the page.
-
-    Attributes:
-        found: what there is to say.
-        file: its pictures within figures/, "" if there are none.
-        panels: caption and data URI of each picture.
-        label: value.
-    """
-
-    found: WorstCase
-    file: str
-    panels: list[tuple[str, str]]
-    label: int
-
-
-def _shown(found: WorstCase, label: int, comparison: Comparison, folder: Path) -> ShownCase:
-    if found.section is None:
-        return ShownCase(found, "", [], label)
-    suffix = f"_label{label}" if len(comparison.labels) > 1 else ""
-    file = f"worst_{found.number:02d}{suffix}.png"
-    with replacing(folder / file) as aside:
-        save_strip(found.section, aside)
-    panels = [(caption, picture(pixels, _PICTURE_QUALITY)) for caption, pixels in _panels(found.section)]
-    return ShownCase(found, file, panels, label)
-
-
-def _panels(section: Section) -> Iterator[tuple[str, Any]]:
-    if section.image is not None:
-        yield "image", section.image
-    yield "reference", section.reference
-    for method, pixels in section.maps.items():
-        yield shortened(method), pixels
-        yield f"{shortened(method)} {MINUS} reference", section.differences[method]
-
-
-def _worst_table(sections: list[dict[str, Any]]) -> pd.DataFrame:
-    columns = ["label", "number", "method", "case", "contrast", "slice", "compared_with", "figure"]
-    rows = [
-        (
-            case.label,
-            case.found.number,
-            case.found.method,
-            case.found.case,
-            case.found.contrast,
-            case.found.slice_index,
-            case.found.other,
-            case.file,
-        )
-        for section in sections
-        for case in section["worst"]
-    ]
-    return pd.DataFrame(rows, columns=columns)
