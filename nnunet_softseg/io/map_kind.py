@@ -118,7 +118,8 @@ def classify(values: npt.NDArray[Any]) -> MapContent:
 
 
 def _are_whole(values: npt.NDArray[Any], tolerance: float) -> bool:
-    return bool((np.abs(values - np.round(values)) <= tolerance).all())
+    # Plane by plane: the first one with fractions answers.
+    return all(bool((np.abs(plane - np.round(plane)) <= tolerance).all()) for plane in np.atleast_1d(values))
 
 
 def _scale(low: float, high: float) -> MapKind:

@@ -11,7 +11,6 @@ The modules, in the order of their imports:
   morphometry/slice_areas.py  area in the plane of each slice
   morphometry/centreline.py   the line through the slices' centres, smooth over a length in mm
   morphometry/section.py      second moments -> diameters across the centreline
-  morphometry/reading.py      the voxels of an image, or one line that says why not
   morphometry/levels.py       which vertebral level a slice belongs to
   morphometry/slice_table.py  a map -> area and shape of every slice
   morphometry/summary.py      slices -> levels; the mean area of C2-C3

@@ -369,9 +369,9 @@ def test_an_ambiguous_slice_axis_is_told() -> None:
     [
         (np.full((3, 3, 3, 1), 0.5), "three axes, found 4-D"),
         (np.array([[[0.0, np.nan, np.inf]]]), "found 2 voxels that are not"),
-        (np.array([[[0.0, 1.2]]]), r"values in \[0, 1\], found \[0, 1.2\]: write the share"),
-        (np.array([[[-0.1, 1.0]]]), r"found \[-0.1, 1\]: write the share"),
-        (np.array([[[0.0, 3.0]]]), r"found \[0, 3\]: choose a label of it with --label"),
+        (np.array([[[0.0, 1.2]]]), r"expected \[0, 1\], found \[0, 1.2\]: clip it"),
+        (np.array([[[-0.1, 1.0]]]), r"found \[-0.1, 1\]: clip it"),
+        (np.array([[[0.0, 3.0]]]), r"found whole numbers \(0, 3\): choose a label of it with --label"),
     ],
 )
 def test_bad_values_are_named(volume, message) -> None:

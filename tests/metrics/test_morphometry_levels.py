@@ -9,7 +9,8 @@ import pytest
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.metrics.morphometry import level_summary, mean_csa, slice_morphometry
-from nnunet_softseg.metrics.morphometry.levels import companion, level_name, parse_levels
+from nnunet_softseg.metrics.morphometry.csa import companions_in
+from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
 
 SHAPE = (24, 24, 12)
 AFFINE = np.array([[1, 0, 0, -12], [0, 1, 0, -12], [0, 0, 3, -16.5], [0, 0, 0, 1.0]])
@@ -110,7 +111,7 @@ def test_another_grid_is_refused_with_both() -> None:
         slice_morphometry(column(), levels=labels_image(np.ones(SHAPE), other))
     with pytest.raises(UserError, match=r"24 x 24 x 12 voxels of .* found 24 x 24 x 11 voxels"):
         slice_morphometry(column(), levels=labels_image(np.ones((24, 24, 11))))
-    with pytest.raises(UserError, match="found 24 x 24 x 12 x 2"):
+    with pytest.raises(UserError, match="found 4-D"):
         slice_morphometry(column(), levels=labels_image(np.ones((*SHAPE, 2))))
 
 
@@ -269,24 +270,25 @@ def test_the_level_image_of_a_map_is_found_by_name(tmp_path: Path, map_name, fou
         ".sub-1_T2w_levels.nii.gz",
         "sub-1_T2w_levels.txt",
     )
-    assert companion(tmp_path / "levels", tmp_path / map_name, "level") == tmp_path / "levels" / found
+    assert companions_in(tmp_path / "levels", [tmp_path / map_name], "level") == [tmp_path / "levels" / found]
 
 
 def test_a_map_is_not_its_own_level_image(tmp_path: Path) -> None:
     write_empty(tmp_path, "x_T2w_desc-truth_probseg.nii.gz", "x_T2w_desc-levels_dseg.nii.gz")
-    found = companion(tmp_path, tmp_path / "x_T2w_desc-truth_probseg.nii.gz", "level")
+    (found,) = companions_in(tmp_path, [tmp_path / "x_T2w_desc-truth_probseg.nii.gz"], "level")
     assert found.name == "x_T2w_desc-levels_dseg.nii.gz"
     write_empty(tmp_path / "other", "x.nii.gz", "x_vertebrae.nii.gz")
-    assert (
-        companion(tmp_path / "other", tmp_path / "other" / "x.nii.gz", "level").name == "x_vertebrae.nii.gz"
-    )
+    (found,) = companions_in(tmp_path / "other", [tmp_path / "other" / "x.nii.gz"], "level")
+    assert found.name == "x_vertebrae.nii.gz"
 
 
 def test_none_or_several_are_refused(tmp_path: Path) -> None:
     write_empty(tmp_path, "x_T2w_a.nii.gz", "x_T2w_b.nii.gz", "yz_levels.nii.gz")
-    with pytest.raises(UserError, match=r"x_T2w_0001.nii.gz: level image.*found 2: x_T2w_a.nii.gz, x_T2w_b"):
-        companion(tmp_path, Path("maps/x_T2w_0001.nii.gz"), "level")
+    with pytest.raises(
+        UserError, match=r"one level image of .*x_T2w_0001.nii.gz, found 2: x_T2w_a.nii.gz, x_T2w_b"
+    ):
+        companions_in(tmp_path, [Path("maps/x_T2w_0001.nii.gz")], "level")
     with pytest.raises(
         UserError, match=r"expected one file named y\[_...\].nii.gz, found none among 3 images"
     ):
-        companion(tmp_path, Path("maps/y.nii.gz"), "disc")
+        companions_in(tmp_path, [Path("maps/y.nii.gz")], "disc")

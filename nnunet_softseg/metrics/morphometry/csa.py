@@ -11,10 +11,13 @@ import pandas as pd
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, load_nifti
+from nnunet_softseg.io.case_files import list_files, parse_numbered_name
+from nnunet_softseg.io.case_names import derivative_stem
+from nnunet_softseg.io.companions import companion_files
+from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
-from nnunet_softseg.metrics.morphometry.levels import companion, level_name, parse_levels
+from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS, slice_morphometry
 from nnunet_softseg.metrics.morphometry.summary import SUMMARY_COLUMNS, level_summary
 
@@ -48,7 +51,7 @@ def csa(
     Args:
         maps: NIfTI files, or a folder with them (not its subfolders; other files are passed over).
         levels: vertebral levels: an image for all maps, one per map in the same order, or a folder where
-            each map's is found by name (`levels.companion`).
+            each map's is found by name (`companions_in`).
         discs: points at the discs instead, in the same ways; 3 is C2/C3.
         vert: levels to keep, such as (2, 3), "2:3" or "C2:C3".
         label: the value to measure in integer label maps.
@@ -167,18 +170,9 @@ def _map_files(maps: Files) -> list[Path]:
     return files
 
 
-def _images_in(folder: Path) -> list[Path]:
-    files = sorted(
-        file
-        for file in folder.iterdir()
-        if file.name.endswith(NIFTI_ENDINGS) and not file.name.startswith(".") and not file.is_dir()
-    )
-    if not files:
-        raise UserError(
-            f"{folder}: expected NIfTI files ({', '.join(NIFTI_ENDINGS)}) in this folder, found none: soft "
-            "maps of nnUNetv2_predict lie in its subfolder soft/"
-        )
-    return files
+def _images_in(folder: Path) -> Sequence[Path]:
+    remedy = "soft maps of nnUNetv2_predict lie in its subfolder soft/"
+    return list_files(folder, subfolders=False, remedy=remedy).files
 
 
 def _companions(given: Files | None, maps: Sequence[Path], kind: str) -> list[Path | None]:
@@ -186,7 +180,7 @@ def _companions(given: Files | None, maps: Sequence[Path], kind: str) -> list[Pa
         return [None] * len(maps)
     paths = [Path(given)] if isinstance(given, str | Path) else [Path(file) for file in given]
     if len(paths) == 1 and paths[0].is_dir():
-        return [companion(paths[0], file, kind) for file in maps]
+        return [*companions_in(paths[0], maps, kind)]
     if len(paths) == 1:
         return [paths[0]] * len(maps)
     if len(paths) != len(maps):
@@ -195,6 +189,38 @@ def _companions(given: Files | None, maps: Sequence[Path], kind: str) -> list[Pa
             f"{len(paths)}"
         )
     return list(paths)
+
+
+def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
+    """Return the level or disc image of each map, from a folder with its subfolders.
+
+    The map's name is tried as it is, without the label of a soft map (`_0001`), and without what a derivative
+    adds (`_label-...`, `_desc-...`, `_seg...`); see `companion_files`.
+
+    Args:
+        folder: of these images; maps in it do not count.
+        maps: the maps.
+        kind: "level" or "disc".
+
+    Raises:
+        UserError: if a map has none, or more than one.
+    """
+    images = list_files(folder, expected=f"{kind} images")
+    stems = {str(file): _stems(file) for file in maps}
+    found = companion_files(images, stems, kind, not_these=maps)
+    for file, tried in stems.items():
+        if file not in found:
+            names = " or ".join(f"{stem}[_...].nii.gz" for stem in tried)
+            raise UserError(
+                f"{file}: {kind} image not found in {folder}: expected one file named {names}, found none "
+                f"among {len(images.files)} images: rename it, or give one {kind} image per map in the same order"
+            )
+    return [found[str(file)] for file in maps]
+
+
+def _stems(map_file: Path) -> list[str]:
+    stem, numbered = without_nifti_ending(map_file.name), parse_numbered_name(map_file.name)
+    return list(dict.fromkeys((stem, *(numbered or ())[:1], derivative_stem(stem))))
 
 
 # What is written

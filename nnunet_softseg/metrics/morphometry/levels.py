@@ -6,18 +6,16 @@ Levels are numbered as in the field: 1 to 7 are C1 to C7, 8 to 19 T1 to T12, 20 
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.errors import Finding, UserError, examples, short_name
-from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.geometry import VoxelGrid, turned
+from nnunet_softseg.io.nifti import read_values
 from nnunet_softseg.metrics.morphometry.centreline import Centreline
-from nnunet_softseg.metrics.morphometry.reading import read_values
 from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame
 
 _REGIONS = (("C", 7), ("T", 12), ("L", 5), ("S", 5))
@@ -91,28 +89,15 @@ def levels_on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, name: str
     Raises:
         UserError: if the grids differ, or the values are no levels.
     """
-    turned = image
     slice_frame(image.affine, name)
-    if image.ndim == reference.ndim:
-        transform = nib.orientations.ornt_transform(
-            nib.io_orientation(image.affine), nib.io_orientation(reference.affine)
-        )
-        turned = image.as_reoriented(transform)
-    same = turned.shape == reference.shape
-    if not same or not np.allclose(turned.affine, reference.affine, rtol=0, atol=AFFINE_TOLERANCE):
+    labels, affine = turned(_whole_numbers(image, name), image.affine, reference.affine)
+    expected, found = VoxelGrid.of(reference), VoxelGrid(labels.shape, affine)
+    if not found.is_same(expected):
         raise UserError(
-            f"{name}: expected the grid of the map, {_grid(reference)}, found {_grid(turned)}: bring it to "
-            "that grid by nearest neighbour, or give points at the discs (--discs), which need no common "
-            "grid"
+            f"{name}: expected the grid of the map, {expected}, found {found}: bring it to that grid by "
+            "nearest neighbour, or give points at the discs (--discs), which need no common grid"
         )
-    return _whole_numbers(turned, name)
-
-
-def _grid(image: nib.Nifti1Image) -> str:
-    codes = "".join(str(code) for code in nib.aff2axcodes(image.affine))
-    sizes = " x ".join(f"{size:.4g}" for size in nib.affines.voxel_sizes(image.affine))
-    origin = ", ".join(f"{value:.4g}" for value in image.affine[:3, 3])
-    return f"{' x '.join(map(str, image.shape))} voxels of {sizes} mm, {codes}, first voxel at ({origin})"
+    return labels
 
 
 def _whole_numbers(image: nib.Nifti1Image, name: str) -> Levels:
@@ -237,58 +222,3 @@ def levels_from_discs(
             below_top = slices_mm <= projected[disc] + _AT_DISC_MM
             levels[below_top & (slices_mm > projected[disc + 1] + _AT_DISC_MM)] = disc
     return levels
-
-
-# The file that goes with a map
-
-
-def companion(folder: Path, map_file: Path, kind: str) -> Path:
-    """Return the level or disc image of a map from a folder with those of many cases.
-
-    It lies anywhere in the folder and has the map's name, or begins with it and goes on with `_`. The map's
-    name is tried as it is, without the label of a soft map (`_0001`), and without what a derivative adds
-    (`_label-...`, `_desc-...`, `_seg...`). Of several, the one with `kind` in the rest of its name counts.
-
-    Args:
-        folder: with its subfolders.
-        map_file: the map.
-        kind: "level" or "disc".
-
-    Raises:
-        UserError: if there is none, or more than one.
-    """
-    others = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.name.endswith(NIFTI_ENDINGS) and file.name[0] != "." and file.resolve() != map_file.resolve()
-    )
-    stem = without_nifti_ending(map_file.name)
-    shorter = (re.sub(r"_\d{4}$", "", stem), re.sub(r"_(label-|desc-|seg(?=[-_]|$)).*$", "", stem))
-    stems = list(dict.fromkeys((stem, *shorter)))
-    named = [[file for file in others if _rest(file, tried) is not None] for tried in stems]
-    of_kind = [
-        [file for file in files if kind in (_rest(file, tried) or "").lower()]
-        for tried, files in zip(stems, named, strict=True)
-    ]
-    found: list[Path] = next((files for files in (*of_kind, *named) if files), [])
-    if len(found) != 1:
-        listed = f"{len(found)}: {examples([file.name for file in found])}"
-        count = listed if found else f"none among {len(others)} images"
-        raise UserError(str(_companion_finding(map_file, folder, kind, stems, count)))
-    return found[0]
-
-
-def _rest(file: Path, stem: str) -> str | None:
-    """Return what a file's name adds to a stem, or None if it does not begin with it."""
-    name = without_nifti_ending(file.name)
-    return name[len(stem) :] if name == stem or name.startswith(f"{stem}_") else None
-
-
-def _companion_finding(map_file: Path, folder: Path, kind: str, stems: Sequence[str], found: str) -> Finding:
-    return Finding(
-        short_name(map_file),
-        f"{kind} image not found in {folder}",
-        f"one file named {' or '.join(f'{stem}[_...].nii.gz' for stem in stems)}",
-        found,
-        f"rename it, or give one {kind} image per map in the same order",
-    )

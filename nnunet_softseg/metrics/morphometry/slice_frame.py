@@ -9,6 +9,7 @@ import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.geometry import VoxelGrid
 
 Floats = npt.NDArray[np.float64]
 
@@ -89,7 +90,7 @@ def slice_frame(affine: npt.ArrayLike, name: str = "image") -> SliceFrame:
         UserError: if it maps the grid to no volume.
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) == 0:
+    if not VoxelGrid((), matrix).spans_volume:
         raise UserError(
             f"{name}: expected an affine that spans a volume, found {matrix[:3, :3].tolist()}: repair sform "
             "or qform"

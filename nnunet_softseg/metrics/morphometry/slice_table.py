@@ -1,7 +1,6 @@
 """A map -> a table with the size and shape of its structure in every slice."""
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -9,8 +8,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
-from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.map_kind import RANGE_TOLERANCE
+from nnunet_softseg.errors import UserError, examples, raise_first_error
+from nnunet_softseg.io.map_kind import classify, content_findings, mask_of_label
+from nnunet_softseg.io.nifti import image_name, read_values
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
 from nnunet_softseg.metrics.morphometry.levels import (
     Levels,
@@ -19,7 +19,6 @@ from nnunet_softseg.metrics.morphometry.levels import (
     levels_from_image,
     levels_on_grid,
 )
-from nnunet_softseg.metrics.morphometry.reading import image_name, read_values
 from nnunet_softseg.metrics.morphometry.section import (
     across_the_line,
     equivalent_ellipses,
@@ -125,27 +124,15 @@ def slice_morphometry(
 
 def _read_map(image: nib.Nifti1Image, name: str, label: int | None) -> npt.NDArray[np.float32]:
     values = read_values(image, name)
-    if label is not None:
-        return _one_label(values, name, label)
-    low, high = float(values.min()), float(values.max())
-    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        whole = low >= 0 and bool(np.all(values == np.round(values)))
-        remedy = (
-            "choose a label of it with --label"
-            if whole
-            else "write the share of each voxel, resampled linearly"
-        )
-        raise UserError(f"{name}: expected values in [0, 1], found [{low:g}, {high:g}]: {remedy}")
-    return values.astype(np.float32, copy=False)
-
-
-def _one_label(values: npt.NDArray[Any], name: str, label: int) -> npt.NDArray[np.float32]:
-    if values.dtype.kind == "f" and not bool(np.all(values == np.round(values))):
+    if label is None:
+        raise_first_error(content_findings(name, values, "--label"))
+        return values.astype(np.float32, copy=False)
+    if classify(values).labels is None:
         raise UserError(
             f"{name}: expected a map of whole numbers, as --label {label} says, found fractions: leave out "
             "--label"
         )
-    return np.asarray(values == label, dtype=np.float32)
+    return mask_of_label(values, label)
 
 
 def _labels_there(image: nib.Nifti1Image, label: int | None) -> str:
