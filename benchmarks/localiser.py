@@ -23,7 +23,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tqdm import tqdm
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.phantom import CONTRAST_NAMES
 from nnunet_softseg.phantom.acquisition import PhantomSpec, draw_subject_anatomy
+from nnunet_softseg.phantom.anatomy import Anatomy
 from nnunet_softseg.phantom.contrasts import contrast_named
 from nnunet_softseg.phantom.grid import Grid
 from nnunet_softseg.phantom.neck import draw_neck, paint_neck
@@ -80,11 +81,21 @@ Image = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Voxels, affine, share of cord."""
 
 
-def show(view: View, spec: PhantomSpec, *, cord: bool = True) -> Image:
-    """Return the image of a view, its affine, and the share of cord in each voxel."""
+def show(
+    view: View, spec: PhantomSpec, *, cord: bool = True, shaped: Callable[[Anatomy], Anatomy] | None = None
+) -> Image:
+    """Return the image of a view, its affine, and the share of cord in each voxel.
+
+    Args:
+        view: of a subject.
+        spec: of the phantom.
+        cord: whether there is one.
+        shaped: changes the subject's cord.
+    """
     contrast = contrast_named(view.contrast)
     rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(view.number, 99)))
     anatomy, neck = draw_subject_anatomy(spec, view.number), draw_neck(rng)
+    anatomy = shaped(anatomy) if shaped else anatomy
     counts = np.round(np.array(view.extent_mm) / contrast.voxel_mm).astype(int)
     affine = np.eye(4)
     affine[:3, :3] = _rotation(*view.tilt_deg) * contrast.voxel_mm
@@ -190,27 +201,33 @@ class Predictions:
             self._predictor = load_predictor(found, torch.device("cpu"))
         self._folder = folder
 
+    @property
+    def plans(self) -> dict[str, Any]:
+        """Of the model."""
+        plans: dict[str, Any] = self._predictor.plans_manager.plans
+        return plans
+
     def __call__(self, name: str, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the soft map on the image's grid, and the case's entry in softseg.json."""
-        from nnunet_softseg.inference import case_record, export
+        import torch
+
+        from nnunet_softseg.inference import export
+        from nnunet_softseg.inference.case_record import CaseRecord
+        from nnunet_softseg.inference.nnunet_patches import under_way
 
         predictor = self._predictor
         managers = predictor.plans_manager, predictor.configuration_manager
         file = self._folder / "images" / f"{name}_0000.nii.gz"
         make_folder(file.parent)
         nib.save(nib.Nifti1Image(image, affine), file)
+        target = self._folder / "maps" / name
+        make_folder(target.parent)
         with contextlib.redirect_stdout(io.StringIO()):
             preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
             data, _, properties = preprocessor.run_case([str(file)], None, *managers, predictor.dataset_json)
-            import torch
-
-            case_record.set_under_way(case_record.start(properties))
-            soft = predictor.predict_logits_from_preprocessed_data(torch.as_tensor(data)).numpy()
-            target = self._folder / "maps" / name
-            make_folder(target.parent)
-            export.export_prediction(
-                soft, properties, *reversed(managers), predictor.dataset_json, str(target)
-            )
+            with under_way(CaseRecord.of(properties)):
+                soft = predictor.predict_logits_from_preprocessed_data(torch.as_tensor(data)).numpy()
+            export.export_prediction(soft, properties, managers[0], predictor.dataset_json, str(target))
         file.unlink()
         entry = json.loads((target.parent / "softseg.json").read_text())["cases"][name]
         found = nib.load(target.parent / "soft" / f"{name}_0001.nii.gz")

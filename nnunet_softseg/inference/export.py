@@ -17,9 +17,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import label_names
 from nnunet_softseg.inference import flags
-from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import on_image_grid, placed
+from nnunet_softseg.inference.postprocessing import on_image_grid, placed, postprocess
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, soft_label_file
 from nnunet_softseg.io.geometry import reader_affines
@@ -59,9 +58,7 @@ def export_prediction(
     record = CaseRecord.of(properties)
     labels = label_manager.foreground_labels
     names = label_names(dataset_json, labels)
-    raw_maps = np.asarray(predicted, dtype=np.float32)
-    on_network_grid = _clean(raw_maps, names, plans_manager.plans, record)
-    _flag_maps(on_network_grid, names, plans_manager.plans[PLANS_KEY], record)
+    on_network_grid = _postprocessed(predicted, names, plans_manager.plans, record)
     label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties)
     target = Path(truncated_file)
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
@@ -91,9 +88,8 @@ def convert_prediction(
         label_manager: ours.
     """
     names = label_names({"labels": label_manager.label_dict}, label_manager.foreground_labels)
-    soft_maps = np.asarray(predicted, dtype=np.float32)
-    cleaned, _ = _cleaned(soft_maps, names, plans_manager.plans, CaseRecord.of(properties))
-    return _on_image(cleaned, plans_manager, label_manager, properties)
+    soft_maps = _postprocessed(predicted, names, plans_manager.plans, CaseRecord.of(properties))
+    return _on_image(soft_maps, plans_manager, label_manager, properties)
 
 
 def _on_image(
@@ -132,37 +128,24 @@ def _on_image(
     return label_map[0], on_image
 
 
-def _clean(soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: CaseRecord) -> Map:
-    """Return the soft maps with the background exactly 0, and note how much that took away."""
-    cleaned, findings = _cleaned(soft_maps, names, plans, record)
-    record.add_flags(findings)
-    for name, before, after in zip(names, soft_maps, cleaned, strict=True):
-        total, kept = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
-        label = record.labels.setdefault(name, {})
-        label["removed_percent"] = round(100 * (total - kept) / total, 3) if total else 0.0
-    return cleaned
-
-
-def _cleaned(
-    soft_maps: Map, names: list[str], plans: Mapping[str, Any], record: CaseRecord
-) -> tuple[Map, list[flags.Flagged]]:
-    at_border = flags.Flag.BORDER in record.flags
-    return clean_up.cleaned(
-        soft_maps, names, plans, _tilt_factor(record), options=record.options, at_border=at_border
+def _postprocessed(predicted: Any, names: list[str], plans: Mapping[str, Any], record: CaseRecord) -> Map:
+    """Return the soft maps after post-processing; their flags and how much it removed go into the record."""
+    soft_maps = np.asarray(predicted, dtype=np.float32)
+    box, shape, placement = record.box, record.network_shape, record.placement
+    kept, raised = postprocess(
+        soft_maps,
+        names,
+        plans,
+        record.options,
+        in_case=inside_of_box(box, shape) if box and shape else (),
+        tilt_factor=placement.tilt_factor if placement else None,
     )
-
-
-def _flag_maps(soft_maps: Map, names: list[str], entry: Mapping[str, Any], record: CaseRecord) -> None:
-    """Flag a soft map that is empty, ends inside the image or looks like no label of the training."""
-    if record.box and record.network_shape:
-        soft_maps = soft_maps[(slice(None), *inside_of_box(record.box, record.network_shape))]
-    known = entry.get("training_shapes", {})
-    record.add_flags(flags.of_map(soft_maps, names, known, entry["si_axis"] or 0, _tilt_factor(record)))
-
-
-def _tilt_factor(record: CaseRecord) -> npt.NDArray[np.float64] | None:
-    """Return how many times larger each slice is than a section across the cord; None where none leans."""
-    return record.placement.tilt_factor if record.placement else None
+    record.add_flags(raised)
+    for name, before, after in zip(names, soft_maps, kept, strict=True):
+        total, left = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
+        label = record.labels.setdefault(name, {})
+        label["removed_percent"] = round(100 * (total - left) / total, 3) if total else 0.0
+    return kept
 
 
 def _describe(record: CaseRecord, names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:

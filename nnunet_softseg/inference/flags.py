@@ -1,23 +1,25 @@
-"""What is odd about a case, so that no doubtful map passes for a good one: softseg.json lists it.
+"""Flags of a case in softseg.json, so that no doubtful map passes for a good one.
 
 A flag is a word to filter by and a sentence for a person. Some are raised by the image (its orientation, its
 voxels, nothing in it), some by the network's response, most by the soft map: empty, cut off by the box that
-the network saw, ended inside the image, in pieces, unlike every label of the training.
+the network saw, ended inside the image, in pieces, unlike every label of the training. None changes a map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.metrics.label_shape import broken_off, differences, label_shape
+from nnunet_softseg.metrics.label_shape import LabelShape, known_range, label_shape, outliers
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 Map = npt.NDArray[np.floating[Any]]
 FEWEST_SLICES = 3
 """A map that covers fewer slices of its image than this is flagged."""
+END_TOLERANCE = 5
+"""A map may end this many slices of the network's grid farther from the image's end than any label did."""
 SPACING_TOLERANCE = 2.0
 """Voxels may be this many times larger than any of the training, or smaller."""
 
@@ -114,14 +116,6 @@ def of_move() -> list[Flagged]:
 # The soft map
 
 
-def of_unlikely(name: str, *, kept: bool) -> list[Flagged]:
-    """Flag a map no piece of which could be a label, and that was kept, or made empty on request."""
-    what = f"what the network found of {name} looks like no label of the training"
-    if kept:
-        return [Flagged(Flag.UNLIKE, f"{what}: its soft map was kept")]
-    return [Flagged(Flag.DISCARDED, f"{what}: its soft map was emptied")]
-
-
 def of_border(
     soft_maps: Map, seen: npt.NDArray[np.bool_], goes_on: Sequence[tuple[bool, bool]]
 ) -> list[Flagged]:
@@ -154,14 +148,14 @@ def of_map(
     si_axis: int,
     tilt_factor: npt.NDArray[np.float64] | None = None,
 ) -> list[Flagged]:
-    """Flag what is empty, ends inside the image, is in pieces or unlike every label of the training.
+    """Flag maps that are empty, end inside the image, are in pieces or unlike every label of the training.
 
     Args:
         soft_maps: (label, *space) on the network's grid, along S-I all of the case.
         names: of the labels.
-        training: "training_shapes" of the model's plans, per label from `label_shape.most_extreme`.
+        training: "training_shapes" of the model's plans, per label from `label_shape.training_ranges`.
         si_axis: axis of the space along S-I.
-        tilt_factor: as for `label_shape`.
+        tilt_factor: see `label_shape`.
     """
     findings = []
     for name, soft_map in zip(names, soft_maps, strict=True):
@@ -169,17 +163,34 @@ def of_map(
         if shape is None:
             findings.append(Flagged(Flag.EMPTY, f"nothing found of {name}: its soft map is empty"))
             continue
-        most = known["components"] if known else 1
+        most = known_range(known, "components")[1] if known else 1
         if shape.components > most:
             pieces = f"{name} is in {shape.components} separate pieces (in training at most {most:.0f})"
             findings.append(Flagged(Flag.PIECES, pieces))
         if known:
-            findings += [
-                Flagged(Flag.UNLIKE, f"{name} is unlike the labels of the training: {difference}")
-                for difference in differences(shape, known)
-            ]
-            findings += [Flagged(Flag.BROKEN_OFF, f"{name}: {end}") for end in broken_off(shape, known)]
+            unlike = f"{name} is unlike the labels of the training: "
+            findings += [Flagged(Flag.UNLIKE, unlike + outlier) for outlier in outliers(shape, known)]
+            findings += [Flagged(Flag.BROKEN_OFF, f"{name}: {end}") for end in _ends(shape, known)]
     return findings
+
+
+def _ends(shape: LabelShape, training: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a map ends or stops inside the image, farther from its end than any label of the training.
+
+    That is to look at, and no sign of an implausible map: an image may reach beyond the structure.
+    """
+    for figure, where in (("empty_start", "first"), ("empty_end", "last")):
+        missing, most = getattr(shape, figure), known_range(training, figure)[1]
+        if missing > most + END_TOLERANCE:
+            yield f"it ends {missing} slices from the image's {where} (in training at most {most:.0f})"
+    most = known_range(training, "gap")[1]
+    if shape.gap > most:
+        yield f"{shape.gap} slices are missing in it (in training at most {most:.0f})"
+
+
+def of_discard(name: str) -> Flagged:
+    """Flag a map that was emptied on request, as its shape is unlike the training."""
+    return Flagged(Flag.DISCARDED, f"{name} is unlike the labels of the training: emptied, as was asked for")
 
 
 def of_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Flagged]:

@@ -1,4 +1,4 @@
-"""What of a soft map is kept: what belongs to a core, the largest piece on request, nothing made up."""
+"""Post-processing of soft maps: background removed, largest component on request, the way to another grid."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,92 +9,56 @@ import torch
 from scipy import ndimage
 
 from nnunet_softseg.inference import flags
-from nnunet_softseg.inference.flags import Flagged
+from nnunet_softseg.inference.flags import Flag, Flagged
 from nnunet_softseg.inference.options import PredictionOptions
-from nnunet_softseg.metrics.label_shape import could_be_labels, differences
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part
-from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 Map = npt.NDArray[np.float32]
 Array = npt.NDArray[np.floating[Any]] | torch.Tensor
 Slices = tuple[slice, ...]
 
 
-def cleaned(
+def postprocess(
     soft_maps: Map,
     names: Sequence[str],
     plans: Mapping[str, Any],
-    tilt_factor: npt.NDArray[np.float64] | None = None,
-    *,
     options: PredictionOptions,
-    at_border: bool = False,
+    *,
+    in_case: Slices = (),
+    tilt_factor: npt.NDArray[np.float64] | None = None,
 ) -> tuple[Map, list[Flagged]]:
-    """Return soft maps with the background exactly 0, and what there is to say about it.
+    """Return soft maps with the background exactly 0, and the flags of each.
 
-    A map no piece of which could be a label of the training, by its coarse shape, is flagged, and made empty
-    on request: it is what a network makes up where there is none. So is one that touches the border of what
-    the network saw and is in pieces, each of which is unlike the training. (Of 1500 maps of cords of phantoms
-    none touches the border, is in pieces and unlike the training, of 63 that were made up 40 do.)
+    Only the options take more away than background: the largest component alone is kept, a map unlike the
+    training is emptied. Without them no map is emptied by its shape.
 
     Args:
         soft_maps: (label, *space) on the network's grid, along S-I all of the case.
         names: of the labels.
         plans: of the model, with our entries.
-        tilt_factor: as for `label_shape`.
-        options: whether only the largest piece is kept, and whether an implausible map is.
-        at_border: whether the border of what the network saw is touched, with the image going on behind it.
+        options: of the prediction.
+        in_case: part of the space that lies in the case; all of it if not given.
+        tilt_factor: see `label_shape`.
 
     Returns:
-        A new array of the same shape, and findings for softseg.json.
+        A new array of the same shape, and flags for softseg.json.
     """
     settings, entry = SoftSegSettings.from_plans(plans), plans[PLANS_KEY]
+    training, axis = entry.get("training_shapes", {}), entry.get("si_axis") or 0
     kept, findings = [], []
     for name, soft_map in zip(names, soft_maps, strict=True):
         label = keep_supported(soft_map, settings.core_threshold, settings.support_threshold)
         if options.largest_piece:
             label = largest_piece(label, settings.support_threshold)
-        training = entry.get("training_shapes", {}).get(name)
-        axis = entry.get("si_axis") or 0
-        something = bool((label > HARD_THRESHOLD).any())
-        if something and training and _is_made_up(label, training, axis, tilt_factor, at_border):
-            findings += flags.of_unlikely(name, kept=not options.discard_implausible)
-            label = np.zeros_like(label) if options.discard_implausible else label
+        raised = flags.of_map(label[in_case][None], [name], training, axis, tilt_factor)
+        if options.discard_implausible and any(flag is Flag.UNLIKE for flag, _ in raised):
+            label = np.zeros_like(label)
+            raised.append(flags.of_discard(name))
         kept.append(label)
+        findings += raised
     return np.stack(kept), findings
-
-
-def _is_made_up(
-    label: Map,
-    training: Mapping[str, float],
-    axis: int,
-    tilt_factor: npt.NDArray[np.float64] | None,
-    at_border: bool,
-) -> bool:
-    could_be = could_be_labels(label, training, axis, tilt_factor)
-    if (
-        not at_border
-        or ndimage.label(label > HARD_THRESHOLD, np.ones((3,) * label.ndim))[1] <= training["components"]
-    ):
-        return not any(True for _ in could_be)
-    return all(differences(shape, training) for shape in could_be)
-
-
-def largest_piece(soft_map: Map, support_threshold: float) -> Map:
-    """Return a soft map with only its largest piece, by the sum of its values, which stay as they are.
-
-    Args:
-        soft_map: (*space), from `keep_supported`.
-        support_threshold: a piece is what is connected (26 neighbours) through voxels above this, and the
-            ring around it.
-    """
-    neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
-    pieces, count = ndimage.label(soft_map > support_threshold, structure=neighbours)
-    if not count:
-        return np.zeros_like(soft_map)
-    sums = ndimage.sum_labels(soft_map, pieces, np.arange(1, count + 1))
-    kept = ndimage.binary_dilation(pieces == 1 + int(np.argmax(sums)), structure=neighbours)
-    return np.where(kept, soft_map, np.float32(0))
 
 
 def keep_supported(
@@ -132,6 +96,23 @@ def keep_supported(
     supported = ndimage.binary_dilation(has_core[components], structure=neighbours)
     kept[box] = np.where(supported, soft_map[box], 0)
     return kept
+
+
+def largest_piece(soft_map: Map, support_threshold: float) -> Map:
+    """Return a soft map with only its largest piece, by the sum of its values, which stay as they are.
+
+    Args:
+        soft_map: (*space), from `keep_supported`.
+        support_threshold: a piece is what is connected (26 neighbours) through voxels above this, and the
+            ring around it.
+    """
+    neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
+    pieces, count = ndimage.label(soft_map > support_threshold, structure=neighbours)
+    if not count:
+        return np.zeros_like(soft_map)
+    sums = ndimage.sum_labels(soft_map, pieces, np.arange(1, count + 1))
+    kept = ndimage.binary_dilation(pieces == 1 + int(np.argmax(sums)), structure=neighbours)
+    return np.where(kept, soft_map, np.float32(0))
 
 
 def resample_soft_map(

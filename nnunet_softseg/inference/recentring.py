@@ -1,21 +1,14 @@
-"""Where the cord runs, if it is not in the middle of its image: one coarse pass over all of it.
+"""Recentring: the patch placed along a cord that does not run in the middle of its image.
 
-The network sees the whole image in-plane, at its own resolution, and half as many slices along S-I: a cord is
-a tube, which looks the same when shortened, but not when it is made thin. (Measured on phantoms with a
-network that never saw more than the middle of an image: halved in all three axes, it no longer knows a cord;
-halved along S-I, the path below stays within 6 mm of every cord.) Normalised over so much image, its response
-is calmer than that to many small tiles, half of them air.
+One coarse pass shows the network the whole image in-plane, at its own resolution, and half as many slices
+along S-I: a tube looks the same when it is shortened, but not when it is thinned. The path with the largest
+sum of ring contrast is found through the response, from the first slice to the last. Where it stays in the
+middle of one box, the network sees that box. Else the patch follows it: each slice is sheared upright, and
+compressed by cos θ in the direction of the tilt, as a cylinder cut at an angle θ is longer there by 1 / cos θ
+(15 % at 30 degrees). (Chunks of a tilted cord, each in a box of its own, lost 4 to 8 % of its volume.)
 
-Through that response goes one path from the first slice to the last, with the largest sum of what looks
-like a cord: bright, and darker all around, as far off as the labels of the training are wide. Where the path
-stays in the middle of one box, the network sees that. Else the box follows it, slice by slice, see
-`placement`: first the path, then once or twice more what was found along it, whose middle is known to a part
-of a voxel. (Chunks of a tilted cord, each in a box of its own, were tried: at 30 degrees the soft volume was
-4 to 8 % lower than that of the same cord upright.)
-
-A cord that leans by 30 degrees or more may be hardly known to a network that saw upright ones only. So where
-the middle of the image shows none, or one that leaves the box, and no path is right, the image is sheared by
-27 degrees to either side, and looked at again.
+A cord tilted by 30 degrees is hardly known to a network that saw upright ones: so coarse passes through the
+image sheared by 27 degrees to either side give further candidates.
 """
 
 import math
@@ -32,32 +25,29 @@ from nnunet_softseg.network.norm_relu import robust_peak
 from nnunet_softseg.preprocessing.center_crop import Box
 
 Floats = npt.NDArray[np.float64]
+Values = npt.NDArray[np.floating[Any]]
 WINDOW_VOXELS = 32 * 192 * 320
-"""What the network sees at once in the coarse pass, at most: half of the patch of the paper, as to memory."""
+"""Of a window of the coarse pass, at most: half of the patch of the paper, as to memory."""
 SI_STRIDE = 2
 STEEPEST = 1.0
 """How far the path may move in-plane along S-I, mm per mm: 45 degrees."""
 _FEWEST_WINDOW_SLICES = 16
 _OVERLAP = 0.25
 WIDEST = math.isqrt(WINDOW_VOXELS // _FEWEST_WINDOW_SLICES)
-"""How far it is looked in-plane, in voxels: 350, in the middle of images that are larger still."""
+"""In-plane extent that is searched, in voxels: 350, in the middle of larger images."""
 MOST_CANDIDATES = 5
 LEAST_RING_CONTRAST = 0.1
-"""Of a place that is worth a look: the mean over all slices, so a fifth of them may hold all of the cord.
-
-(Measured with four trainings on phantoms with a cord off the centre, lumbar or leaning by 30 degrees: 0.26 to
-0.7 along the cord, 0.3 or more along the likeliest path of an image. Where there is no cord: 0.0 to 0.7, in a
-third of the sides of necks less than 0.1; with random weights 0.04.)
-"""
+"""Of a candidate, the mean over all slices: a fifth of them may hold all of the cord. (Phantoms, four
+trainings: 0.26 to 0.7 along a cord, 0.0 to 0.7 without one.) Refuted by a real cord in a path below."""
 SHEARS = ((0.0, 0.0), (-0.5, 0.0), (0.5, 0.0), (0.0, -0.5), (0.0, 0.5))
-"""In which directions it is looked, mm in-plane per mm along S-I, if it was not found as the image stands."""
+"""Of the image that is searched, mm in-plane per mm along S-I."""
 _BESIDE = 3.0  # radii between one candidate and the next
-_CENTRE, _AROUND = 0.6, 2.2  # sigma of what is looked for, and how far around it, in radii of the structure
+_CENTRE, _AROUND = 0.6, 2.2  # smoothing of the centre and distance of the ring, in radii of the structure
 _DIRECTIONS = 8
 _MOVE_COST = 0.02  # per mm, in units of the response
 _SMOOTH_MM = 6.0
-_UNSURE_MM = 5.0  # at either end of what was found: its middle lies where the path was, rather than the cord
-_END_MM = 8.0  # of what is left, which say where the rest may be
+_UNSURE_MM = 5.0  # at either end of a map: its middle is that of the path, rather than of the cord
+_END_MM = 8.0  # of the rest, by which the path is extended
 _FEWEST_SURE = 4  # as many lengths of the unsure end, or all of it is taken
 _HALF = 0.5
 _TRUNCATE = 4.0  # of the smoothing, in its sigmas
@@ -74,16 +64,14 @@ class WholeImage(Protocol):
     def extract(self, box: Box) -> torch.Tensor:
         """Return (channel, *size of the box), 0 outside of the case."""
 
-    def own_slices(self, box: Box, axis: int) -> npt.NDArray[np.floating[Any]]:
+    def own_slices(self, box: Box, axis: int) -> Values:
         """Return (channel, *size of the box), but along the axis the image's own slices."""
 
     def slice_positions(self, axis: int) -> Floats:
         """Return where these lie, in slices of the network's grid."""
 
-    def interpolated(
-        self, own_slices: npt.NDArray[np.floating[Any]], axis: int
-    ) -> npt.NDArray[np.floating[Any]]:
-        """Return them interpolated along the axis, on the network's grid."""
+    def interpolated(self, own_slices: Values, axis: int) -> Values:
+        """Return own slices interpolated along the axis, on the network's grid."""
 
     def coarse(self, stride: Sequence[int]) -> torch.Tensor:
         """Return (channel, *ceil(shape / stride)), averaged."""
@@ -91,7 +79,7 @@ class WholeImage(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """What there is to know of a model's grid.
+    """Grid of a model.
 
     Attributes:
         si_axis: array axis along S-I.
@@ -138,7 +126,7 @@ class Placement:
 
     @property
     def tilt_factor(self) -> Floats:
-        """(slices,) how many times larger an axial section is than one across the path: 1 / cos θ."""
+        """(slices,) area of an axial section over that of one across the path: 1 / cos θ."""
         return np.asarray(np.linalg.det(self.stretches), dtype=np.float64)
 
     @property
@@ -151,8 +139,8 @@ class Placement:
         in_plane.insert(self.si_axis, (0, len(self.centres)))
         return tuple(in_plane)
 
-    def seen(self, image: WholeImage) -> torch.Tensor:
-        """Return what the network sees (channel, *space): the box, or its slices set upright."""
+    def patch(self, image: WholeImage) -> torch.Tensor:
+        """Return the network's input (channel, *space): the box, or its slices set upright."""
         if self.is_straight:
             return image.extract(self.box)
         margin = [0 if axis == self.si_axis else _SPLINE_MARGIN for axis in range(len(self.box))]
@@ -161,18 +149,18 @@ class Placement:
         places = image.slice_positions(self.si_axis)
         centres = _at(self._within_box(), places) + _SPLINE_MARGIN
         stretches = _at(self.stretches, places)
-        seen = np.empty((*wide.shape[:2], *self.size), np.float32)
+        slices = np.empty((*wide.shape[:2], *self.size), np.float32)
         for channel, place in np.ndindex(*wide.shape[:2]):
             offset = centres[place] - stretches[place] @ self._middle
-            seen[channel, place] = _read(wide[channel, place], stretches[place], offset, self.size, order=3)
-        upright = image.interpolated(np.moveaxis(seen, 1, 1 + self.si_axis), self.si_axis)
+            slices[channel, place] = _read(wide[channel, place], stretches[place], offset, self.size, order=3)
+        upright = image.interpolated(np.moveaxis(slices, 1, 1 + self.si_axis), self.si_axis)
         return torch.from_numpy(np.ascontiguousarray(upright))
 
     def put_back(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return maps of what the network saw in the box, (label, *size of the box): linear, 0 elsewhere.
+        """Return maps of the patch in the box, (label, *size of the box): linear, 0 elsewhere.
 
-        The sum of a slice is that of the section: as much larger than what the network saw as the slice was
-        compressed for it (within 1 % in one slice, 0.1 % in all together; exactly, where it is only shifted).
+        The sum of a slice grows as the slice was compressed for the network (within 1 % in one slice, 0.1 %
+        in all together; exactly, where it is only shifted).
         """
         if self.is_straight:
             return maps
@@ -191,8 +179,8 @@ class Placement:
         """Return which voxels of the box the network saw."""
         shape = [*self.size]
         shape.insert(self.si_axis, len(self.centres))
-        seen: npt.NDArray[np.bool_] = (self.put_back(torch.ones((1, *shape)))[0] > _HALF).numpy()
-        return seen
+        covered: npt.NDArray[np.bool_] = (self.put_back(torch.ones((1, *shape)))[0] > _HALF).numpy()
+        return covered
 
     def as_json(self) -> dict[str, Any]:
         """Return it as softseg.json tells it, on the network's grid."""
@@ -239,7 +227,7 @@ def _read(
 
 
 def place(centres: Floats, shape: Sequence[int], grid: Grid) -> Placement:
-    """Return where the patch lies so that a path runs through its middle, inside the case where it can.
+    """Return the patch placed along a path, inside the case where it can be.
 
     Args:
         centres: (slices, 2) where the path runs, in voxels of the network's grid, for each slice of it.
@@ -274,12 +262,7 @@ def _stretches(centres: Floats, grid: Grid) -> Floats:
 
 
 class Candidate(NamedTuple):
-    """Where the patch may be placed.
-
-    Attributes:
-        placement: of the patch.
-        ring_contrast: of the response along the path, the mean over its slices; see `ring_contrast`.
-    """
+    """A placement of the patch, and the ring contrast along its path: the mean over the slices."""
 
     placement: Placement
     ring_contrast: float
@@ -292,11 +275,10 @@ def candidates(
     grid: Grid,
     tilted: bool = True,
 ) -> Iterator[Candidate]:
-    """Yield where the patch may be placed, the likeliest place first, then the likeliest beside those before.
+    """Yield placements of the patch, that of the largest ring contrast first, then the next best beside it.
 
-    After these come the likeliest places of a cord that leans so much that the network hardly knows it: in
-    the image sheared to one side after the other. Where nothing in the image as it stands looks a little like
-    a cord, there are none.
+    After these follow the best in the image sheared to each side. Where no path reaches the least ring
+    contrast, there are none.
 
     Args:
         image: the whole case.
@@ -304,7 +286,7 @@ def candidates(
             network's total stride.
         reference: (label,) raw robust peak of the training; 0 where not known.
         grid: of the model.
-        tilted: whether to look in sheared images, too: four more coarse passes.
+        tilted: search the sheared images, too: four more coarse passes.
     """
     stride = coarse_stride(grid)
     coarse = image.coarse(stride)
@@ -339,7 +321,7 @@ def candidates(
 def _shifts(
     shear: tuple[float, float], slices: int, step_mm: float, in_plane_mm: Sequence[float]
 ) -> npt.NDArray[np.intp]:
-    """Return (slices, 2): by how many voxels what leans lies off where it is in the middle slice."""
+    """Return (slices, 2): the shift of each slice of a sheared image, in voxels; 0 in the middle."""
     height_mm = (np.arange(slices) - (slices - 1) / 2) * step_mm
     shifts: Floats = np.round(height_mm[:, None] * shear / np.array(in_plane_mm))
     return shifts.astype(np.intp)
@@ -366,10 +348,10 @@ def sheared(image: torch.Tensor, shifts: npt.NDArray[np.intp], si_axis: int) -> 
 
 
 def refined(placement: Placement, soft_map: torch.Tensor, shape: Sequence[int], grid: Grid) -> Placement:
-    """Return where the patch lies along what was found: a finer path than that of the coarse pass.
+    """Return the patch placed along a soft map: a finer path than that of the coarse pass.
 
     Args:
-        placement: of the patch when it was found.
+        placement: of the patch that gave the map.
         soft_map: (label, *size of the placement's box).
         shape: of the case.
         grid: of the model.
@@ -405,7 +387,7 @@ def _straight_on(line: Floats, before: int, after: int, end: int) -> Floats:
 
 
 def coarse_stride(grid: Grid) -> tuple[int, ...]:
-    """Return the stride of the coarse pass per axis; slices that are thick already are all looked at."""
+    """Return the stride of the coarse pass per axis; of thick slices none is skipped."""
     finest = min(grid.spacing_mm[axis] for axis in grid.in_plane)
     along = SI_STRIDE if grid.spacing_mm[grid.si_axis] < SI_STRIDE * finest else 1
     return tuple(along if axis == grid.si_axis else 1 for axis in range(len(grid.patch_size)))
@@ -466,11 +448,10 @@ def _windows(shape: Sequence[int], grid: Grid) -> list[tuple[int, int]]:
 
 
 def ring_contrast(response: Floats, radius: float) -> Floats:
-    """Return how much each place looks like the middle of a structure: it minus the largest around it.
+    """Return the contrast of each voxel to a ring around it: the smoothed response minus its largest there.
 
-    What is bright, but long or wide in-plane, muscle or skin, goes on to one side at least. (Measured with
-    two networks on 40 tilted phantoms: the first path is the cord's in 71 of 80, and in 62 if the mean
-    around is taken in place of the largest.)
+    Bright structures that go on to one side, muscle or skin, have none. (On 40 tilted phantoms, two networks:
+    the first path is the cord's in 71 of 80; with the mean of the ring for its largest in 62.)
 
     Args:
         response: (slices, *plane) in [0, 1].
@@ -489,7 +470,7 @@ def ring_contrast(response: Floats, radius: float) -> Floats:
 
 
 def without(wanted: Floats, path: npt.NDArray[np.intp], radius: float) -> Floats:
-    """Return what is wanted with nothing left around a path, so that the next best one runs elsewhere."""
+    """Return ring contrasts with -1 around a path, so that the next best one runs elsewhere."""
     rows, columns = (
         np.square(np.arange(size) - at[:, None], dtype=np.float32)
         for size, at in zip(wanted.shape[1:], path.T, strict=True)
@@ -500,7 +481,7 @@ def without(wanted: Floats, path: npt.NDArray[np.intp], radius: float) -> Floats
 
 
 def best_path(wanted: Floats, step_mm: float, spacing_mm: tuple[float, ...]) -> npt.NDArray[np.intp]:
-    """Return the path through all slices with the largest sum of what is wanted, less what its moves cost.
+    """Return the path through all slices with the largest sum of ring contrast, less the cost of its moves.
 
     Args:
         wanted: (slices, *plane).

@@ -1,17 +1,17 @@
-"""From a preprocessed case to its soft map: the box, forward in tiles, blend raw, NormReLU, a second look.
+"""From a preprocessed case to its soft map: box, forward in tiles, blend raw, NormReLU, recentring.
 
 The network sees the box in the middle of the case first. Where its map is empty, touches the border of the
-box, ends inside the image or looks like no label of the training, the cord may be elsewhere: then the
-localiser looks at the whole image, and the network sees the boxes that it places.
+box, ends inside the image or looks like no label of the training, the structure may be elsewhere: then boxes
+along the paths of `recentring.candidates` are tried, and the one with the largest `BoxPrediction.score` is
+taken.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
@@ -20,53 +20,62 @@ from torch.nn.functional import avg_pool3d
 from tqdm import tqdm
 
 from nnunet_softseg.datasets.raw_dataset import label_names
-from nnunet_softseg.inference import flags
-from nnunet_softseg.inference import postprocessing as clean_up
-from nnunet_softseg.inference import recentring as localiser
+from nnunet_softseg.inference import flags, recentring
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.flags import Flag, Flagged
 from nnunet_softseg.inference.network_image import NetworkImage
-from nnunet_softseg.inference.options import Localize
-from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
+from nnunet_softseg.inference.recentring import Floats, Grid, Placement, Values, WholeImage
+from nnunet_softseg.metrics.label_shape import known_range
 from nnunet_softseg.network.backends import choice
 from nnunet_softseg.network.backends.torch_network import UNetInStages
 from nnunet_softseg.network.norm_relu import norm_relu, robust_peak
 from nnunet_softseg.network.running_scale import running_scale, unwrapped
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
-from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
-_DOUBTFUL = (Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 
 
 @dataclass(frozen=True)
 class BoxPrediction:
-    """What the network made of the part of a case that it saw.
+    """Soft map of one box of a case.
 
     Attributes:
         box: of the case.
         soft_map: (label, *size of the box), in [0, 1].
-        raw_plateau: (label,).
-        findings: what is odd about it.
+        robust_peak: (label,) of the raw output.
+        findings: flags of the map and of the response.
+        placement: of the patch; None: the box in the middle of the case.
+        ring_contrast: along the path of the placement.
     """
 
     box: Box
     soft_map: torch.Tensor
-    raw_plateau: torch.Tensor
+    robust_peak: torch.Tensor
     findings: tuple[Flagged, ...]
+    placement: Placement | None = None
+    ring_contrast: float = 1.0
 
     @property
-    def flags(self) -> set[Flag]:
-        """The words of the findings."""
-        return {flag for flag, _ in self.findings}
+    def reasons(self) -> set[Flag]:
+        """Flags for which the structure may be elsewhere."""
+        return {flag for flag, _ in self.findings}.intersection(_ODD)
 
     @property
-    def oddity(self) -> tuple[bool, int]:
-        """What orders maps of one case: the least odd first."""
-        return Flag.EMPTY in self.flags, len(self.findings)
+    def score(self) -> float:
+        """Rank among the boxes of a case, of which the one with the largest score is taken.
+
+        The ring contrast along the box's path, in [0, 1], minus the number of findings; minus infinity for
+        an empty map. So the box with the fewest findings is taken, and of several the one whose place looks
+        most like the structure. The box in the middle has no path and counts with a contrast of 1: it is kept
+        unless another has fewer findings. A map with findings is taken before an empty one, and is flagged.
+        """
+        if float(self.soft_map.max()) <= HARD_THRESHOLD:
+            return -np.inf
+        return self.ring_contrast - len(self.findings)
 
 
 @torch.inference_mode()
@@ -74,7 +83,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) ->
     """Return the soft maps of a preprocessed case.
 
     Tiles, where there are several, are blended raw; NormReLU is taken over all that the network saw, with a
-    floor relative to the raw robust peak that the network learned.
+    floor relative to the running scale of the training.
 
     Args:
         predictor: nnU-Net's, with a network and plans of ours.
@@ -87,15 +96,15 @@ def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) ->
     """
     started = time.perf_counter()
     case = _Case(predictor, image, record)
-    seen = case.seen()
-    _note(record, case, seen)
+    found = case.predicted()
+    _note(record, case, found)
     record.seconds["forward"] = record.seconds.get("forward", 0.0) + time.perf_counter() - started
     if case.is_box:
-        record.box = seen.box
-        return seen.soft_map
-    whole = torch.zeros((len(seen.soft_map), *case.shape))
-    within = seen.soft_map[(slice(None), *inside_of_box(seen.box, case.shape))]
-    whole[(slice(None), *inside(seen.box, case.shape))] = within
+        record.box = found.box
+        return found.soft_map
+    whole = torch.zeros((len(found.soft_map), *case.shape))
+    within = found.soft_map[(slice(None), *inside_of_box(found.box, case.shape))]
+    whole[(slice(None), *inside(found.box, case.shape))] = within
     return whole
 
 
@@ -111,9 +120,11 @@ class _Case:
     def __init__(self, predictor: Any, image: torch.Tensor, record: CaseRecord) -> None:
         self.predictor = predictor
         self.names = label_names(predictor.dataset_json, predictor.label_manager.foreground_labels)
-        self.reference = running_scale(predictor.network).float().cpu()
-        self.settings = SoftSegSettings.from_plans(predictor.plans_manager.plans)
-        self._entry: Mapping[str, Any] = predictor.plans_manager.plans[PLANS_KEY]
+        self.scale = running_scale(predictor.network).float().cpu()
+        self._floor = SoftSegSettings.from_plans(predictor.plans_manager.plans).floor_fraction
+        entry: Mapping[str, Any] = predictor.plans_manager.plans[PLANS_KEY]
+        self._si_axis: int | None = entry.get("si_axis")
+        self._training: Mapping[str, Any] = entry.get("training_shapes", {})
         self._image = image
         self._record = record
         # The next fold of an ensemble comes with the same image again, whatever box this one ends with.
@@ -123,117 +134,95 @@ class _Case:
         shape = record.network_shape if self.is_box else None
         self.shape: tuple[int, ...] = tuple(int(size) for size in shape or image.shape[1:])
 
-    def seen(self) -> BoxPrediction:
-        """Return what the network sees of the case in the end.
+    def predicted(self) -> BoxPrediction:
+        """Return the soft map of the box that is taken.
 
-        The first fold of an ensemble decides where all of them look: maps of several boxes have no mean.
+        The first fold of an ensemble decides on the box for all: maps of several boxes have no mean.
         """
-        decided = self.is_box and self._record.is_placed
-        placement = self._record.placement if decided else None
-        if placement is not None:
-            return self._where(self._whole(), placement)
-        first = self._in_the_middle()
+        record = self._record
+        decided = self.is_box and record.is_placed
+        if decided and record.placement is not None:
+            return self._placed(self._whole(), record.placement)
+        chosen = first = self._in_the_middle()
         if decided or self._si_axis is None:
             return first
-        mode = self._record.options.localize
-        because = sorted(flag.value for flag in first.flags.intersection(_ODD))
-        if self._is_constant or mode == "never" or (mode == "auto" and not because):
-            chosen = first
-        else:
-            chosen, placement = self._recentred(first, mode, because)
-        self._record.placement, self._record.is_placed = placement, True
+        mode = record.options.localize
+        if not self._is_constant and (mode == "always" or (mode == "auto" and first.reasons)):
+            chosen = self._recentred(first)
+        record.placement, record.is_placed = chosen.placement, True
         return chosen
-
-    @property
-    def _si_axis(self) -> int | None:
-        axis: int | None = self._entry.get("si_axis")
-        return axis
 
     @property
     def _is_constant(self) -> bool:
         """Whether the whole case is."""
-        flagged = Flag.CONSTANT in self._record.flags
-        return flagged if self.is_box else _is_constant(self._image)
+        return Flag.CONSTANT in self._record.flags if self.is_box else _is_constant(self._image)
 
     def _whole(self) -> WholeImage | None:
         """Return the whole case; None where it cannot be read again."""
         if not self.is_box:
             return _ArrayImage(self._image)
         files = self._record.image_files
-        predictor = self.predictor
-        plans = predictor.plans_manager, predictor.configuration_manager
+        plans = self.predictor.plans_manager, self.predictor.configuration_manager
         return NetworkImage.from_files(files, *plans) if files else None
 
     def _in_the_middle(self) -> BoxPrediction:
-        patch_size = self.predictor.configuration_manager.patch_size
-        box = network_box(self.shape, patch_size, self._si_axis)
-        image = self._image
         if self.is_box and self._central is not None:
-            box = self._central
+            box, image = self._central, self._image
         else:
-            image = _ArrayImage(image).extract(box)
+            box = network_box(self.shape, self.predictor.configuration_manager.patch_size, self._si_axis)
+            image = _ArrayImage(self._image).extract(box)
         raw = _blend_tiles(self.predictor, image, self._record)
         if _is_constant(image):
-            raw.zero_()  # what a network answers to a constant image says nothing
-        return self._judged(box, raw, np.ones(raw.shape[1:], dtype=np.bool_))
+            raw.zero_()  # the response to a constant image says nothing
+        return self._judged(box, raw)
 
-    def _recentred(
-        self, first: BoxPrediction, mode: Localize, because: list[str]
-    ) -> tuple[BoxPrediction, Placement | None]:
-        """Return what the network sees where the localiser places it, if that is better, and where."""
+    def _recentred(self, first: BoxPrediction) -> BoxPrediction:
+        """Return the box with the largest score: that in the middle, or one along a cord elsewhere."""
+        because = sorted(flag.value for flag in first.reasons)
+        mode = self._record.options.localize
         note: dict[str, Any] = {"mode": mode, "because": because, "used": False}
         self._record.localiser = note
         image = self._whole()
         if image is None:
             note["not_run"] = "the image came as an array: there is no file to read all of it from"
-            return first, None
+            return first
         started = time.perf_counter()
-        forward = _at_any_size(self.predictor)
-        # A cord that leans leaves the box in the middle, or is not known there at all.
-        leaning = bool(first.flags & {Flag.BORDER, Flag.EMPTY})
-        looks = self._looks(image, localiser.candidates(image, forward, self.reference, self._grid, leaning))
-        second, placement = self._closest(image, looks) if looks else (first, None)
-        used = bool(looks) and (mode == "always" or _is_better(second, first))
+        # A tilted cord leaves the box in the middle, or is not known there at all.
+        tried = self._candidates(image, tilted=bool(first.reasons & {Flag.BORDER, Flag.EMPTY}))
+        best = self._refined(image, max(tried, key=lambda one: one.score)) if tried else first
+        used = bool(tried) and (mode == "always" or best.score > first.score)
         seconds = round(time.perf_counter() - started, 3)
-        note |= {"tried": len(looks), "used": used, "seconds": seconds}
-        note |= placement.as_json() if placement else {}
+        note |= {"tried": len(tried), "used": used, "seconds": seconds}
+        note |= best.placement.as_json() if best.placement else {}
         if used and because:
             self._record.add_flags(flags.of_move())
-        return (second, placement) if used else (first, None)
+        return best if used else first
 
-    def _looks(
-        self, image: WholeImage, candidates: Iterator[localiser.Candidate]
-    ) -> list[tuple[BoxPrediction, localiser.Candidate]]:
-        """Return what the network sees at one place after the other, up to the first where nothing is odd."""
-        looks = []
-        for candidate in candidates:
-            seen = self._where(image, candidate.placement)
-            looks.append((seen, candidate))
-            if not seen.flags.intersection(_ODD):
+    def _candidates(self, image: WholeImage, *, tilted: bool) -> list[BoxPrediction]:
+        """Return the soft map at one candidate after the other, up to the first without a finding."""
+        tried = []
+        forward = _at_any_size(self.predictor)
+        for candidate in recentring.candidates(image, forward, self.scale, self._grid, tilted):
+            tried.append(self._placed(image, *candidate))
+            if not tried[-1].reasons:
                 break
-        return looks
+        return tried
 
-    def _closest(
-        self, image: WholeImage, looks: Sequence[tuple[BoxPrediction, localiser.Candidate]]
-    ) -> tuple[BoxPrediction, Placement]:
-        """Return what the network sees where least is odd; of places that are as odd, the most like a cord.
-
-        Where the cord leans, it is looked at again, set upright by what was found.
-        """
-        seen, (placement, _) = min(looks, key=lambda look: (look[0].oddity, -look[1].ring_contrast))
-        tried = [(seen, placement)]
+    def _refined(self, image: WholeImage, found: BoxPrediction) -> BoxPrediction:
+        """Return the best of a tilted cord's maps, each placed along the one before."""
+        tried = [found]
         for _ in range(_MOST_REFINEMENTS):
-            if placement.is_straight:
+            placement = found.placement
+            if placement is None or placement.is_straight:
                 break
-            closer = localiser.refined(placement, seen.soft_map, self.shape, self._grid)
-            moved = np.abs(closer.centres - placement.centres).max()
-            # Nothing was found that tells more, or it is found where it was looked for.
-            if closer is placement or (moved < _SETTLED and not seen.findings):
+            finer = recentring.refined(placement, found.soft_map, self.shape, self._grid)
+            moved = np.abs(finer.centres - placement.centres).max()
+            # An empty map tells nothing of the path; a good one is where it was looked for.
+            if finer is placement or (moved < _SETTLED and not found.findings):
                 break
-            placement = closer
-            seen = self._where(image, placement)
-            tried.append((seen, placement))
-        return min(reversed(tried), key=lambda one: one[0].oddity)
+            found = self._placed(image, finer, found.ring_contrast)
+            tried.append(found)
+        return max(reversed(tried), key=lambda one: one.score)
 
     @property
     def _grid(self) -> Grid:
@@ -242,9 +231,9 @@ class _Case:
         strides = [
             np.broadcast_to(stride, axes) for stride in configuration.network_arch_init_kwargs["strides"]
         ]
-        shapes = [shape for shape in self._entry.get("training_shapes", {}).values() if shape]
+        known = [known_range(label, "largest_area")[1] for label in self._training.values() if label]
         in_plane = [length for axis, length in enumerate(configuration.spacing) if axis != self._si_axis]
-        area = max((shape["largest_area"] for shape in shapes), default=_CORD_MM2 / np.prod(in_plane))
+        area = max(known, default=_CORD_MM2 / np.prod(in_plane))
         return Grid(
             si_axis=self._si_axis or 0,
             spacing_mm=tuple(map(float, configuration.spacing)),
@@ -253,47 +242,43 @@ class _Case:
             radius=float(np.sqrt(area / np.pi)),
         )
 
-    def _where(self, image: WholeImage | None, placement: Placement) -> BoxPrediction:
-        """Return what the network sees where the localiser has placed it."""
+    def _placed(
+        self, image: WholeImage | None, placement: Placement, ring_contrast: float = 1.0
+    ) -> BoxPrediction:
+        """Return the soft map of the patch at a placement."""
         if image is None:
             raise ValueError("the patch is placed in a whole case, found none")
-        raw = _blend_tiles(self.predictor, placement.seen(image), self._record)
-        return self._judged(placement.box, raw, placement.coverage(), placement)
+        raw = _blend_tiles(self.predictor, placement.patch(image), self._record)
+        found = self._judged(placement.box, raw, placement)
+        return replace(found, ring_contrast=ring_contrast)
 
-    def _judged(
-        self,
-        box: Box,
-        raw: torch.Tensor,
-        coverage: npt.NDArray[np.bool_],
-        placement: Placement | None = None,
-    ) -> BoxPrediction:
-        """Return the soft map of raw output, and what is odd about it."""
-        floor = self.settings.floor_fraction
-        soft_map = norm_relu(raw[None], floor * self.reference, robust=True)[0]
+    def _judged(self, box: Box, raw: torch.Tensor, placement: Placement | None = None) -> BoxPrediction:
+        """Return the soft map of raw output, with its findings."""
+        soft_map = norm_relu(raw[None], self._floor * self.scale, robust=True)[0]
+        coverage = np.ones(raw.shape[1:], dtype=np.bool_)
+        tilt_factor = None
         if placement is not None:
-            soft_map = placement.put_back(soft_map)
-        found = robust_peak(raw[None]).flatten()
+            soft_map, coverage = placement.put_back(soft_map), placement.coverage()
+            tilt_factor = placement.tilt_factor
+        peaks = robust_peak(raw[None]).flatten()
         findings = [
             finding
-            for values in zip(self.names, found.tolist(), self.reference.tolist(), strict=True)
-            for finding in flags.of_response(*values, floor)
+            for values in zip(self.names, peaks.tolist(), self.scale.tolist(), strict=True)
+            for finding in flags.of_response(*values, self._floor)
         ]
         part = inside_of_box(box, self.shape)
         in_case = soft_map[(slice(None), *part)].numpy()
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
         findings += flags.of_border(in_case, coverage[part], goes_on)
-        tilt_factor = placement.tilt_factor if placement else None
-        plans = self.predictor.plans_manager.plans
-        options = self._record.options
-        cleaned, discarded = clean_up.cleaned(in_case, self.names, plans, tilt_factor, options=options)
-        findings += discarded
-        training = self._entry.get("training_shapes", {})
-        findings += flags.of_map(cleaned, self.names, training, self._si_axis or 0, tilt_factor)
-        return BoxPrediction(box, soft_map, found, tuple(findings))
+        of_map = flags.of_map(in_case, self.names, self._training, self._si_axis or 0, tilt_factor)
+        # Pieces that are removed in the end, as was asked for, are no sign of a wrong place.
+        removed = {Flag.PIECES} if self._record.options.largest_piece else set()
+        findings += [finding for finding in of_map if finding.flag not in removed]
+        return BoxPrediction(box, soft_map, peaks, tuple(findings), placement)
 
 
 class _ArrayImage:
-    """A whole preprocessed case at hand, as `placement.WholeImage`."""
+    """A whole preprocessed case at hand, as `recentring.WholeImage`."""
 
     def __init__(self, image: torch.Tensor) -> None:
         self._image = image
@@ -303,32 +288,19 @@ class _ArrayImage:
         part: torch.Tensor = crop_and_pad_nd(self._image, [list(extent) for extent in box])
         return part
 
-    def own_slices(self, box: Box, axis: int) -> npt.NDArray[np.floating[Any]]:
-        del axis  # it is on the network's grid already
+    def own_slices(self, box: Box, axis: int) -> Values:
+        del axis
         return self.extract(box).numpy()
 
-    def slice_positions(self, axis: int) -> npt.NDArray[np.float64]:
+    def slice_positions(self, axis: int) -> Floats:
         return np.arange(self.shape[axis], dtype=np.float64)
 
-    def interpolated(
-        self, own_slices: npt.NDArray[np.floating[Any]], axis: int
-    ) -> npt.NDArray[np.floating[Any]]:
+    def interpolated(self, own_slices: Values, axis: int) -> Values:
         del axis
         return own_slices
 
     def coarse(self, stride: Sequence[int]) -> torch.Tensor:
         return avg_pool3d(self._image[None], tuple(stride), ceil_mode=True, count_include_pad=False)[0]
-
-
-def _is_better(second: BoxPrediction, first: BoxPrediction) -> bool:
-    """Return whether a second look has found what the first has missed.
-
-    An empty map is given up only for one that looks like a label of the training: where there is no cord,
-    there is always something that looks a little like one.
-    """
-    if Flag.EMPTY in first.flags:
-        return not second.flags.intersection((Flag.EMPTY, *_DOUBTFUL))
-    return Flag.EMPTY not in second.flags and len(second.findings) < len(first.findings)
 
 
 def _is_constant(image: torch.Tensor) -> bool:
@@ -397,14 +369,14 @@ def _blend(
     return total / weight
 
 
-def _note(record: CaseRecord, case: _Case, seen: BoxPrediction) -> None:
+def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
     """Note the robust peak of each label beside the running scale; folds of an ensemble add up in lists.
 
-    What a soft map itself tells is noted when it is written: of the mean of all folds.
+    Flags of the soft map itself are noted by the export, which has the mean of all folds.
     """
-    values = zip(case.names, seen.raw_plateau.tolist(), case.reference.tolist(), strict=True)
-    for name, found, learned in values:
+    values = zip(case.names, found.robust_peak.tolist(), case.scale.tolist(), strict=True)
+    for name, peak, scale in values:
         label = record.labels.setdefault(name, {})
-        label.setdefault("raw_plateau", []).append(round(found, 4))
-        label.setdefault("raw_plateau_in_training", []).append(round(learned, 4))
-    record.add_flags(finding for finding in seen.findings if finding.flag in (Flag.WEAK, Flag.BORDER))
+        label.setdefault("raw_plateau", []).append(round(peak, 4))
+        label.setdefault("raw_plateau_in_training", []).append(round(scale, 4))
+    record.add_flags(finding for finding in found.findings if finding.flag in (Flag.WEAK, Flag.BORDER))

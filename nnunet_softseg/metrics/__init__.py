@@ -2,7 +2,7 @@
 
 The modules, in the order of their imports:
 
-  label_shape.py              the shape of a label, coarsely; what is unlike every label of the training
+  label_shape.py              outlier score of a map: figures of its shape against the ranges of the training
   surface_distance.py         how far two surfaces lie apart, in mm
   calibration.py              reliability curve, calibration error, Brier score
   measure_table.py            what is measured of a case: unit, best value, value where a map is empty

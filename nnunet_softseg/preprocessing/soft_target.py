@@ -387,7 +387,7 @@ def _report_up_to_date(job: SoftTargetJob) -> CasePreparation:
     # Configurations with different patches share the soft targets of one data identifier.
     kept = tuple(record["kept_mass"] if box == job.box else kept_mass(array[...], job.box).tolist())
     warnings = (*record["warnings"], *_crop_warnings(job, kept))
-    shapes = tuple(shape and LabelShape(**shape) for shape in record["shapes"])
+    shapes = tuple(shape and LabelShape.from_record(shape) for shape in record["shapes"])
     return CasePreparation(job.case.case_id, False, kept, job.si_axis, shapes, warnings)
 
 

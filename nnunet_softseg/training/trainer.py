@@ -28,7 +28,7 @@ from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.geometry import array_orientation
-from nnunet_softseg.metrics.label_shape import most_extreme
+from nnunet_softseg.metrics.label_shape import training_ranges
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import norm_relu
 from nnunet_softseg.network.running_scale import add_running_scale, running_scale
@@ -175,7 +175,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         names = label_names(self.dataset_json, self.label_manager.foreground_labels)
         by_label = zip(*(case.shapes for case in report.cases), strict=True)
         self._entry["training_shapes"] = {
-            name: most_extreme(shapes) for name, shapes in zip(names, by_label, strict=True)
+            name: training_ranges(shapes) for name, shapes in zip(names, by_label, strict=True)
         }
 
     def _record_geometry(self) -> None:

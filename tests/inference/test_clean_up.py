@@ -1,4 +1,4 @@
-"""What of a soft map is kept, and when nothing is."""
+"""Post-processing: what options take away, and that nothing else does."""
 
 from typing import Any
 
@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference import postprocessing as clean_up
 from nnunet_softseg.inference.flags import Flag
-from nnunet_softseg.inference.postprocessing import cleaned, keep_supported, largest_piece
-from nnunet_softseg.metrics.label_shape import could_be_labels, label_shape, most_extreme
+from nnunet_softseg.inference.options import PredictionOptions
+from nnunet_softseg.inference.postprocessing import keep_supported, largest_piece, postprocess
+from nnunet_softseg.metrics.label_shape import LabelShape, training_ranges
 from nnunet_softseg.settings import PLANS_KEY
+
+DISCARD = PredictionOptions(discard_implausible=True)
+TRAINING = training_ranges([LabelShape(1, 30.0, area_roughness=0.01), LabelShape(1, 36.0, empty_start=3)])
 
 
 def box_map(*boxes: tuple[tuple[int, int], ...], height: float = 1.0) -> np.ndarray:
@@ -24,125 +26,68 @@ def box_map(*boxes: tuple[tuple[int, int], ...], height: float = 1.0) -> np.ndar
 
 
 CORD = ((0, 40), (10, 16), (10, 16))
-TRAINING = most_extreme([label_shape(box_map(CORD), 0), label_shape(box_map(((10, 40), *CORD[1:])), 0)])
-assert TRAINING is not None
-assert TRAINING["extent"] == 30
-
-
-def resembles(*arguments: Any) -> bool:
-    return any(True for _ in could_be_labels(*arguments))
+WIDE = box_map(((0, 40), (5, 25), (5, 25)))  # 400 voxels, of 36 at most
 
 
 def plans(training: Any = TRAINING) -> dict[str, Any]:
     return {PLANS_KEY: {"settings": {}, "si_axis": 0, "training_shapes": {"cord": training}}}
 
 
-@pytest.mark.parametrize(
-    ("boxes", "could_be"),
-    [
-        ([CORD], True),
-        ([((0, 15), (10, 16), (10, 16))], True),  # half of the shortest, 30 slices
-        ([((0, 14), (10, 16), (10, 16))], False),
-        ([((0, 14), (10, 16), (10, 16)), ((20, 34), (10, 16), (10, 16))], False),  # pieces do not add up
-        ([((0, 14), (2, 6), (2, 6)), CORD], True),
-        ([CORD, ((12, 22), (5, 25), (5, 25))], True),  # a tumour over ten slices: most are a cord's
-        ([((0, 40), (5, 25), (5, 25))], False),  # all of it wide: 400 voxels, of 36
-        ([((0, 40), (10, 18), (10, 19))], True),  # twice as wide, and no more
-        ([((0, 40), (10, 19), (10, 19))], False),
-        # Wide, narrow, wide, ...: no slice is odd, but a cord is not like this over all of its length.
-        ([((z, z + 2), (10, 16), (10, 16 if z % 4 else 19)) for z in range(0, 40, 2)], False),
-        ([CORD, *(((z, z + 2), (10, 16), (10, 19)) for z in range(0, 18, 4))], True),  # a quarter of it
-        # A sixth wider every other slice: no slice is odd, but a cord is smoother than that.
-        ([((z, z + 1), (10, 16), (10, 16 if z % 2 else 17)) for z in range(40)], False),
-        ([((0, 20), (10, 16), (10, 16)), ((20, 40), (10, 16), (10, 17))], True),  # once is an enlargement
-    ],
-)
-def test_a_map_that_could_be_no_label_is_emptied(boxes: list[Any], could_be: bool) -> None:
-    soft = box_map(*boxes)
-    assert TRAINING is not None
-    for axis in range(3):
-        assert resembles(np.moveaxis(soft, 0, axis), TRAINING, axis) is could_be
-    (kept,), findings = cleaned(soft[None], ["cord"], plans())
-    np.testing.assert_array_equal(kept, soft if could_be else 0)
-    assert [flag for flag, _ in findings] == [Flag.DISCARDED] * (not could_be)
-
-
-@pytest.mark.parametrize(("inside", "could_be"), [(0.91, True), (0.89, False)])
-def test_a_map_that_is_not_certain_inside_is_no_label(inside: float, could_be: bool) -> None:
-    """As wide and as smooth as a cord, but nowhere sure of it; the sure piece beside it is one."""
-    assert TRAINING is not None
-    soft = box_map(CORD, height=inside)
-    soft[:, [10, 15], 10:16] = soft[:, 10:16, [10, 15]] = 1.0  # the border may be what it likes
-    assert resembles(soft, TRAINING, 0) is could_be
-    without = {name: value for name, value in TRAINING.items() if name != "certainty"}
-    assert resembles(soft, without, 0)  # a model that knows nothing of it
-    soft[:, 20:26, 20:26] = 1.0
-    assert resembles(soft, TRAINING, 0)
+def processed(
+    soft: np.ndarray, options: PredictionOptions = DISCARD, training: Any = TRAINING, **case: Any
+) -> tuple[np.ndarray, list[Flag]]:
+    (kept,), raised = postprocess(soft[None], ["cord"], plans(training), options, **case)
+    return kept, [flag for flag, _ in raised]
 
 
 @pytest.mark.parametrize(
-    ("slices", "width", "inside", "could_be"),
+    ("soft", "raised"),
     [
-        (22, 6, 1.0, True),
-        (22, 8, 1.0, False),  # 48 voxels, of 36: a third too many, of a whole cord nothing odd
-        (23, 8, 1.0, True),
-        (22, 6, 0.94, False),
-        (23, 6, 0.94, True),
+        (box_map(CORD), []),
+        (WIDE, [Flag.UNLIKE]),
+        (box_map(((0, 7), (10, 16), (10, 16))), [Flag.BROKEN_OFF]),  # an image may reach beyond
+        (box_map(((0, 18), *CORD[1:]), ((22, 40), *CORD[1:])), [Flag.PIECES, Flag.BROKEN_OFF]),
     ],
 )
-def test_what_is_seen_in_part_must_be_like_the_labels_of_the_training(
-    slices: int, width: int, inside: float, could_be: bool
-) -> None:
-    """Three quarters of the shortest label, 30 slices, and less."""
-    assert TRAINING is not None
-    soft = box_map(((0, slices), (10, 16), (10, 10 + width)))
-    soft[:, 11:15, 11 : 9 + width] *= inside
-    assert resembles(soft, TRAINING, 0) is could_be
+def test_a_map_is_emptied_on_request_if_it_is_unlike_the_training(soft: np.ndarray, raised: list) -> None:
+    kept, flags = processed(soft, PredictionOptions())
+    np.testing.assert_array_equal(kept, soft)
+    assert flags == raised
+    kept, flags = processed(soft)
+    emptied = Flag.UNLIKE in raised
+    np.testing.assert_array_equal(kept, soft * (not emptied))
+    assert flags == raised + [Flag.DISCARDED] * emptied
 
 
-def test_a_map_at_the_border_in_pieces_and_unlike_the_training_is_emptied() -> None:
-    """Each of the three may be seen of a cord, all of them together are not; a cord among pieces stays."""
-    wide = ((0, 40), (10, 18), (10, 16))  # 48 voxels, of 36: unlike the training, but it could be a label
-    piece = ((0, 4), (22, 26), (22, 26))
-    for boxes, at_border, is_kept in (
-        ([wide, piece], False, True),
-        ([wide], True, True),
-        ([CORD, piece], True, True),
-        ([wide, piece], True, False),
-    ):
-        soft = box_map(*boxes)[None]
-        kept, findings = cleaned(soft, ["cord"], plans(), at_border=at_border)
-        np.testing.assert_array_equal(kept, soft if is_kept else 0)
-        assert [flag for flag, _ in findings] == [Flag.DISCARDED] * (not is_kept)
-        assert cleaned(soft, ["cord"], plans(None), at_border=at_border)[0].any()  # nothing is known of it
+def test_a_tilted_label_is_judged_across_and_the_padding_around_the_case_has_no_part() -> None:
+    assert processed(WIDE, tilt_factor=np.full(40, 400 / 36)) == (pytest.approx(WIDE), [])
+    in_case = (slice(4, 36), slice(0, 30), slice(0, 30))
+    short = box_map(((4, 36), *CORD[1:]))
+    assert processed(short)[1] == []  # within the tolerance at the ends
+    short[4:10] = 0
+    assert processed(short)[1] == [Flag.BROKEN_OFF]  # ten slices, of three and five
+    assert processed(short, in_case=in_case)[1] == []  # six
 
 
-def test_a_label_that_leans_is_judged_across() -> None:
-    """400 voxels of 36 are no label, unless they are cut at a slant; in each piece its own slices count."""
-    assert TRAINING is not None
-    soft = box_map(((0, 40), (5, 25), (5, 25)))
-    assert resembles(soft, TRAINING, 0, np.full(40, 400 / 36))
-    assert not resembles(soft, TRAINING, 0, np.full(40, 400 / 73))  # across, twice as wide and more
-    pieces = box_map(((0, 4), (2, 6), (2, 6)), ((10, 40), (5, 25), (5, 25)))
-    lean = np.concatenate([np.ones(10), np.full(30, 400 / 36)])
-    assert resembles(pieces, TRAINING, 0, lean)
-    assert not resembles(pieces, TRAINING, 0, np.concatenate([np.full(10, 400 / 36), np.ones(30)]))
-    assert not cleaned(soft[None], ["cord"], plans())[0].any()
-    assert cleaned(soft[None], ["cord"], plans(), np.full(40, 400 / 36))[0].any()
+def test_without_figures_of_the_training_nothing_is_emptied() -> None:
+    for training in (None, {}, training_ranges([LabelShape(1, 36.0)])):
+        kept, flags = processed(WIDE, training=training)
+        np.testing.assert_array_equal(kept, WIDE)
+        assert flags == []
+    (kept,), raised = postprocess(
+        WIDE[None], ["cord"], {PLANS_KEY: {"settings": {}, "si_axis": None}}, DISCARD
+    )
+    np.testing.assert_array_equal(kept, WIDE)
+    assert raised == []
 
 
-def test_an_image_shorter_than_any_of_the_training_can_show_a_cord() -> None:
-    assert TRAINING is not None
-    assert resembles(box_map(CORD)[:3], TRAINING, 0)
-    assert not resembles(box_map(CORD)[:3] * 0.5, TRAINING, 0)  # but not without a voxel above a half
-
-
-def test_a_label_of_which_nothing_is_known_is_kept() -> None:
-    soft = box_map(((0, 2), (0, 30), (0, 30)))
-    for entry in (plans(None), {PLANS_KEY: {"settings": {}, "si_axis": None}}):
-        (kept,), findings = cleaned(soft[None], ["cord"], entry)
-        np.testing.assert_array_equal(kept, soft)
-        assert findings == []
+def test_of_several_labels_each_is_judged_alone() -> None:
+    known = {PLANS_KEY: {**plans()[PLANS_KEY], "training_shapes": {"cord": TRAINING, "canal": TRAINING}}}
+    maps, raised = postprocess(np.stack([WIDE, box_map(CORD)]), ["canal", "cord"], known, DISCARD)
+    assert not maps[0].any()
+    np.testing.assert_array_equal(maps[1], box_map(CORD))
+    assert [flag for flag, _ in raised] == [Flag.UNLIKE, Flag.DISCARDED]
+    assert raised[0].why.startswith("canal is unlike the labels of the training: largest area 400 (in tra")
 
 
 @settings(max_examples=40)
@@ -161,33 +106,19 @@ def test_the_largest_piece_keeps_its_values_and_nothing_else_is_left(seed: int) 
     assert kept.sum() > 0 or soft.sum() == 0
 
 
-def test_two_balls_and_their_faint_rims(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_balls_and_their_faint_rims() -> None:
     soft = box_map(CORD)
     soft[:, 9, 10:16] = 0.03  # partial volume below the threshold
     alone = soft.copy()
     soft[5:12, 20:26, 20:26] = 0.9
-    (kept,), _ = cleaned(soft[None], ["cord"], plans())
+    kept, flags = processed(soft, PredictionOptions())
     np.testing.assert_array_equal(kept, soft)
-    monkeypatch.setenv(clean_up.LARGEST, "1")
-    (kept,), _ = cleaned(soft[None], ["cord"], plans())
+    assert Flag.PIECES in flags
+    kept, flags = processed(soft, PredictionOptions(largest_piece=True))
     np.testing.assert_array_equal(kept, alone)
-    monkeypatch.setenv(clean_up.LARGEST, "yes")
-    with pytest.raises(UserError, match=r"NNUNET_SOFTSEG_LARGEST_PIECE: expected 1 .* or 0, found 'yes'"):
-        cleaned(soft[None], ["cord"], plans())
-
-
-def test_an_unlikely_map_is_kept_and_flagged_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    soft = box_map(((0, 40), (5, 25), (5, 25)))
-    monkeypatch.setenv(clean_up.KEEP_UNLIKELY, "1")
-    (kept,), ((flag, why),) = cleaned(soft[None], ["cord"], plans())
-    np.testing.assert_array_equal(kept, soft)
-    assert flag is Flag.UNLIKE
-    assert "cord looks like no label of the training: its soft map was kept" in why
-    assert cleaned(box_map(CORD)[None], ["cord"], plans())[1] == []  # nothing to keep, nothing to flag
-    monkeypatch.setenv(clean_up.KEEP_UNLIKELY, "maybe")
-    with pytest.raises(UserError, match=r"NNUNET_SOFTSEG_KEEP_UNLIKELY: expected 1 .* or 0, found 'maybe'"):
-        cleaned(soft[None], ["cord"], plans())
+    assert flags == []
 
 
 def test_nothing_stays_nothing() -> None:
     np.testing.assert_array_equal(largest_piece(np.zeros((3, 3, 3), np.float32), 0.05), 0)
+    assert processed(np.zeros((4, 5, 6), np.float32))[1] == [Flag.EMPTY]

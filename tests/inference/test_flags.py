@@ -16,7 +16,7 @@ from nnunet_softseg.preprocessing.model_plans import spacing_range
 
 TRAINING = {
     "cord": {
-        "components": 1, "largest_area": 30.0, "area_variation": 0.05,
+        "components": 1, "largest_area": 30.0, "area_roughness": 0.01,
         "empty_start": 0, "empty_end": 10, "gap": 0,
     }
 }  # fmt: skip

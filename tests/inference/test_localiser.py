@@ -213,7 +213,7 @@ def test_a_leaning_tube_stands_upright_and_round_and_goes_back_where_it_was(
     placement = place(centres / spacing, image.shape, made)
     assert not placement.is_straight
     assert placement.as_json()["steepest_deg"] == pytest.approx(np.degrees(np.arccos(1 / longer)), abs=0.06)
-    seen = np.moveaxis(placement.seen(image)[0].numpy(), si_axis, 0)
+    seen = np.moveaxis(placement.patch(image)[0].numpy(), si_axis, 0)
     assert seen.shape == (60, 20, 16)
     y, x = np.meshgrid((np.arange(20) - 9.5) * spacing[0], (np.arange(16) - 7.5) * spacing[1], indexing="ij")
     areas = seen.sum((1, 2))
@@ -249,7 +249,7 @@ def test_between_slices_a_leaning_tube_is_interpolated_along_itself(thickness: f
     assert image.shape == (60, 70, 74)
     made = of_plane(0, np.array([70, 74]), 60)[2]
     placement = place(line(60, (14.3, 60.8), slope), image.shape, made)
-    seen = placement.seen(image)[0].numpy()
+    seen = placement.patch(image)[0].numpy()
     y, x = np.meshgrid(np.arange(20) - 9.5, np.arange(16) - 7.5, indexing="ij")
     disc = np.clip(3.5 - np.hypot(y, x), 0, 1)
     assert np.abs(seen - disc).max() < 0.25  # an edge, a fraction of a voxel off
@@ -266,11 +266,11 @@ def test_whole_shifts_change_no_value(seed: int, si_axis: int) -> None:
     starts = rng.integers(0, [20, 20], (12, 2)).astype(float)
     placement = Placement(starts + np.array([9.5, 7.5]), np.tile(np.eye(2), (12, 1, 1)), (20, 16), si_axis)
     image = ArrayImage(rng.random(shape).astype(np.float32))
-    seen = np.moveaxis(placement.seen(image)[0].numpy(), si_axis, 0)
+    seen = np.moveaxis(placement.patch(image)[0].numpy(), si_axis, 0)
     planes = np.moveaxis(image.values, si_axis, 0)
     for z, (a, b) in enumerate(starts.astype(int)):
         np.testing.assert_allclose(seen[z], planes[z, a : a + 20, b : b + 16], atol=1e-5)
-    back = placement.put_back(placement.seen(image))[0].numpy()
+    back = placement.put_back(placement.patch(image))[0].numpy()
     coverage = placement.coverage()
     assert coverage.sum() == 12 * 20 * 16
     part = image.values[tuple(slice(*extent) for extent in placement.box)]
@@ -414,7 +414,7 @@ def test_what_was_found_tells_better_where_a_leaning_tube_runs(si_axis: int) -> 
     made = of_plane(si_axis, np.array([70, 74]), 60)[2]
     rough = line(60, (17.8, 52.3), (0.53, -0.4)) + np.random.default_rng(0).uniform(-0.5, 0.5, (60, 2))
     placement = place(rough, image.shape, made)
-    finer = refined(placement, placement.put_back(placement.seen(image)), image.shape, made)
+    finer = refined(placement, placement.put_back(placement.patch(image)), image.shape, made)
     found = slice(6, 58)
     assert np.abs(placement.centres - centres)[found].max() > 2
     assert np.abs(finer.centres - centres)[found].max() < 0.3
