@@ -14,6 +14,7 @@ from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference import soft_prediction as inference
 from nnunet_softseg.inference.case_record import CaseRecord
+from nnunet_softseg.inference.flags import Flag
 from nnunet_softseg.inference.label_manager import SoftLabelManager
 from nnunet_softseg.inference.options import Localize, PredictionOptions
 from nnunet_softseg.inference.recentring import place
@@ -239,18 +240,33 @@ def test_why_it_looked_again_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"ends inside the image", "touches the border"} <= set(record.localiser["because"])
 
 
-def test_where_there_is_no_cord_an_empty_map_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A piece of a tube off the centre is found by the second look, but it is too short for a cord."""
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_a_piece_off_the_centre_is_found_and_flagged(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too short for a cord of the training: that is for a person to judge, the map is kept."""
     piece = tube((90, 76, 74), (15, 15), (0, 0))
     piece[:, :40] = 0
     piece[:, 58:] = 0
-    soft, record, _ = whole_case(piece, "auto", monkeypatch)
-    assert float(soft.sum()) == 0
-    assert not record.localiser["used"]
-    assert record.flags == ["weak response"]  # that the map is empty is flagged when it is written
-    soft, record, _ = whole_case(piece, "always", monkeypatch)
-    assert float(soft.max()) == 1
+    soft, record, _ = whole_case(piece, mode, monkeypatch)
+    torch.testing.assert_close(soft, (piece / height(piece)).clamp(max=1), atol=2e-6, rtol=0)
     assert record.localiser["used"]
+    assert record.flags == ["found off the centre"]  # that it ends inside the image is flagged in the export
+
+
+def test_the_score_orders_boxes_by_findings_then_ring_contrast_and_empty_maps_last() -> None:
+    flagged = (flags.Flagged(Flag.WEAK, "why"),)
+
+    def box(value: float, findings: Any = (), contrast: float = 1.0) -> inference.BoxPrediction:
+        soft_map = torch.full((1, 2, 2, 2), value)
+        return inference.BoxPrediction((), soft_map, torch.ones(1), findings, None, contrast)
+
+    best_first = [
+        box(0.6), box(0.6, (), 0.7), box(0.6, (), 0.2), box(1.0, flagged), box(1.0, flagged, 0.9),
+        box(1.0, 2 * flagged), box(0.5),
+    ]  # fmt: skip
+    scores = [one.score for one in best_first]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == len(scores)
+    assert box(0.5).score == box(0.0, flagged, 0.3).score  # equally empty
 
 
 def test_where_nothing_looks_like_a_cord_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +394,7 @@ def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
 def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
     ring_contrast: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two paths, each of which leaves its tube half-way; the tubes are equal but for what led to them."""
+    """Two paths, each of which leaves its tube half-way; the tubes are equal but for the ring contrast."""
     image = torch.maximum(tube((64, 76, 74), (20, 16), (0, 0)), tube((64, 76, 74), (20, 56), (0, 0)))
     made, record = trained(), begin("always")
     grid = inference._Case(made, image, record)._grid
