@@ -47,7 +47,7 @@ def figures(value: float | None, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
-def render_page(title: str, body: str, context: Mapping[str, Any]) -> str:
+def render_page(title: str, body: str, context: Mapping[str, Any], images: str = "data:") -> str:
     """Return a whole page.
 
     Args:
@@ -56,6 +56,7 @@ def render_page(title: str, body: str, context: Mapping[str, Any]) -> str:
             escaped, `Markup` apart; the filter `figures(n)` writes numbers; a table of class "sortable" sorts
             by a click on its head; wrap tables in `<div class="wide">`.
         context: the names that `body` uses.
+        images: where pictures may come from, as in a content security policy; the default is the page itself.
     """
     page = f'{{% extends "layout.html" %}}{{% block body %}}{body}{{% endblock %}}'
     loaders = [jinja2.FileSystemLoader(_TEMPLATES), jinja2.DictLoader({"page": page})]
@@ -66,7 +67,11 @@ def render_page(title: str, body: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
     )
     environment.filters["figures"] = figures
-    parts = {"style": Markup(template("style.css")), "script": Markup(template("sort.js"))}
+    parts = {
+        "style": Markup(template("style.css")),
+        "script": Markup(template("sort.js")),
+        "images_from": images,
+    }
     return environment.get_template("page").render(**context, page_title=title, version=__version__, **parts)
 
 

@@ -8,14 +8,13 @@ The modules, in the order of their imports:
   contrasts/resampling.py        a mask read anywhere: along the cord, weighted by coverage
   contrasts/plausibility.py      whether a contrast can lie as it was measured to
   contrasts/average.py           masks of all contrasts -> one soft label, on every grid
-  contrasts/outlined_picture.py  a plane of an image as a picture, mask and soft label as lines over it
-  contrasts/quality.py           what the quality page shows of one subject: pictures, shifts, areas
-  contrasts/qc_plot.py           small SVG plots for a page of hundreds of subjects
-  contrasts/qc_page.py           qc/index.html: all subjects, what deserves a look first
+  contrasts/quality.py           agreement, shifts and areas of one subject
+  contrasts/qc_figure.py         picture of one subject: slices with outlines, shifts, areas along the cord
   contrasts/sources.py           which images and masks a BIDS folder offers, by subject and session
   contrasts/masked_images.py     an image and its mask, read: whole, on one grid, 0 and 1
   contrasts/sidecar.py           what a written label says of itself, its sources as BIDS URIs
   contrasts/subject.py           one subject: its files in, its soft labels out, kept if nothing changed
+  contrasts/qc_page.py           qc/index.html: all subjects, what deserves a look first
   contrasts/make_gt.py           the command: BIDS -> derivatives, all subjects
   raters/sources.py              files of each rater, case and label; their content
   raters/fusion.py               settings; mean, weighted mean, STAPLE

@@ -403,7 +403,7 @@ def implausible_masks() -> dict[str, Volume]:
 
 def test_the_implausible_is_named_with_numbers() -> None:
     truth = soft(implausible_masks())
-    doubts = {name: alignment.doubts for name, alignment in truth.contrasts.items() if alignment.doubts}
+    doubts = {name: alignment.warnings for name, alignment in truth.contrasts.items() if alignment.warnings}
     assert doubts == {
         "far": ("shift of 12.0 mm at z = 0 mm, more than 10 mm",),
         "jumping": ("shift changes by 4.0 mm between slices at z = 4 and 5 mm, more than 3 mm",),
@@ -425,7 +425,7 @@ def test_a_reference_that_most_contradict_is_the_one_that_is_doubted() -> None:
     masks = {name: stored(CORD) for name in ("T1w", "dwi", "mt-on")}
     masks["T2w"] = stored(CORD, first_mm=(15, 0, 0))
     truth = soft(masks)
-    assert truth.contrasts["T2w"].doubts == ("3 of 3 contrasts lie implausibly against it, against T1w 1",)
+    assert truth.contrasts["T2w"].warnings == ("3 of 3 contrasts lie implausibly against it, against T1w 1",)
     without = soft(masks, leave_out_implausible=True)
     assert without.reference == "T1w"
     assert sorted(without.native) == ["T1w", "dwi", "mt-on"]
@@ -509,7 +509,7 @@ def test_real_oblique_thick_slices_and_a_fine_image_agree(real_data: Path) -> No
     for name, mask in masks.items():
         label = truth.native[name].values
         assert truth.contrasts[name].agreement > 0.95
-        assert truth.contrasts[name].doubts == ()
+        assert truth.contrasts[name].warnings == ()
         assert label.sum() == pytest.approx(mask.values.sum(), rel=0.06)
         partial = (label > 0.02) & (label < 0.98)
         assert partial.sum() > 0.2 * mask.values.sum()

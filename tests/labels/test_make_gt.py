@@ -872,7 +872,7 @@ def spoil_label(bids: Path, output: Path) -> None:
 
 
 def remove_quality(bids: Path, output: Path) -> None:
-    (output / "qc" / "subjects" / "sub-01.json").unlink()
+    (output / "qc" / "subjects" / "sub-01.webp").unlink()
 
 
 def spoil_record(bids: Path, output: Path) -> None:

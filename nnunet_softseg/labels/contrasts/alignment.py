@@ -44,7 +44,7 @@ class Alignment:
         measured: (n,), False where the shift was carried over from the nearest slice with both masks.
         coverage: (n,) in [0, 1], the weight of the contrast's mask in the average at the cord.
         agreement: Dice of the contrast's mask and its soft label, both > 0.5, in the covered slices.
-        doubts: why the contrast is implausible, with numbers; empty if it is not.
+        warnings: why the contrast is implausible, with numbers; empty if it is not.
     """
 
     height_mm: Floats
@@ -53,7 +53,7 @@ class Alignment:
     measured: npt.NDArray[np.bool_]
     coverage: Floats
     agreement: float
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from nnunet_softseg.labels.contrasts.alignment import (
     reference_of,
     with_cord_of_all,
 )
-from nnunet_softseg.labels.contrasts.plausibility import dice, doubt_about_reference, doubts_of
+from nnunet_softseg.labels.contrasts.plausibility import dice, warning_about_reference, warnings_of
 from nnunet_softseg.labels.contrasts.resampling import SlicedMask, box_offsets, sliced, voxels_around
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.volume import Volume, as_stored, cropped, upright
@@ -76,14 +76,14 @@ def soft_ground_truth(masks: Mapping[str, Volume], settings: GroundTruthSettings
     while True:
         reference, _reason = choose_reference(usable, settings.reference)
         truth, reference_is_wrong = _average(usable, reference, settings)
-        implausible = {name for name, alignment in truth.contrasts.items() if alignment.doubts}
+        implausible = {name for name, alignment in truth.contrasts.items() if alignment.warnings}
         # The reference stays, however badly it agrees: what is left must lie against something. But if it is
         # the reference that is wrong, what lies implausibly against it may be right.
         out = {reference} if reference_is_wrong else implausible - {reference}
         if not out or not settings.leave_out_implausible:
             return replace(truth, skipped=truth.skipped | skipped)
         for name in sorted(out):
-            skipped[name] = "left out: " + "; ".join(truth.contrasts[name].doubts)
+            skipped[name] = "left out: " + "; ".join(truth.contrasts[name].warnings)
         usable = {name: mask for name, mask in usable.items() if name not in out}
 
 
@@ -200,10 +200,10 @@ def _average(
         for name, contrast in aligned.contrasts.items()
     }
     masks = {name: contrast.source.mask for name, contrast in aligned.contrasts.items()}
-    doubt = doubt_about_reference(masks, reference, settings)
-    if doubt:
+    warning = warning_about_reference(masks, reference, settings)
+    if warning:
         own = alignments[reference]
-        alignments[reference] = replace(own, doubts=(*own.doubts, doubt))
+        alignments[reference] = replace(own, warnings=(*own.warnings, warning))
     truth = SoftGroundTruth(
         reference,
         as_stored(labels[reference], usable[reference]),
@@ -211,7 +211,7 @@ def _average(
         alignments,
         aligned.skipped,
     )
-    return truth, doubt is not None
+    return truth, warning is not None
 
 
 def _align(usable: dict[str, Volume], reference_name: str, settings: GroundTruthSettings) -> _Aligned:
@@ -324,7 +324,7 @@ def _alignment(
         measured=_is_measured(numbers, grid, contrast),
         coverage=coverage,
         agreement=agreement,
-        doubts=doubts_of(motion, agreement, settings),
+        warnings=warnings_of(motion, agreement, settings),
     )
 
 

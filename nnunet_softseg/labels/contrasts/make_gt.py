@@ -67,13 +67,13 @@ class GroundTruthReport:
         kept = sum(outcome.kept for outcome in self.outcomes)
         failed = len(self.failures)
         made = len(self.outcomes) - kept - failed
-        doubts = [
+        implausible = [
             f"{outcome.person} {contrast}: {'; '.join(reasons)}"
             for outcome in self.outcomes
-            for contrast, reasons in outcome.doubts.items()
+            for contrast, reasons in outcome.warnings.items()
         ]
         lines = [
-            *_section("implausible, to look at first", doubts),
+            *_section("implausible, to look at first", implausible),
             *_section("took no part in the average", _grouped(_skipped(self.outcomes))),
             *_section("note", [*_grouped(_notes(self.outcomes)), *self.warnings]),
             f"{self.output}: {made} made, {kept} kept, {failed} failed",
@@ -95,11 +95,7 @@ def _skipped(outcomes: Sequence[SubjectOutcome]) -> list[tuple[str, str]]:
 
 
 def _notes(outcomes: Sequence[SubjectOutcome]) -> list[tuple[str, str]]:
-    return [
-        (note, outcome.person)
-        for outcome in outcomes
-        for note in [*([outcome.other_reference] if outcome.other_reference else []), *outcome.notes]
-    ]
+    return [(note, outcome.person) for outcome in outcomes for note in outcome.all_notes]
 
 
 def _grouped(notes: Sequence[tuple[str, str]]) -> list[str]:

@@ -20,7 +20,7 @@ def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
     return 2 * int(np.count_nonzero(one & other)) / total if total else 0.0
 
 
-def doubts_of(motion: Motion, agreement: float, settings: GroundTruthSettings) -> tuple[str, ...]:
+def warnings_of(motion: Motion, agreement: float, settings: GroundTruthSettings) -> tuple[str, ...]:
     """Return why an alignment is implausible, with numbers; empty if it is not.
 
     Args:
@@ -28,17 +28,17 @@ def doubts_of(motion: Motion, agreement: float, settings: GroundTruthSettings) -
         agreement: Dice of the contrast's mask and its soft label, both > 0.5.
         settings: the limits.
     """
-    doubts = _doubts_of_shift(motion, settings)
+    warnings = _shift_warnings(motion, settings)
     if agreement < settings.min_agreement:
         limit = settings.min_agreement
-        doubts += (f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}",)
-    return doubts
+        warnings += (f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}",)
+    return warnings
 
 
-def _doubts_of_shift(motion: Motion, settings: GroundTruthSettings) -> tuple[str, ...]:
+def _shift_warnings(motion: Motion, settings: GroundTruthSettings) -> tuple[str, ...]:
     height = motion.cord.at(motion.measured.astype(np.float64))[2]
-    doubts = (_too_far(motion.steps, height, settings), _too_sudden(motion.steps, height, settings))
-    return tuple(doubt for doubt in doubts if doubt)
+    warnings = (_too_far(motion.steps, height, settings), _too_sudden(motion.steps, height, settings))
+    return tuple(warning for warning in warnings if warning)
 
 
 def _too_far(steps: Floats, height: Floats, settings: GroundTruthSettings) -> str | None:
@@ -63,7 +63,7 @@ def _too_sudden(steps: Floats, height: Floats, settings: GroundTruthSettings) ->
     )
 
 
-def doubt_about_reference(
+def warning_about_reference(
     masks: Mapping[str, Volume], reference: str, settings: GroundTruthSettings
 ) -> str | None:
     """Return why it is the reference that lies implausibly, and not what is aligned to it; None if it is not.
@@ -88,4 +88,4 @@ def doubt_about_reference(
 def _implausible_against(masks: Mapping[str, Volume], reference: str, settings: GroundTruthSettings) -> int:
     base = reference_of(masks[reference])
     motions = [measure(base, mask, settings) for name, mask in masks.items() if name != reference]
-    return sum(bool(_doubts_of_shift(motion, settings)) for motion in motions if motion is not None)
+    return sum(bool(_shift_warnings(motion, settings)) for motion in motions if motion is not None)

@@ -95,7 +95,7 @@ def soft_sidecar(contrast: str, image: str, truth: SoftGroundTruth, origin: Orig
         "Reference": truth.reference,
         "Alignment": _alignment(truth.contrasts[contrast]),
         "Agreement": {name: _rounded(one.agreement) for name, one in truth.contrasts.items()},
-        "Doubts": {name: list(one.doubts) for name, one in truth.contrasts.items() if one.doubts},
+        "Doubts": {name: list(one.warnings) for name, one in truth.contrasts.items() if one.warnings},
         "Skipped": dict(truth.skipped),
         "Parameters": dict(origin.parameters),
         "GeneratedBy": [generated_by(origin.command)],

@@ -11,7 +11,7 @@ import shutil
 import traceback
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from nnunet_softseg.labels.contrasts.masked_images import (
     read_mask,
     stated_thickness_mm,
 )
-from nnunet_softseg.labels.contrasts.qc_page import RECORDS as QUALITY_FOLDER
-from nnunet_softseg.labels.contrasts.quality import subject_quality
+from nnunet_softseg.labels.contrasts.qc_figure import save_figure, subject_figure
+from nnunet_softseg.labels.contrasts.quality import Areas, SubjectQuality, areas_of, subject_quality
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.sidecar import (
     HARD_SUFFIX,
@@ -45,6 +45,7 @@ from nnunet_softseg.labels.contrasts.sources import SubjectSources
 from nnunet_softseg.labels.contrasts.volume import Volume
 
 RECORD_FOLDER = Path("qc", "records")
+PICTURE_FOLDER = Path("qc", "subjects")
 PARTIAL = ".partial-"
 _LABEL = 1
 
@@ -90,9 +91,8 @@ class SubjectOutcome:
         person: `sub-01` or `sub-01_ses-1`.
         reference: the contrast that was the reference; empty if it failed.
         other_reference: why that is not the contrast asked for; None if it is.
-        doubts: contrast -> why it is implausible, of those that are.
-        skipped: contrast -> why it took no part.
         notes: what else is worth knowing.
+        quality: its numbers, contrast by contrast.
         kept: whether it was there already.
         failure: why there are no labels; None: there are.
     """
@@ -100,16 +100,47 @@ class SubjectOutcome:
     person: str
     reference: str = ""
     other_reference: str | None = None
-    doubts: Mapping[str, list[str]] = field(default_factory=dict)
-    skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    quality: SubjectQuality = field(default_factory=SubjectQuality)
     kept: bool = False
     failure: str | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "SubjectOutcome":
+        """Return it from `dataclasses.asdict`, also after JSON has made lists of tuples.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is something else.
+        """
+        quality = SubjectQuality.from_dict(content["quality"])
+        return cls(**{**content, "notes": tuple(content["notes"]), "quality": quality})
+
+    @property
+    def warnings(self) -> dict[str, tuple[str, ...]]:
+        """Contrast -> why it is implausible, of those that are."""
+        contrasts = sorted(self.quality.contrasts, key=lambda contrast: contrast.name)
+        return {contrast.name: contrast.warnings for contrast in contrasts if contrast.warnings}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Contrast -> why it took no part."""
+        contrasts = self.quality.contrasts
+        return {one.name: one.left_out for one in contrasts if one.left_out is not None}
+
+    @property
+    def all_notes(self) -> list[str]:
+        """What is worth knowing, another reference than asked for included."""
+        return [*([self.other_reference] if self.other_reference else []), *self.notes]
 
 
 def record_file(output: Path, person: str) -> Path:
     """Return where the record of a subject is."""
     return output / RECORD_FOLDER / f"{person}.json"
+
+
+def picture_file(output: Path, person: str) -> Path:
+    """Return where the picture of a subject is."""
+    return output / PICTURE_FOLDER / f"{person}.webp"
 
 
 def try_make_subject(job: SubjectJob) -> SubjectOutcome:
@@ -144,12 +175,13 @@ def make_subject(job: SubjectJob) -> SubjectOutcome:
     if job.strict:
         _refuse_other_reference(choose_reference(masks, job.settings.reference)[1])
     truth = soft_ground_truth(masks, job.settings)
-    outcome = _outcome(job, masks, truth)
+    areas = areas_of(masks, truth)
+    outcome = _outcome(job, masks, truth, areas)
     if job.strict:
         _refuse_other_reference(outcome.other_reference)
     with _aside(job) as folder:
         _write_labels(job, truth, request, folder)
-        _write_quality(job, masks, truth, outcome, folder)
+        _draw(job, masks, truth, areas, folder)
         outputs = _move(job, folder)
     record = {"made_by": _made_by(), "request": request, "outputs": outputs, "outcome": asdict(outcome)}
     make_folder(job.record.parent)
@@ -162,7 +194,9 @@ def _refuse_other_reference(reason: str | None) -> None:
         raise UserError(f"{reason}: add its mask, or go on without --strict")
 
 
-def _outcome(job: SubjectJob, masks: Mapping[str, Volume], truth: SoftGroundTruth) -> SubjectOutcome:
+def _outcome(
+    job: SubjectJob, masks: Mapping[str, Volume], truth: SoftGroundTruth, areas: Mapping[str, Areas]
+) -> SubjectOutcome:
     wanted, other_reference = job.settings.reference, None
     if truth.reference != wanted:
         chosen, reason = choose_reference(masks, wanted)
@@ -171,10 +205,8 @@ def _outcome(job: SubjectJob, masks: Mapping[str, Volume], truth: SoftGroundTrut
     notes = []
     if len(truth.contrasts) == 1:
         notes.append("one contrast only: nothing to average, its mask is the label")
-    doubts = {name: list(one.doubts) for name, one in truth.contrasts.items() if one.doubts}
-    return SubjectOutcome(
-        job.person, truth.reference, other_reference, doubts, dict(truth.skipped), tuple(notes)
-    )
+    quality = subject_quality(truth, areas)
+    return SubjectOutcome(job.person, truth.reference, other_reference, tuple(notes), quality)
 
 
 # What is there already
@@ -216,8 +248,7 @@ def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
         same = record["request"] == request and all(
             sha256(job.places.output / file) == known for file, known in outputs.items()
         )
-        fields = {**record["outcome"], "notes": tuple(record["outcome"]["notes"]), "kept": True}
-        outcome = SubjectOutcome(**fields)
+        outcome = replace(SubjectOutcome.from_dict(record["outcome"]), kept=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return outcome if same and not (job.strict and outcome.other_reference) else None
@@ -227,7 +258,7 @@ def discard(output: Path, person: str) -> None:
     """Remove whatever there is of a subject, its record first."""
     subject, _, session = person.partition("_")
     folder = output / subject / session if session else output / subject
-    files = [record_file(output, person), output / QUALITY_FOLDER / f"{person}.json"]
+    files = [record_file(output, person), picture_file(output, person)]
     for suffix in (SOFT_SUFFIX, HARD_SUFFIX):
         for ending in (".nii.gz", ".json"):
             files += folder.glob(f"*/{person}_*{suffix}{ending}")
@@ -281,19 +312,18 @@ def _sidecar(file: Path) -> Path:
     return file.with_name(f"{without_nifti_ending(file.name)}.json")
 
 
-def _write_quality(
+def _draw(
     job: SubjectJob,
     masks: Mapping[str, Volume],
     truth: SoftGroundTruth,
-    outcome: SubjectOutcome,
+    areas: Mapping[str, Areas],
     folder: Path,
 ) -> None:
     images = {source.contrast: read_image(source.image) for source in job.sources.images}
-    notes = [*([outcome.other_reference] if outcome.other_reference else []), *outcome.notes]
-    quality = subject_quality(job.person, images, masks, truth, settings=job.settings, notes=notes)
-    file = folder / QUALITY_FOLDER / f"{job.person}.json"
+    figure = subject_figure(subject_quality(truth, areas), images, masks, truth, areas)
+    file = picture_file(folder, job.person)
     make_folder(file.parent)
-    write_json(file, quality.as_dict())
+    save_figure(figure, file)
 
 
 def _move(job: SubjectJob, folder: Path) -> dict[str, str]:
