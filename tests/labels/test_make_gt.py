@@ -726,14 +726,14 @@ def test_one_subject_fails_and_no_other(
 
 
 def test_a_bug_in_one_subject_does_not_stop_the_others(bids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = subject_module.subject_quality
+    real = subject_module.save_figure
 
-    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "sub-01":
+    def fail(figure: Any, file: Path) -> None:
+        if file.stem == "sub-01":
             raise KeyError("a\nbug")
-        return real(name, *args, **kwargs)
+        real(figure, file)
 
-    monkeypatch.setattr(subject_module, "subject_quality", fail)
+    monkeypatch.setattr(subject_module, "save_figure", fail)
     report = run(bids)
     assert [outcome.person for outcome in report.failures] == ["sub-01"]
     assert str(report.failures[0].failure).startswith("unexpected KeyError in test_make_gt.py, line ")
