@@ -19,8 +19,7 @@ The modules, in the order of their imports:
   raters/sources.py              files of each rater, case and label; their content
   raters/fusion.py               settings; mean, weighted mean, STAPLE
   raters/agreement.py            Dice of each pair, Fleiss' kappa
-  raters/record.py               task and result of a case, and their record on disk
-  raters/case.py                 one case: raters' files -> soft labels, label map
+  raters/case.py                 one case: raters' files -> soft labels, label map, record
   raters/report.py               agreement as tables
   raters/command.py              a file or a folder per rater -> soft labels
 """

@@ -771,11 +771,15 @@ BAD_FILES: dict[str, tuple[Callable[[list[Path]], object], list[str]]] = {
     ),
     "0-255": (
         lambda masks: save_nifti(masks[0], 255 * RATERS[0], AFFINE),
-        ["rater1.nii.gz: values outside [0, 1]", "found whole numbers 0, 255", "divide it by 255"],
+        ["rater1.nii.gz: values outside [0, 1]", "found whole numbers (0, 255)", "divide it by 255"],
     ),
     "label map": (
         lambda masks: save_nifti(masks[0], RATERS[0] + RATERS[1], AFFINE),
-        ["rater1.nii.gz: values outside [0, 1]", "choose a label with --label (1, 2)"],
+        [
+            "rater1.nii.gz: values outside [0, 1]",
+            "numbers (0, 1, 2)",
+            "choose a label of it with --label",
+        ],
     ),
     "negative": (
         lambda masks: save_nifti(masks[0], -0.2 * RATERS[0].astype(np.float32), AFFINE),
@@ -868,7 +872,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "image names": (
         lambda root: (root / "rater2/sub-01.nii.gz").rename(root / "rater2/sub-01_0000.nii.gz"),
         [],
-        "rater2/sub-01_0000.nii.gz: named like an image channel",
+        "rater2/sub-01_0000.nii.gz: expected a map <case>.nii.gz",
     ),
     "ambiguous": (
         lambda root: shutil.copy(root / "rater2/sub-01.nii.gz", root / "rater2/sub-01_0001.nii.gz"),

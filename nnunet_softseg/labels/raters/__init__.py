@@ -1,6 +1,6 @@
 """Several raters of one image -> one soft label, and how well they agree.
 
-Order: sources (files and content) -> fusion and agreement (arrays) -> record and case (one image) -> report
+Order: sources (files and content) -> fusion and agreement (arrays) -> case (one image) -> report
 (tables) -> command (files or folders).
 """
 

@@ -11,15 +11,16 @@ from nnunet_softseg.io.atomic import remove_abandoned, replacing, write_json
 from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.workers import map_jobs
-from nnunet_softseg.labels.raters.case import fuse_case, try_fuse_case
-from nnunet_softseg.labels.raters.fusion import FusionSettings
-from nnunet_softseg.labels.raters.record import (
+from nnunet_softseg.labels.raters.case import (
     MADE_BY,
     CaseJob,
     FusedCase,
     LabelTask,
+    fuse_case,
     load_fusion_record,
+    try_fuse_case,
 )
+from nnunet_softseg.labels.raters.fusion import FusionSettings
 from nnunet_softseg.labels.raters.report import agreement_lines, tidy_table
 from nnunet_softseg.labels.raters.sources import (
     CaseFiles,

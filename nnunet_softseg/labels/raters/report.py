@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from nnunet_softseg.labels.raters.record import FusedCase
+from nnunet_softseg.labels.raters.case import FusedCase
 from nnunet_softseg.labels.raters.sources import printable
 
 COLUMNS = ("case_id", "label", "measure", "rater", "other_rater", "value")

@@ -1,4 +1,4 @@
-"""Which file is whose: single files, or a folder per rater; and what one of them says about a label.
+"""Files of each rater, case and label, and their content.
 
 A file of a rater is a label map (integers; one value is the label), or a mask or soft map of one label
 (values in [0, 1]). In folders, `<case>.nii.gz` is either, by its content, and
@@ -12,24 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
-from nnunet_softseg.io.case_files import parse_numbered_name
-from nnunet_softseg.io.map_kind import content_findings
-from nnunet_softseg.io.nifti import (
-    NIFTI_ENDINGS,
-    file_findings,
-    load_nifti,
-    stored_values,
-    without_nifti_ending,
-)
-from nnunet_softseg.io.same_grid import affine_findings, shape_findings
+from nnunet_softseg.io.case_files import is_nifti
+from nnunet_softseg.io.case_names import case_and_label
+from nnunet_softseg.io.map_kind import classify, content_findings, mask_of_label
+from nnunet_softseg.io.nifti import Values, file_findings, stored_values
 
 _MASK_VALUE = 255
-_IMAGE_ENDINGS = tuple(f"_0000{ending}" for ending in NIFTI_ENDINGS)
-
-Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ def _files_of_rater(
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{printable(folder)}: cannot be listed: {error.strerror or error}") from error
-    images = [path for path in paths if path.name.endswith(NIFTI_ENDINGS)]
+    images = [path for path in paths if is_nifti(path.name)]
     if not images:
         others = examples([printable(path.name) for path in paths]) or "nothing"
         raise UserError(
@@ -143,7 +133,7 @@ def _files_of_rater(
         )
     files: dict[str, list[RaterFile]] = {}
     for path in images:
-        case_id, label = _case_and_label(path, rater, known_cases)
+        case_id, label = case_and_label(path, known_cases or ())
         file = RaterFile(rater, path, label, f"{rater}/{printable(path.name)}")
         same_case = files.setdefault(case_id, [])
         for other in same_case:
@@ -154,21 +144,6 @@ def _files_of_rater(
                 )
         same_case.append(file)
     return files
-
-
-def _case_and_label(path: Path, rater: str, known_cases: Collection[str] | None) -> tuple[str, int | None]:
-    stem = without_nifti_ending(path.name)
-    if known_cases is not None and stem in known_cases:
-        return stem, None
-    parsed = parse_numbered_name(path.name)
-    if parsed is None:
-        return stem, None
-    if path.name.endswith(_IMAGE_ENDINGS):
-        raise UserError(
-            f"{rater}/{printable(path.name)}: named like an image channel: expected <case>.nii.gz or "
-            f"<case>_<label, 4 digits>.nii.gz, found label 0000: rename it to {printable(parsed[0])}.nii.gz"
-        )
-    return parsed
 
 
 def _check_some_match(
@@ -195,7 +170,7 @@ def _check_some_match(
 
 @dataclass(frozen=True)
 class Content:
-    """What a rater's file holds.
+    """Content of a rater's file.
 
     Attributes:
         values: (x, y, z), as they are.
@@ -203,25 +178,19 @@ class Content:
     """
 
     values: Values
-    labels: frozenset[int] | None
+    labels: tuple[int, ...] | None
 
 
 def read_content(file: RaterFile) -> Content:
-    """Return what a rater's file holds.
+    """Return the content of a rater's file.
 
     Raises:
         UserError: for a file that cannot be read, is not three-dimensional, or holds no numbers.
     """
-    raise_first_error(_renamed(file_findings(file.path), file.shown))
-    _check_numbers(file)
+    raise_first_error(dataclasses.replace(finding, file=file.shown) for finding in file_findings(file.path))
     values = stored_values(file.path)
-    if file.label is not None or not _are_labels(values):
-        return Content(values, None)
-    return Content(values, frozenset(int(value) for value in np.unique(values) if value))
-
-
-def _are_labels(values: Values) -> bool:
-    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all())
+    is_map_of_label = file.label is not None or not np.isfinite(values).all()
+    return Content(values, None if is_map_of_label else classify(values).labels)
 
 
 def rater_map(file: RaterFile, content: Content, label: int | None) -> Values:
@@ -235,52 +204,12 @@ def rater_map(file: RaterFile, content: Content, label: int | None) -> Values:
     Raises:
         UserError: if the values are neither labels nor fractions.
     """
-    if label is not None and content.labels is not None:
-        if content.labels == {_MASK_VALUE} and label != _MASK_VALUE:
-            remedy = f"divide it by {_MASK_VALUE}, or give --labels {_MASK_VALUE}"
-            what, expected = f"label {label} is not in it", f"values 0 and {label}"
-            found = f"0 and {_MASK_VALUE}"
-            raise_first_error([Finding(file.shown, what, expected, found, remedy)])
-        mask: Values = (content.values == label).astype(np.float32)
-        return mask
-    findings = _renamed(content_findings(file.path, content.values), file.shown)
-    if content.labels is not None and len(content.labels) > 1:
-        labels = examples([str(value) for value in sorted(content.labels)])
-        remedy = f"if this is a label map, choose a label with --label ({labels})"
-        findings = [dataclasses.replace(finding, remedy=remedy) for finding in findings]
-    raise_first_error(findings)
-    clipped: Values = np.clip(content.values, 0, 1)
-    return clipped
-
-
-def _check_numbers(file: RaterFile) -> None:
-    dtype = load_nifti(file.path).get_data_dtype()
-    if dtype.kind not in "biuf":
-        remedy = "write it as integers or floats"
-        raise UserError(
-            str(Finding(file.shown, "voxels are not numbers", "integers or floats", str(dtype), remedy))
-        )
-
-
-def grid_findings(file: RaterFile, reference: Path, shown: str) -> list[Finding]:
-    """Say whether a rater's file lies on the grid of another file, naming both.
-
-    Args:
-        file: of the rater, readable.
-        reference: the image, or the file of the first rater.
-        shown: the reference, as messages show it.
-    """
-    expected, found = load_nifti(reference), load_nifti(file.path)
-    findings = shape_findings(file.path, expected.shape, found.shape) or affine_findings(
-        file.path, expected.affine, found.affine
-    )
-    return [
-        dataclasses.replace(
-            finding, file=file.shown, what=finding.what.replace("that of the image", f"that of {shown}")
-        )
-        for finding in findings
-    ]
-
-
-def _renamed(findings: Sequence[Finding], name: str) -> list[Finding]:
-    return [dataclasses.replace(finding, file=name) for finding in findings]
+    if label is None or content.labels is None:
+        choose = "" if file.label is not None else "--label"
+        raise_first_error(content_findings(file.shown, content.values, choose))
+        return np.clip(content.values, 0, 1)
+    if content.labels == (_MASK_VALUE,) and label != _MASK_VALUE:
+        what, expected = f"label {label} is not in it", f"values 0 and {label}"
+        remedy = f"divide it by {_MASK_VALUE}, or give --labels {_MASK_VALUE}"
+        raise UserError(str(Finding(file.shown, what, expected, f"0 and {_MASK_VALUE}", remedy)))
+    return mask_of_label(content.values, label)
