@@ -48,16 +48,15 @@ class Flagged(NamedTuple):
     why: str
 
 
+CONSTANT = Flagged(Flag.CONSTANT, "constant image: the soft map is empty")
+MOVED = Flagged(Flag.MOVED, "the middle of the image did not show it: the soft map is from elsewhere")
+
+
 # The image
 
 
 def of_orientation(orientation: str | None, trained: str | None) -> list[Flagged]:
-    """Flag axes that point another way than in training.
-
-    Args:
-        orientation: of the preprocessed case; see `geometry.array_orientation`. None: not known.
-        trained: of the training.
-    """
+    """Flag axes that point another way than in training; None: not known."""
     if None in (orientation, trained) or orientation == trained:
         return []
     return [Flagged(Flag.ORIENTATION, f"orientation {orientation} differs from training's {trained}")]
@@ -82,23 +81,11 @@ def of_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float
     return [Flagged(Flag.SPACING, f"voxels of {found} mm are far from training's, {low} to {high} mm")]
 
 
-def of_constant(constant: bool) -> list[Flagged]:
-    """Flag an image in which every channel holds one value only."""
-    return [Flagged(Flag.CONSTANT, "constant image: the soft map is empty")] if constant else []
-
-
 # The network
 
 
 def of_response(name: str, found: float, learned: float, floor_fraction: float) -> list[Flagged]:
-    """Flag raw output that stands far below what the network learned.
-
-    Args:
-        name: of the label.
-        found: robust peak of the raw output in this case.
-        learned: the running one of training.
-        floor_fraction: of the learned one, below which a response is weak.
-    """
+    """Flag a robust peak of the raw output below a fraction of the running scale of the training."""
     if found >= floor_fraction * learned:
         return []
     why = (
@@ -108,34 +95,29 @@ def of_response(name: str, found: float, learned: float, floor_fraction: float) 
     return [Flagged(Flag.WEAK, why)]
 
 
-def of_move() -> list[Flagged]:
-    """Flag a map that comes from elsewhere than the middle of the image: its first map was odd."""
-    return [Flagged(Flag.MOVED, "the middle of the image did not show it: the soft map is from elsewhere")]
-
-
 # The soft map
 
 
 def of_border(
-    soft_maps: Map, seen: npt.NDArray[np.bool_], goes_on: Sequence[tuple[bool, bool]]
+    soft_maps: Map, coverage: npt.NDArray[np.bool_], goes_on: Sequence[tuple[bool, bool]]
 ) -> list[Flagged]:
-    """Flag a soft map that reaches the border of what the network saw, behind which the image goes on.
+    """Flag a soft map that reaches the border of the coverage, behind which the image goes on.
 
     Args:
         soft_maps: (label, *space), of a part of the case.
-        seen: (*space), what of it the network saw.
+        coverage: (*space), of the voxels that the network saw.
         goes_on: per axis, whether the image goes on before the first index and after the last.
     """
-    unseen = np.pad(~seen, 1)
+    unseen = np.pad(~coverage, 1)
     for axis, faces in enumerate(goes_on):
         for face, beyond in zip((0, -1), faces, strict=True):
             np.moveaxis(unseen, axis, 0)[face] = beyond
-    beside = np.zeros_like(seen)
-    inner = (slice(1, -1),) * seen.ndim
-    for axis in range(seen.ndim):
+    beside = np.zeros_like(coverage)
+    inner = (slice(1, -1),) * coverage.ndim
+    for axis in range(coverage.ndim):
         for shifted in (slice(None, -2), slice(2, None)):
             beside |= unseen[(*inner[:axis], shifted, *inner[axis + 1 :])]
-    if not (soft_maps[:, beside & seen] > HARD_THRESHOLD).any():
+    if not (soft_maps[:, beside & coverage] > HARD_THRESHOLD).any():
         return []
     why = "the soft map touches the border of what the network saw: the structure may be cut off, look at it"
     return [Flagged(Flag.BORDER, why)]

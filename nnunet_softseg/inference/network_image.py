@@ -104,7 +104,7 @@ def _network_box(image: "NetworkImage", plans_manager: Any, configuration_manage
     entry = plans_manager.plans.get(PLANS_KEY, {})
     record.add_flags(_orientation_flags(image.properties, plans_manager))
     record.add_flags(flags.of_spacing(image.properties["spacing"], entry.get("training_spacing_mm")))
-    record.add_flags(flags.of_constant(image.constant))
+    record.add_flags([flags.CONSTANT] if image.constant else [])
     box = network_box(image.shape, configuration_manager.patch_size, entry.get("si_axis"))
     record.network_shape, record.box, record.resampled_whole = image.shape, box, image.whole_because
     values: Image = image.extract(box).numpy()

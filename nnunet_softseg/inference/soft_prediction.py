@@ -195,7 +195,7 @@ class _Case:
         note |= {"tried": len(tried), "used": used, "seconds": seconds}
         note |= best.placement.as_json() if best.placement else {}
         if used and because:
-            self._record.add_flags(flags.of_move())
+            self._record.add_flags([flags.MOVED])
         return best if used else first
 
     def _candidates(self, image: WholeImage, *, tilted: bool) -> list[BoxPrediction]:

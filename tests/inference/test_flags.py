@@ -140,19 +140,17 @@ def test_voxels_far_from_those_of_the_training() -> None:
     assert spacing_range([]) is None
 
 
-def test_orientation_constant_image_and_weak_response() -> None:
+def test_orientation_and_weak_response() -> None:
     assert flags.of_orientation("SAR", "SAR") == flags.of_orientation(None, "SAR") == []
     assert raised(flags.of_orientation("IAR", "SAR")) == [Flag.ORIENTATION]
-    assert raised(flags.of_constant(True)) == [Flag.CONSTANT]
-    assert flags.of_constant(False) == []
     assert raised(flags.of_response("cord", 0.49, 1.0, 0.5)) == [Flag.WEAK]
     assert flags.of_response("cord", 0.5, 1.0, 0.5) == []
 
 
 def test_a_record_keeps_each_flag_and_sentence_once() -> None:
     record = CaseRecord()
-    record.add_flags(flags.of_constant(True))
-    record.add_flags(flags.of_constant(True))
+    record.add_flags([flags.CONSTANT])
+    record.add_flags([flags.CONSTANT])
     record.add_flags([flags.Flagged(Flag.UNLIKE, "one"), flags.Flagged(Flag.UNLIKE, "two")])
     assert record.flags == ["constant image", "unlike training"]
     assert record.warnings == ["constant image: the soft map is empty", "one", "two"]
