@@ -20,8 +20,52 @@ docstring says the order.
   doctor.py      is the plug-in seen by nnU-Net here
   cli/           the command `nnunet-softseg`
   __main__.py    python -m nnunet_softseg
+  adaptive_wing.py  the loss, by the path that scripts of users have
+  norm_relu.py   the output activation, likewise
 
-This file imports nothing when it is loaded: the start-up hook brings it into nnU-Net's own processes.
+The front door: `nnunet_softseg.predict` and the other names of `__all__` are loaded when first asked for.
+This file itself imports nothing: the start-up hook brings it into nnU-Net's own processes.
 """
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "make_gt": "nnunet_softseg.labels.contrasts.make_gt",
+    "fuse": "nnunet_softseg.labels.raters",
+    "convert": "nnunet_softseg.datasets.conversion",
+    "check": "nnunet_softseg.datasets.check",
+    "prepare": "nnunet_softseg.preprocessing.soft_target",
+    "predict": "nnunet_softseg.inference.command",
+    "csa": "nnunet_softseg.metrics.morphometry.csa",
+    "evaluate": "nnunet_softseg.evaluation.evaluate",
+    "compare": "nnunet_softseg.evaluation.comparison.compare",
+    "AdaptiveWingLoss": "nnunet_softseg.network.adaptive_wing",
+    "norm_relu": "nnunet_softseg.network.norm_relu",
+}
+__all__ = list(_HOMES)
+
+TYPE_CHECKING = False  # mypy takes it for True by its name; importing it would load the module typing
+if TYPE_CHECKING:
+    from nnunet_softseg.datasets.check import check as check
+    from nnunet_softseg.datasets.conversion import convert as convert
+    from nnunet_softseg.evaluation.comparison.compare import compare as compare
+    from nnunet_softseg.evaluation.evaluate import evaluate as evaluate
+    from nnunet_softseg.inference.command import predict as predict
+    from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt
+    from nnunet_softseg.labels.raters import fuse as fuse
+    from nnunet_softseg.metrics.morphometry.csa import csa as csa
+    from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss as AdaptiveWingLoss
+    from nnunet_softseg.network.norm_relu import norm_relu as norm_relu
+    from nnunet_softseg.preprocessing.soft_target import prepare as prepare
+else:
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+        return globals()[name]
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -28,7 +28,11 @@ def modules_of(folder: Path) -> set[str]:
 
 
 def order() -> list[str]:
-    """All modules, as the maps order them; the `__init__.py` of a package comes after its last module."""
+    """All modules, as the maps order them; the `__init__.py` of a package comes after its last module.
+
+    That of the whole package, the front door, is the last: it names functions of many rooms, and no room
+    imports from it.
+    """
     found: list[str] = []
     for entry in entries(PACKAGE / "__init__.py"):
         if not entry.endswith("/"):
@@ -40,7 +44,7 @@ def order() -> list[str]:
         package = init.parent.relative_to(PACKAGE).as_posix() + "/"
         last = max(place for place, module in enumerate(found) if module.startswith(package))
         found.insert(last + 1, f"{package}__init__.py")
-    return found
+    return [*found, "__init__.py"]
 
 
 def imports(module: str) -> set[str]:
@@ -50,10 +54,13 @@ def imports(module: str) -> set[str]:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}, line {node.lineno}: imports are absolute"
             parent = node.module or ""
-            found |= {file_of(f"{parent}.{alias.name}") or file_of(parent) for alias in node.names}
+            names = {alias.name for alias in node.names} - (
+                {"__version__"} if parent == PACKAGE.name else set()
+            )
+            found |= {file_of(f"{parent}.{name}") or file_of(parent) for name in names}
         elif isinstance(node, ast.Import):
             found |= {file_of(alias.name) for alias in node.names}
-    return found - {"", "__init__.py", module}
+    return found - {"", module}
 
 
 def file_of(name: str) -> str:
