@@ -7,7 +7,6 @@ takes the options after `run nnUNetv2_train` for its own, and answers a wrong op
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import itertools
 import sys
@@ -82,14 +81,19 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, commands: Mapping[str, type[Command]], words: Sequence[str] | None) -> Command:
         """Return the command that the words (None: of this process) name, with the values of its options."""
+        words = sys.argv[1:] if words is None else words
         subparsers = self.add_subparsers(metavar="COMMAND", required=True)
         for name, kind in commands.items():
-            _add_parser(subparsers, name, kind)
+            parser = _add_parser(subparsers, name, kind)
+            if name in words:  # the others' options would cost time
+                _add_options(parser, kind)
         found, unknown = self.parse_known_args(words)
         values = vars(found)
-        parser: Parser = values.pop("parser")
+        parser = values.pop("parser")
         command: type[Command] = values.pop("command")
         if unknown:
+            import difflib  # only here: it would take a tenth of the time that help takes
+
             similar = difflib.get_close_matches(unknown[0], parser._option_string_actions, n=1)
             hint = f", did you mean {similar[0]}?" if similar else ""
             parser.error(f"unknown option {unknown[0]}{hint}")
@@ -115,9 +119,9 @@ class _HelpFormatter(argparse.HelpFormatter):
         return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
-def _add_parser(subparsers: Any, name: str, command: type[Command]) -> None:
+def _add_parser(subparsers: Any, name: str, command: type[Command]) -> Parser:
     text = inspect.getdoc(command) or ""
-    parser = subparsers.add_parser(
+    parser: Parser = subparsers.add_parser(
         name,
         help=text.partition("\n")[0].rstrip("."),
         description=text,
@@ -125,6 +129,10 @@ def _add_parser(subparsers: Any, name: str, command: type[Command]) -> None:
         argument_default=argparse.SUPPRESS,  # the dataclass has the defaults
     )
     parser.set_defaults(parser=parser, command=command)
+    return parser
+
+
+def _add_options(parser: Parser, command: type[Command]) -> None:
     exclusive = parser.add_mutually_exclusive_group() if command.exclusive else parser
     kinds, own = typing.get_type_hints(command), inspect.get_annotations(command)
     fields = sorted(dataclasses.fields(command), key=lambda field: field.name not in own)
