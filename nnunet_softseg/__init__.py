@@ -38,7 +38,7 @@ _HOMES = {
     "predict": "nnunet_softseg.inference.command",
     "csa": "nnunet_softseg.metrics.morphometry.csa",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
-    "compare": "nnunet_softseg.evaluation.comparison.compare",
+    "compare": "nnunet_softseg.evaluation.compare",
     "AdaptiveWingLoss": "nnunet_softseg.network.adaptive_wing",
     "norm_relu": "nnunet_softseg.network.norm_relu",
 }
@@ -48,7 +48,7 @@ TYPE_CHECKING = False  # mypy takes it for True by its name; importing it would 
 if TYPE_CHECKING:
     from nnunet_softseg.datasets.check import check as check
     from nnunet_softseg.datasets.conversion import convert as convert
-    from nnunet_softseg.evaluation.comparison.compare import compare as compare
+    from nnunet_softseg.evaluation.compare import compare as compare
     from nnunet_softseg.evaluation.evaluate import evaluate as evaluate
     from nnunet_softseg.inference.command import predict as predict
     from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt

@@ -112,8 +112,8 @@ FUNCTIONS = {
     "prepare": ("nnunet_softseg.preprocessing.soft_target", "prepare"),
     "predict": ("nnunet_softseg.inference.command", "predict"),
     "csa": ("nnunet_softseg.metrics.morphometry", "csa"),
-    "evaluate": ("nnunet_softseg.evaluation", "evaluate"),
-    "compare": ("nnunet_softseg.evaluation.comparison", "compare"),
+    "evaluate": ("nnunet_softseg.evaluation.evaluate", "evaluate"),
+    "compare": ("nnunet_softseg.evaluation.compare", "compare"),
 }
 REQUIRED = {
     "demo": "-o out",
@@ -147,7 +147,7 @@ def test_the_options_are_the_arguments_of_the_function(command: str, monkeypatch
     # A command tells how far it is, and works on two cases at once; make-gt and fuse take settings.
     differ = {"num_processes", "progress", "settings", "output", "patterns"}
     # evaluate and compare hand their options on to settings.
-    from nnunet_softseg.evaluation import EvaluationSettings
+    from nnunet_softseg.evaluation.evaluation import EvaluationSettings
 
     parameters = {**inspect.signature(EvaluationSettings.from_arguments).parameters, **signature.parameters}
     for argument, value in {**given, **given.pop("options", {})}.items():
