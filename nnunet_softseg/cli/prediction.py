@@ -68,7 +68,7 @@ class Predict(Command):
     )
 
     def run(self) -> int:
-        from nnunet_softseg.inference.command import predict
+        from nnunet_softseg.inference.predict import predict
 
         report = predict(**vars(self))
         print_warnings(report.warnings)

@@ -174,8 +174,8 @@ class NetworkImage:
         if not all(self.shape):
             raise UserError(
                 f"the image has {_times(self._image.shape[1:])} voxels of {_times(own)} mm (without its "
-                f"border of zeros), expected at least one of {_times(self._spacings[1])} mm along every axis: "
-                "give an image that covers the structure, and look at its voxel sizes"
+                f"border of zeros), expected at least one of {_times(self._spacings[1])} mm along every "
+                "axis: give an image that covers the structure, and look at its voxel sizes"
             )
         self.constant = all(_is_constant(channel) for channel in self._image)
         self.whole_because = _not_default(configuration_manager.configuration)

@@ -12,15 +12,17 @@ else. The forward pass alone sees no properties of its case: which case is under
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
+from batchgenerators.utilities.file_and_folder_operations import load_json, subfiles
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference import export_prediction as nnunet_export
 from nnunetv2.inference import predict_from_raw_data
@@ -28,14 +30,17 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 from nnunetv2.utilities import find_class_by_name
+from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 
-from nnunet_softseg.inference import export, network_image, soft_prediction, worker_threads
+from nnunet_softseg.inference import export, network_image, soft_prediction
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.options import PredictionOptions
+from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 
 _MARK = "_nnunet_softseg"
 _changing_the_import_path = threading.Lock()
+_threads_wanted: ContextVar[bool] = ContextVar("threads_instead_of_processes", default=False)
 _under_way: ContextVar[CaseRecord | None] = ContextVar("case_under_way", default=None)
 
 
@@ -45,7 +50,7 @@ def install() -> None:
     _wrap_method("predict_from_data_iterator", _record_keeping_iterator)
     _wrap_method("_manage_input_and_output_lists", _lists_without_processes)
     _wrap_method("_internal_get_data_iterator_from_lists_of_filenames", _iterator_in_threads)
-    predict_from_raw_data.multiprocessing = worker_threads.Multiprocessing()
+    predict_from_raw_data.multiprocessing = Multiprocessing()
     # Both modules hand this function to their worker processes, by its name in their own namespace.
     predict_from_raw_data.export_prediction_from_logits = export_prediction
     trainer_module.export_prediction_from_logits = export_prediction
@@ -218,7 +223,7 @@ def _record_keeping_iterator(original: Callable[..., Any]) -> Callable[..., Any]
     def predict_from_data_iterator(self: Any, data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_soft(self.plans_manager.plans):
             return original(self, data_iterator, *args, **kwargs)
-        with worker_threads.instead_of_processes():
+        with _instead_of_processes():
             return original(self, _announce(data_iterator), *args, **kwargs)
 
     return predict_from_data_iterator
@@ -232,7 +237,7 @@ def _lists_without_processes(original: Callable[..., Any]) -> Callable[..., Any]
     ) -> Any:
         images = list_of_lists_or_source_folder
         if is_soft(self.plans_manager.plans) and isinstance(images, str):
-            images = worker_threads.images_of_folder(images, self.dataset_json["file_ending"])
+            images = images_of_folder(images, self.dataset_json["file_ending"])
         return original(self, images, *args, **kwargs)
 
     return _manage_input_and_output_lists
@@ -250,7 +255,7 @@ def _iterator_in_threads(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         files = (input_list_of_lists, output_filenames_truncated)
         if is_soft(self.plans_manager.plans) and not any(seg_from_prev_stage_files or ()):
-            return worker_threads.preprocessed_cases(self, *files, num_processes)
+            return preprocessed_cases(self, *files, num_processes)
         return original(self, files[0], seg_from_prev_stage_files, files[1], num_processes)
 
     return _internal_get_data_iterator_from_lists_of_filenames
@@ -264,3 +269,100 @@ def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
     # nnU-Net would end its own loader here, but sees only this generator.
     if hasattr(data_iterator, "_finish"):
         data_iterator._finish()
+
+
+# Threads of this process in place of nnU-Net's worker processes. A spawned process imports torch and nnU-Net
+# again: seconds of computing time and half a gigabyte each, more than a case needs. Reading, interpolating
+# and compressing run beside the network in threads, too.
+
+
+def images_of_folder(folder: str, file_ending: str) -> list[list[str]]:
+    """Return the files of each case in a folder, one per channel, as nnU-Net lists them.
+
+    Args:
+        folder: with files named `<case>_<channel, 4 digits><file_ending>`.
+        file_ending: of the dataset.
+    """
+    names = subfiles(folder, suffix=file_ending, join=False, sort=True)
+    cases = get_identifiers_from_splitted_dataset_folder(folder, file_ending)
+    return [create_paths_fn(folder, names, file_ending, case) for case in cases]
+
+
+def preprocessed_cases(
+    predictor: Any,
+    image_files: Sequence[Sequence[str]],
+    truncated_output_files: Sequence[str] | None,
+    num_threads: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield cases to predict, in order, as nnU-Net's own iterator does; some are prepared ahead.
+
+    Args:
+        predictor: nnU-Net's, initialised.
+        image_files: of each case, one file per channel.
+        truncated_output_files: one per case; None: results are returned, not written.
+        num_threads: that read and preprocess; so many cases at most lie ready.
+    """
+    outputs: Sequence[str | None] = truncated_output_files or [None] * len(image_files)
+
+    def prepare(job: tuple[Sequence[str], str | None]) -> dict[str, Any]:
+        return preprocessed_case(predictor, *job)
+
+    jobs = list(zip(image_files, outputs, strict=True))
+    for prepared in map_ahead(prepare, jobs, num_threads=num_threads, initializer=same_arithmetic()):
+        yield prepared.result()
+
+
+def preprocessed_case(
+    predictor: Any, image_files: Sequence[str], truncated_output_file: str | None
+) -> dict[str, Any]:
+    """Return a case as nnU-Net's predictor takes it: data (channel, *space), data_properties, ofile."""
+    data, properties = network_image.preprocess_files(
+        image_files, predictor.plans_manager, predictor.configuration_manager
+    )
+    tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
+    return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
+
+
+def thread_pool(num_threads: int) -> ThreadPool:
+    """Return threads for the export; their sums are those of any other thread here."""
+    return ThreadPool(max(1, num_threads), initializer=same_arithmetic())
+
+
+def same_arithmetic() -> Any:
+    """Return what gives a new thread the number of torch threads that nnU-Net's forward pass has.
+
+    A sum depends in its last bits on how many threads share it; without this, on when the thread was started.
+    """
+    number = min(default_num_processes, torch.get_num_threads())
+
+    def initialise() -> None:
+        torch.get_num_threads()  # at its first call torch gives a thread the number of the process
+        torch.set_num_threads(number)
+
+    return initialise
+
+
+@contextlib.contextmanager
+def _instead_of_processes() -> Iterator[None]:
+    """Let `Multiprocessing` give threads within this block."""
+    token = _threads_wanted.set(True)
+    try:
+        yield
+    finally:
+        _threads_wanted.reset(token)
+
+
+class Multiprocessing:
+    """Python's `multiprocessing`, except that pools are of threads within `_instead_of_processes`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(multiprocessing, name)
+
+    def get_context(self, method: str | None = None) -> Any:
+        """Return the context of that name, or one whose pools are of threads."""
+        return _ThreadContext() if _threads_wanted.get() else multiprocessing.get_context(method)
+
+
+class _ThreadContext:
+    def Pool(self, processes: int) -> ThreadPool:  # noqa: N802  the name in Python's contexts
+        return thread_pool(processes)

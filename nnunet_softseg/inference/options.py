@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from nnunet_softseg.errors import UserError
 
-Localize = Literal["auto", "always", "never"]
+Localize = Literal["always", "auto", "never"]
 VARIABLES = {
     "backend": "NNUNET_SOFTSEG_BACKEND",
     "localize": "NNUNET_SOFTSEG_LOCALIZE",

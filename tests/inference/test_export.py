@@ -12,10 +12,10 @@ from affines import oblique
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
-from nnunet_softseg.inference import export
-from nnunet_softseg.inference.case_record import KEY
+from nnunet_softseg.inference import export, nnunet_patches
+from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.label_manager import SoftLabelManager
-from nnunet_softseg.inference.postprocessing import resample_soft_map
+from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.inference.recentring import Placement
 from nnunet_softseg.metrics.label_shape import label_shape
 from nnunet_softseg.preprocessing.model_plans import soft_plans
@@ -89,7 +89,7 @@ def case(tmp_path: Path, reader: type) -> tuple[np.ndarray, dict]:
         "shape_before_cropping": full,
         "bbox_used_for_cropping": crop,
         "shape_after_cropping_and_before_resampling": soft.shape[1:],
-        KEY: {"image": str(file), "seconds": {"forward": 1.25}, "warnings": ["look here"]},
+        KEY: CaseRecord(image_files=(str(file),), seconds={"forward": 1.25}, warnings=["look here"]),
     }
     return soft, properties
 
@@ -97,19 +97,15 @@ def case(tmp_path: Path, reader: type) -> tuple[np.ndarray, dict]:
 @pytest.mark.parametrize("reader", READERS)
 def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: type) -> None:
     soft, properties = case(tmp_path, reader)
-    configuration = SimpleNamespace(
-        spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map
-    )
     target = tmp_path / "out" / "sub-01_T2w"
     target.parent.mkdir()
     export.export_prediction(
         soft,
         properties,
-        configuration,
         Plans(reader),
         {"labels": LABELS, "file_ending": ".nii.gz"},
         str(target),
-        True,
+        save_probabilities=True,
     )
     source = nib.load(tmp_path / "sub-01_T2w_0000.nii.gz")
     cord = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")
@@ -148,6 +144,7 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     }  # fmt: skip
 
 
+DISCARD = PredictionOptions(discard_implausible=True)
 NETWORK_SHAPE, BOX = (25, 40, 30), ((0, 25), (9, 33), (-2, 14))
 
 
@@ -167,7 +164,7 @@ def cord_in_a_box(tmp_path: Path, transpose: tuple[int, ...]) -> tuple[np.ndarra
         "shape_before_cropping": tuple(shape),
         "bbox_used_for_cropping": crop,
         "shape_after_cropping_and_before_resampling": tuple(stop - start for start, stop in crop),
-        KEY: {"image": str(file), "network_shape": NETWORK_SHAPE, "box": BOX},
+        KEY: CaseRecord(DISCARD, image_files=(str(file),), network_shape=NETWORK_SHAPE, box=BOX),
     }
     return soft, properties
 
@@ -183,10 +180,10 @@ def written(
 ) -> tuple[np.ndarray, np.ndarray]:
     folder.mkdir()
     json_ = {"labels": {"background": 0, "cord": 1}, "file_ending": ".nii.gz"}
-    export.export_prediction(soft, properties, None, plans, json_, str(folder / "sub-01_T2w"))
+    export.export_prediction(soft, properties, plans, json_, str(folder / "sub-01_T2w"))
     files = folder / "soft" / "sub-01_T2w_0001.nii.gz", folder / "sub-01_T2w.nii.gz"
     soft_map, label_map = (nib.load(file) for file in files)
-    np.testing.assert_array_equal(soft_map.affine, nib.load(properties[KEY]["image"]).affine)
+    np.testing.assert_array_equal(soft_map.affine, nib.load(properties[KEY].image_files[0]).affine)
     return np.asarray(soft_map.dataobj), np.asarray(label_map.dataobj)
 
 
@@ -198,7 +195,7 @@ def test_the_map_of_a_box_is_put_where_that_of_the_whole_case_would_be(
     plans = Plans(NibabelIOWithReorient)
     plans.transpose_forward, plans.transpose_backward = transpose, tuple(np.argsort(transpose))
     boxed = written(soft, properties, plans, tmp_path / "box")
-    properties[KEY] = {"image": properties[KEY]["image"]}
+    properties[KEY] = CaseRecord(DISCARD, image_files=properties[KEY].image_files)
     whole = written(whole_case(soft), properties, plans, tmp_path / "whole")
     np.testing.assert_allclose(boxed[0], whole[0], atol=1e-6)
     np.testing.assert_array_equal(boxed[1], whole[1])
@@ -220,8 +217,8 @@ def test_without_files_nnunet_gets_the_same_maps(tmp_path: Path) -> None:
     soft[0, 3, 1, 5] = 0.04  # residue
     plans = Plans(NibabelIOWithReorient)
     manager = plans.get_label_manager({"labels": {"background": 0, "cord": 1}})
-    label_map, soft_map = export.convert_prediction(soft, plans, None, manager, properties, True)
-    only_label_map = export.convert_prediction(soft, plans, None, manager, properties)
+    label_map, soft_map = nnunet_patches.convert_prediction(soft, plans, None, manager, properties, True)
+    only_label_map = nnunet_patches.convert_prediction(soft, plans, None, manager, properties)
     in_file, labels_in_file = written(soft, properties, plans, tmp_path / "out")
     np.testing.assert_array_equal(label_map, only_label_map)
     np.testing.assert_array_equal(export.soft_nifti(soft_map[0], properties, None).dataobj, in_file)
@@ -252,9 +249,9 @@ def test_a_leaning_cord_is_judged_across(tmp_path: Path) -> None:
         ("upright", upright, ["discarded", "empty"]),
         ("leaning", leaning, []),
     ):
-        properties[KEY] |= {"placement": placement, "flags": []}
+        properties[KEY].placement, properties[KEY].flags = placement, []
         in_file, _ = written(soft, properties, plans, tmp_path / name)
-        label_map = export.convert_prediction(soft, plans, None, manager, properties)
+        label_map, _ = export.convert_prediction(soft, properties, plans, manager)
         assert in_file.any() == label_map.any() == (not flags)
         entry = json.loads((tmp_path / name / "softseg.json").read_text())["cases"]["sub-01_T2w"]
         assert entry["flags"] == flags
@@ -268,10 +265,10 @@ def test_what_is_in_pieces_and_unlike_the_training_is_emptied_at_the_border(
     soft, properties, plans = cord_larger_than_trained(tmp_path, 1.5)
     assert soft[0, 3, :3, 3:6].max() == 0
     soft[0, 3, 1, 4] = 0.9
-    properties[KEY] |= {"flags": ["touches the border"] * at_border}
+    properties[KEY].flags = ["touches the border"] * at_border
     in_file, _ = written(soft, properties, plans, tmp_path / "out")
     manager = plans.get_label_manager({"labels": {"background": 0, "cord": 1}})
-    label_map = export.convert_prediction(soft, plans, None, manager, properties)
+    label_map, _ = export.convert_prediction(soft, properties, plans, manager)
     assert in_file.any() == label_map.any() == (not at_border)
     entry = json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"]["sub-01_T2w"]
     expected = (
@@ -282,18 +279,15 @@ def test_what_is_in_pieces_and_unlike_the_training_is_emptied_at_the_border(
 
 def test_a_vanilla_model_goes_to_nnunets_own_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "convert_predicted_logits_to_segmentation_with_correct_shape"
-    monkeypatch.setattr(export, name, lambda *args: args)
+    monkeypatch.setattr(nnunet_patches.nnunet_export, name, lambda *args: args)
     vanilla = SimpleNamespace(plans={"label_manager": "LabelManager"})
     arguments = ("logits", vanilla, "configuration", "labels", {"a": 1}, True, 3)
-    assert export.convert_prediction(*arguments) == arguments
+    assert nnunet_patches.convert_prediction(*arguments) == arguments
 
 
 def test_a_failed_export_leaves_no_label_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its presence would tell --continue_prediction that the case is done."""
     soft, properties = case(tmp_path, NibabelIO)
-    configuration = SimpleNamespace(
-        spacing=properties["spacing"], resampling_fn_probabilities=resample_soft_map
-    )
     target = tmp_path / "out" / "sub-01_T2w"
     target.parent.mkdir()
 
@@ -305,7 +299,6 @@ def test_a_failed_export_leaves_no_label_map(tmp_path: Path, monkeypatch: pytest
         export.export_prediction(
             soft,
             properties,
-            configuration,
             Plans(NibabelIO),
             {"labels": LABELS, "file_ending": ".nii.gz"},
             str(target),
@@ -315,7 +308,8 @@ def test_a_failed_export_leaves_no_label_map(tmp_path: Path, monkeypatch: pytest
 
 def test_a_vanilla_model_goes_to_nnunets_own_export(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(export, "export_prediction_from_logits", lambda *args: calls.append(args))
+    name = "export_prediction_from_logits"
+    monkeypatch.setattr(nnunet_patches.nnunet_export, name, lambda *args: calls.append(args))
     vanilla = SimpleNamespace(plans={"label_manager": "LabelManager"})
-    export.export_prediction("logits", {"a": 1}, "configuration", vanilla, {}, "out/case", True, 5)
+    nnunet_patches.export_prediction("logits", {"a": 1}, "configuration", vanilla, {}, "out/case", True, 5)
     assert calls == [("logits", {"a": 1}, "configuration", vanilla, {}, "out/case", True, 5)]

@@ -36,8 +36,8 @@ def test_an_argument_overrules_the_environment_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("environment", "arguments", "said"),
     [
-        ({LOCALIZE: "sometimes"}, {}, f"{LOCALIZE}: expected one of auto, always, never, found sometimes"),
-        ({}, {"localize": "maybe"}, "--localize, .*: expected one of auto, always, never, found maybe"),
+        ({LOCALIZE: "sometimes"}, {}, f"{LOCALIZE}: expected one of always, auto, never, found sometimes"),
+        ({}, {"localize": "maybe"}, "--localize, .*: expected one of always, auto, never, found maybe"),
         ({LARGEST: "yes"}, {}, f"{LARGEST}: expected 1 .* or 0, found 'yes'"),
         (
             {"NNUNET_SOFTSEG_KEEP_UNLIKELY": "1"},

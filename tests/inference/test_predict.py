@@ -19,9 +19,8 @@ from tiny_dataset import affine_of, save_nifti, soft_blob
 
 from nnunet_softseg import cli
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.command import PredictionReport, command, predict
-from nnunet_softseg.inference.command.images import find_cases
-from nnunet_softseg.inference.command.output_folder import RUN
+from nnunet_softseg.inference import predict as command
+from nnunet_softseg.inference.predict import RUN, PredictionReport, find_cases, predict
 from nnunet_softseg.preprocessing.model_plans import soft_plans, version_warning, versions
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -383,16 +382,16 @@ def test_bids(tmp_path: Path) -> None:
     ]
     chosen = find_cases(tmp_path, 1, ["T2w"])
     assert [case.files[0].relative_to(tmp_path).as_posix() for case in chosen] == [BIDS[0], BIDS[2]]
-    with pytest.raises(UserError, match="expected images of T1w, found T2w, dwi"):
+    with pytest.raises(UserError, match="no image of contrast T1w: there are T2w, dwi"):
         find_cases(tmp_path, 1, ["T1w"])
 
 
 @pytest.mark.parametrize(
     ("names", "source", "channels", "match"),
     [
-        ([], "", 1, "found an empty folder"),
-        (["notes.txt"], "", 1, "expected NIfTI files .*found none"),
-        (["notes.txt"], "notes.txt", 1, "expected a NIfTI file"),
+        ([], "", 1, "found 0 NIfTI files and 0 others: check the path"),
+        (["notes.txt"], "", 1, "expected NIfTI files .*found 0 NIfTI files and 1 others"),
+        (["notes.txt"], "notes.txt", 1, "expected a folder, or a file that ends in .nii.gz or .nii"),
         ([], "nowhere", 1, "found nothing: check the path"),
         (["a.nii", "a.nii.gz"], "", 1, "two images would both be case a: .*a.nii.*a.nii.gz"),
         (["a.nii", "a_0000.nii.gz"], "", 1, "two images would both be case a:"),
@@ -420,7 +419,7 @@ def test_contrasts_need_a_bids_folder(tmp_path: Path) -> None:
 )
 def test_one_channel_every_image_is_one_case_with_a_name_of_its_own(stems: set[str], ending: str) -> None:
     """Or the call is refused; no image is lost and none is predicted twice."""
-    from nnunet_softseg.inference.command.images import _one_per_image
+    from nnunet_softseg.inference.predict import _one_per_image
 
     files = [Path(stem + ending) for stem in sorted(stems)]
     cases = _one_per_image(files)
@@ -612,24 +611,28 @@ def test_an_exported_archive(model: Path, images: Path, predicted: Path, tmp_pat
 # The rest
 
 
-def test_modes_reach_what_reads_them_and_leave_no_trace(
+def test_options_reach_the_prediction_and_the_report_says_what_was_overruled(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
-    monkeypatch.setenv(command.LOCALIZE, "never")
-    monkeypatch.delenv(command.BACKEND, raising=False)
+    monkeypatch.setenv("NNUNET_SOFTSEG_LOCALIZE", "never")
+    monkeypatch.delenv("NNUNET_SOFTSEG_BACKEND", raising=False)
     seen = []
-    monkeypatch.setattr(
-        command,
-        "_predict_cases",
-        lambda *_: seen.append((os.environ.get(command.LOCALIZE), os.environ.get(command.BACKEND))),
-    )
-    predict(images, tmp_path / "1", model, localize="always", backend="torch", progress=False)
+    original = command._predict_cases
+    monkeypatch.setattr(command, "_predict_cases", lambda *arguments: seen.append(arguments[-1].options))
     predict(images, tmp_path / "2", model, progress=False)
-    assert seen == [("always", "torch"), ("never", None)]
-    assert os.environ[command.LOCALIZE] == "never"
-    assert command.BACKEND not in os.environ
+    monkeypatch.setattr(
+        command, "_predict_cases", lambda *run: [seen.append(run[-1].options), original(*run)]
+    )
+    one = images / f"{CASES[0]}_0000.nii.gz"
+    report = predict(one, tmp_path / "1", model, localize="always", backend="torch-float32", progress=False)
+    assert [(options.localize, options.backend) for options in seen] == [
+        ("never", "auto"), ("always", "torch-float32"),
+    ]  # fmt: skip
+    said = "--localize always overrules NNUNET_SOFTSEG_LOCALIZE=never"
+    assert report.warnings == [said]
+    entry = softseg_json(tmp_path / "1")["cases"][CASES[0]]
+    assert entry["overruled"] == [said]
+    assert entry["localiser"]["mode"] == "always"
 
 
 def test_the_report_names_what_to_look_at() -> None:
@@ -641,19 +644,6 @@ def test_the_report_names_what_to_look_at() -> None:
         "flagged in softseg.json, look at them: b",
         "failed: d: no image",
     ]
-
-
-def test_words_are_those_of_the_modules_that_read_them() -> None:
-    from typing import get_args
-
-    from nnunet_softseg.inference import postprocessing as clean_up
-    from nnunet_softseg.inference import recentring as localiser
-    from nnunet_softseg.network.backends import choice
-
-    assert (command.LOCALIZE, command.BACKEND) == (localiser.VARIABLE, choice.VARIABLE)
-    assert command.LARGEST == clean_up.LARGEST
-    assert command.KEEP_UNLIKELY == clean_up.KEEP_UNLIKELY
-    assert get_args(localiser.Mode) == command.LOCALIZE_MODES
 
 
 def test_mistakes_are_told_without_loading_torch(in_new_python, tmp_path: Path) -> None:
@@ -669,7 +659,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
     calls = []
     report = SimpleNamespace(warnings=[], as_text=lambda: "", failed={})
     monkeypatch.setattr(
-        "nnunet_softseg.inference.command.predict",
+        "nnunet_softseg.inference.predict.predict",
         lambda *args, **options: calls.append((args, options)) or report,
     )
     call = (

@@ -20,8 +20,9 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # n
 from nnunetv2.utilities import file_path_utilities, find_class_by_name, utils
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_softseg.inference import case_record, export, worker_threads
 from nnunet_softseg.inference import nnunet_patches as upstream
+from nnunet_softseg.inference.case_record import KEY
+from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
 stock = trainer_module.nnUNetTrainer
@@ -64,7 +65,7 @@ def test_the_predictor_calls_what_is_patched_by_the_names_that_are_patched() -> 
         stock.perform_actual_validation
     )
     assert "export_prediction_from_logits, (" in inspect.getsource(stock.perform_actual_validation)
-    assert parameters(nnunet_export.export_prediction_from_logits) == parameters(export.export_prediction)
+    assert parameters(nnunet_export.export_prediction_from_logits) == parameters(upstream.export_prediction)
     assert parameters(nnUNetPredictor._internal_get_sliding_window_slicers) == ["self", "image_size"]
     assert parameters(nnUNetPredictor._internal_maybe_mirror_and_predict) == ["self", "x"]
 
@@ -89,10 +90,10 @@ def test_patches_stand_and_a_second_install_changes_nothing() -> None:
     before = nnUNetPredictor.predict_sliding_window_return_logits
     upstream.install()
     assert nnUNetPredictor.predict_sliding_window_return_logits is before
-    assert predict_from_raw_data.export_prediction_from_logits is export.export_prediction
-    assert trainer_module.export_prediction_from_logits is export.export_prediction
+    assert predict_from_raw_data.export_prediction_from_logits is upstream.export_prediction
+    assert trainer_module.export_prediction_from_logits is upstream.export_prediction
     assert (
-        nnunet_export.export_prediction_from_logits is not export.export_prediction
+        nnunet_export.export_prediction_from_logits is not upstream.export_prediction
     )  # the original stays reachable
 
 
@@ -116,12 +117,15 @@ def test_a_vanilla_model_is_blended_by_nnunet(use_mirroring: bool) -> None:
     assert torch.equal(patched, original)
 
 
-def test_the_case_under_way_is_the_one_that_the_iterator_gave() -> None:
+def test_the_case_under_way_is_the_one_that_the_iterator_gave_with_options_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NNUNET_SOFTSEG_LOCALIZE", "never")
     seen = []
 
     def original(self: Any, data_iterator: Any, *args: Any) -> list[int]:
         for item in data_iterator:
-            case_record.under_way()["seconds"]["forward"] = item["data"]
+            upstream._under_way.get().seconds["forward"] = item["data"]
             seen.append(item["data_properties"])
         return [len(args)]
 
@@ -130,8 +134,9 @@ def test_the_case_under_way_is_the_one_that_the_iterator_gave() -> None:
     )
     items = [{"data": number, "data_properties": {"spacing": [1, 1, 1]}} for number in range(3)]
     assert upstream._record_keeping_iterator(original)(soft, iter(items), True, 2) == [2]
-    assert case_record.under_way()["seconds"] == {}  # nobody's any more
-    assert [properties[case_record.KEY]["seconds"]["forward"] for properties in seen] == [0, 1, 2]
+    assert upstream._under_way.get() is None  # nobody's any more
+    assert [properties[KEY].seconds["forward"] for properties in seen] == [0, 1, 2]
+    assert {properties[KEY].options for properties in seen} == {PredictionOptions(localize="never")}
 
 
 # Threads in place of processes
@@ -211,7 +216,7 @@ def test_a_folder_is_listed_as_nnunet_lists_it(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     expected = utils.create_lists_from_splitted_dataset_folder(str(tmp_path), ".nii.gz", num_processes=1)
-    assert worker_threads.images_of_folder(str(tmp_path), ".nii.gz") == expected
+    assert upstream.images_of_folder(str(tmp_path), ".nii.gz") == expected
     assert [[Path(file).name for file in case] for case in expected if case] == [
         ["a_0000.nii.gz", "a_0001.nii.gz"], ["a_b_0000.nii.gz"], ["b_0000.nii.gz"],
     ]  # fmt: skip
@@ -231,7 +236,7 @@ def test_threads_share_sums_as_the_forward_pass_does() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with worker_threads.thread_pool(2) as pool:
+        with upstream.thread_pool(2) as pool:
             torch.set_num_threads(3)  # what a thread started now would get
             assert pool.apply(torch.get_num_threads) == 1
     finally:

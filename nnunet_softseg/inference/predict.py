@@ -1,0 +1,422 @@
+"""`nnunet-softseg predict`: images -> soft maps in one process, the model loaded once.
+
+The cases of a file or folder are found, the folder of predictions is checked, then each case is read and
+preprocessed in one thread, predicted in this one, and exported in another.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.pool import AsyncResult
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets.raw_dataset import foreground_labels
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.inference.model import CHECKPOINT, Model, load_predictor, open_model
+from nnunet_softseg.inference.options import PredictionOptions
+from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
+from nnunet_softseg.io.bids import IMAGE_FOLDERS
+from nnunet_softseg.io.case_files import (
+    SOFT_FOLDER,
+    is_bids,
+    list_bids,
+    list_files,
+    parse_numbered_name,
+    soft_label_file,
+)
+from nnunet_softseg.io.image_choice import Exclusion, select_images
+from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.record import changed_keys, load_record
+from nnunet_softseg.io.workers import map_ahead
+from nnunet_softseg.preprocessing.model_plans import version_warning
+
+RUN = "softseg_predict.json"
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass
+class PredictionReport:
+    """Outcome of the cases.
+
+    Attributes:
+        output: folder.
+        predicted: case ids.
+        kept: case ids that an earlier call had predicted.
+        failed: why, by case id.
+        flagged: warnings of softseg.json, by case id, of those predicted.
+        warnings: about the model and the options.
+    """
+
+    output: Path
+    predicted: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    flagged: dict[str, list[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """Return it in a few lines, failed cases one a line."""
+        counts = f"{len(self.predicted)} predicted, {len(self.kept)} kept, {len(self.failed)} failed"
+        lines = [f"{self.output}: {counts}"]
+        if self.flagged:
+            lines.append(f"flagged in softseg.json, look at them: {examples(sorted(self.flagged))}")
+        return "\n".join([*lines, *(f"failed: {case}: {why}" for case, why in sorted(self.failed.items()))])
+
+
+def predict(
+    source: StrPath,
+    output: StrPath,
+    model: StrPath,
+    *,
+    folds: Sequence[str | int] | None = None,
+    checkpoint: str = CHECKPOINT,
+    contrasts: Sequence[str] | None = None,
+    device: str = "auto",
+    localize: str | None = None,
+    largest_piece: bool = False,
+    discard_implausible: bool = False,
+    backend: str | None = None,
+    overwrite: bool = False,
+    num_threads: int = 2,
+    progress: bool = True,
+) -> PredictionReport:
+    """Predict images as stock nnU-Net does, in one process, and return the outcome of each.
+
+    The files are those of nnUNetv2_predict, bit by bit: `<case>.nii.gz`, `soft/<case>_<label>.nii.gz`,
+    softseg.json. A case whose files are there is kept. An image that cannot be predicted stops no other.
+
+    Args:
+        source: an image; a folder of images with nnU-Net's names or any; a BIDS folder.
+        output: folder, made if missing; not that of the images.
+        model: nnU-Net's folder of a trained model, or an archive of nnUNetv2_export_model_to_zip.
+        folds: whose soft maps are averaged; None: all that are there.
+        checkpoint: file name in the folders of the folds.
+        contrasts: of a BIDS folder, those to take; None: all.
+        device: "cpu", "cuda", "mps" or "auto": cuda where there is one, else cpu.
+        localize: "always", "auto" or "never" look for the cord off the centre. Where this or one of the next
+            three is None or False, its environment variable decides (`options.VARIABLES`).
+        largest_piece: keep only the largest component of each label, its values as they are.
+        discard_implausible: empty maps that look like no label of the training, rather than flag them.
+        backend: runs the network: "auto", "torch", "openvino", or with a precision: "torch-float32".
+        overwrite: predict every case again.
+        num_threads: that read and preprocess, and that export; so many cases at most wait on either side.
+        progress: show a bar.
+
+    Raises:
+        UserError: for a mistake that concerns all cases: no image, no model of ours, an output folder that
+            cannot be written or holds predictions of another model.
+    """
+    options = PredictionOptions.from_environment(
+        os.environ,
+        backend=backend,
+        localize=localize,
+        largest_piece=largest_piece,
+        discard_implausible=discard_implausible,
+    )
+    with open_model(Path(model), folds, checkpoint) as found:
+        cases = find_cases(Path(source), found.num_channels, contrasts)
+        folder = _OutputFolder(
+            Path(output), found.dataset_json["file_ending"], foreground_labels(found.dataset_json)
+        )
+        folder.start(cases, Path(source), _made_by(found, options), overwrite=overwrite)
+        todo = [case for case in cases if overwrite or not folder.is_done(case)]
+        kept = {case.case_id for case in cases} - {case.case_id for case in todo}
+        report = PredictionReport(folder.path, kept=sorted(kept))
+        if todo:
+            warning = version_warning(found.plans)
+            report.warnings += [*([warning] if warning else []), *options.overruled]
+            with tqdm(total=len(cases), initial=len(report.kept), disable=not progress, unit="case") as bar:
+                _predict_cases(found, folder, todo, _Run(report, bar, options, num_threads, device))
+        return report
+
+
+def _made_by(model: Model, options: PredictionOptions) -> dict[str, Any]:
+    """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
+    return {
+        "version": __version__,
+        "checkpoints": model.checkpoint_hashes(),
+        "localize": options.localize,
+        "largest_piece": options.largest_piece,
+        "discard_implausible": options.discard_implausible,
+    }
+
+
+# Cases
+
+
+@dataclass(frozen=True)
+class ImageCase:
+    """Images that are predicted together: an id that names the output, and one file per channel."""
+
+    case_id: str
+    files: tuple[Path, ...]
+
+
+def find_cases(
+    source: Path, num_channels: int, contrasts: Sequence[str] | None = None
+) -> tuple[ImageCase, ...]:
+    """Return the cases in a file or folder, by name.
+
+    Args:
+        source: a NIfTI file; a folder of them; a BIDS folder, of which `sub-*/[ses-*/]anat` and `dwi` count.
+        num_channels: that the model takes. `<case>_0000` to `<case>_<num_channels - 1>` are one case, as in
+            nnU-Net; for a model of one channel every other name is a case of its own.
+        contrasts: of a BIDS folder, those to take; None: all.
+
+    Raises:
+        UserError: if there is no image, a channel is missing, or two cases have the same name.
+    """
+    images = _images(source, contrasts)
+    cases = _one_per_image(images) if num_channels == 1 else _by_channels(images, num_channels)
+    seen: dict[str, ImageCase] = {}
+    for case in cases:
+        other = seen.setdefault(case.case_id, case)
+        if other is not case:
+            raise UserError(
+                f"two images would both be case {case.case_id}: expected one, found "
+                f"{examples([str(file) for file in (*other.files, *case.files)])}: rename or remove one"
+            )
+    return tuple(sorted(cases, key=lambda case: case.case_id))
+
+
+def _images(source: Path, contrasts: Sequence[str] | None) -> Sequence[Path]:
+    if is_bids(source):
+        listing = list_bids(source)
+        if contrasts is None:
+            return listing.files
+        return [
+            image.path for image in select_images(listing, exclude=Exclusion(), contrasts=contrasts).images
+        ]
+    if contrasts is not None:
+        raise UserError(
+            f"{source}: expected a BIDS folder to choose contrasts from, found none of sub-*/"
+            f"{', sub-*/'.join(IMAGE_FOLDERS)}: leave --contrasts out"
+        )
+    expected = "NIfTI files (.nii or .nii.gz), or a BIDS folder with sub-*/anat"
+    return list_files(source, subfolders=False, expected=expected).files
+
+
+def _one_per_image(images: Sequence[Path]) -> list[ImageCase]:
+    """Take every image as a case; `_0000` is nnU-Net's channel unless its case has other channels, too."""
+    numbered = {named[0] for image in images if (named := parse_numbered_name(image.name)) and named[1]}
+    cases = []
+    for image in images:
+        named = parse_numbered_name(image.name)
+        is_channel = named is not None and named[1] == 0 and named[0] not in numbered
+        cases.append(
+            ImageCase(named[0] if named and is_channel else without_nifti_ending(image.name), (image,))
+        )
+    return cases
+
+
+def _by_channels(images: Sequence[Path], num_channels: int) -> list[ImageCase]:
+    expected = [f"{channel:04d}" for channel in range(num_channels)]
+    channels: dict[str, dict[int, list[Path]]] = {}
+    for image in images:
+        named = parse_numbered_name(image.name)
+        if named is None:
+            raise UserError(
+                f"{image}: the model takes {num_channels} channels: expected names that end in "
+                f"_{expected[0]} to _{expected[-1]}, found none: rename the images as nnU-Net's"
+            )
+        channels.setdefault(named[0], {}).setdefault(named[1], []).append(image)
+    for case, found in channels.items():
+        if sorted(found) != list(range(num_channels)) or any(len(files) > 1 for files in found.values()):
+            names = ", ".join(file.name for files in found.values() for file in files)
+            raise UserError(
+                f"{case}: expected one image for each of the channels {', '.join(expected)}, found {names}: "
+                "add or remove images"
+            )
+    return [
+        ImageCase(case, tuple(found[channel][0] for channel in sorted(found)))
+        for case, found in channels.items()
+    ]
+
+
+# The folder of predictions
+
+
+@dataclass(frozen=True)
+class _OutputFolder:
+    """Folder of predictions, the ending of its label maps, and the labels, of which each has a soft map."""
+
+    path: Path
+    file_ending: str
+    labels: tuple[int, ...]
+
+    def is_done(self, case: ImageCase) -> bool:
+        """Return whether a case is written; its label map comes last."""
+        soft = (soft_label_file(self.path / SOFT_FOLDER, case.case_id, label) for label in self.labels)
+        return self._label_map(case).is_file() and all(file.is_file() for file in soft)
+
+    def _label_map(self, case: ImageCase) -> Path:
+        return self.path / f"{case.case_id}{self.file_ending}"
+
+    def start(
+        self, cases: Sequence[ImageCase], source: Path, made_by: dict[str, Any], *, overwrite: bool
+    ) -> None:
+        """Make the folder and write what the predictions in it are made by.
+
+        Args:
+            cases: to predict.
+            source: of the images.
+            made_by: decides the values of a prediction.
+            overwrite: predictions of another model may be replaced.
+
+        Raises:
+            UserError: if it is a file, holds the images, where the next call would predict the predictions,
+                cannot be written, or holds predictions made by something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"-o {self.path}: expected a folder, found a file: give a folder")
+        images = {file.parent.resolve() for case in cases for file in case.files} | {source.resolve()}
+        if self.path.resolve() in images:
+            raise UserError(
+                f"-o {self.path}: expected a folder without the images to predict, found them there: give "
+                f"another, such as {self.path / 'softseg'}"
+            )
+        if not overwrite:
+            self._refuse_others(cases, made_by)
+        make_folder(self.path / SOFT_FOLDER)
+        for folder in (self.path, self.path / SOFT_FOLDER):
+            remove_abandoned(folder)
+        write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
+
+    def _refuse_others(self, cases: Iterable[ImageCase], made_by: Mapping[str, Any]) -> None:
+        before = load_record(self.path / RUN)
+        done = [case.case_id for case in cases if self._label_map(case).exists()]
+        changed = changed_keys(before or {}, made_by)
+        of_others = bool(before) and any(self.path.glob(f"*{self.file_ending}"))
+        if (of_others or done) and changed:
+            what = (
+                f"{RUN} of another {', '.join(changed)}" if before else f"{examples(done)} of unknown origin"
+            )
+            raise UserError(
+                f"{self.path}: expected an empty folder, or predictions of this model to go on with, found "
+                f"{what}: give another folder, or --overwrite"
+            )
+
+
+# Prediction, case by case
+
+
+@dataclass(frozen=True)
+class _Run:
+    report: PredictionReport
+    bar: Any
+    options: PredictionOptions
+    num_threads: int
+    device: str
+
+    def failed(self, case: ImageCase, error: Exception) -> None:
+        """Note why a case failed; an error of ours, not of the user, is shown with its traceback, too."""
+        if not isinstance(error, UserError):
+            traceback.print_exception(error, file=sys.stderr)
+        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self.report.failed[case.case_id] = what
+        self.bar.update()
+
+    def finish(self, case: ImageCase, warnings: list[str], export: "AsyncResult[None]") -> None:
+        """Wait for the export of a case and note its outcome."""
+        try:
+            export.get()
+        except Exception as error:
+            self.failed(case, error)
+            return
+        self.report.predicted.append(case.case_id)
+        if warnings:
+            self.report.flagged[case.case_id] = list(warnings)
+        self.bar.update()
+
+
+def _predict_cases(model: Model, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
+    from nnunet_softseg.network.backends import choice
+
+    with _nnunets_threads(run.device) as device:
+        choice.wish_of(run.options.backend)  # a mistake in it is told now, not once for every case
+        predictor = load_predictor(model, device)
+        write_json(folder.path / "dataset.json", predictor.dataset_json)
+        write_json(folder.path / "plans.json", predictor.plans_manager.plans)
+        _pipeline(predictor, folder, cases, run)
+
+
+def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
+    """Read and preprocess in threads, forward here, export in threads; few cases wait in between."""
+    from nnunet_softseg.inference.nnunet_patches import preprocessed_case, same_arithmetic, thread_pool
+
+    def prepare(case: ImageCase) -> dict[str, Any]:
+        return preprocessed_case(
+            predictor, [str(file) for file in case.files], str(folder.path / case.case_id)
+        )
+
+    exports: deque[tuple[ImageCase, list[str], AsyncResult[None]]] = deque()
+    ahead = map_ahead(prepare, cases, num_threads=run.num_threads, initializer=same_arithmetic())
+    pool = thread_pool(run.num_threads)
+    try:
+        for case, prepared in zip(cases, ahead, strict=True):
+            try:
+                item = prepared.result()
+                soft_maps, warnings = _soft_maps(predictor, item, run.options)
+                written = (predictor, soft_maps, item["data_properties"], item["ofile"])
+                export = pool.apply_async(_export, written)
+            except Exception as error:
+                run.failed(case, error)
+                continue
+            exports.append((case, warnings, export))
+            while exports and (len(exports) > run.num_threads or exports[0][-1].ready()):
+                run.finish(*exports.popleft())
+        while exports:
+            run.finish(*exports.popleft())
+    finally:  # what has been predicted is written, also where the user has had enough
+        pool.close()
+        pool.join()
+
+
+def _soft_maps(predictor: Any, item: Mapping[str, Any], options: PredictionOptions) -> tuple[Any, list[str]]:
+    """Return the soft maps of a preprocessed case, and its list of warnings, which the export completes."""
+    from nnunet_softseg.inference.case_record import CaseRecord
+    from nnunet_softseg.inference.nnunet_patches import under_way
+
+    record = CaseRecord.of(item["data_properties"])
+    record.given_options = options
+    with under_way(record):
+        soft_maps = predictor.predict_logits_from_preprocessed_data(item["data"]).cpu().numpy()
+    return soft_maps, record.warnings
+
+
+def _export(predictor: Any, soft_maps: Any, properties: dict[str, Any], truncated_file: str) -> None:
+    from nnunet_softseg.inference.export import export_prediction
+
+    export_prediction(soft_maps, properties, predictor.plans_manager, predictor.dataset_json, truncated_file)
+
+
+@contextlib.contextmanager
+def _nnunets_threads(name: str) -> Iterator[Any]:
+    """Give the torch device; within the block torch has as many threads as in nnUNetv2_predict.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name, False):
+        there = ", ".join(device for device, there in available.items() if there)
+        raise UserError(f"-device {name}: expected one of those here ({there}): correct -device")
+    before = torch.get_num_threads()
+    torch.set_num_threads((os.cpu_count() or 1) if name == "cpu" else 1)
+    try:
+        yield torch.device(name)
+    finally:
+        torch.set_num_threads(before)
