@@ -20,9 +20,9 @@ class RaterMeasure(NamedTuple):
     Attributes:
         name: volume_mm3, dice, soft_dice, mean_dice, fleiss_kappa, sensitivity, specificity or
             fused_volume_mm3.
-        rater: whose; empty: of all.
+        rater: empty: of all.
         other_rater: the second of a pair; else empty.
-        value: NaN where the measure has none, as the Dice of two empty masks.
+        value: NaN where there is none, as the Dice of two empty masks (`measure_table`).
     """
 
     name: str
@@ -57,7 +57,9 @@ def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) ->
             for first, second in pairs
         ]
     if pairs:
-        measures.append(RaterMeasure("mean_dice", "", "", mean_of_known(overlaps)))
+        known = [value for value in overlaps if not math.isnan(value)]
+        mean = sum(known) / len(known) if known else math.nan
+        measures.append(RaterMeasure("mean_dice", "", "", mean))
         measures.append(RaterMeasure("fleiss_kappa", "", "", kappa(list(drawn.values()))))
     return measures
 
@@ -85,9 +87,3 @@ def kappa(masks: Sequence[npt.NDArray[np.bool_]]) -> float:
     if not foreground.any() or (foreground == len(masks)).all():
         return math.nan
     return float(fleiss_kappa(np.stack([len(masks) - foreground, foreground], axis=1), method="fleiss"))
-
-
-def mean_of_known(values: Sequence[float]) -> float:
-    """Return the mean of the values that are not NaN; NaN if there are none."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

@@ -4,6 +4,7 @@ The record (`<case>.json`) is written before the files, without their hashes, an
 folder tells, even after a kill, whether a file is ours to replace and whether it is up to date.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -66,7 +67,7 @@ class CaseJob:
         raters: name -> weight, of all raters, whether they have this case or not.
         settings: how to fuse.
         image: gives grid and header; None: the first rater's file does.
-        label_map: file to write with soft > 0.5; None: not wanted.
+        label_map: file to write; None: not wanted.
         record: JSON file to write.
     """
 
@@ -111,15 +112,12 @@ class CaseJob:
             },
             "image": _source(self.image) if self.image else None,
         }
-        copied: dict[str, Any] = json_copy(request)
-        return copied
+        return dict(json_copy(request))
 
     def is_ours(self, target: Path) -> bool:
         """Return whether a file that exists was written by an earlier call of this command for this case."""
-        record = load_fusion_record(self.record)
-        if record is None:
-            return False
-        return target == self.record or relative_name(target, self.record.parent) in record["outputs"]
+        record, name = load_fusion_record(self.record), relative_name(target, self.record.parent)
+        return record is not None and (target == self.record or name in record["outputs"])
 
 
 def _source(file: Path) -> dict[str, str]:
@@ -196,11 +194,8 @@ def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
         measures[task.label] = of_label
         warnings += more
     if overlap_findings([task.output for task in job.tasks], soft_labels):
-        remedy = (
-            " (each label has its own STAPLE; those of --method mean do not)"
-            if job.settings.method == "staple"
-            else ""
-        )
+        by_staple = job.settings.method == "staple"
+        remedy = " (each label has its own STAPLE; those of --method mean do not)" if by_staple else ""
         warnings.append(f"the labels overlap, their sum exceeds 1 in some voxels{remedy}")
     return soft_labels, FusedCase(job.case_id, measures, tuple(warnings))
 
@@ -257,16 +252,11 @@ def _staple(
 
 def _check_masks(task: LabelTask, maps: Mapping[str, Values]) -> None:
     for file in task.files:
-        if is_soft(maps[file.rater]):
-            count = int(np.count_nonzero((maps[file.rater] > 0) & (maps[file.rater] < 1)))
-            finding = Finding(
-                file.shown,
-                "STAPLE takes masks only",
-                "0 and 1",
-                f"{count} voxels between them",
-                "use --method mean: a threshold would throw their partial volume away",
-            )
-            raise UserError(str(finding))
+        values = maps[file.rater]
+        if is_soft(values):
+            found = f"{int(np.count_nonzero((values > 0) & (values < 1)))} voxels between them"
+            remedy = "use --method mean: a threshold would throw their partial volume away"
+            raise UserError(str(Finding(file.shown, "STAPLE takes masks only", "0 and 1", found, remedy)))
 
 
 def _weights_at_hand(job: CaseJob, task: LabelTask) -> list[float]:
@@ -286,42 +276,30 @@ def _weights_at_hand(job: CaseJob, task: LabelTask) -> list[float]:
 def _file_warnings(job: CaseJob, contents: Mapping[Path, Content]) -> list[str]:
     """Name the labels of label maps beside those that are fused, if nobody has chosen these."""
     fused = {task.label for task in job.tasks}
-    if job.settings.labels is not None or None in fused:
+    others = {label for content in contents.values() for label in content.labels or ()} - fused
+    if job.settings.labels is not None or None in fused or not others:
         return []
-    others = {label for path in job.files for label in contents[path].labels or ()} - fused
-    if not others:
-        return []
-    shown = examples([str(label) for label in sorted(others)])
-    return [f"labels that are not fused: {shown} (see --labels)"]
+    return [f"labels that are not fused: {examples([str(label) for label in sorted(others)])} (see --labels)"]
 
 
 def _map_warnings(job: CaseJob, task: LabelTask, maps: Mapping[str, Values]) -> list[str]:
-    warnings = []
+    of_label, warnings = task.of_label, []
     if len(maps) == 1:
-        warnings.append(
-            f"only one rater{task.of_label}: the soft label is that file, and no agreement is known"
-        )
+        warnings.append(f"only one rater{of_label}: the soft label is that file, and no agreement is known")
     if len(maps) == 2 and job.settings.method == "staple":  # noqa: PLR2004
         warnings.append(
-            f"STAPLE of two raters cannot tell who is right{task.of_label}: --method mean may serve better"
+            f"STAPLE of two raters cannot tell who is right{of_label}: --method mean may serve better"
         )
-    drawn = {rater: bool(values.any()) for rater, values in maps.items()}
-    if any(drawn.values()):
-        warnings += [
-            f"{rater} drew nothing{task.of_label}, others did"
-            for rater, any_voxel in drawn.items()
-            if not any_voxel
-        ]
+    drawn = [rater for rater, values in maps.items() if values.any()]
+    if drawn:
+        warnings += [f"{rater} drew nothing{of_label}, others did" for rater in maps if rater not in drawn]
     else:
-        warnings.append(f"nobody drew anything{task.of_label}")
-    raters = list(maps)
-    for place, rater in enumerate(raters):
-        for other in raters[:place]:
-            if drawn[rater] and np.array_equal(maps[rater], maps[other]):
-                warnings.append(
-                    f"{other} and {rater} are identical{task.of_label}: two raters, or one file copied?"
-                )
-    return warnings
+        warnings.append(f"nobody drew anything{of_label}")
+    return warnings + [
+        f"{first} and {second} are identical{of_label}: two raters, or one file copied?"
+        for first, second in itertools.combinations(drawn, 2)
+        if np.array_equal(maps[first], maps[second])
+    ]
 
 
 # Record
@@ -350,7 +328,10 @@ def finish(job: CaseJob, request: Mapping[str, Any], fused: FusedCase) -> None:
     outputs = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
     outputs |= output_hashes(job.record.parent, job.targets)
     agreement = {
-        str(label): [_as_json(one) for one in of_label] for label, of_label in fused.measures.items()
+        str(label): [
+            {**one._asdict(), "value": one.value if math.isfinite(one.value) else None} for one in those
+        ]
+        for label, those in fused.measures.items()
     }
     result = {"agreement": agreement, "warnings": list(fused.warnings)}
     write_json(job.record, {**_about(job, request), "outputs": outputs, **result})
@@ -386,4 +367,4 @@ def _as_json(measure: RaterMeasure) -> dict[str, Any]:
 
 def _from_json(entry: Mapping[str, Any]) -> RaterMeasure:
     value = math.nan if entry["value"] is None else float(entry["value"])
-    return RaterMeasure(str(entry["name"]), str(entry["rater"]), str(entry["other_rater"]), value)
+    return RaterMeasure(**{**entry, "value": value})

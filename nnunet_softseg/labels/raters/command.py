@@ -115,6 +115,8 @@ def fuse(
             "as many as -i"
         )
     image = None if images is None else Path(images)
+    if image is not None:
+        _check_images(image, are_folders)
     if not are_folders:
         if label_maps is not None:
             raise UserError("--label-maps: expected folders as input, found files: give one folder per rater")
@@ -135,6 +137,17 @@ def fuse(
     if len(report.failures) < len(cases):
         _write_tables(report, jobs[0].raters, folders)
     return report
+
+
+def _check_images(images: Path, are_folders: bool) -> None:
+    """Raise a UserError unless the images are a file or a folder, as the inputs."""
+    if images.is_dir() if are_folders else images.is_file():
+        return
+    kind, other, example = ("folder", "file", "imagesTr") if are_folders else ("file", "folder", "the image")
+    found = f"a {other}" if images.exists() else "none"
+    raise UserError(
+        f"--images: expected a {kind}, as -i are {kind}s, found {found} ({printable(images)}): give {example}"
+    )
 
 
 def _check_inputs(paths: Sequence[Path]) -> bool:
@@ -171,11 +184,6 @@ def _fuse_files(
     for path in [*paths, *([image] if image else [])]:
         if output.exists() and path.exists() and output.samefile(path):
             raise UserError(f"-o: expected a new file, found the input {shown}: choose another name")
-    if image is not None and not image.is_file():
-        found = "a folder" if image.is_dir() else "none"
-        raise UserError(
-            f"--images: expected a file, as -i are files, found {found} ({printable(image)}): give the image"
-        )
     labels = settings.labels or (None,)
     if len(labels) > 1:
         raise UserError(
@@ -242,7 +250,10 @@ def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[Case
     jobs = [
         CaseJob(
             case_id,
-            _tasks(case_id, files, folders.output),
+            tuple(
+                LabelTask(label, of_label, soft_label_file(folders.output, case_id, label))
+                for label, of_label in files.items()
+            ),
             raters,
             settings,
             None if images is None else images[case_id],
@@ -259,26 +270,10 @@ def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[Case
     return jobs, [*warnings, *_missing(jobs)]
 
 
-def _tasks(case_id: str, files: CaseFiles, output: Path) -> tuple[LabelTask, ...]:
-    return tuple(
-        LabelTask(label, of_label, soft_label_file(output, case_id, label))
-        for label, of_label in files.items()
-    )
-
-
 def _images(folder: Path) -> dict[str, Path]:
     """Return case -> its first channel."""
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "none"
-        raise UserError(
-            f"--images: expected a folder, as -i are folders, found {found} ({printable(folder)}): give "
-            "imagesTr"
-        )
-    images = {}
-    for path in sorted(folder.iterdir()):
-        parsed = parse_numbered_name(path.name)
-        if parsed and parsed[1] == 0 and not path.name.startswith("."):
-            images[parsed[0]] = path
+    parsed = [(parse_numbered_name(path.name), path) for path in sorted(folder.iterdir())]
+    images = {name[0]: path for name, path in parsed if name and name[1] == 0 and path.name[0] != "."}
     if not images:
         raise UserError(
             f"--images: expected <case>_0000.nii.gz in {printable(folder)}, found none: give imagesTr"
