@@ -17,7 +17,7 @@ VARIABLES = {
 _REMOVED = "NNUNET_SOFTSEG_KEEP_UNLIKELY"
 _SWITCHES = {
     "largest_piece": "keep the largest piece of each label",
-    "discard_implausible": "empty maps that look like no label of the training",
+    "discard_implausible": "empty maps flagged as unlike every label of the training",
 }
 
 
@@ -30,7 +30,7 @@ class PredictionOptions:
         localize: "always" or "never" look for the structure off the centre; "auto": where the centre of the
             image shows none, or one that is cut.
         largest_piece: keep only the largest component of each label, its values as they are.
-        discard_implausible: empty a map of which no component could be a label of the training.
+        discard_implausible: empty a map that is flagged as unlike every label of the training.
         overruled: environment variables that say something else than an argument, one note each.
     """
 

@@ -105,7 +105,7 @@ def predict(
         localize: "always", "auto" or "never" look for the cord off the centre. Where this or one of the next
             three is None or False, its environment variable decides (`options.VARIABLES`).
         largest_piece: keep only the largest component of each label, its values as they are.
-        discard_implausible: empty maps that look like no label of the training, rather than flag them.
+        discard_implausible: empty maps that are flagged as unlike every label of the training.
         backend: runs the network: "auto", "torch", "openvino", or with a precision: "torch-float32".
         overwrite: predict every case again.
         num_threads: that read and preprocess, and that export; so many cases at most wait on either side.
