@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.bids import IMAGE_FOLDERS
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS
 
@@ -140,8 +140,11 @@ def list_files(
         raise UserError(f"{root}: cannot be listed: {error.strerror or error}") from error
     listing = _sort_out(root, [path for path in found if not path.is_dir()])
     if not listing.files:
-        others = f"{len(listing.passed_over)} others"
-        raise UserError(f"{root}: expected {expected}, found 0 NIfTI files and {others}: {remedy}")
+        others = [listing.relative(passed.path) for passed in listing.passed_over]
+        listed = f" ({examples(others)})" if others else ""
+        raise UserError(
+            f"{root}: expected {expected}, found 0 NIfTI files and {len(others)} others{listed}: {remedy}"
+        )
     return listing
 
 

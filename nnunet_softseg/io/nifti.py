@@ -58,12 +58,16 @@ def _not_nifti(file: Path, found: str) -> str:
     return str(Finding(short_name(file), "cannot be opened", "a NIfTI file", found, _AGAIN))
 
 
-def file_findings(file: Path) -> list[Finding]:
+def file_findings(file: Path, name: str = "") -> list[Finding]:
     """Say whether a NIfTI file is there, whole (by its checksum if compressed), 3-D and of real numbers.
 
     Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
+
+    Args:
+        file: to look at.
+        name: for messages; "" takes that of file and folder.
     """
-    name = short_name(file)
+    name = name or short_name(file)
     if not file.is_file():
         found, remedy = "none", "add it"
         if file.is_symlink():

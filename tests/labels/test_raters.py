@@ -867,7 +867,8 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "empty folder": (
         lambda root: (root / "rater2/sub-01.nii.gz").rename(root / "rater2/sub-01.mha"),
         [],
-        "rater2: expected <case>.nii.gz or <case>_<label, 4 digits>.nii.gz, found sub-01.mha",
+        "rater2: expected <case>.nii.gz or <case>_<label, 4 digits>.nii.gz, found 0 NIfTI files and 1 others "
+        "(sub-01.mha)",
     ),
     "image names": (
         lambda root: (root / "rater2/sub-01.nii.gz").rename(root / "rater2/sub-01_0000.nii.gz"),

@@ -5,16 +5,15 @@ A file of a rater is a label map (integers; one value is the label), or a mask o
 `<case>_<label, 4 digits>.nii.gz` a mask or soft map.
 """
 
-import dataclasses
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
-from nnunet_softseg.io.case_files import is_nifti
+from nnunet_softseg.io.case_files import list_files
 from nnunet_softseg.io.case_names import case_and_label
 from nnunet_softseg.io.map_kind import classify, content_findings, mask_of_label
 from nnunet_softseg.io.nifti import Values, file_findings, stored_values
@@ -91,72 +90,57 @@ def find_cases(
     Raises:
         UserError: if a folder has no NIfTI file, names are ambiguous, or no case is in two folders.
     """
-    names = rater_names(folders)
-    found: dict[str, dict[int | None, list[RaterFile]]] = {}
-    for rater, folder in zip(names, folders, strict=True):
-        for case_id, files in _files_of_rater(rater, folder, known_cases).items():
-            for file in files:
-                found.setdefault(case_id, {}).setdefault(file.label, []).append(file)
+    raters = rater_names(folders)
+    found: dict[str, list[RaterFile]] = {}
+    for rater, folder in zip(raters, folders, strict=True):
+        for case_id, file in _files_of_rater(rater, folder, known_cases or ()):
+            found.setdefault(case_id, []).append(file)
     wanted = labels or sorted(
-        {1 if label is None else label for by_label in found.values() for label in by_label}
+        {1 if file.label is None else file.label for files in found.values() for file in files}
     )
-    order = {rater: place for place, rater in enumerate(names)}
     cases = {}
-    for case_id, by_label in sorted(found.items()):
-        files_of = {
-            label: tuple(
-                sorted(
-                    [*by_label.get(label, []), *by_label.get(None, [])], key=lambda file: order[file.rater]
-                )
-            )
-            for label in wanted
-        }
-        cases[case_id] = {label: files for label, files in files_of.items() if files}
-    cases = {case_id: files for case_id, files in cases.items() if files}
-    _check_some_match(cases, found, names, wanted)
+    for case_id, files in sorted(found.items()):
+        by_label = {label: tuple(file for file in files if file.label in (label, None)) for label in wanted}
+        if any(by_label.values()):
+            cases[case_id] = {label: of_label for label, of_label in by_label.items() if of_label}
+    _check_some_match(cases, found, raters, wanted)
     return cases
 
 
 def _files_of_rater(
-    rater: str, folder: Path, known_cases: Collection[str] | None
-) -> dict[str, list[RaterFile]]:
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{printable(folder)}: cannot be listed: {error.strerror or error}") from error
-    images = [path for path in paths if is_nifti(path.name)]
-    if not images:
-        others = examples([printable(path.name) for path in paths]) or "nothing"
-        raise UserError(
-            f"{printable(folder)}: expected <case>.nii.gz or <case>_<label, 4 digits>.nii.gz, found "
-            f"{others}: give the folder that holds one rater's files"
-        )
-    files: dict[str, list[RaterFile]] = {}
-    for path in images:
-        case_id, label = case_and_label(path, known_cases or ())
+    rater: str, folder: Path, known_cases: Collection[str]
+) -> Iterator[tuple[str, RaterFile]]:
+    listing = list_files(
+        folder,
+        subfolders=False,
+        expected="<case>.nii.gz or <case>_<label, 4 digits>.nii.gz",
+        remedy="give the folder that holds one rater's files",
+    )
+    seen: dict[str, list[RaterFile]] = {}
+    for path in listing.files:
+        case_id, label = case_and_label(path, known_cases)
         file = RaterFile(rater, path, label, f"{rater}/{printable(path.name)}")
-        same_case = files.setdefault(case_id, [])
-        for other in same_case:
+        for other in seen.setdefault(case_id, []):
             if other.label == label or None in (other.label, label):
                 raise UserError(
                     f"{file.shown}: expected one file per rater, case and label, found "
                     f"{printable(other.path.name)}, too: remove one"
                 )
-        same_case.append(file)
-    return files
+        seen[case_id].append(file)
+        yield case_id, file
 
 
 def _check_some_match(
     cases: Mapping[str, CaseFiles],
-    found: Mapping[str, Mapping[int | None, Sequence[RaterFile]]],
+    found: Mapping[str, Sequence[RaterFile]],
     raters: Sequence[str],
     labels: Sequence[int],
 ) -> None:
     if any(len(files) > 1 for by_label in cases.values() for files in by_label.values()):
         return
     of_rater: dict[str, list[str]] = {rater: [] for rater in raters}
-    for case_id, by_label in sorted(found.items()):
-        for rater in {file.rater for files in by_label.values() for file in files}:
+    for case_id, of_case in sorted(found.items()):
+        for rater in {file.rater for file in of_case}:
             of_rater[rater].append(printable(case_id))
     has = "; ".join(f"{rater} has {examples(case_ids)}" for rater, case_ids in of_rater.items())
     raise UserError(
@@ -187,7 +171,7 @@ def read_content(file: RaterFile) -> Content:
     Raises:
         UserError: for a file that cannot be read, is not three-dimensional, or holds no numbers.
     """
-    raise_first_error(dataclasses.replace(finding, file=file.shown) for finding in file_findings(file.path))
+    raise_first_error(file_findings(file.path, file.shown))
     values = stored_values(file.path)
     is_map_of_label = file.label is not None or not np.isfinite(values).all()
     return Content(values, None if is_map_of_label else classify(values).labels)

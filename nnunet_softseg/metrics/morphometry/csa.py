@@ -213,7 +213,8 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
             names = " or ".join(f"{stem}[_...].nii.gz" for stem in tried)
             raise UserError(
                 f"{file}: {kind} image not found in {folder}: expected one file named {names}, found none "
-                f"among {len(images.files)} images: rename it, or give one {kind} image per map in the same order"
+                f"among {len(images.files)} images: rename it, or give one {kind} image per map in the same "
+                "order"
             )
     return [found[str(file)] for file in maps]
 
