@@ -165,7 +165,7 @@ class Prepare(Command):
     )
 
     def run(self) -> int:
-        from nnunet_softseg.preprocessing.soft_target import prepare
+        from nnunet_softseg.preprocessing.preparation import prepare
 
         report = prepare(**vars(self))
         for warning in report.warnings:

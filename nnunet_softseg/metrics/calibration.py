@@ -1,4 +1,4 @@
-"""Whether a soft map means what it says: of the voxels with 0.7, is 0.7 of the tissue cord?
+"""Calibration of a soft map: of the voxels with 0.7, is 0.7 of the tissue cord?
 
 The observed frequency in a bin is the mean of the reference there; a soft reference enters as it is.
 

@@ -1,4 +1,4 @@
-"""What is measured of a case: meaning, unit, best value, and the value of a measure where a map is empty."""
+"""Measures of a case: meaning, unit, best value, and value where a map is empty."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How well one soft map agrees with another: voxel by voxel, and all measures of a case together.
+"""Agreement of two soft maps, voxel by voxel, and all measures of a case together.
 
 Everything takes plain arrays of one label on one grid, values in [0, 1]. Soft measures take the values as
 they are, hard ones what lies strictly above 0.5. NaN says that a measure has no value there:
@@ -6,7 +6,7 @@ they are, hard ones what lies strictly above 0.5. NaN says that a measure has no
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -136,39 +136,6 @@ def case_measures(
         name: measure.empty.value(**empty[measure.empty.empty_if]) for name, measure in MEASURES.items()
     }
     return {name: computed[name] if value is None else value for name, value in declared.items()}
-
-
-def label_measures(
-    predictions: Mapping[str, Map],
-    references: Mapping[str, Map],
-    spacing_mm: Sequence[float],
-    *,
-    surface_dice_tolerance_mm: float = 1.0,
-) -> dict[str, dict[str, float]]:
-    """Return `case_measures` of each label of one case, in the order of the references.
-
-    Each label is judged by itself: soft labels may overlap, and no voxel is forced to choose one.
-
-    Args:
-        predictions: per label its map.
-        references: the same labels.
-        spacing_mm: the size of a voxel along each axis.
-        surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
-
-    Raises:
-        ValueError: if the labels differ: a label that a method does not know is not one that it found empty.
-    """
-    if set(predictions) != set(references):
-        raise ValueError(
-            f"prediction and reference must have the same labels, got {sorted(predictions)} "
-            f"and {sorted(references)}"
-        )
-    return {
-        label: case_measures(
-            predictions[label], reference, spacing_mm, surface_dice_tolerance_mm=surface_dice_tolerance_mm
-        )
-        for label, reference in references.items()
-    }
 
 
 def _voxel_measures(

@@ -1,4 +1,4 @@
-"""How far the surfaces of two masks lie apart, in mm.
+"""Distances between the surfaces of two masks, in mm.
 
 The surface of a mask is the set of *centres of its boundary voxels*: the voxels of the mask with at least one
 face neighbour outside of it. All beyond the image counts as outside: two masks that both run out of the image

@@ -2,10 +2,10 @@
 
 The modules, in the order of their imports:
 
-  center_crop.py        the one box of a case that the network sees
-  model_plans.py        the plans saved beside a model; what is not supported
-  preprocessed_case.py  what nnU-Net did to a case, and by which plans
-  soft_target.py        the soft label on the network's grid: resample, store, stale or not
-  resampling.py         part of an image on part of another grid, the same as of the whole
-  planning.py           planners
+  center_crop.py  box of a case that the network sees
+  model_plans.py  plans saved with a model; datasets that are not supported
+  soft_target.py  soft label on the grid of the network: arithmetic
+  preparation.py  soft targets made where they are missing or stale, and stored
+  resampling.py   part of an image on part of another grid, the same as of the whole
+  planning.py     planners
 """

@@ -35,8 +35,9 @@ from nnunet_softseg.network.running_scale import add_running_scale, running_scal
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import require_supported, soft_plans, spacing_range
-from nnunet_softseg.preprocessing.soft_target import (
+from nnunet_softseg.preprocessing.preparation import (
     PreparationReport,
+    PreprocessedDataset,
     all_up_to_date,
     prepare_soft_targets,
     soft_target_folder,
@@ -146,18 +147,18 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def _prepare_soft_targets(self) -> PreparationReport:
         """Let rank 0 prepare, the others wait for its files: a large dataset would time a barrier out."""
-        dataset: dict[str, Any] = {
-            "dataset_folder_raw": self._raw_folder,
-            "preprocessed_folder": Path(self.preprocessed_dataset_folder),
-            "plans_manager": self.plans_manager,
-            "configuration_name": self.configuration_name,
-            "dataset_json": self.dataset_json,
-            "crop": self.settings.center_crop,
-        }
+        dataset = PreprocessedDataset(
+            self._raw_folder,
+            Path(self.preprocessed_dataset_folder),
+            self.plans_manager,
+            self.configuration_name,
+            self.dataset_json,
+            self.settings.center_crop,
+        )
         if self.local_rank != 0:
-            _wait_until(lambda: all_up_to_date(**dataset))
+            _wait_until(lambda: all_up_to_date(dataset))
         processes = max(1, get_allowed_n_proc_DA())
-        report = prepare_soft_targets(**dataset, cases=None, num_processes=processes, progress=True)
+        report = prepare_soft_targets(dataset, num_processes=processes, progress=True)
         for warning in report.warnings:
             self.print_to_log_file(f"WARNING: {warning}")
         if self.is_ddp:

@@ -1,7 +1,7 @@
 """A model that version 0.1.0 trained predicts the soft maps that version 0.1.0 predicted.
 
-`data/model_of_0.1.0` holds the model (two labels, 600 steps of nnUNetTrainerSoftSegDemo on noise with two soft
-balls; without the state of the optimiser), an image, and the soft maps that
+`data/model_of_0.1.0` holds the model (two labels, 600 steps of nnUNetTrainerSoftSegDemo on noise with two
+soft balls; without the state of the optimiser), an image, and the soft maps that
 `nnunet-softseg predict --backend torch --localize never` wrote for it.
 """
 

@@ -269,24 +269,6 @@ def test_masks_of_any_type_are_maps(dtype: type) -> None:
     )
 
 
-def test_labels_are_judged_one_by_one() -> None:
-    """A lesion inside of a cord: the labels overlap. It is missing in the prediction."""
-    cord, lesion, nothing = np.zeros((8, 8)), np.zeros((8, 8)), np.zeros((8, 8))
-    cord[2:6, 2:6], lesion[3, 3] = 1, 0.7
-    found = metrics.label_measures(
-        {"lesion": nothing, "cord": cord}, {"cord": cord, "lesion": lesion}, (1.0, 1.0)
-    )
-    assert list(found) == ["cord", "lesion"]
-    assert found["cord"] == pytest.approx(metrics.case_measures(cord, cord, (1.0, 1.0)), nan_ok=True)
-    assert (found["lesion"]["dice"], found["lesion"]["hd95_mm"], found["lesion"]["rve_percent"]) == (
-        0,
-        INF,
-        -100,
-    )
-    with pytest.raises(ValueError, match=r"same labels, got \['cord'\] and \['cord', 'lesion'\]"):
-        metrics.label_measures({"cord": cord}, {"cord": cord, "lesion": lesion}, (1.0, 1.0))
-
-
 def test_bad_arguments_of_a_case() -> None:
     a, b = np.ones((2, 2)), np.ones((2, 3))
     with pytest.raises(ValueError, match="one grid"):

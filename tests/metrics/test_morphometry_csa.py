@@ -19,7 +19,7 @@ from PIL import Image
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.metrics.morphometry import COLUMNS, csa, csa_figure, slice_morphometry
-from nnunet_softseg.metrics.morphometry.summary import SUMMARY_COLUMNS
+from nnunet_softseg.metrics.morphometry.levels import SUMMARY_COLUMNS
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 

@@ -35,16 +35,17 @@ from nnunet_softseg import cli
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, find_reader
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import replacing
-from nnunet_softseg.preprocessing import soft_target
-from nnunet_softseg.preprocessing.soft_target import (
+from nnunet_softseg.preprocessing import preparation
+from nnunet_softseg.preprocessing.preparation import (
+    PreprocessedDataset,
     all_up_to_date,
     open_soft_target,
     prepare,
     prepare_soft_targets,
     read_record,
-    resample_linear,
     soft_target_folder,
 )
+from nnunet_softseg.preprocessing.soft_target import resample_linear
 
 CONFIGURATION = "3d_fullres"
 FLOAT16_STEP = 2.5e-4
@@ -73,7 +74,7 @@ def folder(dataset: TinyDataset) -> Path:
     return soft_target_folder(dataset.preprocessed / "nnUNetPlans_3d_fullres")
 
 
-def run(**options: Any) -> soft_target.PreparationReport:
+def run(**options: Any) -> preparation.PreparationReport:
     return prepare(101, CONFIGURATION, num_processes=0, progress=False, **options)
 
 
@@ -220,11 +221,7 @@ def test_soft_label_goes_where_nnunet_takes_an_image(
     )
 
     report = prepare_soft_targets(
-        dataset.raw,
-        folder,
-        with_image,
-        CONFIGURATION,
-        dataset.dataset_json,
+        PreprocessedDataset(dataset.raw, folder, with_image, CONFIGURATION, dataset.dataset_json),
         cases=[case],
         num_processes=0,
         progress=False,
@@ -505,12 +502,10 @@ def test_only_what_is_stale_is_made_again(dataset: TinyDataset, change: Any, num
 
 
 def arguments_up_to_date(dataset: TinyDataset) -> bool:
+    folder = dataset.preprocessed / "nnUNetPlans_3d_fullres"
+    plans_manager = PlansManager(dataset.plans())
     return all_up_to_date(
-        dataset.raw,
-        dataset.preprocessed / "nnUNetPlans_3d_fullres",
-        PlansManager(dataset.plans()),
-        CONFIGURATION,
-        dataset.dataset_json,
+        PreprocessedDataset(dataset.raw, folder, plans_manager, CONFIGURATION, dataset.dataset_json)
     )
 
 
@@ -518,7 +513,7 @@ def test_soft_target_of_another_format_is_stale(
     dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
-    monkeypatch.setattr(soft_target, "FORMAT", soft_target.FORMAT + 1)
+    monkeypatch.setattr(preparation, "FORMAT", preparation.FORMAT + 1)
     assert run().num_prepared == 3
 
 
@@ -716,7 +711,7 @@ def test_command_prepares_in_processes_and_says_how_much(
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from nnunet_softseg.preprocessing.soft_target import prepare
+from nnunet_softseg.preprocessing.preparation import prepare
 if sys.argv[1] == "die":
     os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 Path(sys.argv[2], f"ready-{os.getpid()}").touch()

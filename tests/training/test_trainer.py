@@ -26,7 +26,7 @@ from tiny_dataset import (
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network.running_scale import running_scale
-from nnunet_softseg.preprocessing.soft_target import soft_target_folder
+from nnunet_softseg.preprocessing.preparation import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.training import trainer as trainer_module
 from nnunet_softseg.training.trainer import CosineSchedule, adam, nnUNetTrainerSoftSeg
@@ -312,12 +312,12 @@ def test_rank_zero_prepares_and_the_others_wait_for_its_files(
     calls: list[str] = []
     answers = iter([False, False, True])
 
-    def prepared(**_: object) -> SimpleNamespace:
+    def prepared(*_: object, **__: object) -> SimpleNamespace:
         calls.append("prepare")
         return SimpleNamespace(warnings=())
 
     monkeypatch.setattr(trainer_module, "prepare_soft_targets", prepared)
-    monkeypatch.setattr(trainer_module, "all_up_to_date", lambda **_: calls.append("ask") or next(answers))
+    monkeypatch.setattr(trainer_module, "all_up_to_date", lambda _: calls.append("ask") or next(answers))
     monkeypatch.setattr(trainer_module.time, "sleep", lambda _: calls.append("sleep"))
     monkeypatch.setattr(trainer_module.dist, "barrier", lambda: calls.append("barrier"))
     made = make(dataset)

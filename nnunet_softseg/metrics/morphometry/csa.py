@@ -17,9 +17,8 @@ from nnunet_softseg.io.companions import companion_files
 from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
-from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
+from nnunet_softseg.metrics.morphometry.levels import SUMMARY_COLUMNS, level_name, level_summary, parse_levels
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS, slice_morphometry
-from nnunet_softseg.metrics.morphometry.summary import SUMMARY_COLUMNS, level_summary
 
 PICTURES = (".png", ".svg", ".pdf")
 Files = str | Path | Iterable[str | Path]

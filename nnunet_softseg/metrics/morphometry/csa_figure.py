@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from nnunet_softseg import __version__
 from nnunet_softseg.io.atomic import replacing
-from nnunet_softseg.metrics.morphometry.levels import level_name
-from nnunet_softseg.metrics.morphometry.summary import mean_csa
+from nnunet_softseg.metrics.morphometry.levels import level_name, mean_csa
 
 MOST_PANELS = 24
 _COLUMNS = 2

@@ -1,7 +1,8 @@
-"""Where the axial slices of an image lie: their axis in the array, their normal and their size in mm."""
+"""Frame of the axial slices of an image: axis in the array, normal, size in mm; area within each slice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -105,3 +106,41 @@ def slice_frame(affine: npt.ArrayLike, name: str = "image") -> SliceFrame:
     right = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
     right /= np.linalg.norm(right)
     return SliceFrame(axis, (first, second), matrix, np.stack([right, np.cross(normal, right), normal]))
+
+
+@dataclass(frozen=True)
+class SliceAreas:
+    """Area per axial slice, from inferior to superior.
+
+    Attributes:
+        height_mm: (n,) position of each slice along S-I, in the scanner's coordinates at the slice's centre.
+        area_mm2: (n,) sum of the map's values times the area of a voxel; NaN where the slice is empty.
+    """
+
+    height_mm: npt.NDArray[np.float64]
+    area_mm2: npt.NDArray[np.float64]
+
+    def mean_between(self, lowest_mm: float, highest_mm: float) -> float:
+        """Return the mean area of the slices centred in a range, empty ones passed over; NaN for none."""
+        chosen = self.area_mm2[(self.height_mm >= lowest_mm) & (self.height_mm <= highest_mm)]
+        return float(np.nanmean(chosen)) if np.isfinite(chosen).any() else float("nan")
+
+
+def slice_areas(image: nib.Nifti1Image) -> SliceAreas:
+    """Return the area of a soft map in each slice across S-I, neither rescaled nor corrected for tilt.
+
+    Args:
+        image: three axes in any order and direction, values in [0, 1].
+
+    Raises:
+        ValueError: if the image does not have three axes.
+    """
+    if image.ndim != _AXES:
+        raise ValueError(f"a map must have three axes, got {image.ndim}")
+    frame = slice_frame(image.affine)
+    values: npt.NDArray[Any] = image.get_fdata(dtype=np.float32)
+    area = values.sum(axis=frame.in_plane, dtype=np.float64) * frame.pixel_mm2
+    area[area == 0] = np.nan
+    heights = frame.world_mm(frame.slice_centres_mm(image.shape))[:, _SUPERIOR]
+    upwards = slice(None, None, 1 if heights[-1] >= heights[0] else -1)
+    return SliceAreas(heights[upwards], area[upwards])
