@@ -34,7 +34,7 @@ _HOMES = {
     "fuse": "nnunet_softseg.labels.raters",
     "convert": "nnunet_softseg.datasets.conversion",
     "check": "nnunet_softseg.datasets.check",
-    "prepare": "nnunet_softseg.preprocessing.soft_target",
+    "prepare": "nnunet_softseg.preprocessing.preparation",
     "predict": "nnunet_softseg.inference.command",
     "csa": "nnunet_softseg.metrics.morphometry.csa",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from nnunet_softseg.metrics.morphometry.csa import csa as csa
     from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss as AdaptiveWingLoss
     from nnunet_softseg.network.norm_relu import norm_relu as norm_relu
-    from nnunet_softseg.preprocessing.soft_target import prepare as prepare
+    from nnunet_softseg.preprocessing.preparation import prepare as prepare
 else:
 
     def __getattr__(name):

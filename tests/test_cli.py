@@ -109,7 +109,7 @@ FUNCTIONS = {
     "fuse": ("nnunet_softseg.labels.raters", "fuse"),
     "convert": ("nnunet_softseg.datasets.conversion", "convert"),
     "check": ("nnunet_softseg.datasets.check", "check"),
-    "prepare": ("nnunet_softseg.preprocessing.soft_target", "prepare"),
+    "prepare": ("nnunet_softseg.preprocessing.preparation", "prepare"),
     "predict": ("nnunet_softseg.inference.command", "predict"),
     "csa": ("nnunet_softseg.metrics.morphometry", "csa"),
     "evaluate": ("nnunet_softseg.evaluation.evaluate", "evaluate"),
