@@ -147,19 +147,10 @@ def convert(
     datasets = make_datasets(target, sources, selection, per_contrast)
     fold_warnings = [warning for dataset in datasets for warning in check_split(dataset, split)]
     inspections = inspect_cases(sources.cases, num_processes=num_processes, progress=progress)
-    made_by = {
-        "name": "nnunet-softseg",
-        "version": __version__,
-        "layout": layout,
-        "split_file": None if file is None else str(file),
-        "split_seed": seed,
-        "exclude": list(exclude),
-    }
+    made_by: dict[str, object] = {"name": "nnunet-softseg", "version": __version__, "layout": layout}
+    made_by |= {"split_file": file and str(file), "split_seed": seed, "exclude": list(exclude)}
     manifests = {
-        dataset.folder: {
-            "generated_by": made_by,
-            **make_manifest(sources, dataset.cases, split, inspections),
-        }
+        dataset.folder: {"generated_by": made_by, **make_manifest(sources, dataset.cases, split, inspections)}
         for dataset in datasets
     }
     written = write_datasets(datasets, manifests, split, num_processes=num_processes, progress=progress)

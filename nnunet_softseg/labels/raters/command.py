@@ -87,10 +87,10 @@ def fuse(
     num_processes: int = 1,
     progress: bool = True,
 ) -> FusionReport:
-    """Return how well raters agree, having written the soft label of one image, or of all in their folders.
+    """Fuse raters into the soft label of one image, or of all in their folders; return how well they agree.
 
-    Of folders, cases are matched by name; what is there from an earlier call with the same files is kept, and
-    a case that cannot be fused is reported (`FusionReport.failures`) and stops no other.
+    In folders, cases are matched by name. What an earlier call made of the same files is kept; a case that
+    cannot be fused is reported (`FusionReport.failures`) and stops no other.
 
     Args:
         inputs: one NIfTI file per rater, or one folder per rater.
@@ -131,8 +131,7 @@ def fuse(
     cases = map_jobs(
         try_fuse_case, jobs, num_processes=num_processes, progress=progress, description="Fusing raters"
     )
-    of_cases = [(warning, printable(case.case_id)) for case in cases for warning in case.warnings]
-    warnings += _with_cases(of_cases)
+    warnings += _with_cases((warning, case.case_id) for case in cases for warning in case.warnings)
     report = FusionReport(target, settings, tuple(jobs[0].raters), tuple(cases), tuple(warnings))
     if len(report.failures) < len(cases):
         _write_tables(report, jobs[0].raters, folders)
@@ -218,24 +217,26 @@ class _Folders:
     label_maps: Path | None
 
     def __post_init__(self) -> None:
+        sources = [*self.raters, *([self.images] if self.images else [])]
         for name, folder in (("-o", self.output), ("--label-maps", self.label_maps)):
             if folder is not None:
-                self._check_written(name, folder)
+                _check_output(name, folder, sources)
         if self.label_maps is not None and self.label_maps.resolve() == self.output.resolve():
             raise UserError("--label-maps: expected another folder than -o, found the same: use labelsTr")
 
-    def _check_written(self, name: str, folder: Path) -> None:
-        shown = printable(folder)
-        if folder.exists() and not folder.is_dir():
+
+def _check_output(name: str, folder: Path, sources: Sequence[Path]) -> None:
+    shown = printable(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"{name}: expected a folder, as -i are folders, found the file {shown}: choose another"
+        )
+    for source in sources:
+        if source.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise UserError(
-                f"{name}: expected a folder, as -i are folders, found the file {shown}: choose another"
+                f"{name}: expected a folder outside of all inputs, found {shown} in {printable(source)}: "
+                "choose another"
             )
-        for source in [*self.raters, *([self.images] if self.images else [])]:
-            if source.resolve() in (folder.resolve(), *folder.resolve().parents):
-                raise UserError(
-                    f"{name}: expected a folder outside of all inputs, found {shown} in "
-                    f"{printable(source)}: choose another"
-                )
 
 
 def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[CaseJob], list[str]]:
@@ -303,7 +304,7 @@ def _missing(jobs: Sequence[CaseJob]) -> list[str]:
         for label in wanted:
             suffix = f", label {label}" if len(wanted) > 1 else ""
             lacking += [
-                (f"{rater} has no file{suffix}", printable(job.case_id))
+                (f"{rater} has no file{suffix}", job.case_id)
                 for rater in job.raters
                 if (rater, label) not in there
             ]
@@ -318,7 +319,7 @@ def _with_cases(warnings: Iterable[tuple[str, str]]) -> list[str]:
     """
     about: dict[str, list[str]] = defaultdict(list)
     for warning, case_id in warnings:
-        about[warning].append(case_id)
+        about[warning].append(printable(case_id))
     return [f"{warning}: {_count(case_ids)}" for warning, case_ids in about.items()]
 
 

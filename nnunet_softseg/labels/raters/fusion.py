@@ -33,9 +33,9 @@ class FusionSettings:
     Attributes:
         method: "mean": the (weighted) mean. "staple": STAPLE, of masks only.
         weights: one per rater, in their order, not negative; None: all alike.
-        labels: values in label maps to fuse, one soft label each; None: single files hold fractions, and in
-            folders the labels of the file names are taken, and label 1 of files whose names carry none.
-        margin_mm: STAPLE and Fleiss' kappa look at the voxels that a rater drew and those so near to one.
+        labels: values in label maps to fuse, one soft label each; None: single files hold fractions; in
+            folders the labels of the file names, and label 1 of files whose names carry none.
+        margin_mm: STAPLE and Fleiss' kappa count the voxels that a rater drew and those so near to one.
 
     Raises:
         UserError: for values out of range.
@@ -49,13 +49,19 @@ class FusionSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"--method: expected {' or '.join(METHODS)}, found {self.method!r}: choose one")
-        if self.weights is not None:
-            self._check_weights(self.weights)
-        if self.labels is not None:
-            self._check_labels(self.labels)
         if not (math.isfinite(self.margin_mm) and self.margin_mm > 0):
             raise UserError(
                 f"--margin-mm: expected a length above 0 mm, found {self.margin_mm:g}: 5 is usual"
+            )
+        if self.weights is not None:
+            self._check_weights(self.weights)
+        labels = self.labels
+        if labels is not None and not (
+            0 < len(set(labels)) == len(labels) and all(0 < label <= _LARGEST_LABEL for label in labels)
+        ):
+            raise UserError(
+                f"--labels: expected different values from 1 to {_LARGEST_LABEL}, found "
+                f"{', '.join(map(str, labels)) or 'none'}: 0 is the background"
             )
 
     def _check_weights(self, weights: tuple[float, ...]) -> None:
@@ -68,15 +74,6 @@ class FusionSettings:
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
             raise UserError(
                 f"--weights: expected numbers of 0 or more, at least one above 0, found {found}: correct them"
-            )
-
-    @staticmethod
-    def _check_labels(labels: tuple[int, ...]) -> None:
-        unique = len(set(labels)) == len(labels) > 0
-        if not unique or not all(0 < label <= _LARGEST_LABEL for label in labels):
-            raise UserError(
-                f"--labels: expected different values from 1 to {_LARGEST_LABEL}, found "
-                f"{', '.join(map(str, labels)) or 'none'}: 0 is the background"
             )
 
 
@@ -113,10 +110,10 @@ def weighted_mean(maps: Sequence[Map], weights: Sequence[float] | None = None) -
 
 
 def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm: float) -> Mask:
-    """Return the voxels that a rater drew, or that lie within `margin_mm` of one that a rater drew.
+    """Return the voxels within `margin_mm` of one that a rater drew.
 
-    STAPLE and Fleiss' kappa count the background, too. Over a whole image they would say more about its field
-    of view than about the raters.
+    STAPLE and Fleiss' kappa count the background, too: over a whole image they would depend on its field of
+    view.
 
     Args:
         masks: of one shape (x, y, z).
@@ -134,10 +131,9 @@ def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm:
 def staple(masks: Sequence[Mask], region: Mask) -> StapleResult:
     """Return STAPLE's probability of the structure, and each rater's sensitivity and specificity.
 
-    The prior is the mean share of foreground in the region, one for all voxels. Masks that are all the same,
-    empty ones included, are their own consensus: there the equations are 0/0. Voxels that no rater drew
-    get a probability of 1e-4 or so from the equations and are set to exactly 0, or all of them together would
-    outweigh a small structure.
+    The prior is the mean share of foreground in the region, one for all voxels. Masks that are all the same
+    are their own consensus: there the equations are 0/0. Voxels that no rater drew get a probability of 1e-4
+    or so from the equations, all together enough to outweigh a small structure: they are set to exactly 0.
 
     Args:
         masks: one per rater, two or more, of one shape.
