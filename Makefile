@@ -4,14 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint unit setup clean
+.PHONY: help demo test lint unit docs setup clean
 
 help:
 	@echo "make demo   phantom -> train -> predict -> compare with vanilla nnU-Net, on a CPU in minutes; writes demo_output/"
 	@echo "make test   lint, types and all tests"
 	@echo "make lint   ruff and mypy only"
+	@echo "make docs   the pages of docs/ and the Python API as a site; writes site/"
 	@echo "make setup  the environment in $(VENV) only (the others do it by themselves)"
-	@echo "make clean  remove $(VENV), demo_output/ and caches"
+	@echo "make clean  remove $(VENV), demo_output/, site/ and caches"
 
 demo: $(READY)
 	$(BIN)/nnunet-softseg demo -o demo_output
@@ -25,6 +26,11 @@ lint: $(READY)
 
 unit: $(READY)
 	$(BIN)/python -m pytest
+
+# tests/test_docs.py builds it, too. The variable silences a note on other generators.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
 
 setup: $(READY)
 
@@ -46,4 +52,4 @@ $(READY): pyproject.toml constraints/cpu.txt $(wildcard hook/*)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) demo_output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -35,7 +35,7 @@ _HOMES = {
     "convert": "nnunet_softseg.datasets.conversion",
     "check": "nnunet_softseg.datasets.check",
     "prepare": "nnunet_softseg.preprocessing.preparation",
-    "predict": "nnunet_softseg.inference.command",
+    "predict": "nnunet_softseg.inference.predict",
     "csa": "nnunet_softseg.metrics.morphometry.csa",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
     "compare": "nnunet_softseg.evaluation.compare",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from nnunet_softseg.datasets.conversion import convert as convert
     from nnunet_softseg.evaluation.compare import compare as compare
     from nnunet_softseg.evaluation.evaluate import evaluate as evaluate
-    from nnunet_softseg.inference.command import predict as predict
+    from nnunet_softseg.inference.predict import predict as predict
     from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt
     from nnunet_softseg.labels.raters import fuse as fuse
     from nnunet_softseg.metrics.morphometry.csa import csa as csa

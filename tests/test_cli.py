@@ -110,7 +110,7 @@ FUNCTIONS = {
     "convert": ("nnunet_softseg.datasets.conversion", "convert"),
     "check": ("nnunet_softseg.datasets.check", "check"),
     "prepare": ("nnunet_softseg.preprocessing.preparation", "prepare"),
-    "predict": ("nnunet_softseg.inference.command", "predict"),
+    "predict": ("nnunet_softseg.inference.predict", "predict"),
     "csa": ("nnunet_softseg.metrics.morphometry", "csa"),
     "evaluate": ("nnunet_softseg.evaluation.evaluate", "evaluate"),
     "compare": ("nnunet_softseg.evaluation.compare", "compare"),

@@ -4,6 +4,8 @@ import dataclasses
 import math
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,22 @@ def test_the_table_of_measures_is_the_declared_one() -> None:
         for name, measure in MEASURES.items()
     }
     assert table == expected
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the site needs `pip install nnunet-softseg[docs]`")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    pages = [*tmp_path.glob("*.html")]
+    assert {page.stem for page in pages} >= {page.stem for page in (REPOSITORY / "docs").glob("*.md")}
+    for page in pages:
+        html = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?([^\"' >]+)", html)
+        assert loaded
+        assert [address for address in loaded if re.match(r"(https?:)?//", address)] == []

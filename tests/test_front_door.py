@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -65,6 +67,24 @@ print(sorted(set(sys.modules) - before))
 def test_a_command_is_loaded_without_torch(in_new_python) -> None:
     code = "import sys, nnunet_softseg; nnunet_softseg.csa; print('torch' in sys.modules)"
     assert in_new_python(code, env=SOURCE) == "False"
+
+
+def test_the_example_of_the_page_prints_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (REPOSITORY / "docs" / "python-api.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/python-api.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == re.findall(r"`([^`]+)`", re.search(r"^It prints (.*);", page, re.MULTILINE)[1])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["csa.csv", "csa.json", "disc.nii.gz"]
+
+
+def test_the_page_documents_every_name() -> None:
+    page = (REPOSITORY / "docs" / "python-api.md").read_text(encoding="utf-8")
+    documented = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
+    assert documented >= NAMES
 
 
 CALLS = {
