@@ -25,7 +25,7 @@ ONE_ORIENTATION = (
 
 
 class ImageReader(Protocol):
-    """What is used of nnU-Net's reader classes."""
+    """The part of nnU-Net's reader classes that is used here."""
 
     def read_images(self, image_fnames: list[str]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Return (channel, z, y, x) and the properties of the image."""
@@ -100,7 +100,7 @@ def load_json(file: Path) -> Any:
 
 
 def dataset_json_findings(dataset_json: Any) -> list[Finding]:
-    """Say what is wrong with dataset.json, and what of it soft training does not support."""
+    """Return the faults of dataset.json, and the parts that soft training does not support."""
     if not isinstance(dataset_json, Mapping):
         return [dataset_finding("not a JSON object", "{...}", type(dataset_json).__name__, "rewrite it")]
     missing = [key for key in _KEYS if key not in dataset_json]

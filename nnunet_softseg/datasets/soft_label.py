@@ -1,7 +1,7 @@
 """Soft labels on disk: names, reading and writing, label maps.
 
 `softLabelsTr/<case>_<label, 4 digits>.nii.gz` holds the fraction of each voxel, in [0, 1], that belongs to a
-label, on the grid of the image. Functions named `..._findings` say what is wrong with one and raise nothing;
+label, on the grid of the image. Functions named `..._findings` return faults and raise nothing;
 reading and writing raise `UserError`.
 """
 
@@ -109,7 +109,7 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
 def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[str, Any]]:
     """Return a soft label (z, y, x) and its properties, just as the reader gives the image.
 
-    Only the file is checked; see `content_findings` and `reader_geometry_findings` for what is in it.
+    Only the file is checked; for values and grid see `content_findings` and `reader_geometry_findings`.
 
     Args:
         file: NIfTI.

@@ -151,7 +151,7 @@ class Selection:
             layout's, for one label.
         contrasts: those to take; None takes all.
         distinguish_by: BIDS entities that make two contrasts of one.
-        exclude: patterns of what is left out.
+        exclude: patterns of images to leave out, see `Exclusion`.
     """
 
     layout: Layout

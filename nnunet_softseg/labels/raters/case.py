@@ -154,7 +154,7 @@ def try_fuse_case(job: CaseJob) -> FusedCase:
 def fuse_case(job: CaseJob) -> FusedCase:
     """Write the soft labels of a case, its label map if wanted, and its record.
 
-    What is there already, from the same files and settings, is kept.
+    Files of an earlier call, from the same sources and settings, are kept.
 
     Raises:
         UserError: for files that don't fit; nothing is written then.
@@ -328,10 +328,7 @@ def finish(job: CaseJob, request: Mapping[str, Any], fused: FusedCase) -> None:
     outputs = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
     outputs |= output_hashes(job.record.parent, job.targets)
     agreement = {
-        str(label): [
-            {**one._asdict(), "value": one.value if math.isfinite(one.value) else None} for one in those
-        ]
-        for label, those in fused.measures.items()
+        str(label): [_as_json(measure) for measure in measures] for label, measures in fused.measures.items()
     }
     result = {"agreement": agreement, "warnings": list(fused.warnings)}
     write_json(job.record, {**_about(job, request), "outputs": outputs, **result})

@@ -240,7 +240,7 @@ def _check_output(name: str, folder: Path, sources: Sequence[Path]) -> None:
 
 
 def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[CaseJob], list[str]]:
-    """Return a job per case, and what is missing where."""
+    """Return a job per case, and warnings about missing files."""
     images = None if folders.images is None else _images(folders.images)
     found = find_cases(folders.raters, settings.labels, images)
     warnings = []
