@@ -107,7 +107,7 @@ def classify(values: npt.NDArray[Any]) -> MapContent:
         if high <= 0:
             return MapContent(MapKind.EMPTY, low, high, ())
         if values.dtype.kind in "biu" or _are_whole(values, RANGE_TOLERANCE):
-            return MapContent(MapKind.MASK, low, high, (1,) if high > _LARGEST_OVERSHOOT else ())
+            return MapContent(MapKind.MASK, low, high, (1,) if round(high) else ())
         return MapContent(MapKind.SOFT, low, high, None)
     if low >= -RANGE_TOLERANCE and (values.dtype.kind in "biu" or _are_whole(values, _WHOLE_TOLERANCE)):
         labels = tuple(int(value) for value in np.unique(np.round(values)) if value)

@@ -23,6 +23,7 @@ from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.case_files import SOFT_FOLDER
+from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.morphometry import slice_areas
@@ -213,17 +214,17 @@ def _test_cases(here: Demo) -> list[str]:
 def _measure_case(here: Demo, method: str, case: str) -> Mapping[str, float]:
     truth, predicted = load_nifti(_truth(here, case)), load_nifti(_map(here, method, case))
     expected, found = truth.get_fdata(dtype=np.float32), predicted.get_fdata(dtype=np.float32)
-    spacing = truth.header.get_zooms()[:3]
-    measures = metrics.soft_measures(found, expected, float(np.prod(spacing)))
+    grid = VoxelGrid.of(truth)
+    measures = metrics.soft_measures(found, expected, grid.voxel_mm3)
     csa, true_csa = (_mean_csa(image) for image in (predicted, truth))
-    far = distance_transform_edt(expected == 0, sampling=spacing) > FAR_MM
+    far = distance_transform_edt(expected == 0, sampling=grid.spacing_mm) > FAR_MM
     return {
         "dice": measures["dice"],
         "boundary_mae": measures["boundary_mae"],
         "csa_mm2": csa,
         "true_csa_mm2": true_csa,
         "csa_error_percent": 100 * (csa / true_csa - 1),
-        "background_mm3": float(found[far].sum(dtype=np.float64)) * float(np.prod(spacing)),
+        "background_mm3": float(found[far].sum(dtype=np.float64)) * grid.voxel_mm3,
     }
 
 

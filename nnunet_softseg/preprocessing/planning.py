@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -18,6 +17,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_softseg.datasets.raw_dataset import ONE_ORIENTATION
 from nnunet_softseg.errors import UserError, show_without_traceback
+from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, load_nifti
 
 PATCH_MM = {"SI": 320.0, "AP": 192.0, "RL": 64.0}
@@ -222,7 +222,7 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
 
 def _body_axes_of(image: Path) -> tuple[str, ...]:
     """Return the body axes of an image as a reader that does not reorient gives it: (k, j, i) of the file."""
-    letters = nib.aff2axcodes(load_nifti(image).affine)[::-1]
+    letters = VoxelGrid.of(load_nifti(image)).orientation[::-1]
     return tuple(next(axis for axis in PATCH_MM if letter in axis) for letter in letters)
 
 

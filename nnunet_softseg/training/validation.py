@@ -7,6 +7,7 @@ import numpy as np
 
 from nnunet_softseg.io.atomic import write_json
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name, soft_label_file
+from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.overlap import soft_measures
 from nnunet_softseg.preprocessing.model_plans import versions
@@ -39,7 +40,7 @@ def write_soft_summary(
         cases.setdefault(case, {})[names[label]] = soft_measures(
             predicted.get_fdata(dtype=np.float32),
             expected.get_fdata(dtype=np.float32),
-            float(np.prod(predicted.header.get_zooms()[:3])),
+            VoxelGrid.of(predicted).voxel_mm3,
         )
     summary = {
         "versions": versions(),

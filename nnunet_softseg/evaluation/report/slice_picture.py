@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.report.wording import MINUS, shortened
-from nnunet_softseg.io.geometry import AFFINE_TOLERANCE
+from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry.slice_frame import SliceFrame, slice_frame
 
@@ -171,10 +171,7 @@ def _image_plane(
         return None, "no image given"
     try:
         image = nib.funcs.squeeze_image(load_nifti(file))
-        same = image.shape == reference.values.shape and np.allclose(
-            image.affine, reference.affine, rtol=0, atol=AFFINE_TOLERANCE
-        )
-        if not same:
+        if not VoxelGrid.of(image).is_same(reference.grid):
             return None, "the image lies on another grid"
         # Only this slice is read where the file permits.
         place = tuple(slice(index, index + 1) if axis == frame.axis else slice(None) for axis in range(3))
