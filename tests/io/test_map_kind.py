@@ -23,7 +23,7 @@ SOFT = np.linspace(0, 1, 11)
         (SOFT * 98.7, MapKind.PERCENT, None),
         (np.array([0, 255], np.uint8), MapKind.BYTES, (255,)),
         (SOFT * 1.2 - 0.1, MapKind.OVERSHOOT, None),
-        (SOFT * 700, MapKind.OTHER, None),
+        (SOFT * 701.3, MapKind.OTHER, None),
         (SOFT - 3, MapKind.OTHER, None),
         (np.arange(2000), MapKind.OTHER, None),  # an image, not a label map
     ],
@@ -42,7 +42,7 @@ def test_values_tell_the_kind(values: Any, kind: MapKind, labels: tuple[int, ...
             np.array([0, 255]),
             "found whole numbers (0, 255): divide it by 255, or choose a label of it with --label",
         ),
-        (SOFT * 100, "found [0, 100]: divide it by 100"),
+        (SOFT * 99.7, "found [0, 99.7]: divide it by 100"),
         (SOFT * 1.2, "found [0, 1.2]: clip it to [0, 1]; resample labels linearly, splines overshoot"),
     ],
 )
