@@ -100,3 +100,22 @@ def test_imports_go_one_way_those_inside_functions_too() -> None:
         if imported not in ordered[:place]
     ]
     assert back == []
+
+
+def function_lengths() -> list[tuple[int, str]]:
+    """Lines of every function without its docstring, and its name."""
+    found = []
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                text = node.body[0] if ast.get_docstring(node) is not None else None
+                docstring = 0 if text is None else (text.end_lineno or 0) - text.lineno + 1
+                length = (node.end_lineno or 0) - node.lineno + 1 - docstring
+                found.append((length, f"{file.relative_to(PACKAGE).as_posix()}: {node.name}"))
+    return sorted(found)
+
+
+def test_functions_stay_short() -> None:
+    lengths = function_lengths()
+    assert lengths[int(0.9 * len(lengths))][0] <= 20, "nine in ten functions have at most 20 lines"
+    assert [function for function in lengths if function[0] > 60] == []
