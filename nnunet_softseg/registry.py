@@ -20,7 +20,7 @@ CLASSES: dict[str, str] = {
     "nnUNetTrainerSoftSegContrastDeviceAug": "nnunet_softseg.training.variants",
     "nnUNetTrainerSoftSegDemo": "nnunet_softseg.training.variants",
     "nnUNetTrainerDemo": "nnunet_softseg.training.variants",
-    "SoftLabelManager": "nnunet_softseg.inference.label_manager",
+    "SoftLabelManager": "nnunet_softseg.preprocessing.model_plans",
     "SoftSegPreprocessor": "nnunet_softseg.inference.nnunet_patches",
     "SoftSegPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegResEncPlanner": "nnunet_softseg.preprocessing.planning",

@@ -9,7 +9,6 @@ The modules, in the order of their imports:
   network_image.py   an image read and preprocessed as nnU-Net does, only the box that the network sees
   postprocessing.py  soft maps cleaned, the largest piece on request; the way to another grid
   soft_prediction.py the box, forward in tiles, blend raw, NormReLU, recentring
-  label_manager.py   one channel per label; the label map is soft map > 0.5
   export.py          soft/*.nii.gz, label map and softseg.json on the image's own grid
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   model.py           a trained model, checked, loaded

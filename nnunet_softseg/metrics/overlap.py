@@ -1,7 +1,7 @@
 """Agreement of two soft maps, voxel by voxel, and all measures of a case together.
 
 Everything takes plain arrays of one label on one grid, values in [0, 1]. Soft measures take the values as
-they are, hard ones what lies strictly above 0.5. NaN says that a measure has no value there:
+they are, hard ones the voxels strictly above 0.5. NaN says that a measure has no value there:
 `measure_table.MEASURES` declares when.
 """
 
@@ -23,7 +23,7 @@ Map = npt.NDArray[np.floating[Any]]
 
 
 def dice(prediction: Map, reference: Map, threshold: float = HARD_THRESHOLD) -> float:
-    """Return the Dice coefficient of what lies above the threshold; NaN if that is nothing in both."""
+    """Return the Dice coefficient of the voxels above the threshold; NaN if both maps have none."""
     predicted, expected = prediction > threshold, reference > threshold
     total = int(predicted.sum()) + int(expected.sum())
     return 2 * int((predicted & expected).sum()) / total if total else math.nan
@@ -141,7 +141,7 @@ def case_measures(
 def _voxel_measures(
     prediction: Map, reference: Map, voxel_volume_mm3: float, image_size: int
 ) -> dict[str, float]:
-    """Return what is computed voxel by voxel, from the box that holds all there is in a larger image."""
+    """Return the measures computed voxel by voxel, from the box that holds all values above 0."""
     soft = soft_measures(prediction, reference, voxel_volume_mm3)
     hard_prediction, hard_reference = (
         (whole > HARD_THRESHOLD).astype(np.float64) for whole in (prediction, reference)

@@ -80,7 +80,7 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
         raw: (batch, channel, *space), raw network output; computed in float32 or wider.
         floor: smallest denominator, a number or broadcastable to (batch, channel). It keeps an image without
             the structure, whose raw output is small, from being blown up to 1. In the unit of `raw`.
-        robust: the scale is `robust_peak`, and what stands above it is 1; else it is `peak`, as the paper
+        robust: the scale is `robust_peak`, and values above it become 1; else it is `peak`, as the paper
             prints it.
 
     Returns:

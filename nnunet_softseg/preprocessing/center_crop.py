@@ -1,4 +1,4 @@
-"""The one box of a case that the network sees.
+"""Box of a case that the network sees.
 
 The cord runs through the middle of its images. So the patch is fixed in R-L and A-P, around the centre of the
 image, and the whole of S-I is kept, in tiles only where it is longer than the patch (Bedard et al. 2025,

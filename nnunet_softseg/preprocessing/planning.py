@@ -1,7 +1,7 @@
-"""Planners: how nnU-Net is told to plan for soft segmentation.
+"""Planners for soft segmentation.
 
-nnU-Net's own planner does the work. What is ours: the grid, the patch, known in mm along the axes of the
-body, the network's features, and thick slices interpolated like the other axes.
+nnU-Net's own planner, with another grid, a patch in mm along the axes of the body, other features of the
+network, and thick slices interpolated like the other axes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -156,12 +156,8 @@ def _store(file: Path, target: SoftTarget, record: Mapping[str, Any], patch_size
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
     blocks, chunks = comp_blosc2_params(target.shape, patch_size, target.itemsize)
-    cparams = {
-        "codec": blosc2.Codec.LZ4HC,
-        "clevel": 5,
-        "filters": [blosc2.Filter.SHUFFLE],
-        "nthreads": 1,
-    }
+    codec, shuffle = blosc2.Codec.LZ4HC, blosc2.Filter.SHUFFLE
+    cparams = {"codec": codec, "clevel": 5, "filters": [shuffle], "nthreads": 1}
     array = blosc2.asarray(target, chunks=chunks, blocks=blocks, cparams=cparams)
     array.schunk.vlmeta[RECORD_KEY] = dict(record)
     # On a full disk, Blosc2 itself leaves half a file. Its frame in memory is, byte for byte, the file that
@@ -236,12 +232,12 @@ def _require_same_plans(case: PreprocessedCase, plan: GridPlan, folder: Path) ->
 
 
 def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
-    if "nibabel_stuff" in geometry:
-        return "NibabelIOWithReorient" if "reoriented_affine" in geometry["nibabel_stuff"] else "NibabelIO"
-    if "sitk_stuff" in geometry:
-        return (
-            "SimpleITKIOWithReorient" if "original_orientation" in geometry["sitk_stuff"] else "SimpleITKIO"
-        )
+    for key, mark, reader in (
+        ("nibabel_stuff", "reoriented_affine", "NibabelIO"),
+        ("sitk_stuff", "original_orientation", "SimpleITKIO"),
+    ):
+        if key in geometry:
+            return f"{reader}WithReorient" if mark in geometry[key] else reader
     return None
 
 
@@ -556,10 +552,8 @@ def _raise_errors(errors: Sequence[str], num_cases: int) -> None:
 def _general_warnings(jobs: Sequence[SoftTargetJob], *, all_cases: bool) -> tuple[str, ...]:
     folder = jobs[0].sources[0].parent
     if not folder.is_dir():
-        return (
-            f"{folder}: no soft labels here, so that soft targets are taken as they are: they may be out of "
-            "date",
-        )
+        found = "no soft labels here, so that soft targets are taken as they are: they may be out of date"
+        return (f"{folder}: {found}",)
     names = (parse_numbered_name(file.name) for file in folder.iterdir())
     extra = sorted({name[0] for name in names if name} - {job.case.case_id for job in jobs})
     if not extra or not all_cases:

@@ -1,7 +1,7 @@
-"""Part of an image on part of another grid: exactly the voxels that the whole would give there.
+"""Resampling of a part of an image to a part of another grid, with the values of the whole image.
 
 Two grids of one field of view. Voxel k of the target lies at (k + 0.5) * source / target - 0.5 of the
-source: both have half-pixel centres. What lies behind an edge is the edge itself. skimage.transform.resize
+source: both have half-pixel centres. Beyond an edge its value goes on. skimage.transform.resize
 places voxels so, and nnU-Net with it. Interpolation is separable: small matrices, along one axis after the
 other, say it all; scipy makes them, by interpolating unit vectors.
 """
@@ -139,7 +139,7 @@ def area_means(source_size: int, cells: int, cell_size: float) -> npt.NDArray[np
     Args:
         source_size: number of voxels.
         cells: number of cells; the first begins where the first voxel does.
-        cell_size: in voxels; the last cell may stick out, and averages what there is.
+        cell_size: in voxels; the last cell may stick out, and averages its voxels inside.
     """
     edges = np.minimum(np.arange(cells + 1) * cell_size, source_size)
     voxels = np.arange(source_size)

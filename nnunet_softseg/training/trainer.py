@@ -296,7 +296,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
-        """Return Adam and cosine annealing to 0 (Bedard et al. 2025, section 3.4), or what nnU-Net uses."""
+        """Return Adam and cosine annealing to 0 (Bedard et al. 2025, section 3.4), or nnU-Net's SGD."""
         if self.settings.optimizer == "sgd":
             choice: tuple[torch.optim.Optimizer, LRScheduler] = super().configure_optimizers()
             return choice

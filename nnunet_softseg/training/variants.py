@@ -82,7 +82,7 @@ class nnUNetTrainerSoftSegDeviceAug(nnUNetTrainerSoftSeg):  # noqa: N801
     """The same augmentation, on the device: the workers only load, so that few cores feed a fast GPU."""
 
     def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:
-        """Return what is left to the workers: to hand over image and soft label, larger than the patch.
+        """Return the transforms of the workers: image and soft label handed over, larger than the patch.
 
         Raises:
             UserError: if the images are normalised within a mask, which does not travel to the device.

@@ -1,4 +1,4 @@
-"""The line through the centres of the slices, smooth over a length in mm, and its tilt against the slices."""
+"""Centreline through the centres of the slices, smooth over a length in mm; its tilt against the slices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Centreline:
     Attributes:
         first_mm: position of the lowest slice with a structure in it; the line goes on straight below it.
         last_mm: of the highest one.
-        known: False if there was one slice only: then nobody knows the tilt.
+        known: False if there was one slice only: then the tilt is not known.
     """
 
     first_mm: float

@@ -1,4 +1,4 @@
-"""The area along the cord as a picture, vertebral levels shaded."""
+"""Figure of the area along the cord, vertebral levels shaded."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,35 +54,13 @@ def _top(table: pd.DataFrame) -> float:
 
 
 def _draw_panel(panel: Any, title: str, slices: pd.DataFrame, vert: Sequence[int] | None) -> None:
-    for number, (level, low, high) in enumerate(_bands(slices)):
-        color = (_CHOSEN if vert and level in vert else _SHADES)[number % 2]
-        panel.axvspan(low, high, color=color, linewidth=0, zorder=0)
-        panel.text(
-            (low + high) / 2,
-            0.97,
-            level_name([level]),
-            transform=panel.get_xaxis_transform(),
-            ha="center",
-            va="top",
-            fontsize=9,
-            color="#445",
-        )
-    panel.plot(
-        slices["z_mm"], slices["csa_hard_mm2"], ".--", color=_HARD, lw=1, ms=3, label="map > 0.5", zorder=2
-    )
-    panel.plot(slices["z_mm"], slices["csa_mm2"], ".-", color=_SOFT, lw=1.5, ms=4, label="soft", zorder=3)
-    flagged = slices[(slices["flags"] != "") & slices["csa_mm2"].notna()]
-    if len(flagged):
-        panel.plot(
-            flagged["z_mm"],
-            flagged["csa_mm2"],
-            "o",
-            color=_SOFT,
-            mfc="white",
-            ms=5,
-            label="flagged",
-            zorder=4,
-        )
+    _shade_levels(panel, slices, vert)
+    soft, hard, z = slices["csa_mm2"], slices["csa_hard_mm2"], slices["z_mm"]
+    panel.plot(z, hard, ".--", color=_HARD, lw=1, ms=3, label="map > 0.5", zorder=2)
+    panel.plot(z, soft, ".-", color=_SOFT, lw=1.5, ms=4, label="soft", zorder=3)
+    flagged = (slices["flags"] != "") & soft.notna()
+    if flagged.any():
+        panel.plot(z[flagged], soft[flagged], "o", color=_SOFT, mfc="white", ms=5, label="flagged", zorder=4)
     _draw_mean(panel, slices, vert)
     # File names may hold anything: `$` is no formula here.
     panel.set_title(_shortened(title), fontsize=9, parse_math=False)
@@ -94,6 +72,14 @@ def _draw_panel(panel: Any, title: str, slices: pd.DataFrame, vert: Sequence[int
     panel.set_xlim(slices["z_mm"].max() + half, slices["z_mm"].min() - half)
     if not slices["csa_mm2"].notna().any():
         panel.text(0.5, 0.5, "empty map", transform=panel.transAxes, ha="center", fontsize=11)
+
+
+def _shade_levels(panel: Any, slices: pd.DataFrame, vert: Sequence[int] | None) -> None:
+    name = {"transform": panel.get_xaxis_transform(), "ha": "center", "va": "top", "fontsize": 9}
+    for number, (level, low, high) in enumerate(_bands(slices)):
+        color = (_CHOSEN if vert and level in vert else _SHADES)[number % 2]
+        panel.axvspan(low, high, color=color, linewidth=0, zorder=0)
+        panel.text((low + high) / 2, 0.97, level_name([level]), color="#445", **name)
 
 
 def _draw_mean(panel: Any, slices: pd.DataFrame, vert: Sequence[int] | None) -> None:

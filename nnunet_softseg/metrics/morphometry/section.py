@@ -1,4 +1,4 @@
-"""The shape of a section: from second moments in the plane of the slice to diameters across the cord."""
+"""Diameters across the cord, from second moments in the plane of the slice."""
 
 from dataclasses import dataclass
 

@@ -57,7 +57,7 @@ _CUT_ABOVE = 0.05
 
 @dataclass(frozen=True)
 class _Structure:
-    """What is not zero in a map: the values of its bounding box, slices first, and where the box lies."""
+    """Non-zero part of a map: values of its bounding box, slices first, and place of the box."""
 
     values: npt.NDArray[np.float32]
     box: tuple[slice, ...]
@@ -155,7 +155,7 @@ def _frame_warnings(frame: SliceFrame, name: str) -> list[str]:
 
 
 def _find_structure(soft: npt.NDArray[np.float32], frame: SliceFrame) -> _Structure | None:
-    """Return what is above 0, or None for an empty map."""
+    """Return the part of a map above 0, or None for an empty map."""
     ordered = soft.transpose(frame.axis, *frame.in_plane)
     filled: npt.NDArray[np.bool_] = ordered > 0
     rows = np.asarray(filled.any(axis=2))

@@ -33,7 +33,7 @@ Knots = NDArray[np.float64]
 
 _TABLE_SIZE = 512
 _RANGE = (0.005, 0.995)
-"""An image's range are these quantiles; what lies beyond is one brightness."""
+"""Quantiles of an image that bound its range; a function is constant beyond them."""
 _SMALLEST_STEP = 1e-6
 _QUANTILES_FROM = 10_000
 """Quantiles of so many voxels, evenly spread, are near enough to those of all, and much sooner there."""
@@ -59,7 +59,7 @@ class ContrastAugmentationSettings:
         share: range of the share of a convolution or function in its mix with the image.
         p_redistribution: of brightness and contrast of their own inside and outside the label.
         redistribution_gain: range of the factor on the contrast within a part.
-        redistribution_shift: range of what is added to a part, in standard deviations of the image.
+        redistribution_shift: range of the shift of a part, in standard deviations of the image.
         p_thick_slices: of slices across a random axis.
         slice_thickness: range, in voxels.
 
@@ -133,7 +133,7 @@ def mix(changed: torch.Tensor, original: torch.Tensor, share: float) -> torch.Te
 def convolve(image: torch.Tensor, layers: Sequence[Layer]) -> torch.Tensor:
     """Return what a convolutional network makes of an image, (*space).
 
-    Between the layers stands a leaky ReLU. The image goes on beyond its border as it ends there.
+    Between the layers stands a leaky ReLU; the border of the image is replicated.
 
     Args:
         image: (*space), two- or three-dimensional.
@@ -332,7 +332,7 @@ class Redistribution(ChannelTransform):
 
     Args:
         gain: range of the factor on the contrast within a part.
-        shift: range of what is added to a part, in standard deviations of the image.
+        shift: range of the shift of a part, in standard deviations of the image.
     """
 
     def __init__(self, gain: Range, shift: Range) -> None:
@@ -358,27 +358,19 @@ class Redistribution(ChannelTransform):
 
 def contrast_transforms(settings: ContrastAugmentationSettings) -> list[BasicTransform]:
     """Return the transforms, each at its probability; slices come last, as in a scanner."""
-    remaps = [
-        (InvertImageTransform(1), settings.p_inversion),
-        (
-            RandomConvolution(
-                settings.convolution_layers,
-                settings.convolution_channels,
-                settings.convolution_sizes,
-                settings.share,
-            ),
-            settings.p_convolution,
-        ),
-        (FunctionRemap(settings.remap_knots, settings.share), settings.p_monotone),
-        (FunctionRemap(settings.remap_knots, settings.share, monotone=False), settings.p_non_monotone),
-        (HistogramChange(settings.remap_knots, settings.share), settings.p_histogram),
-        (
-            Redistribution(settings.redistribution_gain, settings.redistribution_shift),
-            settings.p_redistribution,
-        ),
-        (ThickSlices(settings.slice_thickness), settings.p_thick_slices),
+    knots, share = settings.remap_knots, settings.share
+    layers, channels = settings.convolution_layers, settings.convolution_channels
+    convolution = RandomConvolution(layers, channels, settings.convolution_sizes, share)
+    redistribution = Redistribution(settings.redistribution_gain, settings.redistribution_shift)
+    return [
+        RandomTransform(InvertImageTransform(1), settings.p_inversion),
+        RandomTransform(convolution, settings.p_convolution),
+        RandomTransform(FunctionRemap(knots, share), settings.p_monotone),
+        RandomTransform(FunctionRemap(knots, share, monotone=False), settings.p_non_monotone),
+        RandomTransform(HistogramChange(knots, share), settings.p_histogram),
+        RandomTransform(redistribution, settings.p_redistribution),
+        RandomTransform(ThickSlices(settings.slice_thickness), settings.p_thick_slices),
     ]
-    return [RandomTransform(transform, probability) for transform, probability in remaps]
 
 
 def add_contrast_transforms(

@@ -18,7 +18,7 @@ _CHUNK_VOXELS = 2**18
 _REACH = 3.0
 """Standard deviations after which a Gaussian counts as over."""
 _OUTSIDE = -1
-"""nnU-Net's segmentation where there is no image."""
+"""nnU-Net's segmentation beyond the image."""
 
 
 @dataclass(frozen=True)

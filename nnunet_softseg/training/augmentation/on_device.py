@@ -22,7 +22,7 @@ class SpatialOnDevice(SpatialTransform):  # type: ignore[misc]
     """nnU-Net's rotation and scaling; image and soft label are sampled linearly where they lie."""
 
     def _get_base_grid_clone(self) -> torch.Tensor:
-        """Return one point in place of all: the library's own grid is not looked at."""
+        """Return one point in place of all, as the library's own grid is not used."""
         return torch.zeros((1,) * len(self.patch_size) + (len(self.patch_size),))
 
     def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
@@ -59,8 +59,8 @@ def for_device(transform: BasicTransform) -> BasicTransform:
     """Return a transform, or a pipeline of them, that computes where the image lies.
 
     Raises:
-        ValueError: if it needs what there is on the CPU only: elastic deformation by the library, or another
-            than linear sampling with zeros beyond the image.
+        ValueError: for elastic deformation by the library, or another than linear sampling with zeros beyond
+            the image, which work on the CPU only.
     """
     if isinstance(transform, ComposeTransforms):
         return ComposeTransforms([for_device(each) for each in transform.transforms])

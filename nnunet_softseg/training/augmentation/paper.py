@@ -108,7 +108,7 @@ def paper_transforms(
         patch_size: voxels of the result.
         mirror_axes: axes of space that may be mirrored.
         in_plane: leave the first axis as it is, for patches of a few thick slices.
-        masked_channels: of the image; set to 0 where nnU-Net's segmentation says that there is no image.
+        masked_channels: of the image; set to 0 beyond the image, by nnU-Net's segmentation.
     """
     transforms: list[BasicTransform] = [
         Movement(patch_size, settings, in_plane=in_plane),
@@ -188,12 +188,11 @@ class FittingSigma:
 
 
 class BiasField(ImageOnlyTransform):  # type: ignore[misc]
-    """Multiply what lies above the smallest intensity by exp(sum of c_ijk z^i y^j x^k), i + j + k <= degree.
+    """Bias field of a receive coil: image - smallest intensity, times exp(sum of c_ijk z^i y^j x^k).
 
-    z, y, x run from -1 to 1 over the patch; every coefficient is drawn anew, uniformly. All channels see one
-    field. It acts on a signal that is 0 where there is nothing, while a z-scored image is 0 at its mean: so
-    the field multiplies what lies above the smallest intensity, and each channel's mean and standard
-    deviation are restored, as the z-score of an image that had this field to begin with would have it.
+    i + j + k <= degree; z, y, x run from -1 to 1 over the patch; every coefficient is drawn uniformly. All
+    channels see one field. A coil multiplies a signal that is 0 in air, and a z-scored image is 0 at its
+    mean: hence the smallest intensity as 0, and each channel's mean and standard deviation restored.
 
     Source: Bedard et al. 2025, section 3.4.
 
