@@ -10,8 +10,7 @@ The modules, in the order of their imports:
   contrasts/average.py           masks of all contrasts -> one soft label, on every grid
   contrasts/quality.py           agreement, shifts and areas of one subject
   contrasts/qc_figure.py         picture of one subject: slices with outlines, shifts, areas along the cord
-  contrasts/sources.py           which images and masks a BIDS folder offers, by subject and session
-  contrasts/masked_images.py     an image and its mask, read: whole, on one grid, 0 and 1
+  contrasts/sources.py           images of a BIDS folder and their masks: found, checked and read
   contrasts/sidecar.py           what a written label says of itself, its sources as BIDS URIs
   contrasts/subject.py           one subject: its files in, its soft labels out, kept if nothing changed
   contrasts/qc_page.py           qc/index.html: all subjects, what deserves a look first

@@ -1,17 +1,33 @@
-"""Which images and masks a BIDS folder offers, subject by subject and session by session."""
+"""Images of a BIDS folder and the masks drawn on them: found, checked and read.
 
-import os
+Checked: both files are whole and lie on one grid, and the mask holds nothing but 0 and 1.
+"""
+
+import dataclasses
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.bids import BidsName, bids_images, derivative_file, parse_bids_name
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import io_orientation
+
+from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
+from nnunet_softseg.io.bids import derivative_file, parse_bids_name
+from nnunet_softseg.io.case_files import Reason, list_bids, list_files
+from nnunet_softseg.io.geometry import VoxelGrid
+from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
+from nnunet_softseg.io.map_kind import RANGE_TOLERANCE, MapKind, classify, content_findings
+from nnunet_softseg.io.nifti import Values, file_findings, load_nifti, stored_values, without_nifti_ending
+from nnunet_softseg.io.same_grid import grid_findings
+from nnunet_softseg.labels.contrasts.volume import Volume
 
 DEFAULT_MASKS = "derivatives/labels"
 DEFAULT_SUFFIX = "_seg-manual"
+_AXES, _SUPERIOR = 3, 2
 
 
 @dataclass(frozen=True)
@@ -23,8 +39,7 @@ class SourceChoice:
         masks: a mask lies anywhere in it, best in the same subfolders as its image.
         suffix: what follows the image's name in that of its mask.
         contrasts: those to take; None takes all.
-        exclude: patterns (`*`, `?`) of images to pass over: path in the BIDS folder, file name with or
-            without ending, subject, or subject and session.
+        exclude: patterns of images to pass over, see `Exclusion`.
         distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
     """
 
@@ -77,12 +92,7 @@ class CohortSources:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass
-class _Masks:
-    """Masks by file name; `used` are those that belong to an image."""
-
-    by_name: dict[str, list[Path]]
-    used: set[Path] = field(default_factory=set)
+# Finding
 
 
 def find_sources(choice: SourceChoice) -> CohortSources:
@@ -91,114 +101,74 @@ def find_sources(choice: SourceChoice) -> CohortSources:
     Raises:
         UserError: if there is no such folder, no image, no mask, or no image of a contrast that is asked for.
     """
-    images, misnamed = _named_images(choice.bids)
-    masks = _find_masks(choice)
-    found: dict[str, list[tuple[str, Path, list[Path]]]] = {}
-    subjects, excluded, contrasts = {}, set[str](), set[str]()
-    for image, name in images.items():
-        of_image = _masks_of(image, choice, masks)
-        matching = [pattern for pattern in choice.exclude if _matches(pattern, image, name, choice.bids)]
-        excluded.update(matching)
-        if matching:
-            continue
-        contrast = _contrast(name, choice.distinguish_by)
-        contrasts.add(contrast)
-        subjects[name.person] = name.subject
-        of_person = found.setdefault(name.person, [])
-        if of_image and (choice.contrasts is None or contrast in choice.contrasts):
-            of_person.append((contrast, image, of_image))
-    _check_contrasts(choice, contrasts)
-    warnings = [
-        *_counted("not a BIDS name, left out", "file", misnamed),
-        *_counted("mask without image, left out", "file", _orphans(choice, masks)),
-        *(f"--exclude {pattern} fits no image" for pattern in choice.exclude if pattern not in excluded),
-    ]
-    people = (_subject(person, subjects[person], of_person, choice) for person, of_person in found.items())
-    cohort = CohortSources(
-        tuple(sorted(people, key=lambda person: person.person)), frozenset(contrasts), tuple(warnings)
+    listing, exclusion = list_bids(choice.bids), Exclusion(choice.exclude)
+    masks = _masks_by_name(choice)
+    chosen = select_images(
+        listing, exclude=exclusion, contrasts=choice.contrasts, distinguish_by=choice.distinguish_by
     )
-    _check_any_mask(choice, cohort, list(images))
+    found: dict[str, list[BidsImage]] = {}
+    subjects = {}
+    for image in chosen.images:
+        subjects[image.name.person] = image.name.subject
+        found.setdefault(image.name.person, []).append(image)
+    for path in chosen.because(Reason.OTHER_CONTRAST):
+        if name := parse_bids_name(path.name):
+            subjects[name.person] = name.subject
+    people = (_subject(person, subjects[person], found.get(person, []), choice, masks) for person in subjects)
+    cohort = CohortSources(
+        tuple(sorted(people, key=lambda person: person.person)),
+        chosen.contrasts,
+        (*_passed_over(chosen, choice, masks), *exclusion.warnings()),
+    )
+    _check_any_mask(choice, cohort, chosen, listing.files)
     return cohort
 
 
-# Images
-
-
-def _named_images(bids: Path) -> tuple[dict[Path, BidsName], list[str]]:
-    """Return the images with what their names say, and the paths of those whose name says nothing."""
-    images, misnamed = {}, []
-    for image in bids_images(bids):
-        name, place = parse_bids_name(image.name), image.relative_to(bids)
-        # A file that was moved to another person's folder would mix two people.
-        if name is None or list(place.parts[:-2]) != [part for part in (name.subject, name.session) if part]:
-            misnamed.append(place.as_posix())
-        else:
-            images[image] = name
-    return images, misnamed
-
-
-def _contrast(name: BidsName, distinguish_by: Iterable[str]) -> str:
-    told_apart = [f"{key}-{name.entities[key]}" for key in distinguish_by if key in name.entities]
-    return "_".join([*told_apart, name.contrast])
-
-
-def _matches(pattern: str, image: Path, name: BidsName, bids: Path) -> bool:
-    names = (
-        image.relative_to(bids).as_posix(),
-        image.name,
-        without_nifti_ending(image.name),
-        name.subject,
-        name.person,
-    )
-    return any(fnmatchcase(candidate, pattern) for candidate in names)
-
-
-def _check_contrasts(choice: SourceChoice, there: set[str]) -> None:
-    unknown = [contrast for contrast in choice.contrasts or () if contrast not in there]
-    if unknown:
-        raise UserError(
-            f"{choice.bids}: no image of contrast {', '.join(unknown)}: there are {', '.join(sorted(there))}"
-        )
-
-
-# Masks
-
-
-def _find_masks(choice: SourceChoice) -> _Masks:
+def _masks_by_name(choice: SourceChoice) -> dict[str, list[Path]]:
+    """Return the name of a mask without ending -> the files with it."""
     if not choice.masks.is_dir():
         found = "a file" if choice.masks.exists() else "nothing"
         raise UserError(
             f"{choice.masks}: expected the folder of the masks, found {found}: choose it with --masks"
         )
-    masks = _Masks({})
-    endings = tuple(f"{choice.suffix}{ending}" for ending in NIFTI_ENDINGS)
-    for folder, _, names in os.walk(choice.masks):
-        for name in names:
-            if name.endswith(endings) and not name.startswith("."):
-                masks.by_name.setdefault(without_nifti_ending(name), []).append(Path(folder, name))
+    expected = f"masks like sub-01_T2w{choice.suffix}.nii.gz"
+    masks: dict[str, list[Path]] = {}
+    for file in list_files(choice.masks, expected=expected, remedy="choose another with --masks").files:
+        name = without_nifti_ending(file.name)
+        if name.endswith(choice.suffix):
+            masks.setdefault(name, []).append(file)
     return masks
 
 
-def _masks_of(image: Path, choice: SourceChoice, masks: _Masks) -> list[Path]:
-    """Return the mask of an image: the one in the same subfolders, else all of that name."""
-    candidates = masks.by_name.get(f"{without_nifti_ending(image.name)}{choice.suffix}", [])
-    masks.used.update(candidates)
-    mirrored = derivative_file(image, choice.bids, choice.masks, choice.suffix).parent
-    return sorted([mask for mask in candidates if mask.parent == mirrored] or candidates)
+def _mask_name(image: Path, choice: SourceChoice) -> str:
+    return f"{without_nifti_ending(image.name)}{choice.suffix}"
 
 
-def _orphans(choice: SourceChoice, masks: _Masks) -> list[str]:
-    everything = (mask for of_name in masks.by_name.values() for mask in of_name)
-    return sorted(mask.relative_to(choice.masks).as_posix() for mask in everything if mask not in masks.used)
+def _passed_over(chosen: ChosenImages, choice: SourceChoice, masks: Mapping[str, list[Path]]) -> list[str]:
+    misnamed = sorted([*chosen.because(Reason.MISNAMED), *chosen.because(Reason.MISPLACED)])
+    left_out = [*chosen.because(Reason.EXCLUDED), *chosen.because(Reason.OTHER_CONTRAST)]
+    owned = {_mask_name(image, choice) for image in [*(image.path for image in chosen.images), *left_out]}
+    orphans = sorted(mask for name, of_name in masks.items() if name not in owned for mask in of_name)
+    return [
+        *_counted("not a BIDS name, left out", misnamed, choice.bids),
+        *_counted("mask without image, left out", orphans, choice.masks),
+    ]
 
 
-def _check_any_mask(choice: SourceChoice, cohort: CohortSources, images: Sequence[Path]) -> None:
+def _counted(what: str, files: Sequence[Path], root: Path) -> list[str]:
+    names = [file.relative_to(root).as_posix() for file in files]
+    return [f"{what}: {len(names)} file{'s' * (len(names) > 1)} ({examples(names)})"] if names else []
+
+
+def _check_any_mask(
+    choice: SourceChoice, cohort: CohortSources, chosen: ChosenImages, images: Sequence[Path]
+) -> None:
     if any(person.images or person.problem for person in cohort.subjects):
         return
-    if not images:
-        raise UserError(f"{choice.bids}: expected names like sub-01_T2w.nii.gz, found none among its images")
-    if not cohort.subjects:
+    if not cohort.subjects and chosen.because(Reason.EXCLUDED):
         raise UserError(f"{choice.bids}: --exclude leaves none of {len(images)} images: exclude fewer")
+    if not cohort.subjects:
+        raise UserError(f"{choice.bids}: expected names like sub-01_T2w.nii.gz, found none among its images")
     expected = derivative_file(images[0], choice.bids, choice.masks, choice.suffix)
     wanted = f" of {', '.join(choice.contrasts)}" if choice.contrasts else ""
     raise UserError(
@@ -207,22 +177,28 @@ def _check_any_mask(choice: SourceChoice, cohort: CohortSources, images: Sequenc
     )
 
 
-# Subjects
-
-
 def _subject(
-    person: str, subject: str, found: Sequence[tuple[str, Path, list[Path]]], choice: SourceChoice
+    person: str,
+    subject: str,
+    images: Iterable[BidsImage],
+    choice: SourceChoice,
+    masks: Mapping[str, list[Path]],
 ) -> SubjectSources:
     by_contrast: dict[str, list[MaskedImage]] = {}
-    for contrast, image, masks in found:
-        if len(masks) > 1:
-            places = examples([mask.relative_to(choice.masks).as_posix() for mask in masks])
+    for image in images:
+        candidates = masks.get(_mask_name(image.path, choice), [])
+        mirrored = derivative_file(image.path, choice.bids, choice.masks, choice.suffix).parent
+        of_image = [mask for mask in candidates if mask.parent == mirrored] or candidates
+        if len(of_image) > 1:
+            places = examples([mask.relative_to(choice.masks).as_posix() for mask in of_image])
             problem = (
-                f"{image.name}: expected one mask, found {len(masks)} ({places}): keep one, in the image's "
-                "subfolders"
+                f"{image.path.name}: expected one mask, found {len(of_image)} ({places}): keep one, in the "
+                "image's subfolders"
             )
             return SubjectSources(person, subject, (), problem)
-        by_contrast.setdefault(contrast, []).append(MaskedImage(contrast, image, masks[0]))
+        if of_image:
+            source = MaskedImage(image.contrast, image.path, of_image[0])
+            by_contrast.setdefault(image.contrast, []).append(source)
     unclear = _same_contrast(by_contrast)
     if unclear:
         return SubjectSources(person, subject, (), unclear)
@@ -261,5 +237,94 @@ def _pattern(name: str) -> str:
     return f"'*_{entities}_{parsed.suffix}'"
 
 
-def _counted(what: str, unit: str, names: Sequence[str]) -> list[str]:
-    return [f"{what}: {len(names)} {unit}{'s' * (len(names) > 1)} ({examples(names)})"] if names else []
+# Reading
+
+
+def check_there(files: Iterable[Path]) -> None:
+    """Raise a UserError if a file is missing, or a link to content that was not fetched."""
+    for file in files:
+        if not file.is_file():
+            raise_first_error(file_findings(file))
+
+
+def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
+    """Return the mask of an image on the grid of the image.
+
+    Args:
+        source: where both lie.
+        soft: whether values between 0 and 1 are taken as they are.
+
+    Raises:
+        UserError: if a file is missing or broken, the two do not lie on one grid, or the mask is none.
+    """
+    raise_first_error([*_image_findings(source.image), *file_findings(source.mask)])
+    image, mask = load_nifti(source.image), load_nifti(source.mask)
+    raise_first_error(grid_findings(source.mask, VoxelGrid.of(image), VoxelGrid.of(mask)))
+    values = stored_values(source.mask)
+    raise_first_error(mask_findings(source.mask, values, soft=soft))
+    # A slope in the header puts some values a few float32 steps beside 0 and 1.
+    nearest = np.round(values) + np.float32(0)  # no -0
+    values = np.where(np.abs(values - nearest) <= RANGE_TOLERANCE, nearest, values)
+    return Volume(values, image.affine, _thickness_mm(source.image, image.affine))
+
+
+def read_image(file: Path) -> Volume:
+    """Return an image; what `read_mask` found whole.
+
+    Raises:
+        UserError: if it cannot be read after all.
+    """
+    return Volume(stored_values(file), load_nifti(file).affine)
+
+
+def _image_findings(file: Path) -> list[Finding]:
+    findings = file_findings(file)
+    if findings and findings[0].what == "not a 3-D image" and math.prod(load_nifti(file).shape[_AXES:]) > 1:
+        remedy = "draw the mask on a 3-D image, such as the mean of the volumes, and name it so (rec-average)"
+        return [dataclasses.replace(findings[0], remedy=remedy)]
+    return findings
+
+
+def mask_findings(file: Path, values: Values, *, soft: bool = False) -> list[Finding]:
+    """Say whether a mask holds 0 and 1 only, or, if it may be soft, values between them.
+
+    Args:
+        file: of the mask, for the message.
+        values: in the file.
+        soft: whether it may be soft.
+    """
+    if soft or not np.isfinite(values).all():
+        return [finding for finding in content_findings(file, values) if finding.severity == "error"]
+    content = classify(values)
+    if content.kind in (MapKind.MASK, MapKind.EMPTY):
+        return []
+    if content.kind is MapKind.SOFT:
+        remedy = "threshold it, or take it as it is (--soft-masks)"
+    elif content.labels is not None and len(content.labels) > 1:
+        remedy = "this looks like a label map: write the voxels of the cord's label as 1, all others as 0"
+    elif content.labels:
+        remedy = f"divide it by {content.labels[0]}"
+    else:
+        remedy = "write 1 where the cord is, 0 elsewhere"
+    return [Finding(short_name(file), "not a binary mask", "values 0 and 1", content.found, remedy)]
+
+
+def stated_thickness_mm(image: Path) -> float | None:
+    """Return `SliceThickness` of the JSON beside an image, in mm; None if there is none."""
+    sidecar = image.with_name(f"{without_nifti_ending(image.name)}.json")
+    try:
+        return float(json.loads(sidecar.read_text(encoding="utf-8"))["SliceThickness"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # BIDS does not ask for it, and nothing here depends on the rest of that file
+
+
+def _thickness_mm(image: Path, affine: npt.NDArray[np.float64]) -> float | None:
+    """Return how thick the slices across S-I are, if that is stated and less than the distance between them.
+
+    The header has that distance only, which is more where there are gaps. Of a sagittal or coronal image the
+    thickness is that along another axis and says nothing here.
+    """
+    spacing = nib.affines.voxel_sizes(affine)
+    apart = spacing[int(np.flatnonzero(io_orientation(affine)[:, 0] == _SUPERIOR)[0])]
+    thickness = stated_thickness_mm(image)
+    return thickness if thickness and 0 < thickness < apart == spacing.max() else None

@@ -5,7 +5,6 @@ and of what was made, so that a subject without a record, or with one that no lo
 """
 
 import contextlib
-import json
 import os
 import shutil
 import traceback
@@ -21,14 +20,15 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.bids import derivative_file
 from nnunet_softseg.io.nifti import without_nifti_ending
-from nnunet_softseg.io.record import sha256
-from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
-from nnunet_softseg.labels.contrasts.masked_images import (
-    check_there,
-    read_image,
-    read_mask,
-    stated_thickness_mm,
+from nnunet_softseg.io.record import (
+    changed_keys,
+    changed_outputs,
+    json_copy,
+    load_record,
+    output_hashes,
+    sha256,
 )
+from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.qc_figure import save_figure, subject_figure
 from nnunet_softseg.labels.contrasts.quality import Areas, SubjectQuality, areas_of, subject_quality
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
@@ -41,7 +41,13 @@ from nnunet_softseg.labels.contrasts.sidecar import (
     hard_sidecar,
     soft_sidecar,
 )
-from nnunet_softseg.labels.contrasts.sources import SubjectSources
+from nnunet_softseg.labels.contrasts.sources import (
+    SubjectSources,
+    check_there,
+    read_image,
+    read_mask,
+    stated_thickness_mm,
+)
 from nnunet_softseg.labels.contrasts.volume import Volume
 
 RECORD_FOLDER = Path("qc", "records")
@@ -216,7 +222,7 @@ def _request(job: SubjectJob) -> dict[str, Any]:
     """Return all that decides the result, as JSON gives it back."""
     files = [file for source in job.sources.images for file in (source.image, source.mask)]
     check_there(files)
-    request = {
+    request: dict[str, Any] = {
         "version": __version__,
         "parameters": _parameters(job),
         "contrasts": {
@@ -228,8 +234,8 @@ def _request(job: SubjectJob) -> dict[str, Any]:
             source.contrast: stated_thickness_mm(source.image) for source in job.sources.images
         },
     }
-    as_json: dict[str, Any] = json.loads(json.dumps(request))
-    return as_json
+    request = json_copy(request)
+    return request
 
 
 def _parameters(job: SubjectJob) -> dict[str, Any]:
@@ -242,16 +248,16 @@ def _made_by() -> dict[str, str]:
 
 def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
     """Return what became of the subject earlier, or None if that is stale, unfinished or changed."""
-    try:
-        record = json.loads(job.record.read_text(encoding="utf-8"))
-        outputs: dict[str, str] = record["outputs"]
-        same = record["request"] == request and all(
-            sha256(job.places.output / file) == known for file, known in outputs.items()
-        )
-        outcome = replace(SubjectOutcome.from_dict(record["outcome"]), kept=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    record = load_record(job.record, "request", "outputs", "outcome")
+    if record is None:
         return None
-    return outcome if same and not (job.strict and outcome.other_reference) else None
+    try:
+        if changed_keys(record["request"], request) or changed_outputs(job.places.output, record["outputs"]):
+            return None
+        outcome = replace(SubjectOutcome.from_dict(record["outcome"]), kept=True)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if job.strict and outcome.other_reference else outcome
 
 
 def discard(output: Path, person: str) -> None:
@@ -329,7 +335,7 @@ def _draw(
 def _move(job: SubjectJob, folder: Path) -> dict[str, str]:
     """Put what is in `folder` in the place of what there was, and return the hash of each file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+    hashes = output_hashes(folder, files)
     discard(job.places.output, job.person)
     for file, name in zip(files, hashes, strict=True):
         target = job.places.output / name

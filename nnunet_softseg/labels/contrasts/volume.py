@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.geometry import bounding_box
+from nnunet_softseg.io.geometry import bounding_box, turned
 
 Floats = npt.NDArray[np.float64]
 
 _AXES = 3
-_UPRIGHT = np.array([[0, 1], [1, 1], [2, 1]])
+_UPRIGHT = np.eye(4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +61,13 @@ class Volume:
 
 def upright(volume: Volume) -> Volume:
     """Return the same voxels with the array axes in the order R-L, A-P, S-I, growing to R, A and S."""
-    stored = io_orientation(volume.affine)
-    values = apply_orientation(volume.values, stored)
-    return replace(volume, values=values, affine=volume.affine @ inv_ornt_aff(stored, volume.values.shape))
+    values, affine = turned(volume.values, volume.affine, _UPRIGHT)
+    return replace(volume, values=values, affine=affine)
 
 
 def as_stored(values: npt.NDArray[np.float32], like: Volume) -> Volume:
     """Return upright values in the order and on the grid of a stored volume: the inverse of `upright`."""
-    back = ornt_transform(_UPRIGHT, io_orientation(like.affine))
-    return replace(like, values=np.ascontiguousarray(apply_orientation(values, back)))
+    return replace(like, values=turned(values, _UPRIGHT, like.affine)[0])
 
 
 def cropped(volume: Volume) -> tuple[Volume, npt.NDArray[np.intp]]:
