@@ -32,6 +32,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
+from nnunet_softseg.inference.recentring import WholeImage
 from nnunet_softseg.io.geometry import array_orientation, geometry_findings
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, UNREADABLE, load_nifti
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
@@ -138,7 +139,7 @@ def error_prefix(image_files: Sequence[str | Path]) -> Iterator[None]:
 # The network's grid
 
 
-class NetworkImage:
+class NetworkImage(WholeImage):
     """A case as nnU-Net would preprocess it, resampled where it is asked for.
 
     Attributes:

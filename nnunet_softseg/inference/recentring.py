@@ -14,12 +14,14 @@ image sheared by 27 degrees to either side give further candidates.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from scipy import ndimage
+from torch.nn.functional import avg_pool3d, pad
 
 from nnunet_softseg.network.norm_relu import robust_peak
 from nnunet_softseg.preprocessing.center_crop import Box
@@ -56,25 +58,39 @@ _DRIFT = 0.25
 _SPLINE_MARGIN = 3  # voxels around a slice that is shifted
 
 
-class WholeImage(Protocol):
-    """A case on the network's grid; see `network_image.NetworkImage`."""
+class WholeImage:
+    """A case on the network's grid, here in memory; `network_image.NetworkImage` makes the parts asked for.
 
-    shape: tuple[int, ...]
+    Args:
+        image: (channel, *space), preprocessed.
+    """
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self._values = image
+        self.shape = tuple(image.shape[1:])
 
     def extract(self, box: Box) -> torch.Tensor:
         """Return (channel, *size of the box), 0 outside of the case."""
+        part: torch.Tensor = crop_and_pad_nd(self._values, [list(extent) for extent in box])
+        return part
 
     def own_slices(self, box: Box, axis: int) -> Values:
-        """Return (channel, *size of the box), but along the axis the image's own slices."""
+        """Return (channel, *size of the box), but along the axis the image's own slices: here the grid's."""
+        del axis
+        return self.extract(box).numpy()
 
     def slice_positions(self, axis: int) -> Floats:
-        """Return where these lie, in slices of the network's grid."""
+        """Return the positions of these, in slices of the network's grid."""
+        return np.arange(self.shape[axis], dtype=np.float64)
 
     def interpolated(self, own_slices: Values, axis: int) -> Values:
         """Return own slices interpolated along the axis, on the network's grid."""
+        del axis
+        return own_slices
 
     def coarse(self, stride: Sequence[int]) -> torch.Tensor:
         """Return (channel, *ceil(shape / stride)), averaged."""
+        return avg_pool3d(self._values[None], tuple(stride), ceil_mode=True, count_include_pad=False)[0]
 
 
 @dataclass(frozen=True)
@@ -416,8 +432,8 @@ def coarse_response(
     """
     shape = coarse.shape[1:]
     padding = [(-size) % stride for size, stride in zip(shape, grid.total_stride, strict=True)]
-    before_last = [amount for pad in reversed(padding) for amount in (0, pad)]
-    padded = torch.nn.functional.pad(coarse, before_last)
+    before_last = [amount for missing in reversed(padding) for amount in (0, missing)]
+    padded = pad(coarse, before_last)
     total = torch.zeros((len(reference), *padded.shape[1:]))
     weight = torch.zeros(padded.shape[1 + grid.si_axis])
     for start, stop in _windows(padded.shape[1:], grid):

@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from torch.nn.functional import avg_pool3d
 from tqdm import tqdm
 
 from nnunet_softseg.datasets.raw_dataset import label_names
@@ -24,7 +22,7 @@ from nnunet_softseg.inference import flags, recentring
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.flags import Flag, Flagged
 from nnunet_softseg.inference.network_image import NetworkImage
-from nnunet_softseg.inference.recentring import Floats, Grid, Placement, Values, WholeImage
+from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.metrics.label_shape import known_range
 from nnunet_softseg.network.backends import choice
 from nnunet_softseg.network.backends.torch_network import UNetInStages
@@ -160,7 +158,7 @@ class _Case:
     def _whole(self) -> WholeImage | None:
         """Return the whole case; None where it cannot be read again."""
         if not self.is_box:
-            return _ArrayImage(self._image)
+            return WholeImage(self._image)
         files = self._record.image_files
         plans = self.predictor.plans_manager, self.predictor.configuration_manager
         return NetworkImage.from_files(files, *plans) if files else None
@@ -170,7 +168,7 @@ class _Case:
             box, image = self._central, self._image
         else:
             box = network_box(self.shape, self.predictor.configuration_manager.patch_size, self._si_axis)
-            image = _ArrayImage(self._image).extract(box)
+            image = WholeImage(self._image).extract(box)
         raw = _blend_tiles(self.predictor, image, self._record)
         if _is_constant(image):
             raw.zero_()  # the response to a constant image says nothing
@@ -275,32 +273,6 @@ class _Case:
         removed = {Flag.PIECES} if self._record.options.largest_piece else set()
         findings += [finding for finding in of_map if finding.flag not in removed]
         return BoxPrediction(box, soft_map, peaks, tuple(findings), placement)
-
-
-class _ArrayImage:
-    """A whole preprocessed case at hand, as `recentring.WholeImage`."""
-
-    def __init__(self, image: torch.Tensor) -> None:
-        self._image = image
-        self.shape = tuple(image.shape[1:])
-
-    def extract(self, box: Box) -> torch.Tensor:
-        part: torch.Tensor = crop_and_pad_nd(self._image, [list(extent) for extent in box])
-        return part
-
-    def own_slices(self, box: Box, axis: int) -> Values:
-        del axis
-        return self.extract(box).numpy()
-
-    def slice_positions(self, axis: int) -> Floats:
-        return np.arange(self.shape[axis], dtype=np.float64)
-
-    def interpolated(self, own_slices: Values, axis: int) -> Values:
-        del axis
-        return own_slices
-
-    def coarse(self, stride: Sequence[int]) -> torch.Tensor:
-        return avg_pool3d(self._image[None], tuple(stride), ceil_mode=True, count_include_pad=False)[0]
 
 
 def _is_constant(image: torch.Tensor) -> bool:

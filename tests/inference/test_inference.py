@@ -16,7 +16,7 @@ from nnunet_softseg.inference import soft_prediction as inference
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.flags import Flag
 from nnunet_softseg.inference.options import Localize, PredictionOptions
-from nnunet_softseg.inference.recentring import place
+from nnunet_softseg.inference.recentring import WholeImage, place
 from nnunet_softseg.network.running_scale import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import SoftLabelManager, soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -294,7 +294,7 @@ class InFile:
     """A case as `NetworkImage` reads it, in place of a file."""
 
     def __init__(self, image: torch.Tensor) -> None:
-        self.shape, self.reads, self._image = tuple(image.shape[1:]), 0, inference._ArrayImage(image)
+        self.shape, self.reads, self._image = tuple(image.shape[1:]), 0, WholeImage(image)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._image, name)
@@ -310,7 +310,7 @@ def box_of_a_case(image: torch.Tensor, files: tuple[str, ...]) -> tuple[torch.Te
     box = inference.network_box(shape, PATCH, 0)
     record = begin("auto")
     record.box, record.network_shape, record.image_files = box, shape, files
-    return inference._ArrayImage(image).extract(box), record
+    return WholeImage(image).extract(box), record
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5])
