@@ -143,7 +143,6 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     }  # fmt: skip
 
 
-DISCARD = PredictionOptions(discard_implausible=True)
 NETWORK_SHAPE, BOX = (25, 40, 30), ((0, 25), (9, 33), (-2, 14))
 
 
@@ -163,7 +162,7 @@ def cord_in_a_box(tmp_path: Path, transpose: tuple[int, ...]) -> tuple[np.ndarra
         "shape_before_cropping": tuple(shape),
         "bbox_used_for_cropping": crop,
         "shape_after_cropping_and_before_resampling": tuple(stop - start for start, stop in crop),
-        KEY: CaseRecord(DISCARD, image_files=(str(file),), network_shape=NETWORK_SHAPE, box=BOX),
+        KEY: CaseRecord(image_files=(str(file),), network_shape=NETWORK_SHAPE, box=BOX),
     }
     return soft, properties
 
@@ -194,7 +193,7 @@ def test_the_map_of_a_box_is_put_where_that_of_the_whole_case_would_be(
     plans = Plans(NibabelIOWithReorient)
     plans.transpose_forward, plans.transpose_backward = transpose, tuple(np.argsort(transpose))
     boxed = written(soft, properties, plans, tmp_path / "box")
-    properties[KEY] = CaseRecord(DISCARD, image_files=properties[KEY].image_files)
+    properties[KEY] = CaseRecord(image_files=properties[KEY].image_files)
     whole = written(whole_case(soft), properties, plans, tmp_path / "whole")
     np.testing.assert_allclose(boxed[0], whole[0], atol=1e-6)
     np.testing.assert_array_equal(boxed[1], whole[1])
@@ -235,45 +234,40 @@ def cord_larger_than_trained(tmp_path: Path, times: float) -> tuple[np.ndarray, 
     return soft, properties, plans
 
 
-def test_a_leaning_cord_is_judged_across(tmp_path: Path) -> None:
-    """Its axial areas are 2.4 times the largest of the training: no cord, unless it leans by 60 degrees."""
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_tilted_cord_is_judged_across(discard: bool, tmp_path: Path) -> None:
+    """Its axial areas are 2.4 times the largest of the training: unlike it, unless tilted by 60 degrees."""
     soft, properties, plans = cord_larger_than_trained(tmp_path, 2.4)
-    upright, leaning = (
+    properties[KEY].given_options = PredictionOptions(discard_implausible=discard)
+    upright, tilted = (
         Placement(np.zeros((25, 2)), np.tile(np.diag([longer, 1.0]), (25, 1, 1)), (24, 16), 0)
         for longer in (1.0, 2.0)
     )
     manager = plans.get_label_manager({"labels": {"background": 0, "cord": 1}})
+    flagged = ["unlike training", *["discarded"] * discard]
     for name, placement, flags in (
-        ("straight", None, ["discarded", "empty"]),
-        ("upright", upright, ["discarded", "empty"]),
-        ("leaning", leaning, []),
-    ):
+        ("straight", None, flagged), ("upright", upright, flagged), ("tilted", tilted, []),
+    ):  # fmt: skip
         properties[KEY].placement, properties[KEY].flags = placement, []
         in_file, _ = written(soft, properties, plans, tmp_path / name)
         label_map, _ = export.convert_prediction(soft, properties, plans, manager)
-        assert in_file.any() == label_map.any() == (not flags)
+        assert in_file.any() == label_map.any() == (not (discard and flags))
         entry = json.loads((tmp_path / name / "softseg.json").read_text())["cases"]["sub-01_T2w"]
         assert entry["flags"] == flags
 
 
-@pytest.mark.parametrize("at_border", [False, True])
-def test_what_is_in_pieces_and_unlike_the_training_is_emptied_at_the_border(
-    at_border: bool, tmp_path: Path
-) -> None:
+def test_a_map_in_pieces_at_the_border_and_unlike_the_training_is_kept_and_flagged(tmp_path: Path) -> None:
     """Slices half as large again as those of the training, and a spot aside."""
     soft, properties, plans = cord_larger_than_trained(tmp_path, 1.5)
     assert soft[0, 3, :3, 3:6].max() == 0
     soft[0, 3, 1, 4] = 0.9
-    properties[KEY].flags = ["touches the border"] * at_border
-    in_file, _ = written(soft, properties, plans, tmp_path / "out")
-    manager = plans.get_label_manager({"labels": {"background": 0, "cord": 1}})
-    label_map, _ = export.convert_prediction(soft, properties, plans, manager)
-    assert in_file.any() == label_map.any() == (not at_border)
+    properties[KEY].given_options = PredictionOptions()
+    properties[KEY].flags = ["touches the border"]
+    in_file, labels_in_file = written(soft, properties, plans, tmp_path / "out")
+    assert labels_in_file.sum() == (in_file > 0.5).sum() > 100
     entry = json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"]["sub-01_T2w"]
-    expected = (
-        ["touches the border", "discarded", "empty"] if at_border else ["several pieces", "unlike training"]
-    )
-    assert entry["flags"] == expected
+    assert entry["flags"] == ["touches the border", "several pieces", "unlike training"]
+    assert entry["labels"]["cord"]["removed_percent"] == 0
 
 
 def test_a_vanilla_model_goes_to_nnunets_own_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
