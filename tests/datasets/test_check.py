@@ -269,7 +269,19 @@ def only_masks(dataset: TinyDataset) -> None:
             change_values(dataset.soft_label(case, label), lambda a: a > 0.5)
 
 
+def in_micrometres(dataset: TinyDataset) -> None:
+    image = nib.load(dataset.image(CASE))
+    changed = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
+    changed.header.set_xyzt_units("micron")
+    nib.save(changed, dataset.image(CASE))
+
+
 WARNINGS += [
+    (
+        "other unit",
+        in_micrometres,
+        "imagesTr/sub-02_T2w_0000.nii.gz: is not in mm: expected mm in xyzt_units",
+    ),
     ("all zero", empty_label, "softLabelsTr/sub-02_T2w_0002.nii.gz: all zero"),
     ("masks", only_masks, "softLabelsTr: every soft label is a mask"),
 ]
