@@ -50,7 +50,7 @@ SI_MM = 84.0
 SIDE_MM = 40.0  # R-L, of an image beside the spine
 LUMBAR_MM = -230.0  # of the centre of a field of view, in the scanner
 MOVED = "found off the centre"
-"""Not counted as a flag of a cut: it is raised wherever the second look was taken."""
+"""Not counted as a flag of a cut: it is raised wherever a map of another box was taken."""
 FOUND_DICE, FOUND_SLICES, HALF = 0.8, 0.95, 0.5
 WITHOUT = ("zeros", "constant", "slab", "noise", "side", "bodies")
 PLACED = ("off the centre", "tilted", "lumbar")

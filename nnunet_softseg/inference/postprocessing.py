@@ -64,26 +64,18 @@ def postprocess(
 def keep_supported(
     soft_map: npt.NDArray[np.float32], core_threshold: float, support_threshold: float
 ) -> npt.NDArray[np.float32]:
-    """Return the soft map of one label with everything 0 that does not belong to a core.
+    """Return a copy of the soft map of one label in which voxels without support are 0.
 
     A residue of 0.005 in 300,000 background voxels weighs more than a cord. It is removed by support, not by
-    clipping: what is connected (26 neighbours) to a voxel above the core threshold through voxels above the
-    support threshold keeps its value, and so does the ring of voxels around that, whatever its value. So
+    clipping: components (26 neighbours) of voxels above the support threshold that have a voxel above the
+    core threshold keep their values, and so does the ring of voxels around them, whatever its value. So
     partial volume at the boundary stays as it is.
-
-    Args:
-        soft_map: (*space), values in [0, 1].
-        core_threshold: a component without a voxel above this is background.
-        support_threshold: components are made of voxels above this.
-
-    Returns:
-        A new array of the same shape and type.
     """
     kept = np.zeros_like(soft_map)
     above = soft_map > support_threshold
     if not above.any():
         return kept
-    # Only the surroundings of what is above the threshold are worked on: the rest is 0 in any case.
+    # Only the box of the voxels above the threshold is worked on: the rest is 0 in any case.
     box = tuple(
         slice(max(part.start - 1, 0), part.stop + 1)
         for part in ndimage.find_objects(above.astype(np.uint8))[0]
@@ -99,12 +91,11 @@ def keep_supported(
 
 
 def largest_piece(soft_map: Map, support_threshold: float) -> Map:
-    """Return a soft map with only its largest piece, by the sum of its values, which stay as they are.
+    """Return a soft map with only its largest component, by the sum of its values, which stay as they are.
 
     Args:
         soft_map: (*space), from `keep_supported`.
-        support_threshold: a piece is what is connected (26 neighbours) through voxels above this, and the
-            ring around it.
+        support_threshold: as there.
     """
     neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
     pieces, count = ndimage.label(soft_map > support_threshold, structure=neighbours)
@@ -192,7 +183,7 @@ def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
 
 
 def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Extent] | None:
-    """Return the extents on the network's grid, inside the case, of what is not 0; None: nothing is."""
+    """Return the extents of values above 0, on the network's grid inside the case; None: there are none."""
     within = inside(box, network_shape)
     if any(part.stop <= part.start for part in within):
         return None

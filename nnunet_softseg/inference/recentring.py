@@ -125,7 +125,7 @@ class Placement:
         centres: (slices, 2) of the patch in-plane, in voxels of the network's grid; where the cord is
             straight enough that of one box, the same in every slice.
         stretches: (slices, 2, 2) from a way in the patch to that in the case, both in voxels and from its
-            centre: 1 / cos θ along the direction in which the path leans, 1 across it.
+            centre: 1 / cos θ in the direction of the tilt, 1 across it.
         size: (2,) of the patch in-plane.
         si_axis: array axis along S-I.
     """
@@ -264,7 +264,7 @@ def place(centres: Floats, shape: Sequence[int], grid: Grid) -> Placement:
 
 
 def _stretches(centres: Floats, grid: Grid) -> Floats:
-    """Return (slices, 2, 2): 1 / cos θ = √(1 + slope²) in the direction in which the path leans."""
+    """Return (slices, 2, 2): 1 / cos θ = √(1 + slope²) in the direction of the path's tilt."""
     in_plane = np.array([grid.spacing_mm[axis] for axis in grid.in_plane])
     slopes = np.zeros_like(centres)
     if len(centres) > 1:
@@ -413,7 +413,7 @@ def _smoothed(path: Floats, step_mm: float) -> Floats:
     """Return a path as a smooth line, which goes straight on at its ends."""
     sigma = _SMOOTH_MM / step_mm
     beyond = math.ceil(_TRUNCATE * sigma)
-    # Else it would level out at its ends: a leaning cord would drift out of the middle, and seem upright.
+    # Else it would level out at its ends: a tilted cord would drift out of the middle, and seem upright.
     longer = np.pad(path, ((beyond, beyond), (0, 0)), mode="reflect", reflect_type="odd")
     smooth: Floats = ndimage.gaussian_filter1d(longer, sigma, axis=0, truncate=_TRUNCATE)
     return smooth[beyond:-beyond]

@@ -1,7 +1,7 @@
 """Outlier score of a soft map: a few figures of its shape against their ranges over the training's labels.
 
-It flags maps, and by itself changes none. The figures of one case are a `LabelShape`; what is kept with a
-model is, per label, the range of each figure over the training. A figure whose range has no width sets no
+It flags maps, and by itself changes none. The figures of one case are a `LabelShape`; the range of each over
+the training is kept with a model, per label. A figure whose range has no width sets no
 limit: labels that are all alike do not tell how far others may differ.
 """
 

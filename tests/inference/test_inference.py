@@ -60,7 +60,7 @@ def height(values: torch.Tensor) -> float:
 
 
 def begin(localize: Localize = "never") -> CaseRecord:
-    """Noise looks like no cord: the second look is for the tests that ask for it."""
+    """Noise looks like no cord: recentring is for the tests that ask for it."""
     return CaseRecord(given_options=PredictionOptions(localize=localize))
 
 
@@ -161,7 +161,7 @@ def test_mirroring_is_averaged_if_someone_asks_for_it(use_mirroring: bool) -> No
     torch.testing.assert_close(soft[0], (image[0] / height(image)).clamp(max=1), atol=1e-6, rtol=0)
 
 
-# The second look
+# Recentring
 
 
 TRAINING = {
@@ -413,8 +413,8 @@ def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
     assert float(found.sum()) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_areas_are_judged_across_a_leaning_cord(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its axial sections are larger than any label of the training, as it leans: that is not odd."""
+def test_areas_are_judged_across_a_tilted_cord(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its axial sections are larger than any label of the training, as it is tilted: no finding."""
     image = tube((90, 76, 74), (15, 20), (0.57, 0))
     lean = 1 / np.cos(np.arctan(0.57))  # 1.15
     largest = float(image.sum((2, 3)).max()) / 1.25 / np.sqrt(lean)  # 7 % too large, or 7 % to spare
