@@ -270,18 +270,15 @@ def only_masks(dataset: TinyDataset) -> None:
 
 
 def in_micrometres(dataset: TinyDataset) -> None:
-    image = nib.load(dataset.image(CASE))
-    changed = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
-    changed.header.set_xyzt_units("micron")
-    nib.save(changed, dataset.image(CASE))
+    for file in (dataset.image(CASE), dataset.label_map(CASE), soft(dataset, 1), soft(dataset, 2)):
+        image = nib.load(file)
+        changed = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
+        changed.header.set_xyzt_units("micron")
+        nib.save(changed, file)
 
 
 WARNINGS += [
-    (
-        "other unit",
-        in_micrometres,
-        "imagesTr/sub-02_T2w_0000.nii.gz: is not in mm: expected mm in xyzt_units",
-    ),
+    ("other unit", in_micrometres, "imagesTr/sub-02_T2w_0000.nii.gz: is not in mm: expected mm"),
     ("all zero", empty_label, "softLabelsTr/sub-02_T2w_0002.nii.gz: all zero"),
     ("masks", only_masks, "softLabelsTr: every soft label is a mask"),
 ]
