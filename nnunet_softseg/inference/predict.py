@@ -342,7 +342,7 @@ def _predict_cases(model: Model, folder: _OutputFolder, cases: Sequence[ImageCas
     from nnunet_softseg.network.backends import choice
 
     with _nnunets_threads(run.device) as device:
-        choice.wish_of(run.options.backend)  # a mistake in it is told now, not once for every case
+        choice.parse_choice(run.options.backend)  # a mistake in it is told now, not once for every case
         predictor = load_predictor(model, device)
         write_json(folder.path / "dataset.json", predictor.dataset_json)
         write_json(folder.path / "plans.json", predictor.plans_manager.plans)

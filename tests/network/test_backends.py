@@ -14,10 +14,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference import case_record
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.backends import choice, converted_model, openvino_network, processor
-from nnunet_softseg.network.backends.choice import VARIABLE, Wish
+from nnunet_softseg.network.backends import choice, openvino_network
+from nnunet_softseg.network.backends.choice import BackendChoice
 from nnunet_softseg.network.backends.torch_network import TorchNetwork, UNetInStages
 from nnunet_softseg.network.norm_relu import norm_relu
 from nnunet_softseg.network.running_scale import add_running_scale
@@ -26,7 +25,7 @@ PATCH = (1, 32, 32, 16)
 needs_openvino = pytest.mark.skipif(
     not openvino_network.installed(), reason="OpenVINO is not installed: pip install 'nnunet-softseg[cpu]'"
 )
-needs_bfloat16 = pytest.mark.skipif(not processor.has_bfloat16(), reason="no bfloat16 in this CPU")
+needs_bfloat16 = pytest.mark.skipif(not choice.has_bfloat16(), reason="no bfloat16 in this CPU")
 ENGINES = ["torch", pytest.param("openvino", marks=needs_openvino)]
 PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 
@@ -102,26 +101,23 @@ def conversions() -> dict[str, Any]:
 def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conversions: dict[str, Any]) -> None:
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / "user"))
-    monkeypatch.delenv(VARIABLE, raising=False)
-    convert = converted_model._convert
+    convert = openvino_network._convert
 
     def convert_once(network: nn.Module, shape: Any) -> Any:
-        weights = converted_model.weights_hash(network)
+        weights = openvino_network.weights_hash(network)
         if weights not in conversions:
             conversions[weights] = convert(network, shape)
         return conversions[weights].clone()
 
-    monkeypatch.setattr(converted_model, "_convert", convert_once)
+    monkeypatch.setattr(openvino_network, "_convert", convert_once)
 
 
 def run(network: nn.Module, patch: torch.Tensor, wish: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """The raw output by the backend that was asked for, and by no other."""
-    monkeypatch.setenv(VARIABLE, wish)
-    record = case_record.start({})
-    case_record.set_under_way(record)
+    backend = choice.of(predictor(network), wish)
     with torch.inference_mode():
-        raw = choice.of(predictor(network))(patch)
-    assert record["backend"] == wish.replace("-", " ")
+        raw = backend(patch)
+    assert backend.name == wish.replace("-", " ")
     return raw.clone()
 
 
@@ -243,21 +239,17 @@ def test_in_bfloat16_the_first_convolution_and_the_head_stay_in_float32(kind: ty
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("axes", [(0,), (0, 2), (0, 1, 2)])
-def test_mirroring_is_that_of_nnunet(
-    engine: str, axes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, f"{engine}-float32")
+def test_mirroring_is_that_of_nnunet(engine: str, axes: tuple[int, ...]) -> None:
     made = predictor(unet(1), mirror=axes)
     image, _ = tube(1)
     with torch.inference_mode():
         expected = made._internal_maybe_mirror_and_predict(image[None])[0]
-        found = choice.of(made)(image)
+        found = choice.of(made, f"{engine}-float32")(image)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_each_fold_runs_with_its_own_weights(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, f"{engine}-float32")
+def test_each_fold_runs_with_its_own_weights(engine: str) -> None:
     folds = [{k: v.clone() for k, v in unet(seed).state_dict().items()} for seed in (1, 2)]
     made = predictor(unet(0))
     image, _ = tube(2)
@@ -266,46 +258,44 @@ def test_each_fold_runs_with_its_own_weights(engine: str, monkeypatch: pytest.Mo
             made.network.load_state_dict(fold)
             expected = as_it_is(made.network, image)
             with torch.inference_mode():
-                found = choice.of(made)(image)
+                found = choice.of(made, f"{engine}-float32")(image)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_the_hash_sees_every_weight(part: int) -> None:
     network = unet(1)
-    before = converted_model.weights_hash(network)
-    assert converted_model.weights_hash(unet(1)) == before
+    before = openvino_network.weights_hash(network)
+    assert openvino_network.weights_hash(unet(1)) == before
     tensors = list(network.state_dict().values())
     values = tensors[part * (len(tensors) - 1) // 3].view(-1)  # the first, two between, the running scale
     values[-1] = torch.nextafter(values[-1], torch.tensor(torch.inf))
-    assert converted_model.weights_hash(network) != before
+    assert openvino_network.weights_hash(network) != before
 
 
-def test_what_was_made_for_the_weights_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "torch-float32")
+def test_what_was_made_for_the_weights_is_made_once() -> None:
     made = predictor(unet(1))
-    assert choice.of(made) is choice.of(made)
-    first = choice.of(made)
-    monkeypatch.setenv(VARIABLE, "torch-bfloat16")
-    assert choice.of(made) is not first
+    first = choice.of(made, "torch-float32")
+    assert choice.of(made, "torch-float32") is first
+    assert choice.of(made, "torch-bfloat16") is not first
 
 
 # Choice and failure
 
 
 def test_what_is_asked_for() -> None:
-    assert choice.wish_of("") == choice.wish_of(" auto ") == Wish(None, None)
-    assert choice.wish_of("torch") == Wish("torch", None)
-    assert choice.wish_of("Torch-BFloat16") == Wish("torch", "bfloat16")
+    assert choice.parse_choice("") == choice.parse_choice(" auto ") == BackendChoice(None, None)
+    assert choice.parse_choice("torch") == BackendChoice("torch", None)
+    assert choice.parse_choice("Torch-BFloat16") == BackendChoice("torch", "bfloat16")
     for wrong in ("onnx", "torch-int8", "auto-float32", "-float32"):
         with pytest.raises(UserError, match=r"expected one of auto, openvino, torch, openvino-float32"):
-            choice.wish_of(wrong)
+            choice.parse_choice(wrong)
 
 
 def test_openvino_asked_for_but_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_network, "installed", lambda: False)
     with pytest.raises(UserError, match=r"pip install 'nnunet-softseg\[cpu\]'"):
-        choice.wish_of("openvino")
+        choice.parse_choice("openvino")
 
 
 @pytest.mark.parametrize(
@@ -321,21 +311,19 @@ def test_by_itself_the_fastest_that_the_machine_has(
     there: bool, bfloat16: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_network, "installed", lambda: there)
-    monkeypatch.setattr(processor, "has_bfloat16", lambda: bfloat16)
-    record = case_record.start({})
-    case_record.set_under_way(record)
-    choice.of(predictor(unet()))(tube(0)[0])
-    assert record["backend"] == name
+    monkeypatch.setattr(choice, "has_bfloat16", lambda: bfloat16)
+    backend = choice.of(predictor(unet()), "auto")
+    backend(tube(0)[0])
+    assert backend.name == name
 
 
-def test_an_unknown_network_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_network_runs_as_it_is() -> None:
     network = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))
     image, _ = tube(0)
-    record = case_record.start({})
-    case_record.set_under_way(record)
+    backend = choice.of(predictor(network), "auto")
     with torch.inference_mode():
-        assert torch.equal(choice.of(predictor(network))(image), as_it_is(network, image))
-    assert record["backend"] == "torch float32"
+        assert torch.equal(backend(image), as_it_is(network, image))
+    assert backend.name == "torch float32"
     assert not UNetInStages.fits(network)
 
 
@@ -356,13 +344,11 @@ def test_a_failure_goes_on_with_torch_and_says_so_in_one_line(
     monkeypatch.setattr(choice, "OpenVinoNetwork", Network)
     monkeypatch.setattr(openvino_network, "installed", lambda: True)
     network, (image, _) = unet(3), tube(0)
-    record = case_record.start({})
-    case_record.set_under_way(record)
     made = predictor(network)
     with torch.inference_mode():
         for _ in range(2):
-            assert torch.equal(choice.of(made)(image), as_it_is(network, image))
-    assert record["backend"] == "torch float32"
+            assert torch.equal(choice.of(made, "auto")(image), as_it_is(network, image))
+    assert choice.of(made, "auto").name == "torch float32"
     lines = capsys.readouterr().out.splitlines()[1:]  # the first is nnU-Net's about the device
     assert len(lines) == 1
     assert lines[0].endswith("does not work here (illegal instruction): going on with torch float32")
@@ -370,14 +356,14 @@ def test_a_failure_goes_on_with_torch_and_says_so_in_one_line(
 
 def test_what_torch_itself_cannot_do_is_no_secret() -> None:
     with pytest.raises(RuntimeError, match="channels"):
-        choice.of(predictor(nn.Sequential(nn.Conv3d(2, 1, 3))))(tube(0)[0])
+        choice.of(predictor(nn.Sequential(nn.Conv3d(2, 1, 3))), "auto")(tube(0)[0])
 
 
 # The cache of OpenVINO
 
 
 def build(network: nn.Module, *folders: Path) -> Any:
-    return converted_model.converted_model(network, PATCH, (8, 8, 8), folders)
+    return openvino_network.converted_model(network, PATCH, (8, 8, 8), folders)
 
 
 def no_conversion(*_: Any) -> None:
@@ -386,7 +372,7 @@ def no_conversion(*_: Any) -> None:
 
 def output(model: Any, image: torch.Tensor) -> np.ndarray[Any, Any]:
     compiled = (
-        converted_model.openvino_package()
+        openvino_network.openvino_package()
         .Core()
         .compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     )
@@ -402,9 +388,9 @@ def test_converted_once_and_kept_beside_the_model(tmp_path: Path, monkeypatch: p
     assert folder == tmp_path / "model" / "openvino_cache"
     first = output(build(network, folder), image)
     record = json.loads(next(folder.glob("*/made_by.json")).read_text(encoding="utf-8"))
-    assert record["weights_sha256"] == converted_model.weights_hash(network)
+    assert record["weights_sha256"] == openvino_network.weights_hash(network)
     assert set(record["versions"]) == {"nnunet_softseg", "openvino", "torch"}
-    monkeypatch.setattr(converted_model, "_convert", no_conversion)
+    monkeypatch.setattr(openvino_network, "_convert", no_conversion)
     assert np.array_equal(output(build(network, folder), image), first)
     with pytest.raises(AssertionError, match="converted again"):
         build(unet(2), folder)  # other weights
@@ -431,15 +417,15 @@ def test_where_the_model_folder_cannot_be_written_the_cache_is_the_users_or_none
     (tmp_path / "file").touch()
     nowhere = tmp_path / "file" / "openvino_cache"
     in_memory = output(build(network, nowhere), image)
-    assert np.array_equal(output(build(network, nowhere, converted_model.user_cache()), image), in_memory)
-    assert len(list(converted_model.user_cache().glob("*/model.bin"))) == 1
+    assert np.array_equal(output(build(network, nowhere, openvino_network.user_cache()), image), in_memory)
+    assert len(list(openvino_network.user_cache().glob("*/model.bin"))) == 1
 
 
 @needs_openvino
 def test_what_another_version_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(unet(1), tmp_path)
     build(unet(2), tmp_path)
-    monkeypatch.setattr(converted_model, "__version__", "99.0")
+    monkeypatch.setattr(openvino_network, "__version__", "99.0")
     build(unet(1), tmp_path)
     records = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("*/made_by.json")]
     assert sorted(record["versions"]["nnunet_softseg"] == "99.0" for record in records) == [False, True]
@@ -447,8 +433,8 @@ def test_what_another_version_left_goes(tmp_path: Path, monkeypatch: pytest.Monk
 
 @needs_openvino
 def test_a_wrong_conversion_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert = converted_model._convert
-    monkeypatch.setattr(converted_model, "_convert", lambda _, shape: convert(unet(2), shape))
+    convert = openvino_network._convert
+    monkeypatch.setattr(openvino_network, "_convert", lambda _, shape: convert(unet(2), shape))
     with pytest.raises(ValueError, match="differs from torch"):
         build(unet(1), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -459,7 +445,7 @@ def test_a_wrong_conversion_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
 def test_marks_that_openvino_does_not_heed_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converted_model, "_mark_float32", lambda _: None)
+    monkeypatch.setattr(openvino_network, "_mark_float32", lambda _: None)
     with pytest.raises(ValueError, match=r"the head run in \['bf16'\], expected float32"):
         openvino_network.OpenVinoNetwork(unet(1), "bfloat16", PATCH, [tmp_path])
 
@@ -468,8 +454,8 @@ def test_marks_that_openvino_does_not_heed_are_noticed(
 def test_openvino_tells_nobody(tmp_path: Path, in_new_python: Any) -> None:
     """Imported as it comes, it makes an identity in the user's folder and sends events under it."""
     code = (
-        "import sys; from nnunet_softseg.network.backends.converted_model import openvino_package as load;"
-        "from nnunet_softseg.network.backends import converted_model as c; assert load() is load();"
+        "import sys; from nnunet_softseg.network.backends.openvino_network import openvino_package as load;"
+        "from nnunet_softseg.network.backends import openvino_network as c; assert load() is load();"
         "load().Core();"
         "import torch; c._convert(torch.nn.Conv3d(1, 1, 3), (1, 8, 8, 8));"
         "print([name for name in sys.modules if 'telemetry' in name and 'openvino_t' in name])"
@@ -488,12 +474,12 @@ def test_bfloat16_as_the_system_says() -> None:
     if not information.is_file():
         pytest.skip("no /proc/cpuinfo to compare with")
     flags = information.read_text(encoding="utf-8").split()
-    assert processor.has_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
+    assert choice.has_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def test_a_kept_heap_computes_the_same(in_new_python: Any) -> None:
     code = (
-        "import torch; from nnunet_softseg.network.backends.processor import keep_heap; torch.manual_seed(0);"
+        "import torch; from nnunet_softseg.network.backends.torch_network import keep_heap; torch.manual_seed(0);"
         "x = torch.randn(1 << 22); a = float(x.cumsum(0)[-1]); kept = keep_heap();"
         "print(kept, a == float(x.cumsum(0)[-1]))"
     )

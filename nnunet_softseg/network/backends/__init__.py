@@ -1,6 +1,5 @@
-"""How the network of a trained model is run on one patch: by torch or by OpenVINO, in which precision.
+"""The network of a trained model, run on one patch: by torch or by OpenVINO, in which precision.
 
-The way of the data: processor (what it can do), torch_network (the network as torch runs it fastest),
-converted_model (the network as OpenVINO has it, cached), openvino_network, choice (what runs
-here, and what if it fails).
+The order: torch_network (the network as torch runs it fastest), openvino_network (converted, cached, run by
+OpenVINO), choice (of one of them here, and of torch if it fails).
 """

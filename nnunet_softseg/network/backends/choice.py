@@ -1,4 +1,4 @@
-"""Which backend runs the network of a predictor here, and what happens when one fails.
+"""Choice of the backend that runs the network of a predictor here, and of another when it fails.
 
 By itself: on a GPU torch; on a CPU OpenVINO where it is installed, torch otherwise. `--backend`, or
 NNUNET_SOFTSEG_BACKEND, asks for one: `torch` or `openvino`, with a precision if wanted: `openvino-float32`.
@@ -14,10 +14,9 @@ import torch
 from torch._dynamo import OptimizedModule
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.network.backends import openvino_network, processor
-from nnunet_softseg.network.backends.converted_model import FOLDER, user_cache, weights_hash
-from nnunet_softseg.network.backends.openvino_network import OpenVinoNetwork
-from nnunet_softseg.network.backends.torch_network import CudaNetwork, TorchNetwork, UNetInStages
+from nnunet_softseg.network.backends import openvino_network
+from nnunet_softseg.network.backends.openvino_network import FOLDER, OpenVinoNetwork, user_cache, weights_hash
+from nnunet_softseg.network.backends.torch_network import CudaNetwork, PlainTorch, TorchNetwork, UNetInStages
 from nnunet_softseg.network.running_scale import unwrapped
 
 VARIABLE = "NNUNET_SOFTSEG_BACKEND"
@@ -37,7 +36,7 @@ class Network(Protocol):
         """Return the raw output of a patch."""
 
 
-class Wish(NamedTuple):
+class BackendChoice(NamedTuple):
     """Engine and precision that were asked for; None: the best that there is."""
 
     engine: str | None
@@ -45,16 +44,16 @@ class Wish(NamedTuple):
 
 
 class Backend:
-    """What runs a predictor's network on patches; if it fails, torch does, and one line says so.
+    """A predictor's network, run on patches; if the fastest way fails, torch does, and one line says so.
 
     Args:
         predictor: nnU-Net's, with a network of ours, on its device.
-        wish: what was asked for.
+        choice: what was asked for.
     """
 
-    def __init__(self, predictor: Any, wish: Wish) -> None:
+    def __init__(self, predictor: Any, choice: BackendChoice) -> None:
         self._predictor = predictor
-        self._wish = wish
+        self._choice = choice
         self._network: Network | None = None
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
@@ -64,12 +63,12 @@ class Backend:
         """
         axes = self._predictor.allowed_mirroring_axes if self._predictor.use_mirroring else None
         try:
-            self._network = self._network or _fastest(self._predictor, self._wish, tuple(patch.shape))
+            self._network = self._network or _fastest(self._predictor, self._choice, tuple(patch.shape))
             raw = _mirrored(self._network, patch, axes or ())
         except (UserError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
-            if isinstance(self._network, AsItIs):
+            if isinstance(self._network, PlainTorch):
                 raise
             self._network = _without_openvino(self._predictor, self._network, error)
             raw = _mirrored(self._network, patch, axes or ())
@@ -81,26 +80,6 @@ class Backend:
         return self._network.name if self._network else ""
 
 
-class AsItIs:
-    """The predictor's own network, on whatever device it is, called as nnU-Net would.
-
-    Args:
-        network: of the predictor.
-        device: of the predictor.
-    """
-
-    name = "torch float32"
-
-    def __init__(self, network: Any, device: torch.device) -> None:
-        self._network = network
-        self._device = device
-
-    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
-        raw: torch.Tensor = self._network(patch[None].to(self._device))[0]
-        return raw.float()
-
-
 def of(predictor: Any, asked: str) -> Backend:
     """Return what runs the predictor's network, with the weights that it holds now.
 
@@ -109,22 +88,22 @@ def of(predictor: Any, asked: str) -> Backend:
 
     Args:
         predictor: nnU-Net's, its network on its device and in evaluation mode.
-        asked: as for `wish_of`.
+        asked: as for `parse_choice`.
 
     Raises:
-        UserError: as `wish_of`.
+        UserError: as `parse_choice`.
     """
-    wish = wish_of(asked)
-    key = (wish, weights_hash(predictor.network), str(predictor.device), torch.get_num_threads())
+    choice = parse_choice(asked)
+    key = (choice, weights_hash(predictor.network), str(predictor.device), torch.get_num_threads())
     kept = getattr(predictor, _KEPT, None)
     if kept is None or kept[0] != key:
-        kept = (key, Backend(predictor, wish))
+        kept = (key, Backend(predictor, choice))
         setattr(predictor, _KEPT, kept)
     backend: Backend = kept[1]
     return backend
 
 
-def wish_of(text: str) -> Wish:
+def parse_choice(text: str) -> BackendChoice:
     """Return engine and precision by their names: `openvino-bfloat16`, `torch`, `auto`.
 
     Raises:
@@ -132,7 +111,7 @@ def wish_of(text: str) -> Wish:
     """
     engine, _, precision = text.strip().lower().partition("-")
     if engine in ("", "auto") and not precision:
-        return Wish(None, None)
+        return BackendChoice(None, None)
     if engine not in ENGINES or precision not in ("", *PRECISIONS):
         expected = ", ".join(["auto", *ENGINES, *(f"{e}-{p}" for e in ENGINES for p in PRECISIONS)])
         raise UserError(f"{VARIABLE} is {text!r}, expected one of {expected}")
@@ -141,31 +120,31 @@ def wish_of(text: str) -> Wish:
             f"{VARIABLE} is {text!r}, but OpenVINO is not installed: pip install 'nnunet-softseg[cpu]', or "
             "unset the variable"
         )
-    return Wish(engine, precision or None)
+    return BackendChoice(engine, precision or None)
 
 
-def _fastest(predictor: Any, wish: Wish, patch_shape: Sequence[int]) -> Network:
+def _fastest(predictor: Any, choice: BackendChoice, patch_shape: Sequence[int]) -> Network:
     network = predictor.network
     if predictor.device.type == "cuda":
         return CudaNetwork(network)
     known = isinstance(unwrapped(network), torch.nn.Module) and UNetInStages.fits(unwrapped(network))
     if predictor.device.type != "cpu" or isinstance(network, OptimizedModule) or not known:
-        return AsItIs(network, predictor.device)
-    precision = wish.precision or fastest_precision(patch_shape)
-    if wish.engine == "openvino" or (wish.engine is None and openvino_network.installed()):
+        return PlainTorch(network, predictor.device)
+    precision = choice.precision or fastest_precision(patch_shape)
+    if choice.engine == "openvino" or (choice.engine is None and openvino_network.installed()):
         return OpenVinoNetwork(network, precision, patch_shape, cache_folders(predictor))
-    return torch_on_cpu(network, precision)
-
-
-def torch_on_cpu(network: torch.nn.Module, precision: str) -> TorchNetwork:
-    """Return a network of ours in the hands of torch, which keeps the memory of one pass for the next."""
-    processor.keep_heap()
     return TorchNetwork(network, precision)
+
+
+def has_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 in hardware: emulated, it is slower than float32."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
 
 
 def fastest_precision(patch_shape: Sequence[int]) -> str:
     """Return bfloat16 where it is fast, and has been measured: for a patch (channel, *three of space)."""
-    return "bfloat16" if processor.has_bfloat16() and len(patch_shape) == _CHANNEL_AND_SPACE else "float32"
+    return "bfloat16" if has_bfloat16() and len(patch_shape) == _CHANNEL_AND_SPACE else "float32"
 
 
 def _without_openvino(predictor: Any, failed: Network | None, error: Exception) -> Network:
@@ -173,7 +152,7 @@ def _without_openvino(predictor: Any, failed: Network | None, error: Exception) 
     name = failed.name if failed else "the faster backend"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     print(f"nnunet-softseg: {name} does not work here ({reason}): going on with torch float32")
-    return AsItIs(predictor.network, predictor.device)
+    return PlainTorch(predictor.network, predictor.device)
 
 
 def cache_folders(predictor: Any) -> list[Path]:

@@ -1,17 +1,46 @@
-"""The network run by OpenVINO, an optional part: `pip install nnunet-softseg[cpu]`."""
+"""The network run by OpenVINO, an optional part: `pip install nnunet-softseg[cpu]`.
 
+It is converted once, checked against torch, and cached beside the trained model: `<key>/model.xml`,
+`model.bin` and `made_by.json`. The key is made of the weights and of all versions that take part; a folder is
+there as a whole or not at all.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
 import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import torch
 from torch import nn
 
-from nnunet_softseg.network.backends.converted_model import KEPT_IN_FLOAT32, converted_model, openvino_package
+from nnunet_softseg import __version__
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.atomic import new_folder, write_json
+from nnunet_softseg.io.record import changed_keys, changed_outputs, load_record, output_hashes
 from nnunet_softseg.network.running_scale import unwrapped
 
+FOLDER = "openvino_cache"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_TELEMETRY = ("openvino_telemetry", "openvino_telemetry.backend")
+_XML, _BIN, _MADE_BY = "model.xml", "model.bin", "made_by.json"
+_TOLERANCE = 1e-3
+"""Of the check, relative to the largest output: rounding gives 1e-5, a layer that was lost gives 1."""
+_NOT_COMPUTING = ("Const", "Parameter", "Result")
+_KEPT_IN_FLOAT32 = re.compile(r"\.encoder\.(?:stem|stages\.0\.\d+)\.convs\.0\.|\.decoder\.seg_layers\.")
+"""Names of nodes of the first convolution and the head."""
 
 
 def installed() -> bool:
@@ -77,9 +106,175 @@ def _check_precisions(runtime: Any) -> None:
     found = set()
     for node in runtime.get_ops():
         information = node.get_rt_info()
-        if information["layerType"].astype(str) == "Convolution":
-            names = information["originalLayersNames"].astype(str)
-            if KEPT_IN_FLOAT32.search(names):
-                found.add(information["runtimePrecision"].astype(str))
+        is_convolution = information["layerType"].astype(str) == "Convolution"
+        if is_convolution and _KEPT_IN_FLOAT32.search(information["originalLayersNames"].astype(str)):
+            found.add(information["runtimePrecision"].astype(str))
     if found != {"f32"}:
         raise ValueError(f"the first convolution and the head run in {sorted(found)}, expected float32")
+
+
+def openvino_package() -> Any:
+    """Return the package `openvino`, imported without its telemetry.
+
+    As it comes, importing it sends an event with a lasting identity of the user to Google Analytics, unasked;
+    where `openvino_telemetry` is missing it goes without.
+    """
+    hidden = [name for name in _TELEMETRY if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as if not installed
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+# The converted network, cached
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Return the SHA-256 of all weights and buffers of a network, with their names and shapes."""
+    digest = hashlib.sha256()
+    for name, values in unwrapped(network).state_dict().items():
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def user_cache() -> Path:
+    """Return the cache folder for models whose own folder cannot be written."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "nnunet-softseg" / FOLDER
+
+
+def converted_model(
+    network: nn.Module, patch_shape: Sequence[int], smallest: Sequence[int], folders: Sequence[Path]
+) -> Any:
+    """Return the network as an `openvino.Model` for patches of one shape.
+
+    Nodes of the first convolution and the head are marked to stay in float32, whatever the precision of the
+    others.
+
+    Args:
+        network: in evaluation mode, without deep supervision.
+        patch_shape: (channel, *space).
+        smallest: (*space) of a patch on which the conversion is checked.
+        folders: of the cache: the first that can be written is used.
+
+    Raises:
+        ValueError: if the converted network does not compute what torch does.
+    """
+    openvino = openvino_package()
+    made_by = {
+        "weights_sha256": weights_hash(network),
+        "patch_shape": [int(size) for size in patch_shape],
+        "kept_in_float32": _KEPT_IN_FLOAT32.pattern,
+        "versions": {
+            "nnunet_softseg": __version__,
+            **{name: importlib.metadata.version(name) for name in ("openvino", "torch")},
+        },
+    }
+    key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:20]
+    places = [folder / key for folder in folders]
+    for place in places:
+        if (cached := _read(openvino.Core(), place, made_by)) is not None:
+            return cached
+    small_shape = (patch_shape[0], *smallest)
+    model = _convert(network, small_shape)
+    _check(openvino, network, model, small_shape)
+    model.reshape([1, *patch_shape])
+    for place in places:
+        with suppress(UserError, OSError):
+            if _read(openvino.Core(), place, made_by) is None:  # another process may have made it meanwhile
+                _keep(openvino, model, place, made_by)
+        if (cached := _read(openvino.Core(), place, made_by)) is not None:
+            return cached
+    with tempfile.TemporaryDirectory() as aside:
+        _save(openvino, model, Path(aside))
+        contents = [(Path(aside) / name).read_bytes() for name in (_XML, _BIN)]
+    return openvino.Core().read_model(*contents)
+
+
+def _convert(network: nn.Module, shape: Sequence[int]) -> Any:
+    """Convert by OpenVINO's reader of torch networks; `openvino.convert_model` would tell Intel about it."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of tracing
+        # With shared memory, the next fold's weights would be written into this one's.
+        traced = TorchScriptPythonDecoder(
+            unwrapped(network), example_input=torch.zeros(1, *shape), shared_memory=False
+        )
+    reader = FrontEndManager().load_by_framework("pytorch")
+    model = reader.convert(reader.load(traced))
+    model.reshape([1, *shape])
+    return model
+
+
+def _check(openvino: Any, network: nn.Module, model: Any, shape: Sequence[int]) -> None:
+    """Compare with torch on a patch so small that it costs nothing."""
+    patch = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.inference_mode():
+        expected = unwrapped(network)(torch.from_numpy(patch)).numpy()
+    off = float(np.abs(compiled(patch)[0] - expected).max())
+    if not off <= _TOLERANCE * float(np.abs(expected).max()):
+        raise ValueError(f"the converted network differs from torch by {off:.2g}")
+
+
+def _keep(openvino: Any, model: Any, folder: Path, made_by: dict[str, Any]) -> None:
+    """Write a model to its folder of the cache, over one that cannot be read; remove other versions."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as aside:
+        _save(openvino, model, aside)
+        hashes = output_hashes(aside, (aside / _XML, aside / _BIN))
+        write_json(aside / _MADE_BY, {**made_by, "sha256": hashes})
+    same = {name: made_by[name] for name in ("weights_sha256", "patch_shape")}
+    for other in folder.parent.glob(f"*/{_MADE_BY}"):
+        found = load_record(other, *same)
+        if found and not changed_keys(found, same) and other.parent != folder:
+            shutil.rmtree(other.parent, ignore_errors=True)
+
+
+def _save(openvino: Any, model: Any, folder: Path) -> None:
+    openvino.save_model(model, folder / _XML, compress_to_fp16=False)
+    _mark_float32(folder / _XML)
+
+
+def _mark_float32(file: Path) -> None:
+    """Mark the nodes of the first convolution and of the head: an attribute that only the file can be given.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    tree = ElementTree.parse(file)
+    layers = [layer for layer in tree.iter("layer") if layer.get("type") not in _NOT_COMPUTING]
+    marked = [layer for layer in layers if _KEPT_IN_FLOAT32.search(layer.get("name", ""))]
+    if not marked:
+        raise ValueError("the converted network has no names by which to choose precisions")
+    for layer in marked:
+        information = layer.find("rt_info")
+        if information is None:
+            information = ElementTree.SubElement(layer, "rt_info")
+        ElementTree.SubElement(information, "attribute", {"name": "precise", "version": "0"})
+    tree.write(file, encoding="utf-8", xml_declaration=True)
+
+
+def _read(core: Any, folder: Path, made_by: dict[str, Any]) -> Any:
+    """Return the cached model; None if there is none, or not as it was written."""
+    record = load_record(folder / _MADE_BY, "sha256")
+    if (
+        record is None
+        or changed_keys(record, made_by)
+        or changed_outputs(folder, dict.fromkeys((_XML, _BIN)) | record["sha256"])
+    ):
+        return None
+    try:
+        return core.read_model(folder / _XML)
+    except RuntimeError:
+        return None
