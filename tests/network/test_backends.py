@@ -479,7 +479,8 @@ def test_bfloat16_as_the_system_says() -> None:
 
 def test_a_kept_heap_computes_the_same(in_new_python: Any) -> None:
     code = (
-        "import torch; from nnunet_softseg.network.backends.torch_network import keep_heap; torch.manual_seed(0);"
+        "import torch; from nnunet_softseg.network.backends.torch_network import keep_heap;"
+        "torch.manual_seed(0);"
         "x = torch.randn(1 << 22); a = float(x.cumsum(0)[-1]); kept = keep_heap();"
         "print(kept, a == float(x.cumsum(0)[-1]))"
     )
