@@ -49,7 +49,7 @@ def report(study: Study, seeds: Sequence[int]) -> None:
     comparison = compared(evaluation, references, made_by("benchmarks/leaderboard.py", parameters))
     output = study.output / "report"
     make_folder(output)
-    write_comparison(comparison, evaluation, output)
+    write_comparison(comparison, output)
     write_report(comparison, output)
     by_training = each.cases.groupby("method", sort=False)[SHOWN].mean()
     by_training.to_csv(output / "trainings.csv")

@@ -312,7 +312,8 @@ def train_here(study: Study, method: Method, dataset: str, seed: str) -> None:
 
 def measure(study: Study, seeds: Sequence[int]) -> "Evaluation":
     """Return the measures of every training, as methods named `<method>, seed <seed>`, against the truth."""
-    from nnunet_softseg.evaluation.evaluation import EvaluationSettings, measure_methods
+    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.measuring import EvaluationSettings
 
     folders = {name: study.prediction(*training) for name, training in trainings(study, seeds).items()}
     options = {"levels": levels_of(study), "images": study.dataset / "imagesTs"}

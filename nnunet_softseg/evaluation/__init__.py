@@ -4,10 +4,10 @@ The modules, in the order of their imports:
 
   cases.py                         subject, session and contrast of a case
   maps.py                          a prediction and its reference as arrays on one grid
+  tables.py                        tables: order of rows, CSV and JSON
   columns.py                       what the columns of the tables mean
   measuring.py                     all numbers of one case, every method
   areas.py                         the area of a case: over which slices, how far off
-  tables.py                        tables as CSV and JSON
   evaluation.py                    methods on all cases of a reference
   evaluate.py                      the command: one method -> tables
   comparison/scores.py             the measures by which methods are ranked
@@ -20,8 +20,7 @@ The modules, in the order of their imports:
   report/drawing.py                method styles; groups of values as violins and points
   report/figures.py                the figures of a label as SVG and PNG
   report/tables.py                 the tables of the page
-  report/slice_picture.py          a slice: image, maps, differences as small pictures
-  report/worst_cases.py            the cases in which each method is furthest off
+  report/worst_cases.py            the cases in which each method is furthest off, as pictures
   report/writing.py                report.html
   compare.py                       the command: methods -> leaderboard, report
 """

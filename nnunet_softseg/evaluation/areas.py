@@ -84,8 +84,7 @@ def _common_heights(
     apart = sorted(reference.loc[several & ~use_common, "subject"].unique())
     warnings = [
         f"{len(apart)} subjects have contrasts that share less than {SHORTEST_COMMON_MM:g} mm: their areas "
-        "are means "
-        f"over different heights: {examples(apart)}; give --levels"
+        f"are means over different heights: {examples(apart)}; give --levels"
     ]
     return region, names, warnings if apart else []
 

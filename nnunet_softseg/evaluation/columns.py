@@ -41,8 +41,7 @@ CASE_COLUMNS: Mapping[str, str] = MappingProxyType(
             for name, meaning in _CSA.items()
         },
         "csa_region": "over which slices areas are means: levels, the heights common to all contrasts of "
-        "the subject, or "
-        "the reference's own slices",
+        "the subject, or the reference's own slices",
         "csa_slices": "number of slices of the region",
         "csa_missed_slices": "how many of them the prediction leaves empty",
         "seconds": "inference time by softseg.json of the method, s",

@@ -8,8 +8,8 @@ from typing import Any
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.comparison.paired_statistics import CORRECTIONS, RESAMPLES, Correction
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared, write_comparison
-from nnunet_softseg.evaluation.evaluation import EvaluationSettings, measure_methods
-from nnunet_softseg.evaluation.measuring import REFERENCE
+from nnunet_softseg.evaluation.evaluation import measure_methods
+from nnunet_softseg.evaluation.measuring import REFERENCE, EvaluationSettings
 from nnunet_softseg.evaluation.report.writing import write_report
 from nnunet_softseg.evaluation.tables import made_by
 from nnunet_softseg.io.atomic import make_folder
@@ -66,7 +66,7 @@ def compare(
         **settings.as_dict(),
     }
     comparison = compared(evaluation, Path(reference), made_by("compare", parameters))
-    write_comparison(comparison, evaluation, Path(output))
+    write_comparison(comparison, Path(output))
     if report:
         write_report(comparison, Path(output))
     return comparison

@@ -1,11 +1,11 @@
 """Any number of methods on all cases of a reference: files, workers, tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 from operator import add
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,113 +20,24 @@ from nnunet_softseg.evaluation.cases import (
     read_case_table,
 )
 from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
-from nnunet_softseg.evaluation.measuring import REFERENCE, CaseJob, MeasuredCase, measure_case
+from nnunet_softseg.evaluation.measuring import (
+    REFERENCE,
+    CaseJob,
+    EvaluationSettings,
+    MeasuredCase,
+    measure_case,
+)
+from nnunet_softseg.evaluation.tables import in_order
 from nnunet_softseg.io.case_files import ImageFiles, Reason, list_files
 from nnunet_softseg.io.case_matching import Found, prediction_files, reference_files
-from nnunet_softseg.io.case_names import Case, check_pattern
+from nnunet_softseg.io.case_names import Case
 from nnunet_softseg.io.companions import companion_files
 from nnunet_softseg.io.workers import map_jobs
-from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
+from nnunet_softseg.metrics.morphometry.levels import level_name
 
 _MANY_MISSING = 0.5
-_SHOWN = (
-    "dice",
-    "soft_dice",
-    "boundary_mae",
-    "abs_rve_percent",
-    "asd_mm",
-    "csa_mm2",
-    "reference_csa_mm2",
-    "abs_csa_error_mm2",
-)
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How predictions are found and measured.
-
-    Attributes:
-        labels: values to compare; None takes those that the references name, or 1.
-        patterns: method -> path inside its folder, with {case}; methods without one are matched by name.
-        reference_pattern: the same for the references.
-        subjects: TSV that says who the cases are, see `cases.read_case_table`.
-        levels: image of vertebral levels, or a folder with one per case.
-        vert: levels over which areas are means.
-        images: folder of the images, for pictures in the report.
-        resample: bring predictions on another grid to the reference's, linearly.
-        surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
-        num_processes: cases measured at once.
-        progress: show a bar.
-    """
-
-    labels: tuple[int, ...] | None = None
-    patterns: Mapping[str, str] = field(default_factory=dict)
-    reference_pattern: str | None = None
-    subjects: Path | None = None
-    levels: Path | None = None
-    vert: tuple[int, ...] = (2, 3)
-    images: Path | None = None
-    resample: bool = False
-    surface_dice_tolerance_mm: float = 1.0
-    num_processes: int = 2
-    progress: bool = True
-
-    @classmethod
-    def from_arguments(
-        cls,
-        *,
-        labels: int | Iterable[int] | None = None,
-        patterns: Mapping[str, str] | None = None,
-        reference_pattern: str | None = None,
-        subjects: str | Path | None = None,
-        levels: str | Path | None = None,
-        vert: int | str | Iterable[int | str] | None = None,
-        images: str | Path | None = None,
-        resample: bool = False,
-        surface_dice_tolerance_mm: float = 1.0,
-        num_processes: int = 2,
-        progress: bool = True,
-    ) -> "EvaluationSettings":
-        """Return checked settings.
-
-        Raises:
-            UserError: for levels without an image of them, or a pattern without {case}.
-        """
-        if vert is not None and levels is None:
-            raise UserError("--vert: expected --levels with it, found none: say where the levels are")
-        if not surface_dice_tolerance_mm >= 0:
-            raise UserError(
-                f"surface Dice: expected a tolerance of 0 mm or more, found {surface_dice_tolerance_mm}"
-            )
-        chosen = (labels,) if isinstance(labels, int) else tuple(labels or ()) or None
-        if chosen and min(chosen) < 1:
-            raise UserError(f"--label: expected values above 0, found {min(chosen)}: 0 is the background")
-        return cls(
-            labels=chosen,
-            patterns={method: check_pattern(pattern) for method, pattern in (patterns or {}).items()},
-            reference_pattern=check_pattern(reference_pattern) if reference_pattern else None,
-            subjects=Path(subjects) if subjects else None,
-            levels=Path(levels) if levels else None,
-            vert=parse_levels(vert) if vert is not None else (2, 3),
-            images=Path(images) if images else None,
-            resample=resample,
-            surface_dice_tolerance_mm=surface_dice_tolerance_mm,
-            num_processes=num_processes,
-            progress=progress,
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what decides about the numbers, as JSON can hold it."""
-        paths = {name: getattr(self, name) for name in ("subjects", "levels", "images")}
-        return {
-            "labels": list(self.labels) if self.labels else None,
-            "patterns": dict(self.patterns),
-            "reference_pattern": self.reference_pattern,
-            **{name: str(path) if path else None for name, path in paths.items()},
-            "vert": list(self.vert) if self.levels else None,
-            "resample": self.resample,
-            "surface_dice_tolerance_mm": self.surface_dice_tolerance_mm,
-        }
+_SHOWN = ["dice", "soft_dice", "boundary_mae", "abs_rve_percent", "asd_mm"]
+_SHOWN += ["csa_mm2", "reference_csa_mm2", "abs_csa_error_mm2"]
 
 
 @dataclass(frozen=True)
@@ -156,7 +67,7 @@ class Evaluation:
     def as_text(self) -> str:
         """Return what a terminal shows: which files, and means over cases."""
         lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
-        means = self.cases.groupby(["label", "method"], sort=False)[list(_SHOWN)].mean().T
+        means = self.cases.groupby(["label", "method"], sort=False)[_SHOWN].mean().T
         means.columns = pd.Index([f"{self.labels[label]}, {method}" for label, method in means.columns])
         return "\n".join([*lines, "", means.to_string(float_format=lambda value: f"{value:.4g}")])
 
@@ -175,11 +86,8 @@ class _Plan:
     warnings: list[str]
 
     def missing(self) -> pd.DataFrame:
-        rows = [
-            (case_id, method, reason)
-            for method, found in self.found.items()
-            for case_id, reason in found.missing.items()
-        ]
+        lacking = {method: found.missing.items() for method, found in self.found.items()}
+        rows = [(case_id, method, reason) for method in lacking for case_id, reason in lacking[method]]
         return pd.DataFrame(rows, columns=["case", "method", "reason"], dtype=str)
 
     def common(self) -> list[Case]:
@@ -207,9 +115,8 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         progress=settings.progress,
         description="measure",
     )
-    slices, region_warnings = mark_region(
-        _slices(measured, methods), settings.vert if settings.levels else None
-    )
+    slices = _in_order((_with_case(result.slices, result.case) for result in measured), methods)
+    slices, region_warnings = mark_region(slices, settings.vert if settings.levels else None)
     cases = _cases(measured, case_areas(slices), plan, methods)
     warnings = [*plan.warnings, *region_warnings, *_resampled(cases)]
     if settings.levels and not slices["in_region"].any():
@@ -218,7 +125,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         methods=tuple(methods),
         labels=label_names(reference, plan.labels),
         cases=cases,
-        slices=_in_order(slices, methods)[list(SLICE_COLUMNS)],
+        slices=slices[list(SLICE_COLUMNS)],
         reliability=_reliability(measured, methods, plan.labels),
         missing=plan.missing(),
         method_notes=plan.notes,
@@ -348,8 +255,7 @@ def _lacking(method: str, found: Found, num_cases: int, num_common: int) -> str:
     grave = "MOST OF THE TEST SET IS MISSING: " if share >= _MANY_MISSING else ""
     return (
         f"{grave}{method} lacks {len(found.missing)} of {num_cases} cases: "
-        f"{examples(sorted(found.missing))}; "
-        f"{num_common} cases are compared"
+        f"{examples(sorted(found.missing))}; {num_common} cases are compared"
     )
 
 
@@ -361,46 +267,30 @@ def _job(case: Case, plan: _Plan, settings: EvaluationSettings) -> CaseJob:
             method: {label: found.paths[case.case_id, label] for label in plan.labels}
             for method, found in plan.found.items()
         },
+        settings=settings,
         levels=plan.levels.get(case.case_id),
-        chosen_labels=settings.labels is not None,
-        resample=settings.resample,
-        surface_dice_tolerance_mm=settings.surface_dice_tolerance_mm,
     )
 
 
 # Tables
 
 
-def _slices(measured: Sequence[MeasuredCase], methods: Iterable[str]) -> pd.DataFrame:
-    tables = [_with_case(result.slices, result.case) for result in measured]
-    return _in_order(pd.concat(tables, ignore_index=True), methods)
-
-
 def _with_case(table: pd.DataFrame, case: Case) -> pd.DataFrame:
-    who = {
-        "case": case.case_id,
-        "subject": case.subject,
-        "session": case.session,
-        "contrast": case.contrast,
-    }
-    return table.assign(**who)
+    who = {"subject": case.subject, "session": case.session, "contrast": case.contrast}
+    return table.assign(case=case.case_id, **who)
 
 
-def _in_order(table: pd.DataFrame, methods: Iterable[str]) -> pd.DataFrame:
+def _in_order(tables: Iterable[pd.DataFrame], methods: Iterable[str]) -> pd.DataFrame:
     """Return the rows by method in the order given (the reference first), label, case, slice."""
-    order = {name: place for place, name in enumerate([REFERENCE, *methods])}
-    keys = ["method", *(column for column in ("label", "case", "slice") if column in table)]
-    return table.sort_values(
-        keys, key=lambda column: column.map(order) if column.name == "method" else column, ignore_index=True
-    )
+    table = pd.concat(tables, ignore_index=True)
+    keys = [name for name in ("method", "label", "case", "slice") if name in table]
+    return in_order(table, keys, method=[REFERENCE, *methods])
 
 
 def _cases(
     measured: Sequence[MeasuredCase], areas: pd.DataFrame, plan: _Plan, methods: Mapping[str, Path]
 ) -> pd.DataFrame:
-    table = pd.concat(
-        [_with_case(pd.DataFrame(result.rows), result.case) for result in measured], ignore_index=True
-    )
+    table = _in_order((_with_case(pd.DataFrame(result.rows), result.case) for result in measured), methods)
     table = table.merge(areas, on=["method", "case", "label"], how="left", validate="one_to_one")
     seconds = {method: inference_seconds(folder) for method, folder in methods.items()}
     pairs = list(zip(table["method"], table["case"], strict=True))
@@ -414,7 +304,7 @@ def _cases(
         csa_slices=table["csa_slices"].fillna(0).astype(int),
         csa_missed_slices=table["csa_missed_slices"].fillna(0).astype(int),
     )
-    return _in_order(table, methods)[list(CASE_COLUMNS)]
+    return table[list(CASE_COLUMNS)]
 
 
 def _resampled(cases: pd.DataFrame) -> list[str]:
@@ -423,8 +313,7 @@ def _resampled(cases: pd.DataFrame) -> list[str]:
         names = sorted(rows["case"].unique())
         warnings.append(
             f"{method}: {len(names)} predictions lay on another grid and were resampled linearly, which "
-            "blurs them: "
-            f"{examples(names)}"
+            f"blurs them: {examples(names)}"
         )
     return warnings
 
@@ -433,20 +322,14 @@ def _reliability(
     measured: Sequence[MeasuredCase], methods: Iterable[str], labels: Sequence[int]
 ) -> pd.DataFrame:
     tables = []
-    for method in methods:
-        for label in labels:
-            curve = reduce(add, (result.reliability[method, label] for result in measured))
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "method": method,
-                        "label": label,
-                        "bin_low": curve.edges[:-1],
-                        "bin_high": curve.edges[1:],
-                        "num_voxels": curve.count,
-                        "mean_prediction": curve.mean_prediction,
-                        "mean_reference": curve.mean_reference,
-                    }
-                )
-            )
+    for method, label in product(methods, labels):
+        curve = reduce(add, (result.reliability[method, label] for result in measured))
+        columns = {
+            "bin_low": curve.edges[:-1],
+            "bin_high": curve.edges[1:],
+            "num_voxels": curve.count,
+            "mean_prediction": curve.mean_prediction,
+            "mean_reference": curve.mean_reference,
+        }
+        tables.append(pd.DataFrame({"method": method, "label": label, **columns}))
     return pd.concat(tables, ignore_index=True)[list(RELIABILITY_COLUMNS)]

@@ -1,7 +1,7 @@
 """All measures of one case: its reference is read once, every method is held against it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,94 @@ import pandas as pd
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.maps import LabelMap, StoredMap, label_of, on_grid_of, read_stored
-from nnunet_softseg.io.case_names import Case
+from nnunet_softseg.io.case_names import Case, check_pattern
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.morphometry import slice_morphometry
+from nnunet_softseg.metrics.morphometry.levels import parse_levels
 from nnunet_softseg.metrics.overlap import case_measures
 
 REFERENCE = "reference"
 """The reference's own name in tables of areas; no method may have it."""
 AREAS = ("csa_mm2", "csa_hard_mm2")
+_PATHS = ("subjects", "levels", "images")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How predictions are found and measured.
+
+    Attributes:
+        labels: values to compare; None takes those that the references name, or 1.
+        patterns: method -> path inside its folder, with {case}; methods without one are matched by name.
+        reference_pattern: the same for the references.
+        subjects: TSV that says who the cases are, see `cases.read_case_table`.
+        levels: image of vertebral levels, or a folder with one per case.
+        vert: levels over which areas are means.
+        images: folder of the images, for pictures in the report.
+        resample: bring predictions on another grid to the reference's, linearly.
+        surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
+        num_processes: cases measured at once.
+        progress: show a bar.
+    """
+
+    labels: tuple[int, ...] | None = None
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    reference_pattern: str | None = None
+    subjects: Path | None = None
+    levels: Path | None = None
+    vert: tuple[int, ...] = (2, 3)
+    images: Path | None = None
+    resample: bool = False
+    surface_dice_tolerance_mm: float = 1.0
+    num_processes: int = 2
+    progress: bool = True
+
+    @classmethod
+    def from_arguments(
+        cls,
+        *,
+        labels: int | Iterable[int] | None = None,
+        patterns: Mapping[str, str] | None = None,
+        reference_pattern: str | None = None,
+        vert: int | str | Iterable[int | str] | None = None,
+        **options: Any,
+    ) -> "EvaluationSettings":
+        """Return checked settings; paths may be text, the other options are attributes of this class.
+
+        Raises:
+            UserError: for levels without an image of them, or a pattern without {case}.
+        """
+        options |= {name: Path(options[name]) if options.get(name) else None for name in _PATHS}
+        if vert is not None and options["levels"] is None:
+            raise UserError("--vert: expected --levels with it, found none: say where the levels are")
+        chosen = (labels,) if isinstance(labels, int) else tuple(labels or ()) or None
+        if chosen and min(chosen) < 1:
+            raise UserError(f"--label: expected values above 0, found {min(chosen)}: 0 is the background")
+        found = cls(
+            labels=chosen,
+            patterns={method: check_pattern(pattern) for method, pattern in (patterns or {}).items()},
+            reference_pattern=check_pattern(reference_pattern) if reference_pattern else None,
+            vert=parse_levels(vert) if vert is not None else cls.vert,
+            **options,
+        )
+        if not found.surface_dice_tolerance_mm >= 0:
+            tolerance = found.surface_dice_tolerance_mm
+            raise UserError(f"surface Dice: expected a tolerance of 0 mm or more, found {tolerance}")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what decides about the numbers, as JSON can hold it."""
+        paths = {name: getattr(self, name) for name in _PATHS}
+        return {
+            "labels": list(self.labels) if self.labels else None,
+            "patterns": dict(self.patterns),
+            "reference_pattern": self.reference_pattern,
+            **{name: str(path) if path else None for name, path in paths.items()},
+            "vert": list(self.vert) if self.levels else None,
+            "resample": self.resample,
+            "surface_dice_tolerance_mm": self.surface_dice_tolerance_mm,
+        }
 
 
 @dataclass(frozen=True)
@@ -29,19 +108,15 @@ class CaseJob:
         case: who it is.
         references: label -> file.
         predictions: method -> label -> file.
+        settings: how they are measured.
         levels: image of vertebral levels, or None.
-        chosen_labels: the user named the labels, see `maps.label_of`.
-        resample: bring predictions of another grid to the reference's.
-        surface_dice_tolerance_mm: of surface Dice.
     """
 
     case: Case
     references: Mapping[int, Path]
     predictions: Mapping[str, Mapping[int, Path]]
+    settings: EvaluationSettings
     levels: Path | None = None
-    chosen_labels: bool = False
-    resample: bool = False
-    surface_dice_tolerance_mm: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +153,7 @@ def measure_case(job: CaseJob) -> MeasuredCase:
         slices.append(_tidy(table, extent, label, REFERENCE, table))
         for method, files in job.predictions.items():
             given = _read(job, files[label], label, stored)
-            prediction, resampled = on_grid_of(given, reference, resample=job.resample)
+            prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
             rows.append(
                 {
                     "method": method,
@@ -88,7 +163,7 @@ def measure_case(job: CaseJob) -> MeasuredCase:
                         prediction.values,
                         reference.values,
                         reference.spacing_mm,
-                        surface_dice_tolerance_mm=job.surface_dice_tolerance_mm,
+                        surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm,
                     ),
                     "resampled": resampled,
                     "prediction": str(files[label]),
@@ -106,7 +181,7 @@ def _read(job: CaseJob, file: Path, label: int, stored: dict[Path, StoredMap]) -
     """Return one label of a file; a label map of several labels is read once."""
     if file not in stored:
         stored[file] = read_stored(file)
-    return label_of(stored[file], label, tuple(job.references), chosen=job.chosen_labels)
+    return label_of(stored[file], label, tuple(job.references), chosen=job.settings.labels is not None)
 
 
 def _slice_areas(label_map: LabelMap, levels: nib.Nifti1Image | None) -> pd.DataFrame:

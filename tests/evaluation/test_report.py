@@ -27,7 +27,6 @@ from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.drawing import method_styles
 from nnunet_softseg.evaluation.report.figures import draw_figures
-from nnunet_softseg.evaluation.report.slice_picture import section_of
 from nnunet_softseg.evaluation.report.tables import by_contrast
 from nnunet_softseg.evaluation.report.wording import (
     interval,
@@ -38,7 +37,7 @@ from nnunet_softseg.evaluation.report.wording import (
     shortened,
     verdict,
 )
-from nnunet_softseg.evaluation.report.worst_cases import worst_cases
+from nnunet_softseg.evaluation.report.worst_cases import section_of, worst_cases
 from nnunet_softseg.evaluation.report.writing import write_report
 from nnunet_softseg.evaluation.tables import made_by
 from nnunet_softseg.metrics.measure_table import MEASURES

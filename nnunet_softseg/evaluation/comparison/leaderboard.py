@@ -10,7 +10,6 @@ import pandas as pd
 from nnunet_softseg.evaluation.comparison.paired_statistics import (
     SIGNIFICANT,
     Correction,
-    Interval,
     Statistic,
     bootstrap_interval,
     cohens_dz,
@@ -287,9 +286,9 @@ def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[s
 
 
 def _holds(pair: dict[str, Any], p_corrected: float) -> bool:
-    interval = Interval(pair["ci_low"], pair["ci_high"])
-    same_side = interval.low > 0 if pair[f"{pair['interval_of']}_difference"] > 0 else interval.high < 0
-    return bool(p_corrected < SIGNIFICANT and interval.excludes_zero() and same_side)
+    above = pair[f"{pair['interval_of']}_difference"] > 0
+    excludes_zero = pair["ci_low"] > 0 if above else pair["ci_high"] < 0
+    return bool(p_corrected < SIGNIFICANT and excludes_zero)
 
 
 # Winners

@@ -36,10 +36,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def excludes_zero(self) -> bool:
-        """Say whether both ends lie on one side of 0."""
-        return self.low > 0 or self.high < 0
-
 
 NO_INTERVAL = Interval(np.nan, np.nan)
 
@@ -212,16 +208,10 @@ def corrected(p_values: npt.ArrayLike, correction: Correction = "holm") -> Float
 
 @dataclass(frozen=True)
 class RepeatedMeasures:
-    """Analysis of variance of repeated measures, one factor.
+    """Analysis of variance of repeated measures, one factor of k levels, n subjects.
 
-    Attributes:
-        f: ratio of mean squares.
-        df_contrasts: k - 1.
-        df_error: (k - 1) (n - 1).
-        p: uncorrected.
-        epsilon: Greenhouse-Geisser, 1 for perfect sphericity, at least 1 / (k - 1).
-        p_corrected: with both degrees of freedom times epsilon.
-        partial_eta_squared: SS factor / (SS factor + SS error).
+    The degrees of freedom are k - 1 and (k - 1) (n - 1); epsilon is Greenhouse-Geisser's, 1 for perfect
+    sphericity, at least 1 / (k - 1); `p_corrected` has both degrees of freedom times epsilon.
     """
 
     f: float = np.nan
@@ -255,17 +245,11 @@ def repeated_measures_anova(table: npt.ArrayLike) -> RepeatedMeasures:
     rows, columns = np.indices(values.shape)
     long = pd.DataFrame({"value": values.ravel(), "subject": rows.ravel(), "level": columns.ravel()})
     result = AnovaRM(long, "value", "subject", within=["level"]).fit().anova_table.iloc[0]
-    f, df_contrasts, df_error = (float(result[name]) for name in ("F Value", "Num DF", "Den DF"))
+    f, df_contrasts, df_error, p = map(float, result[["F Value", "Num DF", "Den DF", "Pr > F"]])
     epsilon = _greenhouse_geisser(values)
-    return RepeatedMeasures(
-        f,
-        df_contrasts,
-        df_error,
-        float(result["Pr > F"]),
-        epsilon,
-        float(stats.f.sf(f, epsilon * df_contrasts, epsilon * df_error)),
-        f * df_contrasts / (f * df_contrasts + df_error),
-    )
+    p_corrected = float(stats.f.sf(f, epsilon * df_contrasts, epsilon * df_error))
+    partial_eta_squared = f * df_contrasts / (f * df_contrasts + df_error)
+    return RepeatedMeasures(f, df_contrasts, df_error, p, epsilon, p_corrected, partial_eta_squared)
 
 
 def _greenhouse_geisser(values: Floats) -> float:
@@ -282,7 +266,7 @@ def _greenhouse_geisser(values: Floats) -> float:
 
 @dataclass(frozen=True)
 class LimitsOfAgreement:
-    """Bland-Altman statistics of differences.
+    """Bland-Altman statistics of differences, with 95 % intervals.
 
     Attributes:
         bias: their mean.
@@ -290,9 +274,9 @@ class LimitsOfAgreement:
             together.
         low: bias - 1.96 sd.
         high: bias + 1.96 sd.
-        bias_interval: 95 %.
-        low_interval: 95 %.
-        high_interval: 95 %.
+        bias_interval: of the bias.
+        low_interval: of the lower limit.
+        high_interval: of the upper limit.
     """
 
     bias: float = np.nan
@@ -310,9 +294,8 @@ def limits_of_agreement(
     """Return bias and limits of agreement.
 
     One difference per subject: t intervals, with the variance of a limit as 3 s^2 / n (Bland & Altman 1986).
-        Several:
-    the variance components of a one-way analysis of variance (Bland & Altman 2007, section 3), and percentile
-    intervals from a bootstrap of whole subjects, NaN for fewer than `FEWEST_SUBJECTS`.
+    Several: the variance components of a one-way analysis of variance (Bland & Altman 2007, section 3), and
+    percentile intervals from a bootstrap of whole subjects, NaN for fewer than `FEWEST_SUBJECTS`.
 
     Args:
         differences: (n,); NaN is passed over.
@@ -337,10 +320,9 @@ def limits_of_agreement(
     if (sums.count == 1).all():
         t = float(stats.t.ppf(0.975, values.size - 1))
         of_bias, of_limit = t * sd / np.sqrt(values.size), t * sd * np.sqrt(3 / values.size)
-        intervals = [
-            Interval(float(centre - half), float(centre + half))
-            for centre, half in zip((bias, *limits), (of_bias, of_limit, of_limit), strict=True)
-        ]
+        halves = (of_bias, of_limit, of_limit)
+        ends = zip((bias, *limits), halves, strict=True)
+        intervals = [Interval(float(centre - half), float(centre + half)) for centre, half in ends]
     else:
         intervals = _resampled_limits(sums, factor, seed)
     return LimitsOfAgreement(bias, sd, *limits, *intervals)

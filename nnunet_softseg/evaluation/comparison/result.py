@@ -1,7 +1,7 @@
 """Methods compared: all tables, how they are made from an evaluation, and written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,16 @@ from nnunet_softseg.io.atomic import write_json
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Methods against one reference on the cases that all of them have.
+class Comparison(Evaluation):
+    """Methods against one reference on the cases that all of them have: an evaluation, and its statistics.
 
     Every table is tidy and has a plain RangeIndex. Rows are sorted: methods in the order of `methods`, then
     label, case (or subject, contrast). Units stand in the names of columns; "hard" is of maps > 0.5. A
-    `measure` is a key of `scores.SCORES`.
+    `measure` is a key of `scores.SCORES`. asd_mm and hd95_mm of an empty prediction are inf; NaN: no value.
+    Names of methods may be any text, also `<script>`.
 
     Attributes:
-        methods: names in the order given; any text, also `<script>`.
-        labels: value -> name of each label compared, `{1: "cord"}`.
         reference: the folder (or file) of the references.
-        cases: a row per method, case and label; columns: `columns.CASE_COLUMNS`. Paths (prediction,
-            reference, image, levels) are text, "" if there is none; so are session and contrast. asd_mm and
-            hd95_mm of an empty prediction are inf; NaN: no value.
-        slices: a row per method (and `REFERENCE`), case, label and slice of the reference's extent; columns:
-            `columns.SLICE_COLUMNS`. level is Int64 with NA, in_region is bool.
         subjects: the unit of the statistics, see `leaderboard.subject_table`; the reference has areas and
             their STD only.
         scores: the leaderboard in long form, a row per label, measure and method; columns:
@@ -63,20 +57,10 @@ class Comparison:
         contrast_agreement: areas of one contrast against another of the same subject; a row per method (and
             `REFERENCE`), label, measure (csa_mm2, csa_hard_mm2) and pair of contrasts; columns:
             `contrast_effects.PAIR_COLUMNS`.
-        reliability: sums over all cases; a row per method, label and bin; columns:
-            `columns.RELIABILITY_COLUMNS`.
-        missing: a row per case and method that lacks it: case, method, reason. Such cases are in no other
-            table.
-        method_notes: method -> one line on which files were used.
-        warnings: in words, the gravest first.
         made_by: version, command and every parameter, as JSON can hold them.
     """
 
-    methods: tuple[str, ...]
-    labels: Mapping[int, str]
     reference: Path
-    cases: pd.DataFrame
-    slices: pd.DataFrame
     subjects: pd.DataFrame
     scores: pd.DataFrame
     outcomes: tuple[Outcome, ...]
@@ -84,10 +68,6 @@ class Comparison:
     anova: pd.DataFrame
     agreement: pd.DataFrame
     contrast_agreement: pd.DataFrame
-    reliability: pd.DataFrame
-    missing: pd.DataFrame
-    method_notes: Mapping[str, str]
-    warnings: tuple[str, ...]
     made_by: Mapping[str, Any]
 
     @property
@@ -153,15 +133,13 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
     people = cases["subject"].nunique()
     if people < FEWEST_SUBJECTS:
         warnings.append(
-            f"too few subjects for statistics: {people}, a test needs at least {FEWEST_SUBJECTS}; tables "
-            "are complete"
+            f"too few subjects for statistics: {people}, a test needs at least {FEWEST_SUBJECTS}; tables are "
+            "complete"
         )
+    measured = {field.name: getattr(evaluation, field.name) for field in fields(Evaluation)}
     return Comparison(
-        methods=methods,
-        labels=evaluation.labels,
+        **measured | {"warnings": (*evaluation.warnings, *warnings)},
         reference=reference,
-        cases=cases,
-        slices=evaluation.slices,
         subjects=subjects,
         scores=scores,
         outcomes=outcomes(scores, statistics),
@@ -169,21 +147,17 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
         anova=anova_table(cases, methods),
         agreement=agreement_table(cases, seed),
         contrast_agreement=contrast_agreement_table(cases, methods),
-        reliability=evaluation.reliability,
-        missing=evaluation.missing,
-        method_notes=evaluation.method_notes,
-        warnings=(*evaluation.warnings, *warnings),
         made_by=origin,
     )
 
 
-def write_comparison(comparison: Comparison, evaluation: Evaluation, output: Path) -> None:
+def write_comparison(comparison: Comparison, output: Path) -> None:
     """Write all tables.
 
     Raises:
         UserError: if that cannot be done.
     """
-    write_evaluation(evaluation, output, dict(comparison.made_by))
+    write_evaluation(comparison, output, dict(comparison.made_by))
     write_csv(output / "subjects.csv", comparison.subjects)
     write_csv(output / "leaderboard.csv", wide_leaderboard(comparison.scores, comparison.methods))
     write_csv(output / "winners.csv", comparison.winners)

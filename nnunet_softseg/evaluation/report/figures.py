@@ -400,47 +400,43 @@ def draw_inference_time(comparison: Comparison, label: int, styles: Styles) -> F
 # All of them
 
 
-@dataclass(frozen=True)
-class _Kind:
-    draw: Callable[[Comparison, int, Styles], Figure | None]
-    caption: str
-
-
-_KINDS: Mapping[str, _Kind] = MappingProxyType(
+Draw = Callable[[Comparison, int, Styles], Figure | None]
+_KINDS: Mapping[str, tuple[Draw, str]] = MappingProxyType(
     {
-        "csa_error": _Kind(
+        "csa_error": (
             draw_csa_error,
             "Absolute CSA error. Left: means over the images of a subject, the unit of the statistics; then "
             "the images of each contrast.",
         ),
-        "csa_std": _Kind(
+        "csa_std": (
             draw_csa_std,
             "Standard deviation of a subject's CSA over contrasts; the anatomy is the same in all, so less "
             "is better. Filled: map as given; hollow: map > 0.5. Only subjects with every contrast in every "
             "method.",
         ),
-        "csa_over_contrasts": _Kind(
+        "csa_over_contrasts": (
             draw_csa_over_contrasts,
             "CSA over contrasts, a thin line per subject, the mean bold. Left: map as given; right: map > "
             "0.5. A method that does not depend on contrast draws level lines. STD: mean over subjects.",
         ),
-        "csa_agreement": _Kind(
+        "csa_agreement": (
             draw_csa_agreement,
             "CSA of the same subjects in two contrasts, {pair}. Dashed: identity; line: least squares.",
         ),
-        "bland_altman": _Kind(
+        "bland_altman": (
             draw_bland_altman,
             "Method against reference (Bland-Altman), a point per image. Line: bias; dashed: 95 % limits of "
             "agreement, images of one subject taken as repeated measurements; bands: their 95 % intervals.",
         ),
-        "reliability": _Kind(
+        "reliability": (
             draw_reliability,
             "Reliability of the predicted fractions, in and around the object, all images together. On the "
             "dashed line a voxel predicted as 0.3 is 0.3 in the reference. Hard masks have values at the "
             "ends only.",
         ),
-        "inference_time": _Kind(
-            draw_inference_time, "Time per image as noted by the method itself in softseg.json."
+        "inference_time": (
+            draw_inference_time,
+            "Time per image as noted by the method itself in softseg.json.",
         ),
     }
 )
@@ -491,9 +487,10 @@ def draw_figures(
     suffix = f"_label{label}" if len(comparison.labels) > 1 else ""
     for kind in kinds:
         with drawing():
-            figure = _KINDS[kind].draw(comparison, label, styles)
+            draw, caption = _KINDS[kind]
+            figure = draw(comparison, label, styles)
             if figure is not None:
-                caption = _KINDS[kind].caption.format(pair=f"{second} against {first}")
+                caption = caption.format(pair=f"{second} against {first}")
                 shown[kind] = _save(figure, f"{kind}{suffix}", caption, folder)
     return shown
 

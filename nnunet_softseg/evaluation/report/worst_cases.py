@@ -1,29 +1,83 @@
-"""The cases in which a method is furthest off, as pictures: image, reference, prediction, difference."""
+"""The cases in which a method is furthest off, as pictures of a slice: image, maps and differences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from matplotlib import colormaps
 from PIL import Image
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
 from nnunet_softseg.evaluation.measuring import REFERENCE
-from nnunet_softseg.evaluation.report.slice_picture import Section, section_of
-from nnunet_softseg.evaluation.report.wording import number, quantity
+from nnunet_softseg.evaluation.report.wording import MINUS, number, quantity, shortened
 from nnunet_softseg.io.atomic import replacing
+from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.html import picture
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry.levels import level_name
+from nnunet_softseg.metrics.morphometry.slice_frame import slice_frame
 
 MOST_IN_A_LABEL = 8
 MOST_ALTOGETHER = 24
 MOST_OF_A_METHOD = 6
 _KEPT_MAPS = 3
 _PICTURE_QUALITY = 85
+SIDE_PIXELS = 240
+LEAST_SIDE_MM, MOST_SIDE_MM = 28.0, 90.0
+MARGIN_MM = 7.0
+MAP_COLOURS, DIFFERENCE_COLOURS = "magma", "RdBu_r"
+WINDOW_PERCENTILES = (1.0, 99.5)
+_VISIBLE = 0.05
+
+Plane = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+
+# Which cases
+
+
+@dataclass(frozen=True)
+class Section:
+    """The pictures of one slice, right of the patient on the left, anterior on top.
+
+    Attributes:
+        image: (SIDE_PIXELS, SIDE_PIXELS, 3), or None.
+        image_trouble: why there is no image.
+        reference: likewise.
+        maps: method -> picture of its map.
+        differences: method -> picture of map - reference.
+        side_mm: length of a picture's side.
+    """
+
+    image: Pixels | None
+    image_trouble: str
+    reference: Pixels
+    maps: Mapping[str, Pixels]
+    differences: Mapping[str, Pixels]
+    side_mm: float
+
+    def panels(self) -> Iterator[tuple[str, Pixels]]:
+        """Give caption and pixels of each picture."""
+        if self.image is not None:
+            yield "image", self.image
+        yield "reference", self.reference
+        for method, pixels in self.maps.items():
+            yield shortened(method), pixels
+            yield f"{shortened(method)} {MINUS} reference", self.differences[method]
+
+    def strip(self) -> Pixels:
+        """Return all pictures in a row."""
+        gap = np.full((SIDE_PIXELS, 6, 3), 255, np.uint8)
+        return np.hstack([part for _, each in self.panels() for part in (each, gap)][:-1])
 
 
 @dataclass(frozen=True)
@@ -67,7 +121,7 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
     """Give the worst cases of each method by absolute area error, the worst of all first."""
     rows = comparison.cases[comparison.cases["label"] == label]
     chosen = comparison.parameters.get("labels") is not None
-    read = _reader(label, tuple(comparison.labels), chosen=chosen)
+    read = lru_cache(maxsize=_KEPT_MAPS)(partial(_read, label, tuple(comparison.labels), chosen))
     for place, (_, row) in enumerate(_chosen(rows, comparison).iterrows(), 1):
         nearest = _nearest(rows, row)
         where, index = _worst_slice(comparison.slices, row, label)
@@ -151,14 +205,8 @@ def _error_words(row: "pd.Series[Any]") -> str:
     return f"{sign}{quantity(error, 'mm2')}; Dice {quantity(row['dice'], '')}"
 
 
-def _reader(label: int, labels: Sequence[int], *, chosen: bool) -> Any:
-    """Return a function that reads a map and remembers the last few."""
-
-    @lru_cache(maxsize=_KEPT_MAPS)
-    def read(file: str) -> LabelMap:
-        return read_map(Path(file), label, labels, chosen=chosen)
-
-    return read
+def _read(label: int, labels: tuple[int, ...], chosen: bool, file: str) -> LabelMap:
+    return read_map(Path(file), label, labels, chosen=chosen)
 
 
 def _section(
@@ -167,8 +215,116 @@ def _section(
     if not row["reference"] or not row["prediction"]:
         raise UserError(f"{row['case']}: expected paths of its maps, found none")
     reference = read(row["reference"])
-    shown = [row] if nearest is None else [row, nearest]
-    maps: Mapping[str, LabelMap] = {
-        each["method"]: on_grid_of(read(each["prediction"]), reference, resample=True)[0] for each in shown
-    }
+    shown = {each["method"]: read(each["prediction"]) for each in (row, nearest) if each is not None}
+    maps = {name: on_grid_of(each, reference, resample=True)[0] for name, each in shown.items()}
     return section_of(reference, maps, Path(row["image"]) if row["image"] else None, index)
+
+
+# Pictures
+
+
+def section_of(
+    reference: LabelMap, maps: Mapping[str, LabelMap], image: Path | None, index: int | None
+) -> tuple[Section, int]:
+    """Return the pictures of a slice, and which it is.
+
+    Args:
+        reference: of the case.
+        maps: method -> map on the grid of the reference; the first decides about the slice.
+        image: file, or None.
+        index: along the S-I axis of the reference; None takes the slice in which the first map differs most.
+    """
+    frame = slice_frame(reference.affine, str(reference.file))
+    if index is None:
+        difference = np.abs(next(iter(maps.values())).values - reference.values)
+        index = int(difference.sum(axis=frame.in_plane).argmax())
+    planes = {name: _plane(each.as_nifti(), frame.axis, index) for name, each in maps.items()}
+    reference_plane = _plane(reference.as_nifti(), frame.axis, index)
+    upright = nib.as_closest_canonical(reference.as_nifti())
+    right, anterior = (float(size) for size in nib.affines.voxel_sizes(upright.affine)[:2])
+    window = _Window.around((anterior, right), [reference_plane, *planes.values()])
+    expected = window.cut(reference_plane)
+    found = {name: window.cut(plane) for name, plane in planes.items()}
+    shown, trouble = _image_plane(image, reference, frame.axis, index)
+    section = Section(
+        image=None if shown is None else window.grey(shown),
+        image_trouble=trouble,
+        reference=_coloured(expected, MAP_COLOURS, 0, 1),
+        maps={name: _coloured(plane, MAP_COLOURS, 0, 1) for name, plane in found.items()},
+        differences={
+            name: _coloured(plane - expected, DIFFERENCE_COLOURS, -1, 1) for name, plane in found.items()
+        },
+        side_mm=window.side_mm,
+    )
+    return section, index
+
+
+def colour_bar(name: str) -> Pixels:
+    """Return the colours of a map from its lowest to its highest value, (14, 200, 3)."""
+    return _coloured(np.tile(np.linspace(0, 1, 200, dtype=np.float32), (14, 1)), name, 0, 1)
+
+
+def _plane(image: nib.Nifti1Image, axis: int, index: int) -> Plane:
+    """Return a slice: rows from anterior to posterior, columns from the patient's right to the left."""
+    place = tuple(slice(index, index + 1) if each == axis else slice(None) for each in range(3))
+    upright = nib.as_closest_canonical(image.slicer[place])
+    return np.asarray(upright.dataobj, dtype=np.float32)[:, :, 0].T[::-1, ::-1]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A square around all that is to be seen, in mm from the corner of the plane's first voxel."""
+
+    spacing_mm: tuple[float, float]
+    top_left_mm: tuple[float, float]
+    side_mm: float
+
+    @classmethod
+    def around(cls, spacing: tuple[float, float], planes: list[Plane]) -> "_Window":
+        visible = np.any([plane > _VISIBLE for plane in planes], axis=0)
+        ends = [
+            (np.flatnonzero(visible.any(axis=1 - axis)) if visible.any() else np.arange(visible.shape[axis]))
+            for axis in (0, 1)
+        ]
+        low = [found[0] * step for found, step in zip(ends, spacing, strict=True)]
+        high = [(found[-1] + 1) * step for found, step in zip(ends, spacing, strict=True)]
+        reach = max(b - a for a, b in zip(low, high, strict=True)) + 2 * MARGIN_MM
+        side = float(np.clip(reach, LEAST_SIDE_MM, MOST_SIDE_MM))
+        corner = tuple((a + b) / 2 - side / 2 for a, b in zip(low, high, strict=True))
+        return cls(spacing, (float(corner[0]), float(corner[1])), side)
+
+    def cut(self, plane: Plane) -> Plane:
+        """Return the square as pixels, (SIDE_PIXELS, SIDE_PIXELS); 0 outside of the image."""
+        # Nearest neighbour on purpose: the voxels and their values are what is to be seen.
+        centres = (np.arange(SIDE_PIXELS) + 0.5) * self.side_mm / SIDE_PIXELS
+        index = [
+            np.floor((start + centres) / step).astype(int)
+            for start, step in zip(self.top_left_mm, self.spacing_mm, strict=True)
+        ]
+        inside = [(found >= 0) & (found < size) for found, size in zip(index, plane.shape, strict=True)]
+        clipped = [np.clip(found, 0, size - 1) for found, size in zip(index, plane.shape, strict=True)]
+        return np.where(np.outer(*inside), plane[np.ix_(*clipped)], 0).astype(np.float32)
+
+    def grey(self, plane: Plane) -> Pixels:
+        """Return the square of an image in its own window of grey."""
+        square = self.cut(plane)
+        low, high = (float(end) for end in np.percentile(square, WINDOW_PERCENTILES))
+        return _coloured(square, "gray", low, max(high, low + 1e-6))
+
+
+def _coloured(plane: Plane, colours: str, low: float, high: float) -> Pixels:
+    scaled = np.clip((plane - low) / (high - low), 0, 1)
+    return np.asarray(colormaps[colours](scaled, bytes=True), dtype=np.uint8)[..., :3].copy()
+
+
+def _image_plane(file: Path | None, reference: LabelMap, axis: int, index: int) -> tuple[Plane | None, str]:
+    """Return a slice of the image, or why there is none: a report is not worth less without it."""
+    if file is None:
+        return None, "no image given"
+    try:
+        image = nib.funcs.squeeze_image(load_nifti(file))
+        if not VoxelGrid.of(image).is_same(reference.grid):
+            return None, "the image lies on another grid"
+        return np.nan_to_num(_plane(image, axis, index)), ""
+    except (UserError, OSError, EOFError, ValueError, zlib.error) as error:
+        return None, " ".join(str(error).split())

@@ -16,9 +16,15 @@ from nnunet_softseg.evaluation.report.figures import (
     draw_figures,
     remove_old_figures,
 )
-from nnunet_softseg.evaluation.report.slice_picture import DIFFERENCE_COLOURS, MAP_COLOURS, colour_bar
 from nnunet_softseg.evaluation.report.wording import counted, listed, shortened, verdict
-from nnunet_softseg.evaluation.report.worst_cases import WorstCase, save_strip, worst_cases
+from nnunet_softseg.evaluation.report.worst_cases import (
+    DIFFERENCE_COLOURS,
+    MAP_COLOURS,
+    WorstCase,
+    colour_bar,
+    save_strip,
+    worst_cases,
+)
 from nnunet_softseg.evaluation.tables import write_csv
 from nnunet_softseg.io.atomic import make_folder
 from nnunet_softseg.io.html import picture, render_page, template, write_page
