@@ -5,8 +5,8 @@ The modules, in the order of their imports:
   cases.py                         subject, session and contrast of a case
   maps.py                          a prediction and its reference as arrays on one grid
   tables.py                        tables: order of rows, CSV and JSON
-  columns.py                       what the columns of the tables mean
-  measuring.py                     all numbers of one case, every method
+  columns.py                       the columns of the tables and their meaning
+  measuring.py                     settings; all numbers of one case, every method
   areas.py                         the area of a case: over which slices, how far off
   evaluation.py                    methods on all cases of a reference
   evaluate.py                      the command: one method -> tables

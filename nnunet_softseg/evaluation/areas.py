@@ -1,6 +1,6 @@
 """The area of a case: over which slices it is a mean, and how far it is off.
 
-Where levels are known, the region is C2-C3 or what was asked for. Else it is the heights that all contrasts
+Where levels are known, the region is C2-C3 or the levels asked for. Else it is the heights that all contrasts
 of a subject (in one session) share, in scanner coordinates: an area that differs between two contrasts
 because they show different levels says nothing about the method. Only slices in which the reference exceeds
 0.5 count. A slice of the region that a method leaves empty counts as 0 mm2: passed over, it would hide a

@@ -1,4 +1,4 @@
-"""What the columns of the tables of cases and slices mean."""
+"""The columns of the tables of cases, slices and reliability, and their meaning."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

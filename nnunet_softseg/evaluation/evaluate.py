@@ -68,7 +68,7 @@ def write_evaluation(evaluation: Evaluation, output: Path, origin: dict[str, Any
 
 
 def _summary(evaluation: Evaluation) -> dict[str, Any]:
-    """Return means, medians and standard deviations per label, and what there is to say."""
+    """Return means, medians and standard deviations per label, warnings and missing cases."""
     numbers = evaluation.cases.select_dtypes("number").columns.drop("label")
     labels: dict[str, dict[str, Any]] = {}
     for label, rows in evaluation.cases.groupby("label"):

@@ -42,7 +42,7 @@ _SHOWN += ["csa_mm2", "reference_csa_mm2", "abs_csa_error_mm2"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured; the columns of the tables are described in `columns`.
+    """Measures of all methods on all cases; the columns of the tables are described in `columns`.
 
     Attributes:
         methods: in the order given.
@@ -65,7 +65,7 @@ class Evaluation:
     warnings: tuple[str, ...]
 
     def as_text(self) -> str:
-        """Return what a terminal shows: which files, and means over cases."""
+        """Return the files used and means over cases, for a terminal."""
         lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
         means = self.cases.groupby(["label", "method"], sort=False)[_SHOWN].mean().T
         means.columns = pd.Index([f"{self.labels[label]}, {method}" for label, method in means.columns])

@@ -102,7 +102,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class CaseJob:
-    """What a worker needs to measure one case.
+    """One case to be measured by a worker.
 
     Attributes:
         case: who it is.
@@ -121,7 +121,7 @@ class CaseJob:
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """What was measured of one case.
+    """Measures of one case.
 
     Attributes:
         rows: one per label and method: names of `measure_table.MEASURES`, and method, label, kind, resampled,

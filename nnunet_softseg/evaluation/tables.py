@@ -1,4 +1,4 @@
-"""Tables as CSV, and what made them as JSON."""
+"""Tables: order of rows, mean and spread, CSV and JSON."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         UserError: if it cannot be written.
     """
     with replacing(path) as aside:
-        # A file name may hold what is no Unicode.
+        # A file name need not be Unicode.
         table.to_csv(aside, index=False, float_format="%.8g", errors="backslashreplace", lineterminator="\n")
 
 
@@ -62,5 +62,5 @@ def json_value(value: Any) -> Any:
 
 
 def made_by(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what every JSON file says about its origin."""
+    """Return the origin that every JSON file names."""
     return {"name": f"nnunet-softseg {command}", "version": __version__, "parameters": dict(parameters)}

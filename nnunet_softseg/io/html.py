@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
@@ -22,8 +23,6 @@ from nnunet_softseg import __version__
 from nnunet_softseg.io.atomic import write_bytes
 
 NO_VALUE = "–"  # noqa: RUF001  the dash that tables show
-
-
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -36,7 +35,7 @@ def figures(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant figures, without exponent; a dash for None, NaN and infinity.
 
     Args:
-        value: what a table shows.
+        value: to be shown.
         digits: significant figures; digits left of the decimal point are never rounded away.
     """
     if value is None or not np.isfinite(value):
@@ -52,16 +51,15 @@ def render_page(title: str, body: str, context: Mapping[str, Any], images: str =
 
     Args:
         title: heading and title of the window, plain text.
-        body: Jinja2 source (see `template`) of what stands between heading and footer. All values are
+        body: Jinja2 source (see `template`) between heading and footer. All values are
             escaped, `Markup` apart; the filter `figures(n)` writes numbers; a table of class "sortable" sorts
             by a click on its head; wrap tables in `<div class="wide">`.
         context: the names that `body` uses.
         images: where pictures may come from, as in a content security policy; the default is the page itself.
     """
     page = f'{{% extends "layout.html" %}}{{% block body %}}{body}{{% endblock %}}'
-    loaders = [jinja2.FileSystemLoader(_TEMPLATES), jinja2.DictLoader({"page": page})]
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(loaders),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -72,7 +70,7 @@ def render_page(title: str, body: str, context: Mapping[str, Any], images: str =
         "script": Markup(template("sort.js")),
         "images_from": images,
     }
-    return environment.get_template("page").render(**context, page_title=title, version=__version__, **parts)
+    return environment.from_string(page).render(**context, page_title=title, version=__version__, **parts)
 
 
 def write_page(path: Path, html: str) -> None:
@@ -81,7 +79,7 @@ def write_page(path: Path, html: str) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    # A file name may hold what is no Unicode (surrogates): shown as ?, never a crash.
+    # A file name need not be Unicode (surrogates): shown as ?, never a crash.
     write_bytes(path, html.encode("utf-8", errors="replace"))
 
 
@@ -90,10 +88,8 @@ def figure_as_svg(figure: Figure, description: str) -> Markup:
 
     Args:
         figure: of matplotlib.
-        description: what it shows, for those who cannot see it.
+        description: of its content, for those who cannot see it.
     """
-    import matplotlib as mpl
-
     stream = io.StringIO()
     # Several figures on a page must not share the identifiers of their clip paths.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
@@ -105,14 +101,7 @@ def figure_as_svg(figure: Figure, description: str) -> Markup:
     )
 
 
-def figure_as_png(figure: Figure, dpi: int = 110) -> str:
-    """Return a figure as a data URI, for many points or pictures."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi)
-    return _data_uri("image/png", stream.getvalue())
-
-
-def picture(pixels: npt.NDArray[np.uint8], quality: int = 75) -> str:
+def picture(pixels: npt.NDArray[np.uint8], quality: int = 85) -> str:
     """Return a picture as a data URI of WebP.
 
     Args:
@@ -121,8 +110,4 @@ def picture(pixels: npt.NDArray[np.uint8], quality: int = 75) -> str:
     """
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="webp", quality=quality, method=4)
-    return _data_uri("image/webp", stream.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -212,7 +212,7 @@ def test_tables_have_the_columns_that_are_promised(comparison: Comparison, writt
     for name, columns in promised_of_tables.items():
         assert list(getattr(comparison, name)) == list(columns)
         assert isinstance(getattr(comparison, name).index, pd.RangeIndex)
-    documented = f"{Comparison.__doc__} {Comparison.winners.__doc__} {subject_table.__doc__}"
+    documented = f"{Evaluation.__doc__} {Comparison.winners.__doc__} {subject_table.__doc__}"
     for name in ("winners", "missing", "subjects"):
         table = getattr(comparison, name)
         assert isinstance(table.index, pd.RangeIndex)

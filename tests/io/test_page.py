@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from nnunet_softseg.io.html import (
     NO_VALUE,
-    figure_as_png,
     figure_as_svg,
     figures,
     picture,
@@ -103,15 +102,10 @@ def test_figures_and_pictures_are_inside_the_file(browser_page, tmp_path: Path) 
     figure.subplots().plot([0, 1], [1, 0])
     pixels = np.zeros((20, 30, 3), np.uint8)
     pixels[..., 0] = 255
-    body = '{{ svg }}<img id="png" src="{{ png }}" alt=""><img id="red" src="{{ red }}" alt="">'
-    shown = {
-        "svg": figure_as_svg(figure, 'falls "<b>"'),
-        "png": figure_as_png(figure, 50),
-        "red": picture(pixels),
-    }
+    body = '{{ svg }}<img id="red" src="{{ red }}" alt="">'
+    shown = {"svg": figure_as_svg(figure, 'falls "<b>"'), "red": picture(pixels)}
     open_page(browser_page, tmp_path, render_page("Figures", body, shown))
     assert browser_page.locator("svg").get_attribute("aria-label") == 'falls "<b>"'
-    assert browser_page.evaluate("document.querySelector('#png').naturalWidth") == 150
     assert browser_page.evaluate("document.querySelector('#red').naturalWidth") == 30
     colour = browser_page.evaluate(
         """() => {

@@ -111,11 +111,16 @@ def complete_areas(cases: pd.DataFrame, area: str) -> pd.DataFrame:
         Index (method, subject), a column per contrast; mean over sessions that are complete. Empty for fewer
         than two contrasts.
     """
-    wide = cases.pivot(index=["method", "subject", "session"], columns="contrast", values=area)
+    wide, complete = _over_contrasts(cases, area)
     if wide.shape[1] < 2:  # noqa: PLR2004
         return wide.iloc[:0].droplevel("session")
-    complete = np.isfinite(wide).all(axis=1).groupby(["subject", "session"]).transform("all")
     return wide[complete].groupby(["method", "subject"]).mean()
+
+
+def _over_contrasts(cases: pd.DataFrame, area: str) -> tuple[pd.DataFrame, "pd.Series[bool]"]:
+    """Return a column per contrast, and which rows are complete in every method."""
+    wide = cases.pivot(index=["method", "subject", "session"], columns="contrast", values=area)
+    return wide, np.isfinite(wide).all(axis=1).groupby(["subject", "session"]).transform("all")
 
 
 def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -137,8 +142,7 @@ def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def _std_of_label(rows: pd.DataFrame, area: str) -> "pd.Series[float]":
     """Return the STD (ddof 1) over contrasts per method and subject, within sessions, then their mean."""
-    wide = rows.pivot(index=["method", "subject", "session"], columns="contrast", values=area)
-    complete = np.isfinite(wide).all(axis=1).groupby(["subject", "session"]).transform("all")
+    wide, complete = _over_contrasts(rows, area)
     return wide.std(axis=1, ddof=1).where(complete).groupby(["method", "subject"]).mean()
 
 
@@ -154,12 +158,12 @@ def score_table(
     """
     rows = []
     for label, measure in _label_measures(subjects):
-        ranked = []
-        for method in methods:
-            values = _values(subjects, method, label, measure)
-            if values.size:
-                ranked.append(_score(values, seed) | {"method": method})
-                ranked[-1]["num_cases"] = _num_cases(cases, method, label, measure)
+        values = {method: _values(subjects, method, label, measure) for method in methods}
+        ranked = [
+            {"method": method, "num_cases": _num_cases(cases, method, label, measure), **_score(found, seed)}
+            for method, found in values.items()
+            if found.size
+        ]
         rows += [{"label": label, "measure": measure, **row} for row in _with_ranks(ranked, measure)]
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 

@@ -128,7 +128,7 @@ def bootstrap_interval(
 
     Args:
         values: (n,) one per subject; NaN is passed over. The median may hold infinite ones.
-        statistic: what the interval is of.
+        statistic: to which the interval belongs.
         seed: of the draw: the same values give the same interval, in whatever order.
         confidence: share of intervals that hold the true value.
 
@@ -330,7 +330,7 @@ def limits_of_agreement(
 
 @dataclass(frozen=True)
 class _SubjectSums:
-    """What the variance components need of each subject, (n,) each."""
+    """Count, sum, and squares about the mean of each subject, (n,) each, for the variance components."""
 
     count: Floats
     total: Floats

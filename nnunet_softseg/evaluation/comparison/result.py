@@ -80,7 +80,7 @@ class Comparison(Evaluation):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """What the user asked for."""
+        """The options of the user."""
         asked: Mapping[str, Any] = self.made_by.get("parameters", {})
         return asked
 
@@ -101,7 +101,7 @@ class Comparison(Evaluation):
         return rows.pivot(index=["subject", "session"], columns="contrast", values=column)
 
     def as_text(self) -> str:
-        """Return what a terminal shows: files, mean and sd over subjects, whether differences hold."""
+        """Return files, mean and sd over subjects, and whether differences hold, for a terminal."""
         lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
         winners = self.winners
         for label, name in self.labels.items():

@@ -447,13 +447,7 @@ _GROUP_NAME = re.compile(r'<g id="[\w.]+_\d+">')
 
 @dataclass(frozen=True)
 class ShownFigure:
-    """A figure in the page.
-
-    Attributes:
-        name: its files are figures/<name>.svg and .png.
-        svg: to stand in the page.
-        caption: the words below it.
-    """
+    """A figure in the page, with the words below it; its files are figures/<name>.svg and .png."""
 
     name: str
     svg: Markup

@@ -43,13 +43,7 @@ Column = str | Callable[[Row], Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell.
-
-    Attributes:
-        text: as it is read.
-        key: by what its column is sorted; "" sorts last.
-        look: class of the style.
-    """
+    """A cell: its text, the key by which its column is sorted ("" sorts last), the class of its style."""
 
     text: str
     key: str
@@ -58,14 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        name: its anchor.
-        columns: heads; those of numbers end up on the right.
-        rows: of cells.
-        numeric: which columns hold numbers.
-    """
+    """A table: its anchor, the heads, rows of cells, and which columns hold numbers, on the right."""
 
     name: str
     columns: Sequence[str]
@@ -200,13 +187,7 @@ def by_contrast(comparison: Comparison) -> pd.DataFrame:
 
 
 def contrast_tables(comparison: Comparison, label: int, table: pd.DataFrame) -> list[tuple[str, Table]]:
-    """Return a title and a table over contrasts for each of `BY_CONTRAST` that has values.
-
-    Args:
-        comparison: of methods.
-        label: value.
-        table: of `by_contrast`.
-    """
+    """Return a title and a table, made from that of `by_contrast`, for each of `BY_CONTRAST` with values."""
     shown = []
     for measure in BY_CONTRAST:
         rows = table[(table["label"] == label) & (table["measure"] == measure) & (table["num_cases"] > 0)]

@@ -116,7 +116,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shortened(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name in one line without its middle, if it is long; what cannot be printed becomes "?"."""
+    """Return a name in one line without its middle, if it is long; unprintable characters become "?"."""
     printable = "".join(character if character.isprintable() else "?" for character in name)
     if len(printable) <= longest:
         return printable

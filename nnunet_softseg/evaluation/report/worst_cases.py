@@ -30,7 +30,6 @@ MOST_IN_A_LABEL = 8
 MOST_ALTOGETHER = 24
 MOST_OF_A_METHOD = 6
 _KEPT_MAPS = 3
-_PICTURE_QUALITY = 85
 SIDE_PIXELS = 240
 LEAST_SIDE_MM, MOST_SIDE_MM = 28.0, 90.0
 MARGIN_MM = 7.0
@@ -114,7 +113,7 @@ class WorstCase:
     def panels(self) -> list[tuple[str, str]]:
         """Caption and data URI of each picture."""
         panels = self.section.panels() if self.section else ()
-        return [(caption, picture(pixels, _PICTURE_QUALITY)) for caption, pixels in panels]
+        return [(caption, picture(pixels)) for caption, pixels in panels]
 
 
 def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:

@@ -117,7 +117,7 @@ def _facts(comparison: Comparison) -> str:
 
 
 def _label_section(comparison: Comparison, label: int, contrasts: pd.DataFrame) -> dict[str, Any]:
-    """Return what the page shows of a label, figures and worst cases apart."""
+    """Return the part of the page on a label, figures and worst cases apart."""
     regions = comparison.cases.loc[comparison.cases["label"] == label, "csa_region"].dropna().unique()
     return {
         "label": label,

@@ -28,10 +28,11 @@ from nnunet_softseg.labels.contrasts.alignment import (
     reference_of,
     with_cord_of_all,
 )
-from nnunet_softseg.labels.contrasts.plausibility import dice, warning_about_reference, warnings_of
+from nnunet_softseg.labels.contrasts.plausibility import warning_about_reference, warnings_of
 from nnunet_softseg.labels.contrasts.resampling import SlicedMask, box_offsets, sliced, voxels_around
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.volume import Volume, as_stored, cropped, upright
+from nnunet_softseg.metrics.overlap import dice
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 Floats = npt.NDArray[np.float64]
@@ -316,7 +317,7 @@ def _alignment(
     shift = motion.slices.axes @ motion.shift.at(numbers)
     turned = np.zeros(numbers.size) if motion.rotation is None else motion.rotation.at(numbers)[0]
     _mask, coverage = contrast.source.read(motion.to_contrast(cord))
-    agreement = dice(contrast.grid.values > HARD_THRESHOLD, native > HARD_THRESHOLD)
+    agreement = dice(contrast.grid.values, native)
     return Alignment(
         height_mm=_middles(grid)[2],
         shift_mm=shift.T @ aligned.reference.slices.axes,

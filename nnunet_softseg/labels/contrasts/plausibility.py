@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from nnunet_softseg.labels.contrasts.alignment import Floats, Motion, measure, reference_of
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
@@ -12,12 +11,6 @@ from nnunet_softseg.labels.contrasts.volume import Volume
 _ENOUGH_TO_BLAME = (
     2  # contrasts that lie implausibly against the reference before it is the reference's fault
 )
-
-
-def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    """Return the Dice coefficient of two masks on one grid; 0 if both are empty."""
-    total = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
-    return 2 * int(np.count_nonzero(one & other)) / total if total else 0.0
 
 
 def warnings_of(motion: Motion, agreement: float, settings: GroundTruthSettings) -> tuple[str, ...]:
