@@ -6,20 +6,15 @@ the voxels around it that a spline needs. The values are those of nnU-Net's prep
 """
 
 import contextlib
-import gzip
-import os
-import struct
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
-from nibabel.arrayproxy import ArrayProxy
 from nibabel.orientations import io_orientation
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
@@ -34,7 +29,7 @@ from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.recentring import WholeImage
 from nnunet_softseg.io.geometry import array_orientation, geometry_findings
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, UNREADABLE, load_nifti
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, UNREADABLE, bytes_needed, is_long_enough, load_nifti
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.resampling import (
     area_means,
@@ -49,7 +44,6 @@ Image = npt.NDArray[np.floating[Any]]
 MOST_VOXELS = 2**29
 """800 x 800 x 800, 2 GB as float32: more than any scan of a spine."""
 _VOLUME, _SLICE = 3, 2
-_GZIP_SIZE = struct.Struct("<I")
 _OBJECTIONS = (*UNREADABLE, AssertionError, RuntimeError, MemoryError)
 """What nibabel and SimpleITK raise where voxels are missing, and nnU-Net's readers where they object."""
 _ORDER = 3
@@ -513,35 +507,11 @@ def _header_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
     if dtype.kind not in "iuf":
         yield Finding(name, "holds no grey values", "integers or floats", str(dtype), "convert it")
     yield from geometry_findings(file, image)
-    # nibabel's header forgets where the voxels begin; what will read them knows.
-    begin = cast(ArrayProxy, image.dataobj).offset
-    needed = int(begin) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not _holds(file, needed):
+    needed = bytes_needed(image)
+    if not is_long_enough(file, needed):  # to SimpleITK, what is missing is silently 0
         yield Finding(
             name, "is cut off", f"{needed} bytes, inflated", "fewer", "write or copy the file again"
         )
-
-
-def _holds(file: Path, needed: int) -> bool:
-    """Return whether a file, inflated, has so many bytes; to SimpleITK, what is missing is silently 0."""
-    if file.suffix != ".gz":
-        return file.stat().st_size >= needed
-    with file.open("rb") as opened:
-        opened.seek(-_GZIP_SIZE.size, os.SEEK_END)
-        (size,) = _GZIP_SIZE.unpack(opened.read())
-    # The end of a complete gzip stream says how long it is; only what says something else is inflated to see.
-    return size == needed % 2**32 or _inflated_size(file) >= needed
-
-
-def _inflated_size(file: Path) -> int:
-    size = 0
-    try:
-        with gzip.open(file) as opened:
-            while block := opened.read(2**20):
-                size += len(block)
-    except (OSError, EOFError, zlib.error):
-        return -1
-    return size
 
 
 def _unreadable(files: Sequence[Path], error: Exception) -> Finding:
