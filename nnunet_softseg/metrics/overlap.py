@@ -20,6 +20,7 @@ from nnunet_softseg.metrics.surface_distance import check_tolerance, surface_dis
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 Map = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
 
 
 def dice(prediction: Map, reference: Map, threshold: float = HARD_THRESHOLD) -> float:
@@ -38,27 +39,24 @@ def soft_dice(prediction: Map, reference: Map) -> float:
     return 2 * float(np.minimum(prediction, reference).sum(dtype=np.float64)) / total if total else math.nan
 
 
-def mean_absolute_error(prediction: Map, reference: Map, where: npt.NDArray[np.bool_] | None = None) -> float:
+def mean_absolute_error(prediction: Map, reference: Map, where: Mask | None = None) -> float:
     """Return the mean of |p - y|, over all voxels or those of a mask; NaN for an empty mask."""
-    error = np.abs(prediction.astype(np.float64) - reference)
-    if where is not None:
-        error = error[where]
-    return float(error.mean()) if error.size else math.nan
+    return _mean(np.abs(prediction.astype(np.float64) - reference), where)
 
 
-def root_mean_square_error(
-    prediction: Map, reference: Map, where: npt.NDArray[np.bool_] | None = None
-) -> float:
+def root_mean_square_error(prediction: Map, reference: Map, where: Mask | None = None) -> float:
     """Return the root of the mean of (p - y)^2, over all voxels or those of a mask; NaN for an empty mask."""
-    error = (prediction.astype(np.float64) - reference) ** 2
-    if where is not None:
-        error = error[where]
-    return math.sqrt(error.mean()) if error.size else math.nan
+    return math.sqrt(_mean((prediction.astype(np.float64) - reference) ** 2, where))
 
 
-def boundary(reference: Map) -> npt.NDArray[np.bool_]:
+def _mean(error: Map, where: Mask | None) -> float:
+    chosen = error if where is None else error[where]
+    return float(chosen.mean()) if chosen.size else math.nan
+
+
+def boundary(reference: Map) -> Mask:
     """Return the voxels of partial volume: those strictly between 0 and 1 in the reference."""
-    band: npt.NDArray[np.bool_] = (reference > 0) & (reference < 1)
+    band: Mask = (reference > 0) & (reference < 1)
     return band
 
 

@@ -24,8 +24,8 @@ PATCH_MM = {"SI": 320.0, "AP": 192.0, "RL": 64.0}
 """Bedard et al. 2025, section 3.3: 64 x 192 x 320 voxels of 1 mm in R-L, A-P, S-I."""
 SMALLEST_MM = {"SI": 64.0, "AP": 64.0, "RL": 32.0}
 """A patch shorter than this along an axis, for want of GPU memory, would miss the cord's surroundings."""
-_SHORTENED_FIRST = ("SI", "AP", "RL")
-_REORIENTED = ("SI", "AP", "RL")
+_BODY_AXES = ("SI", "AP", "RL")
+"""Array axes of a reader that reorients; also the order in which a patch is shortened."""
 _AXES_OF_3D = 3
 
 show_without_traceback()
@@ -79,15 +79,9 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
         self, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
         """Return nnU-Net's functions, with thick slices interpolated like the other axes."""
-        image, image_options, segmentation, segmentation_options = super().determine_resampling(
-            *args, **kwargs
-        )
-        return (
-            image,
-            {**image_options, "force_separate_z": False},
-            segmentation,
-            {**segmentation_options, "force_separate_z": False},
-        )
+        image, options, label, label_options = super().determine_resampling(*args, **kwargs)
+        ours = {"force_separate_z": False}
+        return image, {**options, **ours}, label, {**label_options, **ours}
 
     def get_plans_for_configuration(
         self,
@@ -114,7 +108,7 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
             for axis, size, length in zip(axes, spacing, np.ceil(median_shape), strict=True)
         ]
         smallest = [round(SMALLEST_MM[axis] / size) for axis, size in zip(axes, spacing, strict=True)]
-        shortened_first = [axes.index(axis) for axis in _SHORTENED_FIRST]
+        shortened_first = [axes.index(axis) for axis in _BODY_AXES]
         while True:
             patch_size, divisors = self._set_network(plan, spacing, wanted)
             if self._gigabytes(plan, patch_size) <= self.UNet_vram_target_GB:
@@ -201,7 +195,7 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
         """
         reader: str = self.determine_reader_writer().__name__
         if "Reorient" in reader:
-            return _REORIENTED
+            return _BODY_AXES
         if self.dataset_json["file_ending"] not in NIFTI_ENDINGS:
             raise UserError(
                 f"{self.dataset_name}: {type(self).__name__} must know which axis is S-I, expected files "

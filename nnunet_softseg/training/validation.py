@@ -1,9 +1,10 @@
-"""The final validation of a fold, measured softly: summary_soft.json beside nnU-Net's summary.json."""
+"""Soft measures of the final validation of a fold: summary_soft.json beside nnU-Net's summary.json."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from nnunet_softseg.io.atomic import write_json
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name, soft_label_file
@@ -46,19 +47,11 @@ def write_soft_summary(
         "versions": versions(),
         "units": {"volume_mm3": "mm3", "rve_percent": "percent, positive is over-segmentation"},
         "mean": {
-            name: _mean([case[name] for case in cases.values() if name in case]) for name in names.values()
+            # NaN, of a label that is empty in a case, is left out.
+            name: pd.DataFrame([case[name] for case in cases.values() if name in case]).mean().to_dict()
+            for name in names.values()
         },
         "cases": cases,
     }
     write_json(prediction_folder / SUMMARY, summary)
     return summary
-
-
-def _mean(measures: list[dict[str, float]]) -> dict[str, float]:
-    if not measures:
-        return {}
-    table = {name: np.array([case[name] for case in measures]) for name in measures[0]}
-    return {
-        name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-        for name, values in table.items()
-    }

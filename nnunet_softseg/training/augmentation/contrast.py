@@ -219,10 +219,7 @@ class ChannelTransform(ImageOnlyTransform):  # type: ignore[misc]
 class FunctionRemap(ChannelTransform):
     """A smooth function of the intensity through random values at knots evenly spread over its range.
 
-    Args:
-        num_knots: how many.
-        share: range of the function's share in the mix with the image.
-        monotone: the function increases.
+    A monotone function increases. For the arguments see `ContrastAugmentationSettings`, here and below.
     """
 
     def __init__(self, num_knots: int, share: Range, *, monotone: bool = True) -> None:
@@ -267,13 +264,8 @@ class HistogramChange(FunctionRemap):
 class RandomConvolution(ChannelTransform):
     """A small convolutional network with random weights, mixed with the image (Xu et al. 2021).
 
-    Kernels are symmetric about their centre, so that edges stay where the label has them.
-
-    Args:
-        num_layers: of the network (Ouyang et al. 2022 put several in a row).
-        num_channels: between its layers.
-        sizes: of kernels, to draw from.
-        share: range of the network's share in the mix with the image.
+    Kernels are symmetric about their centre, so that edges stay where the label has them. Several layers in a
+    row: Ouyang et al. 2022.
     """
 
     def __init__(self, num_layers: int, num_channels: int, sizes: Sequence[int], share: Range) -> None:
@@ -291,15 +283,12 @@ class RandomConvolution(ChannelTransform):
 
     def _draw_layer(self, num_in: int, num_out: int, dimensions: int) -> Layer:
         size = int(np.random.choice(self.sizes))
-        weights = np.random.normal(
-            0, (num_in * size**dimensions) ** -0.5, (num_out, num_in, *[size] * dimensions)
-        )
-        axes = tuple(range(2, 2 + dimensions))
+        deviation = (num_in * size**dimensions) ** -0.5
+        weights = np.random.normal(0, deviation, (num_out, num_in, *[size] * dimensions))
+        biases = np.random.normal(0, 0.5, num_out)
         # The mean of two independent weights has 1 / sqrt(2) of their deviation.
-        symmetric = (weights + np.flip(weights, axes)) * 0.5**0.5
-        return torch.from_numpy(symmetric).float(), torch.from_numpy(
-            np.random.normal(0, 0.5, num_out)
-        ).float()
+        symmetric = (weights + np.flip(weights, tuple(range(2, 2 + dimensions)))) * 0.5**0.5
+        return torch.from_numpy(symmetric).float(), torch.from_numpy(biases).float()
 
     def change(self, channel: torch.Tensor, **parameters: Any) -> torch.Tensor:
         """Return what the network makes of the channel, mixed with it."""
@@ -307,11 +296,7 @@ class RandomConvolution(ChannelTransform):
 
 
 class ThickSlices(ChannelTransform):
-    """Low resolution along one random axis, as of thick slices.
-
-    Args:
-        thickness: range in voxels.
-    """
+    """Low resolution along one random axis, as of thick slices; thickness in voxels."""
 
     def __init__(self, thickness: Range) -> None:
         super().__init__()
@@ -328,12 +313,7 @@ class ThickSlices(ChannelTransform):
 
 
 class Redistribution(ChannelTransform):
-    """Brightness and contrast of their own inside and outside of the soft label, which weighs them.
-
-    Args:
-        gain: range of the factor on the contrast within a part.
-        shift: range of the shift of a part, in standard deviations of the image.
-    """
+    """Brightness and contrast of their own inside and outside of the soft label, which weighs them."""
 
     def __init__(self, gain: Range, shift: Range) -> None:
         super().__init__()
