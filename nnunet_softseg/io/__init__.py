@@ -9,7 +9,7 @@ The modules, in the order of their imports:
   same_grid.py      whether two images lie on one grid of voxels
   nifti.py          a NIfTI file, opened, checked and read, or one line that says why not
   map_kind.py       what the values of a map can mean: mask, fractions, labels, percent
-  bids.py           subject, session and contrast in a BIDS file name; the images of a BIDS folder
+  bids.py           subject, session and contrast in a BIDS file name; the place of a derivative
   case_files.py     the image files in a place, what their names say, what was passed over
   image_choice.py   the images of a BIDS folder that a user has chosen: --exclude, --contrasts
   case_names.py     what the names of maps say: case and label, subject and contrast, patterns

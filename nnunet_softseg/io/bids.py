@@ -1,7 +1,7 @@
-"""What a BIDS file name says: subject, session, contrast; and where the images of a BIDS folder lie."""
+"""Subject, session and contrast in a BIDS file name, and the place of a derivative."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,28 +78,6 @@ def bids_name_of(image: Path, bids: Path) -> BidsName:
             f"out of {'/'.join(IMAGE_FOLDERS)}"
         )
     return name
-
-
-def bids_images(bids: Path) -> list[Path]:
-    """Return all NIfTI files in `sub-*/[ses-*/]anat` and `dwi`, sorted; hidden ones are passed over.
-
-    Raises:
-        UserError: if there is no such folder or no image in it.
-    """
-    if not bids.is_dir():
-        raise UserError(f"{bids}: expected a BIDS folder, found {'a file' if bids.exists() else 'nothing'}")
-    images = sorted(path for path in _images(bids) if not path.name.startswith("."))
-    if not images:
-        raise UserError(f"{bids}: expected images like sub-01/anat/sub-01_T2w.nii.gz, found none")
-    return images
-
-
-def _images(bids: Path) -> Iterator[Path]:
-    for subject in bids.glob("sub-*"):
-        for place in (subject, *subject.glob("ses-*")):
-            for folder in IMAGE_FOLDERS:
-                yield from (place / folder).glob("*.nii")
-                yield from (place / folder).glob("*.nii.gz")
 
 
 def derivative_file(image: Path, bids: Path, derivative: Path, suffix: str) -> Path:

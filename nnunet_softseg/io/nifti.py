@@ -77,7 +77,7 @@ def file_findings(file: Path, name: str = "") -> list[Finding]:
             found, remedy = "a broken link", "add it, or fetch its content (git annex get, datalad get)"
         return [Finding(name, "file is missing", "a NIfTI file", found, remedy)]
     try:
-        size = _uncompressed_size(file)
+        size = inflated_size(file)
     except (OSError, EOFError, zlib.error) as error:
         return [Finding(name, "corrupt or truncated gzip", "a whole file", first_line(error), _AGAIN)]
     try:
@@ -104,7 +104,8 @@ def _stored_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Findi
     return []
 
 
-def _uncompressed_size(file: Path) -> int:
+def inflated_size(file: Path) -> int:
+    """Return the number of bytes of a file, inflated; a broken stream raises what gzip and zlib raise."""
     if not file.name.endswith(".gz"):
         return file.stat().st_size
     with gzip.open(file) as stream:
@@ -128,7 +129,7 @@ def is_long_enough(file: Path, needed: int) -> bool:
         if size == needed % 2**32:
             return True
     try:
-        return _uncompressed_size(file) >= needed
+        return inflated_size(file) >= needed
     except (OSError, EOFError, zlib.error):
         return False
 

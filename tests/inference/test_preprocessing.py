@@ -17,6 +17,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import network_image
 from nnunet_softseg.inference.case_record import KEY
 from nnunet_softseg.inference.nnunet_patches import SoftSegPreprocessor, _under_way
+from nnunet_softseg.io import nifti
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
 SHAPE = (30, 34, 38)
@@ -222,7 +223,7 @@ def test_a_gzip_stream_in_pieces_is_whole(tmp_path: Path) -> None:
     expected, _, _ = run(file)
     content = gzip.decompress(file.read_bytes())
     file.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
-    assert network_image._inflated_size(file) == len(content) == 352 + 4 * 30 * 34 * 38
+    assert nifti.inflated_size(file) == len(content) == 352 + 4 * 30 * 34 * 38
     np.testing.assert_array_equal(run(file)[0], expected)
 
 
@@ -230,7 +231,7 @@ def test_a_gzip_stream_in_pieces_is_whole(tmp_path: Path) -> None:
 def test_a_complete_file_is_not_inflated_twice(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network_image, "_inflated_size", None)
+    monkeypatch.setattr(nifti, "inflated_size", None)
     file = tmp_path / f"sub-01_0000{ending}"
     save_nifti(file, noise(), affine_of("RAS"))
     run(file)
