@@ -2,16 +2,16 @@
 
 The modules, in the order of their imports:
 
-  contrasts/settings.py          what a user may choose about the soft ground truth
+  contrasts/settings.py          settings of the soft ground truth
   contrasts/volume.py            a mask and where its voxels lie, as stored and upright
   contrasts/alignment.py         a shift, and a rotation, for each slice of a contrast
   contrasts/resampling.py        a mask read anywhere: along the cord, weighted by coverage
-  contrasts/plausibility.py      whether a contrast can lie as it was measured to
+  contrasts/plausibility.py      plausibility of an alignment
   contrasts/average.py           masks of all contrasts -> one soft label, on every grid
   contrasts/quality.py           agreement, shifts and areas of one subject
   contrasts/qc_figure.py         picture of one subject: slices with outlines, shifts, areas along the cord
   contrasts/sources.py           images of a BIDS folder and their masks: found, checked and read
-  contrasts/sidecar.py           what a written label says of itself, its sources as BIDS URIs
+  contrasts/sidecar.py           sidecars of written labels, their sources as BIDS URIs
   contrasts/subject.py           one subject: its files in, its soft labels out, kept if nothing changed
   contrasts/qc_page.py           qc/index.html: all subjects, what deserves a look first
   contrasts/make_gt.py           the command: BIDS -> derivatives, all subjects

@@ -254,12 +254,12 @@ def _windows_mm(aligned: _Aligned, *, box: bool) -> dict[str, float]:
     reach = max(contrast.source.reach_mm() + drifts[name] for name, contrast in contrasts.items())
     normals = [_normal(contrast.grid) for contrast in contrasts.values()]
     # Sections that are oblique to each other are longer by 1 / cos of the angle between them.
-    lean = min(abs(float(one @ other)) for one in normals for other in normals)
+    cosine = min(abs(float(one @ other)) for one in normals for other in normals)
     windows = {}
     for name, contrast in contrasts.items():
         size = contrast.grid.voxel_mm
         thick = _STEEPEST * float(size[2]) / 2 if box else 0.0
-        windows[name] = (reach + drifts[name]) / lean + thick + float(np.linalg.norm(size[:2]))
+        windows[name] = (reach + drifts[name]) / cosine + thick + float(np.linalg.norm(size[:2]))
     return windows
 
 

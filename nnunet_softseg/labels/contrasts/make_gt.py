@@ -1,19 +1,18 @@
 """`nnunet-softseg make-gt`: BIDS with a mask per contrast -> soft labels, and a page to look at them."""
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, replacing, write_json
+from nnunet_softseg.io.record import load_record
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
@@ -63,7 +62,7 @@ class GroundTruthReport:
         return tuple(outcome for outcome in self.outcomes if outcome.failure is not None)
 
     def as_text(self) -> str:
-        """Return what there is to know of those that did not fail, in lines: the implausible first."""
+        """Return a summary of the subjects that did not fail, in lines: implausible contrasts first."""
         kept = sum(outcome.kept for outcome in self.outcomes)
         failed = len(self.failures)
         made = len(self.outcomes) - kept - failed
@@ -126,7 +125,7 @@ def make_gt(
     num_processes: int = 1,
     progress: bool = True,
 ) -> GroundTruthReport:
-    """Return what became of each subject, having written its soft labels and a page to see them.
+    """Write the soft labels of each subject and a quality control page; return a report.
 
     A subject that was made earlier from the same files, settings and version is kept; one that cannot be made
     is reported (`GroundTruthReport.failures`, `qc/failed.json`), tried again by the next call, and stops no
@@ -282,10 +281,11 @@ def _check_output(output: Path) -> None:
         path.name.startswith(".") or path.name == "qc" for path in output.iterdir()
     ):
         return  # with qc alone, a run was killed at its very start
+    description = load_record(output / _DESCRIPTION, "GeneratedBy") or {}
     try:
-        made_by = json.loads((output / _DESCRIPTION).read_text(encoding="utf-8"))["GeneratedBy"][0]
+        made_by = description["GeneratedBy"][0]
         ours = made_by["Name"] == NAME and made_by["Command"].startswith(_COMMAND)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (KeyError, TypeError, IndexError, AttributeError):
         ours = False
     if not ours:
         raise UserError(
@@ -296,7 +296,7 @@ def _check_output(output: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep others from the folder, and clear away what a killed run left half-done."""
+    """Lock the folder, and clear away half-written files of a killed run."""
     make_folder(output / RECORD_FOLDER)
     lock = FileLock(output / _LOCK, timeout=0)
     try:
@@ -316,11 +316,8 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def _write_description(places: Places, command: str) -> None:
-    try:
-        raw = json.loads((places.bids / _DESCRIPTION).read_text(encoding="utf-8"))
-        name = str(raw["Name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        name = places.bids.resolve().name
+    raw = load_record(places.bids / _DESCRIPTION, "Name")
+    name = str(raw["Name"]) if raw else places.bids.resolve().name
     links = places.links()
     description = {
         "Name": f"Soft spinal cord labels of {name}",
@@ -336,24 +333,16 @@ def _write_description(places: Places, command: str) -> None:
 
 
 def _write_failures(output: Path, outcomes: Sequence[SubjectOutcome], cohort: CohortSources) -> None:
-    """Write why subjects failed; of those that were not tried this time, what was known of them."""
+    """Write why subjects failed; those not tried this time keep their earlier entry."""
     tried = {outcome.person for outcome in outcomes}
     there = {person.person for person in cohort.subjects if person.images or person.problem}
     earlier = {
         person: message
-        for person, message in _failures(output).items()
+        for person, message in (load_record(output / FAILURES) or {}).items()
         if person in there and person not in tried
     }
     now = {outcome.person: outcome.failure for outcome in outcomes if outcome.failure is not None}
     write_json(output / FAILURES, dict(sorted({**earlier, **now}.items())))
-
-
-def _failures(output: Path) -> dict[str, Any]:
-    try:
-        failures: dict[str, Any] = dict(json.loads((output / FAILURES).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-    return failures
 
 
 # What else is told

@@ -1,4 +1,4 @@
-"""Whether a contrast can lie against the reference as it was measured to."""
+"""Plausibility of an alignment: shift, jump between slices, agreement with the average."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,8 @@ from nnunet_softseg.labels.contrasts.alignment import Floats, Motion, measure, r
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.volume import Volume
 
-_ENOUGH_TO_BLAME = (
-    2  # contrasts that lie implausibly against the reference before it is the reference's fault
-)
+_ENOUGH_TO_BLAME = 2
+"""So many contrasts must be implausible against the reference before it is the reference's fault."""
 
 
 def warnings_of(motion: Motion, agreement: float, settings: GroundTruthSettings) -> tuple[str, ...]:
@@ -59,7 +58,7 @@ def _too_sudden(steps: Floats, height: Floats, settings: GroundTruthSettings) ->
 def warning_about_reference(
     masks: Mapping[str, Volume], reference: str, settings: GroundTruthSettings
 ) -> str | None:
-    """Return why it is the reference that lies implausibly, and not what is aligned to it; None if it is not.
+    """Return why the reference itself is implausible, and not the contrasts aligned to it; None if it is not.
 
     It is if two contrasts or more lie implausibly against it, and fewer against another reference.
 

@@ -114,7 +114,7 @@ def subject_figure(
         quality: the subject's numbers.
         images: contrast -> image on the grid of its mask; a contrast without one is drawn on black.
         masks: contrast -> hard mask as drawn by its rater; all contrasts that were found.
-        truth: what was made of them.
+        truth: their soft labels.
         areas: of each contrast.
     """
     columns = _columns(quality, images, masks, truth)
@@ -296,7 +296,7 @@ def _plane(axes: Axes, column: _Column, plane: tuple[int, int], edges: list[Floa
 
 
 def grey_levels(part: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return an image between black and white by its percentiles; what is not finite is black."""
+    """Return an image between black and white by its percentiles; NaN and infinity are black."""
     finite = np.isfinite(part)
     if not finite.any():
         return np.zeros(part.shape, np.uint8)

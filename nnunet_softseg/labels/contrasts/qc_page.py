@@ -26,7 +26,7 @@ class _Subject:
     """A subject as the page shows it.
 
     Attributes:
-        outcome: its numbers, and what is said about it.
+        outcome: its numbers and notes.
         made_with: version and settings, in words.
         picture: address, relative to the page; None if there is none.
         size: of the picture, columns and rows.

@@ -1,4 +1,4 @@
-"""Quality control numbers of one subject: agreement, shifts, areas, and what is implausible."""
+"""Quality control numbers of one subject: agreement, shifts, areas, warnings."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,7 +123,7 @@ def subject_quality(truth: SoftGroundTruth, areas: Mapping[str, Areas]) -> Subje
     lowest slices with a mask to the lowest of all highest ones. Slices that lie there in part count in part.
 
     Args:
-        truth: what was made of its masks.
+        truth: its soft labels.
         areas: of all contrasts that have a mask file.
     """
     common = _common_heights([areas[name].before for name in areas if name in truth.contrasts])

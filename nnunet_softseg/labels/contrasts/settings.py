@@ -1,4 +1,4 @@
-"""What a user may choose about the soft ground truth."""
+"""Settings of the soft ground truth."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What a written label says of itself: the JSON beside it, and where its sources lie, as BIDS URIs."""
+"""Sidecars of written labels, and their sources as BIDS URIs."""
 
 import os
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ def soft_sidecar(contrast: str, image: str, truth: SoftGroundTruth, origin: Orig
     Args:
         contrast: whose grid it is on.
         image: BIDS URI of its image.
-        truth: what was found out about the subject.
+        truth: soft labels and alignments of the subject.
         origin: of the subject's labels.
     """
     return {

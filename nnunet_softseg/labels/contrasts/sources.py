@@ -79,7 +79,7 @@ class SubjectSources:
 
 @dataclass(frozen=True)
 class CohortSources:
-    """What a BIDS folder offers.
+    """The subjects of a BIDS folder.
 
     Attributes:
         subjects: sorted; those without a mask included.

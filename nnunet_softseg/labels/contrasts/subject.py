@@ -34,7 +34,6 @@ from nnunet_softseg.labels.contrasts.quality import Areas, SubjectQuality, areas
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.sidecar import (
     HARD_SUFFIX,
-    NAME,
     SOFT_SUFFIX,
     Origin,
     Places,
@@ -85,13 +84,13 @@ class SubjectJob:
 
     @property
     def record(self) -> Path:
-        """The file by which a later run knows what there is."""
+        """The record by which a later run knows the subject."""
         return record_file(self.places.output, self.person)
 
 
 @dataclass(frozen=True)
 class SubjectOutcome:
-    """What became of a subject.
+    """The result of a subject: numbers, notes, or why it failed.
 
     Attributes:
         person: `sub-01` or `sub-01_ses-1`.
@@ -135,7 +134,7 @@ class SubjectOutcome:
 
     @property
     def all_notes(self) -> list[str]:
-        """What is worth knowing, another reference than asked for included."""
+        """Notes, another reference than asked for included."""
         return [*([self.other_reference] if self.other_reference else []), *self.notes]
 
 
@@ -150,7 +149,7 @@ def picture_file(output: Path, person: str) -> Path:
 
 
 def try_make_subject(job: SubjectJob) -> SubjectOutcome:
-    """Return what became of a subject; of one that fails, nothing is left, neither of an earlier run."""
+    """Return the result of a subject; one that fails leaves no file, nor does an earlier run of it."""
     try:
         return make_subject(job)
     except UserError as error:
@@ -189,7 +188,7 @@ def make_subject(job: SubjectJob) -> SubjectOutcome:
         _write_labels(job, truth, request, folder)
         _draw(job, masks, truth, areas, folder)
         outputs = _move(job, folder)
-    record = {"made_by": _made_by(), "request": request, "outputs": outputs, "outcome": asdict(outcome)}
+    record = {"request": request, "outputs": outputs, "outcome": asdict(outcome)}
     make_folder(job.record.parent)
     write_json(job.record, record)
     return outcome
@@ -215,7 +214,7 @@ def _outcome(
     return SubjectOutcome(job.person, truth.reference, other_reference, tuple(notes), quality)
 
 
-# What is there already
+# Results of an earlier run
 
 
 def _request(job: SubjectJob) -> dict[str, Any]:
@@ -242,12 +241,8 @@ def _parameters(job: SubjectJob) -> dict[str, Any]:
     return {**job.settings.as_dict(), "soft_masks": job.soft_masks}
 
 
-def _made_by() -> dict[str, str]:
-    return {"name": NAME, "version": __version__, "command": "make-gt"}
-
-
 def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
-    """Return what became of the subject earlier, or None if that is stale, unfinished or changed."""
+    """Return the earlier result, or None if that is stale, unfinished or changed."""
     record = load_record(job.record, "request", "outputs", "outcome")
     if record is None:
         return None
@@ -276,7 +271,7 @@ def discard(output: Path, person: str) -> None:
             empty.rmdir()
 
 
-# What is written
+# Writing
 
 
 @contextlib.contextmanager
@@ -333,7 +328,7 @@ def _draw(
 
 
 def _move(job: SubjectJob, folder: Path) -> dict[str, str]:
-    """Put what is in `folder` in the place of what there was, and return the hash of each file."""
+    """Replace the files of an earlier run by those in `folder`, and return the hash of each."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = output_hashes(folder, files)
     discard(job.places.output, job.person)
