@@ -33,6 +33,7 @@ from nnunet_softseg.training.augmentation.movement import (
     MovementRanges,
     elastic_lattice,
     pull_back,
+    sample,
     sampling_grids,
 )
 from nnunet_softseg.training.augmentation.paper import (
@@ -191,17 +192,9 @@ def test_objects_grow_and_shrink_by_up_to_a_fifth_along_each_axis() -> None:
     assert scales.min() == pytest.approx(0.8, abs=0.01)
     assert scales.max() == pytest.approx(1.2, abs=0.01)
     assert np.abs(np.corrcoef(scales.T)[np.triu_indices(3, 1)]).max() < 0.2  # each axis by itself
-    grown = Movement(LOADED, STILL)._moved(
-        {"image": soft_ball(LOADED)},
-        **dict(
-            zip(
-                ("matrix", "offset"),
-                pull_back(torch.zeros(3), torch.full((3,), 1.2), torch.zeros(3)),
-                strict=True,
-            )
-        ),
-        lattice=None,
-    )["image"]
+    matrix, offset = pull_back(torch.zeros(3), torch.full((3,), 1.2), torch.zeros(3))
+    sources = {"image": soft_ball(LOADED)}
+    grown = sample(sources, LOADED, matrix=matrix, offset=offset, lattice=None)["image"]
     assert float(grown.sum() / soft_ball(LOADED).sum()) == pytest.approx(1.2**3, rel=0.01)
 
 

@@ -1,7 +1,7 @@
 """Affine and elastic movement of a patch, image and soft label in one go, both with linear interpolation."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -119,11 +119,11 @@ class Movement(BasicTransform):  # type: ignore[misc]
             for name in ("image", "regression_target", "segmentation")
             if data_dict.get(name) is not None
         }
-        move = self._cut if params["matrix"] is None else self._moved
-        data_dict.update(move(sources, **params))
+        moved = self._cut(sources) if params["matrix"] is None else sample(sources, self.patch_size, **params)
+        data_dict.update(moved)
         return data_dict
 
-    def _cut(self, sources: dict[str, torch.Tensor], **params: Any) -> dict[str, torch.Tensor]:
+    def _cut(self, sources: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         cut = {}
         for name, source in sources.items():
             centre = [length // 2 for length in source.shape[1:]]
@@ -132,26 +132,6 @@ class Movement(BasicTransform):  # type: ignore[misc]
                 source, centre, self.patch_size, pad_mode="constant", pad_kwargs={"value": value}
             )
         return cut
-
-    def _moved(self, sources: dict[str, torch.Tensor], **params: Any) -> dict[str, torch.Tensor]:
-        image = sources["image"]
-        moved = {
-            name: torch.empty((len(source), *self.patch_size), dtype=source.dtype, device=source.device)
-            for name, source in sources.items()
-        }
-        # The outside of a segmentation becomes the 0 that grid_sample pads with.
-        readable = {
-            name: (source - _OUTSIDE).float() if name == "segmentation" else source
-            for name, source in sources.items()
-        }
-        for rows, grid in sampling_grids(self.patch_size, image.shape[1:], device=image.device, **params):
-            for name, source in readable.items():
-                mode = "nearest" if name == "segmentation" else "bilinear"
-                values = grid_sample(source[None], grid[None], mode, "zeros", align_corners=False)[0]
-                moved[name][:, rows] = values + _OUTSIDE if name == "segmentation" else values
-        if "regression_target" in moved:
-            moved["regression_target"].clamp_(0, 1)  # weights that sum to 1 to within a rounding error
-        return moved
 
 
 @dataclass(frozen=True)
@@ -220,6 +200,44 @@ def _gaussians(length: int, sigma: float) -> torch.Tensor:
     nodes = (length - 1) / 2 + sigma * (torch.arange(number) - (number - 1) / 2)
     distance = torch.arange(length)[:, None] - nodes
     return torch.exp(-(distance**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
+
+
+def sample(
+    sources: Mapping[str, torch.Tensor],
+    patch_size: Sequence[int],
+    *,
+    matrix: torch.Tensor,
+    offset: torch.Tensor,
+    lattice: ElasticLattice | None,
+) -> dict[str, torch.Tensor]:
+    """Return the moved patch of each source: linear, zeros beyond; the "segmentation" nearest, -1 beyond.
+
+    Args:
+        sources: (channel, *space), all of one shape of space, where they are computed.
+        patch_size: voxels of the result.
+        matrix: patch -> image, see `sampling_grids`.
+        offset: likewise.
+        lattice: of the elastic deformation; None: without.
+    """
+    shape, device = next((source.shape[1:], source.device) for source in sources.values())
+    moved = {
+        name: torch.empty((len(source), *patch_size), dtype=source.dtype, device=device)
+        for name, source in sources.items()
+    }
+    # The outside of a segmentation becomes the 0 that grid_sample pads with.
+    readable = {
+        name: (source - _OUTSIDE).float() if name == "segmentation" else source
+        for name, source in sources.items()
+    }
+    grids = sampling_grids(patch_size, shape, matrix=matrix, offset=offset, lattice=lattice, device=device)
+    for rows, grid in grids:
+        for name, source in readable.items():
+            mode = "nearest" if name == "segmentation" else "bilinear"
+            values = grid_sample(source[None], grid[None], mode, "zeros", align_corners=False)[0]
+            moved[name][:, rows] = values + _OUTSIDE if name == "segmentation" else values
+    if "regression_target" in moved:
+        moved["regression_target"].clamp_(0, 1)  # weights that sum to 1 to within a rounding error
+    return moved
 
 
 def sampling_grids(

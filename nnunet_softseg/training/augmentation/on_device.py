@@ -13,9 +13,8 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from torch.nn.functional import grid_sample
 
-from nnunet_softseg.training.augmentation.movement import sampling_grids
+from nnunet_softseg.training.augmentation.movement import sample
 
 
 class SpatialOnDevice(SpatialTransform):  # type: ignore[misc]
@@ -33,17 +32,9 @@ class SpatialOnDevice(SpatialTransform):  # type: ignore[misc]
             place - length / 2
             for place, length in zip(params["center_location_in_pixels"], img.shape[1:], strict=True)
         ]
-        moved = torch.empty((len(img), *self.patch_size), dtype=img.dtype, device=img.device)
-        for rows, grid in sampling_grids(
-            self.patch_size,
-            img.shape[1:],
-            matrix=torch.from_numpy(params["affine"]).float(),
-            offset=torch.tensor(centre, dtype=torch.float32),
-            lattice=None,
-            device=img.device,
-        ):
-            moved[:, rows] = grid_sample(img[None], grid[None], "bilinear", "zeros", align_corners=False)[0]
-        return moved
+        matrix = torch.from_numpy(params["affine"]).float()
+        offset = torch.tensor(centre, dtype=torch.float32)
+        return sample({"image": img}, self.patch_size, matrix=matrix, offset=offset, lattice=None)["image"]
 
 
 class BlurOnDevice(GaussianBlurTransform):  # type: ignore[misc]
