@@ -140,7 +140,7 @@ def load_predictor(model: Model, device: Any) -> Any:
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from nnunet_softseg.network.backends import choice
+    from nnunet_softseg.network import backends
 
     folds = tuple(fold if fold == "all" else int(fold) for fold in model.folds)
     try:
@@ -154,5 +154,5 @@ def load_predictor(model: Model, device: Any) -> Any:
             f"{found}: copy the model again, or install what it was trained with"
         ) from error
     if not model.folder.is_relative_to(tempfile.gettempdir()):  # where an archive was unpacked, nothing stays
-        setattr(predictor, choice.MODEL_FOLDER, model.folder)
+        setattr(predictor, backends.MODEL_FOLDER, model.folder)
     return predictor

@@ -16,7 +16,9 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -35,7 +37,6 @@ from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_split
 from nnunet_softseg.inference import export, network_image, soft_prediction
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.options import PredictionOptions
-from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 
 _MARK = "_nnunet_softseg"
@@ -308,7 +309,7 @@ def preprocessed_cases(
         return preprocessed_case(predictor, *job)
 
     jobs = list(zip(image_files, outputs, strict=True))
-    for prepared in map_ahead(prepare, jobs, num_threads=num_threads, initializer=same_arithmetic()):
+    for prepared in map_ahead(prepare, jobs, num_threads=num_threads):
         yield prepared.result()
 
 
@@ -321,6 +322,33 @@ def preprocessed_case(
     )
     tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
     return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
+
+
+def map_ahead(
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    *,
+    num_threads: int,
+) -> Iterator[Future[Any]]:
+    """Yield the future of each job, in the order of the jobs, which threads work off ahead of the caller.
+
+    Args:
+        function: must not hold Python's lock all the time, or nothing is gained.
+        jobs: its arguments.
+        num_threads: at least 1; so many results at most wait for the caller beside the one it has.
+    """
+    num_threads = max(1, num_threads)
+    pool = ThreadPoolExecutor(num_threads, initializer=same_arithmetic())
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(function, job))
+            if len(waiting) > num_threads:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:  # where the caller stops early, too
+        pool.shutdown(wait=False, cancel_futures=bool(waiting))
 
 
 def thread_pool(num_threads: int) -> ThreadPool:

@@ -35,7 +35,6 @@ from nnunet_softseg.io.case_files import (
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import without_nifti_ending
 from nnunet_softseg.io.record import changed_keys, load_record
-from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.preprocessing.model_plans import version_warning
 
 RUN = "softseg_predict.json"
@@ -339,10 +338,10 @@ class _Run:
 
 
 def _predict_cases(model: Model, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
-    from nnunet_softseg.network.backends import choice
+    from nnunet_softseg.network import backends
 
     with _nnunets_threads(run.device) as device:
-        choice.parse_choice(run.options.backend)  # a mistake in it is told now, not once for every case
+        backends.parse_choice(run.options.backend)  # a mistake in it is told now, not once for every case
         predictor = load_predictor(model, device)
         write_json(folder.path / "dataset.json", predictor.dataset_json)
         write_json(folder.path / "plans.json", predictor.plans_manager.plans)
@@ -351,7 +350,7 @@ def _predict_cases(model: Model, folder: _OutputFolder, cases: Sequence[ImageCas
 
 def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
     """Read and preprocess in threads, forward here, export in threads; few cases wait in between."""
-    from nnunet_softseg.inference.nnunet_patches import preprocessed_case, same_arithmetic, thread_pool
+    from nnunet_softseg.inference.nnunet_patches import map_ahead, preprocessed_case, thread_pool
 
     def prepare(case: ImageCase) -> dict[str, Any]:
         return preprocessed_case(
@@ -359,7 +358,7 @@ def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase],
         )
 
     exports: deque[tuple[ImageCase, list[str], AsyncResult[None]]] = deque()
-    ahead = map_ahead(prepare, cases, num_threads=run.num_threads, initializer=same_arithmetic())
+    ahead = map_ahead(prepare, cases, num_threads=run.num_threads)
     pool = thread_pool(run.num_threads)
     try:
         for case, prepared in zip(cases, ahead, strict=True):

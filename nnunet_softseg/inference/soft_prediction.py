@@ -24,8 +24,8 @@ from nnunet_softseg.inference.flags import Flag, Flagged
 from nnunet_softseg.inference.network_image import NetworkImage
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.metrics.label_shape import known_range
-from nnunet_softseg.network.backends import choice
-from nnunet_softseg.network.backends.torch_network import TorchNetwork, UNetInStages
+from nnunet_softseg.network import backends
+from nnunet_softseg.network.backends import TorchNetwork, UNetInStages
 from nnunet_softseg.network.norm_relu import norm_relu, robust_peak
 from nnunet_softseg.network.running_scale import running_scale, unwrapped
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
@@ -291,7 +291,7 @@ def _at_any_size(predictor: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     network = predictor.network = predictor.network.to(predictor.device).eval()
     if predictor.device.type == "cpu" and UNetInStages.fits(unwrapped(network)):
         patch_shape = (1, *predictor.configuration_manager.patch_size)
-        return TorchNetwork(network, choice.fastest_precision(patch_shape))
+        return TorchNetwork(network, backends.fastest_precision(patch_shape))
 
     def run(image: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cuda", enabled=predictor.device.type == "cuda"):
@@ -333,7 +333,7 @@ def _blend(
     window: torch.Tensor | float = 1.0
     if predictor.use_gaussian and len(slicers) > 1:
         window = compute_gaussian(patch_size, sigma_scale=1.0 / 8, dtype=torch.float32, device=collect_on)
-    backend = choice.of(predictor, record.options.backend)
+    backend = backends.backend_of(predictor, record.options.backend)
     for tile in tqdm(slicers, disable=not predictor.allow_tqdm or len(slicers) == 1):
         total[tile] += backend(image[tile]).to(collect_on) * window
         weight[tile[1:]] += window

@@ -3,7 +3,7 @@
 The modules, in the order of their imports:
 
   atomic.py         write aside, then rename: nothing is ever half-written
-  workers.py        the same work on many cases: in processes, with progress, or in threads
+  workers.py        the same work on many cases, in processes, with progress
   html.py           one HTML file that works offline, on a phone and in print
   geometry.py       affine, spacing, volume of a voxel and orientation of an image
   same_grid.py      whether two images lie on one grid of voxels

@@ -1,10 +1,9 @@
-"""The same work on many cases: in this process, in spawned ones, or in threads a few cases ahead."""
+"""The same work on many cases: in this process, or in spawned ones."""
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -62,35 +61,6 @@ def map_jobs(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def map_ahead(
-    function: Callable[[Job], Result],
-    jobs: Sequence[Job],
-    *,
-    num_threads: int,
-    initializer: Callable[[], None] | None = None,
-) -> Iterator[Future[Result]]:
-    """Yield the future of each job, in the order of the jobs, which threads work off ahead of the caller.
-
-    Args:
-        function: must not hold Python's lock all the time, or nothing is gained.
-        jobs: its arguments.
-        num_threads: at least 1; so many results at most wait for the caller beside the one it has.
-        initializer: called once in every new thread.
-    """
-    num_threads = max(1, num_threads)
-    pool = ThreadPoolExecutor(num_threads, initializer=initializer)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(function, job))
-            if len(waiting) > num_threads:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:  # where the caller stops early, too
-        pool.shutdown(wait=False, cancel_futures=bool(waiting))
 
 
 def _one(function: Callable[[Job], Result], job: Job, bar: "tqdm[None]") -> Result:

@@ -2,11 +2,10 @@
 
 The modules, in the order of their imports:
 
-  norm_relu.py                  raw output -> [0, 1]
-  running_scale.py              robust peak of the raw output in training, a buffer of the network
-  adaptive_wing.py              loss of a voxel
-  soft_loss.py                  loss over all resolutions, with NormReLU or on the raw output
-  backends/torch_network.py     the network as torch runs it fastest
-  backends/openvino_network.py  the network converted for OpenVINO, cached beside the model, and run
-  backends/choice.py            choice of the backend, and of torch if it fails
+  norm_relu.py         raw output -> [0, 1]
+  running_scale.py     robust peak of the raw output in training, a buffer of the network
+  adaptive_wing.py     loss of a voxel
+  soft_loss.py         loss over all resolutions, with NormReLU or on the raw output
+  openvino_network.py  the network converted for OpenVINO, cached beside the model, and run
+  backends.py          the network in the hands of torch, and the choice of a backend
 """

@@ -4,7 +4,7 @@ import pytest
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.options import VARIABLES, PredictionOptions
-from nnunet_softseg.network.backends import choice
+from nnunet_softseg.network import backends
 
 LOCALIZE, LARGEST = VARIABLES["localize"], VARIABLES["largest_piece"]
 
@@ -18,7 +18,7 @@ def test_each_option_has_a_variable() -> None:
     words = ("torch-float32", "never", "1", "1")
     options = PredictionOptions.from_environment(dict(zip(VARIABLES.values(), words, strict=True)))
     assert options == PredictionOptions("torch-float32", "never", True, True)
-    assert VARIABLES["backend"] == choice.VARIABLE
+    assert VARIABLES["backend"] == backends.VARIABLE
 
 
 def test_an_argument_overrules_the_environment_and_says_so() -> None:

@@ -4,6 +4,7 @@ import inspect
 import multiprocessing
 import sys
 import threading
+import time
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from nnunetv2.inference import export_prediction as nnunet_export
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -241,6 +244,42 @@ def test_threads_share_sums_as_the_forward_pass_does() -> None:
             assert pool.apply(torch.get_num_threads) == 1
     finally:
         torch.set_num_threads(before)
+
+
+@given(st.lists(st.integers(), max_size=8), st.integers(0, 10))
+def test_threads_ahead_give_the_results_in_the_order_of_the_jobs(jobs: list[int], num_threads: int) -> None:
+    futures = upstream.map_ahead(lambda number: number**2, jobs, num_threads=num_threads)
+    assert [future.result() for future in futures] == [number**2 for number in jobs]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_threads_ahead_start_no_more_jobs_than_may_wait(num_threads: int) -> None:
+    """However slow the caller is, memory holds its own result and `num_threads` others."""
+    started: list[int] = []
+    for done, future in enumerate(upstream.map_ahead(started.append, range(10), num_threads=num_threads)):
+        future.result()
+        time.sleep(0.02)
+        assert len(started) <= done + 1 + num_threads
+    assert started == list(range(10))
+
+
+def test_threads_ahead_hand_on_what_a_job_raises_and_go_on() -> None:
+    futures = list(upstream.map_ahead([0, 1].index, range(4), num_threads=2))
+    assert [str(future.exception()) for future in futures] == [
+        "None",
+        "None",
+        "2 is not in list",
+        "3 is not in list",
+    ]
+
+
+def test_threads_ahead_stop_when_the_caller_does() -> None:
+    started: list[int] = []
+    futures = upstream.map_ahead(started.append, range(50), num_threads=1)
+    next(futures).result()
+    futures.close()  # type: ignore[attr-defined]
+    time.sleep(0.05)
+    assert len(started) <= 2
 
 
 # The search for a class by its name, beside other threads

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import clean_environment
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.workers import map_ahead, map_jobs
+from nnunet_softseg.io.workers import map_jobs
 
 
 def square_late(number: int) -> int:
@@ -102,34 +100,3 @@ def wait_until(is_true: Callable[[], bool]) -> None:
 
 def test_no_jobs_need_no_process() -> None:
     assert map_jobs(square_late, [], num_processes=4, progress=False, description="nothing") == []
-
-
-@given(st.lists(st.integers(), max_size=8), st.integers(0, 10))
-def test_threads_ahead_give_the_results_in_the_order_of_the_jobs(jobs: list[int], num_threads: int) -> None:
-    futures = map_ahead(lambda number: number**2, jobs, num_threads=num_threads)
-    assert [future.result() for future in futures] == [number**2 for number in jobs]
-
-
-@pytest.mark.parametrize("num_threads", [1, 3])
-def test_threads_ahead_start_no_more_jobs_than_may_wait(num_threads: int) -> None:
-    """However slow the caller is, memory holds its own result and `num_threads` others."""
-    started: list[int] = []
-    for done, future in enumerate(map_ahead(started.append, range(10), num_threads=num_threads)):
-        future.result()
-        time.sleep(0.02)
-        assert len(started) <= done + 1 + num_threads
-    assert started == list(range(10))
-
-
-def test_threads_ahead_hand_on_what_a_job_raises_and_go_on() -> None:
-    futures = list(map_ahead(fail_at_two, range(4), num_threads=2))
-    assert [str(future.exception()) for future in futures] == ["None", "None", "case 2 is broken", "None"]
-
-
-def test_threads_ahead_stop_when_the_caller_does() -> None:
-    started: list[int] = []
-    futures = map_ahead(started.append, range(50), num_threads=1)
-    next(futures).result()
-    futures.close()  # type: ignore[attr-defined]
-    time.sleep(0.05)
-    assert len(started) <= 2

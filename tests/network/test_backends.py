@@ -14,10 +14,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.network import backends, openvino_network
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.backends import choice, openvino_network
-from nnunet_softseg.network.backends.choice import BackendChoice
-from nnunet_softseg.network.backends.torch_network import TorchNetwork, UNetInStages
+from nnunet_softseg.network.backends import BackendChoice, TorchNetwork, UNetInStages
 from nnunet_softseg.network.norm_relu import norm_relu
 from nnunet_softseg.network.running_scale import add_running_scale
 
@@ -25,7 +24,7 @@ PATCH = (1, 32, 32, 16)
 needs_openvino = pytest.mark.skipif(
     not openvino_network.installed(), reason="OpenVINO is not installed: pip install 'nnunet-softseg[cpu]'"
 )
-needs_bfloat16 = pytest.mark.skipif(not choice.has_bfloat16(), reason="no bfloat16 in this CPU")
+needs_bfloat16 = pytest.mark.skipif(not backends.has_bfloat16(), reason="no bfloat16 in this CPU")
 ENGINES = ["torch", pytest.param("openvino", marks=needs_openvino)]
 PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 
@@ -87,7 +86,7 @@ def predictor(
     made.allowed_mirroring_axes = mirror
     made.plans_manager = SimpleNamespace(plans={})
     if folder is not None:
-        setattr(made, choice.MODEL_FOLDER, folder)
+        setattr(made, backends.MODEL_FOLDER, folder)
     return made
 
 
@@ -114,7 +113,7 @@ def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conversions: dic
 
 def run(network: nn.Module, patch: torch.Tensor, wish: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """The raw output by the backend that was asked for, and by no other."""
-    backend = choice.of(predictor(network), wish)
+    backend = backends.backend_of(predictor(network), wish)
     with torch.inference_mode():
         raw = backend(patch)
     assert backend.name == wish.replace("-", " ")
@@ -244,7 +243,7 @@ def test_mirroring_is_that_of_nnunet(engine: str, axes: tuple[int, ...]) -> None
     image, _ = tube(1)
     with torch.inference_mode():
         expected = made._internal_maybe_mirror_and_predict(image[None])[0]
-        found = choice.of(made, f"{engine}-float32")(image)
+        found = backends.backend_of(made, f"{engine}-float32")(image)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -258,7 +257,7 @@ def test_each_fold_runs_with_its_own_weights(engine: str) -> None:
             made.network.load_state_dict(fold)
             expected = as_it_is(made.network, image)
             with torch.inference_mode():
-                found = choice.of(made, f"{engine}-float32")(image)
+                found = backends.backend_of(made, f"{engine}-float32")(image)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -275,27 +274,27 @@ def test_the_hash_sees_every_weight(part: int) -> None:
 
 def test_what_was_made_for_the_weights_is_made_once() -> None:
     made = predictor(unet(1))
-    first = choice.of(made, "torch-float32")
-    assert choice.of(made, "torch-float32") is first
-    assert choice.of(made, "torch-bfloat16") is not first
+    first = backends.backend_of(made, "torch-float32")
+    assert backends.backend_of(made, "torch-float32") is first
+    assert backends.backend_of(made, "torch-bfloat16") is not first
 
 
 # Choice and failure
 
 
 def test_what_is_asked_for() -> None:
-    assert choice.parse_choice("") == choice.parse_choice(" auto ") == BackendChoice(None, None)
-    assert choice.parse_choice("torch") == BackendChoice("torch", None)
-    assert choice.parse_choice("Torch-BFloat16") == BackendChoice("torch", "bfloat16")
+    assert backends.parse_choice("") == backends.parse_choice(" auto ") == BackendChoice(None, None)
+    assert backends.parse_choice("torch") == BackendChoice("torch", None)
+    assert backends.parse_choice("Torch-BFloat16") == BackendChoice("torch", "bfloat16")
     for wrong in ("onnx", "torch-int8", "auto-float32", "-float32"):
         with pytest.raises(UserError, match=r"expected one of auto, openvino, torch, openvino-float32"):
-            choice.parse_choice(wrong)
+            backends.parse_choice(wrong)
 
 
 def test_openvino_asked_for_but_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_network, "installed", lambda: False)
     with pytest.raises(UserError, match=r"pip install 'nnunet-softseg\[cpu\]'"):
-        choice.parse_choice("openvino")
+        backends.parse_choice("openvino")
 
 
 @pytest.mark.parametrize(
@@ -311,8 +310,8 @@ def test_by_itself_the_fastest_that_the_machine_has(
     there: bool, bfloat16: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_network, "installed", lambda: there)
-    monkeypatch.setattr(choice, "has_bfloat16", lambda: bfloat16)
-    backend = choice.of(predictor(unet()), "auto")
+    monkeypatch.setattr(backends, "has_bfloat16", lambda: bfloat16)
+    backend = backends.backend_of(predictor(unet()), "auto")
     backend(tube(0)[0])
     assert backend.name == name
 
@@ -320,7 +319,7 @@ def test_by_itself_the_fastest_that_the_machine_has(
 def test_an_unknown_network_runs_as_it_is() -> None:
     network = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))
     image, _ = tube(0)
-    backend = choice.of(predictor(network), "auto")
+    backend = backends.backend_of(predictor(network), "auto")
     with torch.inference_mode():
         assert torch.equal(backend(image), as_it_is(network, image))
     assert backend.name == "torch float32"
@@ -341,14 +340,14 @@ def test_a_failure_goes_on_with_torch_and_says_so_in_one_line(
             pass
 
     setattr(Network, stage, broken)
-    monkeypatch.setattr(choice, "OpenVinoNetwork", Network)
+    monkeypatch.setattr(backends, "OpenVinoNetwork", Network)
     monkeypatch.setattr(openvino_network, "installed", lambda: True)
     network, (image, _) = unet(3), tube(0)
     made = predictor(network)
     with torch.inference_mode():
         for _ in range(2):
-            assert torch.equal(choice.of(made, "auto")(image), as_it_is(network, image))
-    assert choice.of(made, "auto").name == "torch float32"
+            assert torch.equal(backends.backend_of(made, "auto")(image), as_it_is(network, image))
+    assert backends.backend_of(made, "auto").name == "torch float32"
     lines = capsys.readouterr().out.splitlines()[1:]  # the first is nnU-Net's about the device
     assert len(lines) == 1
     assert lines[0].endswith("does not work here (illegal instruction): going on with torch float32")
@@ -356,7 +355,7 @@ def test_a_failure_goes_on_with_torch_and_says_so_in_one_line(
 
 def test_what_torch_itself_cannot_do_is_no_secret() -> None:
     with pytest.raises(RuntimeError, match="channels"):
-        choice.of(predictor(nn.Sequential(nn.Conv3d(2, 1, 3))), "auto")(tube(0)[0])
+        backends.backend_of(predictor(nn.Sequential(nn.Conv3d(2, 1, 3))), "auto")(tube(0)[0])
 
 
 # The cache of OpenVINO
@@ -384,7 +383,7 @@ def test_converted_once_and_kept_beside_the_model(tmp_path: Path, monkeypatch: p
     network, (image, _) = unet(1), tube(0)
     made = predictor(network, folder=tmp_path / "model")
     (tmp_path / "model").mkdir()
-    folder = choice.cache_folders(made)[0]
+    folder = backends.cache_folders(made)[0]
     assert folder == tmp_path / "model" / "openvino_cache"
     first = output(build(network, folder), image)
     record = json.loads(next(folder.glob("*/made_by.json")).read_text(encoding="utf-8"))
@@ -454,8 +453,8 @@ def test_marks_that_openvino_does_not_heed_are_noticed(
 def test_openvino_tells_nobody(tmp_path: Path, in_new_python: Any) -> None:
     """Imported as it comes, it makes an identity in the user's folder and sends events under it."""
     code = (
-        "import sys; from nnunet_softseg.network.backends.openvino_network import openvino_package as load;"
-        "from nnunet_softseg.network.backends import openvino_network as c; assert load() is load();"
+        "import sys; from nnunet_softseg.network.openvino_network import openvino_package as load;"
+        "from nnunet_softseg.network import openvino_network as c; assert load() is load();"
         "load().Core();"
         "import torch; c._convert(torch.nn.Conv3d(1, 1, 3), (1, 8, 8, 8));"
         "print([name for name in sys.modules if 'telemetry' in name and 'openvino_t' in name])"
@@ -474,12 +473,12 @@ def test_bfloat16_as_the_system_says() -> None:
     if not information.is_file():
         pytest.skip("no /proc/cpuinfo to compare with")
     flags = information.read_text(encoding="utf-8").split()
-    assert choice.has_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
+    assert backends.has_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def test_a_kept_heap_computes_the_same(in_new_python: Any) -> None:
     code = (
-        "import torch; from nnunet_softseg.network.backends.torch_network import keep_heap;"
+        "import torch; from nnunet_softseg.network.backends import keep_heap;"
         "torch.manual_seed(0);"
         "x = torch.randn(1 << 22); a = float(x.cumsum(0)[-1]); kept = keep_heap();"
         "print(kept, a == float(x.cumsum(0)[-1]))"

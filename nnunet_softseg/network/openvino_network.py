@@ -32,7 +32,7 @@ from nnunet_softseg.io.atomic import new_folder, write_json
 from nnunet_softseg.io.record import changed_keys, changed_outputs, load_record, output_hashes
 from nnunet_softseg.network.running_scale import unwrapped
 
-FOLDER = "openvino_cache"
+CACHE = "openvino_cache"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _TELEMETRY = ("openvino_telemetry", "openvino_telemetry.backend")
 _XML, _BIN, _MADE_BY = "model.xml", "model.bin", "made_by.json"
@@ -51,7 +51,7 @@ def installed() -> bool:
 class OpenVinoNetwork:
     """A network on the CPU, compiled for patches of one shape.
 
-    In bfloat16 the first convolution and the head stay in float32; see `torch_network.TorchNetwork`.
+    In bfloat16 the first convolution and the head stay in float32; see `backends.TorchNetwork`.
 
     Args:
         network: of a model of ours, in evaluation mode; one of nnU-Net's U-Nets.
@@ -148,7 +148,7 @@ def user_cache() -> Path:
         base = str(Path.home() / "Library" / "Caches")
     else:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "nnunet-softseg" / FOLDER
+    return Path(base) / "nnunet-softseg" / CACHE
 
 
 def converted_model(
