@@ -308,14 +308,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the loss and the sums behind the soft measures of one batch, at full resolution."""
         data = batch["data"].to(self.device, non_blocking=True)
-        deep = isinstance(batch["target"], list)
-        levels = [
-            level.to(self.device, non_blocking=True)
-            for level in (batch["target"] if deep else [batch["target"]])
-        ]
+        target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        levels = [level.to(self.device, non_blocking=True) for level in target]
         with autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext():
             output = self.network(data)
-            loss = self.loss(output, levels if deep else levels[0])
+            loss = self.loss(output, levels)
         raw = output[0] if isinstance(output, list | tuple) else output
         floor = self.settings.floor_fraction * running_scale(self.network)
         soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
