@@ -144,8 +144,8 @@ def _add_option(group: Any, field: "dataclasses.Field[Any]", kind: Any) -> None:
     words = field.metadata["spelling"].split()
     flags = [word for word in words if word.startswith("-")]
     value = tuple(words[len(flags) :])
-    how_to_read = field.metadata["how_to_read"]
-    how_to_read = how_to_read if "action" in how_to_read else _by_type(kind) | how_to_read
+    given = field.metadata["how_to_read"]
+    how_to_read = dict(given) if "action" in given else _by_type(kind) | given
     if flags:
         how_to_read |= {"dest": field.name, "required": field.default is dataclasses.MISSING}
     if value:

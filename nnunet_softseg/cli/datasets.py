@@ -40,9 +40,7 @@ class Convert(Command):
     bids: str = required("-i BIDS", "images in sub-*/[ses-*/]anat and dwi")
     dataset_id: int = required("-d ID", "dataset id, 1-999")
     name: str = required("--name NAME", "name of the dataset: Dataset<id>_<name>")
-    raw_folder: str | None = option(
-        "-o nnUNet_raw", "folder of datasets; the environment variable nnUNet_raw if not given"
-    )
+    raw_folder: str | None = option("-o nnUNet_raw", "folder of datasets; else the variable nnUNet_raw")
     layout: str = option(
         "--layout NAME",
         "file names: bids (the suffix is the contrast) or spine-generic (data-multi-subject, old and new)",

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
-from nnunet_softseg import __version__, phantom
+from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, write_json
@@ -28,6 +28,7 @@ from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.morphometry import slice_areas
 from nnunet_softseg.phantom import figures
+from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
 
 DATASET_ID = 900
 DATASET = "Dataset900_Phantom"
@@ -101,7 +102,7 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
 
 def _steps(here: Demo, seed: int) -> list[tuple[str, Callable[[], object]]]:
     bids = here.output / "bids"
-    make = partial(phantom.phantom, bids, SUBJECTS, seed, fov_mm=FOV_MM, num_processes=here.num_processes)
+    make = partial(phantom, bids, SUBJECTS, seed, fov_mm=FOV_MM, num_processes=here.num_processes)
     steps: list[tuple[str, Callable[[], object]]] = [
         (f"phantom of {SUBJECTS} subjects", make),
         ("nnU-Net dataset", partial(_convert, here, bids)),
@@ -135,8 +136,8 @@ def _convert(here: Demo, bids: Path) -> None:
         DATASET_ID,
         "Phantom",
         raw_folder=here.raw.parent,
-        derivatives=phantom.TRUTH,
-        suffix=phantom.TRUTH_SUFFIX,
+        derivatives=TRUTH,
+        suffix=TRUTH_SUFFIX,
         num_test=TEST_SUBJECTS,
         num_validation=VALIDATION_SUBJECTS,
     )
