@@ -20,6 +20,8 @@ from nnunet_softseg.labels.contrasts.subject import RECORD_FOLDER, SubjectOutcom
 FAILURES = Path("qc", "failed.json")
 PAGE = Path("qc", "index.html")
 
+_Extreme = tuple[float | None, str]  # a number, and the contrast that has it
+
 
 @dataclass(frozen=True)
 class _Subject:
@@ -54,17 +56,16 @@ class _Subject:
             return 0, min(contrast.agreement or 0.0 for contrast in implausible)
         return (1 if self.reasons else 2 if self.outcome.all_notes else 3), 0.0
 
-    def worst(self) -> dict[str, ContrastQuality | None]:
-        """Return, of each number, the contrast that stands out; None where no contrast has it."""
+    @property
+    def extremes(self) -> list[_Extreme]:
+        """Lowest agreement, largest shift in mm, largest change of the area in percent."""
         contrasts = self.quality.contrasts
         moved = [one for one in contrasts if one.name != self.outcome.reference]
-        return {
-            "agreement": _most(contrasts, lambda one: None if one.agreement is None else -one.agreement),
-            "shift": _most(moved, lambda one: one.largest_shift_mm),
-            "change": _most(
-                contrasts, lambda one: None if one.csa_change_percent is None else abs(one.csa_change_percent)
-            ),
-        }
+        return [
+            _first(((one.agreement, one.name) for one in contrasts), lambda value: value),
+            _first(((one.largest_shift_mm, one.name) for one in moved), lambda value: -value),
+            _first(((one.csa_change_percent, one.name) for one in contrasts), lambda value: -abs(value)),
+        ]
 
     def mean_csa_mm2(self, when: str) -> float | None:
         """Return the mean over contrasts, "before" or "after"."""
@@ -73,11 +74,9 @@ class _Subject:
         return sum(known) / len(known) if known else None
 
 
-def _most(
-    contrasts: Iterable[ContrastQuality], number: Callable[[ContrastQuality], float | None]
-) -> ContrastQuality | None:
-    found = [(value, one) for one in contrasts if (value := number(one)) is not None]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+def _first(found: Iterable[_Extreme], order: Callable[[float], float]) -> _Extreme:
+    known = [(order(value), value, name) for value, name in found if value is not None]
+    return min(known, key=lambda one: one[0])[1:] if known else (None, "")
 
 
 def write_qc_page(derivatives: Path) -> Path:
