@@ -131,7 +131,11 @@ def _legend(figure: Figure, entries: Sequence[Line2D]) -> None:
     median = Line2D([], [], color=_DARK, lw=2, label="median")
     mean = _mark("mean", "white", "D", mec=_DARK, ms=4.5, mew=1.2)
     handles = [*entries, median, mean]
-    figure.legend(handles=handles, loc="outside upper left", ncols=_LARGEST_LEGEND + 1, fontsize=8.5)
+    longest = max(len(str(each.get_label())) for each in handles)
+    # Inches: marker and gaps, and a letter.
+    columns = int(figure.get_figwidth() / (0.55 + 0.068 * longest))
+    columns = min(max(columns, 1), _LARGEST_LEGEND + 1)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8.5)
 
 
 # The area over contrasts
