@@ -147,9 +147,11 @@ def test_the_options_are_the_arguments_of_the_function(command: str, monkeypatch
     # A command tells how far it is, and works on two cases at once; make-gt and fuse take settings.
     differ = {"num_processes", "progress", "settings", "output", "patterns"}
     # evaluate and compare hand their options on to settings.
-    from nnunet_softseg.evaluation.evaluation import EvaluationSettings
+    from nnunet_softseg.evaluation.measuring import EvaluationSettings
 
-    parameters = {**inspect.signature(EvaluationSettings.from_arguments).parameters, **signature.parameters}
+    parameters = {field.name: field for field in dataclasses.fields(EvaluationSettings)}
+    parameters |= inspect.signature(EvaluationSettings.from_arguments).parameters
+    parameters |= signature.parameters
     for argument, value in {**given, **given.pop("options", {})}.items():
         default = parameters[argument].default
         if argument not in differ and default is not inspect.Parameter.empty:
