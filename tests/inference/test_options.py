@@ -1,8 +1,11 @@
 """Options of a prediction: by arguments, by environment variables, and both."""
 
+import pickle
+
 import pytest
 
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.options import VARIABLES, PredictionOptions
 from nnunet_softseg.network import backends
 
@@ -49,3 +52,12 @@ def test_an_argument_overrules_the_environment_and_says_so() -> None:
 def test_a_wrong_value_is_told(environment: dict[str, str], arguments: dict[str, str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         PredictionOptions.from_environment(environment, **arguments)
+
+
+def test_options_travel_with_the_record_of_a_case_to_another_process() -> None:
+    options = PredictionOptions(largest_piece=True, overruled=("a note",))
+    record = CaseRecord(options, box=((0, 3), (1, 2)), seconds={"forward": 1.0})
+    properties = pickle.loads(pickle.dumps({KEY: record}))
+    assert CaseRecord.of(properties) == record
+    assert CaseRecord.of(properties).as_json()["overruled"] == ["a note"]
+    assert CaseRecord.of({}).options == PredictionOptions()
