@@ -58,9 +58,9 @@ class Finding:
         return " ".join(line.split())
 
 
-def short_name(file: Path) -> str:
-    """Return the name of a file with that of its folder, enough to find it in a dataset."""
-    return f"{file.parent.name}/{file.name}"
+def short_name(file: Path | str) -> str:
+    """Return the name of a file with that of its folder, enough to find it in a dataset; a str as it is."""
+    return file if isinstance(file, str) else f"{file.parent.name}/{file.name}"
 
 
 def raise_first_error(findings: Iterable[Finding]) -> None:

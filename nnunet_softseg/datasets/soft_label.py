@@ -17,10 +17,11 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import ImageReader
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.io.atomic import replacing
-from nnunet_softseg.io.case_files import parse_numbered_name, soft_label_file
+from nnunet_softseg.io.case_files import soft_label_file
+from nnunet_softseg.io.case_names import parse_numbered_name
+from nnunet_softseg.io.geometry import shape_findings
 from nnunet_softseg.io.map_kind import content_findings
 from nnunet_softseg.io.nifti import file_findings, first_line, load_nifti, stored_values
-from nnunet_softseg.io.same_grid import shape_findings
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"

@@ -1,27 +1,22 @@
-"""The image files in a place, and what their names say.
+"""The image files in a place.
 
-    listing = list_files(folder)                      # or list_bids(folder): a BIDS tree
-    listing.files, listing.passed_over                # what was taken; what was not, each with its reason
-    parse_numbered_name("sub-01_T2w_0001.nii.gz")     # ("sub-01_T2w", 1): a label, or the channel of an image
-
-Those that a user wants: `image_choice`. Which one belongs to which case and label: `case_matching`.
+listing = list_files(folder)              # or list_bids(folder): a BIDS tree
+listing.files, listing.passed_over        # those taken; the others, each with its reason
 """
 
 import enum
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.bids import IMAGE_FOLDERS
+from nnunet_softseg.io.case_names import IMAGE_FOLDERS
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS
 
 SOFT_FOLDER = "soft"
 """The folder of soft maps, `<case>_<label>.nii.gz`, in a folder of predictions."""
 REPORT = "softseg.json"
 """What predictions say about themselves, in the same folder."""
-_NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})(\.nii|\.nii\.gz)$")
 
 
 class Reason(enum.Enum):
@@ -36,7 +31,6 @@ class Reason(enum.Enum):
     NO_CONTRAST = "not a contrast of this layout"
     OTHER_CONTRAST = "of another contrast"
     NO_SOFT_LABEL = "without a soft label"
-    NO_IMAGE = "without an image"
 
 
 @dataclass(frozen=True)
@@ -77,12 +71,6 @@ class ImageFiles:
 def is_nifti(name: str) -> bool:
     """Return whether a file name ends as a NIfTI file's."""
     return name.endswith(NIFTI_ENDINGS)
-
-
-def parse_numbered_name(name: str) -> tuple[str, int] | None:
-    """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None."""
-    match = _NUMBERED.match(name)
-    return (match["case"], int(match["number"])) if match else None
 
 
 def soft_label_file(folder: Path, case_id: str, label: int) -> Path:

@@ -1,23 +1,110 @@
-"""What the names of maps say: case, label, subject, contrast; by nnU-Net's rule, BIDS, or a user's pattern.
+"""What file names say: BIDS entities; case and label by nnU-Net's rule, BIDS, or a user's pattern.
 
-case_and_label(Path("sub-01_T2w_0001.nii.gz"))    # ("sub-01_T2w", 1)
+parse_numbered_name("sub-01_T2w_0001.nii.gz")     # ("sub-01_T2w", 1): a label, or the channel of an image
 Case.from_name("sub-01_ses-1_T2w").key            # ("sub-01", "ses-1", "T2w")
-pattern_regex("{case}_seg.nii.gz", {}).match("sub-01_seg.nii.gz")["case"]
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.bids import parse_bids_name
-from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.nifti import without_nifti_ending
 
-_FIELDS = re.compile(r"\{(\w*)\}|(\*)")
-_SUBJECT = re.compile(r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?_(?P<rest>.+)$")
+IMAGE_FOLDERS = ("anat", "dwi")
+_MTS_BY_ACQUISITION = {"MTon": "mt-on", "MToff": "mt-off", "T1w": "mt-off"}
+"""Names from before BIDS had `mt`; spine-generic's acq-T1w_MTS is flip-2_mt-off_MTS now."""
+_PERSON = r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?"
+_BIDS = re.compile(
+    _PERSON + r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)(\.nii\.gz|\.nii)$"
+)
+_SUBJECT = re.compile(_PERSON + "_(?P<rest>.+)$")
+_NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})(\.nii|\.nii\.gz)$")
 _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
+_FIELDS = re.compile(r"\{(\w*)\}|(\*)")
+
+
+# BIDS
+
+
+@dataclass(frozen=True)
+class BidsName:
+    """A file name taken apart, `sub-01_ses-1_acq-sag_T2w.nii.gz`.
+
+    Attributes:
+        subject: with its key, `sub-01`.
+        session: `ses-1`, or None.
+        entities: the others by key, `{"acq": "sag"}`.
+        suffix: `T2w`.
+    """
+
+    subject: str
+    session: str | None
+    entities: Mapping[str, str]
+    suffix: str
+
+    @property
+    def contrast(self) -> str:
+        """The suffix; of the family MTS, whose contrasts share it, `mt-on` or `mt-off`."""
+        if self.suffix == "MTS" and "mt" in self.entities:
+            return f"mt-{self.entities['mt']}"
+        if self.suffix == "MTS":
+            return _MTS_BY_ACQUISITION.get(self.entities.get("acq", ""), self.suffix)
+        return self.suffix
+
+    def contrast_name(self, contrast: str, keys: Iterable[str]) -> str:
+        """Return a contrast behind those of the entities that this file has: `acq-sag_T2w`."""
+        return "_".join([*(f"{key}-{self.entities[key]}" for key in keys if key in self.entities), contrast])
+
+    @property
+    def person(self) -> str:
+        """Subject and session, `sub-01_ses-1`."""
+        return "_".join(part for part in (self.subject, self.session) if part)
+
+
+def parse_bids_name(name: str) -> BidsName | None:
+    """Return the parts of a NIfTI file's name, or None if it is not BIDS."""
+    match = _BIDS.match(name)
+    if match is None:
+        return None
+    entities = dict(entity.split("-") for entity in match["entities"].split("_") if entity)
+    return BidsName(match["subject"], match["session"], entities, match["suffix"])
+
+
+def bids_name_of(image: Path, bids: Path) -> BidsName:
+    """Return the parts of the name of an image inside a BIDS folder.
+
+    Raises:
+        UserError: if the name is not BIDS.
+    """
+    name = parse_bids_name(image.name)
+    if name is None:
+        raise UserError(
+            f"{image.relative_to(bids)}: expected a BIDS name like sub-01_T2w.nii.gz: rename it, or move it "
+            f"out of {'/'.join(IMAGE_FOLDERS)}"
+        )
+    return name
+
+
+def derivative_file(image: Path, bids: Path, derivative: Path, suffix: str) -> Path:
+    """Return the path of an image's derivative: the same subfolders, `<source name><suffix>.nii.gz`.
+
+    Args:
+        image: inside `bids`.
+        bids: root of the images.
+        derivative: root of the derivatives.
+        suffix: such as `_seg-manual`.
+    """
+    return derivative / image.parent.relative_to(bids) / f"{without_nifti_ending(image.name)}{suffix}.nii.gz"
+
+
+def derivative_stem(stem: str) -> str:
+    """Return the name of a derivative's source image: without `_label-...`, `_desc-...`, `_seg...`."""
+    return _DERIVATIVE.sub("", stem) or stem
+
+
+# Cases and labels
 
 
 @dataclass(frozen=True)
@@ -48,9 +135,8 @@ class Case:
         if match is None:
             return cls(case_id, case_id, "", "")
         bids = None if whole_rest else parse_bids_name(f"{case_id}.nii.gz")
-        return cls(
-            case_id, match["subject"], match["session"] or "", bids.contrast if bids else match["rest"]
-        )
+        contrast = bids.contrast if bids else match["rest"]
+        return cls(case_id, match["subject"], match["session"] or "", contrast)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -58,13 +144,14 @@ class Case:
         return self.subject, self.session, self.contrast
 
 
-def derivative_stem(stem: str) -> str:
-    """Return the name of the image that a derivative is of: without `_label-...`, `_desc-...`, `_seg...`."""
-    return _DERIVATIVE.sub("", stem) or stem
+def parse_numbered_name(name: str) -> tuple[str, int] | None:
+    """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None."""
+    match = _NUMBERED.match(name)
+    return (match["case"], int(match["number"])) if match else None
 
 
 def case_and_label(file: Path, known_cases: Collection[str] = ()) -> tuple[str, int | None]:
-    """Return what a file's name says: `<case>` or `<case>_<label, 4 digits>`.
+    """Return case and label of a map named `<case>` (None: no label) or `<case>_<label, 4 digits>`.
 
     Args:
         file: a map.
@@ -91,7 +178,7 @@ def longest_prefix(stem: str, names: Collection[str]) -> str | None:
     return next((name for name in shorter if name in names), None)
 
 
-# Patterns
+# Patterns of users
 
 
 def check_pattern(pattern: str) -> str:

@@ -1,14 +1,10 @@
-"""Where the voxels of an image lie: affine, spacing, volume of a voxel, orientation.
-
-    grid = VoxelGrid.of(load_nifti(file))
-    grid.spacing_mm, grid.voxel_mm3, grid.orientation      # "RPI"
-    raise_first_error(geometry_findings(file, image))      # what does not fit in the header
+"""Voxel grids: affine, spacing, volume of a voxel, orientation; whether two images lie on one grid.
 
 Affines are (4, 4), voxel (i, j, k) to world RAS in mm. Sizes are those of the affine, as in viewers, and not
 of pixdim; the volume of a voxel is the affine's determinant, which holds for sheared axes, too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ _AXES = "ijk"
 _SPACE = 3
 _SHEARED_FROM_DEG = 0.5
 _MILLIMETRE = ("mm", "unknown")
+_RESAMPLE = "resample the label linearly to the image's grid"
 
 Affine = npt.NDArray[np.float64]
 Box = tuple[slice, ...]
@@ -89,22 +86,14 @@ class VoxelGrid:
         sizes = " x ".join(f"{size:.4g}" for size in self.spacing_mm)
         origin = ", ".join(f"{value:.4g}" for value in self.affine[:_SPACE, _SPACE])
         shape = " x ".join(map(str, self.shape))
-        oblique = "" if self._along_world_axes else f", affine {np.round(self.affine[:_SPACE], 4).tolist()}"
+        steps = np.abs(self.affine[:_SPACE, :_SPACE])
+        is_oblique = np.count_nonzero(steps > AFFINE_TOLERANCE) > _SPACE
+        oblique = f", affine {np.round(self.affine[:_SPACE], 4).tolist()}" if is_oblique else ""
         return f"{shape} voxels of {sizes} mm, {self.orientation}, first voxel at ({origin}){oblique}"
-
-    @property
-    def _along_world_axes(self) -> bool:
-        return int(np.count_nonzero(np.abs(self.affine[:_SPACE, :_SPACE]) > AFFINE_TOLERANCE)) <= _SPACE
 
 
 def turned(values: npt.NDArray[Any], affine: Affine, like: Affine) -> tuple[npt.NDArray[Any], Affine]:
-    """Return the same voxels, and their affine, with array axes in the order and direction of another image.
-
-    Args:
-        values: (x, y, z).
-        affine: of the values.
-        like: affine of the other image.
-    """
+    """Return voxels (x, y, z) and their affine with axes in the order and direction of another affine."""
     transform = ornt_transform(io_orientation(affine), io_orientation(like))
     if (transform == [[0, 1], [1, 1], [2, 1]]).all():
         return values, affine
@@ -113,38 +102,25 @@ def turned(values: npt.NDArray[Any], affine: Affine, like: Affine) -> tuple[npt.
 
 
 def geometry_findings(file: Path, image: nib.Nifti1Image) -> Iterator[Finding]:
-    """Say whether voxel sizes and affine of a file make sense, and agree; errors come first.
+    """Say whether voxel sizes and affine of a file, and of the same file opened, make sense and agree.
 
-    Args:
-        file: of the image.
-        image: the same, opened.
+    Errors come first.
     """
     name, grid = short_name(file), VoxelGrid.of(image)
     sizes = _sizes_in_file(file, image)[: image.ndim]
-    listed = ", ".join(f"{size:g}" for size in sizes)
+    listed = _listed(sizes)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         what, remedy = "has voxel sizes that make no sense", "set the right voxel sizes in its header"
         yield Finding(name, what, "positive numbers of mm in pixdim", listed, remedy)
     if not grid.spans_volume:
-        found, remedy = (
-            str(np.round(grid.affine[:_SPACE], 3).tolist()),
-            "repair qform and sform in its header",
-        )
-        yield Finding(
-            name,
-            "has an affine that maps no volume",
-            "finite numbers and three independent axes",
-            found,
-            remedy,
-        )
+        what, expected = "has an affine that maps no volume", "finite numbers and three independent axes"
+        found, remedy = np.round(grid.affine[:_SPACE], 3).tolist(), "repair qform and sform in its header"
+        yield Finding(name, what, expected, str(found), remedy)
         return
     spacing_mm = np.asarray(grid.spacing_mm[: image.ndim])
     if not np.allclose(sizes[: len(spacing_mm)], spacing_mm, rtol=0, atol=AFFINE_TOLERANCE):
+        what, expected = "has two voxel sizes", f"{_listed(spacing_mm)} as its affine"
         found, remedy = f"{listed} in pixdim", "nothing, if the affine is right: it is what counts"
-        what, expected = (
-            "has two voxel sizes",
-            f"{', '.join(f'{size:g}' for size in spacing_mm)} as its affine",
-        )
         yield Finding(name, what, expected, found, remedy, "warning")
     if grid.shear_deg > _SHEARED_FROM_DEG:
         found, remedy = f"{grid.shear_deg:.1f} degrees less", "resample it to a grid without shear"
@@ -160,6 +136,97 @@ def _sizes_in_file(file: Path, image: nib.Nifti1Image) -> npt.NDArray[np.floatin
     with ImageOpener(str(file)) as opened:
         header = type(image.header).from_fileobj(opened, check=False)
     return np.asarray(header["pixdim"][1 : 1 + _SPACE])
+
+
+# Two images on one grid of voxels
+
+
+def check_grids(
+    prediction: npt.NDArray[Any], reference: npt.NDArray[Any], spacing_mm: Sequence[float]
+) -> None:
+    """Refuse two arrays that cannot lie on one grid of voxels of that size.
+
+    Raises:
+        ValueError: if the shapes differ, there is no voxel, or the spacing is not one length > 0 per axis.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(
+            f"prediction and reference must lie on one grid, got {prediction.shape} and {reference.shape}"
+        )
+    if not prediction.size:
+        raise ValueError(f"an image without a voxel has no measures, got shape {prediction.shape}")
+    lengths = np.asarray(spacing_mm, dtype=np.float64)
+    if lengths.shape != (prediction.ndim,) or not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError(
+            f"the spacing must be one length in mm above 0 per axis ({prediction.ndim}), got {spacing_mm}"
+        )
+
+
+def grid_findings(
+    file: Path | str, expected: VoxelGrid, found: VoxelGrid, of: str = "the image"
+) -> list[Finding]:
+    """Say whether a file (or the name of one) lies on the grid of another: its shape, then its affine."""
+    by_shape = shape_findings(file, expected.shape, found.shape, of=of)
+    return by_shape or affine_findings(file, expected.affine, found.affine, of=of)
+
+
+def shape_findings(
+    file: Path | str,
+    expected: Sequence[int],
+    found: Sequence[int],
+    axes: str = "x, y, z",
+    *,
+    of: str = "the image",
+) -> list[Finding]:
+    """Say whether a label has the shape of its image."""
+    if tuple(expected) == tuple(found):
+        return []
+    what, remedy = f"shape differs from that of {of}", f"{_RESAMPLE}, or look for a mix-up of files"
+    wanted = f"({axes}) = ({_listed(expected)})"
+    return [Finding(short_name(file), what, wanted, f"({_listed(found)})", remedy)]
+
+
+def affine_findings(
+    file: Path | str,
+    expected: Affine,
+    found: Affine,
+    seen_by: str = "NIfTI header",
+    *,
+    of: str = "the image",
+) -> list[Finding]:
+    """Say whether the affine of a label is that of its image.
+
+    Args:
+        file: of the label.
+        expected: (4, 4) voxel to world in mm, of the image.
+        found: of the label.
+        seen_by: whose reading of the header it is: readers differ where qform and sform do.
+        of: the image, for messages.
+    """
+    difference = np.abs(np.asarray(expected) - np.asarray(found))
+    if bool(np.all(difference <= AFFINE_TOLERANCE)):  # false for NaN
+        return []
+    at = np.unravel_index(int(np.argmax(np.nan_to_num(difference, nan=np.inf))), difference.shape)
+    where = f"row {at[0]}, column {at[1]}, {seen_by}"
+    what = f"affine differs from that of {of} by {difference[at]:.4g} ({where})"
+    wanted = f"{expected[at]:.6g} +- {AFFINE_TOLERANCE}"
+    remedy = f"{_RESAMPLE}, or, if only its header is wrong, copy the header of the image"
+    return [Finding(short_name(file), what, wanted, f"{found[at]:.6g}", remedy)]
+
+
+def reader_geometry_findings(file: Path, image: Mapping[str, Any], label: Mapping[str, Any]) -> list[Finding]:
+    """Say whether nnU-Net's reader sees an image and the label in a file on one grid, by its properties."""
+    found = reader_affines(label)
+    for name, expected in reader_affines(image).items():
+        if name in found:
+            findings = affine_findings(file, expected, found[name], f"{name} affine of the reader")
+            if findings:
+                return findings
+    return []
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 # The geometry that nnU-Net's readers keep
@@ -185,18 +252,14 @@ def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence
     """Return the anatomical direction of each axis of a preprocessed case; "SAR": the first to superior.
 
     Args:
-        properties: of the case, as nnU-Net's reader gave them.
+        properties: as nnU-Net's reader gave them; None is returned where they hold no geometry.
         transpose_forward: of the plans.
-
-    Returns:
-        One letter of R, L, A, P, S, I per array axis; None where the properties hold no geometry.
     """
     affines = reader_affines(properties)
     flat = len(properties.get("sitk_stuff", {}).get("spacing", _AXES)) != len(_AXES)
     if flat or not affines:
         return None
-    affine = affines.get("reoriented", affines["original"])
-    file_axes = nib.aff2axcodes(affine)  # i, j, k of the file
+    file_axes = nib.aff2axcodes(affines.get("reoriented", affines["original"]))  # i, j, k
     reader_axes = file_axes[::-1]  # readers return (k, j, i)
     return "".join(reader_axes[axis] for axis in transpose_forward)
 
@@ -206,8 +269,6 @@ def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence
 
 def bounding_box(mask: npt.NDArray[np.bool_], margin: Sequence[int] = ()) -> Box:
     """Return one slice per axis around all true voxels, each of length 0 if there is none.
-
-    Most of an image is empty; a measure that knows the whole size need not work on that part.
 
     Args:
         mask: any number of axes.

@@ -2,18 +2,93 @@
 
 chosen = select_images(list_bids(bids), exclude=Exclusion(("sub-03", "*acq-ax*")), contrasts=("T2w",))
 chosen.images[0].case_id                          # "sub-01_T2w"
-chosen.because(Reason.MISNAMED)                   # files that were passed over for that reason
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.bids import BidsName, parse_bids_name
 from nnunet_softseg.io.case_files import ImageFiles, PassedOver, Reason
+from nnunet_softseg.io.case_names import BidsName, parse_bids_name
 from nnunet_softseg.io.nifti import without_nifti_ending
+
+YAML_ENDINGS = (".yml", ".yaml")
+_STRUCTURED = (".json", *YAML_ENDINGS)
+
+
+# Files of names: JSON, YAML, or one name a line
+
+
+def load_text(file: Path) -> str:
+    """Return the content of a text file in UTF-8.
+
+    Raises:
+        UserError: if it is not a text file, or cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise UserError(f"{file}: expected a text file, found: {reason}: check the path") from error
+
+
+def load_structure(file: Path) -> Any:
+    """Return the content of a JSON or YAML file; in YAML every value is a string, `01` too.
+
+    Raises:
+        UserError: if it cannot be read, or is neither.
+    """
+    text = load_text(file)
+    try:
+        if file.suffix.lower() == ".json":
+            return json.loads(text)
+        return yaml.load(text, Loader=yaml.BaseLoader)
+    except (ValueError, yaml.YAMLError) as error:
+        what = " ".join(str(error).split())
+        raise UserError(f"{file}: expected JSON (.json) or YAML, found: {what}: repair it") from error
+
+
+def all_values(structure: Any) -> list[str]:
+    """Return every value of nested lists and mappings as a string; keys are not values."""
+    if isinstance(structure, Mapping):
+        return all_values(list(structure.values()))
+    if isinstance(structure, list):
+        return [value for part in structure for value in all_values(part)]
+    return [str(structure)] if structure not in (None, "") else []
+
+
+def read_exclusions(arguments: Iterable[str]) -> tuple[str, ...]:
+    """Return the patterns that were asked for, once each.
+
+    Args:
+        arguments: names or patterns (`*`, `?`, `[]`), or files of them: one a line with `#` comments, or all
+            values of a JSON or YAML file.
+
+    Raises:
+        UserError: if a file is missing or unreadable.
+    """
+    patterns: list[str] = []
+    for argument in arguments:
+        file = Path(argument)
+        if not file.is_file():
+            if file.suffix.lower() in (".txt", *_STRUCTURED):
+                raise UserError(f"{file}: expected a list of what to leave out, found no such file")
+            patterns.append(argument)
+        elif file.suffix.lower() in _STRUCTURED:
+            patterns += all_values(load_structure(file))
+        else:
+            lines = (line.partition("#")[0].strip() for line in load_text(file).splitlines())
+            patterns += filter(None, lines)
+    return tuple(dict.fromkeys(pattern.strip() for pattern in patterns))
+
+
+# The choice
 
 
 @dataclass
@@ -28,10 +103,10 @@ class Exclusion:
     used: set[str] = field(default_factory=set)
 
     def covers(self, image: Path, root: Path, case_ids: Iterable[str] = ()) -> bool:
-        """Say whether an image is to be left out.
+        """Say whether an image inside `root` is to be left out.
 
         Args:
-            image: inside `root`.
+            image: its path.
             root: of the images.
             case_ids: names of the image as a case.
         """
@@ -98,7 +173,7 @@ def select_images(
 
     Args:
         listing: of `list_bids`.
-        exclude: what is left out.
+        exclude: patterns of images to leave out.
         contrasts: those to take; None: all.
         distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
         contrast_of: contrast of a name; None: of no contrast that counts.
@@ -110,9 +185,9 @@ def select_images(
     for path in listing.files:
         name = parse_bids_name(path.name)
         contrast = contrast_of(name) if name else None
-        image = (
-            BidsImage(path, name, name.told_apart(contrast, distinguish_by)) if name and contrast else None
-        )
+        image = None
+        if name and contrast:
+            image = BidsImage(path, name, name.contrast_name(contrast, distinguish_by))
         reason = _reason_against(path, name, image, listing.root, exclude)
         if reason:
             passed_over.append(PassedOver(path, reason))

@@ -1,10 +1,4 @@
-"""What the values of a map can mean: a mask, fractions of a label, several labels, percent.
-
-content = classify(values)
-content.is_fraction                                  # a mask or soft map of one label
-content.labels                                       # values to choose from, or None
-raise_first_error(content_findings(file, values, "--label"))   # the one message for all else
-"""
+"""The meaning of a map's values: a mask, fractions of a label, several labels, percent."""
 
 import enum
 from dataclasses import dataclass
@@ -26,7 +20,7 @@ _LARGEST_OVERSHOOT = 0.5
 
 
 class MapKind(enum.Enum):
-    """What the values of a map can mean, told by the values alone; the words are those of messages."""
+    """The meaning of a map's values, told by the values alone; the words are those of messages."""
 
     EMPTY = "all zero"
     MASK = "a mask of 0 and 1"
@@ -52,9 +46,9 @@ class MapContent:
     """The values of a map in short.
 
     Attributes:
-        kind: what they can mean.
-        low: smallest value.
-        high: largest value.
+        kind: their meaning.
+        low: the smallest.
+        high: the largest.
         labels: its values above 0 if all are whole numbers from 0, so that one can be chosen as a label:
             those of masks, label maps and maps in percent or bytes; None: no label map (an image has more).
     """
@@ -77,11 +71,7 @@ class MapContent:
         return f"[{self.low:.6g}, {self.high:.6g}]"
 
     def remedy(self, choose: str = "") -> str:
-        """Return how values that are no fractions become fractions in [0, 1].
-
-        Args:
-            choose: the option by which a command takes one label of a label map, `--label`; "" if it cannot.
-        """
+        """Return how values that are no fractions become fractions; `choose` as in `content_findings`."""
         if self.kind is MapKind.LABELS and choose:
             return f"choose a label of it with {choose}"
         if self.kind in (MapKind.PERCENT, MapKind.BYTES):
@@ -94,22 +84,19 @@ class MapContent:
 
 
 def classify(values: npt.NDArray[Any]) -> MapContent:
-    """Return what the values of a map can mean.
+    """Return the meaning of finite values.
 
     In [0, 1], they are fractions of one label. Whole numbers beyond that are labels, unless there are many of
     them or the largest is 100 or 255, which fractions in percent or bytes have.
-
-    Args:
-        values: finite.
     """
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
         if high <= 0:
             return MapContent(MapKind.EMPTY, low, high, ())
-        if values.dtype.kind in "biu" or _are_whole(values, RANGE_TOLERANCE):
+        if _are_whole(values, RANGE_TOLERANCE):
             return MapContent(MapKind.MASK, low, high, (1,) if round(high) else ())
         return MapContent(MapKind.SOFT, low, high, None)
-    if low >= -RANGE_TOLERANCE and (values.dtype.kind in "biu" or _are_whole(values, _WHOLE_TOLERANCE)):
+    if low >= -RANGE_TOLERANCE and _are_whole(values, _WHOLE_TOLERANCE):
         labels = tuple(int(value) for value in np.unique(np.round(values)) if value)
         few = len(labels) < _FEW_LABELS and round(high) not in _FULL_SCALES
         kind = MapKind.LABELS if few else _scale(low, high)
@@ -118,6 +105,8 @@ def classify(values: npt.NDArray[Any]) -> MapContent:
 
 
 def _are_whole(values: npt.NDArray[Any], tolerance: float) -> bool:
+    if values.dtype.kind in "biu":
+        return True
     # Plane by plane: the first one with fractions answers.
     return all(bool((np.abs(plane - np.round(plane)) <= tolerance).all()) for plane in np.atleast_1d(values))
 
@@ -143,7 +132,7 @@ def content_findings(file: Path | str, values: npt.NDArray[Any], choose: str = "
         values: of one label.
         choose: the option by which a command takes one label of a label map, `--label`; "" if it cannot.
     """
-    name = file if isinstance(file, str) else short_name(file)
+    name = short_name(file)
     if values.size and not np.isfinite((values.min(), values.max())).all():
         return [not_finite(name, values)]
     content = classify(values)

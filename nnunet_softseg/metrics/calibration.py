@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import maximum_filter1d
 
-from nnunet_softseg.io.geometry import Box, bounding_box
-from nnunet_softseg.io.same_grid import check_grids
+from nnunet_softseg.io.geometry import Box, bounding_box, check_grids
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 Map = npt.NDArray[np.floating[Any]]

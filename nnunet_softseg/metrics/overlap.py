@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.io.geometry import bounding_box
-from nnunet_softseg.io.same_grid import check_grids
+from nnunet_softseg.io.geometry import bounding_box, check_grids
 from nnunet_softseg.metrics.calibration import reliability_curve
 from nnunet_softseg.metrics.measure_table import MEASURES, EmptyIf
 from nnunet_softseg.metrics.surface_distance import check_tolerance, surface_distances

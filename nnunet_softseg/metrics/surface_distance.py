@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from nnunet_softseg.io.geometry import bounding_box
-from nnunet_softseg.io.same_grid import check_grids
+from nnunet_softseg.io.geometry import bounding_box, check_grids
 
 Mask = npt.NDArray[np.bool_]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name, soft_label_file
+from nnunet_softseg.io.case_files import SOFT_FOLDER, soft_label_file
+from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.overlap import soft_measures

@@ -21,9 +21,8 @@ from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS,
 from nnunet_softseg.evaluation.evaluate import evaluate
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
 from nnunet_softseg.io.case_files import REPORT, list_files
-from nnunet_softseg.io.case_matching import prediction_files, reference_files
+from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
 from nnunet_softseg.io.case_names import Case, check_pattern
-from nnunet_softseg.io.companions import companion_files
 
 EMPTY = np.zeros(SHAPE)
 

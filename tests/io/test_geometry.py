@@ -6,8 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, turned
-from nnunet_softseg.io.same_grid import grid_findings
+from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, grid_findings, turned
 
 SHAPE = (4, 5, 6)
 

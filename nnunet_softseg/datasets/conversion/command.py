@@ -26,7 +26,7 @@ from nnunet_softseg.datasets.conversion.writing import (
     write_datasets,
 )
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.list_file import read_exclusions
+from nnunet_softseg.io.image_choice import read_exclusions
 from nnunet_softseg.io.nifti import without_nifti_ending
 
 _LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunet_softseg.datasets.conversion.sources import SourceCase, Sources
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.list_file import YAML_ENDINGS, all_values, load_structure, load_text
+from nnunet_softseg.io.image_choice import YAML_ENDINGS, all_values, load_structure, load_text
 
 FOLDS = 5
 PARTS = ("train", "validation", "test")

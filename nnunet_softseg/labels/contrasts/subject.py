@@ -18,7 +18,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, write_json
-from nnunet_softseg.io.bids import derivative_file
+from nnunet_softseg.io.case_names import derivative_file
 from nnunet_softseg.io.nifti import without_nifti_ending
 from nnunet_softseg.io.record import (
     changed_keys,
