@@ -1,13 +1,14 @@
-"""Modules of the package that one label passes from disk to the loss, and one image from disk to its soft map.
+"""Modules of the package that a label passes from disk to the loss, and an image from disk to its soft map.
 
     python benchmarks/modules_on_the_way.py -o FOLDER [--model MODEL] [--json FILE]
 
-A profile hook notes every file of the package in which a function runs. The label: soft labels of a phantom dataset are
-brought to the network's grid, loaded, augmented, and compared with the network's output in one training step. The
-image: one file through `nnunet-softseg predict`, with a model that the same training has saved after no step.
+A profile hook notes every file of the package in which a function runs. The label: soft labels of a phantom
+dataset are brought to the network's grid, loaded, augmented, and compared with the network's output in one
+training step. The image: one file through `nnunet-softseg predict`, with a model after that one step.
 """
 
 import argparse
+import inspect
 import json
 import os
 import subprocess
@@ -21,8 +22,8 @@ from typing import Any
 import nnunet_softseg
 
 PACKAGE = Path(nnunet_softseg.__file__).parent
-NOT_ON_THE_WAY = ("errors.py", "registry.py", "run.py", "cli/")
-"""The error class, the look-up of names and the reading of arguments are not steps of the data."""
+NOT_ON_THE_WAY = ("errors.py", "settings.py", "registry.py", "run.py", "cli/")
+"""The root modules, the look-up of names and the reading of arguments are not steps of the data."""
 DATASET = 951
 PLANS = "nnUNetSoftSegDemoPlans"
 TRAINER = "nnUNetTrainerSoftSegDemo"
@@ -34,7 +35,8 @@ def modules_run(call: Callable[[], Any]) -> list[str]:
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         del argument
-        if event == "call" and frame.f_code.co_name != "<module>":
+        # The bodies of modules and classes, which run at import, are not optimised.
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
             seen.add(frame.f_code.co_filename)
 
     threading.setprofile(note)
@@ -108,6 +110,7 @@ def main() -> None:
     image = next(iter(sorted(images.iterdir())))
     model = Path(trainer.output_folder).parent
     words = ["predict", "-i", str(image), "-o", str(folder / "predicted"), "-m", str(model), "-f", "0"]
+    softseg(words)  # imports, which run functions, too
     softmap = modules_run(lambda: softseg([*words, "--overwrite"]))
 
     for title, modules in (("label, from disk to loss", label), ("image, from disk to soft map", softmap)):
