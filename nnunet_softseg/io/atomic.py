@@ -31,15 +31,11 @@ _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, of the same type, that takes its place when the block ends well.
 
-    Args:
-        path: the file to write; an existing one is replaced.
-
     Raises:
         UserError: if the folder cannot be written, or the disk is full.
     """
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-    stem = path.name.removesuffix(suffix)
-    aside = path.with_name(f".{stem}.{_host()}@{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
+    aside = _aside(path, suffix)
     try:
         yield aside
         os.replace(aside, path)
@@ -66,20 +62,16 @@ def make_folder(folder: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder` that gets its name when the block ends well.
 
-    What dead processes left of the same folder is removed first.
-
-    Args:
-        folder: not there yet, or empty; its parents are made.
+    The folder is not there yet, or empty; its parents are made. Those that dead processes left are removed.
 
     Raises:
         UserError: if it cannot be written, the disk is full, or somebody else has made it meanwhile.
     """
     make_folder(folder.parent)
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
-        match = _TEMPORARY.match(left.name)
-        if match and left.is_dir() and _is_abandoned(left, match["host"], int(match["pid"])):
+        if left.is_dir() and _is_abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
-    aside = folder.with_name(f".{folder.name}.{_host()}@{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    aside = _aside(folder)
     try:
         aside.mkdir()
         yield aside
@@ -111,28 +103,33 @@ def write_json(path: Path, content: Any) -> None:
 def remove_abandoned(folder: Path) -> list[Path]:
     """Remove the temporary files that dead processes left in a folder, and return them.
 
-    Args:
-        folder: may be missing; its subfolders are not looked at. A file that cannot be removed stays: it
-            harms nobody.
+    The folder may be missing; subfolders are not looked at, a file that cannot be removed stays.
     """
     removed = []
     for file in folder.glob(".*") if folder.is_dir() else ():
-        match = _TEMPORARY.match(file.name)
         with contextlib.suppress(OSError, OverflowError):
-            if match and _is_abandoned(file, match["host"], int(match["pid"])):
+            if _is_abandoned(file):
                 file.unlink()
                 removed.append(file)
     return removed
 
 
-def _is_abandoned(file: Path, host: str, pid: int) -> bool:
-    if time.time() - file.stat().st_mtime > ABANDONED_AFTER_S:
+def _aside(path: Path, suffix: str = "") -> Path:
+    stem = path.name.removesuffix(suffix)
+    return path.with_name(f".{stem}.{_host()}@{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
+
+
+def _is_abandoned(path: Path) -> bool:
+    match = _TEMPORARY.match(path.name)
+    if match is None:
+        return False
+    if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
         return True
     # On Windows, signal 0 is not a question but Ctrl+C: there only the age tells.
-    if host != _host() or os.name == "nt":
+    if match["host"] != _host() or os.name == "nt":
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(int(match["pid"]), 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # alive, somebody else's

@@ -43,13 +43,7 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The NIfTI files of a place.
-
-    Attributes:
-        root: a folder, or the one file.
-        files: sorted.
-        passed_over: files that are there, too.
-    """
+    """The NIfTI files of a folder (or the one file `root`), sorted, and the other files that are there."""
 
     root: Path
     files: tuple[Path, ...]
@@ -65,7 +59,7 @@ class ImageFiles:
         return file.name if self.is_one_file else file.relative_to(self.root).as_posix()
 
 
-# Names
+# Files
 
 
 def is_nifti(name: str) -> bool:
@@ -74,12 +68,9 @@ def is_nifti(name: str) -> bool:
 
 
 def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
-    """Return the file of one soft label; `.nii.gz` unless only a `.nii` is there.
+    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only a `.nii` is there.
 
-    Args:
-        folder: softLabelsTr, or the `soft` folder of a prediction.
-        case_id: as in imagesTr, without the channel.
-        label: its value in dataset.json.
+    The folder is softLabelsTr, or the `soft` folder of a prediction.
     """
     return compressed_or_plain(folder / f"{case_id}_{label:04d}{NIFTI_ENDINGS[0]}")
 

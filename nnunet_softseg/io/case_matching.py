@@ -1,14 +1,10 @@
 """Which file belongs to which case and label: never a guess between two.
 
-    references, labels = reference_files(list_files(folder))          # (case id, label) -> file
-    found = prediction_files(list_files(method), cases, labels)       # found.paths, .missing, .way
-
-References tell the cases; predictions are searched for them. Names are tried in the order of `_WAYS`, and the
+References tell the cases; predictions are searched for them. Names are tried in the order of `_ways`, and the
 first way that finds anything serves for all cases of a folder: soft maps and label maps are never mixed.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,9 +21,9 @@ from nnunet_softseg.io.case_names import (
 )
 from nnunet_softseg.io.nifti import without_nifti_ending
 
-Wanted = tuple[str, int]
+_Wanted = tuple[str, int]
 """Case id and label."""
-Named = tuple[Path, tuple[str, int | None]]
+_Named = tuple[Path, tuple[str, int | None]]
 """A file with the case and label that its name says; None: of all labels, or its content tells which."""
 
 
@@ -42,18 +38,18 @@ class Found:
         num_unused: NIfTI files that belong to no case, or were not needed.
     """
 
-    paths: Mapping[Wanted, Path]
+    paths: Mapping[_Wanted, Path]
     way: str
     missing: Mapping[str, str] = field(default_factory=dict)
     num_unused: int = 0
 
 
-def group(named: Iterable[Named]) -> dict[tuple[str, int | None], list[Path]]:
+def _group(named: Iterable[_Named]) -> dict[tuple[str, int | None], list[Path]]:
     """Return case and label -> the files whose names say so."""
-    grouped = defaultdict(list)
+    grouped: dict[tuple[str, int | None], list[Path]] = {}
     for file, key in named:
-        grouped[key].append(file)
-    return dict(grouped)
+        grouped.setdefault(key, []).append(file)
+    return grouped
 
 
 # References: the files tell the cases
@@ -61,7 +57,7 @@ def group(named: Iterable[Named]) -> dict[tuple[str, int | None], list[Path]]:
 
 def reference_files(
     images: ImageFiles, labels: Sequence[int] | None = None, pattern: str | None = None
-) -> tuple[dict[Wanted, Path], tuple[int, ...]]:
+) -> tuple[dict[_Wanted, Path], tuple[int, ...]]:
     """Return the reference of each case and label, and the labels.
 
     Args:
@@ -76,7 +72,7 @@ def reference_files(
     soft = [
         file for file in images.files if file.parent.name == SOFT_FOLDER and parse_numbered_name(file.name)
     ]
-    named = group(_reference_names(images, soft or images.files, pattern))
+    named = _group(_reference_names(images, soft or images.files, pattern))
     if not named:
         found = f"{len(images.files)} NIfTI files and {len(images.passed_over)} others"
         raise UserError(f"{images.root}: expected files that match {pattern}, found {found}: check the path")
@@ -99,7 +95,7 @@ def reference_files(
     return paths, wanted
 
 
-def _reference_names(images: ImageFiles, files: Iterable[Path], pattern: str | None) -> Iterator[Named]:
+def _reference_names(images: ImageFiles, files: Iterable[Path], pattern: str | None) -> Iterator[_Named]:
     for file in files:
         if pattern is None:
             case_id, label = case_and_label(file)
@@ -137,10 +133,10 @@ def prediction_files(
     """
     if images.is_one_file and len(cases) == 1:
         return Found({(cases[0].case_id, label): images.root for label in labels}, "the one file given")
-    if pattern and (by_pattern := group(_by_pattern(images, cases, labels, pattern))):
+    if pattern and (by_pattern := _group(_by_pattern(images, cases, labels, pattern))):
         return _unambiguous(images, by_pattern, cases, labels, f"file names that match {pattern}")
-    for words, name in () if pattern else _WAYS:
-        named = group(name(images, cases))
+    for words, files in () if pattern else _ways(images, cases):
+        named = _group(files)
         if any((case.case_id, label) in named for case in cases for label in (*labels, None)):
             return _unambiguous(images, named, cases, labels, words)
     return _unambiguous(images, {}, cases, labels, "nothing found")
@@ -153,7 +149,7 @@ def _unambiguous(
     labels: Sequence[int],
     way: str,
 ) -> Found:
-    paths: dict[Wanted, Path] = {}
+    paths: dict[_Wanted, Path] = {}
     missing = {}
     for case in cases:
         files = {
@@ -173,28 +169,23 @@ def _unambiguous(
     return Found(paths, way, missing, len(images.files) - len(set(paths.values())))
 
 
-def _soft_maps(images: ImageFiles, cases: Sequence[Case]) -> Iterator[Named]:
-    return (named for named in _numbered(images, cases) if named[0].parent.name == SOFT_FOLDER)
-
-
-def _numbered(images: ImageFiles, _: Sequence[Case]) -> Iterator[Named]:
-    return ((file, parsed) for file in images.files if (parsed := parse_numbered_name(file.name)))
-
-
-def _exact(images: ImageFiles, _: Sequence[Case]) -> Iterator[Named]:
-    return ((file, (without_nifti_ending(file.name), None)) for file in images.files)
-
-
-def _by_prefix(images: ImageFiles, cases: Sequence[Case]) -> Iterator[Named]:
+def _ways(images: ImageFiles, cases: Sequence[Case]) -> Iterator[tuple[str, Iterable[_Named]]]:
+    """Yield the ways in which file names tell cases, in words and as files, the most certain first."""
+    numbered = {file: parsed for file in images.files if (parsed := parse_numbered_name(file.name))}
+    soft = {file: parsed for file, parsed in numbered.items() if file.parent.name == SOFT_FOLDER}
+    yield f"soft maps {SOFT_FOLDER}/<case>_<label>.nii.gz", soft.items()
+    yield "maps <case>_<label>.nii.gz", numbered.items()
+    stems = {file: without_nifti_ending(file.name) for file in images.files}
+    yield "maps <case>.nii.gz", ((file, (stem, None)) for file, stem in stems.items())
     case_ids = {case.case_id for case in cases}
-    for file in images.files:
-        stem = without_nifti_ending(file.name)
-        owner = longest_prefix(stem, case_ids)
-        if owner and owner != stem and not parse_numbered_name(file.name):
-            yield file, (owner, None)
+    owners = {file: longest_prefix(stem, case_ids) for file, stem in stems.items() if file not in numbered}
+    by_prefix = ((file, (owner, None)) for file, owner in owners.items() if owner and owner != stems[file])
+    yield "maps <case>_<anything>.nii.gz", by_prefix
+    by_name = _by_bids_name(images, cases)
+    yield "maps with subject, session and contrast of the case in their BIDS name", by_name
 
 
-def by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[Named]:
+def _by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[_Named]:
     """Yield the files whose BIDS names tell subject, session and contrast of a case."""
     by_key = {case.key: case.case_id for case in cases}
     for file in images.files:
@@ -206,7 +197,7 @@ def by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[Named]:
 
 def _by_pattern(
     images: ImageFiles, cases: Sequence[Case], labels: Sequence[int], pattern: str
-) -> Iterator[Named]:
+) -> Iterator[_Named]:
     names = [(file, _held_against(images, file, pattern)) for file in images.files]
     for case in cases:
         told = {"case": case.case_id, "subject": case.subject, "session": case.session}
@@ -218,15 +209,6 @@ def _by_pattern(
 def _held_against(images: ImageFiles, file: Path, pattern: str) -> str:
     """Return the path inside the folder, or the name alone if the pattern has no slash."""
     return images.relative(file) if "/" in pattern else file.name
-
-
-_WAYS: tuple[tuple[str, Callable[[ImageFiles, Sequence[Case]], Iterator[Named]]], ...] = (
-    (f"soft maps {SOFT_FOLDER}/<case>_<label>.nii.gz", _soft_maps),
-    ("maps <case>_<label>.nii.gz", _numbered),
-    ("maps <case>.nii.gz", _exact),
-    ("maps <case>_<anything>.nii.gz", _by_prefix),
-    ("maps with subject, session and contrast of the case in their BIDS name", by_bids_name),
-)
 
 
 # Companions: level, disc or other images of a map
@@ -261,24 +243,20 @@ def companion_files(
     listed = [file for file in images.files if file.resolve() not in left_out]
     every_stem = {stem for of_case in stems.values() for stem in of_case}
     owners = ((file, longest_prefix(without_nifti_ending(file.name), every_stem)) for file in listed)
-    by_stem = group((file, (owner, None)) for file, owner in owners if owner)
-    by_bids = group(by_bids_name(images, cases))
+    by_stem = _group((file, (owner, None)) for file, owner in owners if owner)
+    by_bids = _group(_by_bids_name(images, cases))
     found = {}
     for case, of_case in stems.items():
         named = [by_stem.get((stem, None), []) for stem in of_case]
         same = [[file for file in files if without_nifti_ending(file.name) in of_case] for files in named]
         of_kind = [[file for file in files if kind in file.name.lower()] for files in named]
         candidates = next(filter(None, (*of_kind, *same, *named, by_bids.get((case, None), []))), [])
+        if len(candidates) > 1:
+            names = examples([images.relative(file) for file in candidates])
+            raise UserError(
+                f"{images.root}: expected one {kind} image of {case}, found {len(candidates)}: {names}: "
+                f"rename all but one, or give one {kind} image per map in the same order"
+            )
         if candidates:
-            found[case] = _the_one(candidates, images, case, kind)
+            found[case] = candidates[0]
     return found
-
-
-def _the_one(files: Sequence[Path], images: ImageFiles, case: str, kind: str) -> Path:
-    if len(files) > 1:
-        found = f"{len(files)}: {examples([images.relative(file) for file in files])}"
-        raise UserError(
-            f"{images.root}: expected one {kind} image of {case}, found {found}: rename all but one, or give "
-            f"one {kind} image per map in the same order"
-        )
-    return files[0]

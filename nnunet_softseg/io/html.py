@@ -6,7 +6,6 @@ fetched: the page's own policy forbids it. Templates, style and script lie in te
 
 import base64
 import io
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,7 @@ def template(name: str) -> str:
 def figures(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant figures, without exponent; a dash for None, NaN and infinity.
 
-    Args:
-        value: to be shown.
-        digits: significant figures; digits left of the decimal point are never rounded away.
+    Digits left of the decimal point are never rounded away.
     """
     if value is None or not np.isfinite(value):
         return NO_VALUE
@@ -65,12 +62,14 @@ def render_page(title: str, body: str, context: Mapping[str, Any], images: str =
         trim_blocks=True,
     )
     environment.filters["figures"] = figures
-    parts = {
-        "style": Markup(template("style.css")),
-        "script": Markup(template("sort.js")),
-        "images_from": images,
-    }
-    return environment.from_string(page).render(**context, page_title=title, version=__version__, **parts)
+    return environment.from_string(page).render(
+        **context,
+        page_title=title,
+        version=__version__,
+        style=Markup(template("style.css")),
+        script=Markup(template("sort.js")),
+        images_from=images,
+    )
 
 
 def write_page(path: Path, html: str) -> None:
@@ -84,30 +83,18 @@ def write_page(path: Path, html: str) -> None:
 
 
 def figure_as_svg(figure: Figure, description: str) -> Markup:
-    """Return a figure as SVG to stand in a page; text stays text, identifiers are its own.
-
-    Args:
-        figure: of matplotlib.
-        description: of its content, for those who cannot see it.
-    """
+    """Return a figure as SVG for a page, described for those who cannot see it; text stays text."""
     stream = io.StringIO()
     # Several figures on a page must not share the identifiers of their clip paths.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     svg = stream.getvalue()
-    label = Markup.escape(description)
-    return Markup(
-        re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', svg[svg.index("<svg") :], count=1)
-    )
+    start = f'<svg role="img" aria-label="{Markup.escape(description)}" '
+    return Markup(start + svg[svg.index("<svg ") + len("<svg ") :])
 
 
-def picture(pixels: npt.NDArray[np.uint8], quality: int = 85) -> str:
-    """Return a picture as a data URI of WebP.
-
-    Args:
-        pixels: (rows, columns) or (rows, columns, 3), 0-255.
-        quality: 0-100.
-    """
+def picture(pixels: npt.NDArray[np.uint8]) -> str:
+    """Return pixels, (rows, columns) or (rows, columns, 3), 0-255, as a data URI of WebP."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="webp", quality=quality, method=4)
+    Image.fromarray(pixels).save(stream, format="webp", quality=85, method=4)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -1,8 +1,4 @@
-"""A NIfTI file, opened, checked and read.
-
-raise_first_error(file_findings(file))   # there, whole, 3-D, real numbers; no voxel is kept in memory
-values = stored_values(file)             # (x, y, z) float32; what they mean: `map_kind`
-"""
+"""A NIfTI file, opened, checked and read."""
 
 import gzip
 import math
@@ -49,26 +45,20 @@ def load_nifti(file: Path) -> nib.Nifti1Image:
     """
     try:
         image = nib.load(file)
-        found = type(image).__name__
+        if isinstance(image, nib.Nifti1Image):
+            return image
+        raise ImageFileError(type(image).__name__)
     except UNREADABLE as error:
-        raise UserError(_not_nifti(file, str(error) or type(error).__name__)) from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise UserError(_not_nifti(file, found))
-    return image
-
-
-def _not_nifti(file: Path, found: str) -> str:
-    return str(Finding(short_name(file), "cannot be opened", "a NIfTI file", found, _AGAIN))
+        found = str(error) or type(error).__name__
+        not_nifti = Finding(short_name(file), "cannot be opened", "a NIfTI file", found, _AGAIN)
+        raise UserError(str(not_nifti)) from error
 
 
 def file_findings(file: Path, name: str = "") -> list[Finding]:
     """Say whether a NIfTI file is there, whole (by its checksum if compressed), 3-D and of real numbers.
 
     Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
-
-    Args:
-        file: to look at.
-        name: for messages; "" takes that of file and folder.
+    The name is for messages; "" takes that of file and folder.
     """
     name = name or short_name(file)
     if not file.is_file():
@@ -95,12 +85,8 @@ def _stored_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Findi
         what, found = "not a 3-D image", f"{len(shape)}-D, shape {shape}"
         return [Finding(name, what, "shape (x, y, z)", found, _three_axes(shape))]
     if dtype.kind not in _REAL_KINDS:
-        what, expected_type, remedy = (
-            "voxels are not real numbers",
-            "integers or floats",
-            "write it as one of them",
-        )
-        return [Finding(name, what, expected_type, str(dtype), remedy)]
+        what, remedy = "voxels are not real numbers", "write it as one of them"
+        return [Finding(name, what, "integers or floats", str(dtype), remedy)]
     return []
 
 
@@ -158,13 +144,9 @@ def image_name(image: nib.Nifti1Image, otherwise: str) -> str:
 
 
 def stored_values(file: Path) -> Values:
-    """Return the values of a NIfTI file, (x, y, z), in the order in which viewers count voxels.
+    """Return the values of a whole NIfTI file, (x, y, z), in the order in which viewers count voxels.
 
-    The range is judged by these and not by what nnU-Net's readers give: SimpleITK turns NaN into 0, in
-    silence.
-
-    Args:
-        file: whole, see `file_findings`.
+    The range is judged by these: of nnU-Net's readers, SimpleITK turns NaN into 0, in silence.
 
     Raises:
         UserError: if it cannot be read after all.
@@ -173,11 +155,7 @@ def stored_values(file: Path) -> Values:
 
 
 def read_values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
-    """Return the values of a 3-D image, scaled by its header, in the type that gives.
-
-    Args:
-        image: of real numbers.
-        name: for messages.
+    """Return the values of a 3-D image, scaled by its header, in the type that gives; name: for messages.
 
     Raises:
         UserError: if it is not 3-D, cannot be read, or holds no real, finite numbers.

@@ -1,15 +1,7 @@
-"""What results were made from, and whether they are still up to date.
+"""Whether results are up to date, by a record of what they were made from.
 
 A record is a JSON object (or metadata of an array) with the request: all that decides the values of a result,
 as settings, version and SHA-256 of sources; often with `outputs`, path -> SHA-256 of each file written.
-
-    request = json_copy({"version": __version__, **settings.as_dict(), "sha256": sha256(image)})
-    record = load_record(file, "request", "outputs")
-    if record and not changed_keys(record["request"], request) + changed_outputs(folder, record["outputs"]):
-        return                                      # kept; else the names of what changed say why it is not
-    written = make()
-    write_json(file, {"request": request, "outputs": output_hashes(folder, written)})
-
 Hash the sources before they are read: one that changes meanwhile makes the record stale, not wrong.
 """
 
@@ -107,7 +99,7 @@ def output_hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 def changed_outputs(
     folder: Path, recorded: Mapping[str, str | None], files: Iterable[Path] | None = None
 ) -> list[str]:
-    """Return the outputs that are missing, were never finished (None), or are not what was written.
+    """Return the outputs that are missing, were never finished (None), or are not as they were written.
 
     Args:
         folder: from which the recorded paths are seen.
