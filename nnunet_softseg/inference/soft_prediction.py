@@ -26,8 +26,7 @@ from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.metrics.label_shape import known_range
 from nnunet_softseg.network import backends
 from nnunet_softseg.network.backends import TorchNetwork, UNetInStages
-from nnunet_softseg.network.norm_relu import norm_relu, robust_peak
-from nnunet_softseg.network.running_scale import running_scale, unwrapped
+from nnunet_softseg.network.norm_relu import norm_relu, robust_peak, running_scale, unwrapped
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 

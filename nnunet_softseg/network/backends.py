@@ -20,8 +20,8 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import openvino_network
+from nnunet_softseg.network.norm_relu import unwrapped
 from nnunet_softseg.network.openvino_network import CACHE, OpenVinoNetwork, user_cache, weights_hash
-from nnunet_softseg.network.running_scale import unwrapped
 
 VARIABLE = "NNUNET_SOFTSEG_BACKEND"
 MODEL_FOLDER = "nnunet_softseg_model_folder"

@@ -4,13 +4,22 @@ Source: Bedard et al. 2025, section 3.4: relu(x) / max(relu(x)), 0 where the max
 maximum is not printed there; here it is per sample and channel, so that no case depends on its batch mates.
 
 The single largest voxel is a fragile scale: one hot voxel of 1.3 shrinks everything else to 77 %. So
-there are two scales: `peak`, as printed, and `robust_peak`, a Lehmer mean.
+there are two scales: `peak`, as printed, and `robust_peak`, a Lehmer mean. The running scale, one number per
+label in a buffer of the network, follows the robust peak over training patches that hold the label: at
+inference it tells a structure from an image without one, as the loss leaves the scale of the raw output free.
 """
 
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.parallel import DistributedDataParallel
+
+BUFFER = "reference_plateau"
+"""The name in checkpoints, also of those that earlier versions wrote."""
+LABELLED = 0.5
+"""A patch whose target stays below this holds at most the fringe of the structure."""
 
 
 def at_least_float32(values: torch.Tensor) -> torch.Tensor:
@@ -101,3 +110,119 @@ def broadcast_floor(floor: torch.Tensor | float, raw: torch.Tensor) -> torch.Ten
 
 def _keep_axes(values: torch.Tensor, ndim: int) -> torch.Tensor:
     return values.reshape(*values.shape, *[1] * (ndim - 2))
+
+
+# In training
+
+
+def normalised_for_loss(
+    raw: torch.Tensor,
+    peaks: torch.Tensor,
+    target: torch.Tensor,
+    floor_fraction: float,
+    scale: torch.Tensor,
+) -> torch.Tensor:
+    """Return NormReLU of a patch, as it will be in the whole case, with a gradient wherever there is a label.
+
+    At inference the robust peak of the case becomes 1, and so it does here where the target reaches 1. A
+    patch may hold only the fringe of the structure, and a coarse level only averages: there the robust peak
+    becomes the largest target. A patch without a label (below 0.5) is measured against the running scale
+    instead, so that it learns to stay low. Where the target is above 0 the raw output is not cut off at 0: a
+    head that has gone negative everywhere still gets a gradient back. Where it is below 1, nothing is cut off
+    at 1.
+
+    Args:
+        raw: (batch, label, *space).
+        peaks: (batch, label, 1, ...), `robust_peak` of it.
+        target: as raw.
+        floor_fraction: smallest denominator, as a fraction of the running scale.
+        scale: (label,) running scale, 0 where not known yet.
+    """
+    height = peak(target)
+    running = broadcast_floor(scale, raw).expand_as(height)
+    labelled = torch.maximum(peaks, floor_fraction * running) / height.clamp(min=LABELLED)
+    denominator = torch.where(height > LABELLED, labelled, running)
+    denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+    normalised: torch.Tensor = _Normalised.apply(raw, denominator, target)  # type: ignore[no-untyped-call]
+    return normalised
+
+
+class _Normalised(torch.autograd.Function):
+    """raw / denominator, cut off at 0 where the target is 0, and at 1 where it is 1.
+
+    The slopes are those that autograd finds, which reads and writes the arrays twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw: torch.Tensor, denominator: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        ratio = raw / denominator
+        normalised = torch.where(target > 0, ratio, ratio.clamp(min=0))
+        normalised = torch.where(target < 1, normalised, normalised.clamp(max=1))
+        ctx.save_for_backward(normalised, normalised == ratio, denominator)
+        return normalised
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        normalised, not_cut, denominator = ctx.saved_tensors
+        of_raw = (gradient * not_cut).div_(denominator)
+        axes = tuple(range(2, of_raw.ndim))
+        of_denominator = (of_raw * normalised).sum(axes, keepdim=True).neg_()
+        return of_raw, of_denominator, None
+
+
+# The running scale
+
+
+def add_running_scale(network: nn.Module, num_labels: int) -> nn.Module:
+    """Give the network the buffer of the running scale, 0 for each label, and return the network.
+
+    The buffer lives with the segmentation layers: nnU-Net's fine-tuning skips those, so that weights of a
+    vanilla network, which has no such buffer, can be loaded.
+    """
+    _owner(network).register_buffer(BUFFER, torch.zeros(num_labels))
+    return network
+
+
+def running_scale(network: nn.Module) -> torch.Tensor:
+    """Return the (label,) running scale of a network of ours, however it is wrapped; 0 where not known."""
+    scale: torch.Tensor = getattr(_owner(unwrapped(network)), BUFFER)
+    return scale
+
+
+@torch.no_grad()
+def update_running_scale(
+    scale: torch.Tensor, peaks: torch.Tensor, target: torch.Tensor, momentum: float
+) -> None:
+    """Move the running scale towards the robust peaks of a batch, in place, leaving out unlabelled patches.
+
+    Args:
+        scale: (label,), 0 where not known yet.
+        peaks: (batch, label, 1, ...), `robust_peak` of the raw output.
+        target: (batch, label, *space).
+        momentum: share of the old value.
+    """
+    labelled = (peak(target).flatten(1) > LABELLED).to(scale.dtype)
+    count = labelled.sum(0)
+    of_batch = (peaks.flatten(1) * labelled).sum(0) / count.clamp(min=1)
+    moved = torch.where(scale > 0, momentum * scale + (1 - momentum) * of_batch, of_batch)
+    scale.copy_(torch.where(count > 0, moved, scale))
+
+
+def unwrapped(network: Any) -> nn.Module:
+    """Return the network behind DDP and torch.compile."""
+    from torch._dynamo import (
+        OptimizedModule,  # slow to import, and who only wants the activation need not wait
+    )
+
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    if isinstance(network, OptimizedModule):
+        network = network._orig_mod
+    module: nn.Module = network
+    return module
+
+
+def _owner(network: nn.Module) -> nn.Module:
+    layers = getattr(getattr(network, "decoder", None), "seg_layers", None)
+    return layers if isinstance(layers, nn.Module) else network

@@ -30,7 +30,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import new_folder, write_json
 from nnunet_softseg.io.record import changed_keys, changed_outputs, load_record, output_hashes
-from nnunet_softseg.network.running_scale import unwrapped
+from nnunet_softseg.network.norm_relu import unwrapped
 
 CACHE = "openvino_cache"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}

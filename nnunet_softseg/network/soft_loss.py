@@ -1,20 +1,27 @@
-"""Loss between raw output and soft target, over all resolutions, with or without NormReLU in between.
+"""Losses on soft targets: adaptive wing and soft Dice, over all resolutions, with or without NormReLU.
 
 Two ways to train are published: the text of Bedard et al. 2025 puts NormReLU before the loss, their code
 regresses the raw output and applies NormReLU after inference only. Both are here, over any loss per voxel.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from nnunet_softseg.network.norm_relu import broadcast_floor, peak, robust_peak
-from nnunet_softseg.network.running_scale import LABELLED, update_running_scale
+from nnunet_softseg.network.norm_relu import (
+    at_least_float32,
+    normalised_for_loss,
+    robust_peak,
+    update_running_scale,
+)
 
 VoxelLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Reduction = Literal["none", "mean", "sum"]
+_LEAST_ALPHA = 2
+"""The exponent is alpha - target; at 1 or less the slope at no error is infinite."""
 
 
 class SoftSegLoss(nn.Module):
@@ -74,60 +81,122 @@ class SoftSegLoss(nn.Module):
         return self.voxel_loss(normalised_for_loss(raw, peaks, target, self.floor_fraction, scale), target)
 
 
-def normalised_for_loss(
-    raw: torch.Tensor,
-    peaks: torch.Tensor,
-    target: torch.Tensor,
-    floor_fraction: float,
-    scale: torch.Tensor,
-) -> torch.Tensor:
-    """Return NormReLU of a patch, as it will be in the whole case, with a gradient wherever there is a label.
+class AdaptiveWingLoss(nn.Module):
+    """Adaptive wing loss: sharp near the target, blunt far from it, gentle on the background.
 
-    At inference the robust peak of the case becomes 1, and so it does here where the target reaches 1. A
-    patch may hold only the fringe of the structure, and a coarse level only averages: there the robust peak
-    becomes the largest target. A patch without a label (below 0.5) is measured against the running scale
-    instead, so that it learns to stay low. Where the target is above 0 the raw output is not cut off at 0: a
-    head that has gone negative everywhere still gets a gradient back. Where it is below 1, nothing is cut off
-    at 1.
+    With d = |target - prediction|, p = alpha - target, per voxel:
+
+        d <  theta:  omega * ln(1 + (d / epsilon) ** p)
+        d >= theta:  A * d - C
+
+    with A and C such that value and slope are continuous at theta.
+
+    Source: Wang, Bo, Fuxin 2019, "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression",
+    section 4.2, eq. 5. The exponent is alpha - target, as there; Bedard et al. 2025 print alpha alone, their
+    code uses alpha - target too. Both are here. The adaptive exponent makes small errors dear on the
+    structure and cheap beside it: where a voxel's label is uncertain, the minimum lies above its mean.
 
     Args:
-        raw: (batch, label, *space).
-        peaks: (batch, label, 1, ...), `robust_peak` of it.
-        target: as raw.
-        floor_fraction: smallest denominator, as a fraction of the running scale.
-        scale: (label,) running scale, 0 where not known yet.
+        omega: height of the curved part.
+        epsilon: width of the curved part; no unit, as the label.
+        theta: error at which the loss becomes a line; no unit.
+        alpha: exponent at a target of 0; must be above 2, so that the slope at no error is finite for a
+            target of 1.
+        reduction: "none" keeps the shape, "mean" and "sum" give a scalar in float32 or wider.
+        adaptive: the exponent p is alpha - target; False: alpha, for every target.
+
+    Raises:
+        ValueError: if a parameter lies outside its range.
     """
-    height = peak(target)
-    running = broadcast_floor(scale, raw).expand_as(height)
-    labelled = torch.maximum(peaks, floor_fraction * running) / height.clamp(min=LABELLED)
-    denominator = torch.where(height > LABELLED, labelled, running)
-    denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
-    normalised: torch.Tensor = _Normalised.apply(raw, denominator, target)  # type: ignore[no-untyped-call]
-    return normalised
+
+    def __init__(
+        self,
+        omega: float = 8.0,
+        epsilon: float = 1.0,
+        theta: float = 0.5,
+        alpha: float = 2.1,
+        reduction: Reduction = "mean",
+        *,
+        adaptive: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value in {"omega": omega, "epsilon": epsilon, "theta": theta}.items():
+            if not value > 0:
+                raise ValueError(f"{name} of the adaptive wing loss must be above 0, got {value}")
+        if not alpha > _LEAST_ALPHA:
+            raise ValueError(
+                f"alpha of the adaptive wing loss must be above {_LEAST_ALPHA} (the exponent is alpha - "
+                f"target and has to stay above 1 for a finite slope), got {alpha}"
+            )
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
+        self.omega, self.epsilon, self.theta, self.alpha = omega, epsilon, theta, alpha
+        self.reduction: Reduction = reduction
+        self.adaptive = adaptive
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss, with a gradient for the prediction only.
+
+        Args:
+            prediction: any shape, any float type; computed in float32 or wider.
+            target: the same shape; clamped to [0, 1].
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"prediction and target must have the same shape, got {tuple(prediction.shape)} "
+                f"and {tuple(target.shape)}"
+            )
+        loss = self._per_voxel(at_least_float32(prediction), at_least_float32(target).clamp(0, 1))
+        if self.reduction == "none":
+            return loss
+        return loss.sum() if self.reduction == "sum" else loss.mean()
+
+    def _per_voxel(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        exponent = self.alpha - target if self.adaptive else self.alpha  # a number costs less than an array
+        form = (self.omega, self.epsilon, self.theta)
+        loss: torch.Tensor = _Wing.apply(prediction - target, exponent, form)  # type: ignore[no-untyped-call]
+        return loss
 
 
-class _Normalised(torch.autograd.Function):
-    """raw / denominator, cut off at 0 where the target is 0, and at 1 where it is 1.
-
-    The slopes are those that autograd finds, which reads and writes the arrays twice as often.
-    """
+class _Wing(torch.autograd.Function):
+    """The formula and its slope in one go: left to autograd, the slope costs more than the formula."""
 
     @staticmethod
-    def forward(ctx: Any, raw: torch.Tensor, denominator: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        ratio = raw / denominator
-        normalised = torch.where(target > 0, ratio, ratio.clamp(min=0))
-        normalised = torch.where(target < 1, normalised, normalised.clamp(max=1))
-        ctx.save_for_backward(normalised, normalised == ratio, denominator)
-        return normalised
+    def forward(
+        ctx: Any,
+        difference: torch.Tensor,
+        exponent: torch.Tensor | float,
+        omega_epsilon_theta: tuple[float, float, float],
+    ) -> torch.Tensor:
+        omega, epsilon, theta = omega_epsilon_theta
+        error = difference.abs()
+        ratio = error.clamp(max=theta).div_(epsilon)
+        power = ratio**exponent
+        # At theta the line meets the curve: there the curved part is already the constant part of the line.
+        loss = torch.log1p(power).mul_(omega)
+        loss += _slope(theta / epsilon, (theta / epsilon) ** exponent, exponent, omega, epsilon) * (
+            error - theta
+        ).clamp_(min=0)
+        if ctx.needs_input_grad[0]:
+            # Without an error the slope is 0, as the exponent is above 1, and not 0 / 0.
+            ratio.clamp_(min=torch.finfo(ratio.dtype).tiny)
+            slope = _slope(ratio, power, exponent, omega, epsilon)
+            ctx.save_for_backward(slope.copysign_(difference))
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        normalised, not_cut, denominator = ctx.saved_tensors
-        of_raw = (gradient * not_cut).div_(denominator)
-        axes = tuple(range(2, of_raw.ndim))
-        of_denominator = (of_raw * normalised).sum(axes, keepdim=True).neg_()
-        return of_raw, of_denominator, None
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None
+
+
+def _slope(ratio: Any, power: Any, exponent: Any, omega: float, epsilon: float) -> Any:
+    """Return the slope at error / epsilon = ratio, with power = ratio ** exponent; numbers or arrays."""
+    return power / (ratio * (1 + power)) * (exponent * omega / epsilon)
 
 
 class SoftDiceLoss(nn.Module):

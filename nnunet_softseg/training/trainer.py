@@ -29,10 +29,8 @@ from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.metrics.label_shape import training_ranges
-from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.norm_relu import norm_relu
-from nnunet_softseg.network.running_scale import add_running_scale, running_scale
-from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
+from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu, running_scale
+from nnunet_softseg.network.soft_loss import AdaptiveWingLoss, SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import require_supported, soft_plans, spacing_range
 from nnunet_softseg.preprocessing.preparation import (

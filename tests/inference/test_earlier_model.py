@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nnunet_softseg.cli import main
-from nnunet_softseg.network.running_scale import BUFFER
+from nnunet_softseg.network.norm_relu import BUFFER
 
 FOLDER = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 

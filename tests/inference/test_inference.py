@@ -17,7 +17,7 @@ from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.flags import Flag
 from nnunet_softseg.inference.options import Localize, PredictionOptions
 from nnunet_softseg.inference.recentring import WholeImage, place
-from nnunet_softseg.network.running_scale import add_running_scale, running_scale
+from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import SoftLabelManager, soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
-from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.norm_relu import norm_relu, robust_peak
-from nnunet_softseg.network.running_scale import update_running_scale
+from nnunet_softseg.network.norm_relu import (
+    norm_relu,
+    normalised_for_loss,
+    robust_peak,
+    update_running_scale,
+)
 from nnunet_softseg.network.soft_loss import (
+    AdaptiveWingLoss,
     SoftDiceLoss,
     SoftSegLoss,
-    normalised_for_loss,
 )
 
 
