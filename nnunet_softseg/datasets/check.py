@@ -27,8 +27,8 @@ from nnunet_softseg.datasets.raw_dataset import (
     reader_name,
     training_cases,
 )
+from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import Finding, UserError, examples, short_name
-from nnunet_softseg.io.case_files import soft_label_file
 from nnunet_softseg.io.case_names import Case
 from nnunet_softseg.io.geometry import (
     VoxelGrid,
@@ -37,8 +37,14 @@ from nnunet_softseg.io.geometry import (
     grid_findings,
     reader_geometry_findings,
 )
-from nnunet_softseg.io.map_kind import MapKind, classify, content_findings
-from nnunet_softseg.io.nifti import file_findings, load_nifti, stored_values
+from nnunet_softseg.io.nifti import (
+    MapKind,
+    classify,
+    content_findings,
+    file_findings,
+    load_nifti,
+    stored_values,
+)
 from nnunet_softseg.io.workers import map_jobs
 
 _READER_ORDER = (0, 1, 2)

@@ -17,11 +17,17 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import ImageReader
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.io.atomic import replacing
-from nnunet_softseg.io.case_files import soft_label_file
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import shape_findings
-from nnunet_softseg.io.map_kind import content_findings
-from nnunet_softseg.io.nifti import file_findings, first_line, load_nifti, stored_values
+from nnunet_softseg.io.nifti import (
+    NIFTI_ENDINGS,
+    compressed_or_plain,
+    content_findings,
+    file_findings,
+    first_line,
+    load_nifti,
+    stored_values,
+)
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"
@@ -39,6 +45,14 @@ SoftLabel = npt.NDArray[np.float32]
 
 
 # Names
+
+
+def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
+    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only a `.nii` is there.
+
+    The folder is softLabelsTr, or the `soft` folder of a prediction.
+    """
+    return compressed_or_plain(folder / f"{case_id}_{label:04d}{NIFTI_ENDINGS[0]}")
 
 
 def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]) -> list[Finding]:

@@ -12,8 +12,14 @@ from scipy.ndimage import affine_transform
 
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.geometry import VoxelGrid, turned
-from nnunet_softseg.io.map_kind import classify, content_findings, mask_of_label
-from nnunet_softseg.io.nifti import load_nifti, read_values, without_nifti_ending
+from nnunet_softseg.io.nifti import (
+    classify,
+    content_findings,
+    load_nifti,
+    mask_of_label,
+    read_values,
+    without_nifti_ending,
+)
 
 Kind = Literal["soft", "hard"]
 

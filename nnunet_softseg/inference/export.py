@@ -16,11 +16,12 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import label_names
+from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import on_image_grid, placed, postprocess
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
-from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, soft_label_file
+from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.preprocessing.center_crop import inside_of_box

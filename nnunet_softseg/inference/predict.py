@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import foreground_labels
+from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.model import CHECKPOINT, Model, load_predictor, open_model
 from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
-from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files, soft_label_file
+from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files
 from nnunet_softseg.io.case_names import IMAGE_FOLDERS, parse_numbered_name
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import without_nifti_ending

@@ -6,8 +6,7 @@ The modules, in the order of their imports:
   workers.py        the same work on many cases, in processes, with progress
   html.py           one HTML file that works offline, on a phone and in print
   geometry.py       affine, spacing, volume of a voxel and orientation; two images on one grid
-  nifti.py          a NIfTI file, opened, checked and read, or one line that says why not
-  map_kind.py       the meaning of a map's values: mask, fractions, labels, percent
+  nifti.py          a NIfTI file, opened, checked and read; the meaning of a map's values
   case_names.py     file names: BIDS, case and label, patterns; the place of a derivative
   case_files.py     the image files in a place, and those passed over
   image_choice.py   the images of a BIDS folder that a user has chosen: --exclude, --contrasts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_names import IMAGE_FOLDERS
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, is_nifti
 
 SOFT_FOLDER = "soft"
 """The folder of soft maps, `<case>_<label>.nii.gz`, in a folder of predictions."""
@@ -57,33 +57,6 @@ class ImageFiles:
     def relative(self, file: Path) -> str:
         """Return the path of a file inside the folder."""
         return file.name if self.is_one_file else file.relative_to(self.root).as_posix()
-
-
-# Files
-
-
-def is_nifti(name: str) -> bool:
-    """Return whether a file name ends as a NIfTI file's."""
-    return name.endswith(NIFTI_ENDINGS)
-
-
-def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
-    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only a `.nii` is there.
-
-    The folder is softLabelsTr, or the `soft` folder of a prediction.
-    """
-    return compressed_or_plain(folder / f"{case_id}_{label:04d}{NIFTI_ENDINGS[0]}")
-
-
-def compressed_or_plain(compressed: Path) -> Path:
-    """Return a `.nii.gz`, or the `.nii` of that name if only that is there; a broken link counts as there."""
-    plain = compressed.with_name(compressed.name.removesuffix(".gz"))
-    return plain if is_there(plain) and not is_there(compressed) else compressed
-
-
-def is_there(file: Path) -> bool:
-    """Return whether there is a file, or a link to one that was not fetched (git-annex)."""
-    return file.is_file() or file.is_symlink()
 
 
 # Places

@@ -23,13 +23,12 @@ from nnunet_softseg.datasets.raw_dataset import (
     load_json,
     nnunet_folder,
 )
+from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_bytes
-from nnunet_softseg.io.case_files import soft_label_file
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import reader_affines, reader_geometry_findings, shape_findings
-from nnunet_softseg.io.map_kind import content_findings
-from nnunet_softseg.io.nifti import stored_values
+from nnunet_softseg.io.nifti import content_findings, stored_values
 from nnunet_softseg.io.record import changed_keys, describe_source, source_changed
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.label_shape import LabelShape, label_shape

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.case_files import SOFT_FOLDER, soft_label_file
+from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti

@@ -15,12 +15,11 @@ from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, find_reader
+from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_files import soft_label_file
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import affine_findings, reader_affines, reader_geometry_findings
-from nnunet_softseg.io.map_kind import content_findings
-from nnunet_softseg.io.nifti import file_findings
+from nnunet_softseg.io.nifti import content_findings, file_findings
 
 SHAPE = (9, 10, 11)
 HALVES = np.full(SHAPE, 0.37, dtype=np.float32)

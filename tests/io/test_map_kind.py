@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_softseg.io.map_kind import MapKind, classify, content_findings, mask_of_label
+from nnunet_softseg.io.nifti import MapKind, classify, content_findings, mask_of_label
 
 SOFT = np.linspace(0, 1, 11)
 

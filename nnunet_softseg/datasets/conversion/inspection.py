@@ -9,8 +9,14 @@ from nnunet_softseg.datasets.conversion.sources import SourceCase
 from nnunet_softseg.datasets.soft_label import overlap_findings
 from nnunet_softseg.errors import Finding, UserError, examples
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
-from nnunet_softseg.io.map_kind import MapKind, classify, content_findings
-from nnunet_softseg.io.nifti import file_findings, load_nifti, stored_values
+from nnunet_softseg.io.nifti import (
+    MapKind,
+    classify,
+    content_findings,
+    file_findings,
+    load_nifti,
+    stored_values,
+)
 from nnunet_softseg.io.record import sha256
 from nnunet_softseg.io.workers import map_jobs
 

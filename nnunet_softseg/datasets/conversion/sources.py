@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import Reason, compressed_or_plain, is_nifti, is_there, list_bids
+from nnunet_softseg.io.case_files import Reason, list_bids
 from nnunet_softseg.io.case_names import BidsName, bids_name_of, derivative_file
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.nifti import compressed_or_plain, is_nifti, is_there, without_nifti_ending
 
 DEFAULT_LABEL = "cord"
 _REPORTED = (Reason.EXCLUDED, Reason.NO_CONTRAST, Reason.OTHER_CONTRAST)

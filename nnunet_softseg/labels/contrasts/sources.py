@@ -20,8 +20,17 @@ from nnunet_softseg.io.case_files import Reason, list_bids, list_files
 from nnunet_softseg.io.case_names import derivative_file, parse_bids_name
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
-from nnunet_softseg.io.map_kind import RANGE_TOLERANCE, MapKind, classify, content_findings
-from nnunet_softseg.io.nifti import Values, file_findings, load_nifti, stored_values, without_nifti_ending
+from nnunet_softseg.io.nifti import (
+    RANGE_TOLERANCE,
+    MapKind,
+    Values,
+    classify,
+    content_findings,
+    file_findings,
+    load_nifti,
+    stored_values,
+    without_nifti_ending,
+)
 from nnunet_softseg.labels.contrasts.volume import Volume
 
 DEFAULT_MASKS = "derivatives/labels"

@@ -15,8 +15,14 @@ import numpy as np
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import list_files
 from nnunet_softseg.io.case_names import case_and_label
-from nnunet_softseg.io.map_kind import classify, content_findings, mask_of_label
-from nnunet_softseg.io.nifti import Values, file_findings, stored_values
+from nnunet_softseg.io.nifti import (
+    Values,
+    classify,
+    content_findings,
+    file_findings,
+    mask_of_label,
+    stored_values,
+)
 
 _MASK_VALUE = 255
 

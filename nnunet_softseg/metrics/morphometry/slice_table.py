@@ -9,8 +9,7 @@ import pandas as pd
 from scipy import ndimage
 
 from nnunet_softseg.errors import UserError, examples, raise_first_error
-from nnunet_softseg.io.map_kind import classify, content_findings, mask_of_label
-from nnunet_softseg.io.nifti import image_name, read_values
+from nnunet_softseg.io.nifti import classify, content_findings, image_name, mask_of_label, read_values
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
 from nnunet_softseg.metrics.morphometry.levels import (
     Levels,
