@@ -1,8 +1,7 @@
-"""Is the plug-in seen by nnU-Net here? One diagnosis per probe, each with what to do about it.
+"""Is the plug-in seen by nnU-Net here? One diagnosis per probe, with the remedy.
 
-What the state of this process could hide (modules already loaded, a hook already in place) is looked at in a
-new Python, started as nnU-Net's own commands are. This module imports neither torch nor nnU-Net, so that it
-answers when they are broken.
+Where the state of this process could hide a fault, a new Python is asked. This module imports neither torch
+nor nnU-Net, so that it answers when they are broken.
 """
 
 import base64
@@ -15,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,8 @@ from nnunet_softseg import registry
 from nnunet_softseg.run import HOOK
 
 OLDEST, TOO_NEW = (2, 8, 1), (2, 9)
+SUPPORTED = ",".join(mark + ".".join(map(str, version)) for mark, version in ((">=", OLDEST), ("<", TOO_NEW)))
+INSTALL_NNUNET = f"run `pip install 'nnunetv2{SUPPORTED}'`"
 BROKEN_TORCH = (2, 9)  # excluded in nnU-Net's own requirements
 HOOK_FILES = (f"{HOOK}.py", "nnunet_softseg.pth", "nnunet_softseg.start")
 SWITCH = "NNUNET_SOFTSEG_NO_HOOK"
@@ -36,14 +37,7 @@ Level = Literal["OK", "WARN", "FAIL"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What one probe saw.
-
-    Attributes:
-        level: OK, WARN (some things will not work) or FAIL (the plug-in does not work).
-        topic: what was looked at.
-        message: what was seen, in one line.
-        remedy: what to do about it; empty when nothing needs doing.
-    """
+    """The result of one probe, in one line, and the way out; level: WARN: works in part, FAIL: does not."""
 
     level: Level
     topic: str
@@ -75,45 +69,40 @@ def check_nnunet_location() -> Diagnosis:
     """Return whether `import nnunetv2` reaches nnU-Net and not a bare folder of the same name."""
     spec = importlib.util.find_spec("nnunetv2")
     if spec is None:
-        return Diagnosis("FAIL", "nnunetv2", "not installed here", "run `pip install 'nnunetv2>=2.8.1,<2.9'`")
+        return Diagnosis("FAIL", "nnunetv2", "not installed here", INSTALL_NNUNET)
     if spec.origin is None:
-        folders = ", ".join(spec.submodule_search_locations or [])
-        return Diagnosis(
-            "FAIL", "nnunetv2", f"a folder without __init__.py hides it: {folders}", "delete that folder"
-        )
+        message = f"a folder without __init__.py hides it: {', '.join(spec.submodule_search_locations or [])}"
+        return Diagnosis("FAIL", "nnunetv2", message, "delete that folder")
     return Diagnosis("OK", "nnunetv2", f"found in {Path(spec.origin).parent}")
 
 
 def check_nnunet_version() -> Diagnosis:
     """Return whether the version of nnunetv2 is one that this package is tested with."""
-    wanted = f">={_dotted(OLDEST)},<{_dotted(TOO_NEW)}"
     try:
         version = importlib.metadata.version("nnunetv2")
     except importlib.metadata.PackageNotFoundError:
-        return Diagnosis(
-            "FAIL", "version", "nnunetv2 has no version here", f"run `pip install 'nnunetv2{wanted}'`"
-        )
+        return Diagnosis("FAIL", "version", "nnunetv2 has no version here", INSTALL_NNUNET)
     if OLDEST <= _release(version) < TOO_NEW:
         return Diagnosis("OK", "version", f"nnunetv2 {version}")
-    return Diagnosis(
-        "FAIL", "version", f"nnunetv2 {version}, expected {wanted}", f"run `pip install 'nnunetv2{wanted}'`"
-    )
+    return Diagnosis("FAIL", "version", f"nnunetv2 {version}, expected {SUPPORTED}", INSTALL_NNUNET)
 
 
 def check_command_path() -> Diagnosis:
     """Return whether the shell's `nnUNetv2_train` belongs to the Python that runs this."""
     found, here = shutil.which("nnUNetv2_train"), Path(sys.executable).parent
     if found is None:
-        return Diagnosis(
-            "WARN", "commands", "no nnUNetv2_train on PATH", f"put {here} on PATH or activate it"
-        )
-    if here.resolve() in (Path(found).parent.resolve(), _interpreter_folder(Path(found))):
+        remedy = f"put {here} on PATH or activate it"
+        return Diagnosis("WARN", "commands", "no nnUNetv2_train on PATH", remedy)
+    with Path(found).open("rb") as stream:
+        first = stream.readline(1000)
+    is_script = first.startswith(b"#!") and b"python" in first
+    interpreter = Path(os.fsdecode(first[2:].strip())) if is_script else Path(found)
+    if here.resolve() in (Path(found).parent.resolve(), interpreter.parent.resolve()):
         return Diagnosis("OK", "commands", found)
     message = f"nnUNetv2_train on PATH is {found}, of another environment than {here}"
     remedy = f"activate this environment, or call {here}/nnUNetv2_train"
     # A launcher that is no Python script (pyenv's shims, for one) may lead here all the same.
-    level: Level = "WARN" if _interpreter_folder(Path(found)) is None else "FAIL"
-    return Diagnosis(level, "commands", message, remedy)
+    return Diagnosis("FAIL" if is_script else "WARN", "commands", message, remedy)
 
 
 def check_hook_runs() -> Diagnosis:
@@ -142,7 +131,10 @@ def check_hook_file() -> Diagnosis:
         path = Path(str(recorded[name].locate())).absolute() if name in recorded else None
         if path is None or not path.is_file():
             return Diagnosis("FAIL", "hook files", f"{name} is not installed", REINSTALL)
-        expected = _digest(source / name) if source.is_dir() else _recorded_digest(recorded[name])
+        by_pip = recorded[name].hash
+        expected = by_pip.value if by_pip and by_pip.mode == "sha256" else None
+        if source.is_dir():
+            expected = _digest(source / name)
         if expected is not None and _digest(path) != expected:
             return Diagnosis("WARN", "hook files", f"{path} differs from what it should be", REINSTALL)
     return Diagnosis("OK", "hook files", "as this version has them")
@@ -151,10 +143,8 @@ def check_hook_file() -> Diagnosis:
 def check_same_names() -> Diagnosis:
     """Return whether nnU-Net or a folder of `nnUNet_extTrainer` has a name of ours, too (ours is used)."""
     spec = importlib.util.find_spec("nnunetv2")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    folders += [
-        folder for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if folder.strip()
-    ]
+    external = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
+    folders = [*((spec and spec.submodule_search_locations) or []), *filter(str.strip, external)]
     definition = re.compile(rf"^\s*(?:class|def)\s+({'|'.join(registry.CLASSES)})\b", re.MULTILINE)
     twins = [
         f"{name} in {path}"
@@ -181,11 +171,7 @@ def check_inside_nnunet() -> Iterator[Diagnosis]:
 
 
 def check_names(faults: dict[str, str]) -> Diagnosis:
-    """Return whether nnU-Net's own look-up functions give our classes, here and in a spawned worker.
-
-    Args:
-        faults: see `look_up_all`.
-    """
+    """Return whether nnU-Net's own look-up functions give our classes, from the answer of `look_up_all`."""
     wrong = [f"{name}: {fault}" for name, fault in faults.items() if fault]
     if wrong:
         return Diagnosis("FAIL", "names", "; ".join(wrong), REINSTALL)
@@ -193,11 +179,7 @@ def check_names(faults: dict[str, str]) -> Diagnosis:
 
 
 def check_build_signature(parameters: list[str]) -> Diagnosis:
-    """Return whether nnU-Net's trainer hands its plans to `build_network_architecture`, as ours expects.
-
-    Args:
-        parameters: see `build_parameters`.
-    """
+    """Return whether nnU-Net's trainer hands its plans to `build_network_architecture`, as ours expects."""
     if "plans_manager" in parameters:
         return Diagnosis("OK", "nnU-Net's trainer", "has the hooks that ours needs")
     message = f"build_network_architecture takes ({', '.join(parameters)}), expected plans_manager among them"
@@ -220,10 +202,23 @@ def look_up_all() -> dict[str, str]:
 
 def look_up(name: str) -> Any:
     """Return the class or function that nnU-Net's own function for this kind of name finds."""
-    for mark, find in _LOOKUPS.items():
-        if mark in name:
-            return find(name)
-    raise ValueError(f"{name} says not of what kind it is: expected one of {', '.join(_LOOKUPS)} in it")
+    from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    from nnunetv2.utilities.label_handling.label_handling import get_labelmanager_class_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+    if "Trainer" in name:
+        return recursive_find_trainer_class_by_name(name)
+    if "Planner" in name:
+        return PlansManager({"experiment_planner_used": name}).experiment_planner_class
+    if "Preprocessor" in name:
+        return ConfigurationManager({"architecture": {}, "preprocessor_name": name}).preprocessor_class
+    if "LabelManager" in name:
+        return get_labelmanager_class_from_plans({"label_manager": name})
+    if "resample" in name:
+        return recursive_find_resampling_fn_by_name(name)
+    kinds = "Trainer, Planner, Preprocessor, LabelManager, resample"
+    raise ValueError(f"{name} says not of what kind it is: expected one of {kinds} in it")
 
 
 def build_parameters() -> list[str]:
@@ -246,9 +241,8 @@ def check_torch() -> Diagnosis:
         return Diagnosis("FAIL", "torch", trouble, "install torch as https://pytorch.org/get-started tells")
     version, n_gpus, mps = answer
     if _release(version)[:2] == BROKEN_TORCH:
-        return Diagnosis(
-            "FAIL", "torch", f"{version}, which nnU-Net excludes", "install another version of torch"
-        )
+        remedy = "install another version of torch"
+        return Diagnosis("FAIL", "torch", f"{version}, which nnU-Net excludes", remedy)
     device = f"{n_gpus} CUDA device(s)" if n_gpus else "mps" if mps else "the CPU only: add `-device cpu`"
     return Diagnosis("OK", "torch", f"{version}, sees {device}")
 
@@ -276,45 +270,6 @@ def check_folders() -> Iterator[Diagnosis]:
             yield Diagnosis("WARN", variable, f"{value} is not a folder", f"create it: mkdir -p {value}")
         else:
             yield Diagnosis("OK", variable, value)
-
-
-def _find_trainer(name: str) -> Any:
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    return recursive_find_trainer_class_by_name(name)
-
-
-def _find_planner(name: str) -> Any:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    return PlansManager({"experiment_planner_used": name}).experiment_planner_class
-
-
-def _find_preprocessor(name: str) -> Any:
-    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
-
-    return ConfigurationManager({"architecture": {}, "preprocessor_name": name}).preprocessor_class
-
-
-def _find_label_manager(name: str) -> Any:
-    from nnunetv2.utilities.label_handling.label_handling import get_labelmanager_class_from_plans
-
-    return get_labelmanager_class_from_plans({"label_manager": name})
-
-
-def _find_resampling(name: str) -> Any:
-    from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
-
-    return recursive_find_resampling_fn_by_name(name)
-
-
-_LOOKUPS: dict[str, Callable[[str], Any]] = {
-    "Trainer": _find_trainer,
-    "Planner": _find_planner,
-    "Preprocessor": _find_preprocessor,
-    "LabelManager": _find_label_manager,
-    "resample": _find_resampling,
-}
 
 
 def _fault_of(name: str) -> str:
@@ -345,28 +300,11 @@ def _ask_new_python(code: str) -> tuple[Any, str]:
     return None, complaints[-1] if complaints else f"Python ended with code {process.returncode}"
 
 
-def _interpreter_folder(script: Path) -> Path | None:
-    with script.open("rb") as stream:
-        first = stream.readline(1000)
-    if not (first.startswith(b"#!") and b"python" in first):
-        return None
-    return Path(os.fsdecode(first[2:].strip())).parent.resolve()
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
-
-
-def _recorded_digest(file: importlib.metadata.PackagePath) -> bytes | None:
-    if file.hash is None or file.hash.mode != "sha256":
-        return None
-    return base64.urlsafe_b64decode(file.hash.value + "=" * (-len(file.hash.value) % 4))
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file as pip records it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).decode().rstrip("=")
 
 
 def _release(version: str) -> tuple[int, ...]:
     numbers = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(number) for number in numbers.group().split(".")) if numbers else ()
-
-
-def _dotted(release: tuple[int, ...]) -> str:
-    return ".".join(map(str, release))

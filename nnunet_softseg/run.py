@@ -19,19 +19,14 @@ HOOK = "_nnunet_softseg_hook"
 
 
 def load_hook() -> ModuleType:
-    """Return the hook module: the installed one, else the one of the source tree beside this package.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Return the hook module, installed or of the source tree beside this package; else a UserError."""
     try:
         return importlib.import_module(HOOK)
     except ModuleNotFoundError:
         source = Path(__file__).parents[1] / "hook" / f"{HOOK}.py"
     if not source.is_file():
-        raise UserError(
-            f"start-up hook {HOOK}.py is missing: run `pip install --force-reinstall nnunet-softseg`"
-        )
+        remedy = "run `pip install --force-reinstall nnunet-softseg`"
+        raise UserError(f"start-up hook {HOOK}.py is missing: {remedy}")
     spec = importlib.util.spec_from_file_location(HOOK, source)
     if spec is None or spec.loader is None:
         raise UserError(f"start-up hook {source} cannot be loaded: reinstall nnunet-softseg")
@@ -42,11 +37,7 @@ def load_hook() -> ModuleType:
 
 
 def stock_commands() -> dict[str, importlib.metadata.EntryPoint]:
-    """Return nnU-Net's own console commands by name.
-
-    Raises:
-        UserError: nnunetv2 is not installed.
-    """
+    """Return nnU-Net's own console commands by name; raise a UserError if it is not installed."""
     try:
         entry_points = importlib.metadata.distribution("nnunetv2").entry_points
     except importlib.metadata.PackageNotFoundError:
@@ -60,8 +51,8 @@ def run(command: str, arguments: Sequence[str] = ()) -> Any:
     """Return what the stock nnU-Net command returns, run in this process with our classes in reach.
 
     Args:
-        command: name of one of nnU-Net's console commands, such as `nnUNetv2_train`.
-        arguments: its arguments as on the command line.
+        command: such as `nnUNetv2_train`.
+        arguments: as on the command line.
 
     Raises:
         UserError: no such command, or the hook is switched off.

@@ -53,14 +53,7 @@ _AGAIN = "write the file again"
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Errors and warnings about a dataset.
-
-    Attributes:
-        dataset: its name.
-        num_cases: that were looked at.
-        errors: training would fail, or learn something else than meant.
-        warnings: legal, but worth a look.
-    """
+    """Errors (training would fail, or learn something else than meant) and warnings about a dataset."""
 
     dataset: str
     num_cases: int
@@ -94,19 +87,13 @@ class _CaseJob:
 
 @dataclass(frozen=True)
 class _CaseResult:
-    case_id: str
-    findings: tuple[Finding, ...]
+    findings: list[Finding]
     orientation: str | None
     is_binary: bool
 
 
 def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) -> CheckReport:
-    """Return the faults of a dataset in nnUNet_raw and of its soft labels.
-
-    Args:
-        dataset: id or name.
-        num_processes: that read cases at once; 0 or 1: in this process.
-        progress: show a bar.
+    """Return the faults of a dataset (id or name) in nnUNet_raw and of its soft labels.
 
     Raises:
         UserError: if there is no such dataset. Faults inside it are findings.
@@ -141,11 +128,18 @@ def _cases_and_findings(
         _check_case, jobs, num_processes=num_processes, progress=progress, description="Checking cases"
     )
     case_ids = [case.case_id for case in cases]
-    findings += _number_findings(dataset_json, len(cases))
+    if dataset_json["numTraining"] != len(cases):
+        what, expected = "wrong number of cases", f"numTraining = {len(cases)}, the cases at hand"
+        found, remedy = str(dataset_json["numTraining"]), "correct it, or look for lost images"
+        findings.append(dataset_finding(what, expected, found, remedy, severity="warning"))
     findings += soft_label.folder_findings(folder / soft_label.FOLDER, case_ids, jobs[0].labels)
     findings += [finding for result in results for finding in result.findings]
-    findings += orientation_findings({result.case_id: result.orientation for result in results})
-    findings += _binary_findings(results)
+    orientations = [result.orientation for result in results]
+    findings += orientation_findings(dict(zip(case_ids, orientations, strict=True)))
+    if all(result.is_binary for result in results):
+        what, expected, found = "every soft label is a mask", "some values between 0 and 1", "0 and 1 only"
+        remedy = "nothing, if masks are meant; else make them again without threshold or nearest neighbour"
+        findings.append(Finding(soft_label.FOLDER, what, expected, found, remedy, "warning"))
     findings += _preprocessed_findings(folder, dataset_json, case_ids)
     return cases, findings
 
@@ -153,22 +147,16 @@ def _cases_and_findings(
 def _case_jobs(
     folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[TrainingCase]
 ) -> list[_CaseJob]:
-    labels = foreground_labels(dataset_json)
+    labels, num_channels = foreground_labels(dataset_json), len(dataset_json["channel_names"])
     try:
         reader = reader_name(dataset_json, cases[0].images[0])
     except UserError:  # this image will be named among the findings; the others can still be looked at
         reader = "NibabelIO"
-    num_channels = len(dataset_json["channel_names"])
-    return [
-        _CaseJob(
-            case,
-            tuple(soft_label_file(folder / soft_label.FOLDER, case.case_id, label) for label in labels),
-            labels,
-            reader,
-            num_channels,
-        )
-        for case in cases
-    ]
+    jobs = []
+    for case in cases:
+        files = [soft_label_file(folder / soft_label.FOLDER, case.case_id, label) for label in labels]
+        jobs.append(_CaseJob(case, tuple(files), labels, reader, num_channels))
+    return jobs
 
 
 # One case
@@ -187,16 +175,13 @@ def _check_case(job: _CaseJob) -> _CaseResult:
         soft_labels = []
     findings += soft_label.overlap_findings(job.soft_files, soft_labels)
     findings += _label_map_findings(job, properties is not None, soft_labels)
-    is_binary = bool(soft_labels) and all(
-        classify(values).kind in (MapKind.MASK, MapKind.EMPTY) for values in soft_labels
-    )
-    return _CaseResult(job.case.case_id, tuple(findings), orientation, is_binary)
+    kinds = {classify(values).kind for values in soft_labels}
+    return _CaseResult(findings, orientation, bool(kinds) and kinds <= {MapKind.MASK, MapKind.EMPTY})
 
 
 def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None]:
-    """Return the faults of an image, and what the reader keeps of its header; None: unreadable."""
-    name = short_name(job.case.images[0])
-    findings = []
+    """Return the faults of an image, and the reader's properties of it; None: unreadable."""
+    name, findings = short_name(job.case.images[0]), []
     if len(job.case.images) != job.num_channels:
         expected, found = f"{job.num_channels}, as channel_names", str(len(job.case.images))
         findings.append(Finding(name, "wrong number of channels", expected, found, "add or remove files"))
@@ -213,14 +198,13 @@ def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None
 
 
 def _intensity_findings(file: Path) -> list[Finding]:
-    image = stored_values(file)
+    name, image = short_name(file), stored_values(file)
     bad = int(np.count_nonzero(~np.isfinite(image)))
     if bad:
-        what, found = "NaN or infinite intensities", f"{bad} voxels that are not"
-        return [Finding(short_name(file), what, "finite values", found, "replace them")]
+        found = f"{bad} voxels that are not"
+        return [Finding(name, "NaN or infinite intensities", "finite values", found, "replace them")]
     if not image.any():
-        what = "image is all zero"
-        return [Finding(short_name(file), what, "an image", "only zeros", "remove the case", "warning")]
+        return [Finding(name, "image is all zero", "an image", "only zeros", "remove the case", "warning")]
     return []
 
 
@@ -252,11 +236,10 @@ def _label_map_findings(
     findings = file_findings(file)
     if findings or not image_is_right:
         return findings
-    findings = _grid_findings(file, job.case.images[0])
     # nnU-Net takes the array alone: training would be right, but a viewer shows the map in the wrong place.
     findings = [
         dataclasses.replace(finding, severity="warning") if finding.what.startswith("affine") else finding
-        for finding in findings
+        for finding in _grid_findings(file, job.case.images[0])
     ]
     if soft_labels and not _has_error(findings):
         label_map = stored_values(file)
@@ -273,15 +256,6 @@ def _has_error(findings: Iterable[Finding]) -> bool:
 
 
 # The dataset as a whole
-
-
-def _number_findings(dataset_json: Mapping[str, Any], num_cases: int) -> list[Finding]:
-    stated = dataset_json["numTraining"]
-    if stated == num_cases:
-        return []
-    what, expected = "wrong number of cases", f"numTraining = {num_cases}, the cases at hand"
-    remedy = "correct it, or look for lost images"
-    return [dataset_finding(what, expected, str(stated), remedy, severity="warning")]
 
 
 def orientation_findings(orientations: Mapping[str, str | None]) -> list[Finding]:
@@ -311,14 +285,6 @@ def _groups(cases_by_group: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{group} in {examples(cases)}" for group, cases in sorted(cases_by_group.items()))
 
 
-def _binary_findings(results: Sequence[_CaseResult]) -> list[Finding]:
-    if not all(result.is_binary for result in results):
-        return []
-    what, expected, found = "every soft label is a mask", "some values between 0 and 1", "0 and 1 only"
-    remedy = "nothing, if masks are meant; else make them again without threshold or nearest neighbour"
-    return [Finding(soft_label.FOLDER, what, expected, found, remedy, "warning")]
-
-
 def _preprocessed_findings(
     raw_folder: Path, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
 ) -> list[Finding]:
@@ -328,16 +294,15 @@ def _preprocessed_findings(
         folder = nnunet_folder("nnUNet_preprocessed", name)
     except UserError:
         folder = raw_folder  # not planned yet
-    candidates = (folder / "splits_final.json", raw_folder / "splits_final.json")
-    splits = next((file for file in candidates if file.is_file()), None)
+    candidates = (place / "splits_final.json" for place in (folder, raw_folder))
+    splits = next(filter(Path.is_file, candidates), None)
     planned = folder / "dataset.json"
     try:
         findings = split_findings(load_json(splits) if splits else None, case_ids)
         if planned.is_file() and load_json(planned)["labels"] != dataset_json["labels"]:
-            what, found = "labels have changed since planning", f"others in nnUNet_preprocessed/{name}"
-            remedy = "run nnUNetv2_plan_and_preprocess again"
-            finding = dataset_finding(what, "those of nnUNet_raw", found, remedy, severity="warning")
-            findings.append(finding)
+            what, expected = "labels have changed since planning", "those of nnUNet_raw"
+            found, remedy = f"others in nnUNet_preprocessed/{name}", "run nnUNetv2_plan_and_preprocess again"
+            findings.append(dataset_finding(what, expected, found, remedy, severity="warning"))
     except (UserError, KeyError, TypeError, AttributeError) as error:
         what = f"broken JSON in {'nnUNet_raw' if folder == raw_folder else 'nnUNet_preprocessed'}"
         findings = [Finding(name, what, "splits_final.json and dataset.json", str(error), "repair it")]
@@ -353,8 +318,7 @@ def split_findings(splits: Any, case_ids: Sequence[str]) -> list[Finding]:
     """
     file, remedy = "splits_final.json", "write one grouped by subject"
     if splits is None:
-        count = Counter(_subjects(case_ids))
-        repeated = sorted(subject for subject, cases in count.items() if cases > 1)
+        repeated = sorted(name for name, number in Counter(_subjects(case_ids)).items() if number > 1)
         if not repeated:
             return []
         what, expected = "nnU-Net will put one subject on both sides of its splits", "a split by subject"

@@ -33,13 +33,7 @@ class ImageReader(Protocol):
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """The files of one case.
-
-    Attributes:
-        case_id: its name in nnU-Net.
-        images: one file per channel.
-        label_map: the integer labels that vanilla trainers read.
-    """
+    """The files of one case: an image per channel, and the integer labels that vanilla trainers read."""
 
     case_id: str
     images: tuple[Path, ...]
@@ -66,11 +60,7 @@ def dataset_name(dataset: int | str) -> str:
 
 
 def nnunet_folder(variable: str, name: str) -> Path:
-    """Return the folder of a dataset under one of nnU-Net's three folders; it may be missing.
-
-    Args:
-        variable: nnUNet_raw, nnUNet_preprocessed or nnUNet_results.
-        name: of the dataset.
+    """Return the folder of a dataset under nnUNet_raw, nnUNet_preprocessed or nnUNet_results, there or not.
 
     Raises:
         UserError: if the environment variable is not set.
@@ -84,11 +74,7 @@ def nnunet_folder(variable: str, name: str) -> Path:
 
 
 def load_json(file: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        UserError: if it is missing or broken.
-    """
+    """Return the content of a JSON file; raise a UserError if it is missing or broken."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -162,51 +148,35 @@ def foreground_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
 
 def label_names(dataset_json: Mapping[str, Any], labels: Sequence[int]) -> list[str]:
     """Return the names of the foreground labels, in the order of the channels."""
-    by_value = {
-        int(value): name
-        for name, value in dataset_json["labels"].items()
-        if not isinstance(value, list | tuple)
-    }
+    values = dataset_json["labels"].items()
+    by_value = {int(value): name for name, value in values if not isinstance(value, list | tuple)}
     return [by_value[int(value)] for value in labels]
 
 
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[TrainingCase, ...]:
-    """Return the training cases of a raw dataset, by name; their files may be missing.
+    """Return the training cases of a raw dataset, nnUNet_raw/DatasetNNN_Name, by name; files may be missing.
 
-    Args:
-        folder: nnUNet_raw/DatasetNNN_Name.
-        dataset_json: with "file_ending", and with "dataset" where the files lie elsewhere than in imagesTr
-            and labelsTr.
+    Their paths are those in "dataset" of dataset.json, or else imagesTr and labelsTr.
     """
     if "dataset" in dataset_json:
-        return tuple(
-            TrainingCase(
-                case_id,
-                tuple(_place(folder, image) for image in entry["images"]),
-                _place(folder, entry["label"]),
-            )
-            for case_id, entry in sorted(dataset_json["dataset"].items())
-        )
+        cases = []
+        for case_id, entry in sorted(dataset_json["dataset"].items()):
+            names = [*entry["images"], entry["label"]]
+            *images, label = (folder / os.path.expandvars(name) for name in names)
+            cases.append(TrainingCase(case_id, tuple(images), label))
+        return tuple(cases)
     ending = dataset_json["file_ending"]
-    images: dict[str, list[Path]] = {}
+    channels: dict[str, list[Path]] = {}
     for image in sorted((folder / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
-        images.setdefault(image.name[: -len(ending) - len("_0000")], []).append(image)
+        channels.setdefault(image.name[: -len(ending) - len("_0000")], []).append(image)
     return tuple(
         TrainingCase(case_id, tuple(files), folder / "labelsTr" / f"{case_id}{ending}")
-        for case_id, files in sorted(images.items())
+        for case_id, files in sorted(channels.items())
     )
 
 
-def _place(folder: Path, name: str) -> Path:
-    return folder / os.path.expandvars(name)
-
-
 def find_reader(name: str) -> ImageReader:
-    """Return nnU-Net's reader of that name, one that keeps the geometry of NIfTI files.
-
-    Raises:
-        UserError: for any other.
-    """
+    """Return nnU-Net's reader of that name; raise a UserError unless it keeps the geometry of NIfTI files."""
     raise_first_error(_format_findings({"file_ending": ".nii.gz", "overwrite_image_reader_writer": name}))
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
@@ -219,7 +189,7 @@ def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
 
     Args:
         dataset_json: of the raw dataset.
-        example_image: the first image of the first case: nnU-Net takes the first reader that can open it.
+        example_image: the first of the first case: nnU-Net takes the first reader that can open it.
 
     Raises:
         UserError: if no reader can open it.

@@ -34,11 +34,9 @@ FOLDER = "softLabelsTr"
 _SUM_TOLERANCE = 1e-3
 EXTRA_FILE = "extra file"
 _HOW_TO_MAKE = (
-    "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on "
-    "the image's grid (docs/data.md shows how); labelsTr alone serves vanilla trainers "
-    "only (nnUNetTrainer)"
+    "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on the "
+    "image's grid (docs/data.md shows how); labelsTr alone serves vanilla trainers only (nnUNetTrainer)"
 )
-
 _NOTES = (".json", ".tsv", ".csv", ".txt", ".md")
 
 SoftLabel = npt.NDArray[np.float32]
@@ -71,34 +69,34 @@ def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]
     wanted = {
         soft_label_file(folder, case_id, label): (case_id, label) for case_id in case_ids for label in labels
     }
-    findings = [_missing(file, *wanted[file]) for file in wanted if not file.is_file()]
+    findings = []
+    for file, (case_id, label) in wanted.items():
+        if file.is_file():
+            continue
+        expected, found = "this file", "none"
+        remedy = "add it (all zeros where the label is absent), or remove the case"
+        if file.is_symlink():
+            expected, found = "a file", "a broken link"
+            remedy = "fetch its content (git annex get, datalad get)"
+        what = f"soft label of case {case_id}, label {label}, is missing"
+        findings.append(Finding(short_name(file), what, expected, found, remedy))
     for file in sorted(folder.iterdir()):
         if file not in wanted and not file.name.startswith(".") and file.suffix.lower() not in _NOTES:
-            findings.append(_extra(file, set(case_ids), labels))
+            expected, found = _why_extra(file, case_ids, labels)
+            findings.append(Finding(short_name(file), EXTRA_FILE, expected, found, "remove or rename it"))
     return findings
 
 
-def _missing(file: Path, case_id: str, label: int) -> Finding:
-    what = f"soft label of case {case_id}, label {label}, is missing"
-    if file.is_symlink():
-        remedy = "fetch its content (git annex get, datalad get)"
-        return Finding(short_name(file), what, "a file", "a broken link", remedy)
-    remedy = "add it (all zeros where the label is absent), or remove the case"
-    return Finding(short_name(file), what, "this file", "none", remedy)
-
-
-def _extra(file: Path, case_ids: set[str], labels: Sequence[int]) -> Finding:
-    expected, found = "only <case>_<label, 4 digits>.nii.gz", "another name"
-    parsed = parse_numbered_name(file.name)
-    if parsed:
-        case_id, label = parsed
-        if case_id not in case_ids:
-            expected, found = "a case of imagesTr", f"case {case_id}"
-        elif label not in labels:
-            expected, found = f"a label of dataset.json ({', '.join(map(str, labels))})", f"label {label}"
-        else:
-            expected, found = "one file per case and label", "both .nii and .nii.gz"
-    return Finding(short_name(file), EXTRA_FILE, expected, found, "remove or rename it")
+def _why_extra(file: Path, case_ids: Sequence[str], labels: Sequence[int]) -> tuple[str, str]:
+    """Return the part of a file's name that is expected, and the one found."""
+    case_id, label = parse_numbered_name(file.name) or (None, 0)
+    if case_id is None:
+        return "only <case>_<label, 4 digits>.nii.gz", "another name"
+    if case_id not in case_ids:
+        return "a case of imagesTr", f"case {case_id}"
+    if label not in labels:
+        return f"a label of dataset.json ({', '.join(map(str, labels))})", f"label {label}"
+    return "one file per case and label", "both .nii and .nii.gz"
 
 
 # Files
@@ -116,19 +114,15 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
         names = ", ".join(short_name(file) for file in files)
         raise UserError(
             f"{names}: expected a NIfTI file that {type(reader).__name__} can read, found: "
-            f"{first_line(error)}: write the file "
-            'again, or choose another reader ("overwrite_image_reader_writer" in dataset.json)'
+            f"{first_line(error)}: write the file again, or choose another reader "
+            '("overwrite_image_reader_writer" in dataset.json)'
         ) from error
 
 
 def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[str, Any]]:
-    """Return a soft label (z, y, x) and its properties, just as the reader gives the image.
+    """Return a soft label (z, y, x) and its properties, just as the dataset's reader gives the image.
 
     Only the file is checked; for values and grid see `content_findings` and `reader_geometry_findings`.
-
-    Args:
-        file: NIfTI.
-        reader: of the dataset, see `raw_dataset.find_reader`.
 
     Raises:
         UserError: if the file is missing, broken or not three-dimensional.
@@ -169,7 +163,7 @@ def write_label_map(file: Path, soft_files: Sequence[Path], labels: Sequence[int
     Args:
         file: ends in .nii.gz or .nii.
         soft_files: one per label, on one grid; the first gives the header.
-        labels: their values.
+        labels: integer value of each.
 
     Raises:
         UserError: if the file cannot be written.
@@ -203,14 +197,12 @@ def hard_label_map(
 ) -> npt.NDArray[np.integer[Any]]:
     """Return the integer label map of soft labels: the label of the largest where that is > 0.5, else 0.
 
-    The one rule for label maps: of datasets, of predictions, of fused raters.
+    The one rule for label maps: of datasets, of predictions, of fused raters. Of equal fractions, the first
+    label wins.
 
     Args:
         soft_labels: one array per label, all of one shape.
-        labels: their values.
-
-    Returns:
-        uint8, or uint16 for a label above 255. Of equal fractions, the first label wins.
+        labels: integer value of each; uint16 for one above 255, else uint8.
     """
     dtype = np.uint8 if max(labels) <= np.iinfo(np.uint8).max else np.uint16
     largest = np.asarray(soft_labels[0])
@@ -231,23 +223,20 @@ def label_map_findings(
         label_map_file: in labelsTr.
         label_map: (x, y, z) in the axis order of the file.
         soft_labels: one array per label, same axes.
-        labels: their values.
+        labels: integer value of each.
     """
     name = short_name(label_map_file)
     remedy = (
         "write the label map again as soft label > 0.5, strictly (the largest label where there are several)"
     )
-    strange = np.setdiff1d(np.unique(label_map), [0, *labels])
+    strange = np.setdiff1d(label_map, [0, *labels])
     if strange.size:
-        expected, found = (
-            ", ".join(f"{value:g}" for value in values) for values in ((0, *labels), strange[:5])
-        )
+        expected, found = ", ".join(map(str, (0, *labels))), ", ".join(f"{value:g}" for value in strange[:5])
         return [Finding(name, "values that are not in dataset.json", expected, f"({found})", remedy)]
-    differs = label_map != hard_label_map(soft_labels, labels)
-    count = int(np.count_nonzero(differs))
-    if not count:
+    voxels = np.argwhere(label_map != hard_label_map(soft_labels, labels))
+    if not len(voxels):
         return []
-    first = ", ".join(str(tuple(int(i) for i in voxel)) for voxel in np.argwhere(differs)[:3])
-    found = f"{count} voxels that differ, first at (x, y, z) = {first}"
+    first = ", ".join(str(tuple(voxel)) for voxel in voxels[:3].tolist())
+    found = f"{len(voxels)} voxels that differ, first at (x, y, z) = {first}"
     what = "label map disagrees with its soft label"
     return [Finding(name, what, "label map = soft label > 0.5", found, remedy)]

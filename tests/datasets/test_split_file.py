@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_softseg.datasets.conversion.sources import SourceCase, Sources
-from nnunet_softseg.datasets.conversion.splits import Split, choose_split, read_split_file, split_by_lists
+from nnunet_softseg.datasets.conversion.splits import Split, choose_split, read_split_file, split_subjects
 from nnunet_softseg.errors import UserError
 
 LISTS = Split(train=("sub-01", "sub-02"), validation=("sub-03",), test=("sub-04",))
@@ -196,5 +196,5 @@ def test_nobody_changes_sides_and_nobody_is_invented(places: list[str | None]) -
         return
     lists = Split(**{part: tuple(names) for part, names in parts.items()})
     at_hand = [f"sub-{number:02d}" for number in range(len(places))]
-    split = split_by_lists(reversed(at_hand), lists)
+    split = split_subjects(reversed(at_hand), lists)
     assert split == Split(**{part: tuple(sorted(names)) for part, names in parts.items()})

@@ -45,7 +45,6 @@ class ConversionReport:
         num_cases: by part, "train", "validation" and "test".
         num_subjects: by part.
         left_out: reason -> images that are in no dataset, as paths in the BIDS folder.
-        warnings: legal, but worth a look.
     """
 
     folders: tuple[Path, ...]
@@ -62,20 +61,17 @@ class ConversionReport:
 
     def as_text(self) -> str:
         """Return the report in lines."""
-        parts = ", ".join(f"{self.num_cases[part]} {part}" for part in self.num_cases)
+        parts = ", ".join(f"{number} {part}" for part, number in self.num_cases.items())
+        num_cases, num_subjects = sum(self.num_cases.values()), sum(self.num_subjects.values())
+        there = " (was there already, the same)"
         lines = [
-            f"{folder}{'' if folder in self.written else ' (was there already, the same)'}"
-            for folder in self.folders
+            *(f"{folder}{'' if folder in self.written else there}" for folder in self.folders),
+            f"{num_cases} images of {num_subjects} subjects: {parts}",
+            *(f"left out, {why}: {len(names)} ({examples(names)})" for why, names in self.left_out.items()),
+            *(f"warning: {warning}" for warning in self.warnings),
+            f"next: nnunet-softseg check -d {self.folder.name}",
         ]
-        lines.append(
-            f"{sum(self.num_cases.values())} images of {sum(self.num_subjects.values())} subjects: {parts}"
-        )
-        lines += [
-            f"left out, {reason}: {len(images)} ({examples(images)})"
-            for reason, images in self.left_out.items()
-        ]
-        lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join([*lines, f"next: nnunet-softseg check -d {self.folder.name}"])
+        return "\n".join(lines)
 
 
 def convert(
@@ -101,19 +97,18 @@ def convert(
 ) -> ConversionReport:
     """Make nnU-Net datasets of a BIDS folder with soft labels.
 
-    Images are copied, never linked or changed. All contrasts of a subject, in all datasets, are on one side
-    of the split. A dataset that is there already, from the same sources and the same split, is kept.
+    Images are copied. All contrasts of a subject, in all datasets, are on one side of the split. A dataset
+    that is there already, from the same sources and the same split, is kept.
 
     Args:
         bids: images in `sub-*/[ses-*/]anat` and `dwi`.
         dataset_id: 1-999.
         name: of the dataset; the folder is `Dataset<id>_<name>`.
-        raw_folder: where datasets lie; None takes the environment variable nnUNet_raw.
-        layout: name table, "bids" or "spine-generic".
+        raw_folder: of all datasets; None takes the environment variable nnUNet_raw.
+        layout: "bids" or "spine-generic".
         derivatives: folder of the soft labels, in `bids` or anywhere, with the images' subfolders; None takes
             the layout's (derivatives/softseg).
-        suffix: what follows the image's name in that of its soft label, for one label, "cord"; None takes
-            the layout's.
+        suffix: end of a soft label's name behind the image's, for one label, "cord"; None: the layout's.
         labels: the same for several labels, name -> suffix; their values are 1, 2, ... in this order. An
             image that lacks one is left out.
         contrasts: those to take, as in the case ids; None takes all.
@@ -127,7 +122,7 @@ def convert(
         per_contrast: also make a dataset `<name>_<contrast>` of each contrast, with the ids that follow; or
             of those in a mapping contrast -> id.
         num_processes: that read and write cases.
-        progress: whether a bar is shown.
+        progress: show a bar.
 
     Raises:
         UserError: for data or arguments that don't fit; nothing is left behind.

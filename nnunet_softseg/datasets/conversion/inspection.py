@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.datasets.conversion.sources import SourceCase
@@ -26,21 +26,18 @@ class Inspection:
     """Faults and hashes of one case.
 
     Attributes:
-        case_id: of the case.
-        findings: errors and warnings.
+        case_id: `<sub>[_ses]_<contrast>`.
+        errors: forbid the conversion.
+        warnings: legal, but worth a look.
         sha256: by file; empty if there is an error.
         masks: soft labels that hold 0 and 1 only.
     """
 
     case_id: str
-    findings: tuple[Finding, ...]
-    sha256: dict[Path, str]
-    masks: tuple[Path, ...]
-
-    @property
-    def errors(self) -> tuple[Finding, ...]:
-        """Findings that forbid the conversion."""
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+    errors: list[Finding]
+    warnings: list[Finding] = field(default_factory=list)
+    sha256: dict[Path, str] = field(default_factory=dict)
+    masks: list[Path] = field(default_factory=list)
 
 
 def inspect_cases(cases: Sequence[SourceCase], *, num_processes: int, progress: bool) -> list[Inspection]:
@@ -65,7 +62,7 @@ def inspect(case: SourceCase) -> Inspection:
     files = (case.image, *case.soft_labels)
     findings = [finding for file in files for finding in file_findings(file)]
     if findings:
-        return Inspection(case.case_id, tuple(findings), {}, ())
+        return Inspection(case.case_id, findings)
     grid, soft_labels, masks = VoxelGrid.of(load_nifti(case.image)), [], []
     for file in case.soft_labels:
         soft_labels.append(stored_values(file))
@@ -74,17 +71,18 @@ def inspect(case: SourceCase) -> Inspection:
         if not of_file and classify(soft_labels[-1]).kind is MapKind.MASK:
             masks.append(file)
         findings += of_file
-    if any(finding.severity == "error" for finding in findings):
-        return Inspection(case.case_id, tuple(findings), {}, ())
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        return Inspection(case.case_id, errors)
     findings += overlap_findings(case.soft_labels, soft_labels)
-    return Inspection(case.case_id, tuple(findings), {file: sha256(file) for file in files}, tuple(masks))
+    return Inspection(case.case_id, [], findings, {file: sha256(file) for file in files}, masks)
 
 
 def inspection_warnings(inspections: Sequence[Inspection]) -> list[str]:
     """Return one line for each kind of warning, with its files."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for inspection in inspections:
-        for finding in inspection.findings:
+        for finding in inspection.warnings:
             grouped[finding.what, finding.remedy].append(finding.file)
     lines = [
         f"{len(files)} of {len(inspections)} cases: {what} ({examples(files)}): {remedy}"

@@ -3,8 +3,8 @@
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
@@ -18,32 +18,9 @@ _REPORTED = (Reason.EXCLUDED, Reason.NO_CONTRAST, Reason.OTHER_CONTRAST)
 
 # Layouts: which file shows which contrast
 
-MADE_HERE = "derivatives/softseg"
-MADE_HERE_SUFFIX = "_label-SC_desc-softseg_probseg"
+MADE_HERE = ("derivatives/softseg", "_label-SC_desc-softseg_probseg")
 """Where `make-gt -o BIDS/derivatives/softseg` writes, and what it appends to an image's name."""
 _SAME_CONTRAST_ON_ANOTHER_GRID = "space"
-
-
-@dataclass(frozen=True)
-class NamePattern:
-    """The files of one contrast.
-
-    Attributes:
-        contrast: as in case ids.
-        suffix: the end of the BIDS name.
-        entities: those that the name has, as written, `("flip-1", "mt-on")`; it has no others but `space`.
-    """
-
-    contrast: str
-    suffix: str
-    entities: frozenset[str] = frozenset()
-
-    def fits(self, name: BidsName) -> bool:
-        """Say whether a file of this name shows the contrast."""
-        entities = {
-            f"{key}-{value}" for key, value in name.entities.items() if key != _SAME_CONTRAST_ON_ANOTHER_GRID
-        }
-        return name.suffix == self.suffix and entities == self.entities
 
 
 @dataclass(frozen=True)
@@ -54,30 +31,29 @@ class Layout:
         name: for `--layout`.
         places: of soft labels, in the order in which they are tried: folder in the BIDS folder, and the end
             of the file name, behind the image's name.
-        patterns: all contrasts; empty: every image counts, its contrast is what BIDS says.
+        contrasts: entities but `space`, sorted, and suffix of a name, `flip-1_mt-on_MTS` -> contrast as in
+            case ids; empty: every image counts, its contrast is what BIDS says.
     """
 
     name: str
     places: tuple[tuple[str, str], ...]
-    patterns: tuple[NamePattern, ...] = ()
+    contrasts: Mapping[str, str] = field(default_factory=dict)
 
     def contrast_of(self, name: BidsName) -> str | None:
         """Return the contrast of a file, or None if it shows none of this layout."""
-        if not self.patterns:
+        if not self.contrasts:
             return name.contrast
-        return next((pattern.contrast for pattern in self.patterns if pattern.fits(name)), None)
+        entities = {key: name.entities[key] for key in name.entities if key != _SAME_CONTRAST_ON_ANOTHER_GRID}
+        words = [*sorted(f"{key}-{value}" for key, value in entities.items()), name.suffix]
+        return self.contrasts.get("_".join(words))
 
-    def in_order(self, contrasts: Sequence[str]) -> list[str]:
+    def in_order(self, contrasts: Iterable[str]) -> list[str]:
         """Return contrasts in the order of the table; without a table, by name."""
-        table = list(dict.fromkeys(pattern.contrast for pattern in self.patterns))
+        table = list(dict.fromkeys(self.contrasts.values()))
         return sorted(set(contrasts), key=lambda name: (table.index(name) if name in table else -1, name))
 
 
-def _mts(contrast: str, *entities: str) -> NamePattern:
-    return NamePattern(contrast, "MTS", frozenset(entities))
-
-
-BIDS = Layout("bids", ((MADE_HERE, MADE_HERE_SUFFIX),))
+BIDS = Layout("bids", (MADE_HERE,))
 
 # spine-generic/data-multi-subject: the six contrasts of the paper. The third of the MTS family
 # (flip-1_mt-off, once acq-MToff) is none of them, nor is the diffusion series (dwi, acq-b0_dwi): its mean is
@@ -85,37 +61,31 @@ BIDS = Layout("bids", ((MADE_HERE, MADE_HERE_SUFFIX),))
 SPINE_GENERIC = Layout(
     "spine-generic",
     (
-        (MADE_HERE, MADE_HERE_SUFFIX),
+        MADE_HERE,
         ("derivatives/labels_softseg", "_label-SC_softseg"),
         ("derivatives/labels_softseg", "_softseg"),  # until 2024
     ),
-    (
-        NamePattern("T1w", "T1w"),
-        NamePattern("T2w", "T2w"),
-        NamePattern("T2star", "T2star"),
-        NamePattern("T2star", "T2starw"),  # as BIDS 1.8 spells it
-        _mts("mt-on", "flip-1", "mt-on"),
-        _mts("mt-on", "mt-on"),
-        _mts("mt-on", "acq-MTon"),  # until 2023
-        _mts("mt-off", "flip-2", "mt-off"),  # GRE-T1w
-        _mts("mt-off", "acq-T1w"),  # until 2023
-        NamePattern("dwi", "dwi", frozenset({"rec-average"})),
-    ),
+    {
+        "T1w": "T1w",
+        "T2w": "T2w",
+        "T2star": "T2star",
+        "T2starw": "T2star",  # as BIDS 1.8 spells it
+        "flip-1_mt-on_MTS": "mt-on",
+        "mt-on_MTS": "mt-on",
+        "acq-MTon_MTS": "mt-on",  # until 2023
+        "flip-2_mt-off_MTS": "mt-off",  # GRE-T1w
+        "acq-T1w_MTS": "mt-off",  # until 2023
+        "rec-average_dwi": "dwi",
+    },
 )
-
-LAYOUTS = (BIDS, SPINE_GENERIC)
 
 
 def find_layout(name: str) -> Layout:
-    """Return the layout of this name.
-
-    Raises:
-        UserError: if there is none.
-    """
-    for layout in LAYOUTS:
-        if layout.name == name:
-            return layout
-    raise UserError(f"unknown layout {name}: expected one of {', '.join(layout.name for layout in LAYOUTS)}")
+    """Return the layout of this name; raise a UserError if there is none."""
+    layouts = {layout.name: layout for layout in (BIDS, SPINE_GENERIC)}
+    if name not in layouts:
+        raise UserError(f"unknown layout {name}: expected one of {', '.join(layouts)}")
+    return layouts[name]
 
 
 # Cases
@@ -123,15 +93,7 @@ def find_layout(name: str) -> Layout:
 
 @dataclass(frozen=True)
 class SourceCase:
-    """One image with its soft labels; the files may be broken still.
-
-    Attributes:
-        case_id: `<sub>[_ses]_<contrast>`.
-        subject: `sub-01`.
-        contrast: `T2w`.
-        image: in the BIDS folder.
-        soft_labels: one per label, in the order of the labels.
-    """
+    """One image, `<sub>[_ses]_<contrast>`, with a soft label per label; the files may be broken still."""
 
     case_id: str
     subject: str
@@ -145,11 +107,10 @@ class Selection:
     """Images and soft labels of a BIDS folder that a user asks for.
 
     Attributes:
-        layout: the name table.
         derivatives: folder of soft labels; None takes the layout's.
         labels: name of each label -> what follows the image's name in that of its soft label; None takes the
             layout's, for one label.
-        contrasts: those to take; None takes all.
+        contrasts: None takes all.
         distinguish_by: BIDS entities that make two contrasts of one.
         exclude: patterns of images to leave out, see `Exclusion`.
     """
@@ -173,7 +134,6 @@ class Sources:
         cases: sorted by case id.
         subjects: all of the folder, those without a case too.
         left_out: reason -> images, as paths in the BIDS folder.
-        warnings: for the user.
     """
 
     bids: Path
@@ -219,8 +179,7 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
             cases.append(SourceCase(image.case_id, image.name.subject, image.contrast, image.path, files))
         else:
             left_out[Reason.NO_SOFT_LABEL.value].append(listing.relative(image.path))
-    _check_unique(cases)
-    _check_links(cases)
+    _check_cases(cases)
     return Sources(
         bids,
         place.folder,
@@ -243,7 +202,8 @@ def _check_names(chosen: ChosenImages, bids: Path) -> None:
         )
 
 
-def _check_unique(cases: Sequence[SourceCase]) -> None:
+def _check_cases(cases: Sequence[SourceCase]) -> None:
+    """Raise a UserError if two images get one case id, or a file is a link to nowhere."""
     by_id = defaultdict(list)
     for case in cases:
         by_id[case.case_id.casefold()].append(case)  # some file systems do not tell T2w from T2W
@@ -254,9 +214,6 @@ def _check_unique(cases: Sequence[SourceCase]) -> None:
                 f"({examples([case.image.name for case in same])}): leave out all but one (--exclude), or "
                 "tell them apart (--distinguish-by acq)"
             )
-
-
-def _check_links(cases: Sequence[SourceCase]) -> None:
     files = [file for case in cases for file in (case.image, *case.soft_labels)]
     broken = [str(file) for file in files if not file.exists()]
     if broken:
@@ -277,10 +234,8 @@ class _Place:
     endings: Mapping[str, str]
 
     def files(self, image: Path, bids: Path) -> tuple[Path, ...]:
-        return tuple(
-            compressed_or_plain(derivative_file(image, bids, self.folder, ending))
-            for ending in self.endings.values()
-        )
+        files = [derivative_file(image, bids, self.folder, ending) for ending in self.endings.values()]
+        return tuple(map(compressed_or_plain, files))
 
 
 def _find_place(images: Sequence[BidsImage], bids: Path, selection: Selection) -> _Place:
@@ -294,7 +249,7 @@ def _find_place(images: Sequence[BidsImage], bids: Path, selection: Selection) -
     raise UserError(
         f"{bids}: none of {len(images)} images has its soft label, expected {' or '.join(files)} for the "
         f"first; {_found_instead(first, bids, places)}: make them (nnunet-softseg make-gt -i {bids} -o "
-        f"{bids / MADE_HERE}), or choose --derivatives and --suffix"
+        f"{bids / MADE_HERE[0]}), or choose --derivatives and --suffix"
     )
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ PARTS = ("train", "validation", "test")
 NOT_IN_SPLIT = "not in the split"
 _DEFAULT_SHARE = 0.2
 _ENOUGH_FOR_TEST = 3
-_SPELLINGS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test",)}
-_PART_OF_NAME = {name: part for part, names in _SPELLINGS.items() for name in names}
+_PART_OF_NAME = {part: part for part in PARTS} | {
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+}
 _OF_MANIFEST = "split"
 _ENTRY = re.compile(r"^(?:.*/)?(?:sub-)?(?P<label>[A-Za-z0-9]+)(?:[_.].*)?$")
 _NO_PART = ("", "n/a")
@@ -40,7 +44,7 @@ class Split:
 
     @property
     def subjects(self) -> frozenset[str]:
-        """All subjects in it."""
+        """The subjects of all parts."""
         return frozenset((*self.train, *self.validation, *self.test))
 
     @property
@@ -58,17 +62,20 @@ class Split:
 
 def split_subjects(
     subjects: Iterable[str],
+    lists: Split | None = None,
     *,
     num_test: int | None = None,
     num_validation: int | None = None,
     seed: int = 0,
 ) -> Split:
-    """Return a random split of the subjects; by default 60 / 20 / 20 percent.
+    """Return a split of the subjects, as given, or drawn at random: by default 60 / 20 / 20 percent.
 
     Args:
         subjects: names, in any order, repeated or not.
-        num_test: None takes a fifth, at least one of three or more subjects.
-        num_validation: None takes a fifth, at least one.
+        lists: a given split; a subject that it does not name is in no part, unless it names test subjects
+            only: then those who train and validate are drawn from the others. None: all are drawn.
+        num_test: of a drawn part; None takes a fifth, at least one of three or more subjects.
+        num_validation: of a drawn part; None takes a fifth, at least one.
         seed: of the draw; the same seed gives the same split.
 
     Raises:
@@ -76,44 +83,24 @@ def split_subjects(
     """
     names = sorted(set(subjects))
     fifth = round(_DEFAULT_SHARE * len(names))
-    test = max(fifth, int(len(names) >= _ENOUGH_FOR_TEST)) if num_test is None else num_test
     validation = max(fifth, 1) if num_validation is None else num_validation
-    _check_numbers(len(names), test, validation)
-    drawn = _shuffled(names, seed)
-    return _split(drawn[test + validation :], drawn[test : test + validation], drawn[:test])
+    if lists is None:
+        number = max(fifth, int(len(names) >= _ENOUGH_FOR_TEST)) if num_test is None else num_test
+        _check_numbers(len(names), number, validation)
+        drawn = _shuffled(names, seed)
+        test, others = drawn[:number], drawn[number:]
+    else:
+        given = Split(*(tuple(name for name in names if name in getattr(lists, part)) for part in PARTS))
+        if not lists.test_only:
+            _check_numbers(len(given.subjects), len(given.test), len(given.validation))
+            return given
+        _check_numbers(len(names), len(given.test), validation)
+        test, others = list(given.test), _shuffled([name for name in names if name not in lists.test], seed)
+    train, validating = others[validation:], others[:validation]
+    return Split(tuple(sorted(train)), tuple(sorted(validating)), tuple(sorted(test)))
 
 
-def split_by_lists(
-    subjects: Iterable[str], lists: Split, *, num_validation: int | None = None, seed: int = 0
-) -> Split:
-    """Return the part of a given split that concerns these subjects.
-
-    Args:
-        subjects: those at hand; one that the lists do not name is in no part, unless they name the test
-            subjects only: then those who train and validate are drawn from the others.
-        lists: the given split.
-        num_validation: of a drawn part; None takes a fifth of all, at least one.
-        seed: of the draw.
-
-    Raises:
-        UserError: if not one subject is left to train on, or none to validate on.
-    """
-    names = sorted(set(subjects))
-    asked = [[name for name in names if name in getattr(lists, part)] for part in PARTS]
-    if not lists.test_only:
-        _check_numbers(sum(map(len, asked)), len(asked[2]), len(asked[1]))
-        return _split(*asked)
-    validation = max(round(_DEFAULT_SHARE * len(names)), 1) if num_validation is None else num_validation
-    _check_numbers(len(names), len(asked[2]), validation)
-    drawn = _shuffled([name for name in names if name not in lists.test], seed)
-    return _split(drawn[validation:], drawn[:validation], asked[2])
-
-
-def _split(*parts: list[str]) -> Split:
-    return Split(*(tuple(sorted(part)) for part in parts))
-
-
-def _shuffled(names: list[str], seed: int) -> list[str]:
+def _shuffled(names: Sequence[str], seed: int) -> list[str]:
     return [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
 
 
@@ -137,11 +124,10 @@ def make_folds(split: Split) -> list[dict[str, tuple[str, ...]]]:
     subjects that it validates on.
     """
     circle = [*split.validation, *split.train]
-    size = len(split.validation)
     folds = []
     for fold in range(FOLDS):
         start = round(fold * len(circle) / FOLDS)
-        window = {circle[(start + offset) % len(circle)] for offset in range(size)}
+        window = {circle[(start + offset) % len(circle)] for offset in range(len(split.validation))}
         folds.append({"train": tuple(sorted(set(circle) - window)), "val": tuple(sorted(window))})
     return folds
 
@@ -172,16 +158,16 @@ def choose_split(
 
     Args:
         sources: all cases.
-        file: that names the subjects of each part; None draws.
-        num_test: subjects to draw; None takes a fifth.
-        num_validation: subjects to draw; None takes a fifth.
+        file: that names the subjects of each part, see `read_split_file`; None draws.
+        num_test: see `split_subjects`, as for the others.
+        num_validation: of a drawn part.
         seed: of the draw.
 
     Raises:
         UserError: if the file names unknown subjects, or one in two parts, or if no subject is left to train
             or to validate on.
     """
-    subjects = sorted({case.subject for case in sources.cases})
+    subjects = {case.subject for case in sources.cases}
     if file is None:
         return split_subjects(subjects, num_test=num_test, num_validation=num_validation, seed=seed), sources
     lists = read_split_file(file)
@@ -193,28 +179,22 @@ def choose_split(
             f"{file}: expected subjects of {sources.bids}, found {len(unknown)} that are not there "
             f"({examples(unknown)}): correct or remove them"
         )
-    split = split_by_lists(subjects, lists, num_validation=num_validation, seed=seed)
-    return split, _only_in(split, sources, file, lists.subjects)
-
-
-def _only_in(split: Split, sources: Sources, file: Path, named: frozenset[str]) -> Sources:
-    """Return the cases of the subjects in the split, with a warning where it and the cases differ."""
-    there = {case.subject for case in sources.cases}
-    absent, surplus = sorted(named - there), sorted(there - split.subjects)
+    split = split_subjects(subjects, lists, num_validation=num_validation, seed=seed)
+    absent, surplus = sorted(lists.subjects - subjects), sorted(subjects - split.subjects)
     warnings, left_out = list(sources.warnings), dict(sources.left_out)
     if absent:
         warnings.append(
-            f"{file}: {len(absent)} of {len(named)} subjects have no image in this dataset "
+            f"{file}: {len(absent)} of {len(lists.subjects)} subjects have no image in this dataset "
             f"({examples(absent)})"
         )
     if surplus:
         warnings.append(
-            f"{file} does not name {len(surplus)} of {len(there)} subjects ({examples(surplus)}): left out"
+            f"{file} does not name {len(surplus)} of {len(subjects)} subjects ({examples(surplus)}): left out"
         )
         images = [case.image for case in sources.cases if case.subject in surplus]
         left_out[NOT_IN_SPLIT] = tuple(image.relative_to(sources.bids).as_posix() for image in images)
     cases = tuple(case for case in sources.cases if case.subject in split.subjects)
-    return dataclasses.replace(sources, cases=cases, left_out=left_out, warnings=tuple(warnings))
+    return split, dataclasses.replace(sources, cases=cases, left_out=left_out, warnings=tuple(warnings))
 
 
 # From a file
@@ -239,10 +219,11 @@ def read_split_file(file: Path) -> Split:
             raise UserError(f"{file}: expected train, val and test, found {name!r}: rename it")
         part = _PART_OF_NAME[name.lower()]
         parts[part] = tuple(sorted({*parts[part], *_subjects(file, values)}))
-    _check_apart(file, parts)
-    if not any(parts.values()):
+    split = Split(**parts)
+    _check_apart(file, split)
+    if not split.subjects:
         raise UserError(f"{file}: expected a split, {_FORMATS}; found no subject in it: rewrite it")
-    return Split(**parts)
+    return split
 
 
 def _table_entries(file: Path) -> list[tuple[str, list[str]]]:
@@ -282,16 +263,14 @@ def _subjects(file: Path, entries: Iterable[str]) -> set[str]:
     return subjects
 
 
-def _check_apart(file: Path, parts: Mapping[str, tuple[str, ...]]) -> None:
-    places = {
-        subject: [part for part in PARTS if subject in parts[part]]
-        for part in PARTS
-        for subject in parts[part]
-    }
-    shared = [subject for subject, found in places.items() if len(found) > 1]
+def _check_apart(file: Path, split: Split) -> None:
+    """Raise a UserError if a subject is in two parts."""
+    count = Counter((*split.train, *split.validation, *split.test))
+    shared = [subject for subject in count if count[subject] > 1]
     if shared:
+        found = " and ".join(part for part in PARTS if shared[0] in getattr(split, part))
         more = f" ({len(shared)} subjects are in two parts)" if len(shared) > 1 else ""
         raise UserError(
-            f"{file}: expected each subject in one part, found {shared[0]} in "
-            f"{' and '.join(places[shared[0]])}{more}: take it out of all but one"
+            f"{file}: expected each subject in one part, found {shared[0]} in {found}{more}: "
+            "take it out of all but one"
         )

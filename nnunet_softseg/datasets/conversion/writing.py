@@ -27,10 +27,8 @@ from nnunet_softseg.io.record import changed_keys, load_record
 from nnunet_softseg.io.workers import map_jobs
 
 MANIFEST = "conversion.json"
-_FOLDER_ENDING = {"train": "Tr", "validation": "Tr", "test": "Ts"}
 _ID_LIMIT = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_OTHER_FOLDERS = ("nnUNet_preprocessed", "nnUNet_results")
 _IDENTITY = ("labels", "split", "cases")
 _REMEDY = "remove it, or choose another dataset id"
 
@@ -46,7 +44,7 @@ class Dataset:
         raw: nnUNet_raw.
         dataset_id: 1-999.
         name: without the id.
-        cases: sorted by case id.
+        cases: by case id.
 
     Raises:
         UserError: if id or name are impossible, or the id belongs to a dataset of another name.
@@ -62,12 +60,17 @@ class Dataset:
             raise UserError(f"the dataset id must lie between 1 and {_ID_LIMIT - 1}, got {self.dataset_id}")
         if not _NAME.fullmatch(self.name):
             raise UserError(f"the dataset's name must consist of letters, digits, - and _, got {self.name!r}")
-        for place in _places(self.raw):
+        places, environment = [self.raw], os.environ.get("nnUNet_raw")
+        if environment and Path(environment).resolve() == self.raw.resolve():
+            # nnU-Net looks an id up in all three and refuses one that has two names.
+            others = (os.environ.get(name) for name in ("nnUNet_preprocessed", "nnUNet_results"))
+            places += [Path(other) for other in others if other]
+        for place in places:
             found = sorted(path.name for path in place.glob(f"Dataset{self.dataset_id:03d}_*"))
-            others = [name for name in found if name != self.folder.name]
-            if others:
+            taken = next((name for name in found if name != self.folder.name), None)
+            if taken:
                 raise UserError(
-                    f"dataset id {self.dataset_id} is taken by {others[0]} in {place}: choose another id"
+                    f"dataset id {self.dataset_id} is taken by {taken} in {place}: choose another id"
                 )
 
     @property
@@ -76,20 +79,8 @@ class Dataset:
         return self.raw / f"Dataset{self.dataset_id:03d}_{self.name}"
 
 
-def _places(raw: Path) -> list[Path]:
-    """Return the folders in which nnU-Net looks an id up: it refuses one that has two names."""
-    environment = os.environ.get("nnUNet_raw")
-    if not environment or Path(environment).resolve() != raw.resolve():
-        return [raw]
-    return [raw, *(Path(os.environ[name]) for name in _OTHER_FOLDERS if os.environ.get(name))]
-
-
 def find_raw_folder(raw_folder: str | os.PathLike[str] | None) -> Path:
-    """Return the folder of all datasets: the one that was given, or nnUNet_raw.
-
-    Raises:
-        UserError: if neither is known.
-    """
+    """Return the folder of all datasets: the one that was given, or nnUNet_raw; a UserError if not set."""
     folder = raw_folder or os.environ.get("nnUNet_raw")
     if not folder:
         raise UserError(
@@ -105,7 +96,7 @@ def make_datasets(
 
     Args:
         target: the dataset of all contrasts, still without cases.
-        sources: all cases.
+        sources: of all datasets.
         selection: its contrasts, or else its layout, give the order of ids.
         per_contrast: True: with the ids that follow; a mapping: contrast -> id.
 
@@ -116,20 +107,20 @@ def make_datasets(
     if not per_contrast:
         return datasets
     there = {case.contrast for case in sources.cases}
-    order = selection.contrasts or selection.layout.in_order(sorted(there))
-    asked = per_contrast if isinstance(per_contrast, Mapping) else None
-    ids = _contrast_ids([one for one in order if one in there], target.dataset_id, asked)
+    order = selection.contrasts or selection.layout.in_order(there)
+    contrasts = [contrast for contrast in order if contrast in there]
+    if isinstance(per_contrast, Mapping):
+        _check_ids(per_contrast, contrasts, target.dataset_id)
+        ids = dict(per_contrast)
+    else:
+        ids = {contrast: target.dataset_id + number for number, contrast in enumerate(contrasts, 1)}
     for contrast, dataset_id in ids.items():
         cases = tuple(case for case in sources.cases if case.contrast == contrast)
         datasets.append(Dataset(target.raw, dataset_id, f"{target.name}_{contrast}", cases))
     return datasets
 
 
-def _contrast_ids(
-    contrasts: Sequence[str], dataset_id: int, asked: Mapping[str, int] | None
-) -> dict[str, int]:
-    if asked is None:
-        return {contrast: dataset_id + number for number, contrast in enumerate(contrasts, 1)}
+def _check_ids(asked: Mapping[str, int], contrasts: Sequence[str], dataset_id: int) -> None:
     unknown = [contrast for contrast in asked if contrast not in contrasts]
     if unknown:
         raise UserError(
@@ -139,7 +130,6 @@ def _contrast_ids(
     if len({dataset_id, *asked.values()}) <= len(asked):
         ids = ", ".join(map(str, (dataset_id, *asked.values())))
         raise UserError(f"--per-contrast gives one dataset id twice ({ids}): choose different ones")
-    return dict(asked)
 
 
 def check_split(dataset: Dataset, split: Split) -> list[str]:
@@ -173,33 +163,32 @@ def make_manifest(
     """Return where every file of one dataset comes from, with its SHA-256, as JSON gives it back.
 
     Args:
-        sources: of all datasets.
-        cases: of this one.
-        split: of all subjects.
-        inspections: of all cases.
+        sources: of all datasets, as the split and the inspections.
+        cases: of this dataset.
+        split: part -> subjects.
+        inspections: hashes of the files.
     """
     hashes = {file: value for inspection in inspections for file, value in inspection.sha256.items()}
+    entries = {}
+    for case in cases:
+        entries[case.case_id] = {
+            "subject": case.subject,
+            "contrast": case.contrast,
+            "part": split.part_of(case.subject),
+            "image": case.image.relative_to(sources.bids).as_posix(),
+            "image_sha256": hashes[case.image],
+            "soft_labels": {
+                label: {"file": file.relative_to(sources.derivatives).as_posix(), "sha256": hashes[file]}
+                for label, file in zip(sources.labels, case.soft_labels, strict=True)
+            },
+        }
     return {
         "source_folder": str(sources.bids.resolve()),
         "soft_label_folder": str(sources.derivatives.resolve()),
         "labels": dict(sources.labels),
         "split": {part: list(getattr(split, part)) for part in PARTS},
-        "cases": {case.case_id: _entry(case, sources, split, hashes) for case in cases},
+        "cases": entries,
         "left_out": {reason: list(images) for reason, images in sources.left_out.items()},
-    }
-
-
-def _entry(case: SourceCase, sources: Sources, split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
-    return {
-        "subject": case.subject,
-        "contrast": case.contrast,
-        "part": split.part_of(case.subject),
-        "image": case.image.relative_to(sources.bids).as_posix(),
-        "image_sha256": hashes[case.image],
-        "soft_labels": {
-            label: {"file": file.relative_to(sources.derivatives).as_posix(), "sha256": hashes[file]}
-            for label, file in zip(sources.labels, case.soft_labels, strict=True)
-        },
     }
 
 
@@ -227,13 +216,7 @@ def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class CaseJob:
-    """One case to write.
-
-    Attributes:
-        case: fit to be written.
-        part: "train", "validation" or "test".
-        folders: of the datasets that it belongs to.
-    """
+    """One case to write to the folders of the datasets that it belongs to."""
 
     case: SourceCase
     part: str
@@ -251,8 +234,8 @@ def write_datasets(
     """Write the datasets that are not there, all of them aside first, and return them.
 
     Args:
-        datasets: to write.
-        manifests: content of conversion.json, by folder.
+        datasets: with their cases.
+        manifests: folder -> content of conversion.json.
         split: of all subjects.
         num_processes: that write cases.
         progress: show a bar.
@@ -266,9 +249,13 @@ def write_datasets(
             _check_same(dataset.folder, manifests[dataset.folder])
     with contextlib.ExitStack() as stack:
         aside = {dataset.folder: stack.enter_context(new_folder(dataset.folder)) for dataset in new}
+        folders: dict[SourceCase, list[Path]] = defaultdict(list)
+        for dataset in new:
+            for case in dataset.cases:
+                folders[case].append(aside[dataset.folder])
         map_jobs(
             write_case,
-            _case_jobs(new, aside, split),
+            [CaseJob(case, split.part_of(case.subject), tuple(folders[case])) for case in folders],
             num_processes=num_processes,
             progress=progress and bool(new),
             description="Writing cases",
@@ -280,14 +267,6 @@ def write_datasets(
     return new
 
 
-def _case_jobs(datasets: Sequence[Dataset], aside: Mapping[Path, Path], split: Split) -> list[CaseJob]:
-    folders: dict[SourceCase, list[Path]] = defaultdict(list)
-    for dataset in datasets:
-        for case in dataset.cases:
-            folders[case].append(aside[dataset.folder])
-    return [CaseJob(case, split.part_of(case.subject), tuple(places)) for case, places in folders.items()]
-
-
 def write_case(job: CaseJob) -> None:
     """Write image, soft labels and label map of one case; the latter two in the geometry of the image."""
     first, *others = job.folders
@@ -296,7 +275,11 @@ def write_case(job: CaseJob) -> None:
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
     image, *soft_files, label_map = (first / name for name in names)
-    _copy(job.case.image, image)
+    if job.case.image.suffix == ".gz":
+        shutil.copyfile(job.case.image, image)
+    else:
+        with job.case.image.open("rb") as plain, gzip.GzipFile(image, "wb", mtime=0) as compressed:
+            shutil.copyfileobj(plain, compressed)
     for source, file in zip(job.case.soft_labels, soft_files, strict=True):
         write_soft_label(file, stored_values(source), image)
     write_label_map(label_map, soft_files, range(1, len(soft_files) + 1))
@@ -307,7 +290,7 @@ def write_case(job: CaseJob) -> None:
 
 def _case_files(case_id: str, part: str, num_labels: int) -> list[str]:
     """Return the paths of a case in its dataset: image, soft labels, label map."""
-    ending = _FOLDER_ENDING[part]
+    ending = "Ts" if part == "test" else "Tr"
     return [
         f"images{ending}/{case_id}_0000.nii.gz",
         *(f"softLabels{ending}/{case_id}_{label:04d}.nii.gz" for label in range(1, num_labels + 1)),
@@ -315,24 +298,15 @@ def _case_files(case_id: str, part: str, num_labels: int) -> list[str]:
     ]
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.name.endswith(".gz"):
-        shutil.copyfile(source, target)
-        return
-    with source.open("rb") as plain, gzip.GzipFile(target, "wb", mtime=0) as compressed:
-        shutil.copyfileobj(plain, compressed)
-
-
 def _write_descriptions(folder: Path, dataset: Dataset, labels: Sequence[str], split: Split) -> None:
     """Write dataset.json and splits_final.json."""
-    training = [case for case in dataset.cases if split.part_of(case.subject) != "test"]
-    description: Mapping[str, Any] = {
+    description = {
         "name": dataset.name,
         "description": "Images with soft labels (softLabelsTr); labelsTr is soft label > 0.5",
         "converted_by": f"nnunet-softseg {__version__}",
         "channel_names": {"0": "MRI"},
         "labels": {"background": 0, **{label: value for value, label in enumerate(labels, 1)}},
-        "numTraining": len(training),
+        "numTraining": sum(split.part_of(case.subject) != "test" for case in dataset.cases),
         "file_ending": ".nii.gz",
         "overwrite_image_reader_writer": "NibabelIOWithReorient",
     }

@@ -15,20 +15,19 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 
 
 class RaterMeasure(NamedTuple):
-    """One number, of one rater, of two, or of all.
+    """One number: volume_mm3, dice, soft_dice, mean_dice, fleiss_kappa, sensitivity, fused_volume_mm3, ...
 
     Attributes:
-        name: volume_mm3, dice, soft_dice, mean_dice, fleiss_kappa, sensitivity, specificity or
-            fused_volume_mm3.
+        name: as in the tables.
         rater: empty: of all.
         other_rater: the second of a pair; else empty.
         value: NaN where there is none, as the Dice of two empty masks (`measure_table`).
     """
 
     name: str
-    rater: str
-    other_rater: str
-    value: float
+    rater: str = ""
+    other_rater: str = ""
+    value: float = math.nan
 
 
 def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) -> list[RaterMeasure]:
@@ -37,30 +36,25 @@ def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) ->
     With soft maps among them, the soft Dice of each pair, too; of two masks it is the same as Dice.
 
     Args:
-        maps: by rater, of one shape, values in [0, 1].
+        maps: rater -> values in [0, 1], all of one shape.
         voxel_volume_mm3: of the grid.
         region: voxels over which kappa is taken, see `fusion.neighbourhood`.
     """
-    drawn = {rater: (values > HARD_THRESHOLD)[region] for rater, values in maps.items()}
+    drawn = [(values > HARD_THRESHOLD)[region] for values in maps.values()]
     box = bounding_box(np.logical_or.reduce([values > 0 for values in maps.values()]))
     maps = {rater: values[box] for rater, values in maps.items()}
-    measures = [
-        RaterMeasure("volume_mm3", rater, "", float(values.sum(dtype=np.float64)) * voxel_volume_mm3)
-        for rater, values in maps.items()
-    ]
+    volumes = {rater: float(values.sum(dtype=np.float64)) for rater, values in maps.items()}
+    measures = [RaterMeasure("volume_mm3", rater, "", volumes[rater] * voxel_volume_mm3) for rater in maps]
     pairs = list(itertools.combinations(maps, 2))
     overlaps = [dice(maps[first], maps[second]) for first, second in pairs]
     measures += [RaterMeasure("dice", *pair, value) for pair, value in zip(pairs, overlaps, strict=True)]
-    if any(is_soft(values) for values in maps.values()):
-        measures += [
-            RaterMeasure("soft_dice", first, second, soft_dice(maps[first], maps[second]))
-            for first, second in pairs
-        ]
+    if any(map(is_soft, maps.values())):
+        soft = [soft_dice(maps[first], maps[second]) for first, second in pairs]
+        measures += [RaterMeasure("soft_dice", *pair, value) for pair, value in zip(pairs, soft, strict=True)]
     if pairs:
         known = [value for value in overlaps if not math.isnan(value)]
         mean = sum(known) / len(known) if known else math.nan
-        measures.append(RaterMeasure("mean_dice", "", "", mean))
-        measures.append(RaterMeasure("fleiss_kappa", "", "", kappa(list(drawn.values()))))
+        measures += [RaterMeasure("mean_dice", value=mean), RaterMeasure("fleiss_kappa", value=kappa(drawn))]
     return measures
 
 
@@ -70,13 +64,7 @@ def is_soft(values: Map) -> bool:
 
 
 def kappa(masks: Sequence[npt.NDArray[np.bool_]]) -> float:
-    """Return Fleiss' kappa of several masks: agreement beyond what chance gives, 1 at most.
-
-    Args:
-        masks: one row of voxels per rater.
-
-    Returns:
-        NaN if all voxels are counted alike by everybody, where there is no chance to disagree.
+    """Return Fleiss' kappa of several masks, one row of voxels per rater; NaN if all voxels are of one kind.
 
     Source:
         Fleiss, Psychological Bulletin 76(5), 1971, by statsmodels.

@@ -38,13 +38,7 @@ MADE_BY = {"name": "nnunet-softseg", "version": __version__, "command": "fuse"}
 
 @dataclass(frozen=True)
 class LabelTask:
-    """One soft label to make.
-
-    Attributes:
-        label: its value; None: single files that are no label maps.
-        files: one per rater at hand.
-        output: NIfTI file to write.
-    """
+    """One soft label to make of a file per rater at hand; label: None for single files, no label maps."""
 
     label: int | None
     files: tuple[RaterFile, ...]
@@ -64,7 +58,7 @@ class CaseJob:
         case_id: for tables and messages.
         tasks: one per label.
         raters: name -> weight, of all raters, whether they have this case or not.
-        settings: how to fuse.
+        settings: mean or STAPLE.
         image: gives grid and header; None: the first rater's file does.
         label_map: file to write; None: not wanted.
         record: JSON file to write.
@@ -91,7 +85,7 @@ class CaseJob:
     @property
     def targets(self) -> list[Path]:
         """The NIfTI files to write."""
-        return [*(task.output for task in self.tasks), *([self.label_map] if self.label_map else [])]
+        return [*(task.output for task in self.tasks), *filter(None, [self.label_map])]
 
     def request(self) -> dict[str, Any]:
         """Return all that decides the result, sources by their SHA-256, as JSON gives it back.
@@ -99,16 +93,14 @@ class CaseJob:
         Raises:
             UserError: if a source cannot be read.
         """
+        sources = {task.label: {file.rater: _source(file.path) for file in task.files} for task in self.tasks}
         request = {
             "version": __version__,
             "method": self.settings.method,
             "margin_mm": self.settings.margin_mm,
             "weights": dict(self.raters) if self.settings.weights else None,
             "raters": list(self.raters),
-            "sources": {
-                str(task.label): {file.rater: _source(file.path) for file in task.files}
-                for task in self.tasks
-            },
+            "sources": {str(label): of_label for label, of_label in sources.items()},
             "image": _source(self.image) if self.image else None,
         }
         return dict(json_copy(request))
@@ -128,8 +120,8 @@ class FusedCase:
     """Result of a case.
 
     Attributes:
-        case_id: its name.
-        measures: per label, how well its raters agree; None for single files that are no label maps.
+        case_id: as in the tables.
+        measures: label (None for single files that are no label maps) -> agreement of its raters.
         warnings: without the name of the case.
         up_to_date: nothing had to be done.
         failure: why there is no soft label; None: there is.
@@ -160,9 +152,9 @@ def fuse_case(job: CaseJob) -> FusedCase:
     """
     # Before the sources are read: one that is changed meanwhile makes the record stale, not wrong.
     request = job.request()
-    there = _kept(job, request)
-    if there is not None:
-        return there
+    kept = _kept(job, request)
+    if kept is not None:
+        return kept
     soft_labels, fused = _fuse_labels(job)
     for folder in {target.parent for target in [*job.targets, job.record]}:
         make_folder(folder)
@@ -184,13 +176,15 @@ def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
     raise_first_error(file_findings(job.reference))
     image = load_nifti(job.reference)
     raise_first_error(geometry_findings(job.reference, image))
-    grid = VoxelGrid.of(image)
-    contents = _read_all(job, grid)
+    grid, of = VoxelGrid.of(image), short_name(job.image) if job.image else job.tasks[0].files[0].shown
+    contents = {}
+    for path, file in job.files.items():
+        contents[path] = read_content(file)
+        raise_first_error(grid_findings(file.shown, grid, VoxelGrid.of(load_nifti(path)), of))
     soft_labels, measures, warnings = [], {}, _file_warnings(job, contents)
     for task in job.tasks:
-        soft_label, of_label, more = _fuse_label(job, task, contents, grid)
+        soft_label, measures[task.label], more = _fuse_label(job, task, contents, grid)
         soft_labels.append(soft_label)
-        measures[task.label] = of_label
         warnings += more
     if overlap_findings([task.output for task in job.tasks], soft_labels):
         by_staple = job.settings.method == "staple"
@@ -199,24 +193,18 @@ def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
     return soft_labels, FusedCase(job.case_id, measures, tuple(warnings))
 
 
-def _read_all(job: CaseJob, grid: VoxelGrid) -> dict[Path, Content]:
-    """Return the content of every file of the case, once it is known that all lie on one grid."""
-    of = short_name(job.image) if job.image else job.tasks[0].files[0].shown
-    contents = {}
-    for path, file in job.files.items():
-        contents[path] = read_content(file)
-        raise_first_error(grid_findings(file.shown, grid, VoxelGrid.of(load_nifti(path)), of))
-    return contents
-
-
 def _fuse_label(
     job: CaseJob, task: LabelTask, contents: Mapping[Path, Content], grid: VoxelGrid
 ) -> tuple[Values, list[RaterMeasure], list[str]]:
     """Return the soft label, the agreement of its raters, and warnings."""
     maps = {file.rater: rater_map(file, contents[file.path], task.label) for file in task.files}
     by_staple = job.settings.method == "staple"
-    if by_staple:
-        _check_masks(task, maps)
+    for file in task.files if by_staple else ():
+        if is_soft(maps[file.rater]):
+            soft = (maps[file.rater] > 0) & (maps[file.rater] < 1)
+            found = f"{int(np.count_nonzero(soft))} voxels between them"
+            remedy = "use --method mean: a threshold would throw their partial volume away"
+            raise UserError(str(Finding(file.shown, "STAPLE takes masks only", "0 and 1", found, remedy)))
     masks = {rater: values > HARD_THRESHOLD for rater, values in maps.items()}
     region = neighbourhood(list(masks.values()), grid.spacing_mm, job.settings.margin_mm)
     measures, warnings = agreement(maps, grid.voxel_mm3, region), _map_warnings(job, task, maps)
@@ -226,7 +214,7 @@ def _fuse_label(
     else:
         soft_label = weighted_mean(list(maps.values()), _weights_at_hand(job, task))
     volume_mm3 = float(soft_label.sum(dtype=np.float64)) * grid.voxel_mm3
-    return soft_label, [*measures, RaterMeasure("fused_volume_mm3", "", "", volume_mm3)], warnings
+    return soft_label, [*measures, RaterMeasure("fused_volume_mm3", value=volume_mm3)], warnings
 
 
 def _staple(
@@ -236,26 +224,20 @@ def _staple(
         result = staple(list(masks.values()), region)
     except UserError as error:
         raise UserError(f"{printable(job.case_id)}{task.of_label}: {error}") from error
-    skills = list(zip(masks, result.sensitivity, result.specificity, strict=True))
-    measures = [RaterMeasure("sensitivity", rater, "", sensitivity) for rater, sensitivity, _ in skills]
-    measures += [RaterMeasure("specificity", rater, "", specificity) for rater, _, specificity in skills]
+    skills = {"sensitivity": result.sensitivity, "specificity": result.specificity}
+    measures = [
+        RaterMeasure(name, rater, value=value)
+        for name, values in skills.items()
+        for rater, value in zip(masks, values, strict=True)
+    ]
     warnings = [
         f"STAPLE finds {rater} worse than chance{task.of_label}: look at the masks, or use --method mean"
-        for rater, sensitivity, specificity in skills
+        for rater, sensitivity, specificity in zip(masks, *skills.values(), strict=True)
         if masks[rater].any() and sensitivity + specificity < 1
     ]
     if not result.converged:
         warnings.append(f"STAPLE did not converge{task.of_label}: do not trust it, use --method mean")
     return result.probability, measures, warnings
-
-
-def _check_masks(task: LabelTask, maps: Mapping[str, Values]) -> None:
-    for file in task.files:
-        values = maps[file.rater]
-        if is_soft(values):
-            found = f"{int(np.count_nonzero((values > 0) & (values < 1)))} voxels between them"
-            remedy = "use --method mean: a threshold would throw their partial volume away"
-            raise UserError(str(Finding(file.shown, "STAPLE takes masks only", "0 and 1", found, remedy)))
 
 
 def _weights_at_hand(job: CaseJob, task: LabelTask) -> list[float]:
@@ -307,7 +289,7 @@ def _map_warnings(job: CaseJob, task: LabelTask, maps: Mapping[str, Values]) -> 
 def load_fusion_record(file: Path) -> dict[str, Any] | None:
     """Return a record of this command; None if the file is missing, broken or something else."""
     record = load_record(file, "made_by", "outputs")
-    if record is None or not isinstance(record["made_by"], dict) or not isinstance(record["outputs"], dict):
+    if record is None or not (isinstance(record["made_by"], dict) and isinstance(record["outputs"], dict)):
         return None
     ours = all(record["made_by"].get(key) == MADE_BY[key] for key in ("name", "command"))
     return record if ours else None
@@ -315,21 +297,18 @@ def load_fusion_record(file: Path) -> dict[str, Any] | None:
 
 def _begin(job: CaseJob, request: Mapping[str, Any]) -> None:
     """Write the record of a case whose files are about to be written."""
-    earlier = load_fusion_record(job.record)
     # What an earlier call wrote for other labels stays ours to replace.
-    outputs: dict[str, str | None] = dict.fromkeys(earlier["outputs"]) if earlier else {}
-    outputs |= dict.fromkeys(relative_name(target, job.record.parent) for target in job.targets)
-    write_json(job.record, {**_about(job, request), "outputs": outputs})
+    earlier = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
+    names = [relative_name(target, job.record.parent) for target in job.targets]
+    write_json(job.record, {**_about(job, request), "outputs": dict.fromkeys([*earlier, *names])})
 
 
 def finish(job: CaseJob, request: Mapping[str, Any], fused: FusedCase) -> None:
     """Write the record of a case whose files are on disk."""
     outputs = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
     outputs |= output_hashes(job.record.parent, job.targets)
-    agreement = {
-        str(label): [_as_json(measure) for measure in measures] for label, measures in fused.measures.items()
-    }
-    result = {"agreement": agreement, "warnings": list(fused.warnings)}
+    by_label = {str(label): list(map(_as_json, measures)) for label, measures in fused.measures.items()}
+    result = {"agreement": by_label, "warnings": list(fused.warnings)}
     write_json(job.record, {**_about(job, request), "outputs": outputs, **result})
 
 

@@ -1,5 +1,6 @@
 """`nnunet-softseg fuse`: a file per rater, or a folder per rater -> soft labels, with their agreement."""
 
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,22 +35,13 @@ from nnunet_softseg.labels.raters.sources import (
 
 AGREEMENT = "agreement.csv"
 RECORD = "fuse.json"
-_FEWEST = 2
 
 StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class FusionReport:
-    """Result of `fuse`.
-
-    Attributes:
-        output: file or folder that was written.
-        settings: how the raters were fused.
-        raters: their names.
-        cases: one, or those of the folders; a failed one says why.
-        warnings: each names the cases that it is about.
-    """
+    """Result of `fuse`: one case, or those of the folders; each warning names the cases that it is about."""
 
     output: Path
     settings: FusionSettings
@@ -66,14 +58,13 @@ class FusionReport:
         """Return agreement and warnings in lines, for the terminal."""
         method = f"{'weighted ' if self.settings.weights else ''}{self.settings.method}"
         failed, kept = len(self.failures), sum(case.up_to_date for case in self.cases)
-        return "\n".join(
-            [
-                f"{printable(self.output)}: {method} of {len(self.raters)} raters, "
-                f"{len(self.cases) - failed - kept} fused, {kept} up to date, {failed} failed",
-                *agreement_lines(self.cases, self.settings.margin_mm),
-                *(f"warning: {warning}" for warning in self.warnings),
-            ]
-        )
+        lines = [
+            f"{printable(self.output)}: {method} of {len(self.raters)} raters, "
+            f"{len(self.cases) - failed - kept} fused, {kept} up to date, {failed} failed",
+            *agreement_lines(self.cases, self.settings.margin_mm),
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
 
 
 def fuse(
@@ -96,7 +87,7 @@ def fuse(
     Args:
         inputs: one NIfTI file per rater, or one folder per rater.
         output: NIfTI file, with a record of the same name in .json beside it; or a folder (softLabelsTr).
-        settings: how to fuse; None: the plain mean.
+        settings: None: the plain mean.
         images: the image, or imagesTr, for grid and header; None: those of the first rater.
         label_maps: folder (labelsTr) for label maps, soft > 0.5; with folders only.
         strict: refuse what is otherwise a warning: a case that a rater or the images lack.
@@ -109,15 +100,8 @@ def fuse(
     """
     settings = settings or FusionSettings()
     paths, target = [Path(path) for path in inputs], Path(output)
-    are_folders = _check_inputs(paths)
-    if settings.weights is not None and len(settings.weights) != len(paths):
-        raise UserError(
-            f"--weights: expected {len(paths)} numbers, one per rater, found {len(settings.weights)}: give "
-            "as many as -i"
-        )
     image = None if images is None else Path(images)
-    if image is not None:
-        _check_images(image, are_folders)
+    are_folders = _check_inputs(paths, settings, image)
     if not are_folders:
         if label_maps is not None:
             raise UserError("--label-maps: expected folders as input, found files: give one folder per rater")
@@ -139,24 +123,13 @@ def fuse(
     return report
 
 
-def _check_images(images: Path, are_folders: bool) -> None:
-    """Raise a UserError unless the images are a file or a folder, as the inputs."""
-    if images.is_dir() if are_folders else images.is_file():
-        return
-    kind, other, example = ("folder", "file", "imagesTr") if are_folders else ("file", "folder", "the image")
-    found = f"a {other}" if images.exists() else "none"
-    raise UserError(
-        f"--images: expected a {kind}, as -i are {kind}s, found {found} ({printable(images)}): give {example}"
-    )
-
-
-def _check_inputs(paths: Sequence[Path]) -> bool:
+def _check_inputs(paths: Sequence[Path], settings: FusionSettings, images: Path | None) -> bool:
     """Return whether the inputs are folders; raise a UserError unless they are two or more of one kind."""
     for path in paths:
         if not path.exists():
             found = "a broken link" if path.is_symlink() else "nothing"
             raise UserError(f"{printable(path)}: expected a file or folder, found {found}: check the path")
-    if len(paths) < _FEWEST:
+    if len(paths) <= 1:
         found = "a list of 1" if paths else "none"
         raise UserError(f"-i: expected at least two raters, found {found}: one rater needs no fusion")
     folders = [path for path in paths if path.is_dir()]
@@ -167,6 +140,18 @@ def _check_inputs(paths: Sequence[Path]) -> bool:
             f"the file {printable(file)}: give one of a kind per rater"
         )
     check_different(paths)
+    if settings.weights is not None and len(settings.weights) != len(paths):
+        raise UserError(
+            f"--weights: expected {len(paths)} numbers, one per rater, found {len(settings.weights)}: give "
+            "as many as -i"
+        )
+    if images is not None and not (images.is_dir() if folders else images.is_file()):
+        kind, other, example = ("folder", "file", "imagesTr") if folders else ("file", "folder", "the image")
+        found = f"a {other}" if images.exists() else "none"
+        raise UserError(
+            f"--images: expected a {kind}, as -i are {kind}s, found {found} ({printable(images)}): "
+            f"give {example}"
+        )
     return bool(folders)
 
 
@@ -181,8 +166,8 @@ def _fuse_files(
         raise UserError(
             f"-o: expected a file that ends in .nii.gz or .nii, found {shown}: name the soft label"
         )
-    for path in [*paths, *([image] if image else [])]:
-        if output.exists() and path.exists() and output.samefile(path):
+    for path in filter(None, [*paths, image]):
+        if output.exists() and output.samefile(path):
             raise UserError(f"-o: expected a new file, found the input {shown}: choose another name")
     labels = settings.labels or (None,)
     if len(labels) > 1:
@@ -191,10 +176,8 @@ def _fuse_files(
             "label, or give a folder per rater"
         )
     raters = _weighted_raters(paths, settings)
-    files = tuple(
-        RaterFile(name, path, None, printable(path)) for name, path in zip(raters, paths, strict=True)
-    )
-    tasks = (LabelTask(labels[0], files, output),)
+    files = [RaterFile(name, path, None, printable(path)) for name, path in zip(raters, paths, strict=True)]
+    tasks = (LabelTask(labels[0], tuple(files), output),)
     record = output.with_name(without_nifti_ending(output.name) + ".json")
     job = CaseJob(printable(output.name), tasks, raters, settings, image, None, record)
     _check_replaceable([job], overwrite)
@@ -218,26 +201,24 @@ class _Folders:
     label_maps: Path | None
 
     def __post_init__(self) -> None:
-        sources = [*self.raters, *([self.images] if self.images else [])]
-        for name, folder in (("-o", self.output), ("--label-maps", self.label_maps)):
-            if folder is not None:
-                _check_output(name, folder, sources)
-        if self.label_maps is not None and self.label_maps.resolve() == self.output.resolve():
-            raise UserError("--label-maps: expected another folder than -o, found the same: use labelsTr")
+        self._check_output("-o", self.output)
+        if self.label_maps is not None:
+            self._check_output("--label-maps", self.label_maps)
+            if self.label_maps.resolve() == self.output.resolve():
+                raise UserError("--label-maps: expected another folder than -o, found the same: use labelsTr")
 
-
-def _check_output(name: str, folder: Path, sources: Sequence[Path]) -> None:
-    shown = printable(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(
-            f"{name}: expected a folder, as -i are folders, found the file {shown}: choose another"
-        )
-    for source in sources:
-        if source.resolve() in (folder.resolve(), *folder.resolve().parents):
+    def _check_output(self, name: str, folder: Path) -> None:
+        shown = printable(folder)
+        if folder.exists() and not folder.is_dir():
             raise UserError(
-                f"{name}: expected a folder outside of all inputs, found {shown} in {printable(source)}: "
-                "choose another"
+                f"{name}: expected a folder, as -i are folders, found the file {shown}: choose another"
             )
+        for source in filter(None, [*self.raters, self.images]):
+            if source.resolve() in (folder.resolve(), *folder.resolve().parents):
+                raise UserError(
+                    f"{name}: expected a folder outside of all inputs, found {shown} in {printable(source)}: "
+                    "choose another"
+                )
 
 
 def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[CaseJob], list[str]]:
@@ -249,21 +230,16 @@ def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[Case
         warnings += _unmatched(found, images)
         found = {case_id: files for case_id, files in found.items() if case_id in images}
     raters = _weighted_raters(folders.raters, settings)
-    jobs = [
-        CaseJob(
-            case_id,
-            tuple(
-                LabelTask(label, of_label, soft_label_file(folders.output, case_id, label))
-                for label, of_label in files.items()
-            ),
-            raters,
-            settings,
-            None if images is None else images[case_id],
-            folders.label_maps / f"{case_id}.nii.gz" if folders.label_maps else None,
-            folders.output / f"{case_id}.json",
-        )
-        for case_id, files in found.items()
-    ]
+    jobs = []
+    for case_id, files in found.items():
+        tasks = [
+            LabelTask(label, of_label, soft_label_file(folders.output, case_id, label))
+            for label, of_label in files.items()
+        ]
+        image = None if images is None else images[case_id]
+        label_map = folders.label_maps / f"{case_id}.nii.gz" if folders.label_maps else None
+        record = folders.output / f"{case_id}.json"
+        jobs.append(CaseJob(case_id, tuple(tasks), raters, settings, image, label_map, record))
     if any(job.record.name == RECORD for job in jobs):
         raise UserError(
             f"case {Path(RECORD).stem}: expected another name, found that of the folder's record {RECORD}: "
@@ -302,22 +278,15 @@ def _missing(jobs: Sequence[CaseJob]) -> list[str]:
     lacking = []
     for job in jobs:
         there = {(file.rater, task.label) for task in job.tasks for file in task.files}
-        for label in wanted:
-            suffix = f", label {label}" if len(wanted) > 1 else ""
-            lacking += [
-                (f"{rater} has no file{suffix}", job.case_id)
-                for rater in job.raters
-                if (rater, label) not in there
-            ]
+        for label, rater in itertools.product(wanted, job.raters):
+            if (rater, label) not in there:
+                of_label = f", label {label}" if len(wanted) > 1 else ""
+                lacking.append((f"{rater} has no file{of_label}", job.case_id))
     return _with_cases(lacking)
 
 
 def _with_cases(warnings: Iterable[tuple[str, str]]) -> list[str]:
-    """Return each warning once, with the cases that it is about.
-
-    Args:
-        warnings: (warning, case) pairs.
-    """
+    """Return each warning of (warning, case) pairs once, with the cases that it is about."""
     about: dict[str, list[str]] = defaultdict(list)
     for warning, case_id in warnings:
         about[warning].append(printable(case_id))
@@ -332,13 +301,7 @@ def _count(cases: Sequence[str]) -> str:
 
 
 def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool, folder: Path | None = None) -> None:
-    """Raise a UserError if a file of somebody else is in the way.
-
-    Args:
-        jobs: whose files will be written.
-        overwrite: replace them nevertheless.
-        folder: for which a table will be written; None: no table.
-    """
+    """Raise a UserError if another file is where the jobs will write, or the table of the folder."""
     if overwrite:
         return
     foreign = [
@@ -358,13 +321,12 @@ def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool, folder: Path | 
 
 
 def _write_tables(report: FusionReport, raters: Mapping[str, float], folders: _Folders) -> None:
-    places = dict(zip(raters, (os.path.abspath(folder) for folder in folders.raters), strict=True))
     record = {
         "made_by": MADE_BY,
         "method": report.settings.method,
         "weights": dict(raters) if report.settings.weights else None,
         "margin_mm": report.settings.margin_mm,
-        "raters": places,
+        "raters": dict(zip(raters, map(os.path.abspath, folders.raters), strict=True)),
         "images": None if folders.images is None else os.path.abspath(folders.images),
         "label_maps": None if folders.label_maps is None else os.path.abspath(folders.label_maps),
         "outputs": {AGREEMENT: None},

@@ -7,7 +7,7 @@ estimates how good each rater is and gives the probability of the structure; mas
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,14 +55,13 @@ class FusionSettings:
             )
         if self.weights is not None:
             self._check_weights(self.weights)
-        labels = self.labels
-        if labels is not None and not (
-            0 < len(set(labels)) == len(labels) and all(0 < label <= _LARGEST_LABEL for label in labels)
-        ):
-            raise UserError(
-                f"--labels: expected different values from 1 to {_LARGEST_LABEL}, found "
-                f"{', '.join(map(str, labels)) or 'none'}: 0 is the background"
-            )
+        if self.labels is not None:
+            allowed = set(self.labels) & set(range(1, _LARGEST_LABEL + 1))
+            if not allowed or len(allowed) < len(self.labels):
+                raise UserError(
+                    f"--labels: expected different values from 1 to {_LARGEST_LABEL}, found "
+                    f"{', '.join(map(str, self.labels)) or 'none'}: 0 is the background"
+                )
 
     def _check_weights(self, weights: tuple[float, ...]) -> None:
         found = ", ".join(f"{weight:g}" for weight in weights) or "none"
@@ -77,8 +76,7 @@ class FusionSettings:
             )
 
 
-@dataclass(frozen=True)
-class StapleResult:
+class StapleResult(NamedTuple):
     """Result of STAPLE for several masks.
 
     Attributes:
@@ -102,11 +100,10 @@ def weighted_mean(maps: Sequence[Map], weights: Sequence[float] | None = None) -
         weights: one per rater, not negative, not all zero; None: all alike, the plain mean.
     """
     weights = [1.0] * len(maps) if weights is None else weights
-    total, total_weight = np.zeros(maps[0].shape, dtype=np.float64), 0.0
+    total = np.zeros(maps[0].shape, dtype=np.float64)
     for rater_map, weight in zip(maps, weights, strict=True):
         total += weight * rater_map.astype(np.float64)
-        total_weight += weight
-    return np.clip(total / total_weight, 0, 1).astype(np.float32)
+    return np.clip(total / sum(weights), 0, 1).astype(np.float32)
 
 
 def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm: float) -> Mask:
@@ -117,8 +114,8 @@ def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm:
 
     Args:
         masks: of one shape (x, y, z).
-        spacing_mm: of the voxels, along x, y and z.
-        margin_mm: from centre to centre.
+        spacing_mm: along x, y and z.
+        margin_mm: between the centres of voxels.
     """
     union: Mask = np.logical_or.reduce(masks)
     region = np.zeros_like(union)
@@ -144,13 +141,12 @@ def staple(masks: Sequence[Mask], region: Mask) -> StapleResult:
 
     Source:
         Warfield, Zou, Wells, IEEE Transactions on Medical Imaging 23(7), 2004, without the Markov random
-        field; SimpleITK's STAPLEImageFilter does the work.
+        field, by SimpleITK.
     """
     inside = [mask[region] for mask in masks]
     if all(np.array_equal(mask, inside[0]) for mask in inside[1:]):
-        sensitivity = 1.0 if inside[0].any() else math.nan
-        identical = masks[0].astype(np.float32)
-        return StapleResult(identical, (sensitivity,) * len(masks), (1.0,) * len(masks), True)
+        sensitivity = (1.0 if inside[0].any() else math.nan,) * len(masks)
+        return StapleResult(masks[0].astype(np.float32), sensitivity, (1.0,) * len(masks), True)
     staple_filter = SimpleITK.STAPLEImageFilter()
     staple_filter.SetMaximumIterations(STAPLE_MAX_ITERATIONS)
     # Each voxel is judged by itself, so that they may lie in one row, whatever the form of the region.

@@ -7,7 +7,7 @@ import pandas as pd
 from nnunet_softseg.labels.raters.case import FusedCase
 from nnunet_softseg.labels.raters.sources import printable
 
-COLUMNS = ("case_id", "label", "measure", "rater", "other_rater", "value")
+COLUMNS = ["case_id", "label", "measure", "rater", "other_rater", "value"]
 _OF_RATER = ("volume_mm3", "sensitivity", "specificity")
 _LOWEST = 3
 
@@ -15,16 +15,16 @@ _LOWEST = 3
 def tidy_table(cases: Sequence[FusedCase]) -> pd.DataFrame:
     """Return one row per case, label, measure, and rater or pair; NaN where a measure has no value."""
     rows = [
-        (case.case_id, label, measure.name, measure.rater, measure.other_rater, measure.value)
+        (case.case_id, label, *measure)
         for case in cases
         for label, measures in case.measures.items()
         for measure in measures
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def agreement_lines(cases: Sequence[FusedCase], margin_mm: float) -> list[str]:
-    """Return how well the raters agree, in lines; means over the cases, if there are several.
+    """Return the agreement of the raters, in lines; means over the cases, if there are several.
 
     Args:
         cases: with their measures.
@@ -32,10 +32,10 @@ def agreement_lines(cases: Sequence[FusedCase], margin_mm: float) -> list[str]:
     """
     lines = []
     for label, table in tidy_table(cases).groupby("label", dropna=False):
-        several = table["case_id"].nunique() > 1
+        number = table["case_id"].nunique()
         title = [] if pd.isna(label) else [f"label {label:g}"]
-        title += [f"means over {table['case_id'].nunique()} cases"] if several else []
-        lines += ["", *([", ".join(title)] if title else []), *_label_lines(table, several, margin_mm)]
+        title += [f"means over {number} cases"] if number > 1 else []
+        lines += ["", *filter(None, [", ".join(title)]), *_label_lines(table, number > 1, margin_mm)]
     return lines
 
 
@@ -61,39 +61,39 @@ def _label_lines(table: pd.DataFrame, several: bool, margin_mm: float) -> list[s
 def _rater_table(table: pd.DataFrame, several: bool) -> pd.DataFrame:
     """Return one row per rater: cases, volume, mean Dice with the others, and what STAPLE thinks of them."""
     of_rater = table[table["measure"].isin(_OF_RATER)]
-    wide = of_rater.pivot_table(
-        index="rater", columns="measure", values="value", aggfunc="mean", sort=False, dropna=False
-    )
+    wide = _means(of_rater, "rater")
     wide = wide[[name for name in _OF_RATER if name in wide]]
     dice = table[table["measure"] == "dice"]
     with_others = pd.concat([dice, dice.assign(rater=dice["other_rater"])])
     wide.insert(1, "dice_with_others", with_others.groupby("rater")["value"].mean())
     if several:
-        volumes = of_rater[of_rater["measure"] == "volume_mm3"]
-        wide.insert(0, "cases", volumes.groupby("rater")["value"].size())
+        wide.insert(0, "cases", table[table["measure"] == "volume_mm3"].groupby("rater")["value"].size())
     return wide.reset_index()
 
 
 def _pair_table(pairs: pd.DataFrame, several: bool) -> pd.DataFrame:
     """Return one row per pair of raters: Dice, soft Dice of soft maps, the lowest over the cases."""
     named = pairs.assign(pair=pairs["rater"] + " - " + pairs["other_rater"])
-    wide = named.pivot_table(
-        index="pair", columns="measure", values="value", aggfunc="mean", sort=False, dropna=False
-    )
+    wide = _means(named, "pair")
     if several:
-        dice = named[named["measure"] == "dice"]
-        wide["lowest_dice"] = dice.groupby("pair")["value"].min()
+        wide["lowest_dice"] = named[named["measure"] == "dice"].groupby("pair")["value"].min()
     return wide.reset_index()
+
+
+def _means(table: pd.DataFrame, of: str) -> pd.DataFrame:
+    """Return the mean of each measure, a column, of each rater or pair, a row."""
+    return table.pivot_table(
+        index=of, columns="measure", values="value", aggfunc="mean", sort=False, dropna=False
+    )
 
 
 def _render(table: pd.DataFrame) -> str:
     formats = {name: "{:.1f}".format if name == "volume_mm3" else _number for name in table.columns[1:]}
     if "cases" in table:
         formats["cases"] = "{:.0f}".format
-    names = [str(table.columns[0])]
-    width = max(len(name) for name in [*table.iloc[:, 0], *names])
-    left = {names[0]: f"{{:<{width}}}".format}
-    return str(table.to_string(index=False, formatters={**formats, **left}, na_rep="-", justify="right"))
+    first = str(table.columns[0])
+    formats[first] = f"{{:<{max(map(len, [first, *table[first]]))}}}".format
+    return str(table.to_string(index=False, formatters=formats, na_rep="-", justify="right"))
 
 
 def _number(value: float) -> str:

@@ -5,10 +5,13 @@ A file of a rater is a label map (integers; one value is the label), or a mask o
 `<case>_<label, 4 digits>.nii.gz` a mask or soft map.
 """
 
+import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +37,7 @@ class RaterFile:
     Attributes:
         rater: unique name, for tables.
         path: NIfTI.
-        label: which label it is the map of, where its name says so; None: the content tells.
+        label: of which it is the map, where its name says so; None: the content tells.
         shown: path as messages show it.
     """
 
@@ -70,13 +73,12 @@ def rater_names(paths: Sequence[Path]) -> list[str]:
 
 def check_different(paths: Sequence[Path]) -> None:
     """Raise a UserError if two paths are the same file or folder: a rater would count twice."""
-    for number, path in enumerate(paths):
-        for other in paths[:number]:
-            if path.exists() and other.exists() and path.samefile(other):
-                raise UserError(
-                    f"{printable(path)} is given twice (also as {printable(other)}): expected each "
-                    "rater once: leave one out, or use --weights"
-                )
+    for other, path in itertools.combinations(paths, 2):
+        if path.samefile(other):
+            raise UserError(
+                f"{printable(path)} is given twice (also as {printable(other)}): expected each "
+                "rater once: leave one out, or use --weights"
+            )
 
 
 # Folders
@@ -89,21 +91,19 @@ def find_cases(
 
     Args:
         folders: one per rater.
-        labels: to look for; None: those in file names, and 1 for files that carry none.
-        known_cases: those of the images: `<case>.nii.gz` of a known case is taken as such even if its name
-            ends in four digits. None: not known.
+        labels: None: those in file names, and 1 for files that carry none.
+        known_cases: see `case_and_label`; None: not known.
 
     Raises:
         UserError: if a folder has no NIfTI file, names are ambiguous, or no case is in two folders.
     """
     raters = rater_names(folders)
-    found: dict[str, list[RaterFile]] = {}
+    found: dict[str, list[RaterFile]] = defaultdict(list)
     for rater, folder in zip(raters, folders, strict=True):
-        for case_id, file in _files_of_rater(rater, folder, known_cases or ()):
-            found.setdefault(case_id, []).append(file)
-    wanted = labels or sorted(
-        {1 if file.label is None else file.label for files in found.values() for file in files}
-    )
+        for case_id, files in _files_of_rater(rater, folder, known_cases or ()).items():
+            found[case_id] += files
+    named = {1 if file.label is None else file.label for files in found.values() for file in files}
+    wanted = labels or sorted(named)
     cases = {}
     for case_id, files in sorted(found.items()):
         by_label = {label: tuple(file for file in files if file.label in (label, None)) for label in wanted}
@@ -113,27 +113,26 @@ def find_cases(
     return cases
 
 
-def _files_of_rater(
-    rater: str, folder: Path, known_cases: Collection[str]
-) -> Iterator[tuple[str, RaterFile]]:
+def _files_of_rater(rater: str, folder: Path, known_cases: Collection[str]) -> dict[str, list[RaterFile]]:
+    """Return case -> files of one rater."""
     listing = list_files(
         folder,
         subfolders=False,
         expected="<case>.nii.gz or <case>_<label, 4 digits>.nii.gz",
         remedy="give the folder that holds one rater's files",
     )
-    seen: dict[str, list[RaterFile]] = {}
+    of_case: dict[str, list[RaterFile]] = defaultdict(list)
     for path in listing.files:
         case_id, label = case_and_label(path, known_cases)
         file = RaterFile(rater, path, label, f"{rater}/{printable(path.name)}")
-        for other in seen.setdefault(case_id, []):
+        for other in of_case[case_id]:
             if other.label == label or None in (other.label, label):
                 raise UserError(
                     f"{file.shown}: expected one file per rater, case and label, found "
                     f"{printable(other.path.name)}, too: remove one"
                 )
-        seen[case_id].append(file)
-        yield case_id, file
+        of_case[case_id].append(file)
+    return of_case
 
 
 def _check_some_match(
@@ -144,10 +143,10 @@ def _check_some_match(
 ) -> None:
     if any(len(files) > 1 for by_label in cases.values() for files in by_label.values()):
         return
-    of_rater: dict[str, list[str]] = {rater: [] for rater in raters}
-    for case_id, of_case in sorted(found.items()):
-        for rater in {file.rater for file in of_case}:
-            of_rater[rater].append(printable(case_id))
+    of_rater = {
+        rater: [printable(case) for case in sorted(found) if any(file.rater == rater for file in found[case])]
+        for rater in raters
+    }
     has = "; ".join(f"{rater} has {examples(case_ids)}" for rater, case_ids in of_rater.items())
     raise UserError(
         f"no case in two folders, label {examples([str(label) for label in labels])}: expected the same case "
@@ -158,25 +157,15 @@ def _check_some_match(
 # Content
 
 
-@dataclass(frozen=True)
-class Content:
-    """Content of a rater's file.
-
-    Attributes:
-        values: (x, y, z), as they are.
-        labels: those in it, without 0, if it can be a label map by its name and its values; else None.
-    """
+class Content(NamedTuple):
+    """Values (x, y, z) of a rater's file; its labels without 0 if name and values allow a label map."""
 
     values: Values
     labels: tuple[int, ...] | None
 
 
 def read_content(file: RaterFile) -> Content:
-    """Return the content of a rater's file.
-
-    Raises:
-        UserError: for a file that cannot be read, is not three-dimensional, or holds no numbers.
-    """
+    """Return the content of a rater's file; raise a UserError unless it holds numbers in three dimensions."""
     raise_first_error(file_findings(file.path, file.shown))
     values = stored_values(file.path)
     is_map_of_label = file.label is not None or not np.isfinite(values).all()
@@ -187,7 +176,7 @@ def rater_map(file: RaterFile, content: Content, label: int | None) -> Values:
     """Return one rater's mask or soft map of a label, in [0, 1].
 
     Args:
-        file: of the rater.
+        file: for messages and the label in its name.
         content: of the file.
         label: its value in label maps; None: the file is no label map, its values are the fractions.
 
