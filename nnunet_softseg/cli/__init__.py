@@ -1,15 +1,13 @@
 """The command `nnunet-softseg`: reading of the command line only.
 
   command.py       a command as a dataclass, each option a field; help and one-line errors
-  try_out.py       demo and phantom
   label_making.py  make-gt and fuse
   datasets.py      convert, check and prepare
-  prediction.py    predict
-  measures.py      csa, evaluate and compare
-  set_up.py        doctor and run
+  prediction.py    predict; csa, evaluate and compare
+  set_up.py        doctor and run; demo and phantom
 
-One class per command. Its fields are the arguments of the function that does the work; `run()` imports this
-function and calls it: imports of other modules stay inside `run()`, so that `-h` answers at once.
+The fields of a command are the arguments of the function that does the work; `run()` imports this function
+only then, so that `-h` answers at once.
 """
 
 import sys
@@ -22,10 +20,8 @@ from nnunet_softseg import run as _run_module  # noqa: F401
 from nnunet_softseg.cli.command import Command, Parser
 from nnunet_softseg.cli.datasets import Check, Convert, Prepare
 from nnunet_softseg.cli.label_making import Fuse, MakeGt
-from nnunet_softseg.cli.measures import Compare, Csa, Evaluate
-from nnunet_softseg.cli.prediction import Predict
-from nnunet_softseg.cli.set_up import Doctor, Run
-from nnunet_softseg.cli.try_out import Demo, Phantom
+from nnunet_softseg.cli.prediction import Compare, Csa, Evaluate, Predict
+from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run
 from nnunet_softseg.errors import UserError
 
 COMMANDS: dict[str, type[Command]] = {
@@ -46,11 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code of `nnunet-softseg`: 0, 1 (doctor found a fault), or 2 (the user can mend it).
-
-    Args:
-        argv: arguments without the program's name; None takes those of the process.
-    """
+    """Return the exit code of `nnunet-softseg`; argv: without the program's name, None: of the process."""
     command = read_command(argv)
     try:
         return command.run()

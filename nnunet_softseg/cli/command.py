@@ -1,8 +1,7 @@
 """A command as a dataclass: each option is one field, `option("--trim-mm MM", "left out at both ends", 0.0)`.
 
-The field holds the option as the help shows it, its help and its default; the type of the field says how its
-values are read. tyro, which does the same, cannot keep our options: it gives each `-i` a long name, too,
-takes the options after `run nnUNetv2_train` for its own, and answers a wrong option with a box of five lines.
+The type of the field says how its values are read. tyro, which does the same, gives each `-i` a long name,
+too, and takes the options after `run nnUNetv2_train` for its own.
 """
 
 import argparse
@@ -44,7 +43,7 @@ def option(spelling: str, help: str, default: Any = None, **how_to_read: Any) ->
 
     Args:
         spelling: flags and value as the help shows them, "-np N"; lengths are in MM.
-        help: of the option; the default is added to it unless it is None, empty or a switch.
+        help: the default is added to it unless it is None, empty or a switch.
         default: value if the option is not given.
         how_to_read: arguments of `argparse.add_argument` where the type of the field does not say enough.
     """
@@ -84,7 +83,15 @@ class Parser(argparse.ArgumentParser):
         words = sys.argv[1:] if words is None else words
         subparsers = self.add_subparsers(metavar="COMMAND", required=True)
         for name, kind in commands.items():
-            parser = _add_parser(subparsers, name, kind)
+            text = inspect.getdoc(kind) or ""
+            parser = subparsers.add_parser(
+                name,
+                help=text.partition("\n")[0].rstrip("."),
+                description=text,
+                formatter_class=_HelpFormatter,
+                argument_default=argparse.SUPPRESS,  # the dataclass has the defaults
+            )
+            parser.set_defaults(parser=parser, command=kind)
             if name in words:  # the others' options would cost time
                 _add_options(parser, kind)
         found, unknown = self.parse_known_args(words)
@@ -117,19 +124,6 @@ class _HelpFormatter(argparse.HelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-def _add_parser(subparsers: Any, name: str, command: type[Command]) -> Parser:
-    text = inspect.getdoc(command) or ""
-    parser: Parser = subparsers.add_parser(
-        name,
-        help=text.partition("\n")[0].rstrip("."),
-        description=text,
-        formatter_class=_HelpFormatter,
-        argument_default=argparse.SUPPRESS,  # the dataclass has the defaults
-    )
-    parser.set_defaults(parser=parser, command=command)
-    return parser
 
 
 def _add_options(parser: Parser, command: type[Command]) -> None:

@@ -103,11 +103,11 @@ class Convert(Command):
 
 
 def _mapping(option_name: str, pairs: Sequence[tuple[str, Value]] | None) -> dict[str, Value]:
-    mapping = dict(pairs or ())
-    names = [name for name, _ in pairs or ()]
-    for name in mapping:
-        if names.count(name) > 1:
+    mapping: dict[str, Value] = {}
+    for name, value in pairs or ():
+        if name in mapping:
             raise UserError(f"{option_name} names {name} twice: expected each name once")
+        mapping[name] = value
     return mapping
 
 

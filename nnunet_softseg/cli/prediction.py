@@ -1,9 +1,9 @@
-"""Command that predicts: predict."""
+"""Commands that predict and measure: predict, csa, evaluate, compare."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunet_softseg.cli.command import Command, Words, option, print_warnings, required, switch
+from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, print_warnings, required, switch
 
 
 @dataclass
@@ -74,3 +74,149 @@ class Predict(Command):
         print_warnings(report.warnings)
         print(report.as_text())
         return 2 if report.failed else 0
+
+
+@dataclass
+class Csa(Command):
+    """Measure cross-sectional area (CSA) in mm2, corrected for tilt, and shape, per slice and per level.
+
+    CSA of a slice = sum of the map's values x pixel area x cosine of the angle between centreline and slice
+    normal; nothing is rescaled or thresholded. The map > 0.5 is measured beside it (csa_hard_mm2). Writes one
+    row per slice, an empty slice has no value; a JSON beside the CSV explains its columns.
+
+    Example:
+      nnunet-softseg csa -i OUT/soft --levels LEVELS --vert 2:3 -o csa.csv --figure csa.png
+    """
+
+    exclusive = ("levels", "discs")
+    maps: Words = required("-i MAP", "soft maps or masks, or a folder")
+    output: str = required("-o CSV", "table of the slices")
+    levels: Words | None = option(
+        "--levels L",
+        "image of vertebral levels (2 is C2, 8 T1) on the map's grid: one for all maps, one per map, or "
+        "a folder where it is found by the map's name",
+    )
+    discs: Words | None = option(
+        "--discs D",
+        "points at the discs instead, on any grid of the same space; 3 is C2/C3, as in SCT",
+    )
+    vert: Words | None = option("--vert LEVEL", "only slices of these levels: 2 3, 2:3 or C2 C3")
+    summary: str | None = option("--summary CSV", "table of mean and STD per level and of --vert")
+    figure: str | None = option("--figure PNG", "CSA along S-I, levels shaded (PNG, SVG or PDF)")
+    label: int | None = option("--label N", "measure this value of integer label maps")
+    smoothing_mm: float = option("--smooth MM", "length over which the centreline is smooth", 30.0)
+    num_processes: int = option("-np N", "maps measured at once", 2)
+
+    def run(self) -> int:
+        from nnunet_softseg.metrics.morphometry import csa, csa_overview
+
+        table = csa(**vars(self), progress=True)
+        print_warnings(table.attrs["warnings"])
+        print(csa_overview(table))
+        return 0
+
+
+@dataclass
+class _Measuring(Command):
+    """Options that evaluate and compare share."""
+
+    reference: str = required(
+        "-g REF",
+        "folder of references (softLabelsTs, labelsTs, or maps of any name), or one file; decides which "
+        "cases and labels count",
+    )
+    output: str = required("-o OUT", "folder, made if missing")
+    reference_pattern: str | None = option(
+        "--reference-pattern PATTERN",
+        "path of a reference inside its folder, in the same way; {case} is needed",
+    )
+    subjects: str | None = option(
+        "--subjects TSV",
+        "table with columns case, subject, contrast (and session, reference, one per method with paths, "
+        "if wanted); if not given, the names tell: sub-01_ses-1_T2w",
+    )
+    labels: tuple[int, ...] | None = option("--label N", "values to measure; all if not given")
+    levels: str | None = option(
+        "--levels DIR",
+        "vertebral levels: a folder with an image per case, or one image; if not given, areas are means "
+        "over the heights that all contrasts of a subject share",
+    )
+    vert: Words | None = option("--vert LEVEL", "levels over which areas are means; 2 3 if not given")
+    images: str | None = option("--images DIR", "folder of the images, for pictures")
+    resample: bool = switch(
+        "--resample",
+        "bring predictions on another grid to that of the reference, linearly; else they are refused",
+    )
+    surface_dice_tolerance_mm: float = option(
+        "--tolerance-mm MM", "tolerance of the surface Dice coefficient", 1.0
+    )
+    num_processes: int = option("-np N", "cases measured at once", 2)
+
+
+_PATTERN_HELP = (
+    "path of a prediction inside its folder, such as '{case}_seg.nii.gz', with {case}, {subject}, {session}, "
+    "{contrast}, {label} and *; if not given, files are matched by their names"
+)
+
+
+@dataclass
+class Evaluate(_Measuring):
+    """Measure the predictions of one method case by case, as soft maps and as label maps.
+
+    Writes to the output folder: cases.csv (a row per case and label), slices.csv (CSA in mm2),
+    reliability.csv, cases.json (what each column means) and summary.json. Takes predictions of ours (the soft
+    maps in their folder soft/), label maps of nnU-Net, or masks of any other tool.
+
+    Example:
+      nnunet-softseg evaluate -i OUT -g softLabelsTs -o EVALUATION
+    """
+
+    prediction: str = required("-i PRED", "folder of predictions, or one file")
+    name: str = option("--name NAME", "name of the method in the tables", "prediction")
+    pattern: str | None = option("--pattern PATTERN", _PATTERN_HELP)
+
+    def run(self) -> int:
+        from nnunet_softseg.evaluation.evaluate import evaluate
+
+        evaluation = evaluate(**vars(self))
+        print_warnings(evaluation.warnings)
+        print(evaluation.as_text())
+        print(f"{self.output}: cases.csv, slices.csv, reliability.csv, cases.json, summary.json")
+        return 0
+
+
+@dataclass
+class Compare(_Measuring):
+    """Compare methods on the cases that all of them have: tables, statistics, figures, report.html.
+
+    The subject is the unit of the statistics: two-sided Wilcoxon signed-rank tests corrected over all pairs
+    of methods, bootstrap intervals, repeated-measures ANOVA over contrasts, Bland-Altman limits of agreement.
+
+    Example:
+      nnunet-softseg compare -g softLabelsTs --method vanilla=A --method softseg=B -o OUT
+    """
+
+    methods: Pairs = required(
+        "--method NAME=DIR",
+        "a method's name and its folder of predictions; once for each",
+        action="append",
+        type=pair,
+    )
+    patterns: Pairs = option(
+        "--pattern NAME=PATTERN", f"of one method: {_PATTERN_HELP}", (), action="append", type=pair
+    )
+    correction: Literal["holm", "bonferroni"] = option(
+        "--correction", "correction of p values over all pairs of methods", "holm"
+    )
+    seed: int = option("--seed N", "random seed of the bootstrap", 0)
+    report: bool = switch("--no-report", "tables only, no report.html", True)
+
+    def run(self) -> int:
+        from nnunet_softseg.evaluation.compare import compare
+
+        comparison = compare(**vars(self) | {"patterns": dict(self.patterns)})
+        print_warnings(comparison.warnings)
+        print(comparison.as_text())
+        page = "report.html, " if self.report else ""
+        print(f"{self.output}: {page}leaderboard.csv, statistics.csv, cases.csv and more")
+        return 0
