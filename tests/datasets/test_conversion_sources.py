@@ -79,12 +79,6 @@ def test_any_name_is_a_contrast_without_a_table() -> None:
         assert BIDS.contrast_of(parsed) == contrast
 
 
-def test_no_file_name_fits_two_patterns() -> None:
-    """Else the order of the table would decide what an image is."""
-    keys = [(pattern.suffix, pattern.entities) for pattern in SPINE_GENERIC.patterns]
-    assert len(set(keys)) == len(keys)
-
-
 NEW = ("T1w", "T2w", "T2star", "flip-1_mt-on_MTS", "flip-2_mt-off_MTS")
 OLD = ("T1w", "T2w", "T2star", "acq-MTon_MTS", "acq-T1w_MTS")
 

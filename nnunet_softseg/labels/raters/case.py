@@ -1,7 +1,7 @@
-"""Fusion of one case: raters' files -> soft labels, a label map, and a record of what they were made from.
+"""Fusion of one case: raters' files -> soft labels, a label map, and a record of sources, `<case>.json`.
 
-The record (`<case>.json`) is written before the files, without their hashes, and again after them. So the
-folder tells, even after a kill, whether a file is ours to replace and whether it is up to date.
+The record is written before the files, without their hashes, and again after them: even after a kill it tells
+whether a file is ours to replace and up to date.
 """
 
 import itertools
@@ -55,12 +55,10 @@ class CaseJob:
     """One case to fuse.
 
     Attributes:
-        case_id: for tables and messages.
         tasks: one per label.
         raters: name -> weight, of all raters, whether they have this case or not.
-        settings: mean or STAPLE.
         image: gives grid and header; None: the first rater's file does.
-        label_map: file to write; None: not wanted.
+        label_map: file to write, if wanted.
         record: JSON file to write.
     """
 
@@ -88,11 +86,7 @@ class CaseJob:
         return [*(task.output for task in self.tasks), *filter(None, [self.label_map])]
 
     def request(self) -> dict[str, Any]:
-        """Return all that decides the result, sources by their SHA-256, as JSON gives it back.
-
-        Raises:
-            UserError: if a source cannot be read.
-        """
+        """Return all that decides the result, sources by their SHA-256, as JSON gives it back."""
         sources = {task.label: {file.rater: _source(file.path) for file in task.files} for task in self.tasks}
         request = {
             "version": __version__,
@@ -120,11 +114,10 @@ class FusedCase:
     """Result of a case.
 
     Attributes:
-        case_id: as in the tables.
         measures: label (None for single files that are no label maps) -> agreement of its raters.
         warnings: without the name of the case.
         up_to_date: nothing had to be done.
-        failure: why there is no soft label; None: there is.
+        failure: why there is no soft label.
     """
 
     case_id: str
@@ -268,14 +261,12 @@ def _map_warnings(job: CaseJob, task: LabelTask, maps: Mapping[str, Values]) -> 
     if len(maps) == 1:
         warnings.append(f"only one rater{of_label}: the soft label is that file, and no agreement is known")
     if len(maps) == 2 and job.settings.method == "staple":  # noqa: PLR2004
-        warnings.append(
-            f"STAPLE of two raters cannot tell who is right{of_label}: --method mean may serve better"
-        )
+        remedy = "--method mean may serve better"
+        warnings.append(f"STAPLE of two raters cannot tell who is right{of_label}: {remedy}")
     drawn = [rater for rater, values in maps.items() if values.any()]
-    if drawn:
-        warnings += [f"{rater} drew nothing{of_label}, others did" for rater in maps if rater not in drawn]
-    else:
-        warnings.append(f"nobody drew anything{of_label}")
+    if not drawn:
+        return [*warnings, f"nobody drew anything{of_label}"]
+    warnings += [f"{rater} drew nothing{of_label}, others did" for rater in maps if rater not in drawn]
     return warnings + [
         f"{first} and {second} are identical{of_label}: two raters, or one file copied?"
         for first, second in itertools.combinations(drawn, 2)
@@ -300,23 +291,23 @@ def _begin(job: CaseJob, request: Mapping[str, Any]) -> None:
     # What an earlier call wrote for other labels stays ours to replace.
     earlier = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
     names = [relative_name(target, job.record.parent) for target in job.targets]
-    write_json(job.record, {**_about(job, request), "outputs": dict.fromkeys([*earlier, *names])})
+    _write(job, request, dict.fromkeys([*earlier, *names]))
 
 
 def finish(job: CaseJob, request: Mapping[str, Any], fused: FusedCase) -> None:
     """Write the record of a case whose files are on disk."""
     outputs = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
-    outputs |= output_hashes(job.record.parent, job.targets)
     by_label = {str(label): list(map(_as_json, measures)) for label, measures in fused.measures.items()}
-    result = {"agreement": by_label, "warnings": list(fused.warnings)}
-    write_json(job.record, {**_about(job, request), "outputs": outputs, **result})
+    outputs |= output_hashes(job.record.parent, job.targets)
+    _write(job, request, outputs, agreement=by_label, warnings=list(fused.warnings))
 
 
-def _about(job: CaseJob, request: Mapping[str, Any]) -> dict[str, Any]:
+def _write(job: CaseJob, request: Mapping[str, Any], outputs: Mapping[str, Any], **result: Any) -> None:
     # Where the files were, for the reader of the record; they may be elsewhere next time.
     paths = {file.shown: os.path.abspath(file.path) for task in job.tasks for file in task.files}
     paths |= {"image": os.path.abspath(job.image)} if job.image else {}
-    return {"made_by": MADE_BY, "case_id": job.case_id, "request": request, "files": paths}
+    about = {"made_by": MADE_BY, "case_id": job.case_id, "request": request, "files": paths}
+    write_json(job.record, {**about, "outputs": outputs, **result})
 
 
 def _kept(job: CaseJob, request: Mapping[str, Any]) -> FusedCase | None:
@@ -327,10 +318,8 @@ def _kept(job: CaseJob, request: Mapping[str, Any]) -> FusedCase | None:
     if changed_outputs(job.record.parent, record["outputs"], job.targets):
         return None
     try:
-        measures = {
-            task.label: [_from_json(entry) for entry in record["agreement"][str(task.label)]]
-            for task in job.tasks
-        }
+        recorded = {task.label: record["agreement"][str(task.label)] for task in job.tasks}
+        measures = {label: list(map(_from_json, entries)) for label, entries in recorded.items()}
         return FusedCase(job.case_id, measures, tuple(map(str, record["warnings"])), up_to_date=True)
     except (KeyError, TypeError, ValueError):
         return None

@@ -28,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """How raters are fused.
+    """Method and options of the fusion; a UserError for values out of range.
 
     Attributes:
         method: "mean": the (weighted) mean. "staple": STAPLE, of masks only.
@@ -36,9 +36,6 @@ class FusionSettings:
         labels: values in label maps to fuse, one soft label each; None: single files hold fractions; in
             folders the labels of the file names, and label 1 of files whose names carry none.
         margin_mm: STAPLE and Fleiss' kappa count the voxels that a rater drew and those so near to one.
-
-    Raises:
-        UserError: for values out of range.
     """
 
     method: Literal["mean", "staple"] = "mean"
@@ -49,10 +46,9 @@ class FusionSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"--method: expected {' or '.join(METHODS)}, found {self.method!r}: choose one")
-        if not (math.isfinite(self.margin_mm) and self.margin_mm > 0):
-            raise UserError(
-                f"--margin-mm: expected a length above 0 mm, found {self.margin_mm:g}: 5 is usual"
-            )
+        if not 0 < self.margin_mm < math.inf:
+            found = f"found {self.margin_mm:g}"
+            raise UserError(f"--margin-mm: expected a length above 0 mm, {found}: 5 is usual")
         if self.weights is not None:
             self._check_weights(self.weights)
         if self.labels is not None:
@@ -97,7 +93,7 @@ def weighted_mean(maps: Sequence[Map], weights: Sequence[float] | None = None) -
 
     Args:
         maps: one per rater, values in [0, 1].
-        weights: one per rater, not negative, not all zero; None: all alike, the plain mean.
+        weights: not negative, not all zero; None: the plain mean.
     """
     weights = [1.0] * len(maps) if weights is None else weights
     total = np.zeros(maps[0].shape, dtype=np.float64)
