@@ -147,14 +147,7 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
     image = load_nifti(reference)
     raise_first_error(shape_findings(file, image.shape, soft_label.shape))
     raise_first_error(content_findings(file, np.asarray(soft_label)))
-    header = image.header.copy()
-    header.set_data_dtype(np.float32)
-    # The window of the image would hide a map in [0, 1].
-    header["cal_min"], header["cal_max"] = 0, 1
-    header["descrip"] = f"soft label, nnunet-softseg {__version__}".encode()
-    content = np.clip(soft_label, 0, 1).astype(np.float32)
-    with replacing(file) as aside:
-        nib.Nifti1Image(content, image.affine, header).to_filename(aside)
+    _write(file, np.clip(soft_label, 0, 1).astype(np.float32), image, 1, "soft label")
 
 
 def write_label_map(file: Path, soft_files: Sequence[Path], labels: Sequence[int]) -> None:
@@ -169,13 +162,17 @@ def write_label_map(file: Path, soft_files: Sequence[Path], labels: Sequence[int
         UserError: if the file cannot be written.
     """
     label_map = hard_label_map([stored_values(soft_file) for soft_file in soft_files], labels)
-    stored = load_nifti(soft_files[0])
-    header = stored.header.copy()
-    header.set_data_dtype(label_map.dtype)
-    header["cal_max"] = max(labels)
-    header["descrip"] = f"soft label > {HARD_THRESHOLD:g}, nnunet-softseg {__version__}".encode()
+    _write(file, label_map, load_nifti(soft_files[0]), max(labels), f"soft label > {HARD_THRESHOLD:g}")
+
+
+def _write(file: Path, values: npt.NDArray[Any], like: nib.Nifti1Image, highest: int, what: str) -> None:
+    header = like.header.copy()
+    header.set_data_dtype(values.dtype)
+    # The window of the image would hide the values.
+    header["cal_min"], header["cal_max"] = 0, highest
+    header["descrip"] = f"{what}, nnunet-softseg {__version__}".encode()
     with replacing(file) as aside:
-        nib.Nifti1Image(label_map, stored.affine, header).to_filename(aside)
+        nib.Nifti1Image(values, like.affine, header).to_filename(aside)
 
 
 def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) -> list[Finding]:

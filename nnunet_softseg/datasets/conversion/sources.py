@@ -149,8 +149,8 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
     """Return the images that become cases, and those that do not.
 
     Raises:
-        UserError: if a name is not BIDS, two images get one case id, files are links to nowhere, or nothing
-            is left.
+        UserError: if a name is not BIDS, two images get one case id, a file is a link to nowhere, or none is
+            left.
     """
     listing, exclusion = list_bids(bids), Exclusion(selection.exclude)
     chosen = select_images(

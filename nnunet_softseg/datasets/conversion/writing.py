@@ -38,17 +38,7 @@ _REMEDY = "remove it, or choose another dataset id"
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset to write.
-
-    Attributes:
-        raw: nnUNet_raw.
-        dataset_id: 1-999.
-        name: without the id.
-        cases: by case id.
-
-    Raises:
-        UserError: if id or name are impossible, or the id belongs to a dataset of another name.
-    """
+    """One dataset to write; a UserError for an impossible id or name, or the id of another dataset."""
 
     raw: Path
     dataset_id: int
@@ -69,9 +59,8 @@ class Dataset:
             found = sorted(path.name for path in place.glob(f"Dataset{self.dataset_id:03d}_*"))
             taken = next((name for name in found if name != self.folder.name), None)
             if taken:
-                raise UserError(
-                    f"dataset id {self.dataset_id} is taken by {taken} in {place}: choose another id"
-                )
+                where = f"by {taken} in {place}"
+                raise UserError(f"dataset id {self.dataset_id} is taken {where}: choose another id")
 
     @property
     def folder(self) -> Path:
