@@ -2,9 +2,8 @@
 
 The modules, in the order of their imports:
 
-  options.py         options of a prediction, as arguments or in the environment
   recentring.py      the patch along a cord off the centre: coarse pass, path, upright slices
-  case_record.py     record of a case under way: options, times, boxes, warnings
+  case_record.py     options of a prediction; record of a case under way: times, boxes, warnings
   flags.py           flags of a case, so that no doubtful map passes for a good one
   network_image.py   an image read and preprocessed as nnU-Net does, only the box that the network sees
   postprocessing.py  soft maps cleaned, the largest piece on request; the way to another grid

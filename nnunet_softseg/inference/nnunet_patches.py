@@ -35,8 +35,7 @@ from nnunetv2.utilities import find_class_by_name
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 
 from nnunet_softseg.inference import export, network_image, soft_prediction
-from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.options import PredictionOptions
+from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 
 _MARK = "_nnunet_softseg"

@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 
 from nnunet_softseg.inference import flags
+from nnunet_softseg.inference.case_record import PredictionOptions
 from nnunet_softseg.inference.flags import Flag, Flagged
-from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings

@@ -21,8 +21,8 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import foreground_labels
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.inference.case_record import PredictionOptions
 from nnunet_softseg.inference.model import CHECKPOINT, Model, load_predictor, open_model
-from nnunet_softseg.inference.options import PredictionOptions
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
 from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files
 from nnunet_softseg.io.case_names import IMAGE_FOLDERS, parse_numbered_name
@@ -96,7 +96,7 @@ def predict(
         contrasts: of a BIDS folder, those to take; None: all.
         device: "cpu", "cuda", "mps" or "auto": cuda where there is one, else cpu.
         localize: "always", "auto" or "never" look for the cord off the centre. Where this or one of the next
-            three is None or False, its environment variable decides (`options.VARIABLES`).
+            three is None or False, its environment variable decides (`case_record.VARIABLES`).
         largest_piece: keep only the largest component of each label, its values as they are.
         discard_implausible: empty maps that are flagged as unlike every label of the training.
         backend: runs the network: "auto", "torch", "openvino", or with a precision: "torch-float32".

@@ -13,8 +13,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
 from nnunet_softseg.inference import export, nnunet_patches
-from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.options import PredictionOptions
+from nnunet_softseg.inference.case_record import KEY, CaseRecord, PredictionOptions
 from nnunet_softseg.inference.recentring import Placement
 from nnunet_softseg.metrics.label_shape import label_shape
 from nnunet_softseg.preprocessing.model_plans import SoftLabelManager, soft_plans

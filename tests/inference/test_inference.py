@@ -13,9 +13,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference import soft_prediction as inference
-from nnunet_softseg.inference.case_record import CaseRecord
+from nnunet_softseg.inference.case_record import CaseRecord, Localize, PredictionOptions
 from nnunet_softseg.inference.flags import Flag
-from nnunet_softseg.inference.options import Localize, PredictionOptions
 from nnunet_softseg.inference.recentring import WholeImage, place
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import SoftLabelManager, soft_plans

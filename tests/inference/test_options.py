@@ -5,8 +5,7 @@ import pickle
 import pytest
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.options import VARIABLES, PredictionOptions
+from nnunet_softseg.inference.case_record import KEY, VARIABLES, CaseRecord, PredictionOptions
 from nnunet_softseg.network import backends
 
 LOCALIZE, LARGEST = VARIABLES["localize"], VARIABLES["largest_piece"]

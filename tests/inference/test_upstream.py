@@ -24,8 +24,7 @@ from nnunetv2.utilities import file_path_utilities, find_class_by_name, utils
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_softseg.inference import nnunet_patches as upstream
-from nnunet_softseg.inference.case_record import KEY
-from nnunet_softseg.inference.options import PredictionOptions
+from nnunet_softseg.inference.case_record import KEY, PredictionOptions
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
 stock = trainer_module.nnUNetTrainer
