@@ -1,4 +1,4 @@
-"""From a subject to one image with its truth: where the voxels lie, what they hold, a rater's mask."""
+"""From a subject to one image with its truth: position and content of the voxels, a rater's mask."""
 
 from dataclasses import dataclass, field
 
@@ -18,10 +18,8 @@ from nnunet_softseg.phantom.truth import centreline_in_slices, csa_table
 DEFAULT_FOV_MM = (72.0, 72.0, 96.0)
 MAX_FOV_MM = 400.0
 _JITTER_MM = (1.5, 1.5, 1.0)  # how differently the operator places the contrasts of one subject
-_TOP_MM, _TOP_SHARE = (
-    36.0,
-    1 / 3,
-)  # the field of view ends at C1, and a third of it lies above C2/C3 where that is less
+# The field of view ends at C1, and a third of it lies above C2/C3 where that is less.
+_TOP_MM, _TOP_SHARE = 36.0, 1 / 3
 _MASK_AREA_SD, _MASK_WOBBLE_SD_MM = 0.012, 0.06
 _ANCHOR = "T2w"  # stays where the scanner's space puts it; shifts are those of the others against it
 _SHIFT_PERIOD_MM = 90.0  # slower than breathing artefacts: the shear stays below 5 degrees at 3 mm
@@ -29,7 +27,7 @@ _SHIFT_PERIOD_MM = 90.0  # slower than breathing artefacts: the shear stays belo
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """What decides every voxel of a phantom, apart from the subject's number.
+    """All that decides every voxel of a phantom, apart from the subject's number.
 
     `fov_mm` is R-L, A-P, S-I of every image; `axial_si_mm` makes the S-I extent of the axial contrasts
     shorter. `shift_mm` is how far the anatomy may have moved between T2w and another contrast; `oblique_deg`
@@ -54,23 +52,20 @@ class PhantomSpec:
             raise UserError(f"contrasts must be named once each, got {list(self.contrasts)}")
         if self.seed < 0:
             raise UserError(f"the seed must be 0 or more, got {self.seed}")
-        _check_range("fov_mm", self.fov_mm, (30.0, MAX_FOV_MM))
-        _check_range(
-            "axial_si_mm", () if self.axial_si_mm is None else (self.axial_si_mm,), (10.0, self.fov_mm[2])
-        )
-        _check_range("shift_mm", (self.shift_mm,), (0.0, 10.0))
-        _check_range("oblique_deg", (self.oblique_deg,), (0.0, 25.0))
-
-
-def _check_range(name: str, values: tuple[float, ...], allowed: tuple[float, float]) -> None:
-    for value in values:
-        if not allowed[0] <= value <= allowed[1]:  # false for NaN, too
-            raise UserError(f"{name} must lie between {allowed[0]:g} and {allowed[1]:g}, got {value:g}")
+        for name, values, (low, high) in (
+            ("fov_mm", self.fov_mm, (30.0, MAX_FOV_MM)),
+            ("axial_si_mm", (self.axial_si_mm,), (10.0, self.fov_mm[2])),
+            ("shift_mm", (self.shift_mm,), (0.0, 10.0)),
+            ("oblique_deg", (self.oblique_deg,), (0.0, 25.0)),
+        ):
+            for value in values:
+                if value is not None and not low <= value <= high:  # false for NaN, too
+                    raise UserError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One person of a phantom: number (1, 2, ...), anatomy, and what lies around the cord."""
+    """One person of a phantom: number (1, 2, ...), anatomy, and the neck around the cord."""
 
     number: int
     anatomy: Anatomy
@@ -126,52 +121,38 @@ def draw_subject_anatomy(spec: PhantomSpec, number: int) -> Anatomy:
 
 
 def simulate(spec: PhantomSpec, number: int, contrast: str, subject: Subject | None = None) -> Simulated:
-    """Return one image with its truth: a function of the arguments alone.
+    """Return the image of a subject (1 is the first) in one contrast, with its truth.
 
-    Args:
-        spec: of the phantom.
-        number: of the subject, 1 for the first.
-        contrast: its name.
-        subject: the result of `simulate_subject` for this number, if it is at hand, to save its time.
+    It is a function of the first three arguments alone. The subject is the result of `simulate_subject` for
+    this number, if it is at hand, to save its time.
     """
-    subject = subject or simulate_subject(spec, number)
-    return acquire(subject, contrast_named(contrast), spec)
-
-
-def acquire(subject: Subject, contrast: Contrast, spec: PhantomSpec) -> Simulated:
-    """Return the image of a subject in one contrast, with its truth."""
-    stream = 10 + CONTRASTS.index(contrast)
-    grid = make_grid(contrast, spec, grid_rng(spec, subject.number, contrast))
-    bias = _draw_mask_bias(len(grid.shift_mm), contrast, _rng(spec, subject.number, stream, 1))
-    fractions = voxel_fractions(subject.anatomy, grid, bias)
-    image = scan(
-        subject.surroundings,
-        contrast,
-        grid,
-        fractions if subject.anatomy.has_cord else None,
-        gain=subject.gain,
-        rng=_rng(spec, subject.number, stream, 2),
-    )
+    subject, acquired = subject or simulate_subject(spec, number), contrast_named(contrast)
+    place, rate, measure = _image_rngs(spec, number, acquired)
+    grid = make_grid(acquired, spec, place)
+    fractions = voxel_fractions(subject.anatomy, grid, _draw_mask_bias(len(grid.shift_mm), acquired, rate))
+    inside = fractions if subject.anatomy.has_cord else None
+    image = scan(subject.surroundings, acquired, grid, inside, gain=subject.gain, rng=measure)
     present = float(subject.anatomy.has_cord)
-    truth = to_volume(grid, fractions.voxels, present * fractions.cord)
-    levels = to_volume(
-        grid, fractions.voxels, present * subject.anatomy.level(fractions.height_mm).astype(float)
+    level = subject.anatomy.level(fractions.height_mm).astype(float)
+    truth, mask, levels = (
+        to_volume(grid, fractions.voxels, present * values)
+        for values in (fractions.cord, fractions.mask, level)
     )
     return Simulated(
-        contrast,
+        acquired,
         grid.affine,
         image,
         truth,
-        (to_volume(grid, fractions.voxels, present * fractions.mask) > 0.5).astype(np.uint8),  # noqa: PLR2004
+        (mask > 0.5).astype(np.uint8),  # noqa: PLR2004
         levels.astype(np.uint8),
         csa_table(subject.anatomy, grid, truth),
         grid.slice_axis,
     )
 
 
-def grid_rng(spec: PhantomSpec, number: int, contrast: Contrast) -> np.random.Generator:
-    """Return the random stream that places the image of a subject in a contrast."""
-    return _rng(spec, number, 10 + CONTRASTS.index(contrast), 0)
+def _image_rngs(spec: PhantomSpec, number: int, contrast: Contrast) -> list[np.random.Generator]:
+    """Return the random streams of one image: its place, its rater, its noise."""
+    return [_rng(spec, number, 10 + CONTRASTS.index(contrast), purpose) for purpose in range(3)]
 
 
 def make_grid(contrast: Contrast, spec: PhantomSpec, rng: np.random.Generator) -> Grid:
@@ -234,7 +215,7 @@ def check_cord_fits(spec: PhantomSpec, number: int) -> None:
     """Raise a UserError if the cord of this subject, with two voxels around it, leaves an image."""
     anatomy = draw_subject_anatomy(spec, number)
     for contrast in map(contrast_named, spec.contrasts):
-        grid = make_grid(contrast, spec, grid_rng(spec, number, contrast))
+        grid = make_grid(contrast, spec, _image_rngs(spec, number, contrast)[0])
         missing = _overhang_mm(anatomy, grid)
         if missing > 0:
             fov = " x ".join(f"{extent:g}" for extent in spec.fov_mm)

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
+from nnunet_softseg.io.record import changed_keys, json_copy
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,
@@ -63,15 +64,15 @@ def phantom(
         output: new or empty folder, or one that holds the beginning of the same phantom.
         n: number of subjects.
         seed: of everything random.
-        fov_mm: R-L, A-P, S-I of the images in mm.
-        contrasts: which of `CONTRAST_NAMES`.
+        fov_mm: R-L, A-P, S-I of the images.
+        contrasts: of `CONTRAST_NAMES`.
         shift_mm: how far the anatomy may lie from where T2w shows it, in plane, smoothly different from slice
         to slice.
         cord: False leaves out cord and canal; all labels are empty.
         axial_si_mm: S-I extent of the axial contrasts (T2star, MT, DWI); None for that of the others.
         oblique_deg: how far the axial slices may be tipped about the R-L axis.
         num_processes: subjects made at a time.
-        progress: whether a bar is shown.
+        progress: show a bar.
 
     Raises:
         UserError: for arguments out of range, a field of view too small for the cord, or a folder with other
@@ -88,24 +89,15 @@ def phantom(
     folder = Path(output)
     _check_folder(folder, spec, n)
     try:
-        _write_dataset(folder, spec, n, num_processes=num_processes, progress=progress)
+        make_folder(folder)
+        _write_descriptions(folder, spec, n)
+        missing = [number for number in range(1, n + 1) if not (folder / subject_name(number)).exists()]
+        write = partial(write_subject, folder, spec)
+        map_jobs(write, missing, num_processes=num_processes, progress=progress, description="phantom")
+        _write_participants(folder, spec, n)
     except OSError as error:
         raise UserError(f"cannot write the phantom to {folder}: {error}") from error
     return folder
-
-
-def _write_dataset(folder: Path, spec: PhantomSpec, n: int, *, num_processes: int, progress: bool) -> None:
-    make_folder(folder)
-    _write_descriptions(folder, spec, n)
-    missing = [number for number in range(1, n + 1) if not (folder / subject_name(number)).exists()]
-    map_jobs(
-        partial(write_subject, folder, spec),
-        missing,
-        num_processes=num_processes,
-        progress=progress,
-        description="phantom",
-    )
-    _write_participants(folder, spec, n)
 
 
 def _check_folder(folder: Path, spec: PhantomSpec, n: int) -> None:
@@ -119,11 +111,8 @@ def _check_folder(folder: Path, spec: PhantomSpec, n: int) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} is not empty and holds no phantom: choose another folder") from None
     asked = _parameters(spec)
-    different = [
-        f"{key} {there.get(key)} there, {asked[key]} asked for"
-        for key in asked
-        if there.get(key) != asked[key]
-    ]
+    changed = changed_keys(there, asked)
+    different = [f"{key} {there.get(key)} there, {asked[key]} asked for" for key in changed]
     if different:
         raise UserError(f"{folder} holds another phantom ({'; '.join(different)}): choose another folder")
     surplus = [path.name for path in folder.glob("sub-*") if int(path.name.removeprefix("sub-")) > n]
@@ -134,9 +123,8 @@ def _check_folder(folder: Path, spec: PhantomSpec, n: int) -> None:
 
 
 def _parameters(spec: PhantomSpec) -> dict[str, Any]:
-    """Return what decides the voxels, as JSON gives it back."""
-    parameters: dict[str, Any] = json.loads(json.dumps({"version": __version__, **asdict(spec)}))
-    return parameters
+    """Return all that decides the voxels, as JSON gives it back."""
+    return dict(json_copy({"version": __version__, **asdict(spec)}))
 
 
 def write_subject(folder: Path, spec: PhantomSpec, number: int) -> None:
@@ -188,19 +176,11 @@ def _write_image(aside: Path, simulated: Simulated, spec: PhantomSpec, number: i
     write(truth / (source + LEVELS_SUFFIX), simulated.levels, {
         **about, "Description": "Vertebral level in the canal: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5",
     })  # fmt: skip
-    _write_csa(truth / f"{source}{CSA_SUFFIX}.tsv", simulated)
-    write_json(
-        truth / f"{source}{CSA_SUFFIX}.json",
-        {**about, **{k: {"Description": v} for k, v in CSA_COLUMNS.items()}},
-    )
-
-
-def _write_csa(path: Path, simulated: Simulated) -> None:
-    columns = [
-        [f"{value:.0f}" if name in _INTEGER_COLUMNS else f"{value:.4f}" for value in simulated.csa[name]]
-        for name in CSA_COLUMNS
-    ]
-    _write_tsv(path, list(CSA_COLUMNS), [list(row) for row in zip(*columns, strict=True)])
+    decimals = {name: 0 if name in _INTEGER_COLUMNS else 4 for name in CSA_COLUMNS}
+    columns = [[f"{value:.{decimals[name]}f}" for value in simulated.csa[name]] for name in CSA_COLUMNS]
+    _write_tsv(truth / f"{source}{CSA_SUFFIX}.tsv", CSA_COLUMNS, zip(*columns, strict=True))
+    described = {name: {"Description": words} for name, words in CSA_COLUMNS.items()}
+    write_json(truth / f"{source}{CSA_SUFFIX}.json", about | described)
 
 
 def _write_descriptions(folder: Path, spec: PhantomSpec, n: int) -> None:
@@ -208,10 +188,8 @@ def _write_descriptions(folder: Path, spec: PhantomSpec, n: int) -> None:
     write_json(folder / _DESCRIPTION, {
         "Name": "Spinal cord phantom", "DatasetType": "raw", **common, "Phantom": _parameters(spec),
     })  # fmt: skip
-    for derivative, name in (
-        (LABELS, "Cord masks, biased by contrast"),
-        (TRUTH, "True cord: shares, levels, areas"),
-    ):
+    names = {LABELS: "Cord masks, biased by contrast", TRUTH: "True cord: shares, levels, areas"}
+    for derivative, name in names.items():
         make_folder(folder / derivative)
         description = {"Name": name, "DatasetType": "derivative", **common}
         write_json(folder / derivative / _DESCRIPTION, description)
@@ -227,10 +205,7 @@ def _generated_by(spec: PhantomSpec, n: int) -> dict[str, Any]:
 def _command(spec: PhantomSpec, n: int) -> str:
     """Return the command that makes the phantom up to its n-th subject."""
     words = ["nnunet-softseg phantom -o BIDS", f"-n {n}", f"--seed {spec.seed}"]
-    words += [
-        "--fov-mm " + " ".join(f"{extent:g}" for extent in spec.fov_mm),
-        f"--contrasts {' '.join(spec.contrasts)}",
-    ]
+    words += ["--fov-mm", *(f"{extent:g}" for extent in spec.fov_mm), "--contrasts", *spec.contrasts]
     words += [f"--shift-mm {spec.shift_mm:g}"] * (spec.shift_mm > 0) + ["--no-cord"] * (not spec.cord)
     words += [f"--oblique-deg {spec.oblique_deg:g}"] * (spec.oblique_deg > 0)
     words += [f"--axial-si-mm {spec.axial_si_mm:g}"] if spec.axial_si_mm is not None else []
@@ -258,6 +233,6 @@ def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.fl
     image.to_filename(path)
 
 
-def _write_tsv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+def _write_tsv(path: Path, header: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
     with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,12 +42,7 @@ FAR_MM = 10.0
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo works and how.
-
-    Attributes:
-        output: everything is written below it.
-        num_processes: of each nnU-Net command.
-    """
+    """The folder below which everything is written, and the processes of each nnU-Net command."""
 
     output: Path
     num_processes: int
@@ -58,14 +53,13 @@ class Demo:
         return self.output / "nnUNet_raw" / DATASET
 
     def prediction(self, method: str) -> Path:
-        """Return the folder of what a method predicts."""
+        """Return the folder of a method's maps."""
         return self.output / "predictions" / method
 
     def environment(self) -> dict[str, str]:
         """Return this process's environment, with nnU-Net's folders inside the output."""
-        folders = {
-            name: str(self.output / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-        }
+        names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        folders = {name: str(self.output / name) for name in names}
         workers = {"nnUNet_n_proc_DA": str(self.num_processes), "nnUNet_def_n_proc": str(self.num_processes)}
         # Half of a small network's time on a CPU goes into memory that glibc hands back and takes again.
         heap = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_MAX_": "0"}
@@ -77,13 +71,7 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
 
     A second call goes on where the first was interrupted; finished steps are not repeated.
 
-    Args:
-        output: folder; made if missing.
-        seed: of the phantom.
-        num_processes: of each nnU-Net command.
-
-    Returns:
-        A row per method and case; also written as measures.csv, beside comparison.png.
+    The table has a row per method and case; it is also written as measures.csv, beside comparison.png.
 
     Raises:
         UserError: if the folder cannot be written, or a command of nnU-Net's fails.
@@ -187,24 +175,18 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count:
                 bar.update()
     if process.returncode != 0:
         last = log_file.read_text(encoding="utf-8").strip().splitlines()[-1:] or ["no output"]
-        raise UserError(
-            f"{command} failed (exit code {process.returncode}): {last[0].strip()}; see {log_file}"
-        )
+        code = process.returncode
+        raise UserError(f"{command} failed (exit code {code}): {last[0].strip()}; see {log_file}")
 
 
 def _measure(here: Demo) -> pd.DataFrame:
     """Return the measures of every test case, a row per method and case."""
-    rows = [
-        {
-            "method": method,
-            "case": case,
-            "subject": case.split("_")[0],
-            "contrast": case.split("_", 1)[1],
-            **measures,
-        }
-        for method in TRAINERS
-        for case, measures in ((case, _measure_case(here, method, case)) for case in _test_cases(here))
-    ]
+    rows = []
+    for method in TRAINERS:
+        for case in _test_cases(here):
+            subject, contrast = case.split("_", 1)
+            names = {"method": method, "case": case, "subject": subject, "contrast": contrast}
+            rows.append(names | _measure_case(here, method, case))
     return pd.DataFrame(rows)
 
 
@@ -212,7 +194,7 @@ def _test_cases(here: Demo) -> list[str]:
     return sorted(file.name.removesuffix("_0000.nii.gz") for file in (here.raw / "imagesTs").glob("*.nii.gz"))
 
 
-def _measure_case(here: Demo, method: str, case: str) -> Mapping[str, float]:
+def _measure_case(here: Demo, method: str, case: str) -> dict[str, float]:
     truth, predicted = load_nifti(_truth(here, case)), load_nifti(_map(here, method, case))
     expected, found = truth.get_fdata(dtype=np.float32), predicted.get_fdata(dtype=np.float32)
     grid = VoxelGrid.of(truth)
@@ -246,7 +228,7 @@ def _map(here: Demo, method: str, case: str) -> Path:
 
 
 def _panels(here: Demo) -> list[figures.Panels]:
-    """Return what the figure shows: every contrast of the first test subject."""
+    """Return a row of the figure for every contrast of the first test subject."""
     cases = _test_cases(here)
     chosen = [case for case in cases if case.split("_")[0] == cases[0].split("_")[0]]
     return [
@@ -260,25 +242,11 @@ def _panels(here: Demo) -> list[figures.Panels]:
     ]
 
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per method, means over contrasts of means over subjects.
-
-    Args:
-        table: of `demo`.
-
-    Returns:
-        Dice, boundary MAE, |CSA error| in percent, STD (ddof 1) of CSA over the contrasts of a subject in
-        mm2, background in mm3.
-    """
-    by_contrast = table.assign(csa_error_percent=table.csa_error_percent.abs()).groupby(
-        ["method", "contrast"]
-    )
-    summary = (
-        by_contrast[["dice", "boundary_mae", "csa_error_percent", "background_mm3"]]
-        .mean()
-        .groupby("method")
-        .mean()
-    )
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per method: means over contrasts of means over subjects, and the STD over contrasts."""
+    absolute = table.assign(csa_error_percent=table.csa_error_percent.abs())
+    measures = ["dice", "boundary_mae", "csa_error_percent", "background_mm3"]
+    summary = absolute.groupby(["method", "contrast"])[measures].mean().groupby("method").mean()
     deviation = table.groupby(["method", "subject"])["csa_mm2"].std(ddof=1).groupby("method").mean()
     return summary.assign(std_csa_mm2=deviation)
 
@@ -291,7 +259,7 @@ def _print_summary(here: Demo, table: pd.DataFrame, seconds: float) -> None:
         "std_csa_mm2": "STD CSA over contrasts [mm2]",
         "background_mm3": "background [mm3]",
     }
-    summary = summarise(table)[list(names)].rename(columns=names).reindex(list(TRAINERS))
+    summary = _summary(table)[list(names)].rename(columns=names).reindex(list(TRAINERS))
     subjects, contrasts = table.subject.nunique(), table.contrast.nunique()
     print(
         f"\n{subjects} unseen subjects x {contrasts} contrasts, against the exact cord fraction of every "

@@ -19,14 +19,7 @@ Plane = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Panels:
-    """One row of the figure: an image, its truth, and the maps of several methods, all on one grid.
-
-    Attributes:
-        title: of the row.
-        image: three axes in any order.
-        truth: soft label.
-        maps: method -> soft map or label map.
-    """
+    """One row of the figure: a 3-D image, its truth, and the map of each method, all on one grid."""
 
     title: str
     image: nib.Nifti1Image
@@ -35,12 +28,7 @@ class Panels:
 
 
 def draw_comparison(rows: list[Panels], path: Path) -> None:
-    """Draw an axial slice of each row: image, truth, every method's map and its difference to the truth.
-
-    Args:
-        rows: from top to bottom.
-        path: of the PNG.
-    """
+    """Draw an axial slice of each row: image, truth, every method's map and its difference to the truth."""
     methods = list(rows[0].maps)
     columns = ["image", "truth", *methods, *(f"{method} - truth" for method in methods)]
     figure = Figure(figsize=(1.9 * len(columns) + 1.2, 1.95 * len(rows) + 0.6), layout="compressed")
@@ -49,37 +37,24 @@ def draw_comparison(rows: list[Panels], path: Path) -> None:
     for line, row in zip(axes, rows, strict=True):
         image, truth, *maps = _same_slice([row.image, row.truth, *row.maps.values()])
         limits = {"vmin": float(np.percentile(image, 1)), "vmax": float(np.percentile(image, 99.5))}
-        shown["image"] = _show(line[0], image, cmap="gray", **limits)
+        _show(line[0], image, cmap="gray", **limits)
         for axis, plane in zip(line[1:], [truth, *maps], strict=False):
-            shown["map"] = _show(axis, plane, cmap="magma", vmin=0, vmax=1)
+            shown["soft map"] = _show(axis, plane, cmap="magma", vmin=0, vmax=1)
         for axis, plane in zip(line[2 + len(maps) :], maps, strict=True):
             shown["difference"] = _show(axis, plane - truth, cmap="RdBu_r", vmin=-1, vmax=1)
         line[0].set_ylabel(row.title, fontsize=11)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=11)
-    figure.colorbar(
-        shown["map"],
-        ax=axes[:, 1 : 2 + len(methods)],
-        label="soft map",
-        location="bottom",
-        shrink=0.5,
-        aspect=40,
-    )
-    figure.colorbar(
-        shown["difference"],
-        ax=axes[:, 2 + len(methods) :],
-        label="difference",
-        location="bottom",
-        shrink=0.5,
-        aspect=40,
-    )
+    first = 2 + len(methods)
+    for label, part in (("soft map", axes[:, 1:first]), ("difference", axes[:, first:])):
+        figure.colorbar(shown[label], ax=part, label=label, location="bottom", shrink=0.5, aspect=40)
     with replacing(path) as aside:
         figure.savefig(aside, dpi=130)
 
 
 def _show(axis: Any, plane: Plane, **options: Any) -> Any:
     axis.set(xticks=[], yticks=[])
-    # Nearest neighbour on purpose: the voxels and their values are what is to be seen.
+    # Nearest neighbour on purpose: to see the voxels and their values.
     return axis.imshow(plane, origin="lower", interpolation="nearest", extent=(0, 1, 0, 1), **options)
 
 
