@@ -69,13 +69,7 @@ def list_files(
     expected: str = f"files that end in {' or '.join(NIFTI_ENDINGS)}",
     remedy: str = "check the path",
 ) -> ImageFiles:
-    """Return the NIfTI files in a folder, or the one file.
-
-    Args:
-        root: of them.
-        subfolders: search them, too.
-        expected: what to find there, for messages.
-        remedy: what to do if there is none, for messages.
+    """Return the NIfTI files in a folder, or the one file; `expected` and `remedy` are parts of the message.
 
     Raises:
         UserError: if there is nothing of that name, no NIfTI file in it, or it is a file of another kind.

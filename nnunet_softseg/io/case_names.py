@@ -30,14 +30,7 @@ _FIELDS = re.compile(r"\{(\w*)\}|(\*)")
 
 @dataclass(frozen=True)
 class BidsName:
-    """A file name taken apart, `sub-01_ses-1_acq-sag_T2w.nii.gz`.
-
-    Attributes:
-        subject: with its key, `sub-01`.
-        session: `ses-1`, or None.
-        entities: the others by key, `{"acq": "sag"}`.
-        suffix: `T2w`.
-    """
+    """A file name taken apart: `sub-01`, `ses-1` or None, the other entities by key `acq: sag`, `T2w`."""
 
     subject: str
     session: str | None
@@ -72,29 +65,10 @@ def parse_bids_name(name: str) -> BidsName | None:
     return BidsName(match["subject"], match["session"], entities, match["suffix"])
 
 
-def bids_name_of(image: Path, bids: Path) -> BidsName:
-    """Return the parts of the name of an image inside a BIDS folder.
-
-    Raises:
-        UserError: if the name is not BIDS.
-    """
-    name = parse_bids_name(image.name)
-    if name is None:
-        raise UserError(
-            f"{image.relative_to(bids)}: expected a BIDS name like sub-01_T2w.nii.gz: rename it, or move it "
-            f"out of {'/'.join(IMAGE_FOLDERS)}"
-        )
-    return name
-
-
 def derivative_file(image: Path, bids: Path, derivative: Path, suffix: str) -> Path:
     """Return the path of an image's derivative: the same subfolders, `<source name><suffix>.nii.gz`.
 
-    Args:
-        image: inside `bids`.
-        bids: root of the images.
-        derivative: root of the derivatives.
-        suffix: such as `_seg-manual`.
+    `bids` is the root of the images, `derivative` that of the derivatives, the suffix such as `_seg-manual`.
     """
     return derivative / image.parent.relative_to(bids) / f"{without_nifti_ending(image.name)}{suffix}.nii.gz"
 
@@ -127,9 +101,7 @@ class Case:
     def from_name(cls, case_id: str, *, whole_rest: bool = False) -> "Case":
         """Return a case by `<subject>[_<session>]_<contrast>`; without `sub-`, a subject of its own.
 
-        Args:
-            case_id: its name.
-            whole_rest: the contrast is all behind subject and session, not only what BIDS calls so.
+        With `whole_rest`, the contrast is all behind subject and session, not only the BIDS contrast.
         """
         match = _SUBJECT.match(case_id)
         if match is None:
@@ -153,9 +125,7 @@ def parse_numbered_name(name: str) -> tuple[str, int] | None:
 def case_and_label(file: Path, known_cases: Collection[str] = ()) -> tuple[str, int | None]:
     """Return case and label of a map named `<case>` (None: no label) or `<case>_<label, 4 digits>`.
 
-    Args:
-        file: a map.
-        known_cases: `<case>.nii.gz` of one of them is taken as such even if its name ends in four digits.
+    The name of a known case is taken as such even if it ends in four digits.
 
     Raises:
         UserError: if it is named as the channel of an image.

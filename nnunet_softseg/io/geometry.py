@@ -34,12 +34,7 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True, eq=False)
 class VoxelGrid:
-    """A grid of voxels in the scanner.
-
-    Attributes:
-        shape: voxels along each array axis.
-        affine: (4, 4), voxel to world RAS in mm.
-    """
+    """A grid of voxels in the scanner: voxels along each array axis, (4, 4) affine to world RAS in mm."""
 
     shape: tuple[int, ...]
     affine: Affine

@@ -48,9 +48,9 @@ def render_page(title: str, body: str, context: Mapping[str, Any], images: str =
 
     Args:
         title: heading and title of the window, plain text.
-        body: Jinja2 source (see `template`) between heading and footer. All values are
-            escaped, `Markup` apart; the filter `figures(n)` writes numbers; a table of class "sortable" sorts
-            by a click on its head; wrap tables in `<div class="wide">`.
+        body: Jinja2 source between heading and footer. All values are escaped, `Markup` apart; the filter
+            `figures(n)` writes numbers; a table of class "sortable" sorts by a click on its head; wrap tables
+            in `<div class="wide">`.
         context: the names that `body` uses.
         images: where pictures may come from, as in a content security policy; the default is the page itself.
     """
@@ -73,11 +73,7 @@ def render_page(title: str, body: str, context: Mapping[str, Any], images: str =
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page, aside first.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
+    """Write a page, aside first; a UserError says why it cannot be written."""
     # A file name need not be Unicode (surrogates): shown as ?, never a crash.
     write_bytes(path, html.encode("utf-8", errors="replace"))
 

@@ -103,13 +103,7 @@ class Exclusion:
     used: set[str] = field(default_factory=set)
 
     def covers(self, image: Path, root: Path, case_ids: Iterable[str] = ()) -> bool:
-        """Say whether an image inside `root` is to be left out.
-
-        Args:
-            image: its path.
-            root: of the images.
-            case_ids: names of the image as a case.
-        """
+        """Say whether an image inside `root` is to be left out, also by its names as a case."""
         path, parsed = image.relative_to(root), parse_bids_name(image.name)
         names = {path.as_posix(), image.name, without_nifti_ending(image.name), path.parts[0], *case_ids}
         names |= {parsed.subject, parsed.person} if parsed else set()
@@ -144,12 +138,9 @@ class BidsImage:
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """The images that are left of a BIDS folder.
+    """The images that are left of a BIDS folder, in the order of the listing, and those left out.
 
-    Attributes:
-        images: in the order of the listing.
-        contrasts: of all that are not excluded, those not asked for included.
-        passed_over: those of the listing, and the images left out here.
+    `contrasts` are those of all images that are not excluded, those not asked for included.
     """
 
     images: tuple[BidsImage, ...]
@@ -173,7 +164,7 @@ def select_images(
 
     Args:
         listing: of `list_bids`.
-        exclude: patterns of images to leave out.
+        exclude: images to leave out.
         contrasts: those to take; None: all.
         distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
         contrast_of: contrast of a name; None: of no contrast that counts.

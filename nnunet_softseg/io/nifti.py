@@ -106,8 +106,8 @@ def _stored_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Findi
     if size < expected:
         return [Finding(name, "truncated data", f"{expected} bytes by its header", str(size), _AGAIN)]
     if len(shape) != _AXES:
-        what, found = "not a 3-D image", f"{len(shape)}-D, shape {shape}"
-        return [Finding(name, what, "shape (x, y, z)", found, _three_axes(shape))]
+        found = f"{len(shape)}-D, shape {shape}"
+        return [Finding(name, "not a 3-D image", "shape (x, y, z)", found, _three_axes(shape))]
     if dtype.kind not in _REAL_KINDS:
         what, remedy = "voxels are not real numbers", "write it as one of them"
         return [Finding(name, what, "integers or floats", str(dtype), remedy)]
@@ -162,9 +162,8 @@ def first_line(error: BaseException) -> str:
 
 
 def image_name(image: nib.Nifti1Image, otherwise: str) -> str:
-    """Return the file of an image for messages, or what to call it if it has none."""
-    file = image.get_filename()
-    return str(file) if file else otherwise
+    """Return the file of an image for messages, or another name if it has none."""
+    return str(image.get_filename() or otherwise)
 
 
 def stored_values(file: Path) -> Values:
@@ -184,11 +183,10 @@ def read_values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
     Raises:
         UserError: if it is not 3-D, cannot be read, or holds no real, finite numbers.
     """
-    if image.ndim != _AXES:
-        raise UserError(
-            f"{name}: expected three axes, found {image.ndim}-D, shape {image.shape}: "
-            f"{_three_axes(image.shape)}"
-        )
+    shape = image.shape
+    if len(shape) != _AXES:
+        found = f"{len(shape)}-D, shape {shape}"
+        raise UserError(f"{name}: expected three axes, found {found}: {_three_axes(shape)}")
     values = _values(image, name)
     if values.dtype.kind not in _REAL_KINDS or not values.size:
         raise UserError(
@@ -242,14 +240,10 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class MapContent:
-    """The values of a map in short.
+    """Meaning, smallest and largest of a map's values.
 
-    Attributes:
-        kind: their meaning.
-        low: the smallest.
-        high: the largest.
-        labels: its values above 0 if all are whole numbers from 0, so that one can be chosen as a label:
-            those of masks, label maps and maps in percent or bytes; None: no label map (an image has more).
+    `labels` are its values above 0 if all are whole numbers from 0, so that one can be chosen as a label:
+    those of masks, label maps and maps in percent or bytes; None: no label map (an image has more).
     """
 
     kind: MapKind

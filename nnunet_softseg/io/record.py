@@ -62,11 +62,7 @@ def sha256(file: Path) -> str:
 
 
 def describe_source(file: Path) -> dict[str, Any]:
-    """Return name, size, time of change and SHA-256 of a source, for `source_changed`.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+    """Return name, size, time of change and SHA-256 of a source, for `source_changed`; or raise UserError."""
     digest = sha256(file)
     status = file.stat()
     return {"file": file.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}

@@ -32,8 +32,8 @@ def map_jobs(
         function: of a module, so that it can be sent to another process. What it raises stops all jobs.
         jobs: its arguments.
         num_processes: at most so many processes; 0 or 1: work in this one.
-        progress: show a bar.
-        description: at its left.
+        progress: show a bar, the description at its left.
+        description: of the work.
         initializer: called once in every new process.
 
     Raises:
@@ -42,7 +42,11 @@ def map_jobs(
     num_processes = min(num_processes, len(jobs))
     with tqdm(total=len(jobs), desc=description, disable=not progress, unit="case") as bar:
         if num_processes <= 1:
-            return [_one(function, job, bar) for job in jobs]
+            results = []
+            for job in jobs:
+                results.append(function(job))
+                bar.update()
+            return results
         # Spawned like nnU-Net's: a fork of a process that runs torch threads can hang.
         pool = ProcessPoolExecutor(
             num_processes, mp_context=get_context("spawn"), initializer=_start, initargs=(initializer,)
@@ -61,12 +65,6 @@ def map_jobs(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _one(function: Callable[[Job], Result], job: Job, bar: "tqdm[None]") -> Result:
-    result = function(job)
-    bar.update()
-    return result
 
 
 def _start(initializer: Callable[[], None] | None) -> None:

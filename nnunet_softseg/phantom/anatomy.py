@@ -38,8 +38,7 @@ class Wave:
         omega = 2 * math.pi / self.period_mm
         angle = omega * height_mm + self.phase
         sine = np.sin(angle)
-        jet: Floats = self.amplitude_mm * np.stack([sine, omega * np.cos(angle), -(omega**2) * sine])
-        return jet
+        return self.amplitude_mm * np.stack([sine, omega * np.cos(angle), -(omega**2) * sine])
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,7 @@ class Anatomy:
         """
         ends = self.level_bounds_mm()[first:]
         middles = (ends[1:] + ends[:-1]) / 2
-        distance: Floats = height_mm - ends[np.searchsorted(-middles, -height_mm)]
-        return distance
+        return height_mm - ends[np.searchsorted(-middles, -height_mm)]
 
     def without_cord(self) -> "Anatomy":
         """Return the same subject with neither cord nor canal."""
@@ -145,8 +143,7 @@ class Anatomy:
 
 def _enlargement(height_mm: Floats) -> Floats:
     """Return the weight of the cervical enlargement, 1 at its peak at C5-C6."""
-    weight: Floats = np.exp(-(((height_mm + 45.0) / 24.0) ** 2))
-    return weight
+    return np.exp(-(((height_mm + 45.0) / 24.0) ** 2))
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,10 @@ class Grid:
             (3, N) in mm.
         """
         scanner = self.affine[:3, :3] @ index + self.affine[:3, 3:]
-        moved: Floats = scanner - self.unit_axes[:, :2] @ self.shift_mm[slices].T
-        return moved
+        return scanner - self.unit_axes[:, :2] @ self.shift_mm[slices].T
 
     def slice_centres_mm(self) -> Floats:
         """Return the centre of each slice in the scanner, (3, slices) in mm."""
         index = np.tile((np.array(self.shape, float)[:, None] - 1) / 2, self.shape[self.slice_axis])
         index[self.slice_axis] = np.arange(self.shape[self.slice_axis])
-        centres: Floats = self.affine[:3, :3] @ index + self.affine[:3, 3:]
-        return centres
+        return self.affine[:3, :3] @ index + self.affine[:3, 3:]

@@ -83,8 +83,7 @@ class Surroundings:
 
     def index(self, points_mm: Floats) -> Floats:
         """Return the fractional indices (3, N) of these points."""
-        index: Floats = (points_mm - self.origin_mm[:, None]) / self.step_mm
-        return index
+        return (points_mm - self.origin_mm[:, None]) / self.step_mm
 
 
 def paint_neck(
@@ -116,8 +115,7 @@ def _smooth_field(shape: tuple[int, ...], grain: Floats, rng: np.random.Generato
     field = rng.standard_normal(counts).astype(np.float32)
     for axis, count in enumerate(shape):
         field = _linear_along(field, axis, np.arange(count) / grain[axis])
-    normed: npt.NDArray[np.float32] = field / max(float(field.std()), 1e-6)
-    return normed
+    return field / max(float(field.std()), 1e-6)
 
 
 def _linear_along(volume: npt.NDArray[np.float32], axis: int, at: Floats) -> npt.NDArray[np.float32]:

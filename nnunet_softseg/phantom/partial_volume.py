@@ -209,23 +209,20 @@ def _ellipse(
 
 def _share(distance: Floats, width: Floats) -> Floats:
     """Return the share of a box of this width inside a flat boundary at this distance from its centre."""
-    share: Floats = np.clip(0.5 - distance / (width + 1e-9), 0.0, 1.0)
-    return share
+    return np.clip(0.5 - distance / (width + 1e-9), 0.0, 1.0)
 
 
 def _outline_move(axes: tuple[Floats, Floats], area: Floats) -> Floats:
     """Return by how much both semi-axes a, b grow, in mm, so that (a + d)(b + d) = a b (1 + area)."""
     total, product_ = axes[0] + axes[1], axes[0] * axes[1]
-    move: Floats = (np.sqrt(total**2 + 4 * product_ * area) - total) / 2
-    return move
+    return (np.sqrt(total**2 + 4 * product_ * area) - total) / 2
 
 
 def _wobble(points: SectionPoints, axes: tuple[Floats, Floats], wobble_mm: Floats) -> Floats:
     """Return how far the outline lies outside of its ellipse in the direction of each point, in mm."""
     u, v = points.u / axes[0], points.v / axes[1]
     squared = u**2 + v**2 + 1e-9
-    wobble: Floats = (wobble_mm[:, 0] * (u**2 - v**2) + wobble_mm[:, 1] * 2 * u * v) / squared
-    return wobble
+    return (wobble_mm[:, 0] * (u**2 - v**2) + wobble_mm[:, 1] * 2 * u * v) / squared
 
 
 def _is_grey(points: SectionPoints, axes: tuple[Floats, Floats]) -> npt.NDArray[np.bool_]:

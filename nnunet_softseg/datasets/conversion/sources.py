@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import Reason, list_bids
-from nnunet_softseg.io.case_names import BidsName, bids_name_of, derivative_file
+from nnunet_softseg.io.case_names import IMAGE_FOLDERS, BidsName, derivative_file, parse_bids_name
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
 from nnunet_softseg.io.nifti import compressed_or_plain, is_nifti, is_there, without_nifti_ending
 
@@ -194,7 +194,12 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
 def _check_names(chosen: ChosenImages, bids: Path) -> None:
     """Raise a UserError if a name is not BIDS, or its folder names somebody else: whose image is it?"""
     for image in (*chosen.because(Reason.MISNAMED), *chosen.because(Reason.MISPLACED)):
-        path, name = image.relative_to(bids), bids_name_of(image, bids)
+        path, name = image.relative_to(bids), parse_bids_name(image.name)
+        if name is None:
+            raise UserError(
+                f"{path}: expected a BIDS name like sub-01_T2w.nii.gz: rename it, or move it out of "
+                f"{'/'.join(IMAGE_FOLDERS)}"
+            )
         by_folder = "_".join(path.parts[:-2])
         raise UserError(
             f"{path.as_posix()}: expected an image of {by_folder} by its folder, found one of {name.person} "
