@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,8 +51,7 @@ def read_case_table(file: Path) -> CaseTable:
     if missing:
         raise UserError(
             f"{file}: expected columns {', '.join(KEY_COLUMNS)}, found {examples(list(table.columns), 8)}: "
-            "add "
-            f"{', '.join(missing)}, separated by tabs"
+            f"add {', '.join(missing)}, separated by tabs"
         )
     for column in KEY_COLUMNS[:2]:
         empty = table.index[table[column] == ""]
@@ -61,7 +61,9 @@ def read_case_table(file: Path) -> CaseTable:
             )
     sessions = table["session"] if "session" in table else [""] * len(table)
     cases = tuple(map(Case, table["case"], table["subject"], sessions, table["contrast"]))
-    _check_once([case.case_id for case in cases], "case", str(file))
+    twice = sorted(table.loc[table["case"].duplicated(), "case"].unique())
+    if twice:
+        raise UserError(f"{file}: expected each case once, found {examples(twice)} more than once")
     others = [column for column in table if column not in (*KEY_COLUMNS, "session")]
     paths = {str(column): dict(zip(table["case"], table[column], strict=True)) for column in others}
     return CaseTable(file, cases, paths)
@@ -118,40 +120,38 @@ def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
         return cases, []
     return cases, [
         f"{len(nameless)} case names say no subject ({examples(nameless)}): each counts as a subject of its "
-        "own. If "
-        "that is not so, p values and intervals come out too small: name cases sub-01_T2w, or give "
+        "own. If that is not so, p values and intervals come out too small: name cases sub-01_T2w, or give "
         "--subjects TSV"
     ]
-
-
-def _check_once(names: Sequence[str], what: str, where: str) -> None:
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise UserError(f"{where}: expected each {what} once, found {examples(twice)} more than once")
 
 
 # JSON beside references and predictions
 
 
-def label_names(reference: Path, labels: Iterable[int]) -> dict[int, str]:
-    """Return value -> name, from dataset.json in or above the folder of references, else `label 1`."""
-    names: dict[int, str] = {}
-    for folder in (reference, reference.parent):
+def _from_json(folder: Path, name: str, read: Callable[[Any], dict[Any, Any]]) -> dict[Any, Any]:
+    """Return what `read` takes from a file in or above a folder, {} if there is none that it can read."""
+    for place in (folder, folder.parent):
         try:
-            described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
-            names = {value: str(name) for name, value in described.items() if isinstance(value, int)}
-            break
+            return read(json.loads((place / name).read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
+    return {}
+
+
+def label_names(reference: Path, labels: Iterable[int]) -> dict[int, str]:
+    """Return value -> name, from dataset.json in or above the folder of references, else `label 1`."""
+
+    def read(content: Any) -> dict[int, str]:
+        return {value: str(name) for name, value in content["labels"].items() if isinstance(value, int)}
+
+    names = _from_json(reference, "dataset.json", read)
     return {label: names.get(label, f"label {label}") for label in labels}
 
 
 def inference_seconds(root: Path) -> dict[str, float]:
     """Return case id -> seconds of all stages, from softseg.json in or above a method's folder, if any."""
-    for folder in (root, root.parent):
-        try:
-            cases = json.loads((folder / REPORT).read_text(encoding="utf-8"))["cases"]
-            return {case_id: float(sum(case["seconds"].values())) for case_id, case in cases.items()}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            continue
-    return {}
+
+    def read(content: Any) -> dict[str, float]:
+        return {name: float(sum(case["seconds"].values())) for name, case in content["cases"].items()}
+
+    return _from_json(root, REPORT, read)

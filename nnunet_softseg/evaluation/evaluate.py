@@ -11,15 +11,13 @@ from nnunet_softseg.evaluation.measuring import EvaluationSettings
 from nnunet_softseg.evaluation.tables import describe, json_value, made_by, records, write_csv
 from nnunet_softseg.io.atomic import make_folder, write_json
 
-DEFAULT_NAME = "prediction"
-
 
 def evaluate(
     prediction: str | Path,
     reference: str | Path,
     output: str | Path,
     *,
-    name: str = DEFAULT_NAME,
+    name: str = "prediction",
     pattern: str | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -46,23 +44,16 @@ def evaluate(
     make_folder(Path(output))
     evaluation = measure_methods({name: Path(prediction)}, Path(reference), settings)
     parameters = {"prediction": str(prediction), "reference": str(reference), **settings.as_dict()}
-    write_evaluation(evaluation, Path(output), made_by("evaluate", parameters))
-    write_json(
-        Path(output) / "summary.json",
-        {"made_by": made_by("evaluate", parameters), **_summary(evaluation)},
-    )
+    origin = made_by("evaluate", parameters)
+    write_evaluation(evaluation, Path(output), origin)
+    write_json(Path(output) / "summary.json", {"made_by": origin, **_summary(evaluation)})
     return evaluation
 
 
 def write_evaluation(evaluation: Evaluation, output: Path, origin: dict[str, Any]) -> None:
-    """Write the tables of cases, slices and reliability, and cases.json.
-
-    Raises:
-        UserError: if that cannot be done.
-    """
-    write_csv(output / "cases.csv", evaluation.cases)
-    write_csv(output / "slices.csv", evaluation.slices)
-    write_csv(output / "reliability.csv", evaluation.reliability)
+    """Write the tables of cases, slices and reliability, and cases.json."""
+    for name in ("cases", "slices", "reliability"):
+        write_csv(output / f"{name}.csv", getattr(evaluation, name))
     described = {"made_by": origin, "columns": dict(CASE_COLUMNS), "cases": records(evaluation.cases)}
     write_json(output / "cases.json", described)
 
@@ -72,12 +63,13 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
     numbers = evaluation.cases.select_dtypes("number").columns.drop("label")
     labels: dict[str, dict[str, Any]] = {}
     for label, rows in evaluation.cases.groupby("label"):
-        described = labels[evaluation.labels[int(label)]] = {}
-        for measure in numbers:
-            values = rows[measure].dropna().to_numpy(np.float64)
-            if values.size:
-                summary = {name: json_value(value) for name, value in describe(values).items()}
-                described[measure] = {**summary, "num_cases": values.size}
+        values = {measure: rows[measure].dropna().to_numpy(np.float64) for measure in numbers}
+        labels[evaluation.labels[int(label)]] = {
+            measure: {name: json_value(value) for name, value in describe(known).items()}
+            | {"num_cases": known.size}
+            for measure, known in values.items()
+            if known.size
+        }
     return {
         "num_cases": int(evaluation.cases["case"].nunique()),
         "num_subjects": int(evaluation.cases["subject"].nunique()),

@@ -99,27 +99,26 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
 
     Args:
         methods: name -> folder of predictions.
-        reference: folder of references, which decide about cases and labels.
-        settings: how.
+        reference: folder; decides about cases and labels.
+        settings: how predictions are found and measured.
 
     Raises:
         UserError: if no case is left, or a file cannot be used; the message names it.
     """
     plan = _plan(methods, reference, settings)
     jobs = [_job(case, plan, settings) for case in plan.common()]
-    measured = map_jobs(
-        measure_case,
-        jobs,
-        num_processes=settings.num_processes,
-        progress=settings.progress,
-        description="measure",
-    )
-    slices = _in_order((_with_case(result.slices, result.case) for result in measured), methods)
+    processes, progress = settings.num_processes, settings.progress
+    measured = map_jobs(measure_case, jobs, num_processes=processes, progress=progress, description="measure")
+    slices = _in_order(((result.slices, result.case) for result in measured), methods)
     slices, region_warnings = mark_region(slices, settings.vert if settings.levels else None)
     cases = _cases(measured, case_areas(slices), plan, methods)
-    warnings = [*plan.warnings, *region_warnings, *_resampled(cases)]
     if settings.levels and not slices["in_region"].any():
-        raise UserError(_no_levels(slices, settings))
+        there = [level_name([level]) for level in sorted(slices["level"].dropna().unique())]
+        raise UserError(
+            f"{settings.levels}: expected slices of {level_name(settings.vert)} in at least one reference, "
+            f"found {examples(there, 12) or 'no level'}: choose other levels with --vert, or leave out "
+            "--levels"
+        )
     return Evaluation(
         methods=tuple(methods),
         labels=label_names(reference, plan.labels),
@@ -128,15 +127,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         reliability=_reliability(measured, methods, plan.labels),
         missing=plan.missing(),
         method_notes=plan.notes,
-        warnings=tuple(warnings),
-    )
-
-
-def _no_levels(slices: pd.DataFrame, settings: EvaluationSettings) -> str:
-    there = [level_name([level]) for level in sorted(slices["level"].dropna().unique())]
-    return (
-        f"{settings.levels}: expected slices of {level_name(settings.vert)} in at least one reference, found "
-        f"{examples(there, 12) or 'no level'}: choose other levels with --vert, or leave out --levels"
+        warnings=(*plan.warnings, *region_warnings, *_resampled(cases)),
     )
 
 
@@ -145,11 +136,13 @@ def _no_levels(slices: pd.DataFrame, settings: EvaluationSettings) -> str:
 
 def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSettings) -> _Plan:
     table = read_case_table(settings.subjects) if settings.subjects else None
-    references, labels = (
-        _listed_references(reference, table.paths[REFERENCE_COLUMN], settings.labels or (1,))
-        if table and REFERENCE_COLUMN in table.paths
-        else reference_files(list_files(reference), settings.labels, settings.reference_pattern)
-    )
+    if table and REFERENCE_COLUMN in table.paths:
+        labels, listed = settings.labels or (1,), table.paths[REFERENCE_COLUMN]
+        references = {(case, n): reference / path for case, path in listed.items() if path for n in labels}
+    else:
+        references, labels = reference_files(
+            list_files(reference), settings.labels, settings.reference_pattern
+        )
     cases, warnings = describe_cases({case_id for case_id, _ in references}, table)
     found, notes = {}, {}
     for method, folder in methods.items():
@@ -172,14 +165,6 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
     )
     _check_common(plan, methods, reference)
     return plan
-
-
-def _listed_references(
-    reference: Path, listed: Mapping[str, str], labels: tuple[int, ...]
-) -> tuple[dict[tuple[str, int], Path], tuple[int, ...]]:
-    return {
-        (case, label): reference / path for case, path in listed.items() if path for label in labels
-    }, labels
 
 
 def _listed_predictions(
@@ -217,9 +202,14 @@ def _note(images: ImageFiles, found: Found) -> str:
 def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> None:
     """Refuse a comparison of nothing, and warn of what some method lacks."""
     for method, folder in methods.items():
-        found = plan.found[method]
-        if not found.paths:
-            raise UserError(_nothing_found(list_files(folder), method, plan.cases[0], reference))
+        if not plan.found[method].paths:
+            images = list_files(folder)
+            names = examples([images.relative(file) for file in images.files])
+            raise UserError(
+                f"{images.root}: expected predictions of {method} for cases of {reference} such as "
+                f"{plan.cases[0].case_id}, found {len(images.files)} NIfTI files ({names}): check the "
+                "folder, or say how files are named with --pattern"
+            )
     common = plan.common()
     if not common:
         raise UserError(
@@ -238,15 +228,6 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
         without = [case.case_id for case in common if case.case_id not in plan.levels]
         if without:
             plan.warnings.append(f"{len(without)} cases have no image of levels: {examples(without)}")
-
-
-def _nothing_found(images: ImageFiles, method: str, case: Case, reference: Path) -> str:
-    names = examples([images.relative(file) for file in images.files])
-    return (
-        f"{images.root}: expected predictions of {method} for cases of {reference} such as {case.case_id}, "
-        f"found {len(images.files)} NIfTI files ({names}): check the folder, or say how files are named with "
-        "--pattern"
-    )
 
 
 def _lacking(method: str, found: Found, num_cases: int, num_common: int) -> str:
@@ -274,14 +255,13 @@ def _job(case: Case, plan: _Plan, settings: EvaluationSettings) -> CaseJob:
 # Tables
 
 
-def _with_case(table: pd.DataFrame, case: Case) -> pd.DataFrame:
-    who = {"subject": case.subject, "session": case.session, "contrast": case.contrast}
-    return table.assign(case=case.case_id, **who)
-
-
-def _in_order(tables: Iterable[pd.DataFrame], methods: Iterable[str]) -> pd.DataFrame:
-    """Return the rows by method in the order given (the reference first), label, case, slice."""
-    table = pd.concat(tables, ignore_index=True)
+def _in_order(tables: Iterable[tuple[pd.DataFrame, Case]], methods: Iterable[str]) -> pd.DataFrame:
+    """Return the rows of all cases by method in the order given (the reference first), label, case, slice."""
+    parts = []
+    for table, case in tables:
+        who = {"subject": case.subject, "session": case.session, "contrast": case.contrast}
+        parts.append(table.assign(case=case.case_id, **who))
+    table = pd.concat(parts, ignore_index=True)
     keys = [name for name in ("method", "label", "case", "slice") if name in table]
     return in_order(table, keys, method=[REFERENCE, *methods])
 
@@ -289,7 +269,7 @@ def _in_order(tables: Iterable[pd.DataFrame], methods: Iterable[str]) -> pd.Data
 def _cases(
     measured: Sequence[MeasuredCase], areas: pd.DataFrame, plan: _Plan, methods: Mapping[str, Path]
 ) -> pd.DataFrame:
-    table = _in_order((_with_case(pd.DataFrame(result.rows), result.case) for result in measured), methods)
+    table = _in_order(((pd.DataFrame(result.rows), result.case) for result in measured), methods)
     table = table.merge(areas, on=["method", "case", "label"], how="left", validate="one_to_one")
     seconds = {method: inference_seconds(folder) for method, folder in methods.items()}
     pairs = list(zip(table["method"], table["case"], strict=True))
@@ -300,21 +280,18 @@ def _cases(
         image=[str(plan.images.get(case, "")) for _, case in pairs],
         levels=[str(plan.levels.get(case, "")) for _, case in pairs],
         csa_region=table["csa_region"].fillna(""),
-        csa_slices=table["csa_slices"].fillna(0).astype(int),
-        csa_missed_slices=table["csa_missed_slices"].fillna(0).astype(int),
+        **table[["csa_slices", "csa_missed_slices"]].fillna(0).astype(int),
     )
     return table[list(CASE_COLUMNS)]
 
 
 def _resampled(cases: pd.DataFrame) -> list[str]:
-    warnings = []
-    for method, rows in cases[cases["resampled"]].groupby("method", sort=False):
-        names = sorted(rows["case"].unique())
-        warnings.append(
-            f"{method}: {len(names)} predictions lay on another grid and were resampled linearly, which "
-            f"blurs them: {examples(names)}"
-        )
-    return warnings
+    resampled = cases[cases["resampled"]].groupby("method", sort=False)["case"].unique()
+    return [
+        f"{method}: {len(names)} predictions lay on another grid and were resampled linearly, which blurs "
+        f"them: {examples(sorted(names))}"
+        for method, names in resampled.items()
+    ]
 
 
 def _reliability(
@@ -323,12 +300,7 @@ def _reliability(
     tables = []
     for method, label in product(methods, labels):
         curve = reduce(add, (result.reliability[method, label] for result in measured))
-        columns = {
-            "bin_low": curve.edges[:-1],
-            "bin_high": curve.edges[1:],
-            "num_voxels": curve.count,
-            "mean_prediction": curve.mean_prediction,
-            "mean_reference": curve.mean_reference,
-        }
-        tables.append(pd.DataFrame({"method": method, "label": label, **columns}))
-    return pd.concat(tables, ignore_index=True)[list(RELIABILITY_COLUMNS)]
+        bins = (curve.edges[:-1], curve.edges[1:], curve.count, curve.mean_prediction, curve.mean_reference)
+        columns = zip(RELIABILITY_COLUMNS, (method, label, *bins), strict=True)
+        tables.append(pd.DataFrame(dict(columns)))
+    return pd.concat(tables, ignore_index=True)

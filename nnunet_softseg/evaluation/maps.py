@@ -25,12 +25,12 @@ Kind = Literal["soft", "hard"]
 
 
 @dataclass(frozen=True)
-class StoredMap:
-    """A file as it is.
+class LabelMap:
+    """A file as it is stored, or one label of it.
 
     Attributes:
-        file: where it lies, for messages.
-        values: (x, y, z) in the order of the file, finite.
+        file: for messages.
+        values: (x, y, z) in the order of the file, finite; of one label float32 in [0, 1].
         affine: (4, 4) voxel to world RAS in mm.
     """
 
@@ -38,30 +38,10 @@ class StoredMap:
     values: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class LabelMap:
-    """One label of one case.
-
-    Attributes:
-        file: where it comes from.
-        values: (x, y, z) float32 in [0, 1].
-        affine: (4, 4) voxel to world RAS in mm.
-    """
-
-    file: Path
-    values: npt.NDArray[np.float32]
-    affine: npt.NDArray[np.float64]
-
     @property
     def grid(self) -> VoxelGrid:
         """The voxels in the scanner."""
         return VoxelGrid(self.values.shape, self.affine)
-
-    @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        """Voxel size along x, y, z."""
-        return self.grid.spacing_mm
 
     @property
     def kind(self) -> Kind:
@@ -73,36 +53,30 @@ class LabelMap:
         return nib.Nifti1Image(self.values, self.affine)
 
 
-def read_stored(file: Path) -> StoredMap:
+def read_stored(file: Path) -> LabelMap:
     """Return the values of a file, scaled by its header, whatever its type of numbers.
 
     Raises:
         UserError: if it is missing, broken, not 3-D, or holds NaN or infinity.
     """
     image = nib.funcs.squeeze_image(load_nifti(file))
-    return StoredMap(file, read_values(image, str(file)), np.asarray(image.affine, dtype=np.float64))
+    return LabelMap(file, read_values(image, str(file)), np.asarray(image.affine, dtype=np.float64))
 
 
 def read_map(file: Path, label: int, labels: Sequence[int] = (1,), *, chosen: bool = False) -> LabelMap:
-    """Return one label of a file, see `label_of`.
-
-    Raises:
-        UserError: as `read_stored` and `label_of`.
-    """
+    """Return one label of a file, see `read_stored` and `label_of`, also for errors."""
     return label_of(read_stored(file), label, labels, chosen=chosen)
 
 
-def label_of(
-    stored: StoredMap, label: int, labels: Sequence[int] = (1,), *, chosen: bool = False
-) -> LabelMap:
+def label_of(stored: LabelMap, label: int, labels: Sequence[int] = (1,), *, chosen: bool = False) -> LabelMap:
     """Return one label: the values if they are fractions of it, or where a label map has it.
 
     A file `<case>_<label>` holds fractions. Any other holds fractions too if only one label is compared and
     all values lie in [0, 1]; if not, it is a label map.
 
     Args:
-        stored: the file.
-        label: wanted.
+        stored: of `read_stored`.
+        label: value.
         labels: all that are compared.
         chosen: the user named the labels, so that other whole numbers than 0 and 1 mean labels.
 
@@ -130,7 +104,7 @@ def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> 
     Args:
         prediction: on any grid.
         reference: of the same case.
-        resample: interpolate linearly if the grids differ, 0 outside of the prediction.
+        resample: interpolate linearly, 0 outside of the prediction.
 
     Raises:
         UserError: if the grids differ and `resample` is false.
@@ -144,12 +118,6 @@ def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> 
             f"{prediction.grid}: look for a mix-up of files, or give --resample"
         )
     matrix = np.linalg.inv(prediction.affine) @ reference.affine
-    values = affine_transform(
-        prediction.values,
-        matrix[:3, :3],
-        matrix[:3, 3],
-        output_shape=reference.values.shape,
-        order=1,
-        mode="grid-constant",
-    )
+    how = {"output_shape": reference.values.shape, "order": 1, "mode": "grid-constant"}
+    values = affine_transform(prediction.values, matrix[:3, :3], matrix[:3, 3], **how)
     return LabelMap(prediction.file, np.clip(values, 0, 1), reference.affine), True

@@ -9,7 +9,7 @@ import nibabel as nib
 import pandas as pd
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.evaluation.maps import LabelMap, StoredMap, label_of, on_grid_of, read_stored
+from nnunet_softseg.evaluation.maps import LabelMap, label_of, on_grid_of, read_stored
 from nnunet_softseg.io.case_names import Case, check_pattern
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
@@ -74,26 +74,25 @@ class EvaluationSettings:
         chosen = (labels,) if isinstance(labels, int) else tuple(labels or ()) or None
         if chosen and min(chosen) < 1:
             raise UserError(f"--label: expected values above 0, found {min(chosen)}: 0 is the background")
-        found = cls(
+        tolerance = options.get("surface_dice_tolerance_mm", cls.surface_dice_tolerance_mm)
+        if not tolerance >= 0:
+            raise UserError(f"surface Dice: expected a tolerance of 0 mm or more, found {tolerance}")
+        return cls(
             labels=chosen,
             patterns={method: check_pattern(pattern) for method, pattern in (patterns or {}).items()},
             reference_pattern=check_pattern(reference_pattern) if reference_pattern else None,
             vert=parse_levels(vert) if vert is not None else cls.vert,
             **options,
         )
-        if not found.surface_dice_tolerance_mm >= 0:
-            tolerance = found.surface_dice_tolerance_mm
-            raise UserError(f"surface Dice: expected a tolerance of 0 mm or more, found {tolerance}")
-        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Return what decides about the numbers, as JSON can hold it."""
-        paths = {name: getattr(self, name) for name in _PATHS}
+        paths = {name: str(getattr(self, name)) if getattr(self, name) else None for name in _PATHS}
         return {
             "labels": list(self.labels) if self.labels else None,
             "patterns": dict(self.patterns),
             "reference_pattern": self.reference_pattern,
-            **{name: str(path) if path else None for name, path in paths.items()},
+            **paths,
             "vert": list(self.vert) if self.levels else None,
             "resample": self.resample,
             "surface_dice_tolerance_mm": self.surface_dice_tolerance_mm,
@@ -102,15 +101,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class CaseJob:
-    """One case to be measured by a worker.
-
-    Attributes:
-        case: who it is.
-        references: label -> file.
-        predictions: method -> label -> file.
-        settings: how they are measured.
-        levels: image of vertebral levels, or None.
-    """
+    """One case to be measured by a worker: references by label, predictions by method and label."""
 
     case: Case
     references: Mapping[int, Path]
@@ -124,6 +115,7 @@ class MeasuredCase:
     """Measures of one case.
 
     Attributes:
+        case: who it is.
         rows: one per label and method: names of `measure_table.MEASURES`, and method, label, kind, resampled,
             prediction, reference.
         slices: a row per label, method (and `REFERENCE`) and slice of the reference: method, label, slice,
@@ -138,12 +130,8 @@ class MeasuredCase:
 
 
 def measure_case(job: CaseJob) -> MeasuredCase:
-    """Return all measures of one case.
-
-    Raises:
-        UserError: if a file cannot be used; the message names it.
-    """
-    stored: dict[Path, StoredMap] = {}
+    """Return all measures of one case; a `UserError` names the file that cannot be used."""
+    stored: dict[Path, LabelMap] = {}
     rows, slices, reliability = [], [], {}
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
@@ -154,30 +142,17 @@ def measure_case(job: CaseJob) -> MeasuredCase:
         for method, files in job.predictions.items():
             given = _read(job, files[label], label, stored)
             prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
-            rows.append(
-                {
-                    "method": method,
-                    "label": label,
-                    "kind": given.kind,
-                    **case_measures(
-                        prediction.values,
-                        reference.values,
-                        reference.spacing_mm,
-                        surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm,
-                    ),
-                    "resampled": resampled,
-                    "prediction": str(files[label]),
-                    "reference": str(reference_file),
-                }
-            )
-            reliability[method, label] = reliability_curve(
-                prediction.values, reference.values, reference.spacing_mm
-            )
+            pair = prediction.values, reference.values, reference.grid.spacing_mm
+            measures = case_measures(*pair, surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm)
+            who = {"method": method, "label": label, "kind": given.kind, "resampled": resampled}
+            files_used = {"prediction": str(files[label]), "reference": str(reference_file)}
+            rows.append({**who, **measures, **files_used})
+            reliability[method, label] = reliability_curve(*pair)
             slices.append(_tidy(_slice_areas(prediction, None), extent, label, method, table))
     return MeasuredCase(job.case, rows, pd.concat(slices, ignore_index=True), reliability)
 
 
-def _read(job: CaseJob, file: Path, label: int, stored: dict[Path, StoredMap]) -> LabelMap:
+def _read(job: CaseJob, file: Path, label: int, stored: dict[Path, LabelMap]) -> LabelMap:
     """Return one label of a file; a label map of several labels is read once."""
     if file not in stored:
         stored[file] = read_stored(file)

@@ -11,6 +11,7 @@ import pandas as pd
 from nnunet_softseg.evaluation.comparison.leaderboard import complete_areas, with_reference
 from nnunet_softseg.evaluation.comparison.paired_statistics import (
     FEWEST_SUBJECTS,
+    RepeatedMeasures,
     fitted_line,
     limits_of_agreement,
     repeated_measures_anova,
@@ -33,11 +34,9 @@ ANOVA_COLUMNS = {
     "note": "why there is no value",
 }
 _LIMITS = ("bias", "sd", "loa_low", "loa_high")
-_LIMIT_INTERVALS = tuple(
-    f"{name}_ci_{end}" for name in ("bias", "loa_low", "loa_high") for end in ("low", "high")
-)
+_INTERVALS = tuple(f"{name}_ci_{end}" for name in ("bias", "loa_low", "loa_high") for end in ("low", "high"))
 _WHOSE = ("method", "label", "measure")
-AGREEMENT_COLUMNS = (*_WHOSE, "contrast", "num_subjects", "num_cases", *_LIMITS, *_LIMIT_INTERVALS, "note")
+AGREEMENT_COLUMNS = (*_WHOSE, "contrast", "num_subjects", "num_cases", *_LIMITS, *_INTERVALS, "note")
 """Bias (prediction - reference), its standard deviation, 95 % limits of agreement, intervals of these."""
 _PAIR = ("contrast_x", "contrast_y", "num_subjects", "bias", "loa_low", "loa_high", "slope", "intercept", "r")
 PAIR_COLUMNS = (*_WHOSE, *_PAIR)
@@ -63,18 +62,15 @@ def _per_label_and_area(areas: pd.DataFrame) -> list[tuple[int, str, pd.DataFram
 
 def _anova(values: Any) -> dict[str, Any]:
     subjects, contrasts = values.shape
-    enough = subjects >= _FEWEST_FOR_ANOVA and contrasts > 1
-    result = repeated_measures_anova(values if enough else np.empty((0, 0)))
-    note = _anova_note(subjects, contrasts, known=not np.isnan(result.f))
-    return {"num_subjects": subjects, "num_contrasts": contrasts, **asdict(result), "note": note}
-
-
-def _anova_note(subjects: int, contrasts: int, *, known: bool) -> str:
+    result, note = RepeatedMeasures(), ""
     if contrasts <= 1:
-        return "fewer than two contrasts"
-    if subjects < _FEWEST_FOR_ANOVA:
-        return f"too few subjects with all contrasts: {subjects}, needed are {_FEWEST_FOR_ANOVA}"
-    return "" if known else "no variance to test against"
+        note = "fewer than two contrasts"
+    elif subjects < _FEWEST_FOR_ANOVA:
+        note = f"too few subjects with all contrasts: {subjects}, needed are {_FEWEST_FOR_ANOVA}"
+    else:
+        result = repeated_measures_anova(values)
+        note = "no variance to test against" if np.isnan(result.f) else ""
+    return {"num_subjects": subjects, "num_contrasts": contrasts, **asdict(result), "note": note}
 
 
 # Agreement

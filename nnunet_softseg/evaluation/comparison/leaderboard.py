@@ -72,13 +72,9 @@ SCORE_COLUMNS = {
 def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return a row per method (and the reference), subject and label, and warnings.
 
-    Args:
-        cases: of an evaluation.
-
-    Returns:
-        method, subject, label, num_cases, the mean over the subject's cases of every measure, csa_mm2,
-        csa_hard_mm2, and the STD of both over contrasts: NaN unless the subject has every contrast in every
-        method.
+    Columns: method, subject, label, num_cases, the mean over the subject's cases of every measure, csa_mm2,
+    csa_hard_mm2, and the STD of both over contrasts: NaN unless the subject has every contrast in every
+    method.
     """
     everything = with_reference(cases)
     groups = everything.groupby(["method", "subject", "label"], sort=True)
@@ -101,11 +97,7 @@ def with_reference(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete_areas(cases: pd.DataFrame, area: str) -> pd.DataFrame:
-    """Return areas of the subjects that have every contrast in every method.
-
-    Args:
-        cases: of one label, the reference as a method of its own or not.
-        area: column.
+    """Return areas (a column) of the subjects that have every contrast in every method, for one label.
 
     Returns:
         Index (method, subject), a column per contrast; mean over sessions that are complete. Empty for fewer
@@ -126,7 +118,11 @@ def _over_contrasts(cases: pd.DataFrame, area: str) -> tuple[pd.DataFrame, "pd.S
 def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     tables, warnings = [], []
     for label, rows in cases.groupby("label"):
-        columns = {name: _std_of_label(rows, area) for name, area in _STD.items()}
+        columns = {}
+        for name, area in _STD.items():
+            wide, complete = _over_contrasts(rows, area)
+            std = wide.std(axis=1, ddof=1).where(complete)
+            columns[name] = std.groupby(["method", "subject"]).mean()  # over sessions
         tables.append(pd.DataFrame(columns).assign(label=label))
         complete = tables[-1]["std_csa_mm2"].notna().groupby("subject").any()
         subjects, left_out = complete.size, int((~complete).sum())
@@ -135,15 +131,7 @@ def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 f"STD of CSA: {left_out} of {subjects} subjects are left out, as they lack a contrast, or "
                 "an area in some method"
             )
-    result = pd.concat(tables)
-    result.index = result.index.set_names(["method", "subject"])
-    return result.reset_index(), list(dict.fromkeys(warnings))
-
-
-def _std_of_label(rows: pd.DataFrame, area: str) -> "pd.Series[float]":
-    """Return the STD (ddof 1) over contrasts per method and subject, within sessions, then their mean."""
-    wide, complete = _over_contrasts(rows, area)
-    return wide.std(axis=1, ddof=1).where(complete).groupby(["method", "subject"]).mean()
+    return pd.concat(tables).reset_index(), list(dict.fromkeys(warnings))
 
 
 # Subjects -> leaderboard
@@ -158,12 +146,15 @@ def score_table(
     """
     rows = []
     for label, measure in _label_measures(subjects):
-        values = {method: _values(subjects, method, label, measure) for method in methods}
-        ranked = [
-            {"method": method, "num_cases": _num_cases(cases, method, label, measure), **_score(found, seed)}
-            for method, found in values.items()
-            if found.size
-        ]
+        ranked = []
+        of_methods = subjects[subjects["label"] == label].groupby("method")[measure]
+        for method in methods:
+            values = of_methods.get_group(method).dropna().to_numpy(dtype=np.float64)
+            if values.size:
+                who = {"method": method, "num_cases": _num_cases(cases, method, label, measure)}
+                low, high = bootstrap_interval(values, seed=seed)
+                numbers = {"num_subjects": values.size, **describe(values), "ci_low": low, "ci_high": high}
+                ranked.append(who | numbers)
         rows += [{"label": label, "measure": measure, **row} for row in _with_ranks(ranked, measure)]
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
@@ -174,20 +165,9 @@ def _label_measures(subjects: pd.DataFrame) -> Iterator[tuple[int, str]]:
         yield from ((int(label), measure) for measure in SCORES if of_methods[measure].notna().any())
 
 
-def _values(subjects: pd.DataFrame, method: str, label: int, measure: str) -> Any:
-    chosen = (subjects["method"] == method) & (subjects["label"] == label)
-    return subjects.loc[chosen, measure].dropna().to_numpy(dtype=np.float64)
-
-
 def _num_cases(cases: pd.DataFrame, method: str, label: int, measure: str) -> int:
     rows = cases[(cases["method"] == method) & (cases["label"] == label)]
     return int(rows[measure].notna().sum()) if measure in rows else len(rows)
-
-
-def _score(values: Any, seed: int) -> dict[str, Any]:
-    interval = bootstrap_interval(values, seed=seed)
-    ends = {"ci_low": interval.low, "ci_high": interval.high}
-    return {"num_subjects": values.size, **describe(values), **ends}
 
 
 def _with_ranks(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
@@ -205,35 +185,30 @@ def _with_ranks(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]
 def pair_table(
     cases: pd.DataFrame, subjects: pd.DataFrame, methods: Sequence[str], correction: Correction, seed: int
 ) -> pd.DataFrame:
-    """Return the tests of all pairs of methods, a row per label, measure and pair.
-
-    p values are corrected over all pairs of methods within one label and measure.
-    """
+    """Return the tests of all pairs of methods, corrected over those of one label and measure."""
     rows = []
     for label, measure in _label_measures(subjects):
-        values = _paired_values(cases, subjects, label, measure)
+        per_subject = measure in PER_SUBJECT
+        table = subjects if per_subject else cases
+        key = ["subject"] if per_subject else ["subject", "session", "contrast", "case"]
+        values = (
+            table[table["label"] == label].pivot(index=key, columns="method", values=measure).sort_index()
+        )
         pairs = [_pair(values, measure, both, seed) for both in combinations(methods, 2)]
-        for pair in pairs if measure in PER_SUBJECT else []:
+        for pair in pairs if per_subject else []:
             pair |= {"num_cases": _num_cases(cases, pair["method_a"], label, measure), "p_cases": np.nan}
         rows += [{"label": label, "measure": measure, **pair} for pair in _decided(pairs, correction)]
     return pd.DataFrame(rows, columns=list(STATISTICS_COLUMNS))
-
-
-def _paired_values(cases: pd.DataFrame, subjects: pd.DataFrame, label: int, measure: str) -> pd.DataFrame:
-    """Return a column per method, a row per image; per subject where a single image has no value."""
-    per_subject = measure in PER_SUBJECT
-    table = subjects if per_subject else cases
-    key = ["subject"] if per_subject else ["subject", "session", "contrast", "case"]
-    return table[table["label"] == label].pivot(index=key, columns="method", values=measure).sort_index()
 
 
 def _pair(values: pd.DataFrame, measure: str, methods: tuple[str, str], seed: int) -> dict[str, Any]:
     first, second = methods
     per_case, per_subject = _differences(values[[first, second]].dropna())
     of: Statistic = "mean" if np.isfinite(per_subject).all() else "median"
-    interval = bootstrap_interval(per_subject, statistic=of, seed=seed)
-    test = signed_rank_test(per_subject)
+    low, high = bootstrap_interval(per_subject, statistic=of, seed=seed)
+    w, p = signed_rank_test(per_subject)
     centre = describe(per_subject)
+    better = first if (centre[of] > 0) == SCORES[measure].higher_is_better else second
     return {
         "method_a": first,
         "method_b": second,
@@ -241,15 +216,15 @@ def _pair(values: pd.DataFrame, measure: str, methods: tuple[str, str], seed: in
         "num_cases": per_case.size,
         "mean_difference": centre["mean"],
         "median_difference": centre["median"],
-        "ci_low": interval.low,
-        "ci_high": interval.high,
+        "ci_low": low,
+        "ci_high": high,
         "interval_of": of,
-        "wilcoxon_w": test.w,
-        "p_subjects": test.p,
+        "wilcoxon_w": w,
+        "p_subjects": p,
         "p_cases": signed_rank_test(per_case).p,
         "rank_biserial": rank_biserial(per_subject),
         "cohens_dz": cohens_dz(per_subject),
-        "better": _better(centre[of], measure, first, second),
+        "better": "" if not centre[of] or np.isnan(centre[of]) else better,
     }
 
 
@@ -264,35 +239,25 @@ def _differences(pairs: pd.DataFrame) -> tuple[Any, Any]:
     return difference.to_numpy(), means.fillna(0.0).to_numpy(dtype=np.float64)
 
 
-def _better(difference: float, measure: str, first: str, second: str) -> str:
-    if not difference or np.isnan(difference):
-        return ""
-    return first if (difference > 0) == SCORES[measure].higher_is_better else second
-
-
 def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[str, Any]]:
     """Return the pairs of one measure with corrected p values and what follows."""
     by_subjects = corrected([pair["p_subjects"] for pair in pairs], correction)
     by_cases = corrected([pair["p_cases"] for pair in pairs], correction)
     num_tests = int(np.count_nonzero(~np.isnan(by_subjects)))
-    return [
-        pair
-        | {
+    decided = []
+    for pair, p_subjects, p_cases in zip(pairs, by_subjects, by_cases, strict=True):
+        above = pair[f"{pair['interval_of']}_difference"] > 0
+        excludes_zero = pair["ci_low"] > 0 if above else pair["ci_high"] < 0
+        what_follows = {
             "p_subjects_corrected": p_subjects,
             "p_cases_corrected": p_cases,
             "num_tests": num_tests,
             "correction": correction,
-            "holds": _holds(pair, float(p_subjects)),
+            "holds": bool(p_subjects < SIGNIFICANT and excludes_zero),
             "note": too_few_subjects(pair["num_subjects"], num_tests),
         }
-        for pair, p_subjects, p_cases in zip(pairs, by_subjects, by_cases, strict=True)
-    ]
-
-
-def _holds(pair: dict[str, Any], p_corrected: float) -> bool:
-    above = pair[f"{pair['interval_of']}_difference"] > 0
-    excludes_zero = pair["ci_low"] > 0 if above else pair["ci_high"] < 0
-    return bool(p_corrected < SIGNIFICANT and excludes_zero)
+        decided.append(pair | what_follows)
+    return decided
 
 
 # Winners
@@ -300,9 +265,8 @@ def _holds(pair: dict[str, Any], p_corrected: float) -> bool:
 
 def outcomes(scores: pd.DataFrame, statistics: pd.DataFrame) -> tuple[Outcome, ...]:
     """Return the best method, the next one, and whether the difference holds, by label and measure."""
-    return tuple(
-        _outcome(ranked, statistics) for _, ranked in scores.groupby(["label", "measure"], sort=False)
-    )
+    by_measure = scores.groupby(["label", "measure"], sort=False)
+    return tuple(_outcome(ranked, statistics) for _, ranked in by_measure)
 
 
 def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame) -> Outcome:
@@ -336,12 +300,7 @@ def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame) -> Outcome:
 
 
 def _verdict(pair: Any, *, same: bool) -> Verdict:
-    """Return the verdict on the best method against the next.
-
-    Args:
-        pair: row of the statistics.
-        same: the method with the better rank is also better over the subjects that both have a value of.
-    """
+    """Return the verdict; `same`: the better rank is also better over the subjects that both have."""
     if pair["holds"] and same:
         return Verdict.HOLDS
     if pair["note"]:
@@ -362,9 +321,8 @@ def winner_table(found: Sequence[Outcome]) -> pd.DataFrame:
 def wide_leaderboard(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Return a row per label and method; mean, sd, median, interval and rank of each measure in columns."""
     numbers = ["mean", "sd", "median", "ci_low", "ci_high", "rank"]
-    wide = scores.pivot(index=["label", "method"], columns="measure", values=[*numbers])
+    wide = scores.pivot(index=["label", "method"], columns="measure", values=[*numbers]).swaplevel(axis=1)
     shown = [measure for measure in SCORES if measure in set(scores["measure"])]
-    wide = wide.reindex(columns=pd.MultiIndex.from_product([numbers, shown])).swaplevel(axis=1)
     wide = wide.reindex(columns=pd.MultiIndex.from_product([shown, numbers]))
     wide.columns = pd.Index([f"{measure}_{number}" for measure, number in wide.columns])
     people = scores.groupby(["label", "method"])[["num_subjects", "num_cases"]].max()

@@ -21,12 +21,12 @@ from nnunet_softseg.evaluation.comparison.leaderboard import (
     subject_table,
     wide_leaderboard,
     winner_table,
+    with_reference,
 )
 from nnunet_softseg.evaluation.comparison.paired_statistics import FEWEST_SUBJECTS, RESAMPLES, SIGNIFICANT
 from nnunet_softseg.evaluation.comparison.verdict import Outcome
 from nnunet_softseg.evaluation.evaluate import write_evaluation
 from nnunet_softseg.evaluation.evaluation import Evaluation
-from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.tables import records, write_csv
 from nnunet_softseg.io.atomic import write_json
 
@@ -92,13 +92,9 @@ class Comparison(Evaluation):
             label: of `labels`.
             measure: "csa_mm2" or "csa_hard_mm2".
         """
-        rows = self.cases[self.cases["label"] == label]
-        column = measure
-        if method == REFERENCE:
-            rows, column = rows[rows["method"] == self.methods[0]], f"reference_{measure}"
-        else:
-            rows = rows[rows["method"] == method]
-        return rows.pivot(index=["subject", "session"], columns="contrast", values=column)
+        rows = with_reference(self.cases)
+        rows = rows[(rows["label"] == label) & (rows["method"] == method)]
+        return rows.pivot(index=["subject", "session"], columns="contrast", values=measure)
 
     def as_text(self) -> str:
         """Return files, mean and sd over subjects, and whether differences hold, for a terminal."""
@@ -120,10 +116,7 @@ class Comparison(Evaluation):
 def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any]) -> Comparison:
     """Return the statistics of methods that have been measured.
 
-    Args:
-        evaluation: of all methods.
-        reference: folder.
-        origin: of `tables.made_by`, with `correction` and `seed` among its parameters.
+    `origin` is of `tables.made_by`, with `correction` and `seed` among its parameters.
     """
     cases, methods = evaluation.cases, evaluation.methods
     correction, seed = origin["parameters"]["correction"], origin["parameters"]["seed"]
@@ -152,16 +145,11 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
 
 
 def write_comparison(comparison: Comparison, output: Path) -> None:
-    """Write all tables.
-
-    Raises:
-        UserError: if that cannot be done.
-    """
+    """Write all tables."""
     write_evaluation(comparison, output, dict(comparison.made_by))
-    write_csv(output / "subjects.csv", comparison.subjects)
     write_csv(output / "leaderboard.csv", wide_leaderboard(comparison.scores, comparison.methods))
-    write_csv(output / "winners.csv", comparison.winners)
-    write_csv(output / "statistics.csv", comparison.statistics)
+    for name in ("subjects", "winners", "statistics"):
+        write_csv(output / f"{name}.csv", getattr(comparison, name))
     write_json(output / "statistics.json", _statistics(comparison))
     write_json(output / "summary.json", _summary(comparison))
 
@@ -178,9 +166,7 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
         },
         "columns": {"pairs": STATISTICS_COLUMNS, "anova": ANOVA_COLUMNS},
         "pairs": records(comparison.statistics),
-        "anova": records(comparison.anova),
-        "agreement": records(comparison.agreement),
-        "contrast_agreement": records(comparison.contrast_agreement),
+        **{name: records(getattr(comparison, name)) for name in ("anova", "agreement", "contrast_agreement")},
     }
 
 
@@ -193,7 +179,5 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
         "labels": {str(value): name for value, name in comparison.labels.items()},
         "files": dict(comparison.method_notes),
         "warnings": list(comparison.warnings),
-        "missing": records(comparison.missing),
-        "winners": records(comparison.winners),
-        "scores": records(comparison.scores),
+        **{name: records(getattr(comparison, name)) for name in ("missing", "winners", "scores")},
     }
