@@ -25,7 +25,7 @@ CLASSES: dict[str, str] = {
     "SoftSegPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegResEncPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegDemoPlanner": "nnunet_softseg.preprocessing.planning",
-    "resample_soft_map": "nnunet_softseg.inference.postprocessing",
+    "resample_soft_map": "nnunet_softseg.inference.export",
 }
 
 

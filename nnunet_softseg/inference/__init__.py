@@ -4,11 +4,10 @@ The modules, in the order of their imports:
 
   recentring.py      the patch along a cord off the centre: coarse pass, path, upright slices
   case_record.py     options of a prediction; record of a case under way: times, boxes, warnings
-  flags.py           flags of a case, so that no doubtful map passes for a good one
+  postprocessing.py  soft maps cleaned, the largest piece on request, doubtful maps flagged
   network_image.py   an image read and preprocessed as nnU-Net does, only the box that the network sees
-  postprocessing.py  soft maps cleaned, the largest piece on request; the way to another grid
   soft_prediction.py the box, forward in tiles, blend raw, NormReLU, recentring
-  export.py          soft/*.nii.gz, label map and softseg.json on the image's own grid
+  export.py          the way to the image's own grid; soft/*.nii.gz, label map and softseg.json
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   model.py           a trained model, checked, loaded
   predict.py         the command: cases of a folder -> soft maps in one process

@@ -101,7 +101,7 @@ class CaseRecord:
         backend: names of what ran the network; several only if one has failed.
         seconds: by stage.
         labels: numbers by label.
-        flags: words of `flags.Flag`.
+        flags: words of `postprocessing.Flag`.
         warnings: sentences.
         network_shape: (*space) of the whole case on the network's grid.
         box: of the case that the soft map covers, on that grid.

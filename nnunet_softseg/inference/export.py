@@ -1,8 +1,8 @@
-"""From the soft map on the network's grid to files on the image's: soft NIfTI, label map, softseg.json."""
+"""Soft maps on the network's grid -> on the image's -> files: soft NIfTI, label map, softseg.json."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,25 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
+import torch
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import label_names
 from nnunet_softseg.datasets.soft_label import soft_label_file
-from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import on_image_grid, placed, postprocess
+from nnunet_softseg.inference.postprocessing import Map, Slices, flag_coverage, keep_supported, postprocess
 from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.preprocessing.center_crop import inside_of_box
+from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.preprocessing.model_plans import versions
+from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
-
-Map = npt.NDArray[np.float32]
 
 
 def export_prediction(
@@ -70,7 +70,7 @@ def export_prediction(
         save_pickle(image_geometry, str(target) + ".pkl")
     _describe(record, names, soft_maps, float(np.prod(properties["spacing"])))
     si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
-    record.add_flags(flags.of_coverage(soft_maps, names, si_axis))
+    record.add_flags(flag_coverage(soft_maps, names, si_axis))
     record.seconds["export"] = time.perf_counter() - started
     _report(target, record, plans_manager.plans, settings)
     with replacing(target.with_name(target.name + dataset_json["file_ending"])) as aside:
@@ -257,3 +257,94 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
         same_model = {key: before.get(key) for key in made_by} == made_by
         cases = {**(before["cases"] if same_model else {}), target.name: record.as_json()}
         write_json(path, {**made_by, "cases": dict(sorted(cases.items()))})
+
+
+# The image's grid
+
+
+def resample_soft_map(
+    data: npt.NDArray[np.floating[Any]] | torch.Tensor,
+    new_shape: Sequence[int],
+    current_spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    *,
+    core_threshold: float = 0.5,
+    support_threshold: float = 0.05,
+) -> Map:
+    """Return soft maps on another grid of the same field of view: linear on all axes, background exactly 0.
+
+    nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest
+    slice along a thick-slice axis; a soft map is interpolated there too. Order 1 is the inverse of how soft
+    targets come to the network's grid: at the centre of an original voxel it returns what was there.
+
+    Args:
+        data: (label, *space) soft maps in [0, 1].
+        new_shape: of the space.
+        current_spacing: in mm; not needed, both grids cover the same field of view.
+        new_spacing: in mm; not needed either.
+        core_threshold: see `keep_supported`.
+        support_threshold: see `keep_supported`.
+
+    Returns:
+        (label, *new_shape) float32 in [0, 1].
+    """
+    soft_maps = np.asarray(data, dtype=np.float32)
+    cleaned = np.stack([keep_supported(label, core_threshold, support_threshold) for label in soft_maps])
+    shape = cleaned.shape[1:]
+    whole_case = tuple((0, size) for size in shape)
+    return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)
+
+
+def on_image_grid(
+    soft_maps: Map, box: Box, network_shape: Sequence[int], image_shape: Sequence[int]
+) -> tuple[Map, Slices]:
+    """Return the soft maps of a box on the image's grid, the part that is not 0, and where that part lies.
+
+    Linear on all axes. The maps are 0 outside of the box; at the border of the case the edge goes on.
+
+    Args:
+        soft_maps: (label, *size of the box) in [0, 1].
+        box: (start, stop) per axis on the network's grid; may reach beyond the case.
+        network_shape: of the whole case on the network's grid.
+        image_shape: of the image's grid, which covers the same field of view.
+
+    Returns:
+        (label, *part) float32 in [0, 1], and the slices of that part of the image.
+    """
+    extents = _covered(soft_maps, box, network_shape)
+    nothing: Map = np.zeros((len(soft_maps), *(0,) * len(box)), np.float32)
+    nowhere = (slice(0, 0),) * len(box)
+    if extents is None:
+        return nothing, nowhere
+    inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
+    # A ring of zeros, where the case goes on: values fall to 0 over one voxel of the network's grid.
+    rings = [(int(a > 0), int(b < size)) for (a, b), size in zip(extents, network_shape, strict=True)]
+    part = np.pad(soft_maps[(slice(None), *inner)], [(0, 0), *rings])
+    starts = [a - before for (a, _), (before, _) in zip(extents, rings, strict=True)]
+    sizes = list(zip(network_shape, image_shape, extents, strict=True))
+    reached = [reached_extent(network, image, extent) for network, image, extent in sizes]
+    if any(start == stop for start, stop in reached):
+        return nothing, nowhere
+    shapes = network_shape, image_shape
+    values = [resample_part(label, starts, *shapes, reached, order=1) for label in part]
+    on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
+    return on_image, tuple(slice(*extent) for extent in reached)
+
+
+def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
+    """Return maps (label, *shape) that hold a part at its place, and 0 elsewhere."""
+    whole = np.zeros((len(part), *map(int, shape)), dtype=part.dtype)
+    whole[(slice(None), *slices)] = part
+    return whole
+
+
+def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Extent] | None:
+    """Return the extents of values above 0, on the network's grid inside the case; None: there are none."""
+    within = inside(box, network_shape)
+    if any(part.stop <= part.start for part in within):
+        return None
+    inner = soft_maps[(slice(None), *inside_of_box(box, network_shape))]
+    found = ndimage.find_objects((inner != 0).any(axis=0).astype(np.uint8))
+    if not found:
+        return None
+    return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found[0], strict=True)]

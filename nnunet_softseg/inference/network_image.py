@@ -25,8 +25,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
-from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
+from nnunet_softseg.inference.postprocessing import CONSTANT, Flagged, flag_orientation, flag_spacing
 from nnunet_softseg.inference.recentring import WholeImage
 from nnunet_softseg.io.geometry import array_orientation, geometry_findings
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, UNREADABLE, bytes_needed, is_long_enough, load_nifti
@@ -98,15 +98,15 @@ def _network_box(image: "NetworkImage", plans_manager: Any, configuration_manage
     record = CaseRecord.of(image.properties)
     entry = plans_manager.plans.get(PLANS_KEY, {})
     record.add_flags(_orientation_flags(image.properties, plans_manager))
-    record.add_flags(flags.of_spacing(image.properties["spacing"], entry.get("training_spacing_mm")))
-    record.add_flags([flags.CONSTANT] if image.constant else [])
+    record.add_flags(flag_spacing(image.properties["spacing"], entry.get("training_spacing_mm")))
+    record.add_flags([CONSTANT] if image.constant else [])
     box = network_box(image.shape, configuration_manager.patch_size, entry.get("si_axis"))
     record.network_shape, record.box, record.resampled_whole = image.shape, box, image.whole_because
     values: Image = image.extract(box).numpy()
     return values
 
 
-def _orientation_flags(properties: dict[str, Any], plans_manager: Any) -> list[flags.Flagged]:
+def _orientation_flags(properties: dict[str, Any], plans_manager: Any) -> list[Flagged]:
     """Refuse an image whose S-I axis is another than in training; flag one that points the other way."""
     entry = plans_manager.plans.get(PLANS_KEY, {})
     orientation = array_orientation(properties, plans_manager.transpose_forward)
@@ -118,7 +118,7 @@ def _orientation_flags(properties: dict[str, Any], plans_manager: Any) -> list[f
             f"(S-I on axis {axis}): reorient the image, or train with "
             '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
         )
-    return flags.of_orientation(orientation, trained)
+    return flag_orientation(orientation, trained)
 
 
 @contextlib.contextmanager

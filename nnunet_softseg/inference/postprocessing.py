@@ -1,23 +1,57 @@
-"""Post-processing of soft maps: background removed, largest component on request, the way to another grid."""
+"""Post-processing of soft maps: background removed, the largest component on request, doubtful maps flagged.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+A flag is a word to filter by in softseg.json and a sentence for a person, so that no doubtful map passes for
+a good one. The image, the network's response and the soft map raise flags; none changes a map.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
-from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.flags import Flag, Flagged
-from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
-from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part
-from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.metrics.label_shape import LabelShape, known_range, label_shape, outliers
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 Map = npt.NDArray[np.float32]
-Array = npt.NDArray[np.floating[Any]] | torch.Tensor
 Slices = tuple[slice, ...]
+FEWEST_SLICES = 3
+"""A map that covers fewer slices of its image than this is flagged."""
+END_TOLERANCE = 5
+"""A map may end this many slices of the network's grid farther from the image's end than any label did."""
+SPACING_TOLERANCE = 2.0
+"""Voxels may be this many times larger than any of the training, or smaller."""
+
+
+class Flag(StrEnum):
+    """The words of softseg.json."""
+
+    CONSTANT = "constant image"
+    ORIENTATION = "orientation"
+    SPACING = "spacing"
+    WEAK = "weak response"
+    MOVED = "found off the centre"
+    DISCARDED = "discarded"
+    EMPTY = "empty"
+    BORDER = "touches the border"
+    BROKEN_OFF = "ends inside the image"
+    PIECES = "several pieces"
+    UNLIKE = "unlike training"
+    FEW_SLICES = "few slices"
+
+
+class Flagged(NamedTuple):
+    """A flag and why it was raised."""
+
+    flag: Flag
+    why: str
+
+
+CONSTANT = Flagged(Flag.CONSTANT, "constant image: the soft map is empty")
+MOVED = Flagged(Flag.MOVED, "the middle of the image did not show it: the soft map is from elsewhere")
 
 
 def postprocess(
@@ -52,10 +86,11 @@ def postprocess(
         label = keep_supported(soft_map, settings.core_threshold, settings.support_threshold)
         if options.largest_piece:
             label = largest_piece(label, settings.support_threshold)
-        raised = flags.of_map(label[in_case][None], [name], training, axis, tilt_factor)
+        raised = flag_map(label[in_case][None], [name], training, axis, tilt_factor)
         if options.discard_implausible and any(flag is Flag.UNLIKE for flag, _ in raised):
             label = np.zeros_like(label)
-            raised.append(flags.of_discard(name))
+            why = f"{name} is unlike the labels of the training: emptied, as was asked for"
+            raised.append(Flagged(Flag.DISCARDED, why))
         kept.append(label)
         findings += raised
     return np.stack(kept), findings
@@ -106,89 +141,133 @@ def largest_piece(soft_map: Map, support_threshold: float) -> Map:
     return np.where(kept, soft_map, np.float32(0))
 
 
-def resample_soft_map(
-    data: Array,
-    new_shape: Sequence[int],
-    current_spacing: Sequence[float],
-    new_spacing: Sequence[float],
-    *,
-    core_threshold: float = 0.5,
-    support_threshold: float = 0.05,
-) -> npt.NDArray[np.float32]:
-    """Return soft maps on another grid of the same field of view: linear on all axes, background exactly 0.
+# Flags
 
-    nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest
-    slice along a thick-slice axis; a soft map is interpolated there too. Order 1 is the inverse of how soft
-    targets come to the network's grid: at the centre of an original voxel it returns what was there.
+
+def flag_orientation(orientation: str | None, trained: str | None) -> list[Flagged]:
+    """Flag axes that point another way than in training; None: not known."""
+    if None in (orientation, trained) or orientation == trained:
+        return []
+    return [Flagged(Flag.ORIENTATION, f"orientation {orientation} differs from training's {trained}")]
+
+
+def flag_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float]] | None) -> list[Flagged]:
+    """Flag voxels that are far larger or smaller than any of the training.
 
     Args:
-        data: (label, *space) soft maps in [0, 1].
-        new_shape: of the space.
-        current_spacing: in mm; not needed, both grids cover the same field of view.
-        new_spacing: in mm; not needed either.
-        core_threshold: see `keep_supported`.
-        support_threshold: see `keep_supported`.
-
-    Returns:
-        (label, *new_shape) float32 in [0, 1].
+        spacing_mm: of the image, as its reader orders axes.
+        trained: "smallest" and "largest" along each of these axes, see `spacing_range`; None: not known.
     """
-    soft_maps = np.asarray(data, dtype=np.float32)
-    cleaned = np.stack([keep_supported(label, core_threshold, support_threshold) for label in soft_maps])
-    shape = cleaned.shape[1:]
-    whole_case = tuple((0, size) for size in shape)
-    return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)
+    if trained is None or len(spacing_mm) != len(trained["smallest"]):
+        return []
+    ranges = zip(spacing_mm, trained["smallest"], trained["largest"], strict=True)
+    if all(low / SPACING_TOLERANCE <= length <= high * SPACING_TOLERANCE for length, low, high in ranges):
+        return []
+    found, low, high = (
+        " x ".join(f"{length:.2g}" for length in lengths)
+        for lengths in (spacing_mm, trained["smallest"], trained["largest"])
+    )
+    return [Flagged(Flag.SPACING, f"voxels of {found} mm are far from training's, {low} to {high} mm")]
 
 
-def on_image_grid(
-    soft_maps: Map, box: Box, network_shape: Sequence[int], image_shape: Sequence[int]
-) -> tuple[Map, Slices]:
-    """Return the soft maps of a box on the image's grid, the part that is not 0, and where that part lies.
+def flag_response(name: str, found: float, learned: float, floor_fraction: float) -> list[Flagged]:
+    """Flag a robust peak of the raw output below a fraction of the running scale of the training."""
+    if found >= floor_fraction * learned:
+        return []
+    why = (
+        f"weak response for {name}: the network's raw output stands at {found:.3g}, in training at "
+        f"{learned:.3g}; there may be none in this image"
+    )
+    return [Flagged(Flag.WEAK, why)]
 
-    Linear on all axes. The maps are 0 outside of the box; at the border of the case the edge goes on.
+
+def flag_border(
+    soft_maps: npt.NDArray[np.floating[Any]],
+    coverage: npt.NDArray[np.bool_],
+    goes_on: Sequence[tuple[bool, bool]],
+) -> list[Flagged]:
+    """Flag a soft map that reaches the border of the coverage, behind which the image goes on.
 
     Args:
-        soft_maps: (label, *size of the box) in [0, 1].
-        box: (start, stop) per axis on the network's grid; may reach beyond the case.
-        network_shape: of the whole case on the network's grid.
-        image_shape: of the image's grid, which covers the same field of view.
-
-    Returns:
-        (label, *part) float32 in [0, 1], and the slices of that part of the image.
+        soft_maps: (label, *space), of a part of the case.
+        coverage: (*space), of the voxels that the network saw.
+        goes_on: per axis, whether the image goes on before the first index and after the last.
     """
-    extents = _covered(soft_maps, box, network_shape)
-    nothing: Map = np.zeros((len(soft_maps), *(0,) * len(box)), np.float32)
-    nowhere = (slice(0, 0),) * len(box)
-    if extents is None:
-        return nothing, nowhere
-    inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
-    # A ring of zeros, where the case goes on: values fall to 0 over one voxel of the network's grid.
-    rings = [(int(a > 0), int(b < size)) for (a, b), size in zip(extents, network_shape, strict=True)]
-    part = np.pad(soft_maps[(slice(None), *inner)], [(0, 0), *rings])
-    starts = [a - before for (a, _), (before, _) in zip(extents, rings, strict=True)]
-    sizes = list(zip(network_shape, image_shape, extents, strict=True))
-    reached = [reached_extent(network, image, extent) for network, image, extent in sizes]
-    if any(start == stop for start, stop in reached):
-        return nothing, nowhere
-    shapes = network_shape, image_shape
-    values = [resample_part(label, starts, *shapes, reached, order=1) for label in part]
-    on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
-    return on_image, tuple(slice(*extent) for extent in reached)
+    unseen = np.pad(~coverage, 1)
+    for axis, faces in enumerate(goes_on):
+        for face, beyond in zip((0, -1), faces, strict=True):
+            np.moveaxis(unseen, axis, 0)[face] = beyond
+    beside = np.zeros_like(coverage)
+    inner = (slice(1, -1),) * coverage.ndim
+    for axis in range(coverage.ndim):
+        for shifted in (slice(None, -2), slice(2, None)):
+            beside |= unseen[(*inner[:axis], shifted, *inner[axis + 1 :])]
+    if not (soft_maps[:, beside & coverage] > HARD_THRESHOLD).any():
+        return []
+    why = "the soft map touches the border of what the network saw: the structure may be cut off, look at it"
+    return [Flagged(Flag.BORDER, why)]
 
 
-def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
-    """Return maps (label, *shape) that hold a part at its place, and 0 elsewhere."""
-    whole = np.zeros((len(part), *map(int, shape)), dtype=part.dtype)
-    whole[(slice(None), *slices)] = part
-    return whole
+def flag_map(
+    soft_maps: Map,
+    names: Sequence[str],
+    training: Mapping[str, Any],
+    si_axis: int,
+    tilt_factor: npt.NDArray[np.float64] | None = None,
+) -> list[Flagged]:
+    """Flag maps that are empty, end inside the image, are in pieces or unlike every label of the training.
+
+    Args:
+        soft_maps: (label, *space) on the network's grid, along S-I all of the case.
+        names: of the labels.
+        training: "training_shapes" of the model's plans, per label from `label_shape.training_ranges`.
+        si_axis: axis of the space along S-I.
+        tilt_factor: see `label_shape`.
+    """
+    findings = []
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        shape, known = label_shape(soft_map, si_axis, tilt_factor), training.get(name)
+        if shape is None:
+            findings.append(Flagged(Flag.EMPTY, f"nothing found of {name}: its soft map is empty"))
+            continue
+        most = known_range(known, "components")[1] if known else 1
+        if shape.components > most:
+            pieces = f"{name} is in {shape.components} separate pieces (in training at most {most:.0f})"
+            findings.append(Flagged(Flag.PIECES, pieces))
+        if known:
+            unlike = f"{name} is unlike the labels of the training: "
+            findings += [Flagged(Flag.UNLIKE, unlike + outlier) for outlier in outliers(shape, known)]
+            findings += [Flagged(Flag.BROKEN_OFF, f"{name}: {end}") for end in _ends(shape, known)]
+    return findings
 
 
-def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Extent] | None:
-    """Return the extents of values above 0, on the network's grid inside the case; None: there are none."""
-    within = inside(box, network_shape)
-    if any(part.stop <= part.start for part in within):
-        return None
-    inner = soft_maps[(slice(None), *inside_of_box(box, network_shape))]
-    found = ndimage.find_objects((inner != 0).any(axis=0).astype(np.uint8))
-    if not found:
-        return None
-    return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found[0], strict=True)]
+def _ends(shape: LabelShape, training: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a map ends or stops inside the image, farther from its end than any label of the training.
+
+    That is to look at, and no sign of an implausible map: an image may reach beyond the structure.
+    """
+    for figure, where in (("empty_start", "first"), ("empty_end", "last")):
+        missing, most = getattr(shape, figure), known_range(training, figure)[1]
+        if missing > most + END_TOLERANCE:
+            yield f"it ends {missing} slices from the image's {where} (in training at most {most:.0f})"
+    most = known_range(training, "gap")[1]
+    if shape.gap > most:
+        yield f"{shape.gap} slices are missing in it (in training at most {most:.0f})"
+
+
+def flag_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Flagged]:
+    """Flag a map that covers few slices of its image.
+
+    Args:
+        on_image: (label, *space) on the image's own grid.
+        names: of the labels.
+        si_axis: axis of the space along S-I.
+    """
+    findings = []
+    for name, soft_map in zip(names, on_image, strict=True):
+        others = tuple(axis for axis in range(soft_map.ndim) if axis != si_axis)
+        covered = int((soft_map.max(axis=others) > HARD_THRESHOLD).sum()) if soft_map.size else 0
+        if 0 < covered < FEWEST_SLICES:
+            why = f"{name} is found in {covered} slices only, of {soft_map.shape[si_axis]}"
+            findings.append(Flagged(Flag.FEW_SLICES, why))
+    return findings

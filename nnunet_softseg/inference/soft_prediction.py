@@ -18,10 +18,10 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from tqdm import tqdm
 
 from nnunet_softseg.datasets.raw_dataset import label_names
-from nnunet_softseg.inference import flags, recentring
+from nnunet_softseg.inference import recentring
 from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.flags import Flag, Flagged
 from nnunet_softseg.inference.network_image import NetworkImage
+from nnunet_softseg.inference.postprocessing import MOVED, Flag, Flagged, flag_border, flag_map, flag_response
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.metrics.label_shape import known_range
 from nnunet_softseg.network import backends
@@ -192,7 +192,7 @@ class _Case:
         note |= {"tried": len(tried), "used": used, "seconds": seconds}
         note |= best.placement.as_json() if best.placement else {}
         if used and because:
-            self._record.add_flags([flags.MOVED])
+            self._record.add_flags([MOVED])
         return best if used else first
 
     def _candidates(self, image: WholeImage, *, tilted: bool) -> list[BoxPrediction]:
@@ -261,13 +261,13 @@ class _Case:
         findings = [
             finding
             for values in zip(self.names, peaks.tolist(), self.scale.tolist(), strict=True)
-            for finding in flags.of_response(*values, self._floor)
+            for finding in flag_response(*values, self._floor)
         ]
         part = inside_of_box(box, self.shape)
         in_case = soft_map[(slice(None), *part)].numpy()
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
-        findings += flags.of_border(in_case, coverage[part], goes_on)
-        of_map = flags.of_map(in_case, self.names, self._training, self._si_axis or 0, tilt_factor)
+        findings += flag_border(in_case, coverage[part], goes_on)
+        of_map = flag_map(in_case, self.names, self._training, self._si_axis or 0, tilt_factor)
         # Pieces that are removed in the end, as was asked for, are no sign of a wrong place.
         removed = {Flag.PIECES} if self._record.options.largest_piece else set()
         findings += [finding for finding in of_map if finding.flag not in removed]

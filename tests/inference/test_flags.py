@@ -9,9 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nnunet_softseg.inference import flags
 from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.flags import Flag
+from nnunet_softseg.inference.postprocessing import (
+    CONSTANT,
+    Flag,
+    Flagged,
+    flag_border,
+    flag_coverage,
+    flag_map,
+    flag_orientation,
+    flag_response,
+    flag_spacing,
+)
 from nnunet_softseg.preprocessing.model_plans import spacing_range
 
 TRAINING = {
@@ -29,12 +38,12 @@ def column(start: int = 0, stop: int = 40) -> np.ndarray:
     return soft
 
 
-def raised(findings: list[flags.Flagged]) -> list[Flag]:
+def raised(findings: list[Flagged]) -> list[Flag]:
     return [flag for flag, _ in findings]
 
 
 def of_map(soft: np.ndarray, training: Any = TRAINING) -> list[Flag]:
-    return raised(flags.of_map(soft, ["cord"], training, 0))
+    return raised(flag_map(soft, ["cord"], training, 0))
 
 
 def test_a_map_like_the_training_has_no_flag() -> None:
@@ -53,7 +62,7 @@ def test_a_map_like_the_training_has_no_flag() -> None:
     ],
 )
 def test_a_map_that_ends_inside_the_image(start: int, stop: int, told: str) -> None:
-    ((flag, why),) = flags.of_map(column(start, stop), ["cord"], TRAINING, 0)
+    ((flag, why),) = flag_map(column(start, stop), ["cord"], TRAINING, 0)
     assert flag is Flag.BROKEN_OFF
     assert told in why
 
@@ -61,7 +70,7 @@ def test_a_map_that_ends_inside_the_image(start: int, stop: int, told: str) -> N
 def test_missing_slices_make_two_pieces_that_end() -> None:
     soft = column()
     soft[0, 17:20] = 0
-    findings = flags.of_map(soft, ["cord"], TRAINING, 0)
+    findings = flag_map(soft, ["cord"], TRAINING, 0)
     assert raised(findings) == [Flag.PIECES, Flag.BROKEN_OFF]
     assert "2 separate pieces" in findings[0].why
     assert "3 slices are missing" in findings[1].why
@@ -83,7 +92,7 @@ def test_pieces_elsewhere_and_areas_unlike_the_training() -> None:
 def test_nothing_above_a_half_is_empty() -> None:
     assert of_map(column() * 0.5) == [Flag.EMPTY]
     both = np.concatenate([column(), column() * 0])
-    findings = flags.of_map(both, ["cord", "lesion"], TRAINING, 0)
+    findings = flag_map(both, ["cord", "lesion"], TRAINING, 0)
     assert raised(findings) == [Flag.EMPTY]
     assert "nothing found of lesion" in findings[0].why
 
@@ -92,12 +101,12 @@ def test_nothing_above_a_half_is_empty() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_fewer_than_three_slices_of_the_image(covered: int, axis: int) -> None:
     soft = np.moveaxis(column(4, 4 + covered), 1, 1 + axis)
-    findings = flags.of_coverage(soft, ["cord"], axis)
+    findings = flag_coverage(soft, ["cord"], axis)
     assert raised(findings) == ([Flag.FEW_SLICES] if covered in (1, 2) else [])
 
 
 def test_an_image_of_one_slice_is_flagged() -> None:
-    findings = flags.of_coverage(np.ones((1, 1, 9, 9)), ["cord"], 0)
+    findings = flag_coverage(np.ones((1, 1, 9, 9)), ["cord"], 0)
     assert "1 slices only, of 1" in findings[0].why
 
 
@@ -124,7 +133,7 @@ def test_the_border_is_a_voxel_beside_one_that_nobody_saw(
     for at in itertools.product(*map(range, seen.shape)):
         steps = [tuple(np.array(at) + move) for move in (*np.eye(3, dtype=int), *-np.eye(3, dtype=int))]
         touched |= bool(seen[at] and soft[(0, *at)] > 0.5 and any(map(unseen, steps)))
-    assert raised(flags.of_border(soft, seen, goes_on)) == [Flag.BORDER] * touched
+    assert raised(flag_border(soft, seen, goes_on)) == [Flag.BORDER] * touched
 
 
 def test_voxels_far_from_those_of_the_training() -> None:
@@ -134,23 +143,23 @@ def test_voxels_far_from_those_of_the_training() -> None:
         ([2.0, 0.7, 0.7], False), ([6.0, 2.0, 1.6], False), ([0.5, 0.25, 0.25], False),
         ([6.1, 0.7, 0.7], True), ([2.0, 0.2, 0.7], True), ([2.0, 0.7, 10.0], True), ([0.1, 0.1, 0.1], True),
     ):  # fmt: skip
-        assert raised(flags.of_spacing(spacing, trained)) == [Flag.SPACING] * far
-    assert "voxels of 6.1 x 0.7 x 0.7 mm" in flags.of_spacing([6.1, 0.7, 0.7], trained)[0].why
-    assert flags.of_spacing([9.0, 9.0, 9.0], None) == []  # a model that does not know
+        assert raised(flag_spacing(spacing, trained)) == [Flag.SPACING] * far
+    assert "voxels of 6.1 x 0.7 x 0.7 mm" in flag_spacing([6.1, 0.7, 0.7], trained)[0].why
+    assert flag_spacing([9.0, 9.0, 9.0], None) == []  # a model that does not know
     assert spacing_range([]) is None
 
 
 def test_orientation_and_weak_response() -> None:
-    assert flags.of_orientation("SAR", "SAR") == flags.of_orientation(None, "SAR") == []
-    assert raised(flags.of_orientation("IAR", "SAR")) == [Flag.ORIENTATION]
-    assert raised(flags.of_response("cord", 0.49, 1.0, 0.5)) == [Flag.WEAK]
-    assert flags.of_response("cord", 0.5, 1.0, 0.5) == []
+    assert flag_orientation("SAR", "SAR") == flag_orientation(None, "SAR") == []
+    assert raised(flag_orientation("IAR", "SAR")) == [Flag.ORIENTATION]
+    assert raised(flag_response("cord", 0.49, 1.0, 0.5)) == [Flag.WEAK]
+    assert flag_response("cord", 0.5, 1.0, 0.5) == []
 
 
 def test_a_record_keeps_each_flag_and_sentence_once() -> None:
     record = CaseRecord()
-    record.add_flags([flags.CONSTANT])
-    record.add_flags([flags.CONSTANT])
-    record.add_flags([flags.Flagged(Flag.UNLIKE, "one"), flags.Flagged(Flag.UNLIKE, "two")])
+    record.add_flags([CONSTANT])
+    record.add_flags([CONSTANT])
+    record.add_flags([Flagged(Flag.UNLIKE, "one"), Flagged(Flag.UNLIKE, "two")])
     assert record.flags == ["constant image", "unlike training"]
     assert record.warnings == ["constant image: the soft map is empty", "one", "two"]

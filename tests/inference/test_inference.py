@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_softseg.inference import flags
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference import soft_prediction as inference
 from nnunet_softseg.inference.case_record import CaseRecord, Localize, PredictionOptions
-from nnunet_softseg.inference.flags import Flag
+from nnunet_softseg.inference.postprocessing import Flag, Flagged, flag_map
 from nnunet_softseg.inference.recentring import WholeImage, place
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import SoftLabelManager, soft_plans
@@ -251,7 +250,7 @@ def test_a_piece_off_the_centre_is_found_and_flagged(mode: str, monkeypatch: pyt
 
 
 def test_the_score_orders_boxes_by_findings_then_ring_contrast_and_empty_maps_last() -> None:
-    flagged = (flags.Flagged(Flag.WEAK, "why"),)
+    flagged = (Flagged(Flag.WEAK, "why"),)
 
     def box(value: float, findings: Any = (), contrast: float = 1.0) -> inference.BoxPrediction:
         soft_map = torch.full((1, 2, 2, 2), value)
@@ -421,5 +420,5 @@ def test_areas_are_judged_across_a_tilted_cord(monkeypatch: pytest.MonkeyPatch) 
     soft, record, _ = whole_case(image, "auto", monkeypatch)
     assert record.flags == ["found off the centre"]
     assert "unlike training" in {
-        finding.flag.value for finding in flags.of_map(soft.numpy(), ["cord"], TRAINING, 0)
+        finding.flag.value for finding in flag_map(soft.numpy(), ["cord"], TRAINING, 0)
     }

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.flags import Flag
-from nnunet_softseg.inference.postprocessing import postprocess
+from nnunet_softseg.inference.postprocessing import Flag, postprocess
 from nnunet_softseg.metrics.label_shape import label_shape, training_ranges
 from nnunet_softseg.settings import PLANS_KEY
 
