@@ -46,8 +46,9 @@ class MakeGt(Command):
     )
     soft_masks: bool = switch("--soft-masks", "take values between 0 and 1 as they are; else refused")
     exclude: Words = option(
-        "--exclude PATTERN",
-        "images to pass over, by path, name or subject, * and ? allowed: sub-05 '*_acq-ax_T2w'",
+        "--exclude PATTERN|FILE",
+        "images to pass over, by path, name or subject, * and ? allowed: sub-05 '*_acq-ax_T2w'; or .txt, "
+        ".yml, .json with them",
         (),
     )
     distinguish_by: Words = option(

@@ -16,7 +16,7 @@ import yaml
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import ImageFiles, PassedOver, Reason
 from nnunet_softseg.io.case_names import BidsName, parse_bids_name
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.nifti import is_nifti, without_nifti_ending
 
 YAML_ENDINGS = (".yml", ".yaml")
 _STRUCTURED = (".json", *YAML_ENDINGS)
@@ -76,7 +76,7 @@ def read_exclusions(arguments: Iterable[str]) -> tuple[str, ...]:
     patterns: list[str] = []
     for argument in arguments:
         file = Path(argument)
-        if not file.is_file():
+        if not file.is_file() or is_nifti(file.name):  # the path of an image is a pattern
             if file.suffix.lower() in (".txt", *_STRUCTURED):
                 raise UserError(f"{file}: expected a list of what to leave out, found no such file")
             patterns.append(argument)

@@ -257,8 +257,10 @@ def test_lists_of_what_to_leave_out(tmp_path: Path) -> None:
     lines.write_text("# motion\nsub-01   # the whole subject\n\n  sub-02_T2w.nii.gz\n")
     nested.write_text("csa_t1:\n- sub-03  # Motion artifact\n- 04\nmtr:\n- sub-03\nfa:\n")
     plain.write_text(json.dumps({"a": ["sub-05", {"b": "sub-06"}]}))
-    asked = [str(lines), str(nested), str(plain), "sub-07"]
-    expected = ("sub-01", "sub-02_T2w.nii.gz", "sub-03", "04", "sub-05", "sub-06", "sub-07")
+    image = tmp_path / "sub-08_T2w.nii.gz"
+    image.touch()  # an image is left out by its path, not read as a list
+    asked = [str(lines), str(nested), str(plain), "sub-07", str(image)]
+    expected = ("sub-01", "sub-02_T2w.nii.gz", "sub-03", "04", "sub-05", "sub-06", "sub-07", str(image))
     assert read_exclusions(asked) == expected
 
 

@@ -353,6 +353,12 @@ def test_exclude_by_path_name_or_subject(bids: Path, pattern: str) -> None:
     assert ("sub-01" in left) == (pattern != "sub-01")
 
 
+def test_exclude_by_a_list_in_a_file(bids: Path, tmp_path: Path) -> None:
+    names = tmp_path / "exclude.yml"
+    names.write_text("- sub-02  # motion\n")
+    assert [outcome.person for outcome in run(bids, exclude=[str(names)]).outcomes] == ["sub-01"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, replacing, write_json
+from nnunet_softseg.io.image_choice import read_exclusions
 from nnunet_softseg.io.record import load_record
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
@@ -138,7 +139,7 @@ def make_gt(
         masks: folder of the masks, in `bids` or anywhere.
         suffix: what follows the image's name in that of its mask.
         soft_masks: whether masks may hold values between 0 and 1.
-        exclude: patterns of images to pass over, see `SourceChoice`.
+        exclude: patterns of images to pass over, or files of them.
         distinguish_by: BIDS entities that make two contrasts of one, see `SourceChoice`.
         subjects: those to make, `sub-01`, `01` or `sub-01_ses-1`; None for all.
         strict: whether a subject without the reference fails; False takes its best other contrast.
@@ -152,7 +153,7 @@ def make_gt(
     settings = settings or GroundTruthSettings()
     places = _places(Path(bids), Path(masks), Path(output))
     choice = SourceChoice(
-        places.bids, places.masks, suffix, settings.contrasts, tuple(exclude), tuple(distinguish_by)
+        places.bids, places.masks, suffix, settings.contrasts, read_exclusions(exclude), tuple(distinguish_by)
     )
     _check_settings(settings, num_processes)
     cohort = find_sources(choice)
