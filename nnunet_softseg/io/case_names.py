@@ -83,13 +83,9 @@ def derivative_stem(stem: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One image.
+    """One image, its name in nnU-Net (`sub-01_ses-1_T2w`), and the parts of it; "" if there is none.
 
-    Attributes:
-        case_id: its name in nnU-Net, `sub-01_ses-1_T2w`.
-        subject: the independent unit of all statistics.
-        session: "" if there is none.
-        contrast: "" if nothing says which.
+    Subjects are the independent unit of all statistics.
     """
 
     case_id: str

@@ -189,14 +189,9 @@ def affine_findings(
     *,
     of: str = "the image",
 ) -> list[Finding]:
-    """Say whether the affine of a label is that of its image.
+    """Say whether the affine found in a label is that of its image.
 
-    Args:
-        file: of the label.
-        expected: (4, 4) voxel to world in mm, of the image.
-        found: of the label.
-        seen_by: whose reading of the header it is: readers differ where qform and sform do.
-        of: the image, for messages.
+    Readers of the header (`seen_by`) differ where qform and sform do.
     """
     difference = np.abs(np.asarray(expected) - np.asarray(found))
     if bool(np.all(difference <= AFFINE_TOLERANCE)):  # false for NaN
@@ -246,9 +241,7 @@ def reader_affines(properties: Mapping[str, Any]) -> dict[str, npt.NDArray[np.fl
 def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> str | None:
     """Return the anatomical direction of each axis of a preprocessed case; "SAR": the first to superior.
 
-    Args:
-        properties: as nnU-Net's reader gave them; None is returned where they hold no geometry.
-        transpose_forward: of the plans.
+    None is returned where the properties, as nnU-Net's reader gave them, hold no geometry.
     """
     affines = reader_affines(properties)
     flat = len(properties.get("sitk_stuff", {}).get("spacing", _AXES)) != len(_AXES)
@@ -265,9 +258,7 @@ def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence
 def bounding_box(mask: npt.NDArray[np.bool_], margin: Sequence[int] = ()) -> Box:
     """Return one slice per axis around all true voxels, each of length 0 if there is none.
 
-    Args:
-        mask: any number of axes.
-        margin: voxels to add at both ends of each axis, as far as the array goes; none if left out.
+    The margin is in voxels, at both ends of each axis, as far as the array goes.
     """
     box: list[slice] = []
     inside = mask

@@ -320,10 +320,7 @@ def mask_of_label(values: npt.NDArray[Any], label: int) -> Values:
 def content_findings(file: Path | str, values: npt.NDArray[Any], choose: str = "") -> list[Finding]:
     """Say whether the values are finite, in [0, 1], and not all zero (a warning: a label may be absent).
 
-    Args:
-        file: of the map, or its name for messages.
-        values: of one label.
-        choose: the option by which a command takes one label of a label map, `--label`; "" if it cannot.
+    `choose` is the option by which a command takes one label of a label map, `--label`; "" if it cannot.
     """
     name = short_name(file)
     if values.size and not np.isfinite((values.min(), values.max())).all():

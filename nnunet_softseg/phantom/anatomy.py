@@ -128,9 +128,7 @@ class Anatomy:
     def distance_to_disc_mm(self, height_mm: Floats, first: int = C2) -> Floats:
         """Return the signed distance of each height to the nearest end of a level, upwards positive, in mm.
 
-        Args:
-            height_mm: above the disc C2/C3.
-            first: the highest level whose lower end counts; C2 is the first with a disc.
+        `first` is the highest level whose lower end counts; C2 is the first with a disc.
         """
         ends = self.level_bounds_mm()[first:]
         middles = (ends[1:] + ends[:-1]) / 2
@@ -194,11 +192,8 @@ def locate(anatomy: Anatomy, points_mm: Floats) -> SectionPoints:
 def draw_anatomy(rng: np.random.Generator, z_c2c3_mm: float) -> Anatomy:
     """Return the cord of a random subject: curve, area, aspect, enlargement, length of levels, canal.
 
-    The steepest tilt over the whole spine is between 6 and 15 degrees.
-
-    Args:
-        rng: its state is the subject.
-        z_c2c3_mm: where the disc C2/C3 lies in the scanner, in mm, up to +-2 mm.
+    The steepest tilt over the whole spine is between 6 and 15 degrees; the disc C2/C3 lies at z_c2c3_mm in
+    the scanner, up to +-2 mm.
     """
     jitter = rng.uniform(-2.0, 2.0, 3)
     anatomy = Anatomy(
@@ -238,10 +233,8 @@ def straight_cylinder(
 ) -> Anatomy:
     """Return a straight cord of constant elliptic section, for tests: its volume is known in closed form.
 
-    Args:
-        radii_mm: semi-axes (R-L, A-P).
-        tilt_deg: angles by which the centreline leans to the right and to anterior, per mm of z.
-        centre_mm: a point of the centreline, at the disc C2/C3.
+    Semi-axes are (R-L, A-P); the centreline leans to the right and to anterior by the angles of `tilt_deg`,
+    and has `centre_mm` at the disc C2/C3.
     """
     slope = (math.tan(math.radians(tilt_deg[0])), math.tan(math.radians(tilt_deg[1])))
     area = math.pi * radii_mm[0] * radii_mm[1]

@@ -7,7 +7,7 @@ from nnunet_softseg.errors import UserError
 
 
 class Tissue(IntEnum):
-    """What a point of the neck consists of."""
+    """The tissue at a point of the neck."""
 
     AIR = 0
     SKIN = 1

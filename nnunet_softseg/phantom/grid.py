@@ -1,4 +1,4 @@
-"""The voxels of one image: where they lie, which axis is S-I, and how far each slice has moved."""
+"""The voxels of one image: position, the S-I axis, and the displacement of each slice."""
 
 from dataclasses import dataclass
 
@@ -48,14 +48,9 @@ class Grid:
         return unit
 
     def anatomy_mm(self, index: Floats, slices: npt.NDArray[np.intp]) -> Floats:
-        """Return the point of the unmoved anatomy that is seen at each voxel index.
+        """Return the point of the unmoved anatomy, (3, N) in mm, seen at each voxel index.
 
-        Args:
-            index: (3, N), may be fractional.
-            slices: (N,), the slice that each index belongs to.
-
-        Returns:
-            (3, N) in mm.
+        The index, (3, N), may be fractional; `slices`, (N,), are the slices that it belongs to.
         """
         scanner = self.affine[:3, :3] @ index + self.affine[:3, 3:]
         return scanner - self.unit_axes[:, :2] @ self.shift_mm[slices].T

@@ -19,9 +19,7 @@ from nnunet_softseg.phantom.contrasts import Tissue
 
 _FINE_STEP_MM, _MAX_POINTS = 0.6, 14_000_000  # larger fields of view are painted more coarsely
 _COARSEST_STEP_MM = 0.8
-_PAINT_MARGIN_MM = np.array(
-    [1.5, 1.5, 4.0]
-)  # painted beyond the images, so that blur finds something at their ends
+_PAINT_MARGIN_MM = np.array([1.5, 1.5, 4.0])  # beyond the images, so that blur has tissue at their ends
 _TEXTURE_MM = (1.6, 1.6, 5.0)  # grain of what makes tissue uneven: fibres run along S-I
 _BEND_MM = (9.0, 9.0, 14.0)  # grain of what bends muscles and the outline
 
@@ -89,15 +87,7 @@ class Surroundings:
 def paint_neck(
     anatomy: Anatomy, neck: Neck, low_mm: Floats, high_mm: Floats, rng: np.random.Generator
 ) -> Surroundings:
-    """Return the surroundings of the cord between two corners of the scanner's space.
-
-    Args:
-        anatomy: of the subject.
-        neck: of the subject.
-        low_mm: corner of the box, (3,).
-        high_mm: the opposite corner.
-        rng: for the texture.
-    """
+    """Return the surroundings of a subject's cord between two corners (3,) of the scanner's space."""
     low, high = low_mm - _PAINT_MARGIN_MM, high_mm + _PAINT_MARGIN_MM
     step = float(np.clip(np.cbrt(np.prod(high - low) / _MAX_POINTS), _FINE_STEP_MM, _COARSEST_STEP_MM))
     shape = tuple(int(count) for count in np.ceil((high - low) / step))
@@ -129,7 +119,7 @@ def _linear_along(volume: npt.NDArray[np.float32], axis: int, at: Floats) -> npt
 
 @dataclass(frozen=True)
 class _PlaneOf:
-    """One axial plane of a neck: coordinates (see the module) and what the subject is like at this height."""
+    """One axial plane of a neck: coordinates (see the module), canal and anatomy of the subject."""
 
     neck: Neck
     x: Floats
@@ -173,9 +163,8 @@ class _PlaneOf:
 
     def ellipse(self, centre: tuple[float, float], radii: tuple[float, float]) -> Floats:
         """Return 1 on an ellipse, less inside, growing linearly with the distance from its centre."""
-        radius: Floats = np.sqrt(
-            ((self.x - centre[0]) / radii[0]) ** 2 + ((self.y - centre[1]) / radii[1]) ** 2
-        )
+        x, y = (self.x - centre[0]) / radii[0], (self.y - centre[1]) / radii[1]
+        radius: Floats = np.sqrt(x**2 + y**2)
         return radius
 
 

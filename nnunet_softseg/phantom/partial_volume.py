@@ -1,4 +1,4 @@
-"""How much of each voxel is cord, CSF, grey matter: the box integral of the anatomy over the voxel.
+"""The share of cord, CSF, grey matter in each voxel: the box integral of the anatomy over the voxel.
 
 A voxel near the canal is divided into parts; in each part a boundary is taken as flat, and the part's share
 on the inner side is that of a slab as wide as the part along the boundary's normal. So the error falls with
@@ -63,16 +63,9 @@ class Fractions:
 def cord_fraction(
     anatomy: Anatomy, shape: tuple[int, int, int], affine: Floats, *, refine: int = 1
 ) -> npt.NDArray[np.float32]:
-    """Return the share of each voxel that is cord: the exact soft label of a grid.
+    """Return the share of each voxel that is cord, in [0, 1]: the exact soft label of a grid.
 
-    Args:
-        anatomy: a subject, or `straight_cylinder(...)`.
-        shape: of the image.
-        affine: (4, 4), voxel index to RAS+ mm, in any orientation, oblique too.
-        refine: divides the parts of a voxel further.
-
-    Returns:
-        float32 of `shape`, values in [0, 1].
+    The affine, (4, 4) voxel index to RAS+ mm, may be oblique; `refine` divides the parts of a voxel further.
     """
     grid = Grid(shape, np.asarray(affine, float), np.zeros((max(shape), 2)))
     fractions = voxel_fractions(anatomy, grid, refine=refine)
@@ -89,13 +82,9 @@ def to_volume(grid: Grid, voxels: npt.NDArray[np.intp], values: Floats) -> npt.N
 def voxel_fractions(
     anatomy: Anatomy, grid: Grid, bias: MaskBias | None = None, *, refine: int = 1
 ) -> Fractions:
-    """Return what every voxel that the canal touches consists of.
+    """Return the shares of every voxel that the canal touches; without a bias, the mask is the cord itself.
 
-    Args:
-        anatomy: of the subject.
-        grid: of the image, with its shifts.
-        bias: of the rater; None outlines the cord itself.
-        refine: divides the parts of a voxel further; at 1, shares are right to about 0.002 (see the tests).
+    `refine` divides the parts of a voxel further; at 1, shares are right to about 0.002 (see the tests).
     """
     bias = bias or MaskBias(np.zeros(len(grid.shift_mm)), np.zeros((len(grid.shift_mm), 2)))
     index, height, at_boundary = _voxels_of_canal(anatomy, grid)

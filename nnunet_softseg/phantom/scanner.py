@@ -34,7 +34,7 @@ def scan(
     gain: float,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int16]:
-    """Return the image on the grid, int16.
+    """Return the image on the grid.
 
     Args:
         surroundings: the neck around the canal.
@@ -54,9 +54,8 @@ def scan(
     noise = np.float32(gain * _WHITE_LEVEL / contrast.snr)
     real = image + noise * rng.standard_normal(image.shape, np.float32)
     imaginary = noise * rng.standard_normal(image.shape, np.float32)
-    stored: npt.NDArray[np.int16]
-    stored = np.clip(np.rint(np.hypot(real, imaginary)), 0, np.iinfo(np.int16).max).astype(np.int16)
-    return stored
+    magnitude = np.clip(np.rint(np.hypot(real, imaginary)), 0, np.iinfo(np.int16).max)
+    return np.asarray(magnitude, dtype=np.int16)
 
 
 def _sample_neck(surroundings: Surroundings, contrast: Contrast, grid: Grid) -> Volume:

@@ -9,7 +9,7 @@ from nnunet_softseg.phantom.grid import Grid
 _POINTS = 11  # across a slice's thickness
 _NEWTON_STEPS = 4
 
-# What the columns of a truth table are, for its sidecar.
+# The columns of a truth table, for its sidecar.
 CSA_COLUMNS = {
     "slice": "index of the slice along the S-I axis of the stored array, from 0",
     "z_mm": "z of the cord's centre in the slice, scanner coordinates, mm",
@@ -56,12 +56,9 @@ def csa_table(
 
 
 def centreline_in_slices(anatomy: Anatomy, grid: Grid, offset_mm: float = 0.0) -> Floats:
-    """Return where the unmoved centreline crosses each slice's plane, (3, slices) in mm.
+    """Return the crossings of the unmoved centreline with each slice's plane, (3, slices) in mm.
 
-    Args:
-        anatomy: of the subject.
-        grid: of the image.
-        offset_mm: distance of the plane from the slice's middle, superior positive.
+    The plane lies `offset_mm` superior to the middle of the slice.
     """
     normal = grid.unit_axes[:, 2]
     plane = normal @ grid.slice_centres_mm() + offset_mm
