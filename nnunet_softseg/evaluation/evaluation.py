@@ -193,7 +193,7 @@ def _note(images: ImageFiles, found: Found) -> str:
     parts = [f"{len({case for case, _ in found.paths})} cases, {found.way}"]
     if found.num_unused:
         parts.append(f"{found.num_unused} other NIfTI files not used")
-    others = sum(passed.reason is Reason.NOT_NIFTI for passed in images.passed_over)
+    others = sum(reason is Reason.NOT_NIFTI for reason in images.passed_over.values())
     if others:
         parts.append(f"{others} files that are no images passed over")
     return "; ".join(parts)

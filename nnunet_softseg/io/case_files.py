@@ -5,8 +5,8 @@ listing.files, listing.passed_over        # those taken; the others, each with i
 """
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
@@ -34,20 +34,12 @@ class Reason(enum.Enum):
 
 
 @dataclass(frozen=True)
-class PassedOver:
-    """A file that was not taken, and why."""
-
-    path: Path
-    reason: Reason
-
-
-@dataclass(frozen=True)
 class ImageFiles:
-    """The NIfTI files of a folder (or the one file `root`), sorted, and the other files that are there."""
+    """The NIfTI files of a folder (or the one file `root`), sorted; the others, and why not taken."""
 
     root: Path
     files: tuple[Path, ...]
-    passed_over: tuple[PassedOver, ...] = ()
+    passed_over: Mapping[Path, Reason] = field(default_factory=dict)
 
     @property
     def is_one_file(self) -> bool:
@@ -86,7 +78,7 @@ def list_files(
         raise UserError(f"{root}: cannot be listed: {error.strerror or error}") from error
     listing = _sort_out(root, [path for path in found if not path.is_dir()])
     if not listing.files:
-        others = [listing.relative(passed.path) for passed in listing.passed_over]
+        others = [listing.relative(path) for path in listing.passed_over]
         listed = f" ({examples(others)})" if others else ""
         raise UserError(
             f"{root}: expected {expected}, found 0 NIfTI files and {len(others)} others{listed}: {remedy}"
@@ -123,15 +115,15 @@ def _is_image_folder(parts: Sequence[str]) -> bool:
 def _sort_out(
     root: Path, paths: Iterable[Path], is_wanted: Callable[[Sequence[str]], bool] = lambda _: True
 ) -> ImageFiles:
-    files, passed_over = [], []
+    files, passed_over = [], {}
     for path in paths:
         parts = path.relative_to(root).parts
         if any(part.startswith(".") for part in parts):
-            passed_over.append(PassedOver(path, Reason.HIDDEN))
+            passed_over[path] = Reason.HIDDEN
         elif not is_nifti(path.name):
-            passed_over.append(PassedOver(path, Reason.NOT_NIFTI))
+            passed_over[path] = Reason.NOT_NIFTI
         elif not is_wanted(parts[:-1]):
-            passed_over.append(PassedOver(path, Reason.OTHER_FOLDER))
+            passed_over[path] = Reason.OTHER_FOLDER
         else:
             files.append(path)
-    return ImageFiles(root, tuple(files), tuple(passed_over))
+    return ImageFiles(root, tuple(files), passed_over)

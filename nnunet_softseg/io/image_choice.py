@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import ImageFiles, PassedOver, Reason
+from nnunet_softseg.io.case_files import ImageFiles, Reason
 from nnunet_softseg.io.case_names import BidsName, parse_bids_name
 from nnunet_softseg.io.nifti import is_nifti, without_nifti_ending
 
@@ -145,11 +145,11 @@ class ChosenImages:
 
     images: tuple[BidsImage, ...]
     contrasts: frozenset[str]
-    passed_over: tuple[PassedOver, ...]
+    passed_over: Mapping[Path, Reason]
 
     def because(self, reason: Reason) -> list[Path]:
         """Return the files passed over for one reason."""
-        return [passed.path for passed in self.passed_over if passed.reason is reason]
+        return [path for path, why in self.passed_over.items() if why is reason]
 
 
 def select_images(
@@ -172,7 +172,7 @@ def select_images(
     Raises:
         UserError: if there is no image of a contrast that is asked for.
     """
-    images, passed_over = [], list(listing.passed_over)
+    images, passed_over = [], dict(listing.passed_over)
     for path in listing.files:
         name = parse_bids_name(path.name)
         contrast = contrast_of(name) if name else None
@@ -181,7 +181,7 @@ def select_images(
             image = BidsImage(path, name, name.contrast_name(contrast, distinguish_by))
         reason = _reason_against(path, name, image, listing.root, exclude)
         if reason:
-            passed_over.append(PassedOver(path, reason))
+            passed_over[path] = reason
         elif image:
             images.append(image)
     there = {image.contrast for image in images}
@@ -192,11 +192,9 @@ def select_images(
             f"{listing.root}: no image of contrast {unknown}: there are {', '.join(sorted(there))}: correct "
             "--contrasts"
         )
-    passed_over += [
-        PassedOver(image.path, Reason.OTHER_CONTRAST) for image in images if image.contrast not in wanted
-    ]
+    passed_over |= {image.path: Reason.OTHER_CONTRAST for image in images if image.contrast not in wanted}
     chosen = tuple(image for image in images if image.contrast in wanted)
-    return ChosenImages(chosen, frozenset(there), tuple(passed_over))
+    return ChosenImages(chosen, frozenset(there), passed_over)
 
 
 def _reason_against(

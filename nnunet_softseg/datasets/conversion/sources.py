@@ -162,9 +162,9 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
     )
     _check_names(chosen, bids)
     left_out: dict[str, list[str]] = defaultdict(list)
-    for passed in chosen.passed_over:
-        if passed.reason in _REPORTED:
-            left_out[passed.reason.value].append(listing.relative(passed.path))
+    for path, reason in chosen.passed_over.items():
+        if reason in _REPORTED:
+            left_out[reason.value].append(listing.relative(path))
     if not chosen.images:
         reasons = ", ".join(f"{len(names)} {reason}" for reason, names in left_out.items())
         raise UserError(
