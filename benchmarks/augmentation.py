@@ -61,7 +61,7 @@ def write_cases(folder: Path, size: str) -> None:
     import numpy as np
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-    from nnunet_softseg.preprocessing.preparation import soft_target_folder
+    from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 
     soft_target_folder(folder).mkdir(parents=True)
     folder.mkdir(parents=True)

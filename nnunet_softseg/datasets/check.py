@@ -20,7 +20,6 @@ from nnunet_softseg.datasets.raw_dataset import (
     dataset_finding,
     dataset_json_findings,
     dataset_name,
-    find_reader,
     foreground_labels,
     load_json,
     nnunet_folder,
@@ -189,7 +188,7 @@ def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None
     if broken:
         return findings + broken, None
     try:
-        _, properties = soft_label.read_image(job.case.images, find_reader(job.reader))
+        _, properties = soft_label.read_image(job.case.images, soft_label.find_reader(job.reader))
     except UserError as error:
         return [*findings, Finding(name, "unreadable image", "a NIfTI file", str(error), _AGAIN)], None
     for file in job.case.images:
@@ -216,7 +215,7 @@ def _soft_label_findings(
     if findings:
         return findings, None
     try:
-        _, seen = soft_label.read_image([file], find_reader(job.reader))
+        _, seen = soft_label.read_image([file], soft_label.find_reader(job.reader))
     except UserError as error:
         return [Finding(short_name(file), "unreadable soft label", "a NIfTI file", str(error), _AGAIN)], None
     if properties is not None:

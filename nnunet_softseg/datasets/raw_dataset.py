@@ -4,13 +4,10 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Literal
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS
@@ -22,13 +19,6 @@ ONE_ORIENTATION = (
     'set "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json, then run '
     "nnUNetv2_plan_and_preprocess again"
 )
-
-
-class ImageReader(Protocol):
-    """The part of nnU-Net's reader classes that is used here."""
-
-    def read_images(self, image_fnames: list[str]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Return (channel, z, y, x) and the properties of the image."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,7 @@ def dataset_json_findings(dataset_json: Any) -> list[Finding]:
         remedy = "add them, see nnU-Net's documentation/dataset_format.md"
         found = f"no {', '.join(missing)}"
         return [dataset_finding("keys are missing", f"all of {', '.join(_KEYS)}", found, remedy)]
-    return [*label_findings(dataset_json["labels"]), *_format_findings(dataset_json)]
+    return [*label_findings(dataset_json["labels"]), *format_findings(dataset_json)]
 
 
 def label_findings(labels: Any) -> list[Finding]:
@@ -118,7 +108,8 @@ def label_findings(labels: Any) -> list[Finding]:
     return []
 
 
-def _format_findings(dataset_json: Mapping[str, Any]) -> list[Finding]:
+def format_findings(dataset_json: Mapping[str, Any]) -> list[Finding]:
+    """Say whether the images are not NIfTI, or read by a reader that drops their geometry."""
     ending = dataset_json["file_ending"]
     reader = dataset_json.get("overwrite_image_reader_writer", "None")
     remedy = f"convert the images to NIfTI, or {VANILLA}"
@@ -146,13 +137,6 @@ def foreground_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(sorted(set(dataset_json["labels"].values()) - {0}))
 
 
-def label_names(dataset_json: Mapping[str, Any], labels: Sequence[int]) -> list[str]:
-    """Return the names of the foreground labels, in the order of the channels."""
-    values = dataset_json["labels"].items()
-    by_value = {int(value): name for name, value in values if not isinstance(value, list | tuple)}
-    return [by_value[int(value)] for value in labels]
-
-
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[TrainingCase, ...]:
     """Return the training cases of a raw dataset, nnUNet_raw/DatasetNNN_Name, by name; files may be missing.
 
@@ -173,15 +157,6 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[Train
         TrainingCase(case_id, tuple(files), folder / "labelsTr" / f"{case_id}{ending}")
         for case_id, files in sorted(channels.items())
     )
-
-
-def find_reader(name: str) -> ImageReader:
-    """Return nnU-Net's reader of that name; raise a UserError unless it keeps the geometry of NIfTI files."""
-    raise_first_error(_format_findings({"file_ending": ".nii.gz", "overwrite_image_reader_writer": name}))
-    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
-
-    reader: ImageReader = recursive_find_reader_writer_by_name(name)()
-    return reader
 
 
 def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:

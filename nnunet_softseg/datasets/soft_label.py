@@ -7,14 +7,14 @@ reading and writing raise `UserError`.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import ImageReader
+from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, format_findings
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.io.atomic import replacing
 from nnunet_softseg.io.case_names import parse_numbered_name
@@ -100,6 +100,28 @@ def _why_extra(file: Path, case_ids: Sequence[str], labels: Sequence[int]) -> tu
 
 
 # Files
+
+
+class ImageReader(Protocol):
+    """The part of nnU-Net's reader classes that is used here."""
+
+    def read_images(self, image_fnames: list[str]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Return (channel, z, y, x) and the properties of the image."""
+
+
+def find_reader(name: str) -> ImageReader:
+    """Return nnU-Net's reader of that name, one that keeps the geometry of NIfTI files.
+
+    Raises:
+        UserError: for any other.
+    """
+    if name not in NIFTI_READERS:
+        raise_first_error(format_findings({"file_ending": ".nii.gz", "overwrite_image_reader_writer": name}))
+    from nnunetv2.imageio import nibabel_reader_writer, simpleitk_reader_writer
+
+    module = simpleitk_reader_writer if name.startswith("SimpleITK") else nibabel_reader_writer
+    reader: ImageReader = getattr(module, name)()
+    return reader
 
 
 def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:

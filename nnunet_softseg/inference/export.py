@@ -17,7 +17,6 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import label_names
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import Map, Slices, flag_coverage, keep_supported, postprocess
@@ -58,7 +57,7 @@ def export_prediction(
     settings = SoftSegSettings.from_plans(plans_manager.plans)
     record = CaseRecord.of(properties)
     labels = label_manager.foreground_labels
-    names = label_names(dataset_json, labels)
+    names = label_manager.foreground_names
     on_network_grid = _postprocessed(predicted, names, plans_manager.plans, record)
     label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties)
     target = Path(truncated_file)
@@ -88,7 +87,7 @@ def convert_prediction(
         plans_manager: nnU-Net's.
         label_manager: ours.
     """
-    names = label_names({"labels": label_manager.label_dict}, label_manager.foreground_labels)
+    names = label_manager.foreground_names
     soft_maps = _postprocessed(predicted, names, plans_manager.plans, CaseRecord.of(properties))
     return _on_image(soft_maps, plans_manager, label_manager, properties)
 

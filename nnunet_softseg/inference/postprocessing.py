@@ -4,6 +4,7 @@ A flag is a word to filter by in softseg.json and a sentence for a person, so th
 a good one. The image, the network's response and the soft map raise flags; none changes a map.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.metrics.label_shape import LabelShape, known_range, label_shape, outliers
+from nnunet_softseg.preprocessing.soft_target import LabelShape, Range, known_range, label_shape
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 Map = npt.NDArray[np.float32]
@@ -24,6 +25,20 @@ END_TOLERANCE = 5
 """A map may end this many slices of the network's grid farther from the image's end than any label did."""
 SPACING_TOLERANCE = 2.0
 """Voxels may be this many times larger than any of the training, or smaller."""
+SIZE_MARGIN = 1.25
+"""How many times larger than the training's largest slice, or smaller than the smallest, one may be.
+
+Refuted by 1 in 20 healthy adults, of another study than the training's, whose cord lies beyond."""
+ROUGHNESS_MARGIN = 3.0
+"""How many times as much as in training the areas may change from slice to slice, as maps are rougher than
+labels. Refuted by good maps (Dice > 0.9) of real images, 1 in 20 of which is rougher."""
+INTERIOR_MARGIN = 0.95
+"""How far the interior mean may fall, relative to the training's least. Refuted in the same way."""
+_MARGINS: dict[str, Range] = {
+    "largest_area": (1 / SIZE_MARGIN, SIZE_MARGIN),
+    "area_roughness": (0.0, ROUGHNESS_MARGIN),  # none is too smooth
+    "interior_mean": (INTERIOR_MARGIN, math.inf),  # and none too sure
+}
 
 
 class Flag(StrEnum):
@@ -220,7 +235,7 @@ def flag_map(
     Args:
         soft_maps: (label, *space) on the network's grid, along S-I all of the case.
         names: of the labels.
-        training: "training_shapes" of the model's plans, per label from `label_shape.training_ranges`.
+        training: "training_shapes" of the model's plans, per label from `training_ranges`.
         si_axis: axis of the space along S-I.
         tilt_factor: see `label_shape`.
     """
@@ -239,6 +254,22 @@ def flag_map(
             findings += [Flagged(Flag.UNLIKE, unlike + outlier) for outlier in outliers(shape, known)]
             findings += [Flagged(Flag.BROKEN_OFF, f"{name}: {end}") for end in _ends(shape, known)]
     return findings
+
+
+def outliers(shape: LabelShape, training: Mapping[str, Any]) -> list[str]:
+    """Return which figures of a shape are unlike those of every label of the training, a sentence each.
+
+    Args:
+        shape: of a soft map.
+        training: see `known_range`.
+    """
+    found = []
+    for figure, (below, above) in _MARGINS.items():
+        value, (least, most) = getattr(shape, figure), known_range(training, figure)
+        if least < most and not below * least <= value <= above * most:
+            name = figure.replace("_", " ")
+            found.append(f"{name} {value:.3g} (in training {least:.3g} to {most:.3g})")
+    return found
 
 
 def _ends(shape: LabelShape, training: Mapping[str, Any]) -> Iterator[str]:

@@ -17,17 +17,16 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from tqdm import tqdm
 
-from nnunet_softseg.datasets.raw_dataset import label_names
 from nnunet_softseg.inference import recentring
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.network_image import NetworkImage
 from nnunet_softseg.inference.postprocessing import MOVED, Flag, Flagged, flag_border, flag_map, flag_response
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
-from nnunet_softseg.metrics.label_shape import known_range
 from nnunet_softseg.network import backends
 from nnunet_softseg.network.backends import TorchNetwork, UNetInStages
 from nnunet_softseg.network.norm_relu import norm_relu, robust_peak, running_scale, unwrapped
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
+from nnunet_softseg.preprocessing.soft_target import known_range
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
@@ -116,7 +115,7 @@ class _Case:
 
     def __init__(self, predictor: Any, image: torch.Tensor, record: CaseRecord) -> None:
         self.predictor = predictor
-        self.names = label_names(predictor.dataset_json, predictor.label_manager.foreground_labels)
+        self.names = predictor.label_manager.foreground_names
         self.scale = running_scale(predictor.network).float().cpu()
         self._floor = SoftSegSettings.from_plans(predictor.plans_manager.plans).floor_fraction
         entry: Mapping[str, Any] = predictor.plans_manager.plans[PLANS_KEY]

@@ -2,7 +2,6 @@
 
 The modules, in the order of their imports:
 
-  label_shape.py              outlier score of a map: figures of its shape against the ranges of the training
   surface_distance.py         distances between two surfaces, in mm
   calibration.py              reliability curve, calibration error, Brier score
   measure_table.py            measures of a case: unit, best value, value where a map is empty

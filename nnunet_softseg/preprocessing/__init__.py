@@ -3,9 +3,9 @@
 The modules, in the order of their imports:
 
   center_crop.py  box of a case that the network sees
-  model_plans.py  plans saved with a model, and the label manager that they name
-  soft_target.py  soft label on the grid of the network: arithmetic
-  preparation.py  soft targets made where they are missing or stale, and stored
+  soft_target.py  soft label on the grid of the network, its file, figures of its shape
+  model_plans.py  plans: of preprocessed cases, saved with a model; the label manager that they name
+  preparation.py  soft targets made where they are missing or stale
   resampling.py   part of an image on part of another grid, the same as of the whole
   planning.py     planners
 """

@@ -1,9 +1,12 @@
-"""Plans that a trainer saves with its model, and the label manager that they name."""
+"""Plans: what they say of preprocessed cases, what a trainer saves with its model, our label manager."""
 
 import importlib.metadata
+import pickle
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,9 +17,15 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import VANILLA, label_findings
 from nnunet_softseg.datasets.soft_label import hard_label_map
 from nnunet_softseg.errors import UserError, raise_first_error
+from nnunet_softseg.preprocessing.center_crop import Box
+from nnunet_softseg.preprocessing.soft_target import open_or_none
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
 _AXES_OF_2D = 2
+_PROPERTIES = {"shape_before_cropping", "bbox_used_for_cropping", "spacing"}
 
 Array = np.ndarray[Any, Any] | torch.Tensor
 
@@ -32,6 +41,12 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
     def num_segmentation_heads(self) -> int:
         """One channel per foreground label; the background has none."""
         return len(self.foreground_labels)
+
+    @property
+    def foreground_names(self) -> list[str]:
+        """Names of the foreground labels, in the order of the channels."""
+        names = {value: name for name, value in self.label_dict.items()}
+        return [names[label] for label in self.foreground_labels]
 
     def apply_inference_nonlin(self, logits: Array) -> torch.Tensor:
         """Return the soft maps as they are, as a float32 tensor."""
@@ -166,3 +181,184 @@ def version_warning(plans: Mapping[str, Any]) -> str | None:
         if trained.get(name) != here[name]
     ]
     return f"the model was trained with {', '.join(different)}" if different else None
+
+
+# Preprocessed cases
+
+
+@dataclass(frozen=True)
+class PreprocessedCase:
+    """Transposition, crop and resampling of one case by nnU-Net; all axes are those after transposition.
+
+    Attributes:
+        case_id: its name.
+        shape: of the preprocessed case.
+        shape_before_crop: of the image.
+        bbox: (start, stop) per axis of the non-zero part of the image.
+        spacing_mm: of the image.
+        geometry: what the reader kept of the image's header.
+    """
+
+    case_id: str
+    shape: tuple[int, ...]
+    shape_before_crop: tuple[int, ...]
+    bbox: Box
+    spacing_mm: tuple[float, ...]
+    geometry: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PreprocessedDataset:
+    """A dataset as nnU-Net preprocessed it for one configuration.
+
+    Attributes:
+        name: DatasetNNN_Name.
+        raw_folder: nnUNet_raw/DatasetNNN_Name, with softLabelsTr.
+        folder: nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>.
+        plans: their name.
+        configuration: of the plans.
+        labels: foreground values, ascending.
+        reader: class name.
+        transpose_forward: which axis of the reader's array comes first, second, third.
+        spacing_mm: of the network's grid; one value less in a 2d configuration.
+        patch_size: of the network.
+        resamples: False for plans that leave images on their own grid.
+        crop: the network sees the fixed patch around the centre.
+    """
+
+    name: str
+    raw_folder: Path
+    folder: Path
+    plans: str
+    configuration: str
+    labels: tuple[int, ...]
+    reader: str
+    transpose_forward: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    patch_size: tuple[int, ...]
+    resamples: bool
+    crop: bool
+
+    @classmethod
+    def of(
+        cls,
+        plans_manager: "PlansManager",
+        configuration: str,
+        labels: Sequence[int],
+        *,
+        raw_folder: Path,
+        folder: Path,
+        crop: bool = True,
+    ) -> "PreprocessedDataset":
+        """Return the dataset that nnU-Net preprocessed with these plans into a folder."""
+        of_plans = configuration_of(plans_manager, configuration)
+        return cls(
+            name=plans_manager.dataset_name,
+            raw_folder=raw_folder,
+            folder=folder,
+            plans=plans_manager.plans_name,
+            configuration=configuration,
+            labels=tuple(int(label) for label in labels),
+            reader=plans_manager.plans["image_reader_writer"],
+            transpose_forward=tuple(int(axis) for axis in plans_manager.transpose_forward),
+            spacing_mm=tuple(float(spacing) for spacing in of_plans.spacing),
+            patch_size=tuple(int(size) for size in of_plans.patch_size),
+            resamples=not str(of_plans.configuration["resampling_fn_data"]).startswith("no_resampling"),
+            crop=crop,
+        )
+
+    @property
+    def preprocess_command(self) -> str:
+        """The command that preprocesses the dataset with these plans."""
+        number = dataset_number(self.name)
+        return f"nnUNetv2_preprocess -d {number} -c {self.configuration} -plans_name {self.plans}"
+
+    def case_ids(self) -> list[str]:
+        """Return the preprocessed cases, by name."""
+        files = self.folder.glob("*.b2nd") if self.folder.is_dir() else ()
+        return sorted(
+            file.name.removesuffix(".b2nd") for file in files if not file.name.endswith("_seg.b2nd")
+        )
+
+    def read_case(self, case_id: str) -> PreprocessedCase:
+        """Return the transposition, crop and resampling of a case, checked against the plans.
+
+        Raises:
+            UserError: if the case is missing, broken, or was preprocessed with other plans.
+        """
+        image = open_or_none(self.folder / f"{case_id}.b2nd")
+        try:
+            properties = pickle.loads((self.folder / f"{case_id}.pkl").read_bytes())
+        except Exception:  # half a pickle fails in as many ways as there are types in it
+            properties = {}
+        if image is None or not properties.keys() >= _PROPERTIES:
+            raise UserError(
+                f"{self.folder.name}/{case_id}: expected a preprocessed case (.b2nd and .pkl), found none or "
+                f"a broken one: run {self.preprocess_command}"
+            )
+        case = PreprocessedCase(
+            case_id,
+            shape=tuple(int(size) for size in image.shape[1:]),
+            shape_before_crop=tuple(int(size) for size in properties["shape_before_cropping"]),
+            bbox=tuple((int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]),
+            spacing_mm=tuple(float(properties["spacing"][axis]) for axis in self.transpose_forward),
+            geometry={key: properties[key] for key in ("nibabel_stuff", "sitk_stuff") if key in properties},
+        )
+        self._require_same_plans(case)
+        return case
+
+    def _require_same_plans(self, case: PreprocessedCase) -> None:
+        place = f"{self.folder.name}/{case.case_id}"
+        remedy = f"it was preprocessed with other plans: run {self.preprocess_command}"
+        expected = self._shape_of(case)
+        if case.shape != expected:
+            raise UserError(
+                f"{place}: expected shape {expected} by {self.plans}, found {case.shape}: {remedy}"
+            )
+        reader = _reader_that_kept(case.geometry)
+        if reader not in (None, self.reader):
+            raise UserError(
+                f"{place}: expected an image read by {self.reader}, found one read by {reader}: {remedy}"
+            )
+
+    def _shape_of(self, case: PreprocessedCase) -> tuple[int, ...]:
+        """Return the shape that a case must have after preprocessing with these plans."""
+        from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+        cropped = tuple(stop - start for start, stop in case.bbox)
+        if not self.resamples:
+            return cropped
+        spacing_mm = self.spacing_mm
+        if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
+            spacing_mm = (case.spacing_mm[0], *spacing_mm)
+        return tuple(int(size) for size in compute_new_shape(cropped, case.spacing_mm, spacing_mm))
+
+
+def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
+    for key, mark, reader in (
+        ("nibabel_stuff", "reoriented_affine", "NibabelIO"),
+        ("sitk_stuff", "original_orientation", "SimpleITKIO"),
+    ):
+        if key in geometry:
+            return f"{reader}WithReorient" if mark in geometry[key] else reader
+    return None
+
+
+def configuration_of(plans_manager: "PlansManager", name: str) -> Any:
+    """Return nnU-Net's configuration of that name.
+
+    Raises:
+        UserError: if the plans have none; names those that they have.
+    """
+    available = plans_manager.available_configurations
+    if name not in available:
+        raise UserError(
+            f"{plans_manager.plans_name}: expected a configuration out of {', '.join(available)}, found "
+            f"{name}: choose one of them (-c)"
+        )
+    return plans_manager.get_configuration(name)
+
+
+def dataset_number(name: str) -> str:
+    """Return the id in `DatasetNNN_Name`, for the option -d."""
+    return name.removeprefix("Dataset").split("_")[0]

@@ -1,58 +1,52 @@
-"""Preparation of soft targets: made where they are missing or stale, stored beside nnU-Net's cases.
+"""Preparation of soft targets: made where they are missing or stale."""
 
-They are stored as `<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside it of
-what it was made from.
-"""
-
-import os
-import pickle
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import blosc2
 import numpy as np
 
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import (
     ONE_ORIENTATION,
     dataset_name,
-    find_reader,
+    foreground_labels,
     load_json,
     nnunet_folder,
 )
-from nnunet_softseg.datasets.soft_label import soft_label_file
-from nnunet_softseg.errors import UserError, examples, raise_first_error, short_name
-from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_bytes
+from nnunet_softseg.errors import UserError, examples, raise_first_error
+from nnunet_softseg.io.atomic import make_folder, remove_abandoned
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import reader_affines, reader_geometry_findings, shape_findings
 from nnunet_softseg.io.nifti import content_findings, stored_values
 from nnunet_softseg.io.record import changed_keys, describe_source, source_changed
 from nnunet_softseg.io.workers import map_jobs
-from nnunet_softseg.metrics.label_shape import LabelShape, label_shape
 from nnunet_softseg.preprocessing.center_crop import Box, kept_mass, network_box, superior_inferior_axis
-from nnunet_softseg.preprocessing.model_plans import require_supported, versions
-from nnunet_softseg.preprocessing.soft_target import (
-    GridPlan,
+from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedCase,
-    SoftTarget,
+    PreprocessedDataset,
     configuration_of,
     dataset_number,
-    grid_plan,
+    require_supported,
+    versions,
+)
+from nnunet_softseg.preprocessing.soft_target import (
+    LabelShape,
+    SoftTarget,
+    label_shape,
     on_network_grid,
+    open_or_none,
+    open_soft_target,
+    read_record,
+    soft_target_folder,
+    write_soft_target,
 )
 from nnunet_softseg.settings import CROP_LOSS_WARNING
 
-if TYPE_CHECKING:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-RECORD_KEY = "nnunet_softseg"
-"""Of the record, a dictionary, among the variable-length metadata of a soft target."""
 FORMAT = 5
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
-_PROPERTIES = {"shape_before_cropping", "bbox_used_for_cropping", "spacing"}
 
 
 # Reports
@@ -68,7 +62,7 @@ class CasePreparation:
         kept_mass: per label, the fraction of its sum in the box that the network sees; NaN: empty label.
         si_axis: array axis along S-I; None without the crop.
         shapes: per label; None: empty label.
-        warnings: to be shown to the user.
+        warnings: of this case.
     """
 
     case_id: str
@@ -76,7 +70,7 @@ class CasePreparation:
     kept_mass: tuple[float, ...]
     si_axis: int | None
     shapes: tuple[LabelShape | None, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ class PreparationReport:
     folder: Path
     labels: tuple[int, ...]
     cases: tuple[CasePreparation, ...]
-    general_warnings: tuple[str, ...] = ()
+    general_warnings: tuple[str, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -113,164 +107,37 @@ class PreparationReport:
         }
 
 
-# Files
-
-
-def soft_target_folder(preprocessed_folder: Path) -> Path:
-    """Return the folder of soft targets that belongs to nnU-Net's folder of preprocessed cases."""
-    return preprocessed_folder.with_name(f"{preprocessed_folder.name}_soft")
-
-
-def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
-    """Return a soft target (label, *space), float16, that is read from disk where it is sliced.
-
-    Args:
-        folder: from `soft_target_folder`.
-        case: its name.
-
-    Raises:
-        UserError: if it is missing or broken.
-    """
-    file = folder / f"{case}.b2nd"
-    array = open_or_none(file)
-    if array is None:
-        found = "a broken one" if file.is_file() else "none"
-        raise UserError(
-            f"{short_name(file)}: expected a soft target, found {found}: run nnunet-softseg prepare "
-            "(trainers do it by themselves when they start)"
-        )
-    return array
-
-
-def read_record(array: blosc2.NDArray) -> dict[str, Any] | None:
-    """Return the record of a soft target: sources, grid, versions, crop; None: it has none."""
-    try:
-        record: dict[str, Any] = array.schunk.vlmeta[RECORD_KEY]
-    except Exception:  # a broken file fails in as many ways as there are layers in the format
-        return None
-    return record
-
-
-def _store(file: Path, target: SoftTarget, record: Mapping[str, Any], patch_size: Sequence[int]) -> None:
-    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
-
-    blocks, chunks = comp_blosc2_params(target.shape, patch_size, target.itemsize)
-    codec, shuffle = blosc2.Codec.LZ4HC, blosc2.Filter.SHUFFLE
-    cparams = {"codec": codec, "clevel": 5, "filters": [shuffle], "nthreads": 1}
-    array = blosc2.asarray(target, chunks=chunks, blocks=blocks, cparams=cparams)
-    array.schunk.vlmeta[RECORD_KEY] = dict(record)
-    # On a full disk, Blosc2 itself leaves half a file. Its frame in memory is, byte for byte, the file that
-    # it would write.
-    write_bytes(file, array.to_cframe())
-
-
-def open_or_none(file: Path) -> blosc2.NDArray | None:
-    """Return an array that is read from disk where it is sliced; None if its file is missing or broken."""
-    # As nnU-Net does it: memory-mapped, except on Windows, where a mapped file cannot be replaced.
-    mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
-    if not file.is_file():
-        return None
-    try:
-        array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
-        _ = array.dtype  # parsed only when asked for
-    except Exception:  # a broken file fails in as many ways as there are layers in the format
-        return None
-    return array
-
-
-def preprocessed_case_ids(folder: Path) -> list[str]:
-    """Return the cases in nnU-Net's folder of preprocessed cases, which may be missing, by name."""
-    files = folder.glob("*.b2nd") if folder.is_dir() else ()
-    return sorted(file.name.removesuffix(".b2nd") for file in files if not file.name.endswith("_seg.b2nd"))
-
-
-def read_preprocessed_case(folder: Path, case_id: str, plan: GridPlan) -> PreprocessedCase:
-    """Return the transposition, crop and resampling of a case, checked against the plans.
-
-    Args:
-        folder: nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>.
-        case_id: its name.
-        plan: by which it should have been preprocessed.
-
-    Raises:
-        UserError: if the case is missing, broken, or was preprocessed with other plans.
-    """
-    image = open_or_none(folder / f"{case_id}.b2nd")
-    try:
-        properties = pickle.loads((folder / f"{case_id}.pkl").read_bytes())
-    except Exception:  # half a pickle fails in as many ways as there are types in it
-        properties = {}
-    if image is None or not properties.keys() >= _PROPERTIES:
-        raise UserError(
-            f"{folder.name}/{case_id}: expected a preprocessed case (.b2nd and .pkl), found none or a broken "
-            f"one: run {plan.preprocess_command}"
-        )
-    case = PreprocessedCase(
-        case_id,
-        shape=tuple(int(size) for size in image.shape[1:]),
-        shape_before_crop=tuple(int(size) for size in properties["shape_before_cropping"]),
-        bbox=tuple((int(start), int(stop)) for start, stop in properties["bbox_used_for_cropping"]),
-        spacing_mm=tuple(float(properties["spacing"][axis]) for axis in plan.transpose_forward),
-        geometry={key: properties[key] for key in ("nibabel_stuff", "sitk_stuff") if key in properties},
-    )
-    _require_same_plans(case, plan, folder)
-    return case
-
-
-def _require_same_plans(case: PreprocessedCase, plan: GridPlan, folder: Path) -> None:
-    place = f"{folder.name}/{case.case_id}"
-    remedy = f"it was preprocessed with other plans: run {plan.preprocess_command}"
-    expected = plan.shape_of(case)
-    if case.shape != expected:
-        raise UserError(f"{place}: expected shape {expected} by {plan.plans}, found {case.shape}: {remedy}")
-    reader = _reader_that_kept(case.geometry)
-    if reader not in (None, plan.reader):
-        raise UserError(
-            f"{place}: expected an image read by {plan.reader}, found one read by {reader}: {remedy}"
-        )
-
-
-def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
-    for key, mark, reader in (
-        ("nibabel_stuff", "reoriented_affine", "NibabelIO"),
-        ("sitk_stuff", "original_orientation", "SimpleITKIO"),
-    ):
-        if key in geometry:
-            return f"{reader}WithReorient" if mark in geometry[key] else reader
-    return None
-
-
 # One soft target
 
 
 @dataclass(frozen=True)
 class SoftTargetJob:
-    """One soft target to be made or found up to date.
-
-    Attributes:
-        case: as preprocessed.
-        plan: for its grid.
-        sources: soft label files, one per label.
-        output: the soft target's file.
-        si_axis: array axis along S-I; None without the crop.
-        box: which the network sees.
-    """
+    """One soft target to be made or found up to date, and the box that the network sees."""
 
     case: PreprocessedCase
-    plan: GridPlan
-    sources: tuple[Path, ...]
-    output: Path
+    dataset: PreprocessedDataset
     si_axis: int | None
     box: Box
+
+    @property
+    def sources(self) -> list[Path]:
+        """Soft label files, one per label."""
+        folder = self.dataset.raw_folder / soft_label.FOLDER
+        return [soft_label.soft_label_file(folder, self.case.case_id, label) for label in self.dataset.labels]
+
+    @property
+    def output(self) -> Path:
+        """File of the soft target."""
+        return soft_target_folder(self.dataset.folder) / f"{self.case.case_id}.b2nd"
 
     def grid_record(self) -> dict[str, Any]:
         """Return the request of the soft target: all that decides its values, but for the sources."""
         affines = reader_affines(self.case.geometry)
         return {
             "format": FORMAT,
-            "labels": list(self.plan.labels),
-            "reader": self.plan.reader,
-            "transpose_forward": list(self.plan.transpose_forward),
+            "labels": list(self.dataset.labels),
+            "reader": self.dataset.reader,
+            "transpose_forward": list(self.dataset.transpose_forward),
             "shape_before_crop": list(self.case.shape_before_crop),
             "bbox": [list(side) for side in self.case.bbox],
             "spacing_mm": list(self.case.spacing_mm),
@@ -290,7 +157,7 @@ def is_up_to_date(job: SoftTargetJob) -> bool:
     record = read_record(array) if array is not None else None
     if array is None or record is None or array.dtype != np.float16:
         return False
-    if tuple(array.shape) != (len(job.plan.labels), *job.case.shape):
+    if tuple(array.shape) != (len(job.dataset.labels), *job.case.shape):
         return False
     if changed_keys(record, job.grid_record()):
         return False
@@ -318,32 +185,27 @@ def _prepare_case(job: SoftTargetJob) -> UserError | None:
         "shapes": [shape and asdict(shape) for shape in shapes],
         "warnings": warnings,
     }
-    _store(job.output, target, record, job.plan.patch_size)
+    write_soft_target(job.output, target, record, job.dataset.patch_size)
     return None
 
 
 def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
-    target = np.empty((len(job.sources), *job.case.shape), dtype=np.float16)
+    """Return the soft target and warnings, after checks of each soft label against the image."""
+    target = np.empty((len(job.dataset.labels), *job.case.shape), dtype=np.float16)
+    image_shape = np.empty(3, dtype=int)
+    image_shape[list(job.dataset.transpose_forward)] = job.case.shape_before_crop
+    reader = soft_label.find_reader(job.dataset.reader)
     warnings: list[str] = []
     for channel, file in enumerate(job.sources):
-        label = _read_for(job, file)
+        label, properties = soft_label.read_soft_label(file, reader)
+        raise_first_error(shape_findings(file, image_shape.tolist(), label.shape, "z, y, x"))
+        raise_first_error(reader_geometry_findings(file, job.case.geometry, properties))
         findings = content_findings(file, stored_values(file))
         raise_first_error(findings)
-        warnings += map(str, findings)
-        label = np.clip(label, 0, 1, out=label).transpose(job.plan.transpose_forward)
-        warnings += _lost_outside(job, label, channel)
-        target[channel] = on_network_grid(label, job.case)
+        label = np.clip(label, 0, 1, out=label).transpose(job.dataset.transpose_forward)
+        warnings += [*map(str, findings), *_lost_outside(job, label, channel)]
+        target[channel] = on_network_grid(label, job.case.bbox, job.case.shape)
     return target, warnings
-
-
-def _read_for(job: SoftTargetJob, file: Path) -> soft_label.SoftLabel:
-    """Return a soft label after checks of its grid against the image."""
-    label, properties = soft_label.read_soft_label(file, find_reader(job.plan.reader))
-    shape = np.empty(3, dtype=int)
-    shape[list(job.plan.transpose_forward)] = job.case.shape_before_crop
-    raise_first_error(shape_findings(file, shape.tolist(), label.shape, "z, y, x"))
-    raise_first_error(reader_geometry_findings(file, job.case.geometry, properties))
-    return label
 
 
 def _lost_outside(job: SoftTargetJob, label: soft_label.SoftLabel, channel: int) -> list[str]:
@@ -351,8 +213,9 @@ def _lost_outside(job: SoftTargetJob, label: soft_label.SoftLabel, channel: int)
     kept = float(kept_mass(label[None], job.case.bbox)[0])
     if not kept < 1 - CROP_LOSS_WARNING:  # NaN: an empty label
         return []
+    label_value = job.dataset.labels[channel]
     return [
-        f"case {job.case.case_id}: {1 - kept:.1%} of label {job.plan.labels[channel]} lies beyond the part "
+        f"case {job.case.case_id}: {1 - kept:.1%} of label {label_value} lies beyond the part "
         "of the image that is not zero, and nnU-Net crops that away: look at the image"
     ]
 
@@ -362,7 +225,7 @@ def _crop_warnings(job: SoftTargetJob, kept: Sequence[float]) -> list[str]:
         f"case {job.case.case_id}: the fixed patch loses {1 - fraction:.1%} of label {label} (it sees "
         f"{job.box} of shape {job.case.shape}): centre the image on the anatomy, or train "
         "nnUNetTrainerSoftSegSlidingWindow"
-        for label, fraction in zip(job.plan.labels, kept, strict=True)
+        for label, fraction in zip(job.dataset.labels, kept, strict=True)
         if fraction < 1 - CROP_LOSS_WARNING
     ]
 
@@ -380,27 +243,6 @@ def _report(job: SoftTargetJob, *, prepared: bool) -> CasePreparation:
 
 
 # All soft targets of a dataset
-
-
-@dataclass(frozen=True)
-class PreprocessedDataset:
-    """A dataset as nnU-Net preprocessed it, for one configuration.
-
-    Attributes:
-        raw_folder: nnUNet_raw/DatasetNNN_Name, with softLabelsTr.
-        folder: nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>.
-        plans_manager: of the plans with which the cases were preprocessed.
-        configuration: of these plans, by name.
-        dataset_json: of the dataset.
-        crop: for the fixed centre-crop patch.
-    """
-
-    raw_folder: Path
-    folder: Path
-    plans_manager: "PlansManager"
-    configuration: str
-    dataset_json: Mapping[str, Any]
-    crop: bool = True
 
 
 def prepare(
@@ -436,21 +278,23 @@ def prepare(
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans_manager = PlansManager(load_json(plans_file))
-    made = PreprocessedDataset(
-        nnunet_folder("nnUNet_raw", name),
-        preprocessed / configuration_of(plans_manager, configuration).data_identifier,
+    data_identifier = configuration_of(plans_manager, configuration).data_identifier
+    dataset_json = load_json(preprocessed / "dataset.json")
+    require_supported(plans_manager.plans, configuration, dataset_json, center_crop=crop)
+    found = PreprocessedDataset.of(
         plans_manager,
         configuration,
-        load_json(preprocessed / "dataset.json"),
-        crop,
+        foreground_labels(dataset_json),
+        raw_folder=nnunet_folder("nnUNet_raw", name),
+        folder=preprocessed / data_identifier,
+        crop=crop,
     )
-    return prepare_soft_targets(made, num_processes=num_processes, progress=progress)
+    return prepare_soft_targets(found, num_processes=num_processes, progress=progress)
 
 
 def prepare_soft_targets(
     dataset: PreprocessedDataset,
     *,
-    cases: Sequence[str] | None = None,
     num_processes: int,
     progress: bool,
 ) -> PreparationReport:
@@ -458,19 +302,23 @@ def prepare_soft_targets(
 
     Args:
         dataset: as preprocessed.
-        cases: names of those wanted; None: all that are preprocessed.
         num_processes: that prepare cases at once; 0 or 1: in this process.
         progress: show a bar.
 
     Raises:
         UserError: names every case that cannot be prepared; soft targets of the others are kept.
     """
-    jobs = _jobs(dataset, cases)
+    jobs = _jobs(dataset)
     folder = soft_target_folder(dataset.folder)
     make_folder(folder)
     remove_abandoned(folder)
     stale = [job for job in jobs if not is_up_to_date(job)]
-    _require_soft_labels(stale)
+    if stale:
+        case_ids = [job.case.case_id for job in stale]
+        findings = soft_label.folder_findings(
+            dataset.raw_folder / soft_label.FOLDER, case_ids, dataset.labels
+        )
+        raise_first_error(finding for finding in findings if finding.what != soft_label.EXTRA_FILE)
     results = map_jobs(
         _prepare_case,
         stale,
@@ -479,87 +327,63 @@ def prepare_soft_targets(
         description="Preparing soft targets",
         initializer=_use_one_thread,
     )
-    _raise_errors([str(error) for error in results if error], len(jobs))
+    errors = [str(error) for error in results if error]
+    if len(errors) == 1:
+        raise UserError(errors[0])
+    if errors:
+        raise UserError(
+            f"soft labels of {len(errors)} of {len(jobs)} cases cannot be used: " + "; ".join(errors)
+        )
     made = {job.case.case_id for job in stale}
     reports = tuple(_report(job, prepared=job.case.case_id in made) for job in jobs)
-    warnings = _general_warnings(jobs, all_cases=cases is None)
-    return PreparationReport(folder, jobs[0].plan.labels, reports, warnings)
+    return PreparationReport(folder, dataset.labels, reports, _general_warnings(dataset, jobs))
 
 
-def all_up_to_date(dataset: PreprocessedDataset, cases: Sequence[str] | None = None) -> bool:
+def all_up_to_date(dataset: PreprocessedDataset) -> bool:
     """Return whether `prepare_soft_targets` would find nothing to do.
 
     Raises:
         UserError: as there, if the preprocessed data are missing or wrong.
     """
-    return all(is_up_to_date(job) for job in _jobs(dataset, cases))
+    return all(is_up_to_date(job) for job in _jobs(dataset))
 
 
-def _jobs(dataset: PreprocessedDataset, cases: Sequence[str] | None) -> list[SoftTargetJob]:
-    plan = grid_plan(dataset.plans_manager, dataset.configuration, dataset.dataset_json)
-    require_supported(
-        dataset.plans_manager.plans, dataset.configuration, dataset.dataset_json, center_crop=dataset.crop
-    )
-    if cases is None:
-        cases = preprocessed_case_ids(dataset.folder)
-    if not cases:
+def _jobs(dataset: PreprocessedDataset) -> list[SoftTargetJob]:
+    case_ids = dataset.case_ids()
+    if not case_ids:
         raise UserError(
-            f"{dataset.folder}: expected preprocessed cases, found none: run {plan.preprocess_command}"
+            f"{dataset.folder}: expected preprocessed cases, found none: run {dataset.preprocess_command}"
         )
-    soft_folder = dataset.raw_folder / soft_label.FOLDER
-    output = soft_target_folder(dataset.folder)
     jobs = []
-    for case_id in sorted(cases):
-        case = read_preprocessed_case(dataset.folder, case_id, plan)
-        si_axis = superior_inferior_axis(case.geometry, plan.transpose_forward) if dataset.crop else None
-        box = network_box(case.shape, plan.patch_size, si_axis)
-        sources = tuple(soft_label_file(soft_folder, case_id, label) for label in plan.labels)
-        jobs.append(SoftTargetJob(case, plan, sources, output / f"{case_id}.b2nd", si_axis, box))
-    _require_one_si_axis(jobs)
-    return jobs
-
-
-def _require_one_si_axis(jobs: Sequence[SoftTargetJob]) -> None:
+    for case in map(dataset.read_case, case_ids):
+        si_axis = superior_inferior_axis(case.geometry, dataset.transpose_forward) if dataset.crop else None
+        box = network_box(case.shape, dataset.patch_size, si_axis)
+        jobs.append(SoftTargetJob(case, dataset, si_axis, box))
     by_axis: dict[int | None, list[str]] = defaultdict(list)
     for job in jobs:
         by_axis[job.si_axis].append(job.case.case_id)
     if len(by_axis) > 1:
         found = "; ".join(f"axis {axis} in {examples(case_ids)}" for axis, case_ids in by_axis.items())
         raise UserError(
-            f"{jobs[0].plan.dataset}: mixed orientations: expected superior-inferior along one array axis in "
+            f"{dataset.name}: mixed orientations: expected superior-inferior along one array axis in "
             f"all cases, found {found}: {ONE_ORIENTATION}"
         )
+    return jobs
 
 
-def _require_soft_labels(stale: Sequence[SoftTargetJob]) -> None:
-    if not stale:
-        return
-    case_ids = [job.case.case_id for job in stale]
-    findings = soft_label.folder_findings(stale[0].sources[0].parent, case_ids, stale[0].plan.labels)
-    raise_first_error(finding for finding in findings if finding.what != soft_label.EXTRA_FILE)
-
-
-def _raise_errors(errors: Sequence[str], num_cases: int) -> None:
-    if len(errors) == 1:
-        raise UserError(errors[0])
-    if errors:
-        raise UserError(
-            f"soft labels of {len(errors)} of {num_cases} cases cannot be used: " + "; ".join(errors)
-        )
-
-
-def _general_warnings(jobs: Sequence[SoftTargetJob], *, all_cases: bool) -> tuple[str, ...]:
-    folder = jobs[0].sources[0].parent
+def _general_warnings(dataset: PreprocessedDataset, jobs: Sequence[SoftTargetJob]) -> tuple[str, ...]:
+    folder = dataset.raw_folder / soft_label.FOLDER
     if not folder.is_dir():
         found = "no soft labels here, so that soft targets are taken as they are: they may be out of date"
         return (f"{folder}: {found}",)
-    names = (parse_numbered_name(file.name) for file in folder.iterdir())
+    others = set(folder.iterdir()) - {source for job in jobs for source in job.sources}
+    names = (parse_numbered_name(file.name) for file in others)
     extra = sorted({name[0] for name in names if name} - {job.case.case_id for job in jobs})
-    if not extra or not all_cases:
+    if not extra:
         return ()
     return (
         f"{len(extra)} cases have soft labels but are not preprocessed ({examples(extra)}) and will not be "
-        f"trained on: run {jobs[0].plan.preprocess_command}",
+        f"trained on: run {dataset.preprocess_command}",
     )
 
 

@@ -1,148 +1,53 @@
-"""Soft target: the soft label on the grid of the network, where nnU-Net has brought the image.
+"""Soft target: the soft label on the grid of the network, its file, and figures of its shape.
 
 nnU-Net transposes an image, crops it to its non-zero part and resamples it. A soft label goes the same way
-here, always by linear interpolation, never by nearest neighbour. Arithmetic only: `preparation` reads, stores
-and reports.
+here, always by linear interpolation, never by nearest neighbour. It is stored beside nnU-Net's cases as
+`<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside it of its sources.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
+import blosc2
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
-from nnunet_softseg.datasets.raw_dataset import foreground_labels
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, short_name
+from nnunet_softseg.io.atomic import write_bytes
 from nnunet_softseg.preprocessing.center_crop import Box
+from nnunet_softseg.settings import HARD_THRESHOLD
 
-if TYPE_CHECKING:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+RECORD_KEY = "nnunet_softseg"
+"""Of the record, a dictionary, among the variable-length metadata of a soft target."""
+_SMOOTH_SLICES = 10.0  # sigma of the areas that the roughness is measured against
+_DEPTH = 0.25  # of the interior below the border, in radii of the structure
+_RENAMED = {"certainty": "interior_mean"}  # in models and soft targets made before
 
 SoftTarget = npt.NDArray[np.float16]
+Floats = npt.NDArray[np.float64]
+Range = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class PreprocessedCase:
-    """Transposition, crop and resampling of one case by nnU-Net; all axes are those after transposition.
-
-    Attributes:
-        case_id: its name.
-        shape: of the preprocessed case.
-        shape_before_crop: of the image.
-        bbox: (start, stop) per axis of the non-zero part of the image.
-        spacing_mm: of the image.
-        geometry: what the reader kept of the image's header.
-    """
-
-    case_id: str
-    shape: tuple[int, ...]
-    shape_before_crop: tuple[int, ...]
-    bbox: Box
-    spacing_mm: tuple[float, ...]
-    geometry: Mapping[str, Any]
+# Arithmetic
 
 
-@dataclass(frozen=True)
-class GridPlan:
-    """The part of plans and dataset.json that decides a soft target.
-
-    Attributes:
-        dataset: its name.
-        configuration: of the plans.
-        plans: their name.
-        labels: foreground values, ascending.
-        reader: class name.
-        transpose_forward: which axis of the reader's array comes first, second, third.
-        spacing_mm: of the network's grid; one value less in a 2d configuration.
-        patch_size: of the network.
-        resamples: False for plans that leave images on their own grid.
-    """
-
-    dataset: str
-    configuration: str
-    plans: str
-    labels: tuple[int, ...]
-    reader: str
-    transpose_forward: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    patch_size: tuple[int, ...]
-    resamples: bool
-
-    @property
-    def preprocess_command(self) -> str:
-        """The command that preprocesses the dataset with these plans."""
-        number = dataset_number(self.dataset)
-        return f"nnUNetv2_preprocess -d {number} -c {self.configuration} -plans_name {self.plans}"
-
-    def shape_of(self, case: PreprocessedCase) -> tuple[int, ...]:
-        """Return the shape that a case must have after preprocessing with these plans."""
-        from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-
-        cropped = tuple(stop - start for start, stop in case.bbox)
-        if not self.resamples:
-            return cropped
-        spacing_mm = self.spacing_mm
-        if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
-            spacing_mm = (case.spacing_mm[0], *spacing_mm)
-        return tuple(int(size) for size in compute_new_shape(cropped, case.spacing_mm, spacing_mm))
-
-
-def grid_plan(plans_manager: "PlansManager", name: str, dataset_json: Mapping[str, Any]) -> GridPlan:
-    """Return the grid of the network by a configuration of the plans.
-
-    Args:
-        plans_manager: nnU-Net's.
-        name: of the configuration.
-        dataset_json: of the dataset.
-
-    Raises:
-        UserError: if there is no such configuration, or the labels are not supported.
-    """
-    configuration = configuration_of(plans_manager, name)
-    resampling = str(configuration.configuration["resampling_fn_data"])
-    return GridPlan(
-        dataset=plans_manager.dataset_name,
-        configuration=name,
-        plans=plans_manager.plans_name,
-        labels=foreground_labels(dataset_json),
-        reader=plans_manager.plans["image_reader_writer"],
-        transpose_forward=tuple(int(axis) for axis in plans_manager.transpose_forward),
-        spacing_mm=tuple(float(spacing) for spacing in configuration.spacing),
-        patch_size=tuple(int(size) for size in configuration.patch_size),
-        resamples=not resampling.startswith("no_resampling"),
-    )
-
-
-def configuration_of(plans_manager: "PlansManager", name: str) -> Any:
-    """Return nnU-Net's configuration of that name.
-
-    Raises:
-        UserError: if the plans have none; names those that they have.
-    """
-    available = plans_manager.available_configurations
-    if name not in available:
-        raise UserError(
-            f"{plans_manager.plans_name}: expected a configuration out of {', '.join(available)}, found "
-            f"{name}: choose one of them (-c)"
-        )
-    return plans_manager.get_configuration(name)
-
-
-def dataset_number(name: str) -> str:
-    """Return the id in `DatasetNNN_Name`, for the option -d."""
-    return name.removeprefix("Dataset").split("_")[0]
-
-
-def on_network_grid(label: npt.NDArray[np.float32], case: PreprocessedCase) -> npt.NDArray[np.float32]:
+def on_network_grid(
+    label: npt.NDArray[np.float32], bbox: Box, shape: Sequence[int]
+) -> npt.NDArray[np.float32]:
     """Return a soft label on the grid of the network, values in [0, 1].
 
     Args:
         label: of the whole image, axes after transposition, values in [0, 1].
-        case: the image it belongs to.
+        bbox: (start, stop) per axis of the non-zero part of the image.
+        shape: of the preprocessed case.
     """
-    cropped = label[tuple(slice(start, stop) for start, stop in case.bbox)]
-    target: npt.NDArray[np.float32] = np.clip(resample_linear(cropped, case.shape), 0, 1)
+    cropped = label[tuple(slice(start, stop) for start, stop in bbox)]
+    target: npt.NDArray[np.float32] = np.clip(resample_linear(cropped, shape), 0, 1)
     return target
 
 
@@ -168,3 +73,183 @@ def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt
         )
     result: npt.NDArray[np.float32] = resampled[0, 0].numpy()
     return result
+
+
+# Files
+
+
+def soft_target_folder(preprocessed_folder: Path) -> Path:
+    """Return the folder of soft targets that belongs to nnU-Net's folder of preprocessed cases."""
+    return preprocessed_folder.with_name(f"{preprocessed_folder.name}_soft")
+
+
+def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
+    """Return a soft target (label, *space), float16, that is read from disk where it is sliced.
+
+    Args:
+        folder: from `soft_target_folder`.
+        case: its name.
+
+    Raises:
+        UserError: if it is missing or broken.
+    """
+    file = folder / f"{case}.b2nd"
+    array = open_or_none(file)
+    if array is None:
+        found = "a broken one" if file.is_file() else "none"
+        raise UserError(
+            f"{short_name(file)}: expected a soft target, found {found}: run nnunet-softseg prepare "
+            "(trainers do it by themselves when they start)"
+        )
+    return array
+
+
+def read_record(array: blosc2.NDArray) -> dict[str, Any] | None:
+    """Return the record of a soft target: sources, grid, versions, crop; None: it has none."""
+    try:
+        record: dict[str, Any] = array.schunk.vlmeta[RECORD_KEY]
+    except Exception:  # a broken file fails in as many ways as there are layers in the format
+        return None
+    return record
+
+
+def write_soft_target(
+    file: Path, target: SoftTarget, record: Mapping[str, Any], patch_size: Sequence[int]
+) -> None:
+    """Write a soft target with its record, in chunks as nnU-Net's for that patch."""
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+    blocks, chunks = comp_blosc2_params(target.shape, patch_size, target.itemsize)
+    codec, shuffle = blosc2.Codec.LZ4HC, blosc2.Filter.SHUFFLE
+    cparams = {"codec": codec, "clevel": 5, "filters": [shuffle], "nthreads": 1}
+    array = blosc2.asarray(target, chunks=chunks, blocks=blocks, cparams=cparams)
+    array.schunk.vlmeta[RECORD_KEY] = dict(record)
+    # On a full disk, Blosc2 itself leaves half a file. Its frame in memory is, byte for byte, the file that
+    # it would write.
+    write_bytes(file, array.to_cframe())
+
+
+def open_or_none(file: Path) -> blosc2.NDArray | None:
+    """Return an array that is read from disk where it is sliced; None if its file is missing or broken."""
+    # As nnU-Net does it: memory-mapped, except on Windows, where a mapped file cannot be replaced.
+    mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
+    if not file.is_file():
+        return None
+    try:
+        array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
+        _ = array.dtype  # parsed only when asked for
+    except Exception:  # a broken file fails in as many ways as there are layers in the format
+        return None
+    return array
+
+
+# Shape
+
+
+@dataclass(frozen=True)
+class LabelShape:
+    """Figures of one label in one case.
+
+    Attributes:
+        components: of voxels above a half, 26 neighbours.
+        largest_area: sum of the label in its fullest slice, in voxels of the network's grid.
+        empty_start: slices before the first with a voxel above a half.
+        empty_end: slices after the last.
+        gap: slices of the longest run without such a voxel between the two.
+        area_roughness: standard deviation of the areas' differences from areas smoothed over ten slices, over
+            their mean.
+        interior_mean: mean of the values a quarter of a radius and more from the border of the voxels above a
+            half, in-plane; 1 where none lies so deep.
+    """
+
+    components: int
+    largest_area: float
+    empty_start: int = 0
+    empty_end: int = 0
+    gap: int = 0
+    area_roughness: float = 0.0
+    interior_mean: float = 1.0
+
+    @classmethod
+    def from_record(cls, stored: Mapping[str, Any]) -> "LabelShape":
+        """Return the figures from JSON, also that of an earlier version with other figures and names."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in _renamed(stored).items() if name in known})
+
+
+def label_shape(
+    soft: npt.NDArray[np.floating[Any]], axis: int, tilt_factor: Floats | None = None
+) -> LabelShape | None:
+    """Return the shape of a soft label or map; None if nothing of it exceeds a half.
+
+    Areas are sums over the voxels above a half and those that touch them: a faint background has no part.
+
+    Args:
+        soft: three axes, values in [0, 1].
+        axis: that slices follow one another along.
+        tilt_factor: per slice, its area over that of a section across the structure; areas are divided by it.
+    """
+    found = ndimage.find_objects((soft > HARD_THRESHOLD).astype(np.uint8))
+    if not found:
+        return None
+    # With the voxels that touch it, no more: the rest has no part.
+    around = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in found[0])
+    part, core = soft[around], soft[around] > HARD_THRESHOLD
+    neighbours = np.ones((3,) * soft.ndim, dtype=bool)
+    others = tuple(other for other in range(soft.ndim) if other != axis)
+    areas = np.where(ndimage.binary_dilation(core, neighbours), part, 0).sum(axis=others, dtype=np.float64)
+    if tilt_factor is not None:
+        areas /= tilt_factor[around[axis]]
+    filled = np.flatnonzero(core.any(axis=others))
+    areas = areas[areas > 0]
+    start = around[axis].start + int(filled[0])
+    stop = around[axis].start + int(filled[-1]) + 1
+    return LabelShape(
+        components=int(ndimage.label(core, neighbours)[1]),
+        largest_area=float(areas.max()),
+        empty_start=start,
+        empty_end=soft.shape[axis] - stop,
+        gap=int(np.diff(filled).max(initial=1) - 1),
+        area_roughness=_roughness(areas),
+        interior_mean=_interior_mean(part, core, axis, float(np.median(areas))),
+    )
+
+
+def _roughness(areas: Floats) -> float:
+    return float((areas - ndimage.gaussian_filter1d(areas, _SMOOTH_SLICES)).std() / areas.mean())
+
+
+def _interior_mean(
+    soft: npt.NDArray[np.floating[Any]], core: npt.NDArray[np.bool_], axis: int, area: float
+) -> float:
+    in_plane = np.ones([1 if other == axis else 3 for other in range(soft.ndim)], dtype=bool)
+    depth = max(1, round(_DEPTH * math.sqrt(area / math.pi)))
+    inside = ndimage.binary_erosion(core, in_plane, iterations=depth)
+    return float(soft[inside].mean(dtype=np.float64)) if inside.any() else 1.0
+
+
+def training_ranges(shapes: Iterable[LabelShape | None]) -> dict[str, list[float]] | None:
+    """Return the smallest and largest of each figure over a training, for JSON; None without any label."""
+    known = [asdict(shape) for shape in shapes if shape is not None]
+    if not known:
+        return None
+    columns = {name: [shape[name] for shape in known] for name in known[0]}
+    return {name: [min(values), max(values)] for name, values in columns.items()}
+
+
+def known_range(training: Mapping[str, Any], figure: str) -> Range:
+    """Return the smallest and largest of a figure in training; 0 and infinity where a model knows neither.
+
+    Args:
+        training: from `training_ranges`, or of a model of an earlier version, which kept one number of each
+            figure: the largest, and of the interior mean the smallest.
+        figure: field of `LabelShape`.
+    """
+    stored = _renamed(training).get(figure, (0.0, math.inf))
+    if isinstance(stored, int | float):
+        return (stored, 1.0) if figure == "interior_mean" else (0.0, stored)
+    return float(stored[0]), float(stored[1])
+
+
+def _renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): value for name, value in stored.items()}

@@ -22,7 +22,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.nn.functional import interpolate
 
 from nnunet_softseg.preprocessing.center_crop import patch_centres
-from nnunet_softseg.preprocessing.preparation import open_soft_target
+from nnunet_softseg.preprocessing.soft_target import open_soft_target
 
 Scales = Sequence[Sequence[float]] | None
 

@@ -23,23 +23,22 @@ from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import label_names, load_json
 from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.geometry import array_orientation
-from nnunet_softseg.metrics.label_shape import training_ranges
+from nnunet_softseg.io.record import load_record
 from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu, running_scale
 from nnunet_softseg.network.soft_loss import AdaptiveWingLoss, SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
-from nnunet_softseg.preprocessing.model_plans import require_supported, soft_plans, spacing_range
-from nnunet_softseg.preprocessing.preparation import (
-    PreparationReport,
+from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
-    all_up_to_date,
-    prepare_soft_targets,
-    soft_target_folder,
+    require_supported,
+    soft_plans,
+    spacing_range,
 )
+from nnunet_softseg.preprocessing.preparation import PreparationReport, all_up_to_date, prepare_soft_targets
+from nnunet_softseg.preprocessing.soft_target import soft_target_folder, training_ranges
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
 from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms
@@ -145,13 +144,13 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def _prepare_soft_targets(self) -> PreparationReport:
         """Let rank 0 prepare, the others wait for its files: a large dataset would time a barrier out."""
-        dataset = PreprocessedDataset(
-            self._raw_folder,
-            Path(self.preprocessed_dataset_folder),
+        dataset = PreprocessedDataset.of(
             self.plans_manager,
             self.configuration_name,
-            self.dataset_json,
-            self.settings.center_crop,
+            self.label_manager.foreground_labels,
+            raw_folder=self._raw_folder,
+            folder=Path(self.preprocessed_dataset_folder),
+            crop=self.settings.center_crop,
         )
         if self.local_rank != 0:
             _wait_until(lambda: all_up_to_date(dataset))
@@ -171,7 +170,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def _record_shapes(self, report: PreparationReport) -> None:
         """Keep the largest and smallest figures of the shape of each label with the plans."""
-        names = label_names(self.dataset_json, self.label_manager.foreground_labels)
+        names = self.label_manager.foreground_names
         by_label = zip(*(case.shapes for case in report.cases), strict=True)
         self._entry["training_shapes"] = {
             name: training_ranges(shapes) for name, shapes in zip(names, by_label, strict=True)
@@ -191,8 +190,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self._entry["orientation"] = array_orientation(properties, transpose)
         self._entry["si_axis"] = superior_inferior_axis(properties, transpose) if crop else None
         fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
-        spacings = load_json(fingerprint)["spacings"] if fingerprint.is_file() else []
-        self._entry["training_spacing_mm"] = spacing_range(spacings)
+        recorded = load_record(fingerprint, "spacings") or {"spacings": []}
+        self._entry["training_spacing_mm"] = spacing_range(recorded["spacings"])
 
     def _write_record(self, report: PreparationReport) -> None:
         record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, find_reader
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS
+from nnunet_softseg.datasets.soft_label import find_reader, soft_label_file
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import affine_findings, reader_affines, reader_geometry_findings

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from nnunet_softseg.inference.case_record import PredictionOptions
 from nnunet_softseg.inference.postprocessing import Flag, keep_supported, largest_piece, postprocess
-from nnunet_softseg.metrics.label_shape import LabelShape, training_ranges
+from nnunet_softseg.preprocessing.soft_target import LabelShape, training_ranges
 from nnunet_softseg.settings import PLANS_KEY
 
 DISCARD = PredictionOptions(discard_implausible=True)

@@ -32,20 +32,23 @@ from tiny_dataset import (
 )
 
 from nnunet_softseg import cli
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, find_reader
+from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS
+from nnunet_softseg.datasets.soft_label import find_reader
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.atomic import replacing
 from nnunet_softseg.preprocessing import preparation
+from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset
 from nnunet_softseg.preprocessing.preparation import (
-    PreprocessedDataset,
     all_up_to_date,
-    open_soft_target,
     prepare,
     prepare_soft_targets,
+)
+from nnunet_softseg.preprocessing.soft_target import (
+    open_soft_target,
     read_record,
+    resample_linear,
     soft_target_folder,
 )
-from nnunet_softseg.preprocessing.soft_target import resample_linear
 
 CONFIGURATION = "3d_fullres"
 FLOAT16_STEP = 2.5e-4
@@ -221,8 +224,9 @@ def test_soft_label_goes_where_nnunet_takes_an_image(
     )
 
     report = prepare_soft_targets(
-        PreprocessedDataset(dataset.raw, folder, with_image, CONFIGURATION, dataset.dataset_json),
-        cases=[case],
+        PreprocessedDataset.of(
+            with_image, CONFIGURATION, dataset.labels, raw_folder=dataset.raw, folder=folder
+        ),
         num_processes=0,
         progress=False,
     )
@@ -505,7 +509,9 @@ def arguments_up_to_date(dataset: TinyDataset) -> bool:
     folder = dataset.preprocessed / "nnUNetPlans_3d_fullres"
     plans_manager = PlansManager(dataset.plans())
     return all_up_to_date(
-        PreprocessedDataset(dataset.raw, folder, plans_manager, CONFIGURATION, dataset.dataset_json)
+        PreprocessedDataset.of(
+            plans_manager, CONFIGURATION, dataset.labels, raw_folder=dataset.raw, folder=folder
+        )
     )
 
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from nnunet_softseg.metrics.label_shape import (
+from nnunet_softseg.inference.postprocessing import outliers
+from nnunet_softseg.preprocessing.soft_target import (
     LabelShape,
     known_range,
     label_shape,
-    outliers,
     training_ranges,
 )
 
