@@ -11,7 +11,6 @@ The modules, in the order of their imports:
   contrasts/quality.py           agreement, shifts and areas of one subject
   contrasts/qc_figure.py         picture of one subject: slices with outlines, shifts, areas along the cord
   contrasts/sources.py           images of a BIDS folder and their masks: found, checked and read
-  contrasts/sidecar.py           sidecars of written labels, their sources as BIDS URIs
   contrasts/subject.py           one subject: its files in, its soft labels out, kept if nothing changed
   contrasts/qc_page.py           qc/index.html: all subjects, what deserves a look first
   contrasts/make_gt.py           the command: BIDS -> derivatives, all subjects

@@ -1,5 +1,6 @@
 """Settings that are refused, and volumes that are turned upright and back."""
 
+import dataclasses
 import json
 from itertools import permutations, product
 
@@ -34,7 +35,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: st
 
 def test_settings_go_into_json() -> None:
     settings = GroundTruthSettings(contrasts=("T1w", "T2w"), smooth_mm=3.0)
-    stored = json.loads(json.dumps(settings.as_dict()))
+    stored = json.loads(json.dumps(dataclasses.asdict(settings)))
     assert stored["contrasts"] == ["T1w", "T2w"]
     assert stored["smooth_mm"] == 3.0
     assert stored["reference"] == "T2w"

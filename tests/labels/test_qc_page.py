@@ -135,7 +135,7 @@ def write_records(
     folder: Path, *outcomes: SubjectOutcome, settings: GroundTruthSettings | None = None
 ) -> Path:
     for subject in outcomes:
-        request = {"version": "1.2.3", "parameters": (settings or GroundTruthSettings()).as_dict()}
+        request = {"version": "1.2.3", "parameters": dataclasses.asdict(settings or GroundTruthSettings())}
         record = {"request": request, "outputs": {}, "outcome": dataclasses.asdict(subject)}
         for file in (record_file(folder, subject.person), picture_file(folder, subject.person)):
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ from nnunet_softseg.io.record import load_record
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
-from nnunet_softseg.labels.contrasts.sidecar import NAME, Places, generated_by
 from nnunet_softseg.labels.contrasts.sources import (
     DEFAULT_MASKS,
     DEFAULT_SUFFIX,
@@ -27,10 +26,13 @@ from nnunet_softseg.labels.contrasts.sources import (
     find_sources,
 )
 from nnunet_softseg.labels.contrasts.subject import (
+    NAME,
     PARTIAL,
     RECORD_FOLDER,
+    Places,
     SubjectJob,
     SubjectOutcome,
+    generated_by,
     try_make_subject,
 )
 
@@ -43,11 +45,11 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class GroundTruthReport:
-    """What `make_gt` did.
+    """The results of `make_gt`.
 
     Attributes:
         output: folder of the derivatives.
-        page: where to look at them.
+        page: of quality control.
         outcomes: of each subject with a mask, in order.
         warnings: of files and subjects that were passed over.
     """
@@ -64,50 +66,33 @@ class GroundTruthReport:
 
     def as_text(self) -> str:
         """Return a summary of the subjects that did not fail, in lines: implausible contrasts first."""
-        kept = sum(outcome.kept for outcome in self.outcomes)
-        failed = len(self.failures)
+        implausible: list[str] = []
+        skipped: dict[str, list[str]] = {}  # reason -> subjects
+        notes: dict[str, list[str]] = {}
+        for outcome in self.outcomes:
+            for contrast, reasons in outcome.warnings.items():
+                implausible.append(f"{outcome.person} {contrast}: {'; '.join(reasons)}")
+            for contrast, reason in outcome.skipped.items():
+                skipped.setdefault(f"{contrast}: {reason}", []).append(outcome.person)
+            for note in outcome.all_notes:
+                notes.setdefault(note, []).append(outcome.person)
+        sections = {
+            "implausible, to look at first": implausible,
+            "took no part in the average": [_about(reason, skipped[reason]) for reason in skipped],
+            "note": [*(_about(note, notes[note]) for note in notes), *self.warnings],
+        }
+        lines = []
+        for title, entries in sections.items():
+            lines += [f"{title}:", *(f"  {entry}" for entry in entries)] if entries else []
+        kept, failed = sum(outcome.kept for outcome in self.outcomes), len(self.failures)
         made = len(self.outcomes) - kept - failed
-        implausible = [
-            f"{outcome.person} {contrast}: {'; '.join(reasons)}"
-            for outcome in self.outcomes
-            for contrast, reasons in outcome.warnings.items()
-        ]
-        lines = [
-            *_section("implausible, to look at first", implausible),
-            *_section("took no part in the average", _grouped(_skipped(self.outcomes))),
-            *_section("note", [*_grouped(_notes(self.outcomes)), *self.warnings]),
-            f"{self.output}: {made} made, {kept} kept, {failed} failed",
-            f"quality control: {self.page}",
-        ]
-        return "\n".join(lines)
+        lines.append(f"{self.output}: {made} made, {kept} kept, {failed} failed")
+        return "\n".join([*lines, f"quality control: {self.page}"])
 
 
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"{title}:", *(f"  {line}" for line in lines)] if lines else []
-
-
-def _skipped(outcomes: Sequence[SubjectOutcome]) -> list[tuple[str, str]]:
-    return [
-        (f"{contrast}: {reason}", outcome.person)
-        for outcome in outcomes
-        for contrast, reason in outcome.skipped.items()
-    ]
-
-
-def _notes(outcomes: Sequence[SubjectOutcome]) -> list[tuple[str, str]]:
-    return [(note, outcome.person) for outcome in outcomes for note in outcome.all_notes]
-
-
-def _grouped(notes: Sequence[tuple[str, str]]) -> list[str]:
-    """Return each note once, with the subjects that it is about."""
-    about: dict[str, list[str]] = {}
-    for note, person in notes:
-        about.setdefault(note, []).append(person)
-    return [f"{note} ({_subjects(people)})" for note, people in about.items()]
-
-
-def _subjects(people: Sequence[str]) -> str:
-    return people[0] if len(people) == 1 else f"{len(people)} subjects: {examples(people)}"
+def _about(note: str, people: Sequence[str]) -> str:
+    """Return a note with the subjects that it is about."""
+    return f"{note} ({people[0] if len(people) == 1 else f'{len(people)} subjects: {examples(people)}'})"
 
 
 def make_gt(
@@ -139,8 +124,8 @@ def make_gt(
         masks: folder of the masks, in `bids` or anywhere.
         suffix: what follows the image's name in that of its mask.
         soft_masks: whether masks may hold values between 0 and 1.
-        exclude: patterns of images to pass over, or files of them.
-        distinguish_by: BIDS entities that make two contrasts of one, see `SourceChoice`.
+        exclude: patterns of images to pass over.
+        distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
         subjects: those to make, `sub-01`, `01` or `sub-01_ses-1`; None for all.
         strict: whether a subject without the reference fails; False takes its best other contrast.
         overwrite: whether all are made again.
@@ -164,10 +149,11 @@ def make_gt(
     jobs = [
         SubjectJob(person, places, settings, overwrite=overwrite, command=command, **options)
         for person in people
-        if person.images or person.problem
+        if person.has_mask
     ]
     if not jobs:
-        raise UserError(f"{places.bids}: none of the subjects asked for has a mask: {_names(people)}")
+        names = examples([person.person for person in people])
+        raise UserError(f"{places.bids}: none of the subjects asked for has a mask: {names}")
     _check_output(places.output)
     with _alone(places.output):
         _write_description(places, command)
@@ -176,9 +162,14 @@ def make_gt(
         )
         _write_failures(places.output, outcomes, cohort)
         page = write_qc_page(places.output)
-    warnings = [*cohort.warnings, *_without_mask(people)]
-    if subjects is None:
-        warnings += _left_over(places.output, jobs)
+    warnings = list(cohort.warnings)
+    if without := [person.person for person in people if not person.has_mask]:
+        warnings.append(_about("no mask, passed over", without))
+    if subjects is None and (old := _left_over(places.output, jobs)):
+        remedy = "remove them if they should not be there"
+        warnings.append(
+            _about(f"made by an earlier run, without masks now, still in {places.output}: {remedy}", old)
+        )
     return GroundTruthReport(places.output, page, tuple(outcomes), tuple(warnings))
 
 
@@ -233,27 +224,24 @@ def _chosen(cohort: CohortSources, wanted: Sequence[str] | None, bids: Path) -> 
     known = {name for person in cohort.subjects for name in (person.subject, person.person)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(
-            f"--subjects: {', '.join(unknown)} not in {bids}: there are {_names(list(cohort.subjects))}"
-        )
+        there = examples([person.person for person in cohort.subjects])
+        raise UserError(f"--subjects: {', '.join(unknown)} not in {bids}: there are {there}")
     return [person for person in cohort.subjects if {person.subject, person.person} & set(names)]
 
 
-def _names(people: Sequence[SubjectSources]) -> str:
-    return examples([person.person for person in people])
-
-
 def _command(settings: GroundTruthSettings, choice: SourceChoice, options: Mapping[str, bool]) -> str:
-    """Return the command that makes the same from the same folders."""
+    """Return the command that makes the same from the same folders, without paths of this machine."""
+    inside = choice.masks.is_relative_to(choice.bids)
+    masks = shlex.quote(choice.masks.relative_to(choice.bids).as_posix()) if inside else "MASKS"
     words = [f"{_COMMAND} -i BIDS -o DERIVATIVES --reference {settings.reference}"]
     words += [f"--contrasts {' '.join(settings.contrasts)}"] if settings.contrasts else []
-    words += [f"--masks {_shown_masks(choice)}"] * (_shown_masks(choice) != DEFAULT_MASKS)
-    words += [f"--suffix={shlex.quote(choice.suffix)}"] * (choice.suffix != DEFAULT_SUFFIX)
-    words += [f"--exclude {shlex.join(choice.exclude)}"] * bool(choice.exclude)
-    words += [f"--distinguish-by {' '.join(choice.distinguish_by)}"] * bool(choice.distinguish_by)
+    words += [f"--masks {masks}"] if masks != DEFAULT_MASKS else []
+    words += [f"--suffix={shlex.quote(choice.suffix)}"] if choice.suffix != DEFAULT_SUFFIX else []
+    words += [f"--exclude {shlex.join(choice.exclude)}"] if choice.exclude else []
+    words += [f"--distinguish-by {' '.join(choice.distinguish_by)}"] if choice.distinguish_by else []
     for name in ("trim_mm", "smooth_mm", "max_shift_mm", "max_jump_mm", "min_agreement"):
         value = getattr(settings, name)
-        words += [f"{_flag(name)} {value:g}"] * (value != getattr(GroundTruthSettings, name))
+        words += [f"{_flag(name)} {value:g}"] if value != getattr(GroundTruthSettings, name) else []
     flags = {
         "rotation": settings.rotation,
         "no_box": not settings.box,
@@ -261,12 +249,6 @@ def _command(settings: GroundTruthSettings, choice: SourceChoice, options: Mappi
         **options,
     }
     return " ".join([*words, *(_flag(name) for name, on in flags.items() if on)])
-
-
-def _shown_masks(choice: SourceChoice) -> str:
-    """Return the folder of the masks, as far as it says nothing about this machine."""
-    inside = choice.masks.is_relative_to(choice.bids)
-    return shlex.quote(choice.masks.relative_to(choice.bids).as_posix()) if inside else "MASKS"
 
 
 def _flag(name: str) -> str:
@@ -278,9 +260,8 @@ def _flag(name: str) -> str:
 
 def _check_output(output: Path) -> None:
     """Raise a UserError if the folder holds something that this command did not write."""
-    if not output.exists() or all(
-        path.name.startswith(".") or path.name == "qc" for path in output.iterdir()
-    ):
+    entries = output.iterdir() if output.exists() else ()
+    if all(path.name.startswith(".") or path.name == "qc" for path in entries):
         return  # with qc alone, a run was killed at its very start
     description = load_record(output / _DESCRIPTION, "GeneratedBy") or {}
     try:
@@ -319,7 +300,9 @@ def _alone(output: Path) -> Iterator[None]:
 def _write_description(places: Places, command: str) -> None:
     raw = load_record(places.bids / _DESCRIPTION, "Name")
     name = str(raw["Name"]) if raw else places.bids.resolve().name
-    links = places.links()
+    links = {"raw": _relative(places.bids, places.output)}
+    if not places.masks.is_relative_to(places.bids):
+        links["masks"] = _relative(places.masks, places.output)
     description = {
         "Name": f"Soft spinal cord labels of {name}",
         "BIDSVersion": "1.9.0",
@@ -333,35 +316,25 @@ def _write_description(places: Places, command: str) -> None:
         aside.write_text("qc/\n", encoding="utf-8")
 
 
+def _relative(folder: Path, start: Path) -> str:
+    try:
+        return Path(os.path.relpath(folder, start)).as_posix()
+    except ValueError:  # another drive
+        return folder.absolute().as_uri()
+
+
 def _write_failures(output: Path, outcomes: Sequence[SubjectOutcome], cohort: CohortSources) -> None:
     """Write why subjects failed; those not tried this time keep their earlier entry."""
     tried = {outcome.person for outcome in outcomes}
-    there = {person.person for person in cohort.subjects if person.images or person.problem}
-    earlier = {
-        person: message
-        for person, message in (load_record(output / FAILURES) or {}).items()
-        if person in there and person not in tried
-    }
-    now = {outcome.person: outcome.failure for outcome in outcomes if outcome.failure is not None}
-    write_json(output / FAILURES, dict(sorted({**earlier, **now}.items())))
-
-
-# What else is told
-
-
-def _without_mask(people: Sequence[SubjectSources]) -> list[str]:
-    without = [person.person for person in people if not (person.images or person.problem)]
-    return [f"no mask, passed over ({_subjects(without)})"] if without else []
+    others = {person.person for person in cohort.subjects if person.has_mask} - tried
+    earlier = load_record(output / FAILURES) or {}
+    failures = {person: earlier[person] for person in others if person in earlier}
+    failures |= {outcome.person: outcome.failure for outcome in outcomes if outcome.failure is not None}
+    write_json(output / FAILURES, dict(sorted(failures.items())))
 
 
 def _left_over(output: Path, jobs: Sequence[SubjectJob]) -> list[str]:
-    """Return which subjects of an earlier run are in the folder that this one knew nothing of."""
+    """Return the subjects of an earlier run that have no mask now."""
     known = {job.person for job in jobs}
     records = (path.stem for path in (output / RECORD_FOLDER).glob("sub-*.json"))
-    old = sorted(person for person in records if person not in known)
-    remedy = "remove them if they should not be there"
-    return (
-        [f"made by an earlier run, without masks now, still in {output}: {remedy} ({_subjects(old)})"]
-        if old
-        else []
-    )
+    return sorted(person for person in records if person not in known)

@@ -1,14 +1,13 @@
 """Quality control numbers of one subject: agreement, shifts, areas, warnings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from nnunet_softseg.labels.contrasts.alignment import Alignment
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth
 from nnunet_softseg.labels.contrasts.volume import Volume
 from nnunet_softseg.metrics.morphometry.slice_table import slice_morphometry
@@ -27,8 +26,7 @@ class ContrastQuality:
         agreement: Dice against the average, both > 0.5; None if it took no part.
         largest_shift_mm: the longest shift measured in a slice; None likewise.
         largest_shift_at_mm: scanner z of that slice.
-        csa_before_mm2: mean area of the hard mask over the heights that all contrasts have; None for no such
-            heights.
+        csa_before_mm2: mean area of the hard mask over the heights that all contrasts have; None without any.
         csa_after_mm2: the same of the soft label.
     """
 
@@ -60,8 +58,8 @@ class SubjectQuality:
     Attributes:
         contrasts: the reference first, the others as they came.
         common_mm: lowest and highest scanner z that every contrast of the average has; None if there is none.
-        csa_std_before_mm2: standard deviation over contrasts of the area of the hard masks, n - 1 in its
-            denominator; None for fewer than two contrasts.
+        csa_std_before_mm2: standard deviation (n - 1) over contrasts of the area of the hard masks; None for
+            fewer than two contrasts.
         csa_std_after_mm2: the same of the soft labels.
     """
 
@@ -88,13 +86,10 @@ class SubjectQuality:
         return cls(**{**content, "contrasts": contrasts, "common_mm": common})
 
 
-@dataclass(frozen=True, eq=False)
-class Areas:
-    """Cross-sectional area of a contrast along S-I, in mm2 by scanner z in mm, ascending.
+class Areas(NamedTuple):
+    """Cross-sectional area along S-I, in mm2 by scanner z in mm, ascending: hard mask, soft label.
 
-    Attributes:
-        before: of the hard mask, in the slices that it fills.
-        after: of the soft label; empty if the contrast took no part.
+    That of the soft label is empty if the contrast took no part.
     """
 
     before: "pd.Series[float]"
@@ -126,48 +121,41 @@ def subject_quality(truth: SoftGroundTruth, areas: Mapping[str, Areas]) -> Subje
         truth: its soft labels.
         areas: of all contrasts that have a mask file.
     """
-    common = _common_heights([areas[name].before for name in areas if name in truth.contrasts])
-    contrasts = [
+    compared = [areas[name].before for name in areas if name in truth.contrasts]
+    common = None
+    if compared and not any(area.empty for area in compared):
+        low, high = max(area.index[0] for area in compared), min(area.index[-1] for area in compared)
+        common = (float(low), float(high)) if low <= high else None
+    contrasts = tuple(
         _contrast_quality(name, truth, areas[name], common)
         for name in sorted(areas, key=lambda name: name != truth.reference)
-    ]
-    compared = [contrast for contrast in contrasts if contrast.left_out is None]
-    return SubjectQuality(
-        tuple(contrasts),
-        common,
-        _spread(contrast.csa_before_mm2 for contrast in compared),
-        _spread(contrast.csa_after_mm2 for contrast in compared),
     )
+    before = _std(one.csa_before_mm2 for one in contrasts if one.left_out is None)
+    after = _std(one.csa_after_mm2 for one in contrasts if one.left_out is None)
+    return SubjectQuality(contrasts, common, before, after)
 
 
 def _contrast_quality(
     name: str, truth: SoftGroundTruth, areas: Areas, common: tuple[float, float] | None
 ) -> ContrastQuality:
-    before, after = (_mean_between(area, common) for area in (areas.before, areas.after))
+    before, after = (_mean_between(area, common) for area in areas)
     alignment = truth.contrasts.get(name)
     if alignment is None:
         reason = truth.skipped.get(name, "not in the average")
         return ContrastQuality(name, left_out=reason, csa_before_mm2=before, csa_after_mm2=after)
-    return ContrastQuality(
-        name,
-        alignment.warnings,
-        None,
-        _rounded(alignment.agreement),
-        *_largest_shift(alignment),
-        before,
-        after,
-    )
+    shift_mm = at_mm = None
+    measured = np.flatnonzero(alignment.measured)
+    if measured.size:
+        length = np.hypot(*alignment.shift_mm[measured].T)
+        shift_mm = rounded(length.max())
+        at_mm = round(float(alignment.height_mm[measured[length.argmax()]]), 2)
+    agreement = rounded(alignment.agreement)
+    return ContrastQuality(name, alignment.warnings, None, agreement, shift_mm, at_mm, before, after)
 
 
-def _rounded(value: float) -> float | None:
-    return round(float(value), _DIGITS) if np.isfinite(value) else None
-
-
-def _common_heights(areas: Sequence["pd.Series[float]"]) -> tuple[float, float] | None:
-    if not areas or any(area.empty for area in areas):
-        return None
-    low, high = max(area.index[0] for area in areas), min(area.index[-1] for area in areas)
-    return (float(low), float(high)) if low <= high else None
+def rounded(value: float, digits: int = _DIGITS) -> float | None:
+    """Return a number as JSON can hold it: neither NaN nor infinity are in its standard."""
+    return round(float(value), digits) + 0.0 if np.isfinite(value) else None  # no -0.0
 
 
 def _mean_between(area: "pd.Series[float]", heights_mm: tuple[float, float] | None) -> float | None:
@@ -179,18 +167,9 @@ def _mean_between(area: "pd.Series[float]", heights_mm: tuple[float, float] | No
     # A range of one height, when a contrast has one slice only, still has the slices that hold it.
     low, high = heights_mm[0] - 1e-3, heights_mm[1] + 1e-3
     weight = np.clip(np.minimum(height + half, high) - np.maximum(height - half, low), 0, None)
-    return _rounded(float(weight @ area.to_numpy() / weight.sum())) if weight.any() else None
+    return rounded(float(weight @ area.to_numpy() / weight.sum())) if weight.any() else None
 
 
-def _spread(values: Iterable[float | None]) -> float | None:
+def _std(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return _rounded(float(np.std(known, ddof=1))) if len(known) > 1 else None
-
-
-def _largest_shift(alignment: Alignment) -> tuple[float | None, float | None]:
-    measured = np.flatnonzero(alignment.measured)
-    if not measured.size:
-        return None, None
-    length = np.hypot(*alignment.shift_mm[measured].T)
-    place = measured[length.argmax()]
-    return _rounded(float(length.max())), round(float(alignment.height_mm[place]), 2)
+    return rounded(float(np.std(known, ddof=1))) if len(known) > 1 else None

@@ -1,13 +1,9 @@
-"""Images of a BIDS folder and the masks drawn on them: found, checked and read.
+"""Images of a BIDS folder and the masks drawn on them: found, checked and read."""
 
-Checked: both files are whole and lie on one grid, and the mask holds nothing but 0 and 1.
-"""
-
-import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -70,19 +66,27 @@ class MaskedImage:
 
 @dataclass(frozen=True)
 class SubjectSources:
-    """What one subject, or one session of one, offers.
+    """The images with a mask of one subject, or of one session of it.
 
     Attributes:
         person: `sub-01` or `sub-01_ses-1`.
-        subject: `sub-01`.
         images: one per contrast, sorted by it; empty if there is no mask.
         problem: why nothing can be made of them, or None.
     """
 
     person: str
-    subject: str
     images: tuple[MaskedImage, ...]
     problem: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """`sub-01`, without the session."""
+        return self.person.partition("_")[0]
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask, of use or not."""
+        return bool(self.images or self.problem)
 
 
 @dataclass(frozen=True)
@@ -115,19 +119,14 @@ def find_sources(choice: SourceChoice) -> CohortSources:
         listing, exclude=exclusion, contrasts=choice.contrasts, distinguish_by=choice.distinguish_by
     )
     found: dict[str, list[BidsImage]] = {}
-    subjects = {}
     for image in chosen.images:
-        subjects[image.name.person] = image.name.subject
         found.setdefault(image.name.person, []).append(image)
     for path in chosen.because(Reason.OTHER_CONTRAST):
         if name := parse_bids_name(path.name):
-            subjects[name.person] = name.subject
-    people = (_subject(person, subjects[person], found.get(person, []), choice, masks) for person in subjects)
-    cohort = CohortSources(
-        tuple(sorted(people, key=lambda person: person.person)),
-        chosen.contrasts,
-        (*_passed_over(chosen, choice, masks), *exclusion.warnings()),
-    )
+            found.setdefault(name.person, [])
+    subjects = tuple(_subject(person, found[person], choice, masks) for person in sorted(found))
+    warnings = (*_passed_over(chosen, choice, masks), *exclusion.warnings())
+    cohort = CohortSources(subjects, chosen.contrasts, warnings)
     _check_any_mask(choice, cohort, chosen, listing.files)
     return cohort
 
@@ -171,7 +170,7 @@ def _counted(what: str, files: Sequence[Path], root: Path) -> list[str]:
 def _check_any_mask(
     choice: SourceChoice, cohort: CohortSources, chosen: ChosenImages, images: Sequence[Path]
 ) -> None:
-    if any(person.images or person.problem for person in cohort.subjects):
+    if any(person.has_mask for person in cohort.subjects):
         return
     if not cohort.subjects and chosen.because(Reason.EXCLUDED):
         raise UserError(f"{choice.bids}: --exclude leaves none of {len(images)} images: exclude fewer")
@@ -186,48 +185,37 @@ def _check_any_mask(
 
 
 def _subject(
-    person: str,
-    subject: str,
-    images: Iterable[BidsImage],
-    choice: SourceChoice,
-    masks: Mapping[str, list[Path]],
+    person: str, images: Sequence[BidsImage], choice: SourceChoice, masks: Mapping[str, list[Path]]
 ) -> SubjectSources:
     by_contrast: dict[str, list[MaskedImage]] = {}
     for image in images:
         candidates = masks.get(_mask_name(image.path, choice), [])
-        mirrored = derivative_file(image.path, choice.bids, choice.masks, choice.suffix).parent
-        of_image = [mask for mask in candidates if mask.parent == mirrored] or candidates
+        folder = derivative_file(image.path, choice.bids, choice.masks, choice.suffix).parent
+        of_image = [mask for mask in candidates if mask.parent == folder] or candidates
         if len(of_image) > 1:
             places = examples([mask.relative_to(choice.masks).as_posix() for mask in of_image])
             problem = (
                 f"{image.path.name}: expected one mask, found {len(of_image)} ({places}): keep one, in the "
                 "image's subfolders"
             )
-            return SubjectSources(person, subject, (), problem)
+            return SubjectSources(person, (), problem)
         if of_image:
             source = MaskedImage(image.contrast, image.path, of_image[0])
             by_contrast.setdefault(image.contrast, []).append(source)
-    unclear = _same_contrast(by_contrast)
-    if unclear:
-        return SubjectSources(person, subject, (), unclear)
-    return SubjectSources(person, subject, tuple(by_contrast[name][0] for name in sorted(by_contrast)))
+    for contrast, of_contrast in by_contrast.items():
+        if len(of_contrast) > 1:  # the average would count this contrast twice
+            problem = _two_images(contrast, [source.image.name for source in of_contrast])
+            return SubjectSources(person, (), problem)
+    return SubjectSources(person, tuple(by_contrast[name][0] for name in sorted(by_contrast)))
 
 
-def _same_contrast(by_contrast: Mapping[str, Sequence[MaskedImage]]) -> str | None:
-    """Return why it is not clear which image shows a contrast; None if it is.
-
-    Both would count in the average, one contrast twice: which is meant is for the user to say.
-    """
-    for contrast, images in by_contrast.items():
-        if len(images) > 1:
-            names = [image.image.name for image in images]
-            keys = _differing_entities(names)
-            apart = f", or take them as contrasts of their own (--distinguish-by {keys})" if keys else ""
-            return (
-                f"contrast {contrast}: expected one image with a mask, found {len(images)} "
-                f"({examples(names)}): pass over all but one (--exclude {_pattern(names[-1])}){apart}"
-            )
-    return None
+def _two_images(contrast: str, names: Sequence[str]) -> str:
+    keys = _differing_entities(names)
+    apart = f", or take them as contrasts of their own (--distinguish-by {keys})" if keys else ""
+    return (
+        f"contrast {contrast}: expected one image with a mask, found {len(names)} ({examples(names)}): pass "
+        f"over all but one (--exclude {_pattern(names[-1])}){apart}"
+    )
 
 
 def _differing_entities(names: Sequence[str]) -> str:
@@ -248,19 +236,8 @@ def _pattern(name: str) -> str:
 # Reading
 
 
-def check_there(files: Iterable[Path]) -> None:
-    """Raise a UserError if a file is missing, or a link to content that was not fetched."""
-    for file in files:
-        if not file.is_file():
-            raise_first_error(file_findings(file))
-
-
 def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
-    """Return the mask of an image on the grid of the image.
-
-    Args:
-        source: where both lie.
-        soft: whether values between 0 and 1 are taken as they are.
+    """Return the mask of an image on the grid of the image; `soft`: values between 0 and 1 are allowed.
 
     Raises:
         UserError: if a file is missing or broken, the two do not lie on one grid, or the mask is none.
@@ -269,7 +246,7 @@ def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
     image, mask = load_nifti(source.image), load_nifti(source.mask)
     raise_first_error(grid_findings(source.mask, VoxelGrid.of(image), VoxelGrid.of(mask)))
     values = stored_values(source.mask)
-    raise_first_error(mask_findings(source.mask, values, soft=soft))
+    raise_first_error(_mask_findings(source.mask, values, soft=soft))
     # A slope in the header puts some values a few float32 steps beside 0 and 1.
     nearest = np.round(values) + np.float32(0)  # no -0
     values = np.where(np.abs(values - nearest) <= RANGE_TOLERANCE, nearest, values)
@@ -277,11 +254,7 @@ def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
 
 
 def read_image(file: Path) -> Volume:
-    """Return an image; what `read_mask` found whole.
-
-    Raises:
-        UserError: if it cannot be read after all.
-    """
+    """Return an image that `read_mask` found whole; a UserError if it cannot be read after all."""
     return Volume(stored_values(file), load_nifti(file).affine)
 
 
@@ -289,18 +262,12 @@ def _image_findings(file: Path) -> list[Finding]:
     findings = file_findings(file)
     if findings and findings[0].what == "not a 3-D image" and math.prod(load_nifti(file).shape[_AXES:]) > 1:
         remedy = "draw the mask on a 3-D image, such as the mean of the volumes, and name it so (rec-average)"
-        return [dataclasses.replace(findings[0], remedy=remedy)]
+        return [replace(findings[0], remedy=remedy)]
     return findings
 
 
-def mask_findings(file: Path, values: Values, *, soft: bool = False) -> list[Finding]:
-    """Say whether a mask holds 0 and 1 only, or, if it may be soft, values between them.
-
-    Args:
-        file: of the mask, for the message.
-        values: in the file.
-        soft: whether it may be soft.
-    """
+def _mask_findings(file: Path, values: Values, *, soft: bool) -> list[Finding]:
+    """Say whether a mask holds 0 and 1 only, or, if it may be soft, values between them."""
     if soft or not np.isfinite(values).all():
         return [finding for finding in content_findings(file, values) if finding.severity == "error"]
     content = classify(values)
@@ -329,8 +296,7 @@ def stated_thickness_mm(image: Path) -> float | None:
 def _thickness_mm(image: Path, affine: npt.NDArray[np.float64]) -> float | None:
     """Return how thick the slices across S-I are, if that is stated and less than the distance between them.
 
-    The header has that distance only, which is more where there are gaps. Of a sagittal or coronal image the
-    thickness is that along another axis and says nothing here.
+    The header has that distance only. Of a sagittal or coronal image the thickness is along another axis.
     """
     spacing = nib.affines.voxel_sizes(affine)
     apart = spacing[int(np.flatnonzero(io_orientation(affine)[:, 0] == _SUPERIOR)[0])]

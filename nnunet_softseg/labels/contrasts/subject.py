@@ -1,25 +1,26 @@
-"""One subject: its files in, its soft labels out, and a record by which a later run knows them.
+"""One subject: its files in, its soft labels with sidecars out, and a record by which a later run knows them.
 
 All files are written aside and moved in place together, the record last. It holds the hashes of the sources
-and of what was made, so that a subject without a record, or with one that no longer fits, is made again.
+and outputs: a subject without a record, or with one that no longer fits, is made again.
 """
 
 import contextlib
 import os
-import shutil
 import traceback
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.case_names import derivative_file
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.nifti import file_findings, without_nifti_ending
 from nnunet_softseg.io.record import (
     changed_keys,
     changed_outputs,
@@ -30,29 +31,45 @@ from nnunet_softseg.io.record import (
 )
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.qc_figure import save_figure, subject_figure
-from nnunet_softseg.labels.contrasts.quality import Areas, SubjectQuality, areas_of, subject_quality
+from nnunet_softseg.labels.contrasts.quality import SubjectQuality, areas_of, rounded, subject_quality
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
-from nnunet_softseg.labels.contrasts.sidecar import (
-    HARD_SUFFIX,
-    SOFT_SUFFIX,
-    Origin,
-    Places,
-    hard_sidecar,
-    soft_sidecar,
-)
-from nnunet_softseg.labels.contrasts.sources import (
-    SubjectSources,
-    check_there,
-    read_image,
-    read_mask,
-    stated_thickness_mm,
-)
-from nnunet_softseg.labels.contrasts.volume import Volume
+from nnunet_softseg.labels.contrasts.sources import SubjectSources, read_image, read_mask, stated_thickness_mm
+from nnunet_softseg.settings import HARD_THRESHOLD
 
+NAME = "nnunet-softseg"
 RECORD_FOLDER = Path("qc", "records")
-PICTURE_FOLDER = Path("qc", "subjects")
 PARTIAL = ".partial-"
+_SOFT_SUFFIX = "_label-SC_desc-softseg_probseg"
+_HARD_SUFFIX = "_label-SC_desc-softseg_seg"
 _LABEL = 1
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Places:
+    """The three folders of a run; paths in them are told as BIDS URIs.
+
+    Attributes:
+        bids: of the images.
+        masks: inside of `bids` or not.
+        output: of the derivatives.
+    """
+
+    bids: Path
+    masks: Path
+    output: Path
+
+    def uri(self, file: Path) -> str:
+        """Return `bids:raw:...` for a file of the images' folder, `bids:masks:...` for one of the masks'."""
+        for name, folder in (("raw", self.bids), ("masks", self.masks)):
+            if file.is_relative_to(folder):
+                return f"bids:{name}:{file.relative_to(folder).as_posix()}"
+        return file.name
+
+
+def generated_by(command: str) -> dict[str, str]:
+    """Return what made a file, as an entry of `GeneratedBy`."""
+    return {"Name": NAME, "Version": __version__, "Command": command}
 
 
 @dataclass(frozen=True)
@@ -81,11 +98,6 @@ class SubjectJob:
     def person(self) -> str:
         """Subject, and session if there is one."""
         return self.sources.person
-
-    @property
-    def record(self) -> Path:
-        """The record by which a later run knows the subject."""
-        return record_file(self.places.output, self.person)
 
 
 @dataclass(frozen=True)
@@ -139,19 +151,19 @@ class SubjectOutcome:
 
 
 def record_file(output: Path, person: str) -> Path:
-    """Return where the record of a subject is."""
+    """Return the record by which a later run knows a subject."""
     return output / RECORD_FOLDER / f"{person}.json"
 
 
 def picture_file(output: Path, person: str) -> Path:
-    """Return where the picture of a subject is."""
-    return output / PICTURE_FOLDER / f"{person}.webp"
+    """Return the picture of a subject."""
+    return output / "qc" / "subjects" / f"{person}.webp"
 
 
 def try_make_subject(job: SubjectJob) -> SubjectOutcome:
     """Return the result of a subject; one that fails leaves no file, nor does an earlier run of it."""
     try:
-        return make_subject(job)
+        return _make_subject(job)
     except UserError as error:
         failure = str(error)
     except Exception as error:
@@ -160,16 +172,12 @@ def try_make_subject(job: SubjectJob) -> SubjectOutcome:
         failure = (
             f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"
         )
-    discard(job.places.output, job.person)
+    _discard(job.places.output, job.person)
     return SubjectOutcome(job.person, failure=" ".join(failure.split()))
 
 
-def make_subject(job: SubjectJob) -> SubjectOutcome:
-    """Write the soft labels of a subject, or keep those that are there from the same sources and settings.
-
-    Raises:
-        UserError: if its files do not allow it.
-    """
+def _make_subject(job: SubjectJob) -> SubjectOutcome:
+    """Write the soft labels of a subject, or keep those made from the same sources and settings."""
     if job.sources.problem:
         raise UserError(job.sources.problem)
     request = _request(job)
@@ -177,20 +185,30 @@ def make_subject(job: SubjectJob) -> SubjectOutcome:
     if kept is not None:
         return kept
     masks = {source.contrast: read_mask(source, soft=job.soft_masks) for source in job.sources.images}
+    wanted = job.settings.reference
     if job.strict:
-        _refuse_other_reference(choose_reference(masks, job.settings.reference)[1])
+        _refuse_other_reference(choose_reference(masks, wanted)[1])
     truth = soft_ground_truth(masks, job.settings)
-    areas = areas_of(masks, truth)
-    outcome = _outcome(job, masks, truth, areas)
+    first_choice, other_reference = choose_reference(masks, wanted)
+    if truth.reference not in (wanted, first_choice):
+        other_reference = f"{wanted} was left out as implausible: {truth.reference} is the reference"
     if job.strict:
-        _refuse_other_reference(outcome.other_reference)
+        _refuse_other_reference(other_reference)
+    alone = "one contrast only: nothing to average, its mask is the label"
+    notes = (alone,) if len(truth.contrasts) == 1 else ()
+    areas = areas_of(masks, truth)
+    quality = subject_quality(truth, areas)
+    outcome = SubjectOutcome(job.person, truth.reference, other_reference, notes, quality)
     with _aside(job) as folder:
         _write_labels(job, truth, request, folder)
-        _draw(job, masks, truth, areas, folder)
+        images = {source.contrast: read_image(source.image) for source in job.sources.images}
+        picture = picture_file(folder, job.person)
+        make_folder(picture.parent)
+        save_figure(subject_figure(quality, images, masks, truth, areas), picture)
         outputs = _move(job, folder)
-    record = {"request": request, "outputs": outputs, "outcome": asdict(outcome)}
-    make_folder(job.record.parent)
-    write_json(job.record, record)
+    record = record_file(job.places.output, job.person)
+    make_folder(record.parent)
+    write_json(record, {"request": request, "outputs": outputs, "outcome": asdict(outcome)})
     return outcome
 
 
@@ -199,55 +217,35 @@ def _refuse_other_reference(reason: str | None) -> None:
         raise UserError(f"{reason}: add its mask, or go on without --strict")
 
 
-def _outcome(
-    job: SubjectJob, masks: Mapping[str, Volume], truth: SoftGroundTruth, areas: Mapping[str, Areas]
-) -> SubjectOutcome:
-    wanted, other_reference = job.settings.reference, None
-    if truth.reference != wanted:
-        chosen, reason = choose_reference(masks, wanted)
-        left_out = f"{wanted} was left out as implausible: {truth.reference} is the reference"
-        other_reference = reason if truth.reference == chosen else left_out
-    notes = []
-    if len(truth.contrasts) == 1:
-        notes.append("one contrast only: nothing to average, its mask is the label")
-    quality = subject_quality(truth, areas)
-    return SubjectOutcome(job.person, truth.reference, other_reference, tuple(notes), quality)
-
-
 # Results of an earlier run
 
 
 def _request(job: SubjectJob) -> dict[str, Any]:
     """Return all that decides the result, as JSON gives it back."""
-    files = [file for source in job.sources.images for file in (source.image, source.mask)]
-    check_there(files)
+    images, uri = job.sources.images, job.places.uri
+    files = [file for source in images for file in (source.image, source.mask)]
+    for file in files:
+        if not file.is_file():  # a link to content that was not fetched, too
+            raise_first_error(file_findings(file))
     request: dict[str, Any] = {
         "version": __version__,
-        "parameters": _parameters(job),
-        "contrasts": {
-            source.contrast: [job.places.uri(source.image), job.places.uri(source.mask)]
-            for source in job.sources.images
-        },
-        "sha256": {job.places.uri(file): sha256(file) for file in files},
-        "slice_thickness_mm": {
-            source.contrast: stated_thickness_mm(source.image) for source in job.sources.images
-        },
+        "parameters": {**asdict(job.settings), "soft_masks": job.soft_masks},
+        "contrasts": {source.contrast: [uri(source.image), uri(source.mask)] for source in images},
+        "sha256": {uri(file): sha256(file) for file in files},
+        "slice_thickness_mm": {source.contrast: stated_thickness_mm(source.image) for source in images},
     }
     request = json_copy(request)
     return request
 
 
-def _parameters(job: SubjectJob) -> dict[str, Any]:
-    return {**job.settings.as_dict(), "soft_masks": job.soft_masks}
-
-
 def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
     """Return the earlier result, or None if that is stale, unfinished or changed."""
-    record = load_record(job.record, "request", "outputs", "outcome")
+    output = job.places.output
+    record = load_record(record_file(output, job.person), "request", "outputs", "outcome")
     if record is None:
         return None
     try:
-        if changed_keys(record["request"], request) or changed_outputs(job.places.output, record["outputs"]):
+        if changed_keys(record["request"], request) or changed_outputs(output, record["outputs"]):
             return None
         outcome = replace(SubjectOutcome.from_dict(record["outcome"]), kept=True)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -255,12 +253,12 @@ def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
     return None if job.strict and outcome.other_reference else outcome
 
 
-def discard(output: Path, person: str) -> None:
-    """Remove whatever there is of a subject, its record first."""
+def _discard(output: Path, person: str) -> None:
+    """Remove all files of a subject, its record first."""
     subject, _, session = person.partition("_")
     folder = output / subject / session if session else output / subject
     files = [record_file(output, person), picture_file(output, person)]
-    for suffix in (SOFT_SUFFIX, HARD_SUFFIX):
+    for suffix in (_SOFT_SUFFIX, _HARD_SUFFIX):
         for ending in (".nii.gz", ".json"):
             files += folder.glob(f"*/{person}_*{suffix}{ending}")
     for file in files:
@@ -275,65 +273,93 @@ def discard(output: Path, person: str) -> None:
 
 
 @contextlib.contextmanager
-def _aside(job: SubjectJob) -> Any:
+def _aside(job: SubjectJob) -> Iterator[Path]:
     """Give a folder, on the same disk, that is gone when the block ends."""
-    folder = job.places.output / f"{PARTIAL}{job.person}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    make_folder(folder)
+    output, prefix = job.places.output, f"{PARTIAL}{job.person}-"
     try:
-        yield folder
+        with TemporaryDirectory(prefix=prefix, dir=output, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
     except OSError as error:
         raise UserError(
-            f"cannot write to {job.places.output}: {error.strerror or error}: check that the folder is "
-            "writable and the disk not full"
+            f"cannot write to {output}: {error.strerror or error}: check that the folder is writable and the "
+            "disk not full"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, Any], folder: Path) -> None:
-    hashes = request["sha256"]
-    taken = [source for source in job.sources.images if source.contrast in truth.contrasts]
-    uris = [job.places.uri(file) for source in taken for file in (source.image, source.mask)]
-    origin = Origin({uri: hashes[uri] for uri in uris}, _parameters(job), job.command)
-    for source in taken:
-        soft, hard = (
-            derivative_file(source.image, job.places.bids, folder, suffix)
-            for suffix in (SOFT_SUFFIX, HARD_SUFFIX)
-        )
-        make_folder(soft.parent)
-        write_soft_label(soft, truth.native[source.contrast].values, source.image)
-        write_label_map(hard, [soft], [_LABEL])
-        image = job.places.uri(source.image)
-        write_json(_sidecar(soft), soft_sidecar(source.contrast, image, truth, origin))
-        soft_uri = f"bids::{soft.relative_to(folder).as_posix()}"
-        write_json(_sidecar(hard), hard_sidecar(soft_uri, image, origin))
-
-
-def _sidecar(file: Path) -> Path:
-    return file.with_name(f"{without_nifti_ending(file.name)}.json")
-
-
-def _draw(
-    job: SubjectJob,
-    masks: Mapping[str, Volume],
-    truth: SoftGroundTruth,
-    areas: Mapping[str, Areas],
-    folder: Path,
-) -> None:
-    images = {source.contrast: read_image(source.image) for source in job.sources.images}
-    figure = subject_figure(subject_quality(truth, areas), images, masks, truth, areas)
-    file = picture_file(folder, job.person)
-    make_folder(file.parent)
-    save_figure(figure, file)
 
 
 def _move(job: SubjectJob, folder: Path) -> dict[str, str]:
     """Replace the files of an earlier run by those in `folder`, and return the hash of each."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = output_hashes(folder, files)
-    discard(job.places.output, job.person)
+    _discard(job.places.output, job.person)
     for file, name in zip(files, hashes, strict=True):
         target = job.places.output / name
         make_folder(target.parent)
         os.replace(file, target)
     return hashes
+
+
+def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, Any], folder: Path) -> None:
+    for source in job.sources.images:
+        if source.contrast not in truth.contrasts:
+            continue
+        soft, hard = (
+            derivative_file(source.image, job.places.bids, folder, suffix)
+            for suffix in (_SOFT_SUFFIX, _HARD_SUFFIX)
+        )
+        make_folder(soft.parent)
+        write_soft_label(soft, truth.native[source.contrast].values, source.image)
+        write_label_map(hard, [soft], [_LABEL])
+        uri = f"bids::{soft.relative_to(folder).as_posix()}"
+        write_json(_sidecar(soft), _soft_sidecar(source.contrast, truth, request, job.command))
+        write_json(_sidecar(hard), _hard_sidecar(uri, request["contrasts"][source.contrast][0], job.command))
+
+
+def _sidecar(file: Path) -> Path:
+    return file.with_name(f"{without_nifti_ending(file.name)}.json")
+
+
+def _soft_sidecar(
+    contrast: str, truth: SoftGroundTruth, request: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """Return the sidecar of the soft label of a contrast; its alignment in slices of the reference."""
+    uris, alignment = request["contrasts"], truth.contrasts[contrast]
+    sources = list(dict.fromkeys(uri for name in uris if name in truth.contrasts for uri in uris[name]))
+    return {
+        "Description": "Share of each voxel that is spinal cord: the mean of masks of several contrasts",
+        "Type": "ROI",
+        "Label": "SC",
+        "Sources": sources,
+        "SourcesSHA256": {uri: request["sha256"][uri] for uri in sources},
+        "SpatialReference": uris[contrast][0],
+        "Contrast": contrast,
+        "Reference": truth.reference,
+        "Alignment": {
+            "HeightMm": _list(alignment.height_mm),
+            "ShiftRightMm": _list(alignment.shift_mm[:, 0]),
+            "ShiftAnteriorMm": _list(alignment.shift_mm[:, 1]),
+            "RotationDeg": _list(alignment.rotation_deg),
+            "Measured": alignment.measured.tolist(),
+            "Coverage": _list(alignment.coverage),
+        },
+        "Agreement": {name: rounded(one.agreement, _DIGITS) for name, one in truth.contrasts.items()},
+        "Doubts": {name: list(one.warnings) for name, one in truth.contrasts.items() if one.warnings},
+        "Skipped": truth.skipped,
+        "Parameters": request["parameters"],
+        "GeneratedBy": [generated_by(command)],
+    }
+
+
+def _list(values: npt.NDArray[Any]) -> list[float | None]:
+    return [rounded(value, _DIGITS) for value in values]
+
+
+def _hard_sidecar(soft_label: str, image: str, command: str) -> dict[str, Any]:
+    return {
+        "Description": f"Voxels of which more than {HARD_THRESHOLD:g} is spinal cord",
+        "Type": "ROI",
+        "Label": "SC",
+        "Sources": [soft_label],
+        "SpatialReference": image,
+        "Threshold": HARD_THRESHOLD,
+        "GeneratedBy": [generated_by(command)],
+    }
