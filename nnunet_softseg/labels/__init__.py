@@ -6,7 +6,6 @@ The modules, in the order of their imports:
   contrasts/volume.py            a mask and where its voxels lie, as stored and upright
   contrasts/alignment.py         a shift, and a rotation, for each slice of a contrast
   contrasts/resampling.py        a mask read anywhere: along the cord, weighted by coverage
-  contrasts/plausibility.py      plausibility of an alignment
   contrasts/average.py           masks of all contrasts -> one soft label, on every grid
   contrasts/quality.py           agreement, shifts and areas of one subject
   contrasts/qc_figure.py         picture of one subject: slices with outlines, shifts, areas along the cord

@@ -1,9 +1,7 @@
-"""How a contrast lies against the reference: a shift, and if asked for a rotation, for each of its slices.
+"""Alignment of a contrast to the reference: a shift, on request a rotation, for each slice of the contrast.
 
-Every contrast has slices of its own: planes across its S-I axis, numbered by a coordinate that is a whole
-number in the middle of each slice. A person who moves between two images moves between their slices; so a
-shift belongs to a slice of the contrast and moves points within its plane. That never changes their slice:
-forward and back are exact inverses. All points are scanner RAS+ mm, (3, N).
+Slices are planes across a contrast's S-I axis; their coordinate is whole in the middle of each. Points,
+scanner RAS+ mm (3, N), move within their plane only, so forward and back are exact inverses.
 """
 
 from collections.abc import Sequence
@@ -13,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
-from nnunet_softseg.labels.contrasts.volume import Volume
+from nnunet_softseg.labels.contrasts.volume import Floats, Volume
 from nnunet_softseg.settings import HARD_THRESHOLD
-
-Floats = npt.NDArray[np.float64]
 
 MIN_EIGENVALUE_RATIO = 1.6
 """A slice with a smaller ratio of the variances along its principal axes is too round to have a direction."""
@@ -24,12 +20,12 @@ MAX_ROTATION_DEG = 40.0
 """A larger rotation is taken for a wrong direction and ignored."""
 
 _REACH = 0.5  # a slice extends by half of itself to both sides of its middle
-_NOTHING = 1e-6  # in slices: rounding
+ROUNDING = 1e-6  # in slices
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Where a contrast shows what the reference shows, slice by slice of the reference.
+    """The alignment of a contrast, slice by slice of the reference.
 
     The slices are those across the reference's S-I axis, from inferior to superior. Their R-L and A-P axes
     are the two other array axes of the reference, turned to the right and to anterior: scanner axes for a
@@ -136,7 +132,7 @@ class Slices:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What the others are aligned to.
+    """The contrast that others are aligned to.
 
     Attributes:
         slices: of the reference.
@@ -238,18 +234,13 @@ def _shared(
     reference: Reference, slices: Slices, numbers: npt.NDArray[np.intp], crossing: Floats
 ) -> npt.NDArray[np.intp]:
     """Return which of the slices the reference's cord crosses within a slice that has its mask."""
-    crossed = np.abs(slices.number(crossing) - numbers) <= _NOTHING
+    crossed = np.abs(slices.number(crossing) - numbers) <= ROUNDING
     away = np.abs(reference.slices.number(crossing)[:, None] - reference.filled).min(axis=1)
-    return np.flatnonzero(crossed & (away <= _REACH + _NOTHING))
+    return np.flatnonzero(crossed & (away <= _REACH + ROUNDING))
 
 
 def with_cord_of_all(reference: Reference, motions: Sequence[Motion]) -> Reference:
-    """Return the reference with the cord continued where its own mask ends and others go on.
-
-    Args:
-        reference: its slices and cord.
-        motions: of the other contrasts.
-    """
+    """Return the reference, its cord continued where its own mask ends and those of other contrasts go on."""
     own = reference.slices.crossing(reference.cord)
     lines = [reference.slices.crossing(_cord_in_reference(motion)) for motion in motions]
     first = min(np.ceil(line.knots[0]) for line in (own, *lines))
@@ -273,9 +264,9 @@ def _cord_in_reference(motion: Motion) -> Floats:
 
 
 def drift_mm(motion: Motion, reference: Reference) -> float:
-    """Return how far the cord of a contrast, brought to the reference, lies from that of all.
+    """Return the largest distance of a contrast's cord, brought to the reference, from that of all.
 
-    It does where the shift was not measured but carried over, and where it was smoothed.
+    There is one where the shift was carried over, not measured, or smoothed.
     """
     line = reference.slices.crossing(reference.cord)
     points = _cord_in_reference(motion)
@@ -312,45 +303,30 @@ def smoothed(height: Floats, values: Floats, sigma_mm: float) -> Floats:
 def _rotation(reference: Reference, mask: Volume, sigma_mm: float) -> PiecewiseLinear | None:
     """Return the rotation from the first principal axes of the slices, where both masks have one."""
     axes = Slices.of(mask).axes
-    theirs, ours = principal_axes(reference.slices.grid, axes), principal_axes(mask, axes)
-    if not theirs.slices.size or not ours.slices.size:
+    reference_slices, _centres, reference_angle = _principal_axes(reference.slices.grid, axes)
+    slices, centres, angle = _principal_axes(mask, axes)
+    if not reference_slices.size or not slices.size:
         return None
-    numbers = reference.slices.number(ours.centres)
-    nearest = np.abs(numbers[:, None] - theirs.slices).argmin(axis=1)
+    numbers = reference.slices.number(centres)
+    nearest = np.abs(numbers[:, None] - reference_slices).argmin(axis=1)
     # An axis has no sign: angles differ by -90 to 90 degrees.
-    angle = (ours.angle - theirs.angle[nearest] + np.pi / 2) % np.pi - np.pi / 2
-    near = np.abs(numbers - theirs.slices[nearest]) <= _REACH + _NOTHING
-    valid = near & (np.abs(angle) <= np.radians(MAX_ROTATION_DEG))
+    rotation = (angle - reference_angle[nearest] + np.pi / 2) % np.pi - np.pi / 2
+    near = np.abs(numbers - reference_slices[nearest]) <= _REACH + ROUNDING
+    valid = near & (np.abs(rotation) <= np.radians(MAX_ROTATION_DEG))
     if not valid.any():
         return None
-    slices = ours.slices[valid].astype(np.float64)
-    return PiecewiseLinear(slices, smoothed(slices * mask.voxel_mm[2], angle[valid, None], sigma_mm))
+    knots = slices[valid].astype(np.float64)
+    return PiecewiseLinear(knots, smoothed(knots * mask.voxel_mm[2], rotation[valid, None], sigma_mm))
 
 
-@dataclass(frozen=True, eq=False)
-class PrincipalAxes:
-    """The longest direction of the slices that have one.
+def _principal_axes(mask: Volume, axes: Floats) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
+    """Return the first principal axis of each slice of an upright mask that is not nearly round.
 
-    Attributes:
-        slices: (m,) which slices of the mask.
-        centres: (3, m) in scanner mm.
-        angle: (m,) from the first of two given axes towards the second, radians; an axis has no sign.
-    """
-
-    slices: npt.NDArray[np.intp]
-    centres: Floats
-    angle: Floats
-
-
-def principal_axes(mask: Volume, axes: Floats) -> PrincipalAxes:
-    """Return the first principal axis of each slice that is not nearly round.
-
-    Args:
-        mask: upright.
-        axes: (3, 2) unit vectors that span the plane in which angles are given.
+    The slices (m,), their centres (3, m) in scanner mm, and the angle (m,) of the axis, in radians from the
+    first of the two unit vectors in `axes` (3, 2) towards the second.
     """
     centres = centres_of_mass(mask)
-    found = []
+    places, angles = [], []
     for place, number in enumerate(centres.slices):
         plane = mask.values[:, :, number]
         index = np.array(np.nonzero(plane), np.float64)
@@ -359,7 +335,7 @@ def principal_axes(mask: Volume, axes: Floats) -> PrincipalAxes:
         weight = plane[plane > 0].astype(np.float64)
         variances, directions = np.linalg.eigh((within * weight) @ within.T)
         if variances[1] > MIN_EIGENVALUE_RATIO * max(variances[0], 0.0):
-            found.append((place, float(np.arctan2(directions[1, 1], directions[0, 1]))))
-    places = np.array([place for place, _angle in found], np.intp)
-    angle = np.array([angle for _place, angle in found], np.float64)
-    return PrincipalAxes(centres.slices[places], centres.world[:, places], angle)
+            places.append(place)
+            angles.append(float(np.arctan2(directions[1, 1], directions[0, 1])))
+    found = np.array(places, np.intp)
+    return centres.slices[found], centres.world[:, found], np.array(angles, np.float64)

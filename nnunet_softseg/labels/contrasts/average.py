@@ -1,11 +1,8 @@
-"""The soft label of one subject: the masks of all contrasts, aligned and averaged.
+"""The soft label of one subject: sum of the aligned masks of all contrasts / sum of their coverages.
 
-Paper: Bédard, Karthik et al., Medical Image Analysis 2025, "Towards contrast-agnostic soft segmentation of
-the spinal cord": soft = sum of the aligned masks / sum of their coverages. There, the masks are brought to
-the grid of the reference, averaged, and the average is brought back to each contrast. Here, the average is
-computed on the grid where it is wanted: every mask is read at the place of the voxel, once. The alignment is
-the same, but nothing is blurred by a second interpolation, and what the reference's image doesn't reach is
-not lost.
+After Bédard, Karthik et al., Medical Image Analysis 2025, "Towards contrast-agnostic soft segmentation of the
+spinal cord". There, the average is made on the reference's grid and brought back to each contrast; here, each
+mask is read once at every voxel of the target grid, without a second interpolation.
 """
 
 from collections.abc import Mapping
@@ -16,6 +13,7 @@ import numpy.typing as npt
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.labels.contrasts.alignment import (
+    ROUNDING,
     Alignment,
     Motion,
     PiecewiseLinear,
@@ -28,18 +26,15 @@ from nnunet_softseg.labels.contrasts.alignment import (
     reference_of,
     with_cord_of_all,
 )
-from nnunet_softseg.labels.contrasts.plausibility import warning_about_reference, warnings_of
 from nnunet_softseg.labels.contrasts.resampling import SlicedMask, box_offsets, sliced, voxels_around
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
-from nnunet_softseg.labels.contrasts.volume import Volume, as_stored, cropped, upright
+from nnunet_softseg.labels.contrasts.volume import Floats, Volume, as_stored, cropped, upright
 from nnunet_softseg.metrics.overlap import dice
 from nnunet_softseg.settings import HARD_THRESHOLD
 
-Floats = npt.NDArray[np.float64]
-
-_CHUNK = 200_000  # voxels at a time: whatever the masks are like, memory stays small
-_STEEPEST = 0.7  # how far the cord may move in plane per mm along S-I: 35 degrees
-_NOTHING = 1e-6  # in slices: rounding
+_CHUNK = 200_000  # voxels at a time: memory stays small with any mask
+_STEEPEST = 0.7  # largest shift of the cord in plane per mm along S-I: 35 degrees
+_ENOUGH_TO_BLAME = 2  # contrasts implausible against the reference before that is the reference's fault
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,35 +86,28 @@ def soft_ground_truth(masks: Mapping[str, Volume], settings: GroundTruthSettings
 def choose_reference(masks: Mapping[str, Volume], wanted: str) -> tuple[str, str | None]:
     """Return the contrast to average on, and why it is not the one wanted, or None if it is.
 
-    In place of a missing one: the contrast with the thinnest slices, the longest cover along S-I, the
-    smallest voxels.
+    Instead of a missing one: that with the thinnest slices, the longest cover along S-I, the smallest voxels.
 
     Raises:
         UserError: if no mask holds anything.
     """
     filled = {name: mask for name, mask in masks.items() if (mask.values > HARD_THRESHOLD).any()}
     if not filled:
-        raise UserError(f"no reference can be chosen: no mask holds anything (masks of: {_names(masks)})")
+        names = ", ".join(sorted(masks)) or "none"
+        raise UserError(f"no reference can be chosen: no mask holds anything (masks of: {names})")
     if wanted in filled:
         return wanted, None
     best = min(sorted(filled), key=lambda name: _rank(filled[name]))
     thickness = upright(filled[best]).voxel_mm[2]
     problem = "its mask is empty" if wanted in masks else "it is missing"
-    return (
-        best,
-        f"{wanted} cannot be the reference, {problem}: {best} has the thinnest slices ({thickness:.3g} mm)",
-    )
+    slices = f"{best} has the thinnest slices ({thickness:.3g} mm)"
+    return best, f"{wanted} cannot be the reference, {problem}: {slices}"
 
 
 def _rank(mask: Volume) -> tuple[float, float, float]:
     turned = upright(mask)
-    size = turned.voxel_mm
-    slices = int((turned.values > HARD_THRESHOLD).any(axis=(0, 1)).sum())
+    size, slices = turned.voxel_mm, centres_of_mass(turned).slices.size
     return round(float(size[2]), 3), -round(slices * float(size[2]), 3), round(float(size.prod()), 3)
-
-
-def _names(masks: Mapping[str, Volume]) -> str:
-    return ", ".join(sorted(masks)) or "none"
 
 
 def _usable(
@@ -141,9 +129,8 @@ def _usable(
         if highest > HARD_THRESHOLD:
             usable[name] = masks[name]
         else:
-            skipped[name] = (
-                "its mask is empty" if highest == 0 else f"no value of its mask exceeds {HARD_THRESHOLD}"
-            )
+            low = f"no value of its mask exceeds {HARD_THRESHOLD}"
+            skipped[name] = "its mask is empty" if highest == 0 else low
     if not usable:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise UserError(f"no contrast with a usable mask ({reasons or 'no masks at all'}): check the masks")
@@ -191,27 +178,19 @@ def _average(
     """Return the soft label, and whether it is the reference that lies implausibly."""
     aligned = _align(usable, reference, settings)
     windows = _windows_mm(aligned, box=settings.box)
-    labels = {
-        name: _label(contrast, aligned, windows[name], box=settings.box)
-        for name, contrast in aligned.contrasts.items()
-    }
-    native = {name: _where_covered(labels[name], aligned.contrasts[name]) for name in labels}
-    alignments = {
-        name: _alignment(contrast, aligned, native[name], settings)
-        for name, contrast in aligned.contrasts.items()
-    }
+    labels, native, alignments = {}, {}, {}
+    for name, contrast in aligned.contrasts.items():
+        label = _label(contrast, aligned, windows[name], box=settings.box)
+        coverage = np.zeros(label.shape[2], np.float32)
+        coverage[contrast.covered] = 1.0
+        labels[name], native[name] = as_stored(label, usable[name]), as_stored(label * coverage, usable[name])
+        alignments[name] = _alignment(contrast, aligned, label * coverage, settings)
     masks = {name: contrast.source.mask for name, contrast in aligned.contrasts.items()}
-    warning = warning_about_reference(masks, reference, settings)
+    warning = _warning_about_reference(masks, reference, settings)
     if warning:
         own = alignments[reference]
         alignments[reference] = replace(own, warnings=(*own.warnings, warning))
-    truth = SoftGroundTruth(
-        reference,
-        as_stored(labels[reference], usable[reference]),
-        {name: as_stored(native[name], usable[name]) for name in native},
-        alignments,
-        aligned.skipped,
-    )
+    truth = SoftGroundTruth(reference, labels[reference], native, alignments, aligned.skipped)
     return truth, warning is not None
 
 
@@ -252,7 +231,8 @@ def _windows_mm(aligned: _Aligned, *, box: bool) -> dict[str, float]:
     contrasts = aligned.contrasts
     drifts = {name: drift_mm(contrast.motion, aligned.reference) for name, contrast in contrasts.items()}
     reach = max(contrast.source.reach_mm() + drifts[name] for name, contrast in contrasts.items())
-    normals = [_normal(contrast.grid) for contrast in contrasts.values()]
+    across = [np.cross(*contrast.grid.affine[:3, :2].T) for contrast in contrasts.values()]
+    normals = [normal / np.linalg.norm(normal) for normal in across]
     # Sections that are oblique to each other are longer by 1 / cos of the angle between them.
     cosine = min(abs(float(one @ other)) for one in normals for other in normals)
     windows = {}
@@ -261,13 +241,6 @@ def _windows_mm(aligned: _Aligned, *, box: bool) -> dict[str, float]:
         thick = _STEEPEST * float(size[2]) / 2 if box else 0.0
         windows[name] = (reach + drifts[name]) / cosine + thick + float(np.linalg.norm(size[:2]))
     return windows
-
-
-def _normal(grid: Volume) -> Floats:
-    """Return the unit vector across the slices of an upright volume."""
-    across = np.cross(grid.affine[:3, 0], grid.affine[:3, 1])
-    normal: Floats = across / np.linalg.norm(across)
-    return normal
 
 
 def _label(target: _Contrast, aligned: _Aligned, window_mm: float, *, box: bool) -> npt.NDArray[np.float32]:
@@ -300,13 +273,6 @@ def _mean_at(points: Floats, target: _Contrast, aligned: _Aligned, *, box: bool)
     return mean
 
 
-def _where_covered(label: npt.NDArray[np.float32], contrast: _Contrast) -> npt.NDArray[np.float32]:
-    """Return the label times the coverage of the contrast's own mask."""
-    coverage = np.zeros(label.shape[2], np.float32)
-    coverage[contrast.covered] = 1.0
-    return label * coverage
-
-
 def _alignment(
     contrast: _Contrast, aligned: _Aligned, native: npt.NDArray[np.float32], settings: GroundTruthSettings
 ) -> Alignment:
@@ -325,7 +291,7 @@ def _alignment(
         measured=_is_measured(numbers, grid, contrast),
         coverage=coverage,
         agreement=agreement,
-        warnings=warnings_of(motion, agreement, settings),
+        warnings=_warnings_of(motion, agreement, settings),
     )
 
 
@@ -349,5 +315,59 @@ def _is_measured(numbers: Floats, reference: Volume, contrast: _Contrast) -> npt
     """Return which of these slice coordinates of the contrast lie in a slice whose shift was measured."""
     half = max(1.0, float(reference.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2
     distance = np.abs(numbers[:, None] - contrast.motion.measured).min(axis=1)
-    within: npt.NDArray[np.bool_] = distance <= half + _NOTHING
+    within: npt.NDArray[np.bool_] = distance <= half + ROUNDING
     return within
+
+
+# Plausibility of an alignment: shift, jump between slices, agreement with the average
+
+
+def _warnings_of(motion: Motion, agreement: float, settings: GroundTruthSettings) -> tuple[str, ...]:
+    """Return why an alignment is implausible, with numbers; empty if it is not."""
+    warnings = _shift_warnings(motion, settings)
+    if agreement < settings.min_agreement:
+        limit = settings.min_agreement
+        warnings.append(f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}")
+    return tuple(warnings)
+
+
+def _shift_warnings(motion: Motion, settings: GroundTruthSettings) -> list[str]:
+    warnings = []
+    height = motion.cord.at(motion.measured.astype(np.float64))[2]
+    length = np.linalg.norm(motion.steps, axis=1)
+    place, limit = int(length.argmax()), settings.max_shift_mm
+    if length[place] > limit:
+        warnings.append(
+            f"shift of {length[place]:.1f} mm at z = {height[place]:.0f} mm, more than {limit:g} mm"
+        )
+    jumps = np.linalg.norm(np.diff(motion.steps, axis=0), axis=1)
+    if jumps.size and jumps.max() > settings.max_jump_mm:
+        place = int(jumps.argmax())
+        warnings.append(
+            f"shift changes by {jumps[place]:.1f} mm between slices at z = {height[place]:.0f} and "
+            f"{height[place + 1]:.0f} mm, more than {settings.max_jump_mm:g} mm"
+        )
+    return warnings
+
+
+def _warning_about_reference(
+    masks: Mapping[str, Volume], reference: str, settings: GroundTruthSettings
+) -> str | None:
+    """Return why the reference itself is implausible, and not the contrasts aligned to it; None if it is not.
+
+    It is if two contrasts or more lie implausibly against it, and fewer against another. Masks are upright.
+    """
+    against = _implausible_against(masks, reference, settings)
+    if against < _ENOUGH_TO_BLAME:
+        return None
+    others = {name: _implausible_against(masks, name, settings) for name in sorted(set(masks) - {reference})}
+    best = min(others, key=lambda name: others[name])
+    if others[best] >= against:
+        return None
+    return f"{against} of {len(others)} contrasts lie implausibly against it, against {best} {others[best]}"
+
+
+def _implausible_against(masks: Mapping[str, Volume], reference: str, settings: GroundTruthSettings) -> int:
+    base = reference_of(masks[reference])
+    motions = [measure(base, mask, settings) for name, mask in masks.items() if name != reference]
+    return sum(bool(_shift_warnings(motion, settings)) for motion in motions if motion is not None)

@@ -5,7 +5,7 @@ they are, axial ones with the right of the patient on the left, sagittal ones wi
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from nnunet_softseg.labels.contrasts.alignment import centres_of_mass
+from nnunet_softseg.labels.contrasts.alignment import Alignment, centres_of_mass
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth
 from nnunet_softseg.labels.contrasts.quality import Areas, ContrastQuality, SubjectQuality
 from nnunet_softseg.labels.contrasts.volume import Floats, Volume, upright
@@ -39,11 +39,15 @@ _FINE = 4  # pixels per voxel in which the voxels' edges are followed
 _ENDS_MM = 5.0
 _SAGITTAL_MARGIN_MM = 16.0
 _SAGITTAL_LEAST_WIDTH_MM = 45.0
-_LEAST_HEIGHT_MM, _LEAST_SHIFT_MM, _LEAST_AREA_MM2 = 10.0, 2.0, 10.0
+_LEAST_SHIFT_MM, _LEAST_AREA_MM2 = 2.0, 10.0
 _LONGEST_NAME = 20
 # In inches
 _LEAST_WIDTH, _LEAST_COLUMN, _WIDEST_COLUMN, _TALLEST_SAGITTAL = 9.0, 1.85, 2.4, 3.6
 _TITLE, _GAP, _PLOT, _LEFT, _BOTTOM = 0.62, 0.05, 2.3, 0.5, 0.3
+_PLOT_TITLES = (
+    *("shift to the right, mm", "shift to anterior, mm"),
+    *("area of hard masks, mm²", "area of soft labels, mm²", "mean area: ○ hard ● soft"),
+)
 _STYLE: Any = {
     "text.parse_math": False,  # a name may hold anything
     "font.size": 8.0,
@@ -60,17 +64,23 @@ class _Column:
 
     Attributes:
         quality: its numbers.
+        colour: of its title and lines.
         image: None for none.
         hard: its mask.
         soft: its soft label; None if it took no part.
+        alignment: to the reference; None if it took no part.
+        areas: along S-I.
         cord: (3, n) voxel index of the cord's centre in each slice that holds it; of an empty mask, where
             the reference has it.
     """
 
     quality: ContrastQuality
+    colour: str
     image: Volume | None
     hard: Volume
     soft: Volume | None
+    alignment: Alignment | None
+    areas: Areas
     cord: Floats
 
     @property
@@ -78,6 +88,11 @@ class _Column:
         """Scanner z of the cord's centres, (n,)."""
         height: Floats = self.hard.to_world(self.cord)[2]
         return height
+
+    def edges_mm(self, axis: int) -> Floats:
+        """Both ends of the grid along an array axis, from the middle of the first voxel, (2,)."""
+        edges: Floats = np.array([-0.5, self.hard.values.shape[axis] - 0.5]) * self.hard.voxel_mm[axis]
+        return edges
 
     def axial_slices(self, heights_mm: list[float]) -> dict[int, tuple[int, str]]:
         """Return row -> place in `cord` and caption of the axial slices, each of them once."""
@@ -117,67 +132,47 @@ def subject_figure(
         truth: their soft labels.
         areas: of each contrast.
     """
-    columns = _columns(quality, images, masks, truth)
-    span = _span_mm([column for column in columns if column.quality.left_out is None])
-    low, high = quality.common_mm or span
-    heights = [low + place * (high - low) for place in AXIAL_PLACES]
-    slices = [column.axial_slices(heights) for column in columns]
+    reference_cord = centres_of_mass(upright(masks[truth.reference])).world
+    columns = []
+    for number, contrast in enumerate(quality.contrasts):
+        name, hard = contrast.name, upright(masks[contrast.name])
+        cord = centres_of_mass(hard).index
+        if not cord.size:
+            shape = np.array(hard.values.shape)[:, None]
+            cord = np.clip(hard.to_index(reference_cord), 0, shape - 1.0)
+            cord[2] = np.round(cord[2])
+        image = upright(images[name]) if name in images else None
+        soft = upright(truth.native[name]) if name in truth.native else None
+        colour, alignment = COLOURS[number % len(COLOURS)], truth.contrasts.get(name)
+        columns.append(_Column(contrast, colour, image, hard, soft, alignment, areas[name], cord))
+    return _drawn(columns, quality.common_mm)
+
+
+def _drawn(columns: list[_Column], common_mm: tuple[float, float] | None) -> Figure:
+    heights = np.concatenate([column.height_mm for column in columns if column.quality.left_out is None])
+    span = float(heights.min()) - _ENDS_MM, float(heights.max()) + _ENDS_MM
+    low, high = common_mm or span
+    places = [low + place * (high - low) for place in AXIAL_PLACES]
+    slices = [column.axial_slices(places) for column in columns]
     rows = 1 + max(max(of_column) for of_column in slices)
-    width_mm = max(_SAGITTAL_LEAST_WIDTH_MM, *map(_sagittal_width_mm, columns))
+    lengths = [float(np.ptp(column.cord[1]) * column.hard.voxel_mm[1]) for column in columns]
+    width_mm = max(_SAGITTAL_LEAST_WIDTH_MM, max(lengths) + 2 * _SAGITTAL_MARGIN_MM)
     figure, pictures, plots = _layout(len(columns), rows, (span[1] - span[0]) / width_mm)
     for number, (column, of_column) in enumerate(zip(columns, slices, strict=True)):
         axes = [figure.add_subplot(pictures[row, number]) for row in range(rows + 1)]
-        _title(axes[0], column, COLOURS[number % len(COLOURS)], reference=number == 0)
+        _title(axes[0], column, reference=number == 0)
         for row, axis in enumerate(axes[:-1]):
             if row in of_column:
                 _axial(axis, column, *of_column[row])
             else:
                 axis.axis("off")
         _sagittal(axes[-1], column, span, width_mm)
-    _plots([figure.add_subplot(plots[0, place]) for place in range(5)], columns, truth, areas, span)
+    _plots([figure.add_subplot(plots[0, place]) for place in range(5)], columns, span)
     return figure
 
 
-def _columns(
-    quality: SubjectQuality,
-    images: Mapping[str, Volume],
-    masks: Mapping[str, Volume],
-    truth: SoftGroundTruth,
-) -> list[_Column]:
-    reference = centres_of_mass(upright(masks[truth.reference])).world
-    columns = []
-    for contrast in quality.contrasts:
-        name = contrast.name
-        hard = upright(masks[name])
-        cord = centres_of_mass(hard).index
-        if not cord.size:
-            shape = np.array(hard.values.shape)[:, None]
-            cord = np.clip(hard.to_index(reference), 0, shape - 1.0)
-            cord[2] = np.round(cord[2])
-        image = upright(images[name]) if name in images else None
-        soft = upright(truth.native[name]) if name in truth.native else None
-        columns.append(_Column(contrast, image, hard, soft, cord))
-    return columns
-
-
-def _span_mm(columns: list[_Column]) -> tuple[float, float]:
-    """Return the heights that are shown: those of the cord in any contrast that takes part."""
-    heights = np.concatenate([column.height_mm for column in columns])
-    return float(heights.min()) - _ENDS_MM, float(heights.max()) + _ENDS_MM
-
-
-def _sagittal_width_mm(column: _Column) -> float:
-    return float(np.ptp(column.cord[1]) * column.hard.voxel_mm[1]) + 2 * _SAGITTAL_MARGIN_MM
-
-
 def _layout(columns: int, rows: int, sagittal_ratio: float) -> tuple[Figure, GridSpec, GridSpec]:
-    """Return a figure, the grid of its pictures and that of its plots.
-
-    Args:
-        columns: number of contrasts.
-        rows: number of axial pictures of each.
-        sagittal_ratio: height of a sagittal picture over its width.
-    """
+    """Return a figure, the grid of its pictures (axial rows, a sagittal one) and that of its plots."""
     side = float(np.clip(_LEAST_WIDTH / columns, _LEAST_COLUMN, _WIDEST_COLUMN))
     sagittal = min(side * sagittal_ratio, _TALLEST_SAGITTAL)
     pictures, plots = rows * (side + _GAP) + sagittal, _BOTTOM + _PLOT
@@ -198,36 +193,29 @@ def _layout(columns: int, rows: int, sagittal_ratio: float) -> tuple[Figure, Gri
 # Pictures
 
 
-def _title(axes: Axes, column: _Column, colour: str, *, reference: bool) -> None:
+def _title(axes: Axes, column: _Column, *, reference: bool) -> None:
     quality = column.quality
-    head = _shortened(quality.name) + (" (reference)" if reference else "")
-    lines = [("left out" if quality.left_out is not None else ""), ""]
+    head = "".join(character if character.isprintable() else "?" for character in quality.name)
+    if len(head) > _LONGEST_NAME:
+        head = f"{head[: _LONGEST_NAME - 1]}…"
+    lines = ["left out" if quality.left_out is not None else "", ""]
     if quality.agreement is not None:
         shift = "" if quality.largest_shift_mm is None else f", shift {quality.largest_shift_mm:.1f} mm"
         lines[0] = f"Dice {quality.agreement:.3f}{shift}"
     if quality.csa_before_mm2 is not None and quality.csa_after_mm2 is not None:
         lines[1] = f"CSA {quality.csa_before_mm2:.1f} → {quality.csa_after_mm2:.1f} mm²"
-    small: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "va": "bottom",
-        "ha": "center",
-    }
-    axes.annotate(head, (0.5, 1), (0, 25), color=colour, weight="bold", size=10, **small)
+    place: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "ha": "center"}
+    head += " (reference)" if reference else ""
+    axes.annotate(head, (0.5, 1), (0, 25), color=column.colour, weight="bold", size=10, **place)
     ink = _WARNING_COLOUR if quality.reasons else "#3c4650"
-    axes.annotate("\n".join(lines), (0.5, 1), (0, 3), color=ink, **small)
-
-
-def _shortened(name: str) -> str:
-    printable = "".join(character if character.isprintable() else "?" for character in name)
-    return printable if len(printable) <= _LONGEST_NAME else f"{printable[: _LONGEST_NAME - 1]}…"
+    axes.annotate("\n".join(lines), (0.5, 1), (0, 3), color=ink, **place)
 
 
 def _axial(axes: Axes, column: _Column, place: int, caption: str) -> None:
     rl, ap, index = column.cord[:, place]
     centre = np.array([rl, ap]) * column.hard.voxel_mm[:2]
     window = np.stack([centre - AXIAL_SIDE_MM / 2, centre + AXIAL_SIDE_MM / 2], axis=1)
-    edges = [np.array([-0.5, size - 0.5]) * step for size, step in _sizes(column.hard, 0, 1)]
+    edges = [column.edges_mm(axis) for axis in (0, 1)]
     _plane(axes, column, (_AXIAL, round(index)), edges, window)
     text = f"z {column.height_mm[place]:.1f} mm" + (f", {caption}" if caption else "")
     axes.text(0.03, 0.03, text, color="w", size=7, transform=axes.transAxes)
@@ -240,14 +228,9 @@ def _sagittal(axes: Axes, column: _Column, span: tuple[float, float], width_mm: 
     middle = ap * column.hard.voxel_mm[1]
     slices = column.hard.values.shape[2]
     ends = column.hard.to_world(np.array([[rl, rl], [ap, ap], [-0.5, slices - 0.5]]))[2]
-    (across,) = (np.array([-0.5, size - 0.5]) * step for size, step in _sizes(column.hard, 1))
     window = np.array([[middle - width_mm / 2, middle + width_mm / 2], span])
-    _plane(axes, column, (_SAGITTAL, rl), [across, ends], window)
+    _plane(axes, column, (_SAGITTAL, rl), [column.edges_mm(1), ends], window)
     _sides(axes, "A", "P", column)
-
-
-def _sizes(volume: Volume, *axes: int) -> Iterator[tuple[int, float]]:
-    return ((volume.values.shape[axis], float(volume.voxel_mm[axis])) for axis in axes)
 
 
 def _sides(axes: Axes, left: str, right: str, column: _Column) -> None:
@@ -261,12 +244,8 @@ def _sides(axes: Axes, left: str, right: str, column: _Column) -> None:
 def _plane(axes: Axes, column: _Column, plane: tuple[int, int], edges: list[Floats], window: Floats) -> None:
     """Draw a plane of the image, the edges of its mask's voxels, and the contours of its soft label.
 
-    Args:
-        axes: to draw in.
-        column: the contrast.
-        plane: axis across the plane, and the index along it.
-        edges: of the whole plane along its two axes, mm.
-        window: (2, 2) lower and upper end along these, mm; it may reach beyond the plane.
+    The plane: the axis across it and the index along that. Its edges, in mm along its two axes, and the
+    window that is shown, (2, 2) lower and upper end in mm, which may reach beyond.
     """
     size = [length for axis, length in enumerate(column.hard.values.shape) if axis != plane[0]]
     step = [(edge[1] - edge[0]) / length for edge, length in zip(edges, size, strict=True)]
@@ -310,7 +289,7 @@ _Grid = tuple[Floats, Floats, npt.NDArray[Any]]  # places across and up, values
 
 
 def _voxel_edges(hard: npt.NDArray[Any], extent: list[float]) -> _Grid:
-    """Return a mask > 0.5 in small pixels: its contour follows the edges of the voxels."""
+    """Return a mask > 0.5 in small pixels, whose contour follows the edges of the voxels."""
     fine = np.kron(hard > HARD_THRESHOLD, np.ones((_FINE, _FINE)))
     across, up = (
         low + (np.arange(count) + 0.5) * (high - low) / count
@@ -329,32 +308,25 @@ def _contour(axes: Axes, grid: _Grid, levels: tuple[float, ...], **style: Any) -
 # Plots along the cord
 
 
-def _plots(
-    axes: list[Axes],
-    columns: list[_Column],
-    truth: SoftGroundTruth,
-    areas: Mapping[str, Areas],
-    span: tuple[float, float],
-) -> None:
+def _plots(axes: list[Axes], columns: list[_Column], span: tuple[float, float]) -> None:
     right, anterior, before, after, means = axes
     for number, column in enumerate(columns):
-        name, colour = column.quality.name, COLOURS[number % len(COLOURS)]
-        if column.quality.left_out is None:
-            alignment = truth.contrasts[name]
+        alignment, colour = column.alignment, column.colour
+        if alignment is not None:
             for axis, shift in zip((right, anterior), alignment.shift_mm.T, strict=True):
                 _line(axis, pd.Series(shift, alignment.height_mm), span, colour, alignment.measured)
-            _line(before, areas[name].before, span, colour)
-            _line(after, areas[name].after, span, colour)
-        _pair(means, number, column.quality, colour)
+            _line(before, column.areas.before, span, colour)
+            _line(after, column.areas.after, span, colour)
+        quality = column.quality
+        hard, soft = (
+            np.nan if area is None else area for area in (quality.csa_before_mm2, quality.csa_after_mm2)
+        )
+        means.plot([hard, soft], [number, number], color=colour)
+        means.plot(hard, number, "o", color=colour, markerfacecolor="w")
+        means.plot(soft, number, "o", color=colour)
     for axis in (right, anterior):
         axis.axvline(0, color="#9aa5b1", linewidth=0.8, zorder=1)
-    titles = (
-        "shift to the right, mm",
-        "shift to anterior, mm",
-        "area of hard masks, mm²",
-        "area of soft labels, mm²",
-    )
-    for axis, title in zip(axes, (*titles, "mean area: ○ hard ● soft"), strict=True):
+    for axis, title in zip(axes, _PLOT_TITLES, strict=True):
         axis.grid(visible=True)
         axis.set(title=title, ylim=span)
         axis.tick_params(length=0, labelleft=axis is right)
@@ -379,16 +351,6 @@ def _line(
         axes.plot(shown, height, ":", color=colour, linewidth=1)
         shown = np.where(firm[inside], shown, np.nan)
     axes.plot(shown, height, color=colour, linewidth=1.2, marker="o" if shown.size == 1 else "", markersize=3)
-
-
-def _pair(axes: Axes, row: int, quality: ContrastQuality, colour: str) -> None:
-    """Draw a ring for the mean area of the hard mask, a disc for that of the soft label."""
-    before, after = (
-        np.nan if value is None else value for value in (quality.csa_before_mm2, quality.csa_after_mm2)
-    )
-    axes.plot([before, after], [row, row], color=colour)
-    axes.plot(before, row, "o", color=colour, markerfacecolor="w")
-    axes.plot(after, row, "o", color=colour)
 
 
 def _same_limits(axes: list[Axes], least: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from nnunet_softseg.labels.contrasts.quality import ContrastQuality, SubjectQual
 from nnunet_softseg.labels.contrasts.subject import RECORD_FOLDER, SubjectOutcome, picture_file
 
 FAILURES = Path("qc", "failed.json")
-PAGE = Path("qc", "index.html")
 
 _Extreme = tuple[float | None, str]  # a number, and the contrast that has it
 
@@ -30,7 +30,7 @@ class _Subject:
     Attributes:
         outcome: its numbers and notes.
         made_with: version and settings, in words.
-        picture: address, relative to the page; None if there is none.
+        picture: address, relative to the page; None without a picture.
         size: of the picture, columns and rows.
     """
 
@@ -69,8 +69,8 @@ class _Subject:
 
     def mean_csa_mm2(self, when: str) -> float | None:
         """Return the mean over contrasts, "before" or "after"."""
-        values = [getattr(one, f"csa_{when}_mm2") for one in self.quality.contrasts if one.left_out is None]
-        known = [value for value in values if value is not None]
+        contrasts = [contrast for contrast in self.quality.contrasts if contrast.left_out is None]
+        known = _known(getattr(contrast, f"csa_{when}_mm2") for contrast in contrasts)
         return sum(known) / len(known) if known else None
 
 
@@ -85,21 +85,12 @@ def write_qc_page(derivatives: Path) -> Path:
     A record that cannot be read is listed among the failures: one broken file hides no other subject. The
     pictures stay beside the page, so that it opens at once with hundreds of subjects.
 
-    Args:
-        derivatives: the folder that make_gt writes.
-
     Raises:
         UserError: if the page cannot be written.
     """
     subjects, unreadable = _read_records(derivatives)
     failed = {**unreadable, **_read_failures(derivatives / FAILURES)}
-    make_folder((derivatives / PAGE).parent)
-    write_page(derivatives / PAGE, _page(subjects, failed))
-    return derivatives / PAGE
-
-
-def _page(subjects: list[_Subject], failed: Mapping[str, str]) -> str:
-    subjects = sorted(subjects, key=lambda subject: (subject.rank, _natural(subject.outcome.person)))
+    subjects.sort(key=lambda subject: (subject.rank, _natural(subject.outcome.person)))
     contrasts: dict[str, list[ContrastQuality]] = {}
     for subject in subjects:
         for contrast in subject.quality.contrasts:
@@ -110,14 +101,16 @@ def _page(subjects: list[_Subject], failed: Mapping[str, str]) -> str:
         "subjects": subjects,
         "failed": sorted(failed.items(), key=lambda item: _natural(item[0])),
         "contrasts": contrasts,
-        "made_with": _counted(subject.made_with for subject in subjects),
+        "made_with": Counter(subject.made_with for subject in subjects).most_common(),
         "std_before": _median(subject.quality.csa_std_before_mm2 for subject in subjects),
         "std_after": _median(subject.quality.csa_std_after_mm2 for subject in subjects),
         "median": _median,
     }
-    return render_page(
-        "Quality of the soft ground truth", template("qc.html"), context, images="'self' file:"
-    )
+    page = derivatives / "qc" / "index.html"
+    make_folder(page.parent)
+    title, body = "Quality of the soft ground truth", template("qc.html")
+    write_page(page, render_page(title, body, context, images="'self' file:"))
+    return page
 
 
 # Reading
@@ -170,13 +163,6 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _counted(words: Iterable[str]) -> list[tuple[str, int]]:
-    counted: dict[str, int] = {}
-    for one in words:
-        counted[one] = counted.get(one, 0) + 1
-    return sorted(counted.items(), key=lambda item: -item[1])
-
-
 def _in_words(name: str, value: Any) -> str:
     """Return a setting as one says it: `trim_mm`, 8.0 -> `trim 8 mm`."""
     unit = " mm" if name.endswith("_mm") else ""
@@ -191,5 +177,9 @@ def _in_words(name: str, value: Any) -> str:
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+    known = _known(values)
     return float(median(known)) if known else None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

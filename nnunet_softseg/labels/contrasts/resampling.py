@@ -7,9 +7,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnunet_softseg.labels.contrasts.alignment import Motion, PiecewiseLinear, centres_of_mass
-from nnunet_softseg.labels.contrasts.volume import Volume
-
-Floats = npt.NDArray[np.float64]
+from nnunet_softseg.labels.contrasts.volume import Floats, Volume
 
 # Indices closer to a whole number than this are meant to be whole: an affine read from a file has 7 digits,
 # and a mask on the same grid must come through without a 0.9999.
@@ -49,12 +47,15 @@ class SlicedMask:
             used = np.flatnonzero(share)
             in_plane = (index[:2] - centre)[:, used] + self.path.at(slices[used])
             place = np.vstack([np.round(in_plane, _INDEX_DECIMALS), slices[None, used]])
-            weighted[used] += share[used] * _linear(self.mask.values, place)
+            between = ndimage.map_coordinates(
+                self.mask.values, place, output=np.float64, order=1, mode="grid-constant", cval=0.0
+            )
+            weighted[used] += share[used] * between
             weight += share
         return weighted, weight
 
     def reach_mm(self) -> float:
-        """Return how far the mask reaches from the cord's centre in its slices, and the voxel beyond."""
+        """Return the largest distance of the mask from the cord's centre in its slices, plus a voxel."""
         size = self.mask.voxel_mm[:2]
         index = np.array(np.nonzero(self.mask.values), np.float64)
         away = (index[:2] - self.path.at(index[2])) * size[:, None]
@@ -68,22 +69,8 @@ class SlicedMask:
         return coverage
 
 
-def _linear(values: npt.NDArray[np.float32], index: Floats) -> Floats:
-    """Return values between voxels, 0 outside of the array."""
-    read: Floats = ndimage.map_coordinates(
-        values, index, output=np.float64, order=1, mode="grid-constant", cval=0.0
-    )
-    return read
-
-
 def sliced(mask: Volume, motion: Motion, trim_mm: float) -> SlicedMask:
-    """Return a mask ready to be read.
-
-    Args:
-        mask: upright and cropped.
-        motion: between the reference and its contrast.
-        trim_mm: length left out at both ends.
-    """
+    """Return an upright, cropped mask ready to be read, without `trim_mm` at both ends."""
     centres = centres_of_mass(mask)
     covered = np.zeros(mask.values.shape[2])
     covered[centres.slices] = 1.0
@@ -99,14 +86,9 @@ def sliced(mask: Volume, motion: Motion, trim_mm: float) -> SlicedMask:
 def box_offsets(target: Volume, source: Volume, *, box: bool) -> Floats:
     """Return where a voxel of the target reads the source: (3, m) in mm from its centre, along its thickness.
 
-    A thick slice is a mean over its thickness. What is read is a mean over the source's thickness already, so
-    the box that is left has a width of the root of the difference of squares: variances of boxes add up.
-    None is left if the source's slices are as thick or thicker.
-
-    Args:
-        target: upright, to be filled.
-        source: upright, to be read.
-        box: False for one point, in the middle.
+    A thick slice is a mean over its thickness. The source is a mean over its own thickness already, so the
+    box that is left has a width of the root of the difference of squares: variances of boxes add up. None is
+    left if the source's slices are as thick or thicker, nor without `box`. Both volumes are upright.
     """
     thickness, given = _thickness_mm(target), _thickness_mm(source)
     width = float(np.sqrt(max(thickness**2 - given**2, 0.0))) if box else 0.0
@@ -125,13 +107,9 @@ def _thickness_mm(grid: Volume) -> float:
 def voxels_around(
     path: PiecewiseLinear, grid: Volume, slices: npt.NDArray[np.intp], reach_mm: float
 ) -> npt.NDArray[np.intp]:
-    """Return the voxel indices (3, N) of a window around the cord in some slices.
+    """Return the voxel indices (3, N) within `reach_mm` of the cord's path, in slices (n >= 1,) of a grid.
 
-    Args:
-        path: slice index -> voxel index (R-L, A-P) of the cord's centre.
-        grid: the upright volume that is meant.
-        slices: (n,) of the grid, 1 at least.
-        reach_mm: half of the window.
+    The path: slice index -> voxel index (R-L, A-P) of the cord's centre. The grid is upright.
     """
     reach, shape = reach_mm / grid.voxel_mm[:2], grid.values.shape[:2]
     windows = []

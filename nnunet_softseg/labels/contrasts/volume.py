@@ -26,8 +26,7 @@ class Volume:
             slices (a gap); None takes slices as thick as they are apart.
 
     Raises:
-        UserError: if the array does not have three axes with something on each, the affine does not place
-            every voxel somewhere else, or the thickness is not above 0.
+        UserError: for an array without three axes or without voxels, a singular affine, a thickness of 0 mm.
     """
 
     values: npt.NDArray[np.float32]
@@ -51,7 +50,7 @@ class Volume:
         return np.asarray(nib.affines.voxel_sizes(self.affine), np.float64)
 
     def to_world(self, index: npt.NDArray[np.floating | np.integer]) -> Floats:
-        """Return where voxel indices lie: (3, N) -> (3, N) in scanner mm."""
+        """Return the scanner coordinates of voxel indices: (3, N) -> (3, N) in mm."""
         return np.asarray(self.affine[:3, :3] @ index + self.affine[:3, 3:], np.float64)
 
     def to_index(self, points: Floats) -> Floats:
@@ -71,11 +70,7 @@ def as_stored(values: npt.NDArray[np.float32], like: Volume) -> Volume:
 
 
 def cropped(volume: Volume) -> tuple[Volume, npt.NDArray[np.intp]]:
-    """Return the box that holds all that is not 0, and the index of its first voxel, (3,).
-
-    Raises:
-        UserError: if all is 0.
-    """
+    """Return the box around all values that are not 0, and the index of its first voxel, (3,)."""
     box = bounding_box(volume.values != 0)
     start = np.array([side.start for side in box], np.intp)
     affine = volume.affine.copy()
