@@ -29,7 +29,6 @@ from nnunet_softseg.labels.contrasts.subject import (
     NAME,
     PARTIAL,
     RECORD_FOLDER,
-    Places,
     SubjectJob,
     SubjectOutcome,
     generated_by,
@@ -136,57 +135,54 @@ def make_gt(
         UserError: for arguments that don't fit, or a folder without images or masks; nothing is written then.
     """
     settings = settings or GroundTruthSettings()
-    places = _places(Path(bids), Path(masks), Path(output))
-    choice = SourceChoice(
-        places.bids, places.masks, suffix, settings.contrasts, read_exclusions(exclude), tuple(distinguish_by)
-    )
+    images, drawn, written = _folders(Path(bids), Path(masks), Path(output))
+    choice = SourceChoice(images, drawn, suffix, settings.contrasts, tuple(exclude), tuple(distinguish_by))
     _check_settings(settings, num_processes)
     cohort = find_sources(choice)
-    _check_reference(settings, cohort, places.bids)
-    people = _chosen(cohort, subjects, places.bids)
+    _check_reference(settings, cohort, images)
+    people = _chosen(cohort, subjects, images)
     options = {"soft_masks": soft_masks, "strict": strict}
     command = _command(settings, choice, options)
     jobs = [
-        SubjectJob(person, places, settings, overwrite=overwrite, command=command, **options)
+        SubjectJob(person, choice, written, settings, overwrite=overwrite, command=command, **options)
         for person in people
         if person.has_mask
     ]
     if not jobs:
         names = examples([person.person for person in people])
-        raise UserError(f"{places.bids}: none of the subjects asked for has a mask: {names}")
-    _check_output(places.output)
-    with _alone(places.output):
-        _write_description(places, command)
+        raise UserError(f"{images}: none of the subjects asked for has a mask: {names}")
+    _check_output(written)
+    with _alone(written):
+        _write_description(choice, written, command)
         outcomes = map_jobs(
             try_make_subject, jobs, num_processes=num_processes, progress=progress, description="make-gt"
         )
-        _write_failures(places.output, outcomes, cohort)
-        page = write_qc_page(places.output)
+        _write_failures(written, outcomes, cohort)
+        page = write_qc_page(written)
     warnings = list(cohort.warnings)
     if without := [person.person for person in people if not person.has_mask]:
         warnings.append(_about("no mask, passed over", without))
-    if subjects is None and (old := _left_over(places.output, jobs)):
+    if subjects is None and (old := _left_over(written, jobs)):
         remedy = "remove them if they should not be there"
-        warnings.append(
-            _about(f"made by an earlier run, without masks now, still in {places.output}: {remedy}", old)
-        )
-    return GroundTruthReport(places.output, page, tuple(outcomes), tuple(warnings))
+        note = f"made by an earlier run, without masks now, still in {written}: {remedy}"
+        warnings.append(_about(note, old))
+    return GroundTruthReport(written, page, tuple(outcomes), tuple(warnings))
 
 
 # Arguments
 
 
-def _places(bids: Path, masks: Path, output: Path) -> Places:
-    """Return the three folders, none of them where it could harm another."""
+def _folders(bids: Path, masks: Path, output: Path) -> tuple[Path, Path, Path]:
+    """Return the three folders as absolute paths, none of them where it could harm another."""
     inside = bids / masks  # an absolute path stays as it is
-    found = inside if inside.exists() or not masks.exists() else masks
-    places = Places(*(Path(os.path.abspath(folder)) for folder in (bids, found, output)))
-    raw, drawn, written = (folder.resolve() for folder in (places.bids, places.masks, places.output))
+    masks = inside if inside.exists() or not masks.exists() else masks
+    bids_path, masks_path, output_path = (Path(os.path.abspath(folder)) for folder in (bids, masks, output))
+    raw, drawn, written = (folder.resolve() for folder in (bids_path, masks_path, output_path))
     if output.exists() and not output.is_dir():
         raise UserError(f"-o: expected a folder, found the file {output}: choose another name")
     if written.is_relative_to(drawn) or drawn.is_relative_to(written):
         raise UserError(
-            f"-o: expected a folder apart from the masks, found {output} and {places.masks}, one in the "
+            f"-o: expected a folder apart from the masks, found {output} and {masks_path}, one in the "
             "other: choose another, such as BIDS/derivatives/softseg"
         )
     at = written.relative_to(raw).parts if written.is_relative_to(raw) else None
@@ -195,7 +191,7 @@ def _places(bids: Path, masks: Path, output: Path) -> Places:
             f"-o: expected a folder outside of the images, or in BIDS/derivatives, found {output}: choose "
             "another, such as BIDS/derivatives/softseg"
         )
-    return places
+    return bids_path, masks_path, output_path
 
 
 def _check_settings(settings: GroundTruthSettings, num_processes: int) -> None:
@@ -297,12 +293,12 @@ def _alone(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def _write_description(places: Places, command: str) -> None:
-    raw = load_record(places.bids / _DESCRIPTION, "Name")
-    name = str(raw["Name"]) if raw else places.bids.resolve().name
-    links = {"raw": _relative(places.bids, places.output)}
-    if not places.masks.is_relative_to(places.bids):
-        links["masks"] = _relative(places.masks, places.output)
+def _write_description(choice: SourceChoice, output: Path, command: str) -> None:
+    raw = load_record(choice.bids / _DESCRIPTION, "Name")
+    name = str(raw["Name"]) if raw else choice.bids.resolve().name
+    links = {"raw": _relative(choice.bids, output)}
+    if not choice.masks.is_relative_to(choice.bids):
+        links["masks"] = _relative(choice.masks, output)
     description = {
         "Name": f"Soft spinal cord labels of {name}",
         "BIDSVersion": "1.9.0",
@@ -311,8 +307,8 @@ def _write_description(places: Places, command: str) -> None:
         "SourceDatasets": [{"URL": url} for url in links.values()],
         "DatasetLinks": links,
     }
-    write_json(places.output / _DESCRIPTION, description)
-    with replacing(places.output / ".bidsignore") as aside:
+    write_json(output / _DESCRIPTION, description)
+    with replacing(output / ".bidsignore") as aside:
         aside.write_text("qc/\n", encoding="utf-8")
 
 
@@ -335,6 +331,5 @@ def _write_failures(output: Path, outcomes: Sequence[SubjectOutcome], cohort: Co
 
 def _left_over(output: Path, jobs: Sequence[SubjectJob]) -> list[str]:
     """Return the subjects of an earlier run that have no mask now."""
-    known = {job.person for job in jobs}
-    records = (path.stem for path in (output / RECORD_FOLDER).glob("sub-*.json"))
-    return sorted(person for person in records if person not in known)
+    recorded = {path.stem for path in (output / RECORD_FOLDER).glob("sub-*.json")}
+    return sorted(recorded - {job.person for job in jobs})

@@ -54,6 +54,13 @@ class SourceChoice:
     exclude: tuple[str, ...] = ()
     distinguish_by: tuple[str, ...] = ()
 
+    def uri(self, file: Path) -> str:
+        """Return the BIDS URI of a file, `bids:raw:...` in `bids`, `bids:masks:...` in `masks`."""
+        for name, folder in (("raw", self.bids), ("masks", self.masks)):
+            if file.is_relative_to(folder):
+                return f"bids:{name}:{file.relative_to(folder).as_posix()}"
+        return file.name
+
 
 @dataclass(frozen=True)
 class MaskedImage:

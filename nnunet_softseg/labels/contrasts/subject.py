@@ -33,7 +33,13 @@ from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_refe
 from nnunet_softseg.labels.contrasts.qc_figure import save_figure, subject_figure
 from nnunet_softseg.labels.contrasts.quality import SubjectQuality, areas_of, rounded, subject_quality
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
-from nnunet_softseg.labels.contrasts.sources import SubjectSources, read_image, read_mask, stated_thickness_mm
+from nnunet_softseg.labels.contrasts.sources import (
+    SourceChoice,
+    SubjectSources,
+    read_image,
+    read_mask,
+    stated_thickness_mm,
+)
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 NAME = "nnunet-softseg"
@@ -43,28 +49,6 @@ _SOFT_SUFFIX = "_label-SC_desc-softseg_probseg"
 _HARD_SUFFIX = "_label-SC_desc-softseg_seg"
 _LABEL = 1
 _DIGITS = 4
-
-
-@dataclass(frozen=True)
-class Places:
-    """The three folders of a run; paths in them are told as BIDS URIs.
-
-    Attributes:
-        bids: of the images.
-        masks: inside of `bids` or not.
-        output: of the derivatives.
-    """
-
-    bids: Path
-    masks: Path
-    output: Path
-
-    def uri(self, file: Path) -> str:
-        """Return `bids:raw:...` for a file of the images' folder, `bids:masks:...` for one of the masks'."""
-        for name, folder in (("raw", self.bids), ("masks", self.masks)):
-            if file.is_relative_to(folder):
-                return f"bids:{name}:{file.relative_to(folder).as_posix()}"
-        return file.name
 
 
 def generated_by(command: str) -> dict[str, str]:
@@ -78,7 +62,8 @@ class SubjectJob:
 
     Attributes:
         sources: its images and masks.
-        places: the folders that they are in, and where the labels go.
+        choice: the folders that they are in.
+        output: folder of the labels.
         settings: of the average.
         soft_masks: whether masks may hold values between 0 and 1.
         strict: whether a subject without the reference fails.
@@ -87,7 +72,8 @@ class SubjectJob:
     """
 
     sources: SubjectSources
-    places: Places
+    choice: SourceChoice
+    output: Path
     settings: GroundTruthSettings
     soft_masks: bool
     strict: bool
@@ -172,7 +158,7 @@ def try_make_subject(job: SubjectJob) -> SubjectOutcome:
         failure = (
             f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"
         )
-    _discard(job.places.output, job.person)
+    _discard(job.output, job.person)
     return SubjectOutcome(job.person, failure=" ".join(failure.split()))
 
 
@@ -206,7 +192,7 @@ def _make_subject(job: SubjectJob) -> SubjectOutcome:
         make_folder(picture.parent)
         save_figure(subject_figure(quality, images, masks, truth, areas), picture)
         outputs = _move(job, folder)
-    record = record_file(job.places.output, job.person)
+    record = record_file(job.output, job.person)
     make_folder(record.parent)
     write_json(record, {"request": request, "outputs": outputs, "outcome": asdict(outcome)})
     return outcome
@@ -222,7 +208,7 @@ def _refuse_other_reference(reason: str | None) -> None:
 
 def _request(job: SubjectJob) -> dict[str, Any]:
     """Return all that decides the result, as JSON gives it back."""
-    images, uri = job.sources.images, job.places.uri
+    images, uri = job.sources.images, job.choice.uri
     files = [file for source in images for file in (source.image, source.mask)]
     for file in files:
         if not file.is_file():  # a link to content that was not fetched, too
@@ -240,7 +226,7 @@ def _request(job: SubjectJob) -> dict[str, Any]:
 
 def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
     """Return the earlier result, or None if that is stale, unfinished or changed."""
-    output = job.places.output
+    output = job.output
     record = load_record(record_file(output, job.person), "request", "outputs", "outcome")
     if record is None:
         return None
@@ -275,7 +261,7 @@ def _discard(output: Path, person: str) -> None:
 @contextlib.contextmanager
 def _aside(job: SubjectJob) -> Iterator[Path]:
     """Give a folder, on the same disk, that is gone when the block ends."""
-    output, prefix = job.places.output, f"{PARTIAL}{job.person}-"
+    output, prefix = job.output, f"{PARTIAL}{job.person}-"
     try:
         with TemporaryDirectory(prefix=prefix, dir=output, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
@@ -290,9 +276,9 @@ def _move(job: SubjectJob, folder: Path) -> dict[str, str]:
     """Replace the files of an earlier run by those in `folder`, and return the hash of each."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = output_hashes(folder, files)
-    _discard(job.places.output, job.person)
+    _discard(job.output, job.person)
     for file, name in zip(files, hashes, strict=True):
-        target = job.places.output / name
+        target = job.output / name
         make_folder(target.parent)
         os.replace(file, target)
     return hashes
@@ -303,7 +289,7 @@ def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, An
         if source.contrast not in truth.contrasts:
             continue
         soft, hard = (
-            derivative_file(source.image, job.places.bids, folder, suffix)
+            derivative_file(source.image, job.choice.bids, folder, suffix)
             for suffix in (_SOFT_SUFFIX, _HARD_SUFFIX)
         )
         make_folder(soft.parent)
