@@ -139,10 +139,7 @@ def _usable(
 
 @dataclass(frozen=True, eq=False)
 class _Contrast:
-    """One contrast, ready to be read and to receive its label.
-
-    `grid` is its mask upright, `start` the first voxel of `source.mask` in it.
-    """
+    """One contrast; `grid` is its mask upright, `start` the first voxel of `source.mask` in it."""
 
     grid: Volume
     start: npt.NDArray[np.intp]
@@ -178,19 +175,21 @@ def _average(
     """Return the soft label, and whether it is the reference that lies implausibly."""
     aligned = _align(usable, reference, settings)
     windows = _windows_mm(aligned, box=settings.box)
-    labels, native, alignments = {}, {}, {}
+    native, alignments = {}, {}
     for name, contrast in aligned.contrasts.items():
         label = _label(contrast, aligned, windows[name], box=settings.box)
         coverage = np.zeros(label.shape[2], np.float32)
         coverage[contrast.covered] = 1.0
-        labels[name], native[name] = as_stored(label, usable[name]), as_stored(label * coverage, usable[name])
+        if name == reference:
+            average = as_stored(label, usable[name])
+        native[name] = as_stored(label * coverage, usable[name])
         alignments[name] = _alignment(contrast, aligned, label * coverage, settings)
     masks = {name: contrast.source.mask for name, contrast in aligned.contrasts.items()}
     warning = _warning_about_reference(masks, reference, settings)
     if warning:
         own = alignments[reference]
         alignments[reference] = replace(own, warnings=(*own.warnings, warning))
-    truth = SoftGroundTruth(reference, labels[reference], native, alignments, aligned.skipped)
+    truth = SoftGroundTruth(reference, average, native, alignments, aligned.skipped)
     return truth, warning is not None
 
 
@@ -277,18 +276,24 @@ def _alignment(
     contrast: _Contrast, aligned: _Aligned, native: npt.NDArray[np.float32], settings: GroundTruthSettings
 ) -> Alignment:
     """Return how a contrast lies against the reference, in all slices of the reference's grid."""
-    grid, motion = aligned.contrasts[aligned.name].grid, contrast.motion
-    cord = _cord_in_slices(grid, aligned.reference)
+    reference, grid = aligned.reference.slices, aligned.contrasts[aligned.name].grid
+    middles = _middles(grid)
+    numbers = reference.number(middles)
+    cord = reference.crossing(aligned.reference.cord).at(numbers)
+    cord += grid.affine[:3, 2:3] * (numbers - reference.number(cord))  # straight on beyond its ends
+    motion = contrast.motion
     numbers = motion.slices.number(cord)
     shift = motion.slices.axes @ motion.shift.at(numbers)
     turned = np.zeros(numbers.size) if motion.rotation is None else motion.rotation.at(numbers)[0]
     _mask, coverage = contrast.source.read(motion.to_contrast(cord))
     agreement = dice(contrast.grid.values, native)
+    half = max(1.0, float(grid.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2
+    distance = np.abs(numbers[:, None] - motion.measured).min(axis=1)
     return Alignment(
-        height_mm=_middles(grid)[2],
-        shift_mm=shift.T @ aligned.reference.slices.axes,
+        height_mm=middles[2],
+        shift_mm=shift.T @ reference.axes,
         rotation_deg=np.degrees(turned),
-        measured=_is_measured(numbers, grid, contrast),
+        measured=distance <= half + ROUNDING,
         coverage=coverage,
         agreement=agreement,
         warnings=_warnings_of(motion, agreement, settings),
@@ -300,23 +305,6 @@ def _middles(grid: Volume) -> Floats:
     index = np.tile((np.array(grid.values.shape, np.float64)[:, None] - 1) / 2, grid.values.shape[2])
     index[2] = np.arange(grid.values.shape[2])
     return grid.to_world(index)
-
-
-def _cord_in_slices(grid: Volume, reference: Reference) -> Floats:
-    """Return the cord's centre in each slice of the reference, (3, n); beyond its ends, straight on."""
-    numbers = reference.slices.number(_middles(grid))
-    cord = reference.slices.crossing(reference.cord).at(numbers)
-    beyond = numbers - reference.slices.number(cord)
-    points: Floats = cord + grid.affine[:3, 2:3] * beyond
-    return points
-
-
-def _is_measured(numbers: Floats, reference: Volume, contrast: _Contrast) -> npt.NDArray[np.bool_]:
-    """Return which of these slice coordinates of the contrast lie in a slice whose shift was measured."""
-    half = max(1.0, float(reference.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2
-    distance = np.abs(numbers[:, None] - contrast.motion.measured).min(axis=1)
-    within: npt.NDArray[np.bool_] = distance <= half + ROUNDING
-    return within
 
 
 # Plausibility of an alignment: shift, jump between slices, agreement with the average
@@ -353,10 +341,7 @@ def _shift_warnings(motion: Motion, settings: GroundTruthSettings) -> list[str]:
 def _warning_about_reference(
     masks: Mapping[str, Volume], reference: str, settings: GroundTruthSettings
 ) -> str | None:
-    """Return why the reference itself is implausible, and not the contrasts aligned to it; None if it is not.
-
-    It is if two contrasts or more lie implausibly against it, and fewer against another. Masks are upright.
-    """
+    """Return why the reference is implausible: two contrasts or more against it, fewer against another."""
     against = _implausible_against(masks, reference, settings)
     if against < _ENOUGH_TO_BLAME:
         return None

@@ -60,18 +60,9 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """One contrast, upright.
+    """One contrast, upright; soft label and alignment are None if it took no part.
 
-    Attributes:
-        quality: its numbers.
-        colour: of its title and lines.
-        image: None for none.
-        hard: its mask.
-        soft: its soft label; None if it took no part.
-        alignment: to the reference; None if it took no part.
-        areas: along S-I.
-        cord: (3, n) voxel index of the cord's centre in each slice that holds it; of an empty mask, where
-            the reference has it.
+    `cord`: (3, n) voxel index of the cord's centre in each slice with a mask; without any, in the reference.
     """
 
     quality: ContrastQuality
@@ -268,9 +259,8 @@ def _plane(axes: Axes, column: _Column, plane: tuple[int, int], edges: list[Floa
     if column.soft is not None:
         levels = _SOFT_LEVELS[plane[0]]
         widths = [1.0 if level == HARD_THRESHOLD else 0.5 for level in levels]
-        _contour(
-            axes, (centres[0], centres[1], shown(column.soft)), levels, colors=SOFT_COLOUR, linewidths=widths
-        )
+        grid = centres[0], centres[1], shown(column.soft)
+        _contour(axes, grid, levels, colors=SOFT_COLOUR, linewidths=widths)
     axes.set(xlim=window[0][::-1], ylim=window[1], aspect="equal")
 
 
@@ -314,16 +304,16 @@ def _plots(axes: list[Axes], columns: list[_Column], span: tuple[float, float]) 
         alignment, colour = column.alignment, column.colour
         if alignment is not None:
             for axis, shift in zip((right, anterior), alignment.shift_mm.T, strict=True):
-                _line(axis, pd.Series(shift, alignment.height_mm), span, colour, alignment.measured)
+                values = pd.Series(shift, alignment.height_mm)
+                _line(axis, values, span, colour, ":")
+                _line(axis, values.where(alignment.measured), span, colour)
             _line(before, column.areas.before, span, colour)
             _line(after, column.areas.after, span, colour)
         quality = column.quality
-        hard, soft = (
-            np.nan if area is None else area for area in (quality.csa_before_mm2, quality.csa_after_mm2)
-        )
-        means.plot([hard, soft], [number, number], color=colour)
-        means.plot(hard, number, "o", color=colour, markerfacecolor="w")
-        means.plot(soft, number, "o", color=colour)
+        csa = np.array([quality.csa_before_mm2, quality.csa_after_mm2], float)  # NaN for None
+        means.plot(csa, [number, number], color=colour)
+        means.plot(csa[0], number, "o", color=colour, markerfacecolor="w")
+        means.plot(csa[1], number, "o", color=colour)
     for axis in (right, anterior):
         axis.axvline(0, color="#9aa5b1", linewidth=0.8, zorder=1)
     for axis, title in zip(axes, _PLOT_TITLES, strict=True):
@@ -338,19 +328,12 @@ def _plots(axes: list[Axes], columns: list[_Column], span: tuple[float, float]) 
 
 
 def _line(
-    axes: Axes,
-    values: "pd.Series[float]",
-    span: tuple[float, float],
-    colour: str,
-    firm: npt.NDArray[np.bool_] | None = None,
+    axes: Axes, values: "pd.Series[float]", span: tuple[float, float], colour: str, style: str = "-"
 ) -> None:
-    """Draw values by height, dotted where they are not firm."""
-    inside = np.asarray((values.index >= span[0]) & (values.index <= span[1]))
-    shown, height = values.to_numpy()[inside], values.index.to_numpy()[inside]
-    if firm is not None:
-        axes.plot(shown, height, ":", color=colour, linewidth=1)
-        shown = np.where(firm[inside], shown, np.nan)
-    axes.plot(shown, height, color=colour, linewidth=1.2, marker="o" if shown.size == 1 else "", markersize=3)
+    """Draw values by height."""
+    shown = values[(values.index >= span[0]) & (values.index <= span[1])]
+    marker, width = ("o" if shown.size == 1 else "", 1.2) if style == "-" else ("", 1)
+    axes.plot(shown, shown.index, style, color=colour, linewidth=width, marker=marker, markersize=3)
 
 
 def _same_limits(axes: list[Axes], least: float) -> None:

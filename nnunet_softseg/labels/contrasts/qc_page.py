@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nnunet_softseg.io.atomic import make_folder
 from nnunet_softseg.io.html import render_page, template, write_page
-from nnunet_softseg.labels.contrasts.quality import ContrastQuality, SubjectQuality
+from nnunet_softseg.labels.contrasts.quality import ContrastQuality, SubjectQuality, known
 from nnunet_softseg.labels.contrasts.subject import RECORD_FOLDER, SubjectOutcome, picture_file
 
 FAILURES = Path("qc", "failed.json")
@@ -25,19 +25,12 @@ _Extreme = tuple[float | None, str]  # a number, and the contrast that has it
 
 @dataclass(frozen=True)
 class _Subject:
-    """A subject as the page shows it.
-
-    Attributes:
-        outcome: its numbers and notes.
-        made_with: version and settings, in words.
-        picture: address, relative to the page; None without a picture.
-        size: of the picture, columns and rows.
-    """
+    """A subject as the page shows it."""
 
     outcome: SubjectOutcome
-    made_with: str
-    picture: str | None
-    size: tuple[int, int]
+    made_with: str  # version and settings, in words
+    picture: str | None  # address, relative to the page
+    size: tuple[int, int]  # of the picture, columns and rows
 
     @property
     def quality(self) -> SubjectQuality:
@@ -70,13 +63,13 @@ class _Subject:
     def mean_csa_mm2(self, when: str) -> float | None:
         """Return the mean over contrasts, "before" or "after"."""
         contrasts = [contrast for contrast in self.quality.contrasts if contrast.left_out is None]
-        known = _known(getattr(contrast, f"csa_{when}_mm2") for contrast in contrasts)
-        return sum(known) / len(known) if known else None
+        areas = known(getattr(contrast, f"csa_{when}_mm2") for contrast in contrasts)
+        return sum(areas) / len(areas) if areas else None
 
 
 def _first(found: Iterable[_Extreme], order: Callable[[float], float]) -> _Extreme:
-    known = [(order(value), value, name) for value, name in found if value is not None]
-    return min(known, key=lambda one: one[0])[1:] if known else (None, "")
+    ranked = [(order(value), value, name) for value, name in found if value is not None]
+    return min(ranked, key=lambda one: one[0])[1:] if ranked else (None, "")
 
 
 def write_qc_page(derivatives: Path) -> Path:
@@ -177,9 +170,5 @@ def _in_words(name: str, value: Any) -> str:
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    known = _known(values)
-    return float(median(known)) if known else None
-
-
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+    numbers = known(values)
+    return float(median(numbers)) if numbers else None

@@ -87,10 +87,7 @@ class SubjectQuality:
 
 
 class Areas(NamedTuple):
-    """Cross-sectional area along S-I, in mm2 by scanner z in mm, ascending: hard mask, soft label.
-
-    That of the soft label is empty if the contrast took no part.
-    """
+    """Area of hard mask and soft label (empty if it took no part), in mm2 by scanner z in mm, ascending."""
 
     before: "pd.Series[float]"
     after: "pd.Series[float]"
@@ -114,12 +111,8 @@ def _area(volume: Volume) -> "pd.Series[float]":
 def subject_quality(truth: SoftGroundTruth, areas: Mapping[str, Areas]) -> SubjectQuality:
     """Return the numbers of one subject.
 
-    To be comparable, the contrasts' mean areas are taken over the same heights: from the highest of all
-    lowest slices with a mask to the lowest of all highest ones. Slices that lie there in part count in part.
-
-    Args:
-        truth: its soft labels.
-        areas: of all contrasts that have a mask file.
+    Mean areas are taken over the heights that all contrasts have: from the highest of all lowest slices with
+    a mask to the lowest of all highest ones. Slices that lie there in part count in part.
     """
     compared = [areas[name].before for name in areas if name in truth.contrasts]
     common = None
@@ -171,5 +164,10 @@ def _mean_between(area: "pd.Series[float]", heights_mm: tuple[float, float] | No
 
 
 def _std(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return rounded(float(np.std(known, ddof=1))) if len(known) > 1 else None
+    numbers = known(values)
+    return rounded(float(np.std(numbers, ddof=1))) if len(numbers) > 1 else None
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """Return the values that are not None."""
+    return [value for value in values if value is not None]

@@ -36,15 +36,9 @@ _AXES, _SUPERIOR = 3, 2
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """Which files of a BIDS folder a user wants.
+    """The files of a BIDS folder that a user wants, as in `make_gt`.
 
-    Attributes:
-        bids: images in `sub-*/[ses-*/]anat` and `dwi`.
-        masks: a mask lies anywhere in it, best in the same subfolders as its image.
-        suffix: what follows the image's name in that of its mask.
-        contrasts: those to take; None takes all.
-        exclude: patterns of images to pass over, see `Exclusion`.
-        distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
+    A mask lies anywhere in `masks`, best in the same subfolders as its image; `contrasts` None takes all.
     """
 
     bids: Path
@@ -291,11 +285,15 @@ def _mask_findings(file: Path, values: Values, *, soft: bool) -> list[Finding]:
     return [Finding(short_name(file), "not a binary mask", "values 0 and 1", content.found, remedy)]
 
 
+def sidecar_of(file: Path) -> Path:
+    """Return the JSON beside a NIfTI file."""
+    return file.with_name(f"{without_nifti_ending(file.name)}.json")
+
+
 def stated_thickness_mm(image: Path) -> float | None:
     """Return `SliceThickness` of the JSON beside an image, in mm; None if there is none."""
-    sidecar = image.with_name(f"{without_nifti_ending(image.name)}.json")
     try:
-        return float(json.loads(sidecar.read_text(encoding="utf-8"))["SliceThickness"])
+        return float(json.loads(sidecar_of(image).read_text(encoding="utf-8"))["SliceThickness"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # BIDS does not ask for it, and nothing here depends on the rest of that file
 

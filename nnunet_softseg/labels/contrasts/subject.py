@@ -20,7 +20,7 @@ from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.case_names import derivative_file
-from nnunet_softseg.io.nifti import file_findings, without_nifti_ending
+from nnunet_softseg.io.nifti import file_findings
 from nnunet_softseg.io.record import (
     changed_keys,
     changed_outputs,
@@ -38,6 +38,7 @@ from nnunet_softseg.labels.contrasts.sources import (
     SubjectSources,
     read_image,
     read_mask,
+    sidecar_of,
     stated_thickness_mm,
 )
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -58,18 +59,7 @@ def generated_by(command: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class SubjectJob:
-    """One subject to make.
-
-    Attributes:
-        sources: its images and masks.
-        choice: the folders that they are in.
-        output: folder of the labels.
-        settings: of the average.
-        soft_masks: whether masks may hold values between 0 and 1.
-        strict: whether a subject without the reference fails.
-        overwrite: whether it is made again though nothing changed.
-        command: for the sidecars.
-    """
+    """One subject to make: its sources, the folders, the options of `make_gt`, the command for sidecars."""
 
     sources: SubjectSources
     choice: SourceChoice
@@ -296,12 +286,10 @@ def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, An
         write_soft_label(soft, truth.native[source.contrast].values, source.image)
         write_label_map(hard, [soft], [_LABEL])
         uri = f"bids::{soft.relative_to(folder).as_posix()}"
-        write_json(_sidecar(soft), _soft_sidecar(source.contrast, truth, request, job.command))
-        write_json(_sidecar(hard), _hard_sidecar(uri, request["contrasts"][source.contrast][0], job.command))
-
-
-def _sidecar(file: Path) -> Path:
-    return file.with_name(f"{without_nifti_ending(file.name)}.json")
+        write_json(sidecar_of(soft), _soft_sidecar(source.contrast, truth, request, job.command))
+        write_json(
+            sidecar_of(hard), _hard_sidecar(uri, request["contrasts"][source.contrast][0], job.command)
+        )
 
 
 def _soft_sidecar(
