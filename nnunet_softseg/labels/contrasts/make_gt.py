@@ -69,10 +69,11 @@ class GroundTruthReport:
         skipped: dict[str, list[str]] = {}  # reason -> subjects
         notes: dict[str, list[str]] = {}
         for outcome in self.outcomes:
-            for contrast, reasons in outcome.warnings.items():
-                implausible.append(f"{outcome.person} {contrast}: {'; '.join(reasons)}")
-            for contrast, reason in outcome.skipped.items():
-                skipped.setdefault(f"{contrast}: {reason}", []).append(outcome.person)
+            for contrast in sorted(outcome.quality.contrasts, key=lambda contrast: contrast.name):
+                if contrast.warnings:
+                    implausible.append(f"{outcome.person} {contrast.name}: {'; '.join(contrast.warnings)}")
+            for name, reason in outcome.skipped.items():
+                skipped.setdefault(f"{name}: {reason}", []).append(outcome.person)
             for note in outcome.all_notes:
                 notes.setdefault(note, []).append(outcome.person)
         sections = {

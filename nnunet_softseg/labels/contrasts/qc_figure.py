@@ -114,15 +114,7 @@ def subject_figure(
     truth: SoftGroundTruth,
     areas: Mapping[str, Areas],
 ) -> Figure:
-    """Return the picture of a subject.
-
-    Args:
-        quality: the subject's numbers.
-        images: contrast -> image on the grid of its mask; a contrast without one is drawn on black.
-        masks: contrast -> hard mask as drawn by its rater; all contrasts that were found.
-        truth: their soft labels.
-        areas: of each contrast.
-    """
+    """Return the picture of a subject; a contrast without an image is drawn on black."""
     reference_cord = centres_of_mass(upright(masks[truth.reference])).world
     columns = []
     for number, contrast in enumerate(quality.contrasts):
@@ -140,6 +132,7 @@ def subject_figure(
 
 
 def _drawn(columns: list[_Column], common_mm: tuple[float, float] | None) -> Figure:
+    """Return the picture; axial slices at heights that all contrasts have, else over the whole cord."""
     heights = np.concatenate([column.height_mm for column in columns if column.quality.left_out is None])
     span = float(heights.min()) - _ENDS_MM, float(heights.max()) + _ENDS_MM
     low, high = common_mm or span

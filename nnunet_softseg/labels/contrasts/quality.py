@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -67,23 +67,6 @@ class SubjectQuality:
     common_mm: tuple[float, float] | None = None
     csa_std_before_mm2: float | None = None
     csa_std_after_mm2: float | None = None
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "SubjectQuality":
-        """Return it from `dataclasses.asdict`, also after JSON has made lists of tuples.
-
-        Raises:
-            KeyError, TypeError, ValueError: if it is something else.
-        """
-        contrasts = tuple(
-            ContrastQuality(**{**contrast, "warnings": tuple(contrast["warnings"])})
-            for contrast in content["contrasts"]
-        )
-        common = content["common_mm"]
-        if common is not None:
-            low, high = common
-            common = (float(low), float(high))
-        return cls(**{**content, "contrasts": contrasts, "common_mm": common})
 
 
 class Areas(NamedTuple):

@@ -148,14 +148,11 @@ def _masks_by_name(choice: SourceChoice) -> dict[str, list[Path]]:
     return masks
 
 
-def _mask_name(image: Path, choice: SourceChoice) -> str:
-    return f"{without_nifti_ending(image.name)}{choice.suffix}"
-
-
 def _passed_over(chosen: ChosenImages, choice: SourceChoice, masks: Mapping[str, list[Path]]) -> list[str]:
     misnamed = sorted([*chosen.because(Reason.MISNAMED), *chosen.because(Reason.MISPLACED)])
-    left_out = [*chosen.because(Reason.EXCLUDED), *chosen.because(Reason.OTHER_CONTRAST)]
-    owned = {_mask_name(image, choice) for image in [*(image.path for image in chosen.images), *left_out]}
+    images = [image.path for image in chosen.images]
+    images += [*chosen.because(Reason.EXCLUDED), *chosen.because(Reason.OTHER_CONTRAST)]
+    owned = {f"{without_nifti_ending(image.name)}{choice.suffix}" for image in images}
     orphans = sorted(mask for name, of_name in masks.items() if name not in owned for mask in of_name)
     return [
         *_counted("not a BIDS name, left out", misnamed, choice.bids),
@@ -188,11 +185,11 @@ def _check_any_mask(
 def _subject(
     person: str, images: Sequence[BidsImage], choice: SourceChoice, masks: Mapping[str, list[Path]]
 ) -> SubjectSources:
-    by_contrast: dict[str, list[MaskedImage]] = {}
+    found: dict[str, list[tuple[BidsImage, Path]]] = {}
     for image in images:
-        candidates = masks.get(_mask_name(image.path, choice), [])
-        folder = derivative_file(image.path, choice.bids, choice.masks, choice.suffix).parent
-        of_image = [mask for mask in candidates if mask.parent == folder] or candidates
+        expected = derivative_file(image.path, choice.bids, choice.masks, choice.suffix)
+        candidates = masks.get(without_nifti_ending(expected.name), [])
+        of_image = [mask for mask in candidates if mask.parent == expected.parent] or candidates
         if len(of_image) > 1:
             places = examples([mask.relative_to(choice.masks).as_posix() for mask in of_image])
             problem = (
@@ -201,37 +198,27 @@ def _subject(
             )
             return SubjectSources(person, (), problem)
         if of_image:
-            source = MaskedImage(image.contrast, image.path, of_image[0])
-            by_contrast.setdefault(image.contrast, []).append(source)
-    for contrast, of_contrast in by_contrast.items():
+            found.setdefault(image.contrast, []).append((image, of_image[0]))
+    for contrast, of_contrast in found.items():
         if len(of_contrast) > 1:  # the average would count this contrast twice
-            problem = _two_images(contrast, [source.image.name for source in of_contrast])
-            return SubjectSources(person, (), problem)
-    return SubjectSources(person, tuple(by_contrast[name][0] for name in sorted(by_contrast)))
+            return SubjectSources(person, (), _two_images(contrast, [image for image, _mask in of_contrast]))
+    firsts = ((contrast, *found[contrast][0]) for contrast in sorted(found))
+    return SubjectSources(person, tuple(MaskedImage(name, image.path, mask) for name, image, mask in firsts))
 
 
-def _two_images(contrast: str, names: Sequence[str]) -> str:
-    keys = _differing_entities(names)
-    apart = f", or take them as contrasts of their own (--distinguish-by {keys})" if keys else ""
+def _two_images(contrast: str, images: Sequence[BidsImage]) -> str:
+    names, entities = [image.path.name for image in images], [image.name.entities for image in images]
+    keys = dict.fromkeys(key for of_image in entities for key in of_image)
+    differing = " ".join(key for key in keys if len({of_image.get(key) for of_image in entities}) > 1)
+    apart = f", or take them as contrasts of their own (--distinguish-by {differing})" if differing else ""
+    pattern = names[-1]
+    if entities[-1]:  # excludes those like it of other subjects, too
+        last = "_".join(f"{key}-{value}" for key, value in entities[-1].items())
+        pattern = f"'*_{last}_{images[-1].name.suffix}'"
     return (
         f"contrast {contrast}: expected one image with a mask, found {len(names)} ({examples(names)}): pass "
-        f"over all but one (--exclude {_pattern(names[-1])}){apart}"
+        f"over all but one (--exclude {pattern}){apart}"
     )
-
-
-def _differing_entities(names: Sequence[str]) -> str:
-    entities = [parsed.entities for parsed in map(parse_bids_name, names) if parsed]
-    keys = dict.fromkeys(key for of_image in entities for key in of_image)
-    return " ".join(key for key in keys if len({of_image.get(key) for of_image in entities}) > 1)
-
-
-def _pattern(name: str) -> str:
-    """Return what excludes an image, and those like it of other subjects if its name tells what it is."""
-    parsed = parse_bids_name(name)
-    if parsed is None or not parsed.entities:
-        return name
-    entities = "_".join(f"{key}-{value}" for key, value in parsed.entities.items())
-    return f"'*_{entities}_{parsed.suffix}'"
 
 
 # Reading

@@ -31,7 +31,13 @@ from nnunet_softseg.io.record import (
 )
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.qc_figure import save_figure, subject_figure
-from nnunet_softseg.labels.contrasts.quality import SubjectQuality, areas_of, rounded, subject_quality
+from nnunet_softseg.labels.contrasts.quality import (
+    ContrastQuality,
+    SubjectQuality,
+    areas_of,
+    rounded,
+    subject_quality,
+)
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.sources import (
     SourceChoice,
@@ -105,14 +111,17 @@ class SubjectOutcome:
         Raises:
             KeyError, TypeError, ValueError: if it is something else.
         """
-        quality = SubjectQuality.from_dict(content["quality"])
-        return cls(**{**content, "notes": tuple(content["notes"]), "quality": quality})
-
-    @property
-    def warnings(self) -> dict[str, tuple[str, ...]]:
-        """Contrast -> why it is implausible, of those that are."""
-        contrasts = sorted(self.quality.contrasts, key=lambda contrast: contrast.name)
-        return {contrast.name: contrast.warnings for contrast in contrasts if contrast.warnings}
+        quality = content["quality"]
+        contrasts = tuple(
+            ContrastQuality(**{**contrast, "warnings": tuple(contrast["warnings"])})
+            for contrast in quality["contrasts"]
+        )
+        common = quality["common_mm"]
+        if common is not None:
+            low, high = common
+            common = (float(low), float(high))
+        of_subject = SubjectQuality(**{**quality, "contrasts": contrasts, "common_mm": common})
+        return cls(**{**content, "notes": tuple(content["notes"]), "quality": of_subject})
 
     @property
     def skipped(self) -> dict[str, str]:
