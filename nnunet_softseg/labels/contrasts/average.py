@@ -277,7 +277,10 @@ def _alignment(
 ) -> Alignment:
     """Return how a contrast lies against the reference, in all slices of the reference's grid."""
     reference, grid = aligned.reference.slices, aligned.contrasts[aligned.name].grid
-    middles = _middles(grid)
+    size = grid.values.shape
+    index = np.tile((np.array(size, np.float64)[:, None] - 1) / 2, size[2])
+    index[2] = np.arange(size[2])
+    middles = grid.to_world(index)
     numbers = reference.number(middles)
     cord = reference.crossing(aligned.reference.cord).at(numbers)
     cord += grid.affine[:3, 2:3] * (numbers - reference.number(cord))  # straight on beyond its ends
@@ -286,7 +289,9 @@ def _alignment(
     shift = motion.slices.axes @ motion.shift.at(numbers)
     turned = np.zeros(numbers.size) if motion.rotation is None else motion.rotation.at(numbers)[0]
     _mask, coverage = contrast.source.read(motion.to_contrast(cord))
-    agreement = dice(contrast.grid.values, native)
+    warnings, agreement = _shift_warnings(motion, settings), dice(contrast.grid.values, native)
+    if agreement < (limit := settings.min_agreement):
+        warnings.append(f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}")
     half = max(1.0, float(grid.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2
     distance = np.abs(numbers[:, None] - motion.measured).min(axis=1)
     return Alignment(
@@ -296,30 +301,15 @@ def _alignment(
         measured=distance <= half + ROUNDING,
         coverage=coverage,
         agreement=agreement,
-        warnings=_warnings_of(motion, agreement, settings),
+        warnings=tuple(warnings),
     )
 
 
-def _middles(grid: Volume) -> Floats:
-    """Return the middle of each slice of an upright volume, (3, n) in mm."""
-    index = np.tile((np.array(grid.values.shape, np.float64)[:, None] - 1) / 2, grid.values.shape[2])
-    index[2] = np.arange(grid.values.shape[2])
-    return grid.to_world(index)
-
-
-# Plausibility of an alignment: shift, jump between slices, agreement with the average
-
-
-def _warnings_of(motion: Motion, agreement: float, settings: GroundTruthSettings) -> tuple[str, ...]:
-    """Return why an alignment is implausible, with numbers; empty if it is not."""
-    warnings = _shift_warnings(motion, settings)
-    if agreement < settings.min_agreement:
-        limit = settings.min_agreement
-        warnings.append(f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}")
-    return tuple(warnings)
+# Plausibility of an alignment
 
 
 def _shift_warnings(motion: Motion, settings: GroundTruthSettings) -> list[str]:
+    """Return why the shifts of an alignment are implausible, with numbers; empty if they are not."""
     warnings = []
     height = motion.cord.at(motion.measured.astype(np.float64))[2]
     length = np.linalg.norm(motion.steps, axis=1)

@@ -16,7 +16,7 @@ from nnunet_softseg.io.image_choice import read_exclusions
 from nnunet_softseg.io.record import load_record
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
-from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
+from nnunet_softseg.labels.contrasts.settings import HIGHEST, GroundTruthSettings
 from nnunet_softseg.labels.contrasts.sources import (
     DEFAULT_MASKS,
     DEFAULT_SUFFIX,
@@ -140,7 +140,12 @@ def make_gt(
     choice = SourceChoice(images, drawn, suffix, settings.contrasts, tuple(exclude), tuple(distinguish_by))
     _check_settings(settings, num_processes)
     cohort = find_sources(choice)
-    _check_reference(settings, cohort, images)
+    # The default was perhaps not chosen: without it, each subject takes its best other contrast.
+    if settings.reference not in (*cohort.contrasts, GroundTruthSettings.reference):
+        raise UserError(
+            f"--reference {settings.reference}: no image of this contrast in {images}: there are "
+            f"{', '.join(sorted(cohort.contrasts))}"
+        )
     people = _chosen(cohort, subjects, images)
     options = {"soft_masks": soft_masks, "strict": strict}
     command = _command(settings, choice, options)
@@ -160,13 +165,7 @@ def make_gt(
         )
         _write_failures(written, outcomes, cohort)
         page = write_qc_page(written)
-    warnings = list(cohort.warnings)
-    if without := [person.person for person in people if not person.has_mask]:
-        warnings.append(_about("no mask, passed over", without))
-    if subjects is None and (old := _left_over(written, jobs)):
-        remedy = "remove them if they should not be there"
-        note = f"made by an earlier run, without masks now, still in {written}: {remedy}"
-        warnings.append(_about(note, old))
+    warnings = _warnings(written, cohort, people, everyone=subjects is None)
     return GroundTruthReport(written, page, tuple(outcomes), tuple(warnings))
 
 
@@ -205,15 +204,6 @@ def _check_settings(settings: GroundTruthSettings, num_processes: int) -> None:
         )
 
 
-def _check_reference(settings: GroundTruthSettings, cohort: CohortSources, bids: Path) -> None:
-    # The default was perhaps not chosen: without it, each subject takes its best other contrast.
-    if settings.reference not in (*cohort.contrasts, GroundTruthSettings.reference):
-        raise UserError(
-            f"--reference {settings.reference}: no image of this contrast in {bids}: there are "
-            f"{', '.join(sorted(cohort.contrasts))}"
-        )
-
-
 def _chosen(cohort: CohortSources, wanted: Sequence[str] | None, bids: Path) -> list[SubjectSources]:
     if wanted is None:
         return list(cohort.subjects)
@@ -236,7 +226,7 @@ def _command(settings: GroundTruthSettings, choice: SourceChoice, options: Mappi
     words += [f"--suffix={shlex.quote(choice.suffix)}"] if choice.suffix != DEFAULT_SUFFIX else []
     words += [f"--exclude {shlex.join(choice.exclude)}"] if choice.exclude else []
     words += [f"--distinguish-by {' '.join(choice.distinguish_by)}"] if choice.distinguish_by else []
-    for name in ("trim_mm", "smooth_mm", "max_shift_mm", "max_jump_mm", "min_agreement"):
+    for name in HIGHEST:
         value = getattr(settings, name)
         words += [f"{_flag(name)} {value:g}"] if value != getattr(GroundTruthSettings, name) else []
     flags = {
@@ -330,7 +320,16 @@ def _write_failures(output: Path, outcomes: Sequence[SubjectOutcome], cohort: Co
     write_json(output / FAILURES, dict(sorted(failures.items())))
 
 
-def _left_over(output: Path, jobs: Sequence[SubjectJob]) -> list[str]:
-    """Return the subjects of an earlier run that have no mask now."""
+def _warnings(
+    output: Path, cohort: CohortSources, people: Sequence[SubjectSources], *, everyone: bool
+) -> list[str]:
+    warnings = list(cohort.warnings)
+    if without := [person.person for person in people if not person.has_mask]:
+        warnings.append(_about("no mask, passed over", without))
     recorded = {path.stem for path in (output / RECORD_FOLDER).glob("sub-*.json")}
-    return sorted(recorded - {job.person for job in jobs})
+    old = sorted(recorded - {person.person for person in people if person.has_mask})
+    if everyone and old:
+        remedy = "remove them if they should not be there"
+        note = f"made by an earlier run, without masks now, still in {output}: {remedy}"
+        warnings.append(_about(note, old))
+    return warnings

@@ -34,16 +34,16 @@ class SlicedMask:
         """Return mask times coverage, and coverage, at points: (3, N) in scanner mm -> (N,) twice.
 
         Both are linear between slices and 0 one slice beyond the covered ones. From one slice to the next
-        the mask is read along the cord, not straight up: in slices 5 mm apart, a cord that leans by 15
-        degrees has moved by 1.3 mm, and halfway between them it is one cord and not two halves.
+        the mask is read along the cord, not straight up: between slices 5 mm apart, a cord that leans by 15
+        degrees moves by 1.3 mm, and halfway it must be one cord and not two halves.
         """
         index = np.round(self.mask.to_index(points), _INDEX_DECIMALS)
         below = np.floor(index[2])
         above_share = index[2] - below
         centre = self.path.at(index[2])
-        weighted, weight = np.zeros(below.size), np.zeros(below.size)
+        numbers, weighted, weight = np.arange(self.covered.size), np.zeros(below.size), np.zeros(below.size)
         for slices, nearness in ((below, 1 - above_share), (below + 1, above_share)):
-            share = nearness * self._coverage_of(slices)
+            share = nearness * np.interp(slices, numbers, self.covered, left=0, right=0)
             used = np.flatnonzero(share)
             in_plane = (index[:2] - centre)[:, used] + self.path.at(slices[used])
             place = np.vstack([np.round(in_plane, _INDEX_DECIMALS), slices[None, used]])
@@ -60,13 +60,6 @@ class SlicedMask:
         index = np.array(np.nonzero(self.mask.values), np.float64)
         away = (index[:2] - self.path.at(index[2])) * size[:, None]
         return float(np.linalg.norm(away, axis=0).max() + np.linalg.norm(size))
-
-    def _coverage_of(self, slices: Floats) -> Floats:
-        """Return the coverage of whole slices, 0 for those outside of the mask."""
-        inside = (slices >= 0) & (slices < self.covered.size)
-        coverage = np.zeros(slices.size)
-        coverage[inside] = self.covered[slices[inside].astype(np.intp)]
-        return coverage
 
 
 def sliced(mask: Volume, motion: Motion, trim_mm: float) -> SlicedMask:

@@ -6,13 +6,14 @@ from typing import Any
 
 from nnunet_softseg.errors import UserError
 
-_HIGHEST = {
+HIGHEST = {
     "trim_mm": 200.0,
     "smooth_mm": 200.0,
     "max_shift_mm": math.inf,
     "max_jump_mm": math.inf,
     "min_agreement": 1.0,
 }
+"""Settings that are numbers, and the highest value of each; the lowest is 0."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class GroundTruthSettings:
         names: Any = self.contrasts
         if names is not None and (isinstance(names, str) or not names or len(set(names)) < len(names)):
             raise UserError(f"contrasts must be a list that names each one once, got {names!r}")
-        for name, highest in _HIGHEST.items():
+        for name, highest in HIGHEST.items():
             value = getattr(self, name)
             if not 0 <= value <= highest:  # false for NaN, too
                 raise UserError(f"{name} must lie between 0 and {highest:g}, got {value:g}")

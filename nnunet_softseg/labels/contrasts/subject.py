@@ -90,9 +90,9 @@ class SubjectOutcome:
         person: `sub-01` or `sub-01_ses-1`.
         reference: the contrast that was the reference; empty if it failed.
         other_reference: why that is not the contrast asked for; None if it is.
-        notes: what else is worth knowing.
-        quality: its numbers, contrast by contrast.
-        kept: whether it was there already.
+        notes: further remarks.
+        quality: numbers by contrast.
+        kept: whether the labels were made by an earlier run.
         failure: why there are no labels; None: there are.
     """
 
@@ -294,11 +294,17 @@ def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, An
         make_folder(soft.parent)
         write_soft_label(soft, truth.native[source.contrast].values, source.image)
         write_label_map(hard, [soft], [_LABEL])
-        uri = f"bids::{soft.relative_to(folder).as_posix()}"
         write_json(sidecar_of(soft), _soft_sidecar(source.contrast, truth, request, job.command))
-        write_json(
-            sidecar_of(hard), _hard_sidecar(uri, request["contrasts"][source.contrast][0], job.command)
-        )
+        hard_sidecar = {
+            "Description": f"Voxels of which more than {HARD_THRESHOLD:g} is spinal cord",
+            "Type": "ROI",
+            "Label": "SC",
+            "Sources": [f"bids::{soft.relative_to(folder).as_posix()}"],
+            "SpatialReference": request["contrasts"][source.contrast][0],
+            "Threshold": HARD_THRESHOLD,
+            "GeneratedBy": [generated_by(job.command)],
+        }
+        write_json(sidecar_of(hard), hard_sidecar)
 
 
 def _soft_sidecar(
@@ -334,15 +340,3 @@ def _soft_sidecar(
 
 def _list(values: npt.NDArray[Any]) -> list[float | None]:
     return [rounded(value, _DIGITS) for value in values]
-
-
-def _hard_sidecar(soft_label: str, image: str, command: str) -> dict[str, Any]:
-    return {
-        "Description": f"Voxels of which more than {HARD_THRESHOLD:g} is spinal cord",
-        "Type": "ROI",
-        "Label": "SC",
-        "Sources": [soft_label],
-        "SpatialReference": image,
-        "Threshold": HARD_THRESHOLD,
-        "GeneratedBy": [generated_by(command)],
-    }
