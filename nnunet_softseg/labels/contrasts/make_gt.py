@@ -208,12 +208,12 @@ def _chosen(cohort: CohortSources, wanted: Sequence[str] | None, bids: Path) -> 
     if wanted is None:
         return list(cohort.subjects)
     names = [name if name.startswith("sub-") else f"sub-{name}" for name in wanted]
-    known = {name for person in cohort.subjects for name in (person.subject, person.person)}
-    unknown = [name for name in names if name not in known]
-    if unknown:
+    # a person is `sub-01` or `sub-01_ses-1`
+    known = {person.person: {person.person, person.person.partition("_")[0]} for person in cohort.subjects}
+    if unknown := [name for name in names if not any(name in of_person for of_person in known.values())]:
         there = examples([person.person for person in cohort.subjects])
         raise UserError(f"--subjects: {', '.join(unknown)} not in {bids}: there are {there}")
-    return [person for person in cohort.subjects if {person.subject, person.person} & set(names)]
+    return [person for person in cohort.subjects if known[person.person] & set(names)]
 
 
 def _command(settings: GroundTruthSettings, choice: SourceChoice, options: Mapping[str, bool]) -> str:

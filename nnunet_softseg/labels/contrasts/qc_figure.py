@@ -34,6 +34,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#5
 WINDOW_PERCENTILES = (1.0, 99.5)
 _WARNING_COLOUR = "#b3261e"
 _SAGITTAL, _AXIAL = 0, 2  # the axis across the plane
+_SIDES = {_SAGITTAL: "AP", _AXIAL: "RL"}
 _SOFT_LEVELS = {_SAGITTAL: (HARD_THRESHOLD,), _AXIAL: (0.1, HARD_THRESHOLD, 0.9)}
 _FINE = 4  # pixels per voxel in which the voxels' edges are followed
 _ENDS_MM = 5.0
@@ -203,7 +204,6 @@ def _axial(axes: Axes, column: _Column, place: int, caption: str) -> None:
     _plane(axes, column, (_AXIAL, round(index)), edges, window)
     text = f"z {column.height_mm[place]:.1f} mm" + (f", {caption}" if caption else "")
     axes.text(0.03, 0.03, text, color="w", size=7, transform=axes.transAxes)
-    _sides(axes, "R", "L", column)
 
 
 def _sagittal(axes: Axes, column: _Column, span: tuple[float, float], width_mm: float) -> None:
@@ -214,15 +214,6 @@ def _sagittal(axes: Axes, column: _Column, span: tuple[float, float], width_mm: 
     ends = column.hard.to_world(np.array([[rl, rl], [ap, ap], [-0.5, slices - 0.5]]))[2]
     window = np.array([[middle - width_mm / 2, middle + width_mm / 2], span])
     _plane(axes, column, (_SAGITTAL, rl), [column.edges_mm(1), ends], window)
-    _sides(axes, "A", "P", column)
-
-
-def _sides(axes: Axes, left: str, right: str, column: _Column) -> None:
-    for x, text in ((0.04, left), (0.96, right)):
-        axes.text(x, 0.5, text, color="w", size=7, ha="center", va="center", transform=axes.transAxes)
-    axes.set(xticks=[], yticks=[], facecolor="k")
-    axes.spines[:].set_visible(bool(column.quality.reasons))
-    axes.spines[:].set(color=_WARNING_COLOUR, linewidth=2)
 
 
 def _plane(axes: Axes, column: _Column, plane: tuple[int, int], edges: list[Floats], window: Floats) -> None:
@@ -254,7 +245,11 @@ def _plane(axes: Axes, column: _Column, plane: tuple[int, int], edges: list[Floa
         widths = [1.0 if level == HARD_THRESHOLD else 0.5 for level in levels]
         grid = centres[0], centres[1], shown(column.soft)
         _contour(axes, grid, levels, colors=SOFT_COLOUR, linewidths=widths)
-    axes.set(xlim=window[0][::-1], ylim=window[1], aspect="equal")
+    for x, text in zip((0.04, 0.96), _SIDES[plane[0]], strict=True):
+        axes.text(x, 0.5, text, color="w", size=7, ha="center", va="center", transform=axes.transAxes)
+    axes.set(xlim=window[0][::-1], ylim=window[1], aspect="equal", xticks=[], yticks=[], facecolor="k")
+    axes.spines[:].set_visible(bool(column.quality.reasons))
+    axes.spines[:].set(color=_WARNING_COLOUR, linewidth=2)
 
 
 def grey_levels(part: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -80,11 +80,6 @@ class SubjectSources:
     problem: str | None = None
 
     @property
-    def subject(self) -> str:
-        """`sub-01`, without the session."""
-        return self.person.partition("_")[0]
-
-    @property
     def has_mask(self) -> bool:
         """Whether there is a mask, of use or not."""
         return bool(self.images or self.problem)

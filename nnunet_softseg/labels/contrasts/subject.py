@@ -54,7 +54,6 @@ RECORD_FOLDER = Path("qc", "records")
 PARTIAL = ".partial-"
 _SOFT_SUFFIX = "_label-SC_desc-softseg_probseg"
 _HARD_SUFFIX = "_label-SC_desc-softseg_seg"
-_LABEL = 1
 _DIGITS = 4
 
 
@@ -293,7 +292,7 @@ def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, An
         )
         make_folder(soft.parent)
         write_soft_label(soft, truth.native[source.contrast].values, source.image)
-        write_label_map(hard, [soft], [_LABEL])
+        write_label_map(hard, [soft], [1])
         write_json(sidecar_of(soft), _soft_sidecar(source.contrast, truth, request, job.command))
         hard_sidecar = {
             "Description": f"Voxels of which more than {HARD_THRESHOLD:g} is spinal cord",
