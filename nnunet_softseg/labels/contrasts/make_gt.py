@@ -124,7 +124,7 @@ def make_gt(
         masks: folder of the masks, in `bids` or anywhere.
         suffix: what follows the image's name in that of its mask.
         soft_masks: whether masks may hold values between 0 and 1.
-        exclude: patterns of images to pass over.
+        exclude: patterns of images to pass over, or files of them.
         distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
         subjects: those to make, `sub-01`, `01` or `sub-01_ses-1`; None for all.
         strict: whether a subject without the reference fails; False takes its best other contrast.
@@ -137,7 +137,9 @@ def make_gt(
     """
     settings = settings or GroundTruthSettings()
     images, drawn, written = _folders(Path(bids), Path(masks), Path(output))
-    choice = SourceChoice(images, drawn, suffix, settings.contrasts, tuple(exclude), tuple(distinguish_by))
+    choice = SourceChoice(
+        images, drawn, suffix, settings.contrasts, read_exclusions(exclude), tuple(distinguish_by)
+    )
     _check_settings(settings, num_processes)
     cohort = find_sources(choice)
     # The default was perhaps not chosen: without it, each subject takes its best other contrast.
