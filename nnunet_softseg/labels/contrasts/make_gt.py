@@ -210,7 +210,6 @@ def _chosen(cohort: CohortSources, wanted: Sequence[str] | None, bids: Path) -> 
     if wanted is None:
         return list(cohort.subjects)
     names = [name if name.startswith("sub-") else f"sub-{name}" for name in wanted]
-    # a person is `sub-01` or `sub-01_ses-1`
     known = {person.person: {person.person, person.person.partition("_")[0]} for person in cohort.subjects}
     if unknown := [name for name in names if not any(name in of_person for of_person in known.values())]:
         there = examples([person.person for person in cohort.subjects])

@@ -224,12 +224,11 @@ def _request(job: SubjectJob) -> dict[str, Any]:
 
 def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
     """Return the earlier result, or None if that is stale, unfinished or changed."""
-    output = job.output
-    record = load_record(record_file(output, job.person), "request", "outputs", "outcome")
+    record = load_record(record_file(job.output, job.person), "request", "outputs", "outcome")
     if record is None:
         return None
     try:
-        if changed_keys(record["request"], request) or changed_outputs(output, record["outputs"]):
+        if changed_keys(record["request"], request) or changed_outputs(job.output, record["outputs"]):
             return None
         outcome = replace(SubjectOutcome.from_dict(record["outcome"]), kept=True)
     except (ValueError, KeyError, TypeError, AttributeError):
