@@ -9,6 +9,5 @@ The modules, in the order of their imports:
   soft_prediction.py the box, forward in tiles, blend raw, NormReLU, recentring
   export.py          the way to the image's own grid; soft/*.nii.gz, label map and softseg.json
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
-  model.py           a trained model, checked, loaded
-  predict.py         the command: cases of a folder -> soft maps in one process
+  predict.py         the command: a trained model, the cases of a folder -> soft maps in one process
 """

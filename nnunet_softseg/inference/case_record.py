@@ -6,11 +6,13 @@ The record travels in the case's properties, which nnU-Net hands from preprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.recentring import Placement
 from nnunet_softseg.preprocessing.center_crop import Box
+
+if TYPE_CHECKING:  # its import loads torch, for which nobody should wait who has made a mistake
+    from nnunet_softseg.inference.recentring import Placement
 
 KEY = "nnunet_softseg"
 Localize = Literal["always", "auto", "never"]
@@ -123,7 +125,7 @@ class CaseRecord:
     box: Box | None = None
     central_box: Box | None = None
     is_placed: bool = False
-    placement: Placement | None = None
+    placement: "Placement | None" = None
     localiser: dict[str, Any] | None = None
     resampled_whole: str | None = None
 

@@ -1,38 +1,44 @@
 """`nnunet-softseg predict`: images -> soft maps in one process, the model loaded once.
 
-The cases of a file or folder are found, the folder of predictions is checked, then each case is read and
-preprocessed in one thread, predicted in this one, and exported in another.
+The model is checked, the cases of a file or folder are found, the folder of predictions is checked; then each
+case is read and preprocessed in one thread, predicted in this one, and exported in another.
 """
 
 import contextlib
+import io
 import os
+import pickle
 import sys
+import tempfile
 import traceback
+import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import AsyncResult
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import foreground_labels
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.raw_dataset import foreground_labels, load_json
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.model import CHECKPOINT, Model, load_predictor, open_model
+from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
-from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files
+from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files, soft_label_file
 from nnunet_softseg.io.case_names import IMAGE_FOLDERS, parse_numbered_name
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import without_nifti_ending
-from nnunet_softseg.io.record import changed_keys, load_record
-from nnunet_softseg.preprocessing.model_plans import version_warning
+from nnunet_softseg.io.record import changed_keys, load_record, sha256
 
 RUN = "softseg_predict.json"
-
+CHECKPOINT = "checkpoint_final.pth"
+_PLANS = "plans.json"
+_UNLOADABLE = (
+    RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError, AttributeError, ImportError,
+    AssertionError,
+)  # fmt: skip
 StrPath = str | os.PathLike[str]
 
 
@@ -116,31 +122,153 @@ def predict(
         discard_implausible=discard_implausible,
     )
     with open_model(Path(model), folds, checkpoint) as found:
-        cases = find_cases(Path(source), found.num_channels, contrasts)
-        folder = _OutputFolder(
-            Path(output), found.dataset_json["file_ending"], foreground_labels(found.dataset_json)
-        )
-        folder.start(cases, Path(source), _made_by(found, options), overwrite=overwrite)
+        dataset_json = found.dataset_json
+        channels = dataset_json.get("channel_names") or dataset_json["modality"]
+        cases = find_cases(Path(source), len(channels), contrasts)
+        folder = _OutputFolder(Path(output), dataset_json["file_ending"], foreground_labels(dataset_json))
+        folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
         report = PredictionReport(folder.path, kept=sorted(kept))
         if todo:
-            warning = version_warning(found.plans)
-            report.warnings += [*([warning] if warning else []), *options.overruled]
+            from nnunet_softseg.preprocessing.model_plans import version_warning
+
+            report.warnings += filter(None, (version_warning(found.plans), *options.overruled))
             with tqdm(total=len(cases), initial=len(report.kept), disable=not progress, unit="case") as bar:
                 _predict_cases(found, folder, todo, _Run(report, bar, options, num_threads, device))
         return report
 
 
-def _made_by(model: Model, options: PredictionOptions) -> dict[str, Any]:
-    """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
-    return {
-        "version": __version__,
-        "checkpoints": model.checkpoint_hashes(),
-        "localize": options.localize,
-        "largest_piece": options.largest_piece,
-        "discard_implausible": options.discard_implausible,
-    }
+# The model
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk.
+
+    Attributes:
+        folder: nnU-Net's, `<trainer>__<plans>__<configuration>`.
+        folds: as in the names of their folders: "0", "all".
+        checkpoint: file name in the folders of the folds.
+        plans: saved beside it, with our entries.
+        dataset_json: of its training.
+    """
+
+    folder: Path
+    folds: tuple[str, ...]
+    checkpoint: str
+    plans: Mapping[str, Any]
+    dataset_json: Mapping[str, Any]
+
+    def made_by(self, options: PredictionOptions) -> dict[str, Any]:
+        """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
+        files = {fold: self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds}
+        return {
+            "version": __version__,
+            "checkpoints": {fold: sha256(file) for fold, file in files.items()},
+            **{name: getattr(options, name) for name in ("localize", "largest_piece", "discard_implausible")},
+        }
+
+
+@contextlib.contextmanager
+def open_model(path: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Iterator[Model]:
+    """Give a model, checked; of an archive, for as long as the block lasts.
+
+    Args:
+        path: nnU-Net's folder of a trained model, or what nnUNetv2_export_model_to_zip wrote.
+        folds: such as (0, 1) or ("all",); None: all that have the checkpoint.
+        checkpoint: file name.
+
+    Raises:
+        UserError: if it is no model, not one of ours, or lacks a fold.
+    """
+    if path.is_file() and path.suffix == ".zip":
+        with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as unpacked:
+            yield _model(_unpack(path, Path(unpacked)), folds, checkpoint)
+    else:
+        yield _model(path, folds, checkpoint)
+
+
+def _unpack(archive: Path, target: Path) -> Path:
+    """Return the folder of the one soft model in an archive of nnU-Net's, unpacked."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            names = [PurePosixPath(name) for name in content.namelist()]
+            folders = [name.parent for name in names if name.name == _PLANS]
+            if len(folders) != 1:
+                raise UserError(
+                    f"{archive}: expected one trained model, found {len(folders)}: export one, or unpack it "
+                    "and give the folder of one"
+                )
+            inside = [name for name in content.namelist() if PurePosixPath(name).is_relative_to(folders[0])]
+            content.extractall(target, inside)
+    except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"{archive}: expected an archive of nnUNetv2_export_model_to_zip, found: {error}: copy it again"
+        ) from error
+    return target / folders[0]
+
+
+def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Model:
+    from nnunet_softseg.preprocessing.model_plans import is_soft
+
+    if not (folder / _PLANS).is_file():
+        inside = sorted(file.parent.relative_to(folder).as_posix() for file in folder.glob(f"**/{_PLANS}"))
+        hint = f"; inside it is {', '.join(inside[:3])}" if inside else ""
+        found = "no plans.json" if folder.exists() else "nothing"
+        raise UserError(
+            f"{folder}: expected the folder of a trained model, nnUNet_results/DatasetNNN_Name/"
+            f"<trainer>__<plans>__<configuration>, found {found}{hint}: correct -m"
+        )
+    plans = load_json(folder / _PLANS)
+    if not isinstance(plans, Mapping) or not is_soft(plans):
+        raise UserError(
+            f"{folder}: expected a model of soft labels (nnUNetTrainerSoftSeg), found plans.json without the "
+            "entries of nnunet-softseg: predict vanilla models with nnUNetv2_predict"
+        )
+    dataset_json = load_json(folder / "dataset.json")
+    return Model(folder, _folds(folder, folds, checkpoint), checkpoint, plans, dataset_json)
+
+
+def _folds(folder: Path, wanted: Sequence[str | int] | None, checkpoint: str) -> tuple[str, ...]:
+    """Return those asked for; else all numbered ones; else `all`."""
+    there = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}"))
+    folds = tuple(map(str, wanted or [fold for fold in there if fold != "all"] or there))
+    missing = [fold for fold in folds if fold not in there]
+    if missing or not folds:
+        checkpoints = sorted(file.relative_to(folder).as_posix() for file in folder.glob("fold_*/*.pth"))
+        asked = ", ".join(f"fold_{fold}/{checkpoint}" for fold in missing) or f"fold_0/{checkpoint}"
+        raise UserError(
+            f"{folder}: expected {asked}, found {', '.join(checkpoints) or 'no checkpoint'}: correct -f or "
+            "-chk"
+        )
+    return folds
+
+
+def load_predictor(model: Model, device: Any) -> Any:
+    """Return nnU-Net's predictor on a torch device, with the weights of all folds.
+
+    Raises:
+        UserError: if the checkpoint is cut off, does not fit the plans, or its trainer is not installed.
+    """
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from nnunet_softseg.network import backends
+
+    folds = tuple(fold if fold == "all" else int(fold) for fold in model.folds)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            predictor = nnUNetPredictor(device=device, allow_tqdm=False)
+            predictor.initialize_from_trained_model_folder(str(model.folder), folds, model.checkpoint)
+    except _UNLOADABLE as error:
+        found = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"{model.folder}: expected a checkpoint that fits plans.json and a trainer installed here, found "
+            f"{found}: copy the model again, or install what it was trained with"
+        ) from error
+    if not model.folder.is_relative_to(tempfile.gettempdir()):  # where an archive was unpacked, nothing stays
+        setattr(predictor, backends.MODEL_FOLDER, model.folder)
+    return predictor
 
 
 # Cases
@@ -186,9 +314,8 @@ def _images(source: Path, contrasts: Sequence[str] | None) -> Sequence[Path]:
         listing = list_bids(source)
         if contrasts is None:
             return listing.files
-        return [
-            image.path for image in select_images(listing, exclude=Exclusion(), contrasts=contrasts).images
-        ]
+        chosen = select_images(listing, exclude=Exclusion(), contrasts=contrasts)
+        return [image.path for image in chosen.images]
     if contrasts is not None:
         raise UserError(
             f"{source}: expected a BIDS folder to choose contrasts from, found none of sub-*/"
@@ -205,9 +332,8 @@ def _one_per_image(images: Sequence[Path]) -> list[ImageCase]:
     for image in images:
         named = parse_numbered_name(image.name)
         is_channel = named is not None and named[1] == 0 and named[0] not in numbered
-        cases.append(
-            ImageCase(named[0] if named and is_channel else without_nifti_ending(image.name), (image,))
-        )
+        case_id = named[0] if named and is_channel else without_nifti_ending(image.name)
+        cases.append(ImageCase(case_id, (image,)))
     return cases
 
 
@@ -222,6 +348,7 @@ def _by_channels(images: Sequence[Path], num_channels: int) -> list[ImageCase]:
                 f"_{expected[0]} to _{expected[-1]}, found none: rename the images as nnU-Net's"
             )
         channels.setdefault(named[0], {}).setdefault(named[1], []).append(image)
+    cases = []
     for case, found in channels.items():
         if sorted(found) != list(range(num_channels)) or any(len(files) > 1 for files in found.values()):
             names = ", ".join(file.name for files in found.values() for file in files)
@@ -229,10 +356,8 @@ def _by_channels(images: Sequence[Path], num_channels: int) -> list[ImageCase]:
                 f"{case}: expected one image for each of the channels {', '.join(expected)}, found {names}: "
                 "add or remove images"
             )
-    return [
-        ImageCase(case, tuple(found[channel][0] for channel in sorted(found)))
-        for case, found in channels.items()
-    ]
+        cases.append(ImageCase(case, tuple(found[channel][0] for channel in sorted(found))))
+    return cases
 
 
 # The folder of predictions
@@ -259,15 +384,9 @@ class _OutputFolder:
     ) -> None:
         """Make the folder and write what the predictions in it are made by.
 
-        Args:
-            cases: to predict.
-            source: of the images.
-            made_by: decides the values of a prediction.
-            overwrite: predictions of another model may be replaced.
-
         Raises:
             UserError: if it is a file, holds the images, where the next call would predict the predictions,
-                cannot be written, or holds predictions made by something else.
+                cannot be written, or holds predictions made by something else that may not be overwritten.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"-o {self.path}: expected a folder, found a file: give a folder")
@@ -304,6 +423,8 @@ class _OutputFolder:
 
 @dataclass(frozen=True)
 class _Run:
+    """What all cases of a call share."""
+
     report: PredictionReport
     bar: Any
     options: PredictionOptions
@@ -376,7 +497,6 @@ def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase],
 
 def _soft_maps(predictor: Any, item: Mapping[str, Any], options: PredictionOptions) -> tuple[Any, list[str]]:
     """Return the soft maps of a preprocessed case, and its list of warnings, which the export completes."""
-    from nnunet_softseg.inference.case_record import CaseRecord
     from nnunet_softseg.inference.nnunet_patches import under_way
 
     record = CaseRecord.of(item["data_properties"])
