@@ -53,11 +53,7 @@ class PredictionOptions:
     def from_environment(
         cls, environment: Mapping[str, str], **arguments: str | bool | None
     ) -> "PredictionOptions":
-        """Return the options by arguments, and where one is None or False, by environment variables.
-
-        Args:
-            environment: variables and their values; an empty value counts as none.
-            arguments: options by name.
+        """Return the options by arguments; where one is None or False, by environment variables if not empty.
 
         Raises:
             UserError: for a value that an option does not take, and for a variable that is no longer read.
@@ -160,17 +156,16 @@ class CaseRecord:
 
     def as_json(self) -> dict[str, Any]:
         """Return the case's entry in softseg.json."""
-        entry: dict[str, Any] = {
+        entry = {
             "image": Path(self.image_files[0]).name if self.image_files else None,
             "backend": self.backend,
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
             "labels": self.labels,
             "flags": self.flags,
             "warnings": self.warnings,
-        }
-        optional = {
             "localiser": self.localiser,
             "resampled_whole": self.resampled_whole,
             "overruled": list(self.options.overruled),
         }
-        return entry | {name: value for name, value in optional.items() if value}
+        optional = ("localiser", "resampled_whole", "overruled")
+        return {name: value for name, value in entry.items() if value or name not in optional}

@@ -67,7 +67,9 @@ def export_prediction(
         with replacing(target.with_name(target.name + ".npz")) as aside:
             np.savez_compressed(aside, probabilities=soft_maps)
         save_pickle(image_geometry, str(target) + ".pkl")
-    _describe(record, names, soft_maps, float(np.prod(properties["spacing"])))
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        volume_mm3 = float(soft_map.sum(dtype=np.float64)) * float(np.prod(properties["spacing"]))
+        record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
     si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
     record.add_flags(flag_coverage(soft_maps, names, si_axis))
     record.seconds["export"] = time.perf_counter() - started
@@ -79,14 +81,7 @@ def export_prediction(
 def convert_prediction(
     predicted: Any, properties: dict[str, Any], plans_manager: Any, label_manager: Any
 ) -> tuple[npt.NDArray[np.integer[Any]], Map]:
-    """Return label map (z, y, x) and soft maps (label, z, y, x) of a case on the image's grid.
-
-    Args:
-        predicted: soft maps (label, *space) of the box in the case's record, or of the whole case.
-        properties: of the case.
-        plans_manager: nnU-Net's.
-        label_manager: ours.
-    """
+    """Return label map (z, y, x) and soft maps (label, z, y, x); arguments as for `export_prediction`."""
     names = label_manager.foreground_names
     soft_maps = _postprocessed(predicted, names, plans_manager.plans, CaseRecord.of(properties))
     return _on_image(soft_maps, plans_manager, label_manager, properties)
@@ -95,17 +90,7 @@ def convert_prediction(
 def _on_image(
     soft_maps: Map, plans_manager: Any, label_manager: Any, properties: dict[str, Any]
 ) -> tuple[npt.NDArray[np.integer[Any]], Map]:
-    """Return label map (z, y, x) and soft maps (label, z, y, x) on the grid that nnU-Net's reader gave.
-
-    Args:
-        soft_maps: (label, *space) of the box in the case's record; of the whole case if there is none.
-        plans_manager: nnU-Net's.
-        label_manager: ours.
-        properties: of the case.
-
-    Raises:
-        ValueError: if the soft maps are not those of the box.
-    """
+    """Return label map (z, y, x) and soft maps (label, z, y, x) on the grid that nnU-Net's reader gave."""
     record = CaseRecord.of(properties)
     network_shape = tuple(record.network_shape or soft_maps.shape[1:])
     box = record.box or tuple((0, size) for size in network_shape)
@@ -148,13 +133,6 @@ def _postprocessed(predicted: Any, names: list[str], plans: Mapping[str, Any], r
     return kept
 
 
-def _describe(record: CaseRecord, names: list[str], soft_maps: Map, voxel_volume_mm3: float) -> None:
-    for name, soft_map in zip(names, soft_maps, strict=True):
-        record.labels[name]["soft_volume_mm3"] = round(
-            float(soft_map.sum(dtype=np.float64)) * voxel_volume_mm3, 3
-        )
-
-
 def _write_soft_maps(
     target: Path, soft_maps: Map, labels: list[int], properties: Mapping[str, Any], image: str | None
 ) -> None:
@@ -167,16 +145,13 @@ def _write_soft_maps(
 
 
 def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:
-    """Return a soft map as float32 NIfTI on its image's own grid.
+    """Return a soft map as float32 NIfTI on its image's own grid, in the axis order of the file.
 
     Args:
         soft_map: (z, y, x) as nnU-Net's reader orders axes, uncropped.
         properties: of the case, from the same reader.
-        image: the file that was predicted; its header is taken over. None: the geometry comes from the
-            properties.
-
-    Returns:
-        In the axis order of the file, with its affine, both form codes and units.
+        image: the file that was predicted, whose affine, form codes and units are taken over; None: the
+            geometry comes from the properties.
     """
     in_file_order, affine = to_file_order(soft_map, properties)
     header = None
@@ -194,11 +169,7 @@ def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) 
 
 
 def to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    """Return (array in the axis order of the file, affine), undoing what nnU-Net's reader did to axes.
-
-    Args:
-        soft_map: (z, y, x) as the reader orders axes.
-        properties: that the reader gave with the image.
+    """Return (array in the axis order of the file, affine) of a map (z, y, x) in that of nnU-Net's reader.
 
     Raises:
         ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
@@ -230,11 +201,8 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
     image.SetDirection(geometry["direction"])
     if "original_orientation" in geometry:
         image = sitk.DICOMOrient(image, geometry["original_orientation"])
-    in_file = {
-        "spacing": image.GetSpacing(),
-        "origin": image.GetOrigin(),
-        "direction": image.GetDirection(),
-    }
+    spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+    in_file = {"spacing": spacing, "origin": origin, "direction": direction}
     affine = reader_affines({"sitk_stuff": in_file})["original"]
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
@@ -270,22 +238,20 @@ def resample_soft_map(
     core_threshold: float = 0.5,
     support_threshold: float = 0.05,
 ) -> Map:
-    """Return soft maps on another grid of the same field of view: linear on all axes, background exactly 0.
+    """Return soft maps (label, *new_shape) in [0, 1] on another grid of the same field of view.
 
     nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest
     slice along a thick-slice axis; a soft map is interpolated there too. Order 1 is the inverse of how soft
-    targets come to the network's grid: at the centre of an original voxel it returns what was there.
+    targets come to the network's grid: at the centre of an original voxel it returns what was there. The
+    background becomes exactly 0, see `keep_supported`.
 
     Args:
         data: (label, *space) soft maps in [0, 1].
         new_shape: of the space.
-        current_spacing: in mm; not needed, both grids cover the same field of view.
-        new_spacing: in mm; not needed either.
+        current_spacing: in mm; not needed, nor is the new one, as both grids cover the same field of view.
+        new_spacing: in mm.
         core_threshold: see `keep_supported`.
         support_threshold: see `keep_supported`.
-
-    Returns:
-        (label, *new_shape) float32 in [0, 1].
     """
     soft_maps = np.asarray(data, dtype=np.float32)
     cleaned = np.stack([keep_supported(label, core_threshold, support_threshold) for label in soft_maps])

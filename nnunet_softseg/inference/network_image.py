@@ -57,7 +57,7 @@ _DEFAULT_KEYWORDS: Mapping[str, Any] = {"is_seg": False, "order": _ORDER, "order
 def preprocess_files(
     image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
 ) -> tuple[Image, dict[str, Any]]:
-    """Return (image, properties) of a case to predict; its record keeps the paths.
+    """Return (image, properties) of a case to predict.
 
     Args:
         image_files: one per channel, or one with all channels where the reader knows such files.
@@ -66,7 +66,7 @@ def preprocess_files(
 
     Returns:
         image: (channel, *space) float32, of the box in the record.
-        properties: nnU-Net's, with the record.
+        properties: nnU-Net's, with the record, which keeps the paths.
 
     Raises:
         UserError: if the files cannot be predicted; see `read_image`.
@@ -146,13 +146,7 @@ class NetworkImage(WholeImage):
     def __init__(
         self, data: Image, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
     ) -> None:
-        """Transpose, crop and normalise as nnU-Net does; what `from_files` and `from_array` call.
-
-        Args:
-            data: (channel, z, y, x) float32, as nnU-Net's reader gives it; it is written to.
-            properties: of the case; completed as nnU-Net completes them.
-            plans_manager: nnU-Net's.
-            configuration_manager: nnU-Net's.
+        """Transpose, crop and normalise (channel, z, y, x) float32 as nnU-Net does; the array is written to.
 
         Raises:
             UserError: if the case has no voxel on the network's grid.
@@ -180,11 +174,7 @@ class NetworkImage(WholeImage):
     def from_files(
         cls, image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
     ) -> "NetworkImage":
-        """Return the case of image files, one per channel.
-
-        Raises:
-            UserError: if they cannot be predicted; see `read_image`.
-        """
+        """Return the case of image files; see `read_image`."""
         data, properties = read_image(image_files, plans_manager, configuration_manager)
         with error_prefix(image_files):
             return cls(data, properties, plans_manager, configuration_manager)
@@ -203,14 +193,13 @@ class NetworkImage(WholeImage):
         return cls(copy, properties, plans_manager, configuration_manager)
 
     def extract(self, box: Box) -> torch.Tensor:
-        """Return a box of the preprocessed case, 0 outside of the case.
+        """Return (channel, *size of a box) float32 of the preprocessed case, 0 outside of the case.
+
+        The values are those of nnU-Net's preprocessing of the whole image, to 1e-5 of the largest around the
+        box.
 
         Args:
             box: (start, stop) per axis on the network's grid; may reach beyond the case.
-
-        Returns:
-            (channel, *size of the box) float32: nnU-Net's preprocessing of the whole image, to 1e-5 of the
-            largest value around the box.
 
         Raises:
             UserError: if the box holds more voxels than can be worked on.
@@ -218,18 +207,7 @@ class NetworkImage(WholeImage):
         return torch.from_numpy(self._padded(box, self.shape))
 
     def own_slices(self, box: Box, axis: int) -> Image:
-        """Return a box whose slices along one axis are the image's own: it is interpolated across that alone.
-
-        Args:
-            box: as for `extract`; along the axis it is all of the case, whatever it says.
-            axis: that slices follow one another along.
-
-        Returns:
-            (channel, *size of the box, but for the axis) float32.
-
-        Raises:
-            UserError: as `extract`.
-        """
+        """Return a box as `extract` does, but along one axis all of the case, in the image's own slices."""
         own = len(self.slice_positions(axis))
         return self._padded(_replaced(box, axis, (0, own)), _replaced(self.shape, axis, own))
 
@@ -243,10 +221,6 @@ class NetworkImage(WholeImage):
         """Return slices as those of `own_slices`, whatever was done to each, interpolated along their axis.
 
         Without anything done to them, that is the box as `extract` gives it.
-
-        Args:
-            own_slices: (channel, *space).
-            axis: that they follow one another along.
         """
         own, size = own_slices.shape[1 + axis], self.shape[axis]
         if own == size:
@@ -320,32 +294,25 @@ class NetworkImage(WholeImage):
     def _thick_axis(self) -> int | None:
         """Return the axis along which nnU-Net takes the nearest slice instead of a spline."""
         keywords = self._configuration.configuration["resampling_fn_data_kwargs"]
-        threshold = {
-            name: value for name, value in keywords.items() if name == "separate_z_anisotropy_threshold"
-        }
-        separate, axis = determine_do_sep_z_and_axis(
-            keywords.get("force_separate_z", False), *self._spacings, **threshold
-        )
+        name = "separate_z_anisotropy_threshold"
+        threshold = {name: keywords[name]} if name in keywords else {}
+        force = keywords.get("force_separate_z", False)
+        separate, axis = determine_do_sep_z_and_axis(force, *self._spacings, **threshold)
         return int(axis) if separate else None
 
     def coarse(self, stride: int | Sequence[int]) -> torch.Tensor:
-        """Return the whole case averaged onto a coarser grid.
+        """Return the whole case averaged onto a coarser grid: (channel, *ceil(shape / stride)) float32.
 
         Voxel j of the result is the mean of the image over voxels j * stride to (j + 1) * stride of the
         network's grid; what sticks out of the case is left out of the mean.
-
-        Args:
-            stride: in voxels of the network's grid, for all axes or one each.
-
-        Returns:
-            (channel, *ceil(shape / stride)) float32.
         """
         strides = np.broadcast_to(np.asarray(stride), len(self.shape))
-        means = [
+        first, second, third = (
             area_means(source, -(-target // int(step)), int(step) * source / target).astype(np.float32)
             for source, target, step in zip(self._image.shape[1:], self.shape, strides, strict=True)
-        ]
-        return torch.stack([torch.from_numpy(_averaged(channel, means)) for channel in self._image])
+        )
+        averaged = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in self._image]
+        return torch.stack([torch.from_numpy(channel) for channel in averaged])
 
 
 def _normalised(
@@ -372,10 +339,9 @@ def _normalised(
 
 
 def nonzero_box(data: Image) -> list[list[int]]:
-    """Return [start, stop] per axis of the smallest box around what is not zero; all of it, if nothing is.
+    """Return [start, stop] per axis of the smallest box around voxels (channel, *space) that are not zero.
 
-    Args:
-        data: (channel, *space).
+    If all are zero, it is the whole image.
     """
     # Planes are looked at from every side, up to the first that is not zero: six, in most images.
     box: list[list[int]] = get_bbox_from_mask(data[0] if len(data) == 1 else (data != 0).any(axis=0))
@@ -386,13 +352,6 @@ def _is_constant(channel: Image) -> bool:
     """Return whether a channel holds one value only; it is looked at up to the first other one."""
     value = channel.flat[0]
     return not any((plane != value).any() for plane in channel)
-
-
-def _averaged(channel: Image, means: Sequence[Image]) -> Image:
-    """Return an array with one averaging matrix applied along each of its three axes."""
-    first, second, third = means
-    averaged: Image = np.tensordot(first, second @ (channel @ third.T), axes=1)
-    return averaged
 
 
 def _replaced(values: Sequence[Any], axis: int, value: Any) -> tuple[Any, ...]:
@@ -447,14 +406,9 @@ def read_image(
         raise UserError(str(_unreadable(files, error))) from error
     found, expected = len(image), len(configuration_manager.normalization_schemes)
     if found != expected:
-        channels = Finding(
-            short_name(files[0]),
-            "number of channels",
-            f"{expected}, as in training",
-            str(found),
-            "give one 3-D file per channel, <case>_0000, <case>_0001, ...",
-        )
-        raise UserError(str(channels))
+        remedy = "give one 3-D file per channel, <case>_0000, <case>_0001, ..."
+        wanted = f"{expected}, as in training"
+        raise UserError(str(Finding(short_name(files[0]), "number of channels", wanted, str(found), remedy)))
     check_content(image, short_name(files[0]))
     return image, properties
 
@@ -475,11 +429,7 @@ def _read(files: Sequence[Path], reader: Any) -> tuple[Image, dict[str, Any]]:
 
 
 def check_content(image: Image, name: str = "the image") -> None:
-    """Refuse an image that holds NaN or infinity.
-
-    Raises:
-        UserError: with the number of such voxels.
-    """
+    """Refuse an image that holds NaN or infinity with a `UserError`."""
     # Plane by plane: an array of answers for all voxels costs more than the question.
     missing = sum(plane.size - int(np.isfinite(plane).sum()) for channel in image for plane in channel)
     if missing:

@@ -86,13 +86,18 @@ def _with_options(record: CaseRecord) -> CaseRecord:
 
 
 @contextlib.contextmanager
-def under_way(record: CaseRecord) -> Iterator[None]:
-    """Say whose forward pass comes next in this thread, within this block."""
-    token = _under_way.set(record)
+def _within(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Give a variable of this thread a value within this block."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _under_way.reset(token)
+        variable.reset(token)
+
+
+def under_way(record: CaseRecord) -> contextlib.AbstractContextManager[None]:
+    """Say whose forward pass comes next in this thread, within a block."""
+    return _within(_under_way, record)
 
 
 class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
@@ -194,71 +199,68 @@ def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
     return converted if return_probabilities else converted[0]
 
 
-def _wrap_method(name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def _wrap_method(name: str, wrapper: Callable[..., Any]) -> None:
+    """Let a method of nnU-Net's predictor be `wrapper(original, predictor, ...)` for models of ours."""
     original = getattr(nnUNetPredictor, name)
-    if not hasattr(original, _MARK):
-        wrapped = functools.wraps(original)(wrapper(original))
-        setattr(wrapped, _MARK, True)
-        setattr(nnUNetPredictor, name, wrapped)
+    if hasattr(original, _MARK):
+        return
 
-
-def _soft_sliding_window(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Let our networks predict their soft map where nnU-Net blends logits."""
-
-    def predict_sliding_window_return_logits(self: Any, input_image: torch.Tensor) -> torch.Tensor:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         if is_soft(self.plans_manager.plans):
-            record = _with_options(_under_way.get() or CaseRecord())
-            if warning := version_warning(self.plans_manager.plans):
-                record.add_warning(warning)
-            return soft_prediction.predict_soft_map(self, input_image, record)
-        logits: torch.Tensor = original(self, input_image)
-        return logits
+            return wrapper(original, self, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
-    return predict_sliding_window_return_logits
+    setattr(wrapped, _MARK, True)
+    setattr(nnUNetPredictor, name, wrapped)
 
 
-def _record_keeping_iterator(original: Callable[..., Any]) -> Callable[..., Any]:
+def _soft_sliding_window(
+    original: Callable[..., Any], predictor: Any, input_image: torch.Tensor
+) -> torch.Tensor:
+    """Let our networks predict their soft map where nnU-Net blends logits."""
+    del original
+    record = _with_options(_under_way.get() or CaseRecord())
+    if warning := version_warning(predictor.plans_manager.plans):
+        record.add_warning(warning)
+    return soft_prediction.predict_soft_map(predictor, input_image, record)
+
+
+def _record_keeping_iterator(
+    original: Callable[..., Any], predictor: Any, data_iterator: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Say which case's forward pass comes next, as only the iterator knows; let the export run in threads."""
-
-    def predict_from_data_iterator(self: Any, data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_soft(self.plans_manager.plans):
-            return original(self, data_iterator, *args, **kwargs)
-        with _instead_of_processes():
-            return original(self, _announce(data_iterator), *args, **kwargs)
-
-    return predict_from_data_iterator
+    with _within(_threads_wanted, True):
+        return original(predictor, _announce(data_iterator), *args, **kwargs)
 
 
-def _lists_without_processes(original: Callable[..., Any]) -> Callable[..., Any]:
+def _lists_without_processes(
+    original: Callable[..., Any],
+    predictor: Any,
+    list_of_lists_or_source_folder: str | list[list[str]],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     """List the images of a folder here: nnU-Net forks twelve processes for that."""
-
-    def _manage_input_and_output_lists(
-        self: Any, list_of_lists_or_source_folder: str | list[list[str]], *args: Any, **kwargs: Any
-    ) -> Any:
-        images = list_of_lists_or_source_folder
-        if is_soft(self.plans_manager.plans) and isinstance(images, str):
-            images = images_of_folder(images, self.dataset_json["file_ending"])
-        return original(self, images, *args, **kwargs)
-
-    return _manage_input_and_output_lists
+    images = list_of_lists_or_source_folder
+    if isinstance(images, str):
+        images = images_of_folder(images, predictor.dataset_json["file_ending"])
+    return original(predictor, images, *args, **kwargs)
 
 
-def _iterator_in_threads(original: Callable[..., Any]) -> Callable[..., Any]:
+def _iterator_in_threads(  # noqa: PLR0917  nnU-Net's signature
+    original: Callable[..., Any],
+    predictor: Any,
+    input_list_of_lists: Sequence[Sequence[str]],
+    seg_from_prev_stage_files: Sequence[str | None] | None,
+    output_filenames_truncated: Sequence[str] | None,
+    num_processes: int,
+) -> Any:
     """Let our preprocessing run in threads where nnU-Net spawns processes."""
-
-    def _internal_get_data_iterator_from_lists_of_filenames(
-        self: Any,
-        input_list_of_lists: Sequence[Sequence[str]],
-        seg_from_prev_stage_files: Sequence[str | None] | None,
-        output_filenames_truncated: Sequence[str] | None,
-        num_processes: int,
-    ) -> Any:
-        files = (input_list_of_lists, output_filenames_truncated)
-        if is_soft(self.plans_manager.plans) and not any(seg_from_prev_stage_files or ()):
-            return preprocessed_cases(self, *files, num_processes)
-        return original(self, files[0], seg_from_prev_stage_files, files[1], num_processes)
-
-    return _internal_get_data_iterator_from_lists_of_filenames
+    files = (input_list_of_lists, output_filenames_truncated)
+    if any(seg_from_prev_stage_files or ()):
+        return original(predictor, files[0], seg_from_prev_stage_files, files[1], num_processes)
+    return preprocessed_cases(predictor, *files, num_processes)
 
 
 def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
@@ -277,12 +279,7 @@ def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
 
 
 def images_of_folder(folder: str, file_ending: str) -> list[list[str]]:
-    """Return the files of each case in a folder, one per channel, as nnU-Net lists them.
-
-    Args:
-        folder: with files named `<case>_<channel, 4 digits><file_ending>`.
-        file_ending: of the dataset.
-    """
+    """Return the files of each case in a folder, one per channel, as nnU-Net lists them."""
     names = subfiles(folder, suffix=file_ending, join=False, sort=True)
     cases = get_identifiers_from_splitted_dataset_folder(folder, file_ending)
     return [create_paths_fn(folder, names, file_ending, case) for case in cases]
@@ -294,13 +291,13 @@ def preprocessed_cases(
     truncated_output_files: Sequence[str] | None,
     num_threads: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield cases to predict, in order, as nnU-Net's own iterator does; some are prepared ahead.
+    """Yield cases to predict, in order, as nnU-Net's own iterator does; at most `num_threads` lie ready.
 
     Args:
         predictor: nnU-Net's, initialised.
         image_files: of each case, one file per channel.
         truncated_output_files: one per case; None: results are returned, not written.
-        num_threads: that read and preprocess; so many cases at most lie ready.
+        num_threads: that read and preprocess.
     """
     outputs: Sequence[str | None] = truncated_output_files or [None] * len(image_files)
 
@@ -324,17 +321,12 @@ def preprocessed_case(
 
 
 def map_ahead(
-    function: Callable[[Any], Any],
-    jobs: Sequence[Any],
-    *,
-    num_threads: int,
+    function: Callable[[Any], Any], jobs: Sequence[Any], *, num_threads: int
 ) -> Iterator[Future[Any]]:
-    """Yield the future of each job, in the order of the jobs, which threads work off ahead of the caller.
+    """Yield the future of each job, in order; threads work them off ahead of the caller.
 
-    Args:
-        function: must not hold Python's lock all the time, or nothing is gained.
-        jobs: its arguments.
-        num_threads: at least 1; so many results at most wait for the caller beside the one it has.
+    At most `num_threads` results wait for the caller beside the one it has. The function must not hold
+    Python's lock all the time, or nothing is gained.
     """
     num_threads = max(1, num_threads)
     pool = ThreadPoolExecutor(num_threads, initializer=same_arithmetic())
@@ -369,18 +361,8 @@ def same_arithmetic() -> Any:
     return initialise
 
 
-@contextlib.contextmanager
-def _instead_of_processes() -> Iterator[None]:
-    """Let `Multiprocessing` give threads within this block."""
-    token = _threads_wanted.set(True)
-    try:
-        yield
-    finally:
-        _threads_wanted.reset(token)
-
-
 class Multiprocessing:
-    """Python's `multiprocessing`, except that pools are of threads within `_instead_of_processes`."""
+    """Python's `multiprocessing`, except that pools are of threads while a model of ours predicts."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(multiprocessing, name)

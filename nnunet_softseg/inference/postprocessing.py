@@ -78,7 +78,7 @@ def postprocess(
     in_case: Slices = (),
     tilt_factor: npt.NDArray[np.float64] | None = None,
 ) -> tuple[Map, list[Flagged]]:
-    """Return soft maps with the background exactly 0, and the flags of each.
+    """Return new soft maps with the background exactly 0, and their flags.
 
     Only the options take more away than background: the largest component alone is kept, a map unlike the
     training is emptied. Without them no map is emptied by its shape.
@@ -90,9 +90,6 @@ def postprocess(
         options: of the prediction.
         in_case: part of the space that lies in the case; all of it if not given.
         tilt_factor: see `label_shape`.
-
-    Returns:
-        A new array of the same shape, and flags for softseg.json.
     """
     settings, entry = SoftSegSettings.from_plans(plans), plans[PLANS_KEY]
     training, axis = entry.get("training_shapes", {}), entry.get("si_axis") or 0
@@ -141,12 +138,7 @@ def keep_supported(
 
 
 def largest_piece(soft_map: Map, support_threshold: float) -> Map:
-    """Return a soft map with only its largest component, by the sum of its values, which stay as they are.
-
-    Args:
-        soft_map: (*space), from `keep_supported`.
-        support_threshold: as there.
-    """
+    """Return a soft map from `keep_supported` with only its largest component, by the sum of its values."""
     neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
     pieces, count = ndimage.label(soft_map > support_threshold, structure=neighbours)
     if not count:
@@ -167,11 +159,9 @@ def flag_orientation(orientation: str | None, trained: str | None) -> list[Flagg
 
 
 def flag_spacing(spacing_mm: Sequence[float], trained: Mapping[str, Sequence[float]] | None) -> list[Flagged]:
-    """Flag voxels that are far larger or smaller than any of the training.
+    """Flag voxels that are far larger or smaller than any of the training; see `model_plans.spacing_range`.
 
-    Args:
-        spacing_mm: of the image, as its reader orders axes.
-        trained: "smallest" and "largest" along each of these axes, see `spacing_range`; None: not known.
+    Axes are in the order of the reader.
     """
     if trained is None or len(spacing_mm) != len(trained["smallest"]):
         return []
@@ -189,11 +179,8 @@ def flag_response(name: str, found: float, learned: float, floor_fraction: float
     """Flag a robust peak of the raw output below a fraction of the running scale of the training."""
     if found >= floor_fraction * learned:
         return []
-    why = (
-        f"weak response for {name}: the network's raw output stands at {found:.3g}, in training at "
-        f"{learned:.3g}; there may be none in this image"
-    )
-    return [Flagged(Flag.WEAK, why)]
+    stands = f"the network's raw output stands at {found:.3g}, in training at {learned:.3g}"
+    return [Flagged(Flag.WEAK, f"weak response for {name}: {stands}; there may be none in this image")]
 
 
 def flag_border(
@@ -287,13 +274,7 @@ def _ends(shape: LabelShape, training: Mapping[str, Any]) -> Iterator[str]:
 
 
 def flag_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Flagged]:
-    """Flag a map that covers few slices of its image.
-
-    Args:
-        on_image: (label, *space) on the image's own grid.
-        names: of the labels.
-        si_axis: axis of the space along S-I.
-    """
+    """Flag maps (label, *space) that cover few slices of the image, on its own grid."""
     findings = []
     for name, soft_map in zip(names, on_image, strict=True):
         others = tuple(axis for axis in range(soft_map.ndim) if axis != si_axis)

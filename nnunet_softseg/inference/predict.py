@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import foreground_labels, load_json
+from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
-from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files, soft_label_file
+from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files
 from nnunet_softseg.io.case_names import IMAGE_FOLDERS, parse_numbered_name
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import without_nifti_ending
@@ -94,7 +95,8 @@ def predict(
     softseg.json. A case whose files are there is kept. An image that cannot be predicted stops no other.
 
     Args:
-        source: an image; a folder of images with nnU-Net's names or any; a BIDS folder.
+        source: an image; a folder of images with nnU-Net's names or any; a BIDS folder, of which
+            `sub-*/[ses-*/]anat` and `dwi` count.
         output: folder, made if missing; not that of the images.
         model: nnU-Net's folder of a trained model, or an archive of nnUNetv2_export_model_to_zip.
         folds: whose soft maps are averaged; None: all that are there.
@@ -177,7 +179,7 @@ def open_model(path: Path, folds: Sequence[str | int] | None, checkpoint: str) -
     Args:
         path: nnU-Net's folder of a trained model, or what nnUNetv2_export_model_to_zip wrote.
         folds: such as (0, 1) or ("all",); None: all that have the checkpoint.
-        checkpoint: file name.
+        checkpoint: file name in the folders of the folds.
 
     Raises:
         UserError: if it is no model, not one of ours, or lacks a fold.
@@ -210,8 +212,6 @@ def _unpack(archive: Path, target: Path) -> Path:
 
 
 def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Model:
-    from nnunet_softseg.preprocessing.model_plans import is_soft
-
     if not (folder / _PLANS).is_file():
         inside = sorted(file.parent.relative_to(folder).as_posix() for file in folder.glob(f"**/{_PLANS}"))
         hint = f"; inside it is {', '.join(inside[:3])}" if inside else ""
@@ -220,6 +220,8 @@ def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> 
             f"{folder}: expected the folder of a trained model, nnUNet_results/DatasetNNN_Name/"
             f"<trainer>__<plans>__<configuration>, found {found}{hint}: correct -m"
         )
+    from nnunet_softseg.preprocessing.model_plans import is_soft
+
     plans = load_json(folder / _PLANS)
     if not isinstance(plans, Mapping) or not is_soft(plans):
         raise UserError(
@@ -285,13 +287,10 @@ class ImageCase:
 def find_cases(
     source: Path, num_channels: int, contrasts: Sequence[str] | None = None
 ) -> tuple[ImageCase, ...]:
-    """Return the cases in a file or folder, by name.
+    """Return the cases in a file or folder, by name; arguments as for `predict`.
 
-    Args:
-        source: a NIfTI file; a folder of them; a BIDS folder, of which `sub-*/[ses-*/]anat` and `dwi` count.
-        num_channels: that the model takes. `<case>_0000` to `<case>_<num_channels - 1>` are one case, as in
-            nnU-Net; for a model of one channel every other name is a case of its own.
-        contrasts: of a BIDS folder, those to take; None: all.
+    `<case>_0000` to `<case>_<num_channels - 1>` are one case, as in nnU-Net; for a model of one channel every
+    other name is a case of its own.
 
     Raises:
         UserError: if there is no image, a channel is missing, or two cases have the same name.
@@ -407,11 +406,10 @@ class _OutputFolder:
         before = load_record(self.path / RUN)
         done = [case.case_id for case in cases if self._label_map(case).exists()]
         changed = changed_keys(before or {}, made_by)
-        of_others = bool(before) and any(self.path.glob(f"*{self.file_ending}"))
-        if (of_others or done) and changed:
-            what = (
-                f"{RUN} of another {', '.join(changed)}" if before else f"{examples(done)} of unknown origin"
-            )
+        if changed and (done or (before and any(self.path.glob(f"*{self.file_ending}")))):
+            what = f"{examples(done)} of unknown origin"
+            if before:
+                what = f"{RUN} of another {', '.join(changed)}"
             raise UserError(
                 f"{self.path}: expected an empty folder, or predictions of this model to go on with, found "
                 f"{what}: give another folder, or --overwrite"
@@ -433,10 +431,11 @@ class _Run:
 
     def failed(self, case: ImageCase, error: Exception) -> None:
         """Note why a case failed; an error of ours, not of the user, is shown with its traceback, too."""
+        why = str(error)
         if not isinstance(error, UserError):
             traceback.print_exception(error, file=sys.stderr)
-        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self.report.failed[case.case_id] = what
+            why = f"{type(error).__name__}: {error}"
+        self.report.failed[case.case_id] = why
         self.bar.update()
 
     def finish(self, case: ImageCase, warnings: list[str], export: "AsyncResult[None]") -> None:
@@ -465,13 +464,13 @@ def _predict_cases(model: Model, folder: _OutputFolder, cases: Sequence[ImageCas
 
 def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
     """Read and preprocess in threads, forward here, export in threads; few cases wait in between."""
+    from nnunet_softseg.inference.export import export_prediction
     from nnunet_softseg.inference.nnunet_patches import map_ahead, preprocessed_case, thread_pool
 
     def prepare(case: ImageCase) -> dict[str, Any]:
-        return preprocessed_case(
-            predictor, [str(file) for file in case.files], str(folder.path / case.case_id)
-        )
+        return preprocessed_case(predictor, [*map(str, case.files)], str(folder.path / case.case_id))
 
+    of_model = (predictor.plans_manager, predictor.dataset_json)
     exports: deque[tuple[ImageCase, list[str], AsyncResult[None]]] = deque()
     ahead = map_ahead(prepare, cases, num_threads=run.num_threads)
     pool = thread_pool(run.num_threads)
@@ -480,8 +479,8 @@ def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase],
             try:
                 item = prepared.result()
                 soft_maps, warnings = _soft_maps(predictor, item, run.options)
-                written = (predictor, soft_maps, item["data_properties"], item["ofile"])
-                export = pool.apply_async(_export, written)
+                written = (soft_maps, item["data_properties"], *of_model, item["ofile"])
+                export = pool.apply_async(export_prediction, written)
             except Exception as error:
                 run.failed(case, error)
                 continue
@@ -504,12 +503,6 @@ def _soft_maps(predictor: Any, item: Mapping[str, Any], options: PredictionOptio
     with under_way(record):
         soft_maps = predictor.predict_logits_from_preprocessed_data(item["data"]).cpu().numpy()
     return soft_maps, record.warnings
-
-
-def _export(predictor: Any, soft_maps: Any, properties: dict[str, Any], truncated_file: str) -> None:
-    from nnunet_softseg.inference.export import export_prediction
-
-    export_prediction(soft_maps, properties, predictor.plans_manager, predictor.dataset_json, truncated_file)
 
 
 @contextlib.contextmanager

@@ -4,8 +4,7 @@ One coarse pass shows the network the whole image in-plane, at its own resolutio
 along S-I: a tube looks the same when it is shortened, but not when it is thinned. The path with the largest
 sum of ring contrast is found through the response, from the first slice to the last. Where it stays in the
 middle of one box, the network sees that box. Else the patch follows it: each slice is sheared upright, and
-compressed by cos θ in the direction of the tilt, as a cylinder cut at an angle θ is longer there by 1 / cos θ
-(15 % at 30 degrees). (Chunks of a tilted cord, each in a box of its own, lost 4 to 8 % of its volume.)
+compressed by cos θ in the direction of the tilt: a cylinder cut at an angle θ is longer there by 1 / cos θ.
 
 A cord tilted by 30 degrees is hardly known to a network that saw upright ones: so coarse passes through the
 image sheared by 27 degrees to either side give further candidates.
@@ -59,10 +58,9 @@ _SPLINE_MARGIN = 3  # voxels around a slice that is shifted
 
 
 class WholeImage:
-    """A case on the network's grid, here in memory; `network_image.NetworkImage` makes the parts asked for.
+    """A preprocessed case (channel, *space) on the network's grid, in memory.
 
-    Args:
-        image: (channel, *space), preprocessed.
+    `network_image.NetworkImage` makes the parts that are asked for.
     """
 
     def __init__(self, image: torch.Tensor) -> None:
@@ -175,8 +173,7 @@ class Placement:
     def put_back(self, maps: torch.Tensor) -> torch.Tensor:
         """Return maps of the patch in the box, (label, *size of the box): linear, 0 elsewhere.
 
-        The sum of a slice grows as the slice was compressed for the network (within 1 % in one slice, 0.1 %
-        in all together; exactly, where it is only shifted).
+        The sum of a slice grows as the slice was compressed for the network.
         """
         if self.is_straight:
             return maps
@@ -243,12 +240,9 @@ def _read(
 
 
 def place(centres: Floats, shape: Sequence[int], grid: Grid) -> Placement:
-    """Return the patch placed along a path, inside the case where it can be.
+    """Return the patch placed along a path, inside a case of that shape where it can be.
 
-    Args:
-        centres: (slices, 2) where the path runs, in voxels of the network's grid, for each slice of it.
-        shape: of the case.
-        grid: of the model.
+    The path is given by its centres (slices, 2), in voxels, for each slice of the network's grid.
     """
     sizes, patch = (
         np.array([lengths[axis] for axis in grid.in_plane]) for lengths in (shape, grid.patch_size)
@@ -298,9 +292,8 @@ def candidates(
 
     Args:
         image: the whole case.
-        forward: (channel, *space) -> raw output (label, *space), for any space that is a multiple of the
-            network's total stride.
-        reference: (label,) raw robust peak of the training; 0 where not known.
+        forward: (channel, *space) -> raw output (label, *space), for any multiple of the total stride.
+        reference: (label,) running scale; 0 where not known.
         grid: of the model.
         tilted: search the sheared images, too: four more coarse passes.
     """
@@ -344,12 +337,9 @@ def _shifts(
 
 
 def sheared(image: torch.Tensor, shifts: npt.NDArray[np.intp], si_axis: int) -> torch.Tensor:
-    """Return an image whose slices are shifted back, 0 where nothing is left to shift in.
+    """Return an image (channel, *space) whose slices along S-I are shifted back in-plane, 0 where empty.
 
-    Args:
-        image: (channel, *space).
-        shifts: (slices, 2), in voxels along the other two axes.
-        si_axis: of the space, that slices follow one another along.
+    The shifts are (slices, 2), in voxels along the other two axes.
     """
     slices = image.movedim(1 + si_axis, 0)
     result = torch.zeros_like(slices)
@@ -466,8 +456,7 @@ def _windows(shape: Sequence[int], grid: Grid) -> list[tuple[int, int]]:
 def ring_contrast(response: Floats, radius: float) -> Floats:
     """Return the contrast of each voxel to a ring around it: the smoothed response minus its largest there.
 
-    Bright structures that go on to one side, muscle or skin, have none. (On 40 tilted phantoms, two networks:
-    the first path is the cord's in 71 of 80; with the mean of the ring for its largest in 62.)
+    Bright structures that go on to one side, muscle or skin, have none.
 
     Args:
         response: (slices, *plane) in [0, 1].
@@ -497,15 +486,14 @@ def without(wanted: Floats, path: npt.NDArray[np.intp], radius: float) -> Floats
 
 
 def best_path(wanted: Floats, step_mm: float, spacing_mm: tuple[float, ...]) -> npt.NDArray[np.intp]:
-    """Return the path through all slices with the largest sum of ring contrast, less the cost of its moves.
+    """Return the path (slices, 2) with the largest sum of ring contrast, less the cost of its moves.
+
+    It is found by dynamic programming, so no other path is better.
 
     Args:
         wanted: (slices, *plane).
         step_mm: from slice to slice.
         spacing_mm: in-plane.
-
-    Returns:
-        (slices, 2) indices in the plane. Found by dynamic programming, so no other path is better.
     """
     reach = [max(1, int(np.ceil(STEEPEST * step_mm / length))) for length in spacing_mm]
     moves = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1)

@@ -65,9 +65,8 @@ class BoxPrediction:
         """Rank among the boxes of a case, of which the one with the largest score is taken.
 
         The ring contrast along the box's path, in [0, 1], minus the number of findings; minus infinity for
-        an empty map. So the box with the fewest findings is taken, and of several the one whose place looks
-        most like the structure. The box in the middle has no path and counts with a contrast of 1: it is kept
-        unless another has fewer findings. A map with findings is taken before an empty one, and is flagged.
+        an empty map. The box in the middle has no path and counts with a contrast of 1: it is kept unless
+        another has fewer findings.
         """
         if float(self.soft_map.max()) <= HARD_THRESHOLD:
             return -np.inf
@@ -79,7 +78,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) ->
     """Return the soft maps of a preprocessed case.
 
     Tiles, where there are several, are blended raw; NormReLU is taken over all that the network saw, with a
-    floor relative to the running scale of the training.
+    floor relative to the running scale.
 
     Args:
         predictor: nnU-Net's, with a network and plans of ours.
@@ -105,13 +104,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) ->
 
 
 class _Case:
-    """A case on its way through the network.
-
-    Args:
-        predictor: nnU-Net's.
-        image: (channel, *space) of the box in the record, or of the whole case.
-        record: of the case.
-    """
+    """A case on its way through the network, the arguments as for `predict_soft_map`."""
 
     def __init__(self, predictor: Any, image: torch.Tensor, record: CaseRecord) -> None:
         self.predictor = predictor
@@ -126,7 +119,8 @@ class _Case:
         # The next fold of an ensemble comes with the same image again, whatever box this one ends with.
         self._central = record.central_box = record.central_box or record.box
         # A record that was left over from another case says nothing about this image.
-        self.is_box = self._central is not None and _size(self._central) == tuple(image.shape[1:])
+        size = [stop - start for start, stop in self._central or ()]
+        self.is_box = size == list(image.shape[1:])
         shape = record.network_shape if self.is_box else None
         self.shape: tuple[int, ...] = tuple(int(size) for size in shape or image.shape[1:])
 
@@ -275,10 +269,6 @@ class _Case:
 
 def _is_constant(image: torch.Tensor) -> bool:
     return all(float(channel.min()) == float(channel.max()) for channel in image)
-
-
-def _size(box: Box) -> tuple[int, ...]:
-    return tuple(stop - start for start, stop in box)
 
 
 def _at_any_size(predictor: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -49,15 +49,9 @@ def installed() -> bool:
 
 
 class OpenVinoNetwork:
-    """A network on the CPU, compiled for patches of one shape.
+    """A network on the CPU, compiled for patches of one shape; arguments as for `converted_model`.
 
     In bfloat16 the first convolution and the head stay in float32; see `backends.TorchNetwork`.
-
-    Args:
-        network: of a model of ours, in evaluation mode; one of nnU-Net's U-Nets.
-        precision: "float32" or "bfloat16".
-        patch_shape: (channel, *space).
-        folders: for the converted network, see `converted_model`.
 
     Raises:
         ValueError: if the converted network does not compute what torch does, or not in the precisions asked
@@ -98,11 +92,7 @@ def _smallest(network: nn.Module, size: Sequence[int]) -> list[int]:
 
 
 def _check_precisions(runtime: Any) -> None:
-    """See that the first convolution and the head are in float32.
-
-    Raises:
-        ValueError: if they are not: a version of OpenVINO that does not know the marks.
-    """
+    """Raise a ValueError if the first convolution and head are not in float32: OpenVINO ignored the marks."""
     found = set()
     for node in runtime.get_ops():
         information = node.get_rt_info()
@@ -155,9 +145,6 @@ def converted_model(
     network: nn.Module, patch_shape: Sequence[int], smallest: Sequence[int], folders: Sequence[Path]
 ) -> Any:
     """Return the network as an `openvino.Model` for patches of one shape.
-
-    Nodes of the first convolution and the head are marked to stay in float32, whatever the precision of the
-    others.
 
     Args:
         network: in evaluation mode, without deep supervision.
@@ -247,11 +234,7 @@ def _save(openvino: Any, model: Any, folder: Path) -> None:
 
 
 def _mark_float32(file: Path) -> None:
-    """Mark the nodes of the first convolution and of the head: an attribute that only the file can be given.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """Mark the nodes of the first convolution and the head: an attribute that only the file can be given."""
     tree = ElementTree.parse(file)
     layers = [layer for layer in tree.iter("layer") if layer.get("type") not in _NOT_COMPUTING]
     marked = [layer for layer in layers if _KEPT_IN_FLOAT32.search(layer.get("name", ""))]

@@ -1,5 +1,6 @@
 """`nnunet-softseg predict`: which images, which model, the stock command's files, and what goes wrong."""
 
+import importlib
 import json
 import multiprocessing
 import multiprocessing.process
@@ -309,23 +310,25 @@ def test_a_broken_image_stops_no_other(
     assert "1 predicted, 2 kept, 0 failed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stage", ["_soft_maps", "_export"])
+@pytest.mark.parametrize(("module", "stage"), [("predict", "_soft_maps"), ("export", "export_prediction")])
 def test_a_case_that_fails_later_stops_no_other_either(
     model: Path,
     images: Path,
     tmp_path: Path,
+    module: str,
     stage: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    original = getattr(command, stage)
+    home = importlib.import_module(f"nnunet_softseg.inference.{module}")
+    original = getattr(home, stage)
 
-    def fail_on_second(predictor: Any, *arguments: Any) -> Any:
+    def fail_on_second(first: Any, *arguments: Any) -> Any:
         if CASES[1] in str(arguments):
             raise RuntimeError("out of memory")
-        return original(predictor, *arguments)
+        return original(first, *arguments)
 
-    monkeypatch.setattr(command, stage, fail_on_second)
+    monkeypatch.setattr(home, stage, fail_on_second)
     report = predict(images, tmp_path, model, progress=False)
     assert report.failed == {CASES[1]: "RuntimeError: out of memory"}
     assert report.predicted == [CASES[0], CASES[2]]
