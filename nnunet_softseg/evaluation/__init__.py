@@ -4,8 +4,7 @@ The modules, in the order of their imports:
 
   cases.py                         subject, session and contrast of a case
   maps.py                          a prediction and its reference as arrays on one grid
-  tables.py                        tables: order of rows, CSV and JSON
-  columns.py                       the columns of the tables and their meaning
+  tables.py                        tables: columns and their meaning, order of rows, CSV and JSON
   measuring.py                     settings; all numbers of one case, every method
   areas.py                         the area of a case: over which slices, how far off
   evaluation.py                    methods on all cases of a reference

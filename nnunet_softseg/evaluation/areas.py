@@ -75,7 +75,7 @@ def case_areas(slices: pd.DataFrame) -> pd.DataFrame:
         slices: of `mark_region`.
 
     Returns:
-        method, case, label, and the columns csa_* of `columns.CASE_COLUMNS`. NaN where the region is empty.
+        method, case, label, and the columns csa_* of `tables.CASE_COLUMNS`. NaN where the region is empty.
     """
     inside, who = slices[slices["in_region"]], ["method", *_IMAGE]
     filled = inside.assign(missed=inside["csa_mm2"].isna(), **inside[[*AREAS]].fillna(0.0))

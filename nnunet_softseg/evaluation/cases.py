@@ -14,7 +14,6 @@ from nnunet_softseg.io.case_files import REPORT
 from nnunet_softseg.io.case_names import Case
 
 KEY_COLUMNS = ("case", "subject", "contrast")
-REFERENCE_COLUMN = "reference"
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS
 from nnunet_softseg.evaluation.evaluation import Evaluation, measure_methods
 from nnunet_softseg.evaluation.measuring import EvaluationSettings
-from nnunet_softseg.evaluation.tables import describe, json_value, made_by, records, write_csv
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS, describe, json_value, made_by, records, write_csv
 from nnunet_softseg.io.atomic import make_folder, write_json
 
 

@@ -12,14 +12,7 @@ import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
-from nnunet_softseg.evaluation.cases import (
-    REFERENCE_COLUMN,
-    describe_cases,
-    inference_seconds,
-    label_names,
-    read_case_table,
-)
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
+from nnunet_softseg.evaluation.cases import describe_cases, inference_seconds, label_names, read_case_table
 from nnunet_softseg.evaluation.measuring import (
     REFERENCE,
     CaseJob,
@@ -27,7 +20,7 @@ from nnunet_softseg.evaluation.measuring import (
     MeasuredCase,
     measure_case,
 )
-from nnunet_softseg.evaluation.tables import in_order
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS, in_order
 from nnunet_softseg.io.case_files import ImageFiles, Reason, list_files
 from nnunet_softseg.io.case_matching import Found, companion_files, prediction_files, reference_files
 from nnunet_softseg.io.case_names import Case
@@ -41,7 +34,7 @@ _SHOWN += ["csa_mm2", "reference_csa_mm2", "abs_csa_error_mm2"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measures of all methods on all cases; the columns of the tables are described in `columns`.
+    """Measures of all methods on all cases; the columns of the tables are described in `tables`.
 
     Attributes:
         methods: in the order given.
@@ -106,7 +99,19 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         UserError: if no case is left, or a file cannot be used; the message names it.
     """
     plan = _plan(methods, reference, settings)
-    jobs = [_job(case, plan, settings) for case in plan.common()]
+    jobs = [
+        CaseJob(
+            case,
+            references={label: plan.references[case.case_id, label] for label in plan.labels},
+            predictions={
+                method: {label: found.paths[case.case_id, label] for label in plan.labels}
+                for method, found in plan.found.items()
+            },
+            settings=settings,
+            levels=plan.levels.get(case.case_id),
+        )
+        for case in plan.common()
+    ]
     processes, progress = settings.num_processes, settings.progress
     measured = map_jobs(measure_case, jobs, num_processes=processes, progress=progress, description="measure")
     slices = _in_order(((result.slices, result.case) for result in measured), methods)
@@ -136,8 +141,8 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
 
 def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSettings) -> _Plan:
     table = read_case_table(settings.subjects) if settings.subjects else None
-    if table and REFERENCE_COLUMN in table.paths:
-        labels, listed = settings.labels or (1,), table.paths[REFERENCE_COLUMN]
+    if table and REFERENCE in table.paths:
+        labels, listed = settings.labels or (1,), table.paths[REFERENCE]
         references = {(case, n): reference / path for case, path in listed.items() if path for n in labels}
     else:
         references, labels = reference_files(
@@ -218,7 +223,13 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
         )
     for method, found in plan.found.items():
         if found.missing:
-            plan.warnings.insert(0, _lacking(method, found, len(plan.cases), len(common)))
+            most = len(found.missing) >= _MANY_MISSING * len(plan.cases)
+            warning = (
+                f"{'MOST OF THE TEST SET IS MISSING: ' if most else ''}"
+                f"{method} lacks {len(found.missing)} of {len(plan.cases)} cases: "
+                f"{examples(sorted(found.missing))}; {len(common)} cases are compared"
+            )
+            plan.warnings.insert(0, warning)
     subjects = {case.subject for case in plan.cases} - {case.subject for case in common}
     if subjects:
         plan.warnings.append(
@@ -228,28 +239,6 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
         without = [case.case_id for case in common if case.case_id not in plan.levels]
         if without:
             plan.warnings.append(f"{len(without)} cases have no image of levels: {examples(without)}")
-
-
-def _lacking(method: str, found: Found, num_cases: int, num_common: int) -> str:
-    share = len(found.missing) / num_cases
-    grave = "MOST OF THE TEST SET IS MISSING: " if share >= _MANY_MISSING else ""
-    return (
-        f"{grave}{method} lacks {len(found.missing)} of {num_cases} cases: "
-        f"{examples(sorted(found.missing))}; {num_common} cases are compared"
-    )
-
-
-def _job(case: Case, plan: _Plan, settings: EvaluationSettings) -> CaseJob:
-    return CaseJob(
-        case,
-        references={label: plan.references[case.case_id, label] for label in plan.labels},
-        predictions={
-            method: {label: found.paths[case.case_id, label] for label in plan.labels}
-            for method, found in plan.found.items()
-        },
-        settings=settings,
-        levels=plan.levels.get(case.case_id),
-    )
 
 
 # Tables

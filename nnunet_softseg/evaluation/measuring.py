@@ -18,7 +18,7 @@ from nnunet_softseg.metrics.morphometry.levels import parse_levels
 from nnunet_softseg.metrics.overlap import case_measures
 
 REFERENCE = "reference"
-"""The reference's own name in tables of areas; no method may have it."""
+"""Name of the reference in tables of areas and of cases; no method may have it."""
 AREAS = ("csa_mm2", "csa_hard_mm2")
 _PATHS = ("subjects", "levels", "images")
 

@@ -15,7 +15,6 @@ from scipy import stats
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 from nnunet_softseg.evaluation.compare import compare
 from nnunet_softseg.evaluation.comparison.contrast_effects import (
     AGREEMENT_COLUMNS,
@@ -27,6 +26,7 @@ from nnunet_softseg.evaluation.comparison.result import Comparison, compared
 from nnunet_softseg.evaluation.comparison.scores import SCORES
 from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.measuring import REFERENCE
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 
 TABLES = (
     "cases.csv",

@@ -17,9 +17,9 @@ from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
 from nnunet_softseg.evaluation.cases import describe_cases, read_case_table
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 from nnunet_softseg.evaluation.evaluate import evaluate
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 from nnunet_softseg.io.case_files import REPORT, list_files
 from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
 from nnunet_softseg.io.case_names import Case, check_pattern

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from PIL import Image
 
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS
 from nnunet_softseg.evaluation.comparison import paired_statistics
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared
 from nnunet_softseg.evaluation.comparison.scores import SCORES
@@ -39,7 +38,7 @@ from nnunet_softseg.evaluation.report.wording import (
 )
 from nnunet_softseg.evaluation.report.worst_cases import section_of, worst_cases
 from nnunet_softseg.evaluation.report.writing import write_report
-from nnunet_softseg.evaluation.tables import made_by
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS, made_by
 from nnunet_softseg.metrics.measure_table import MEASURES
 
 HOSTILE = "<script>document.title='owned'</script>\"'$\\frac{1}{2}$ & ü 頭 ]]> --> \x07\n{{ 7 * 7 }}"

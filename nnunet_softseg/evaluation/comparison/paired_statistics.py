@@ -64,11 +64,9 @@ def signed_rank_test(differences: npt.ArrayLike) -> SignedRank:
         NaN for both if there is no difference at all.
     """
     values = _known(differences)
-    if not values.size:
-        return SignedRank(np.nan, np.nan)
     changed = values[values != 0]
     if not changed.size:
-        return SignedRank(0.0, 1.0)
+        return SignedRank(0.0, 1.0) if values.size else SignedRank(np.nan, np.nan)
     ranks = stats.rankdata(np.abs(changed))
     w = float(min(ranks[changed > 0].sum(), ranks[changed < 0].sum()))
     if changed.size <= _EXACT_UP_TO:
@@ -93,11 +91,9 @@ def rank_biserial(differences: npt.ArrayLike) -> float:
     Source: Kerby 2014, the simple difference formula.
     """
     values = _known(differences)
-    if not values.size:
-        return np.nan
     changed = values[values != 0]
     if not changed.size:
-        return 0.0
+        return 0.0 if values.size else np.nan
     sizes = stats.rankdata(np.abs(changed))
     return float((np.sign(changed) * sizes).sum() / sizes.sum())
 
@@ -124,12 +120,12 @@ def bootstrap_interval(
     """Return the bootstrap interval of the mean or median over subjects.
 
     Bias-corrected and accelerated for the mean; by percentiles for the median, whose acceleration is not
-    defined.
+    defined. The same values give the same interval, in whatever order.
 
     Args:
         values: (n,) one per subject; NaN is passed over. The median may hold infinite ones.
         statistic: to which the interval belongs.
-        seed: of the draw: the same values give the same interval, in whatever order.
+        seed: of the draw.
         confidence: share of intervals that hold the true value.
 
     Returns:
@@ -143,28 +139,16 @@ def bootstrap_interval(
     if known[0] == known[-1] or not _is_spread(known, float(known[-1] - known[0])):
         return Interval(float(known[0]), float(known[0]))
     # Mirrored values must give the mirrored interval: a before b tells the same as b before a.
-    flip = _upside_down(known)
-    drawn = -known[::-1] if flip else known
-    interval = (_bca if statistic == "mean" else _percentile_median)(drawn, seed, confidence)
+    mirrored = -known[::-1]
+    flip = tuple(known) > tuple(mirrored)
+    of = _bca if statistic == "mean" else _percentile_median
+    interval = of(mirrored if flip else known, seed, confidence)
     return Interval(-interval.high, -interval.low) if flip else interval
 
 
-def _upside_down(values: Floats) -> bool:
-    """Say whether sorted values and not their mirror image are the ones to be mirrored before the draw."""
-    mirrored = -values[::-1]
-    differs = np.flatnonzero(values != mirrored)
-    return bool(differs.size and values[differs[0]] > mirrored[differs[0]])
-
-
 def _bca(values: Floats, seed: int, confidence: float) -> Interval:
-    result = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=confidence,
-        method="BCa",
-        random_state=np.random.default_rng(seed),
-    )
+    how = {"n_resamples": RESAMPLES, "confidence_level": confidence, "method": "BCa"}
+    result = stats.bootstrap((values,), np.mean, random_state=np.random.default_rng(seed), **how)
     return Interval(*(float(end) for end in result.confidence_interval))
 
 
@@ -237,8 +221,7 @@ def repeated_measures_anova(table: npt.ArrayLike) -> RepeatedMeasures:
     values = np.asarray(table, dtype=np.float64)
     if min(values.shape) < _TWO or not np.isfinite(values).all():
         return RepeatedMeasures()
-    residual = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
-    if not _is_spread(values, float(np.abs(residual).max())):
+    if not _is_spread(values, float(np.abs(_doubly_centred(values)).max())):
         return RepeatedMeasures()
     from statsmodels.stats.anova import AnovaRM
 
@@ -254,11 +237,13 @@ def repeated_measures_anova(table: npt.ArrayLike) -> RepeatedMeasures:
 
 def _greenhouse_geisser(values: Floats) -> float:
     """Return tr(C)^2 / ((k - 1) tr(C C)), C the covariance of the columns with rows and columns centred."""
-    covariance = np.cov(values, rowvar=False)
-    centred = (
-        covariance - covariance.mean(axis=0) - covariance.mean(axis=1, keepdims=True) + covariance.mean()
-    )
+    centred = _doubly_centred(np.cov(values, rowvar=False))
     return float(np.trace(centred) ** 2 / ((len(centred) - 1) * (centred**2).sum()))
+
+
+def _doubly_centred(values: Floats) -> Floats:
+    centred: Floats = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    return centred
 
 
 # Two measurements of one thing
@@ -272,11 +257,7 @@ class LimitsOfAgreement:
         bias: their mean.
         sd: their standard deviation; with several per subject, of the variance between and within subjects
             together.
-        low: bias - 1.96 sd.
-        high: bias + 1.96 sd.
-        bias_interval: of the bias.
-        low_interval: of the lower limit.
-        high_interval: of the upper limit.
+        low: lower limit, bias - 1.96 sd; `high` likewise.
     """
 
     bias: float = np.nan
@@ -312,60 +293,43 @@ def limits_of_agreement(
     values = values[known]
     if not values.size:
         return LimitsOfAgreement()
-    sums = _SubjectSums.of(values, owners)
-    bias, sd = (float(number[0]) for number in sums.bias_and_sd(np.arange(sums.count.size)[None]))
+    count = int(owners.max()) + 1
+    bias, sd = (float(number[0]) for number in _bias_and_sd(values, owners, np.arange(count)[None]))
     limits = bias - factor * sd, bias + factor * sd
-    if sums.count.size < _TWO:
+    if count < _TWO:
         return LimitsOfAgreement(bias=bias)
-    if (sums.count == 1).all():
+    if count == values.size:
         t = float(stats.t.ppf(0.975, values.size - 1))
         of_bias, of_limit = t * sd / np.sqrt(values.size), t * sd * np.sqrt(3 / values.size)
-        halves = (of_bias, of_limit, of_limit)
-        ends = zip((bias, *limits), halves, strict=True)
+        ends = zip((bias, *limits), (of_bias, of_limit, of_limit), strict=True)
         intervals = [Interval(float(centre - half), float(centre + half)) for centre, half in ends]
+    elif count < FEWEST_SUBJECTS:
+        intervals = [NO_INTERVAL] * 3
     else:
-        intervals = _resampled_limits(sums, factor, seed)
+        drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+        means, sds = _bias_and_sd(values, owners, drawn)
+        resampled = (means, means - factor * sds, means + factor * sds)
+        pairs = (np.quantile(each, [0.025, 0.975]) for each in resampled)
+        intervals = [Interval(float(low), float(high)) for low, high in pairs]
     return LimitsOfAgreement(bias, sd, *limits, *intervals)
 
 
-@dataclass(frozen=True)
-class _SubjectSums:
-    """Count, sum, and squares about the mean of each subject, (n,) each, for the variance components."""
-
-    count: Floats
-    total: Floats
-    squares: Floats
-
-    @classmethod
-    def of(cls, values: Floats, owners: npt.NDArray[np.intp]) -> "_SubjectSums":
-        # About the middle, so that squares of large values do not drown their differences.
-        count, total = (np.bincount(owners, weights).astype(np.float64) for weights in (None, values))
-        squares = np.bincount(owners, (values - (total / count)[owners]) ** 2)
-        return cls(count, total, squares.astype(np.float64))
-
-    def bias_and_sd(self, drawn: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
-        """Return both for each of (m, n) draws of subjects."""
-        count, total = self.count[drawn], self.total[drawn]
-        everything, subjects = count.sum(axis=1), drawn.shape[1]
-        bias = total.sum(axis=1) / everything
-        between = (count * (total / count - bias[:, None]) ** 2).sum(axis=1) / max(subjects - 1, 1)
-        replicates = everything - subjects
-        within = np.divide(
-            self.squares[drawn].sum(axis=1), replicates, out=np.zeros_like(bias), where=replicates > 0
-        )
-        typical = (everything - (count**2).sum(axis=1) / everything) / max(subjects - 1, 1)
-        component = np.divide(between - within, typical, out=np.zeros_like(bias), where=typical > 0)
-        return bias, np.sqrt(np.maximum(component, 0) + within)
-
-
-def _resampled_limits(sums: _SubjectSums, factor: float, seed: int) -> list[Interval]:
-    subjects = sums.count.size
-    if subjects < FEWEST_SUBJECTS:
-        return [NO_INTERVAL] * 3
-    drawn = np.random.default_rng(seed).integers(subjects, size=(RESAMPLES, subjects))
-    bias, sd = sums.bias_and_sd(drawn)
-    ends = (np.quantile(values, [0.025, 0.975]) for values in (bias, bias - factor * sd, bias + factor * sd))
-    return [Interval(float(low), float(high)) for low, high in ends]
+def _bias_and_sd(
+    values: Floats, owners: npt.NDArray[np.intp], drawn: npt.NDArray[np.intp]
+) -> tuple[Floats, Floats]:
+    """Return both for each of (m, n) draws of subjects, by the variance components."""
+    counts, totals = (np.bincount(owners, weights).astype(np.float64) for weights in (None, values))
+    # About the middle, so that squares of large values do not drown their differences.
+    squares = np.bincount(owners, (values - (totals / counts)[owners]) ** 2)[drawn].sum(axis=1)
+    count, total, subjects = counts[drawn], totals[drawn], drawn.shape[1]
+    everything = count.sum(axis=1)
+    bias = total.sum(axis=1) / everything
+    between = (count * (total / count - bias[:, None]) ** 2).sum(axis=1) / max(subjects - 1, 1)
+    replicates = everything - subjects
+    within = np.divide(squares, replicates, out=np.zeros_like(bias), where=replicates > 0)
+    typical = (everything - (count**2).sum(axis=1) / everything) / max(subjects - 1, 1)
+    component = np.divide(between - within, typical, out=np.zeros_like(bias), where=typical > 0)
+    return bias, np.sqrt(np.maximum(component, 0) + within)
 
 
 class Line(NamedTuple):

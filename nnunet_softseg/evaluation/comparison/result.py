@@ -7,22 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_softseg.evaluation.comparison.contrast_effects import (
-    ANOVA_COLUMNS,
-    agreement_table,
-    anova_table,
-    contrast_agreement_table,
-)
-from nnunet_softseg.evaluation.comparison.leaderboard import (
-    STATISTICS_COLUMNS,
-    outcomes,
-    pair_table,
-    score_table,
-    subject_table,
-    wide_leaderboard,
-    winner_table,
-    with_reference,
-)
+from nnunet_softseg.evaluation.comparison import contrast_effects, leaderboard
 from nnunet_softseg.evaluation.comparison.paired_statistics import FEWEST_SUBJECTS, RESAMPLES, SIGNIFICANT
 from nnunet_softseg.evaluation.comparison.verdict import Outcome
 from nnunet_softseg.evaluation.evaluate import write_evaluation
@@ -76,7 +61,7 @@ class Comparison(Evaluation):
 
         And p_corrected, holds, verdict (in words); see `verdict.Outcome`.
         """
-        return winner_table(self.outcomes)
+        return leaderboard.winner_table(self.outcomes)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -92,7 +77,7 @@ class Comparison(Evaluation):
             label: of `labels`.
             measure: "csa_mm2" or "csa_hard_mm2".
         """
-        rows = with_reference(self.cases)
+        rows = leaderboard.with_reference(self.cases)
         rows = rows[(rows["label"] == label) & (rows["method"] == method)]
         return rows.pivot(index=["subject", "session"], columns="contrast", values=measure)
 
@@ -120,9 +105,9 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
     """
     cases, methods = evaluation.cases, evaluation.methods
     correction, seed = origin["parameters"]["correction"], origin["parameters"]["seed"]
-    subjects, warnings = subject_table(cases)
-    scores = score_table(cases, subjects, methods, seed)
-    statistics = pair_table(cases, subjects, methods, correction, seed)
+    subjects, warnings = leaderboard.subject_table(cases)
+    scores = leaderboard.score_table(cases, subjects, methods, seed)
+    statistics = leaderboard.pair_table(cases, subjects, methods, correction, seed)
     people = cases["subject"].nunique()
     if people < FEWEST_SUBJECTS:
         warnings.append(
@@ -135,11 +120,11 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
         reference=reference,
         subjects=subjects,
         scores=scores,
-        outcomes=outcomes(scores, statistics),
+        outcomes=leaderboard.outcomes(scores, statistics),
         statistics=statistics,
-        anova=anova_table(cases, methods),
-        agreement=agreement_table(cases, seed),
-        contrast_agreement=contrast_agreement_table(cases, methods),
+        anova=contrast_effects.anova_table(cases, methods),
+        agreement=contrast_effects.agreement_table(cases, seed),
+        contrast_agreement=contrast_effects.contrast_agreement_table(cases, methods),
         made_by=origin,
     )
 
@@ -147,7 +132,7 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
 def write_comparison(comparison: Comparison, output: Path) -> None:
     """Write all tables."""
     write_evaluation(comparison, output, dict(comparison.made_by))
-    write_csv(output / "leaderboard.csv", wide_leaderboard(comparison.scores, comparison.methods))
+    write_csv(output / "leaderboard.csv", leaderboard.wide_leaderboard(comparison.scores, comparison.methods))
     for name in ("subjects", "winners", "statistics"):
         write_csv(output / f"{name}.csv", getattr(comparison, name))
     write_json(output / "statistics.json", _statistics(comparison))
@@ -164,7 +149,7 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
             "interval": f"95 %, bootstrap over subjects, BCa, {RESAMPLES} resamples",
             "holds": f"corrected p < {SIGNIFICANT} and an interval without 0",
         },
-        "columns": {"pairs": STATISTICS_COLUMNS, "anova": ANOVA_COLUMNS},
+        "columns": {"pairs": leaderboard.STATISTICS_COLUMNS, "anova": contrast_effects.ANOVA_COLUMNS},
         "pairs": records(comparison.statistics),
         **{name: records(getattr(comparison, name)) for name in ("anova", "agreement", "contrast_agreement")},
     }

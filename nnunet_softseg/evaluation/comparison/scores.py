@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from nnunet_softseg.evaluation.columns import CASE_COLUMNS
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS
 from nnunet_softseg.metrics.measure_table import MEASURES, Measure
 
 _MINUS = "\N{MINUS SIGN}"

@@ -29,18 +29,12 @@ class Outcome:
     """The best method by one measure of a label, against the next best.
 
     Attributes:
-        label: value.
         measure: key of `scores.SCORES`.
-        verdict: on the difference.
         best: the methods that share the first rank, in the order given.
-        winner: "" if there is none: a tie, or a single method.
-        runner_up: likewise.
+        winner: "" if there is none, as `runner_up`: a tie, or a single method.
         difference: winner - runner-up, mean (or median, see `interval_of`) of subject means.
         ci_low: lower end of its 95 % interval.
-        ci_high: upper end.
-        p_corrected: over all pairs of methods.
-        num_subjects: of the test.
-        num_tests: pairs that p is corrected over.
+        p_corrected: over all pairs of methods, `num_tests`.
         interval_of: "mean", or "median" where a value is infinite.
     """
 

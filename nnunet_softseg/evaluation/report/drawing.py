@@ -68,15 +68,11 @@ class MethodStyle:
 
 def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
     """Return name -> style of all methods and, last, of the reference."""
-    shorts = _unlike_each_other([shortened(name) for name in methods])
+    shorts = [shortened(name) for name in methods]
+    shorts = [f"{name} #{n}" if shorts.count(name) > 1 else name for n, name in enumerate(shorts, 1)]
     looks = zip(methods, shorts, itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
     styles = {name: MethodStyle(name, short, colour, marker) for name, short, colour, marker in looks}
     return styles | {REFERENCE: MethodStyle(REFERENCE, REFERENCE, _REFERENCE_COLOUR, "o")}
-
-
-def _unlike_each_other(names: list[str]) -> list[str]:
-    twice = {name for name in names if names.count(name) > 1}
-    return [f"{name} #{place + 1}" if name in twice else name for place, name in enumerate(names)]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -119,11 +115,7 @@ class Group:
 def draw_groups(axis: Any, groups: Sequence[Group], names: Sequence[str], everything: Floats) -> None:
     """Draw groups of values over an axis from 0: violin, points, median and mean of each.
 
-    Args:
-        axis: of matplotlib.
-        groups: what to draw.
-        names: ticks, at 0, 1, ...
-        everything: values that the axis has room for; of those far beyond, a note says how many.
+    `names` are ticks at 0, 1, ...; the axis has room for `everything`, and a note says how many lie beyond.
     """
     axis.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, _top_of(everything)))
     for group in groups:

@@ -15,7 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from nnunet_softseg import __version__
 from nnunet_softseg.evaluation.comparison.result import Comparison
@@ -87,10 +87,12 @@ def _width(inches: float, least: float, most: float = 11) -> float:
 
 def draw_csa_error(comparison: Comparison, label: int, styles: Styles) -> Figure | None:
     """Draw the absolute area error: subject means over all contrasts, then each contrast, by method."""
-    tables = _error_tables(comparison, label)
-    methods = comparison.methods
+    cases, methods = _of(comparison.cases, label), comparison.methods
+    contrasts = contrasts_of(cases)
+    by_contrast = {name: cases[cases["contrast"] == name] for name in contrasts if len(contrasts) > 1}
     errors = {
-        name: [_finite(table, label, each, ERROR) for each in methods] for name, table in tables.items()
+        name: [_finite(table, label, each, ERROR) for each in methods]
+        for name, table in ({"": comparison.subjects} | by_contrast).items()
     }
     everything = np.concatenate([values for of_methods in errors.values() for values in of_methods])
     if not everything.size:
@@ -115,14 +117,6 @@ def draw_csa_error(comparison: Comparison, label: int, styles: Styles) -> Figure
     return figure
 
 
-def _error_tables(comparison: Comparison, label: int) -> dict[str, pd.DataFrame]:
-    """Return the subjects under "", and the images of each contrast if there are several."""
-    cases = _of(comparison.cases, label)
-    contrasts = contrasts_of(cases)
-    by_contrast = {name: cases[cases["contrast"] == name] for name in contrasts if len(contrasts) > 1}
-    return {"": comparison.subjects, **by_contrast}
-
-
 def _mark(label: str, colour: str, marker: str = "o", **look: Any) -> Line2D:
     return Line2D([], [], color=colour, marker=marker, ls="", label=label, **{"ms": 6, **look})
 
@@ -144,17 +138,11 @@ def _legend(figure: Figure, entries: Sequence[Line2D]) -> None:
 def draw_csa_std(comparison: Comparison, label: int, styles: Styles) -> Figure | None:
     """Draw the STD of area over contrasts of each subject: map as given, filled, and map > 0.5, hollow."""
     names = [*comparison.methods, REFERENCE]
-    groups = [
-        Group(
-            _finite(comparison.subjects, label, name, f"std_{area}"),
-            place + shift,
-            0.38,
-            styles[name],
-            hollow,
-        )
-        for place, name in enumerate(names)
-        for area, shift, hollow in zip(AREAS, (-0.2, 0.2), (False, True), strict=True)
-    ]
+    groups = []
+    for place, name in enumerate(names):
+        soft, hard = (_finite(comparison.subjects, label, name, f"std_{area}") for area in AREAS)
+        groups.append(Group(soft, place - 0.2, 0.38, styles[name]))
+        groups.append(Group(hard, place + 0.2, 0.38, styles[name], hollow=True))
     everything = np.concatenate([group.values for group in groups])
     if not everything.size:
         return None
@@ -184,7 +172,12 @@ def draw_csa_over_contrasts(comparison: Comparison, label: int, styles: Styles) 
     for line, name in zip(panels, names, strict=True):
         for axis, area in zip(line, AREAS, strict=True):
             _draw_lines(axis, tables[name, area][contrasts], styles[name])
-            _write_mean_std(axis, _finite(comparison.subjects, label, name, f"std_{area}"))
+            std = _finite(comparison.subjects, label, name, f"std_{area}")
+            if std.size:
+                box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+                look = {"ha": "right", "va": "top", "fontsize": 8, "color": "#333", "bbox": box}
+                text = f"STD {quantity(float(std.mean()), 'mm2')}"
+                axis.text(0.99, 0.96, text, transform=axis.transAxes, **look)
         line[0].set_ylabel(f"{shortened(styles[name].short, 18)}\nCSA, mm²", fontsize=8.5)
     panels[0, 0].set_title("Map as given")
     panels[0, 1].set_title("Map > 0.5")
@@ -204,14 +197,6 @@ def _draw_lines(axis: Any, table: pd.DataFrame, style: MethodStyle) -> None:
             axis.plot(x, values, style.marker, ms=2, **look)
     means = table.mean().to_numpy(float)
     axis.plot(x, means, style.marker, ls="-", color=style.colour, mec="white", mew=0.8, lw=2.2, ms=5.5)
-
-
-def _write_mean_std(axis: Any, std: Floats) -> None:
-    if std.size:
-        text = f"STD {quantity(float(std.mean()), 'mm2')}"
-        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
-        look = {"ha": "right", "va": "top", "fontsize": 8, "color": "#333", "bbox": box}
-        axis.text(0.99, 0.96, text, transform=axis.transAxes, **look)
 
 
 # Agreement
@@ -286,7 +271,9 @@ def draw_bland_altman(comparison: Comparison, label: int, styles: Styles) -> Fig
     figure, axes = _panels(len(comparison.methods), 2.9)
     limits = _of(comparison.agreement, label, measure=AREA, contrast="")
     axes[0].set(xlim=wide_limits(cases["middle"].to_numpy(float)), ylim=_error_limits(limits, cases))
-    markers = _contrast_markers(contrasts_of(cases))
+    contrasts = contrasts_of(cases)
+    few = 1 < len(contrasts) <= len(_CONTRAST_MARKERS)  # more cannot be told apart
+    markers = dict(zip(contrasts, _CONTRAST_MARKERS, strict=False)) if few else {}
     for axis, method in zip(axes, comparison.methods, strict=True):
         rows, style = cases[cases["method"] == method], styles[method]
         axis.axhline(0, color=_GREY, lw=0.8)
@@ -316,13 +303,6 @@ def _error_limits(rows: pd.DataFrame, cases: pd.DataFrame) -> tuple[float, float
     near = ends[(ends > low - reach / 2) & (ends < high + reach / 2)]
     margin = 0.04 * reach
     return min(low, *(near - margin), -margin), max(high, *(near + margin), margin)
-
-
-def _contrast_markers(contrasts: Sequence[str]) -> dict[str, str]:
-    """Return a marker per contrast, or nothing if there are too many to tell apart."""
-    if not 1 < len(contrasts) <= len(_CONTRAST_MARKERS):
-        return {}
-    return dict(zip(contrasts, _CONTRAST_MARKERS, strict=False))
 
 
 def _draw_limits(axis: Any, row: "pd.Series[Any]", style: MethodStyle) -> Iterator[str]:
@@ -371,16 +351,9 @@ def draw_reliability(comparison: Comparison, label: int, styles: Styles) -> Figu
     curves.legend(loc="upper left", fontsize=8.5, ncols=1 + (len(comparison.methods) > _MANY_CURVES))
     counts.set(yscale="log", xlabel="predicted value", ylabel="voxels")
     # matplotlib writes powers as formulae, which are off here.
-    counts.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_count(value)))
+    counts.yaxis.set_major_formatter(EngFormatter())
     counts.yaxis.set_minor_formatter(NullFormatter())
     return figure
-
-
-def _short_count(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g} {letter}"
-    return f"{value:g}"
 
 
 def draw_inference_time(comparison: Comparison, label: int, styles: Styles) -> Figure | None:
@@ -391,11 +364,10 @@ def draw_inference_time(comparison: Comparison, label: int, styles: Styles) -> F
         return None
     figure = new_figure(_width(1.1 * len(seconds) + 1.4, 4.2, 10), 3.1)
     axis = figure.subplots()
-    names = [
-        f"{styles[name].short}\nmedian {quantity(float(np.median(values)), 's', 2)}"
-        for name, values in seconds.items()
-    ]
-    groups = [Group(values, place, 0.5, styles[name]) for place, (name, values) in enumerate(seconds.items())]
+    names, groups = [], []
+    for place, (name, values) in enumerate(seconds.items()):
+        names.append(f"{styles[name].short}\nmedian {quantity(float(np.median(values)), 's', 2)}")
+        groups.append(Group(values, place, 0.5, styles[name]))
     draw_groups(axis, groups, names, np.concatenate(list(seconds.values())))
     axis.set_ylabel("inference time per image, s")
     return figure
@@ -468,18 +440,7 @@ def remove_old_figures(folder: Path) -> None:
 def draw_figures(
     comparison: Comparison, label: int, styles: Styles, folder: Path, *, kinds: Iterable[str] = FIGURES
 ) -> dict[str, ShownFigure]:
-    """Draw the figures that a label has values for, write them to a folder, and return them by kind.
-
-    Args:
-        comparison: of methods.
-        label: value.
-        styles: of `method_styles`.
-        folder: for <name>.svg and <name>.png.
-        kinds: of `FIGURES`.
-
-    Raises:
-        UserError: if a file cannot be written.
-    """
+    """Draw the figures (of `FIGURES`) that a label has values for, write them, and return them by kind."""
     shown = {}
     first, second = (shortened(name) for name in contrast_pair(comparison, label) or ("", ""))
     suffix = f"_label{label}" if len(comparison.labels) > 1 else ""

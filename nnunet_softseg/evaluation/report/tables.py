@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import pandas as pd
 
 from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.comparison.scores import SCORES
-from nnunet_softseg.evaluation.comparison.verdict import Outcome
 from nnunet_softseg.evaluation.report.figures import contrast_pair, contrasts_of
 from nnunet_softseg.evaluation.report.wording import (
     MINUS,
@@ -36,7 +36,7 @@ _AREA_NAMES = {"csa_mm2": "CSA", "csa_hard_mm2": "CSA, map > 0.5"}
 _LONGEST_WORD = 24
 _NAMELESS = "not told by the names"
 
-Row = Mapping[Any, Any]
+Row = Any
 Column = str | Callable[[Row], Any]
 """A name of a column of the data, or a function of a row; the type of its value decides how a cell looks."""
 
@@ -65,13 +65,7 @@ def _table(
     rows: pd.DataFrame | Iterable[Row],
     columns: Mapping[str, Column] | Sequence[tuple[str, Column]],
 ) -> Table:
-    """Return a table with a row for each row of the data.
-
-    Args:
-        name: anchor.
-        rows: the data.
-        columns: head -> its cells; as pairs if two heads may be alike.
-    """
+    """Return a table with a row for each row of the data; columns as pairs if two heads may be alike."""
     records: Iterable[Row] = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
     heads, contents = zip(*(columns.items() if isinstance(columns, Mapping) else columns), strict=True)
     cells = [[_cell(row, content) for content in contents] for row in records]
@@ -135,33 +129,29 @@ def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
     for found in comparison.outcomes:
         if found.label == label:
             table = scores[scores["measure"] == found.measure].set_index("method")
-            rows.append(_leaderboard_row(found, table, comparison.methods))
+            row = {
+                "name": measure_name(found.measure),
+                "arrow": "↑" if SCORES[found.measure].higher_is_better else "↓",
+                "cells": _mean_cells(table, comparison.methods, found.best),
+                "outcome": found,
+                "badge": badge(found),
+                "against": against(found),
+                "uncertainty": uncertainty(found),
+            }
+            rows.append(row)
     return rows
 
 
-def _leaderboard_row(found: Outcome, table: pd.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
-    decimals = shared_decimals(table["mean"])
-    best = found.best if len(methods) > 1 else ()
-    return {
-        "name": measure_name(found.measure),
-        "arrow": "↑" if SCORES[found.measure].higher_is_better else "↓",
-        "cells": [_mean_cell(table, method, decimals, best) for method in methods],
-        "outcome": found,
-        "badge": badge(found),
-        "against": against(found),
-        "uncertainty": uncertainty(found),
-    }
-
-
-def _mean_cell(table: pd.DataFrame, method: str, decimals: int, best: Sequence[str]) -> Cell:
-    """Return mean and SD of a method; where the mean is infinite, its median too, if the table has ranks."""
-    if method not in table.index:
-        return _number(math.nan)
-    row = table.loc[method]
-    text = mean_and_sd(row["mean"], row["sd"], decimals)
-    if math.isinf(row["mean"]) and "rank" in row:
-        text = f"{text} (median {number(row['median'])})"
-    return _number(row["mean"], text, "best" if method in best else "")
+def _mean_cells(table: pd.DataFrame, methods: Sequence[str], best: Sequence[str]) -> list[Cell]:
+    """Return mean and SD of each method; where a mean is infinite, its median too, if the table has ranks."""
+    decimals, cells = shared_decimals(table["mean"]), []
+    for method, row in table.reindex(methods).iterrows():
+        text = mean_and_sd(row["mean"], row["sd"], decimals)
+        if math.isinf(row["mean"]) and "rank" in row:
+            text = f"{text} (median {number(row['median'])})"
+        is_best = method in best and len(methods) > 1
+        cells.append(_number(row["mean"], text, "best" if is_best else ""))
+    return cells
 
 
 # Per contrast
@@ -189,31 +179,21 @@ def by_contrast(comparison: Comparison) -> pd.DataFrame:
 def contrast_tables(comparison: Comparison, label: int, table: pd.DataFrame) -> list[tuple[str, Table]]:
     """Return a title and a table, made from that of `by_contrast`, for each of `BY_CONTRAST` with values."""
     shown = []
+    heads = ("contrast", "images", *comparison.methods)
+    # A method may have the name of another column.
+    columns: list[tuple[str, Column]] = [(head, itemgetter(place)) for place, head in enumerate(heads)]
     for measure in BY_CONTRAST:
         rows = table[(table["label"] == label) & (table["measure"] == measure) & (table["num_cases"] > 0)]
         if len(contrasts_of(rows)) > 1:
-            lines = [_contrast_row(rows, measure, comparison.methods) for _, rows in rows.groupby("contrast")]
-            columns: list[tuple[str, Column]] = [("contrast", "contrast"), ("images", "images")]
-            columns += [(name, _of_method(name)) for name in comparison.methods]
+            lines = []
+            for contrast, of_contrast in rows.groupby("contrast"):
+                numbers = of_contrast.set_index("method")
+                means = numbers["mean"]
+                nearest = means.max() if SCORES[measure].higher_is_better else means.min()
+                cells = _mean_cells(numbers, comparison.methods, list(means.index[means == nearest]))
+                lines.append([contrast or _NAMELESS, int(numbers["num_cases"].max()), *cells])
             shown.append((measure_name(measure), _table(f"contrasts-{measure}-{label}", lines, columns)))
     return shown
-
-
-def _of_method(name: str) -> Column:
-    return lambda row: row["of"][name]
-
-
-def _contrast_row(rows: pd.DataFrame, measure: str, methods: Sequence[str]) -> dict[str, Any]:
-    table = rows.set_index("method")
-    means = table["mean"]
-    nearest = means.max() if SCORES[measure].higher_is_better else means.min()
-    best = list(means.index[means == nearest]) if len(methods) > 1 else []
-    decimals = shared_decimals(means)
-    return {
-        "contrast": rows["contrast"].iloc[0] or _NAMELESS,
-        "images": int(rows["num_cases"].max()),
-        "of": {method: _mean_cell(table, method, decimals, best) for method in methods},
-    }
 
 
 # Tables of one label
@@ -289,10 +269,9 @@ _ERRORS: dict[str, Column] = {
 
 
 def label_tables(comparison: Comparison, label: int) -> dict[str, Table]:
-    """Return the tables of a label: statistics, anova, agreement, errors, and contrast_agreement if any.
+    """Return the tables of a label: statistics, anova, agreement, errors (the largest, whatever the method).
 
-    `errors` are the cases with the largest absolute area errors, whatever the method; `contrast_agreement`
-    is of the two contrasts in the figure.
+    Also contrast_agreement, of the two contrasts in the figure, if any.
     """
     cases = comparison.cases[comparison.cases["label"] == label]
     worst = cases.sort_values(["abs_csa_error_mm2", "dice"], ascending=[False, True]).head(MOST_CASES)
@@ -331,34 +310,25 @@ def _pair_columns(first: str, second: str) -> dict[str, Column]:
 
 def general_tables(comparison: Comparison) -> dict[str, Table]:
     """Return images per contrast, missing cases, the meaning of the measures, their empty values, options."""
-    images = comparison.cases.drop_duplicates("case")
-    counts = images.groupby("contrast", as_index=False).agg(
-        images=("case", "size"), subjects=("subject", "nunique")
-    )
+    images = comparison.cases.drop_duplicates("case").groupby("contrast", as_index=False)
+    counts = images.agg(images=("case", "size"), subjects=("subject", "nunique"))
     ranked = set(comparison.scores["measure"])
-    return {
-        "contrasts": _table(
-            "contrasts",
-            counts,
-            {
-                "contrast": lambda row: row["contrast"] or _NAMELESS,
-                "images": "images",
-                "subjects": "subjects",
-            },
-        ),
-        "missing": _table("missing", comparison.missing, {name: name for name in comparison.missing}),
-        "glossary": _table(
-            "glossary", [vars(measure) for name, measure in SCORES.items() if name in ranked], _GLOSSARY
-        ),
-        "empty": _table(
-            "empty", [{"column": name, **vars(measure.empty)} for name, measure in MEASURES.items()], _EMPTY
-        ),
-        "parameters": _table(
-            "parameters",
-            [{"name": name, "value": value} for name, value in comparison.parameters.items()],
-            {"parameter": "name", "value": lambda row: _option(row["value"])},
-        ),
+    measures = [vars(measure) for name, measure in SCORES.items() if name in ranked]
+    empty = [{"column": name, **vars(measure.empty)} for name, measure in MEASURES.items()]
+    options = [{"parameter": name, "value": _option(value)} for name, value in comparison.parameters.items()]
+    shown: dict[str, tuple[pd.DataFrame | Iterable[Row], dict[str, Column]]] = {
+        "contrasts": (counts.replace({"contrast": {"": _NAMELESS}}), _same("contrast", "images", "subjects")),
+        "missing": (comparison.missing, _same("case", "method", "reason")),
+        "glossary": (measures, _GLOSSARY),
+        "empty": (empty, _EMPTY),
+        "parameters": (options, _same("parameter", "value")),
     }
+    return {name: _table(name, rows, columns) for name, (rows, columns) in shown.items()}
+
+
+def _same(*names: str) -> dict[str, Column]:
+    """Return columns whose heads are their names in the data."""
+    return {name: name for name in names}
 
 
 _GLOSSARY: dict[str, Column] = {

@@ -24,12 +24,9 @@ _INTERVAL_DIGITS = 2
 _NEXT_TO_NOTHING = 1e-6
 _LONGEST_NAME = 22
 _UNITS = {"mm2": "mm²", "mm3": "mm³"}
-_BADGES = {
-    Verdict.HOLDS: "holds",
-    Verdict.EQUAL: "equal",
-    Verdict.ALONE: "",
-    Verdict.TOO_FEW: Verdict.TOO_FEW.value,
-}
+_BADGES: dict[Verdict, str] = {
+    each: each.value for each in (Verdict.HOLDS, Verdict.EQUAL, Verdict.TOO_FEW)
+} | {Verdict.ALONE: ""}
 
 
 # Numbers and names
@@ -41,11 +38,7 @@ def unit_text(unit: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a number with so many significant figures.
-
-    Returns:
-        A dash for NaN, ∞ for infinity, and an exponent for next to nothing.
-    """
+    """Return so many significant figures; a dash for NaN, ∞, and an exponent for next to nothing."""
     if math.isinf(value):
         return INFINITE if value > 0 else MINUS + INFINITE
     tiny = 0 < abs(value) < _NEXT_TO_NOTHING
@@ -190,7 +183,9 @@ def _sentence(comparison: Comparison, found: Outcome, *, first: bool) -> Markup:
         text += Markup(", {} than <strong>{}</strong>{}").format(_amount(found), found.runner_up, median)
     too_few = found.verdict is Verdict.TOO_FEW
     if uncertainty(found):
-        text += Markup(" ({}{})").format(uncertainty(found), _test(found) if first and not too_few else "")
+        test = f"; Wilcoxon signed-rank test over {counted(found.num_subjects, 'subject')}"
+        pairs = f", corrected for {found.num_tests} pairs of methods" if found.num_tests > 1 else ""
+        text += Markup(" ({}{})").format(uncertainty(found), test + pairs if first and not too_few else "")
     return text + Markup(".{}").format("" if too_few else f" {_more_than_chance(found)}")
 
 
@@ -215,11 +210,6 @@ def _title(measure: Measure) -> str:
     title = measure.title
     keeps = title == "Dice" or title.split()[0].isupper()
     return title if keeps else title[0].lower() + title[1:]
-
-
-def _test(found: Outcome) -> str:
-    test = f"; Wilcoxon signed-rank test over {counted(found.num_subjects, 'subject')}"
-    return test + (f", corrected for {found.num_tests} pairs of methods" if found.num_tests > 1 else "")
 
 
 def _more_than_chance(found: Outcome) -> str:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,8 @@ Pixels = npt.NDArray[np.uint8]
 class Section:
     """The pictures of one slice, right of the patient on the left, anterior on top.
 
-    Attributes:
-        image: (SIDE_PIXELS, SIDE_PIXELS, 3), or None.
-        image_trouble: why there is no image.
-        reference: likewise.
-        maps: method -> picture of its map.
-        differences: method -> picture of map - reference.
-        side_mm: length of a picture's side.
+    Each is (SIDE_PIXELS, SIDE_PIXELS, 3), `side_mm` wide; without an image, `image_trouble` says why. Maps,
+    and their differences map - reference, are by method.
     """
 
     image: Pixels | None
@@ -85,13 +80,10 @@ class WorstCase:
 
     Attributes:
         number: its place within the label, from 1.
-        method: that is far off.
-        case: name.
-        contrast: "" if not known.
+        method: far off, in `case` of `contrast`.
         slice_index: along the S-I axis of the reference's array; None if not known.
         other: the nearest method, or "" if there is none better.
-        error: of the area, in words.
-        other_error: likewise of the other.
+        error: of the area, in words; `other_error` of the other.
         where: which slice, in words.
         section: pictures of this slice, or None.
         trouble: why there are none, "" if there are.
@@ -120,7 +112,11 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
     """Give the worst cases of each method by absolute area error, the worst of all first."""
     rows = comparison.cases[comparison.cases["label"] == label]
     chosen = comparison.parameters.get("labels") is not None
-    read = lru_cache(maxsize=_KEPT_MAPS)(partial(_read, label, tuple(comparison.labels), chosen))
+
+    @lru_cache(maxsize=_KEPT_MAPS)
+    def read(file: str) -> LabelMap:
+        return read_map(Path(file), label, tuple(comparison.labels), chosen=chosen)
+
     for place, (_, row) in enumerate(_chosen(rows, comparison).iterrows(), 1):
         nearest = _nearest(rows, row)
         where, index = _worst_slice(comparison.slices, row, label)
@@ -145,11 +141,7 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
 
 
 def save_strip(found: WorstCase, file: Path) -> str:
-    """Write the pictures of a case in a row as PNG, and return the file's name; "" if it has none.
-
-    Raises:
-        UserError: if that cannot be done.
-    """
+    """Write the pictures of a case in a row as PNG, and return the file's name; "" if it has none."""
     if found.section is None:
         return ""
     with replacing(file) as aside:
@@ -170,10 +162,9 @@ def _chosen(rows: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
 
 def _nearest(rows: pd.DataFrame, row: "pd.Series[Any]") -> "pd.Series[Any] | None":
     """Return the method with the smallest error in the same case, if that is another."""
-    same = rows[(rows["case"] == row["case"])].sort_values(
-        ["abs_csa_error_mm2", "dice"], ascending=[True, False], kind="stable"
-    )
-    nearest = same.iloc[0]
+    order = ["abs_csa_error_mm2", "dice"]
+    same = rows[rows["case"] == row["case"]]
+    nearest = same.sort_values(order, ascending=[True, False], kind="stable").iloc[0]
     return None if nearest["method"] == row["method"] else nearest
 
 
@@ -198,14 +189,9 @@ def _worst_slice(slices: pd.DataFrame, row: "pd.Series[Any]", label: int) -> tup
 
 def _error_words(row: "pd.Series[Any]") -> str:
     error = row["csa_error_mm2"]
-    if pd.isna(error):
-        return f"no area; Dice {quantity(row['dice'], '')}"
     sign = "+" if error > 0 else ""
-    return f"{sign}{quantity(error, 'mm2')}; Dice {quantity(row['dice'], '')}"
-
-
-def _read(label: int, labels: tuple[int, ...], chosen: bool, file: str) -> LabelMap:
-    return read_map(Path(file), label, labels, chosen=chosen)
+    area = "no area" if pd.isna(error) else f"{sign}{quantity(error, 'mm2')}"
+    return f"{area}; Dice {quantity(row['dice'], '')}"
 
 
 def _section(
@@ -225,13 +211,10 @@ def _section(
 def section_of(
     reference: LabelMap, maps: Mapping[str, LabelMap], image: Path | None, index: int | None
 ) -> tuple[Section, int]:
-    """Return the pictures of a slice, and which it is.
+    """Return the pictures of a slice, and its index along the S-I axis of the reference.
 
-    Args:
-        reference: of the case.
-        maps: method -> map on the grid of the reference; the first decides about the slice.
-        image: file, or None.
-        index: along the S-I axis of the reference; None takes the slice in which the first map differs most.
+    The maps (by method) lie on the grid of the reference. Without an index it is the slice in which the first
+    of them differs most.
     """
     frame = slice_frame(reference.affine, str(reference.file))
     if index is None:
@@ -243,19 +226,15 @@ def section_of(
     right, anterior = (float(size) for size in nib.affines.voxel_sizes(upright.affine)[:2])
     window = _Window.around((anterior, right), [reference_plane, *planes.values()])
     expected = window.cut(reference_plane)
-    found = {name: window.cut(plane) for name, plane in planes.items()}
+    pictures, differences = {}, {}
+    for name, plane in planes.items():
+        found = window.cut(plane)
+        pictures[name] = _coloured(found, MAP_COLOURS, 0, 1)
+        differences[name] = _coloured(found - expected, DIFFERENCE_COLOURS, -1, 1)
     shown, trouble = _image_plane(image, reference, frame.axis, index)
-    section = Section(
-        image=None if shown is None else window.grey(shown),
-        image_trouble=trouble,
-        reference=_coloured(expected, MAP_COLOURS, 0, 1),
-        maps={name: _coloured(plane, MAP_COLOURS, 0, 1) for name, plane in found.items()},
-        differences={
-            name: _coloured(plane - expected, DIFFERENCE_COLOURS, -1, 1) for name, plane in found.items()
-        },
-        side_mm=window.side_mm,
-    )
-    return section, index
+    grey = None if shown is None else window.grey(shown)
+    expected_picture = _coloured(expected, MAP_COLOURS, 0, 1)
+    return Section(grey, trouble, expected_picture, pictures, differences, window.side_mm), index
 
 
 def colour_bar(name: str) -> Pixels:
@@ -285,12 +264,10 @@ class _Window:
             (np.flatnonzero(visible.any(axis=1 - axis)) if visible.any() else np.arange(visible.shape[axis]))
             for axis in (0, 1)
         ]
-        low = [found[0] * step for found, step in zip(ends, spacing, strict=True)]
-        high = [(found[-1] + 1) * step for found, step in zip(ends, spacing, strict=True)]
-        reach = max(b - a for a, b in zip(low, high, strict=True)) + 2 * MARGIN_MM
-        side = float(np.clip(reach, LEAST_SIDE_MM, MOST_SIDE_MM))
-        corner = tuple((a + b) / 2 - side / 2 for a, b in zip(low, high, strict=True))
-        return cls(spacing, (float(corner[0]), float(corner[1])), side)
+        low, high = (np.multiply([found[n] - n for found in ends], spacing) for n in (0, -1))
+        side = float(np.clip((high - low).max() + 2 * MARGIN_MM, LEAST_SIDE_MM, MOST_SIDE_MM))
+        top, left = (low + high) / 2 - side / 2
+        return cls(spacing, (float(top), float(left)), side)
 
     def cut(self, plane: Plane) -> Plane:
         """Return the square as pixels, (SIDE_PIXELS, SIDE_PIXELS); 0 outside of the image."""

@@ -1,6 +1,5 @@
 """The report: verdict, figures, tables and worst cases in one HTML file."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +7,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from nnunet_softseg.evaluation.comparison.result import Comparison
-from nnunet_softseg.evaluation.report import tables
+from nnunet_softseg.evaluation.report import figures, tables, worst_cases
 from nnunet_softseg.evaluation.report.drawing import method_styles
-from nnunet_softseg.evaluation.report.figures import (
-    contrast_pair,
-    contrasts_of,
-    draw_figures,
-    remove_old_figures,
-)
 from nnunet_softseg.evaluation.report.wording import counted, listed, shortened, verdict
-from nnunet_softseg.evaluation.report.worst_cases import (
-    DIFFERENCE_COLOURS,
-    MAP_COLOURS,
-    WorstCase,
-    colour_bar,
-    save_strip,
-    worst_cases,
-)
 from nnunet_softseg.evaluation.tables import write_csv
 from nnunet_softseg.io.atomic import make_folder
 from nnunet_softseg.io.html import picture, render_page, template, write_page
@@ -35,33 +20,29 @@ _WORST_COLUMNS = ("number", "method", "case", "contrast", "slice_index", "other"
 
 
 def write_report(comparison: Comparison, output: Path) -> Path:
-    """Write a comparison as report.html, its figures as SVG and PNG, and the numbers behind them.
+    """Write a comparison of one method or more to a folder, made if missing, and return the page.
 
     Writes report.html, figures/<name>.svg and .png, figures/worst_<n>.png, by_contrast.csv and
     worst_cases.csv. Figures of an earlier report there are replaced.
-
-    Args:
-        comparison: of any number of methods, also one.
-        output: folder; made if missing.
-
-    Returns:
-        The page.
 
     Raises:
         UserError: if a file cannot be written.
     """
     folder = Path(output) / "figures"
     make_folder(folder)
-    remove_old_figures(folder)
+    figures.remove_old_figures(folder)
     styles = method_styles(comparison.methods)
     contrasts = tables.by_contrast(comparison)
     write_csv(Path(output) / "by_contrast.csv", contrasts)
     sections, worst_rows = [], []
     for label in comparison.labels:
-        worst = list(worst_cases(comparison, label))
-        worst_rows += _saved(comparison, label, worst, folder)
-        figures = draw_figures(comparison, label, styles, folder)
-        sections.append(_label_section(comparison, label, contrasts) | {"figures": figures, "worst": worst})
+        worst = list(worst_cases.worst_cases(comparison, label))
+        suffix = f"_label{label}" if len(comparison.labels) > 1 else ""
+        for found in worst:
+            strip = worst_cases.save_strip(found, folder / f"worst_{found.number:02d}{suffix}.png")
+            worst_rows.append((label, *(getattr(found, name) for name in _WORST_COLUMNS), strip))
+        drawn = figures.draw_figures(comparison, label, styles, folder)
+        sections.append(_label_section(comparison, label, contrasts) | {"figures": drawn, "worst": worst})
     columns = ["label", "number", "method", "case", "contrast", "slice", "compared_with", "figure"]
     write_csv(Path(output) / "worst_cases.csv", pd.DataFrame(worst_rows, columns=columns))
     context = {
@@ -70,8 +51,8 @@ def write_report(comparison: Comparison, output: Path) -> Path:
         "sections": sections,
         "facts": _facts(comparison),
         "tables": tables.general_tables(comparison),
-        "map_bar": picture(colour_bar(MAP_COLOURS)),
-        "difference_bar": picture(colour_bar(DIFFERENCE_COLOURS)),
+        "map_bar": picture(worst_cases.colour_bar(worst_cases.MAP_COLOURS)),
+        "difference_bar": picture(worst_cases.colour_bar(worst_cases.DIFFERENCE_COLOURS)),
         "style_of_page": Markup(template("report.css")),
         "script_of_page": Markup(template("report.js")),
     }
@@ -80,32 +61,17 @@ def write_report(comparison: Comparison, output: Path) -> Path:
     return page
 
 
-def _saved(comparison: Comparison, label: int, worst: Iterable[WorstCase], folder: Path) -> list[Any]:
-    """Write the pictures of the worst cases of a label, and return the rows of worst_cases.csv."""
-    suffix = f"_label{label}" if len(comparison.labels) > 1 else ""
-    return [
-        (
-            label,
-            *(getattr(found, name) for name in _WORST_COLUMNS),
-            save_strip(found, folder / f"worst_{found.number:02d}{suffix}.png"),
-        )
-        for found in worst
-    ]
-
-
 def _title(comparison: Comparison) -> str:
     names = [shortened(name, 40) for name in comparison.methods]
     if len(names) == 1:
         return f"{names[0]} against the reference"
-    if len(names) > _NAMED_IN_TITLE:
-        return f"Comparison of {len(names)} methods"
-    return f"Comparison of {listed(names)}"
+    return f"Comparison of {listed(names) if len(names) <= _NAMED_IN_TITLE else f'{len(names)} methods'}"
 
 
 def _facts(comparison: Comparison) -> str:
     """Return the numbers of methods, subjects, images, contrasts and labels, in a line."""
     cases = comparison.cases
-    contrasts, labels = len(contrasts_of(cases)), len(comparison.labels)
+    contrasts, labels = len(figures.contrasts_of(cases)), len(comparison.labels)
     parts = [
         counted(len(comparison.methods), "method"),
         counted(cases["subject"].nunique(), "subject"),
@@ -126,6 +92,6 @@ def _label_section(comparison: Comparison, label: int, contrasts: pd.DataFrame) 
         "leaderboard": tables.leaderboard(comparison, label),
         "by_contrast": tables.contrast_tables(comparison, label, contrasts),
         "tables": tables.label_tables(comparison, label),
-        "pair": contrast_pair(comparison, label),
+        "pair": figures.contrast_pair(comparison, label),
         "regions": [str(region) for region in regions if region],
     }
