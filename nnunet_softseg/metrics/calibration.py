@@ -10,7 +10,7 @@ The region ends where the image ends.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,10 @@ BINS = 10
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """Sums per bin of the predicted value; curves of several cases add up (`+`) to that of the cohort.
+    """Sums over the voxels of each bin of the predicted value, (bins,); `+` joins the curves of cases.
 
     Bins are equally wide; each holds its lower edge, the last its upper edge too. Adding weighs every voxel
     the same, so a case of many small voxels weighs more than one of few large ones.
-
-    Attributes:
-        count: (bins,) voxels in each bin.
-        prediction_sum: (bins,) sum of their predicted values.
-        reference_sum: (bins,) sum of their reference values.
-        squared_error_sum: (bins,) sum of their squared differences.
     """
 
     count: npt.NDArray[np.int64]
@@ -53,10 +47,7 @@ class ReliabilityCurve:
                 "compute both with the same bins"
             )
         return ReliabilityCurve(
-            self.count + other.count,
-            self.prediction_sum + other.prediction_sum,
-            self.reference_sum + other.reference_sum,
-            self.squared_error_sum + other.squared_error_sum,
+            *(getattr(self, field.name) + getattr(other, field.name) for field in fields(self))
         )
 
     @classmethod
@@ -123,9 +114,14 @@ def reliability_curve(
     if bins < 1 or not margin_mm >= 0:
         raise ValueError(f"a curve needs 1 bin and a margin of 0 mm or more, got {bins} and {margin_mm}")
     box, counted = _region(prediction, reference, spacing_mm, margin_mm)
-    return _binned(
-        prediction[box][counted].astype(np.float64), reference[box][counted].astype(np.float64), bins
-    )
+    predicted, expected = (whole[box][counted].astype(np.float64) for whole in (prediction, reference))
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], predicted, side="right")
+
+    def sums(values: Floats) -> Floats:
+        return np.bincount(place, weights=values, minlength=bins).astype(np.float64)
+
+    count = np.bincount(place, minlength=bins).astype(np.int64)
+    return ReliabilityCurve(count, sums(predicted), sums(expected), sums((predicted - expected) ** 2))
 
 
 def _region(
@@ -145,21 +141,6 @@ def _region(
             counted = maximum_filter1d(counted, 2 * wide + 1, axis=axis, mode="constant")
     region: npt.NDArray[np.bool_] = counted.astype(np.bool_)
     return box, region
-
-
-def _binned(prediction: Floats, reference: Floats, bins: int) -> ReliabilityCurve:
-    inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
-    place = np.searchsorted(inner_edges, prediction, side="right")
-
-    def sums(values: Floats) -> Floats:
-        return np.bincount(place, weights=values, minlength=bins).astype(np.float64)
-
-    return ReliabilityCurve(
-        count=np.bincount(place, minlength=bins).astype(np.int64),
-        prediction_sum=sums(prediction),
-        reference_sum=sums(reference),
-        squared_error_sum=sums((prediction - reference) ** 2),
-    )
 
 
 def _ratio(sums: Floats, count: npt.NDArray[np.int64]) -> Floats:

@@ -133,15 +133,15 @@ def test_constant_stays_constant(old: Any, new: Any, value: float) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    radius=st.floats(6, 9),
+    radius=st.floats(7, 9),
     offset=st.tuples(*[st.floats(-0.5, 0.5)] * 3),
     scale=st.tuples(*[st.floats(0.6, 1.6)] * 3),
 )
 def test_volume_of_a_blob_is_kept(radius: float, offset: Any, scale: Any) -> None:
     """The extent stays, so that the mean value tells the volume.
 
-    To 1 %: nnU-Net's grid samples without smoothing, and a ball of 4 voxels' radius on a coarser grid is off
-    by more.
+    To 1 %: nnU-Net's grid samples without smoothing. The edge of a ball is sampled well enough for that where
+    its radius is 4 voxels or more of the coarser grid: from 7 voxels on, at the coarsest scale of 0.6.
     """
     shape = (24, 26, 28)
     blob = soft_blob(shape, np.asarray(shape) / 2 - 0.5 + offset, radius)

@@ -160,18 +160,16 @@ def _check_levels(table: pd.DataFrame, job: _Job, wanted: Sequence[int]) -> None
 
 def _map_files(maps: Files) -> list[Path]:
     given = [Path(maps)] if isinstance(maps, str | Path) else [Path(file) for file in maps]
-    files = [file for item in given for file in (_images_in(item) if item.is_dir() else [item])]
+    remedy = "soft maps of nnUNetv2_predict lie in its subfolder soft/"
+    files: list[Path] = []
+    for item in given:
+        files += list_files(item, subfolders=False, remedy=remedy).files if item.is_dir() else [item]
     if not files:
         raise UserError("csa: expected at least one map, found none: give NIfTI files or a folder with them")
     twice = sorted({str(file) for file in files if files.count(file) > 1})
     if twice:
         raise UserError(f"csa: expected each map once, found {twice[0]} twice: leave one out")
     return files
-
-
-def _images_in(folder: Path) -> Sequence[Path]:
-    remedy = "soft maps of nnUNetv2_predict lie in its subfolder soft/"
-    return list_files(folder, subfolders=False, remedy=remedy).files
 
 
 def _companions(given: Files | None, maps: Sequence[Path], kind: str) -> list[Path | None]:
@@ -198,29 +196,27 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
 
     Args:
         folder: of these images; maps in it do not count.
-        maps: the maps.
+        maps: those that need one.
         kind: "level" or "disc".
 
     Raises:
         UserError: if a map has none, or more than one.
     """
     images = list_files(folder, expected=f"{kind} images")
-    stems = {str(file): _stems(file) for file in maps}
+    stems: dict[str, list[str]] = {}
+    for file in maps:
+        stem, numbered = without_nifti_ending(file.name), parse_numbered_name(file.name)
+        stems[str(file)] = list(dict.fromkeys((stem, *(numbered or ())[:1], derivative_stem(stem))))
     found = companion_files(images, stems, kind, not_these=maps)
-    for file, tried in stems.items():
-        if file not in found:
+    for name, tried in stems.items():
+        if name not in found:
             names = " or ".join(f"{stem}[_...].nii.gz" for stem in tried)
             raise UserError(
-                f"{file}: {kind} image not found in {folder}: expected one file named {names}, found none "
+                f"{name}: {kind} image not found in {folder}: expected one file named {names}, found none "
                 f"among {len(images.files)} images: rename it, or give one {kind} image per map in the same "
                 "order"
             )
     return [found[str(file)] for file in maps]
-
-
-def _stems(map_file: Path) -> list[str]:
-    stem, numbered = without_nifti_ending(map_file.name), parse_numbered_name(map_file.name)
-    return list(dict.fromkeys((stem, *(numbered or ())[:1], derivative_stem(stem))))
 
 
 # What is written
@@ -259,8 +255,7 @@ class _Targets:
     ) -> None:
         """Write what is asked for."""
         if self.output:
-            columns = {"file": "the map", **COLUMNS}
-            _write_table(chosen, self.output, columns, parameters)
+            _write_table(chosen, self.output, {"file": "the map", **COLUMNS}, parameters)
         if self.summary:
             _write_table(level_summary(every_slice, vert), self.summary, SUMMARY_COLUMNS, parameters)
         if self.figure:

@@ -107,13 +107,8 @@ def levels_on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, name: str
     An image of the same voxels in another orientation is turned. One of another grid is refused: levels are
     whole numbers, and no interpolation between C2 and C3 means anything.
 
-    Args:
-        image: labels, 0 where there is none.
-        reference: the map.
-        name: of the level image, for messages.
-
     Raises:
-        UserError: if the grids differ, or the values are no levels.
+        UserError: if the grids differ, or the values are no levels; `name` is that of the level image.
     """
     slice_frame(image.affine, name)
     labels, affine = turned(_whole_numbers(image, name), image.affine, reference.affine)
@@ -150,7 +145,7 @@ def levels_from_image(labels: Levels, soft: npt.NDArray[np.float32], axis: int, 
         labels: (x, y, z), 0 where there is none.
         soft: same shape, the map.
         axis: of the slices.
-        name: of the level image, for messages.
+        name: of the level image.
 
     Raises:
         UserError: if the labels are single points.
@@ -188,13 +183,10 @@ def disc_points_mm(image: nib.Nifti1Image, frame: SliceFrame, name: str) -> dict
     The convention is that of the Spinal Cord Toolbox: disc n lies at the top of vertebra n, so 3 is C2/C3,
     and 1 the top of C1. A disc of several voxels counts by its centre. Values above 26 are other landmarks.
 
-    Args:
-        image: of any grid in the same scanner space.
-        frame: of the map.
-        name: of the disc image, for messages.
+    The image may have any grid in the same scanner space.
 
     Raises:
-        UserError: if the values are no discs, or fill whole levels.
+        UserError: if the values are no discs, or fill whole levels; `name` is that of the disc image.
     """
     labels = _whole_numbers(image, name)
     points = {}
@@ -228,7 +220,7 @@ def levels_from_discs(
         discs_mm: of `disc_points_mm`.
         centreline: of the map.
         slices_mm: (n,) position of each slice along their normal.
-        name: of the disc image, for messages.
+        name: of the disc image.
 
     Raises:
         UserError: if discs with higher numbers do not lie lower.

@@ -1,28 +1,9 @@
 """Diameters across the cord, from second moments in the plane of the slice."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Ellipses:
-    """The ellipse with the second moments of each section, (n,) each; NaN where a section is too small.
-
-    Attributes:
-        diameter_rl_mm: full length of the principal axis that is nearer to R-L.
-        diameter_ap_mm: of the other one.
-        eccentricity: sqrt(1 - (minor / major)^2), 0 for a circle.
-        orientation_deg: angle of the R-L axis, -45 to 45, above 0 if its right end lies more anterior.
-    """
-
-    diameter_rl_mm: Floats
-    diameter_ap_mm: Floats
-    eccentricity: Floats
-    orientation_deg: Floats
 
 
 def slice_moments(values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -75,8 +56,12 @@ def across_the_line(covariance_mm2: Floats, slopes: Floats) -> Floats:
     return across
 
 
-def equivalent_ellipses(covariance_mm2: Floats) -> Ellipses:
-    """Return the ellipse of each covariance (n, 2, 2): an ellipse of semi-axis a has the variance a^2 / 4."""
+def equivalent_ellipses(covariance_mm2: Floats) -> dict[str, Floats]:
+    """Return the ellipse of each covariance (n, 2, 2): an ellipse of semi-axis a has the variance a^2 / 4.
+
+    Returns:
+        Columns of `slice_table.COLUMNS`, (n,) each; NaN where a section is too small.
+    """
     usable = np.asarray(np.isfinite(covariance_mm2).all(axis=(1, 2)))
     variance, vectors = np.linalg.eigh(np.where(usable[:, None, None], covariance_mm2, np.eye(2)))
     # Rounding of an exact 0 in a single voxel counts as 0, too.
@@ -86,9 +71,9 @@ def equivalent_ellipses(covariance_mm2: Floats) -> Ellipses:
     rows = np.arange(len(variance))
     right, anterior = vectors[rows, :, nearer].T
     orientation = np.where(usable, np.degrees(np.arctan(anterior / right)), np.nan)
-    return Ellipses(
-        diameter_rl_mm=4 * np.sqrt(variance[rows, nearer]),
-        diameter_ap_mm=4 * np.sqrt(variance[rows, 1 - nearer]),
-        eccentricity=np.sqrt(1 - variance[:, 0] / variance[:, 1]),
-        orientation_deg=orientation,
-    )
+    return {
+        "diameter_rl_mm": 4 * np.sqrt(variance[rows, nearer]),
+        "diameter_ap_mm": 4 * np.sqrt(variance[rows, 1 - nearer]),
+        "eccentricity": np.sqrt(1 - variance[:, 0] / variance[:, 1]),
+        "orientation_deg": orientation,
+    }

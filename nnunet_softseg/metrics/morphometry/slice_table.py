@@ -1,6 +1,6 @@
 """A map -> a table with the size and shape of its structure in every slice."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
@@ -81,10 +81,10 @@ def slice_morphometry(
 
     Args:
         image: soft map with values in [0, 1], or label map if `label` is given; three axes in any order.
-        levels: label image on the same grid, or in another orientation of it, see `levels`.
-        discs: points at the discs, on any grid, see `levels.disc_points_mm`.
+        levels: see `levels.levels_on_grid`.
+        discs: see `levels.disc_points_mm`.
         label: the value of a label map that is measured.
-        smoothing_mm: length over which the centreline is smooth, see `centreline.fit_centreline`.
+        smoothing_mm: see `centreline.fit_centreline`.
 
     Returns:
         `COLUMNS`, one row per slice; NaN (and not 0) where a slice is empty. `attrs["warnings"]` lists in
@@ -96,7 +96,12 @@ def slice_morphometry(
     name = image_name(image, "map")
     soft = _read_map(image, name, label)
     frame = slice_frame(image.affine, name)
-    warnings = _frame_warnings(frame, name)
+    warnings = []
+    if frame.tip_deg >= AMBIGUOUS_FROM_DEG:
+        warnings.append(
+            f"{name}: no array axis runs along S-I: the nearest, axis {frame.axis}, is {frame.tip_deg:.0f} "
+            "degrees off; slices are those across it"
+        )
     structure = _find_structure(soft, frame)
     if structure is None:
         table = _empty_table(frame, image.shape)
@@ -139,15 +144,6 @@ def _labels_there(image: nib.Nifti1Image, label: int | None) -> str:
         return ""
     there = [f"{value:g}" for value in np.unique(np.asarray(image.dataobj)) if value]
     return f"; label {label} does not occur, found {examples(there, 12) or 'none'}"
-
-
-def _frame_warnings(frame: SliceFrame, name: str) -> list[str]:
-    if frame.tip_deg < AMBIGUOUS_FROM_DEG:
-        return []
-    return [
-        f"{name}: no array axis runs along S-I: the nearest, axis {frame.axis}, is {frame.tip_deg:.0f} "
-        "degrees off; slices are those across it"
-    ]
 
 
 # Measuring
@@ -219,17 +215,11 @@ def _areas(structure: _Structure, area: Floats, cosine: Floats, pixel_mm2: float
 def _diameters(
     structure: _Structure, frame: SliceFrame, covariance_mm2: Floats, slopes: Floats
 ) -> dict[str, Floats]:
-    if _holds_fractions(structure.values):
+    above = structure.values[structure.values > 0]
+    if (above < above.max()).any():  # partial volumes: values above 0 that differ from each other
         added = partial_volume_covariance(frame.in_plane_steps_mm, slopes, frame.spacing_mm)
         covariance_mm2 = covariance_mm2 - added
-    ellipses = equivalent_ellipses(across_the_line(covariance_mm2, slopes))
-    return {field.name: getattr(ellipses, field.name) for field in fields(ellipses)}
-
-
-def _holds_fractions(values: npt.NDArray[np.float32]) -> bool:
-    """Say whether there are partial volumes: values above 0 that differ from each other."""
-    highest = values.max()
-    return bool(((values > 0) & (values < highest)).any())
+    return equivalent_ellipses(across_the_line(covariance_mm2, slopes))
 
 
 def _flags(
