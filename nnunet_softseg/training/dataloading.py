@@ -1,13 +1,8 @@
 """Soft target from disk to batch, through nnU-Net's own data loader and augmentation.
 
-The loader crops whatever `load_case` returns, draws patch centres from the case's "class locations" and knows
-nothing of soft labels. So this dataset returns the image with the soft target stacked behind its channels,
-both still on disk, and tells through the class locations where patches of the fixed crop may lie. Nothing of
-the loader is changed.
-
-Out of the loader's hands the soft target goes through the augmentation as batchgeneratorsv2's
-`regression_target`, which every spatial transform moves with linear interpolation, and into the batch as the
-"segmentation".
+The dataset returns the image with the soft target stacked behind its channels, both still on disk, and "class
+locations" that tell nnU-Net's loader where patches of the fixed crop may lie. The augmentation moves the soft
+target as batchgeneratorsv2's `regression_target`, linearly; in the batch it is the "segmentation".
 """
 
 from collections.abc import Sequence
@@ -61,7 +56,7 @@ class SoftLabelDataset:
         soft_target_folder: with `<case>.b2nd` of every case.
         patch_size: of the configuration.
         si_axis: array axis along S-I, for the fixed crop; None: patches wherever nnU-Net puts them.
-        keep_segmentation: read the integer segmentation as well.
+        keep_segmentation: see `SplitSoftLabel`.
     """
 
     def __init__(
@@ -160,12 +155,7 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
 
 
 def average_down(target: torch.Tensor, scales: Sequence[Sequence[float]]) -> list[torch.Tensor]:
-    """Return the target at each scale; a voxel of a coarse level is the mean of the voxels that it covers.
-
-    Args:
-        target: (label, *space), float.
-        scales: per level the factor of each axis.
-    """
+    """Return the target (label, *space) at each scale, the factor of each axis: means over its voxels."""
     levels = []
     for scale in scales:
         size = [round(length * factor) for length, factor in zip(target.shape[1:], scale, strict=True)]
@@ -182,15 +172,7 @@ def soft_transforms(
     keep_segmentation: bool = False,
     hard_threshold: float | None = None,
 ) -> ComposeTransforms:
-    """Return an augmentation, between transforms that carry the soft label through it.
-
-    Args:
-        augmentation: built without deep supervision.
-        num_labels: number of foreground labels.
-        deep_supervision_scales: see `SoftTarget`.
-        keep_segmentation: see `SplitSoftLabel`.
-        hard_threshold: see `SoftTarget`.
-    """
+    """Return an augmentation, built without deep supervision, between `SplitSoftLabel` and `SoftTarget`."""
     return ComposeTransforms(
         [
             SplitSoftLabel(num_labels, keep_segmentation),

@@ -4,7 +4,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,8 +42,9 @@ from nnunet_softseg.preprocessing.soft_target import soft_target_folder, trainin
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
 from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms
-from nnunet_softseg.training.training_log import SoftSegLogger, online_measures
-from nnunet_softseg.training.validation import write_soft_summary
+from nnunet_softseg.training.training_log import SoftSegLogger, online_measures, write_soft_summary
+
+_POLL_S = 5.0
 
 nnunet_patches.install()
 show_without_traceback()
@@ -127,9 +128,16 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             self._entry["paper_augmentation"] = asdict(self.paper_augmentation)
         self._record_geometry()
         report = self._prepare_soft_targets()
-        self._record_shapes(report)
+        # Ranges of the shape of each label, against which predictions are compared.
+        by_label = zip(*(case.shapes for case in report.cases), strict=True)
+        self._entry["training_shapes"] = {
+            name: training_ranges(shapes)
+            for name, shapes in zip(self.label_manager.foreground_names, by_label, strict=True)
+        }
         if self.local_rank == 0:
-            self._write_record(report)
+            make_folder(Path(self.output_folder))
+            record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}
+            write_json(Path(self.output_folder) / "softseg_training.json", record)
         super().on_train_start()
 
     def _set_seed(self) -> None:
@@ -152,8 +160,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             folder=Path(self.preprocessed_dataset_folder),
             crop=self.settings.center_crop,
         )
-        if self.local_rank != 0:
-            _wait_until(lambda: all_up_to_date(dataset))
+        while self.local_rank != 0 and not all_up_to_date(dataset):
+            time.sleep(_POLL_S)
         processes = max(1, get_allowed_n_proc_DA())
         report = prepare_soft_targets(dataset, num_processes=processes, progress=True)
         for warning in report.warnings:
@@ -167,14 +175,6 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Of the dataset; it need not exist, as on a cluster with preprocessed data and soft targets only."""
         folder: str = nnUNet_raw.get() if nnUNet_raw.is_set() else "nnUNet_raw"
         return Path(folder) / str(self.plans_manager.dataset_name)
-
-    def _record_shapes(self, report: PreparationReport) -> None:
-        """Keep the largest and smallest figures of the shape of each label with the plans."""
-        names = self.label_manager.foreground_names
-        by_label = zip(*(case.shapes for case in report.cases), strict=True)
-        self._entry["training_shapes"] = {
-            name: training_ranges(shapes) for name, shapes in zip(names, by_label, strict=True)
-        }
 
     def _record_geometry(self) -> None:
         """Keep the orientation of the cases' axes and the range of spacings with the plans."""
@@ -192,11 +192,6 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
         recorded = load_record(fingerprint, "spacings") or {"spacings": []}
         self._entry["training_spacing_mm"] = spacing_range(recorded["spacings"])
-
-    def _write_record(self, report: PreparationReport) -> None:
-        record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}
-        make_folder(Path(self.output_folder))
-        write_json(Path(self.output_folder) / "softseg_training.json", record)
 
     def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
         """Return nnU-Net's two datasets with the soft target behind the image."""
@@ -322,16 +317,13 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Log nnU-Net's measures and the soft ones; stop a run whose network has gone silent."""
         super().on_validation_epoch_end(val_outputs)
         collated = collate_outputs(val_outputs)
-        sums = {name: self._over_ranks(np.sum(collated[name], 0)) for name in SoftSegLogger.SUMS}
+        sums = {name: np.sum(collated[name], 0) for name in SoftSegLogger.SUMS}
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, sums)
+            sums = {name: np.sum([of_rank[name] for of_rank in gathered], 0) for name in sums}
         self.logger.local_logger.log_soft_measures(sums, self.current_epoch)
         self._watch_for_collapse(sums)
-
-    def _over_ranks(self, values: Any) -> Any:
-        if not self.is_ddp:
-            return values
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, values)
-        return np.sum(np.stack(gathered), 0)
 
     def _watch_for_collapse(self, sums: dict[str, Any]) -> None:
         """Stop the run after too many epochs in a row without any output on the labels."""
@@ -377,10 +369,7 @@ def adam(
 class CosineSchedule(LRScheduler):
     """Cosine annealing to 0; it takes the epoch as nnU-Net hands it over, so a resumed run goes on exactly.
 
-    Args:
-        optimizer: whose learning rate is set.
-        initial_lr: at epoch 0.
-        num_epochs: after which it would be 0.
+    The rate is `initial_lr` at epoch 0 and would be 0 after `num_epochs`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, initial_lr: float, num_epochs: int) -> None:
@@ -415,8 +404,3 @@ def _seeded_workers() -> Iterator[None]:
         yield
     finally:
         trainer_module.NonDetMultiThreadedAugmenter = original
-
-
-def _wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:
-    while not done():
-        time.sleep(seconds)

@@ -217,10 +217,7 @@ class ChannelTransform(ImageOnlyTransform):  # type: ignore[misc]
 
 
 class FunctionRemap(ChannelTransform):
-    """A smooth function of the intensity through random values at knots evenly spread over its range.
-
-    A monotone function increases. For the arguments see `ContrastAugmentationSettings`, here and below.
-    """
+    """A smooth function of the intensity through random values at knots evenly spread over its range."""
 
     def __init__(self, num_knots: int, share: Range, *, monotone: bool = True) -> None:
         super().__init__()

@@ -127,10 +127,8 @@ class Movement(BasicTransform):  # type: ignore[misc]
         cut = {}
         for name, source in sources.items():
             centre = [length // 2 for length in source.shape[1:]]
-            value = _OUTSIDE if name == "segmentation" else 0
-            cut[name] = crop_tensor(
-                source, centre, self.patch_size, pad_mode="constant", pad_kwargs={"value": value}
-            )
+            value = {"value": _OUTSIDE if name == "segmentation" else 0}
+            cut[name] = crop_tensor(source, centre, self.patch_size, pad_mode="constant", pad_kwargs=value)
         return cut
 
 
@@ -184,10 +182,6 @@ def elastic_lattice(patch_size: Sequence[int], sigma: float, magnitude: float) -
     Here the noise lies at every sigma-th voxel instead, drawn from a normal distribution that is as much
     wider as it is sparser: the same variance and correlation, at a hundredth of the cost.
 
-    Args:
-        patch_size: voxels.
-        sigma: of the Gaussian, voxels.
-        magnitude: voxels, before smoothing.
     """
     dim = len(patch_size)
     weights = tuple(_gaussians(length, sigma) for length in patch_size)
@@ -212,12 +206,7 @@ def sample(
 ) -> dict[str, torch.Tensor]:
     """Return the moved patch of each source: linear, zeros beyond; the "segmentation" nearest, -1 beyond.
 
-    Args:
-        sources: (channel, *space), all of one shape of space, where they are computed.
-        patch_size: voxels of the result.
-        matrix: patch -> image, see `sampling_grids`.
-        offset: likewise.
-        lattice: of the elastic deformation; None: without.
+    Sources are (channel, *space), all of one shape of space; for the rest see `sampling_grids`.
     """
     shape, device = next((source.shape[1:], source.device) for source in sources.values())
     moved = {

@@ -86,7 +86,7 @@ def augment_batch(
 
     Args:
         transform: of one sample, `SoftTarget` at its end; each sample is changed in its own way.
-        images: (sample, channel, *space), larger than the patch by what turns into view.
+        images: (sample, channel, *space), larger than the patch by all that turns into view.
         soft_labels: (sample, label, *space).
     """
     with torch.no_grad():

@@ -104,7 +104,7 @@ def paper_transforms(
     """Return the augmentation, to be put into `soft_transforms`.
 
     Args:
-        settings: how often and how much.
+        settings: probabilities and ranges.
         patch_size: voxels of the result.
         mirror_axes: axes of space that may be mirrored.
         in_plane: leave the first axis as it is, for patches of a few thick slices.
@@ -151,12 +151,7 @@ def _intensity_transforms(
 
 
 class IndependentMirror(MirrorTransform):  # type: ignore[misc]
-    """Mirror each axis by itself with probability p; the library's p is one half.
-
-    Args:
-        axes: of space.
-        p: of each.
-    """
+    """Mirror each axis by itself with probability p; the library's p is one half."""
 
     def __init__(self, axes: tuple[int, ...], p: float) -> None:
         super().__init__(axes)
@@ -172,10 +167,7 @@ class FittingSigma:
     """Draw the width of a Gaussian for one axis, no wider than the axis can hold.
 
     The library's blur reflects the image at its borders, for which half its kernel, 3 sigma, must be
-    shorter than the image.
-
-    Args:
-        sigma: smallest and largest, voxels.
+    shorter than the image. `sigma` is the smallest and the largest, in voxels.
     """
 
     def __init__(self, sigma: Range) -> None:
@@ -195,10 +187,6 @@ class BiasField(ImageOnlyTransform):  # type: ignore[misc]
     mean: hence the smallest intensity as 0, and each channel's mean and standard deviation restored.
 
     Source: Bedard et al. 2025, section 3.4.
-
-    Args:
-        degree: of the polynomial.
-        coefficients: smallest and largest.
     """
 
     def __init__(self, degree: int, coefficients: tuple[float, float]) -> None:
