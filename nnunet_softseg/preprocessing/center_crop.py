@@ -24,12 +24,8 @@ Box = tuple[tuple[int, int], ...]
 def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> int:
     """Return which array axis of a preprocessed case runs along S-I.
 
-    Args:
-        properties: of the case, as nnU-Net's reader gave them (with the image's affine or direction).
-        transpose_forward: of the plans.
-
     Raises:
-        UserError: if the properties hold no geometry.
+        UserError: if the properties, those that nnU-Net's reader gave, hold no geometry.
     """
     orientation = array_orientation(properties, transpose_forward)
     if orientation is None:
@@ -78,15 +74,7 @@ def inside_of_box(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 def kept_mass(soft_target: npt.NDArray[np.floating[Any]], box: Box) -> npt.NDArray[np.float64]:
-    """Return the fraction of each label's sum that lies inside the box.
-
-    Args:
-        soft_target: (label, *space), values in [0, 1].
-        box: from `network_box`.
-
-    Returns:
-        (label,) in [0, 1]; NaN for a label that is empty.
-    """
+    """Return the fraction of each label's sum that lies inside the box, (label,); NaN for an empty label."""
     total = soft_target.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
     cropped = soft_target[(slice(None), *inside(box, soft_target.shape[1:]))]
     kept = cropped.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
@@ -102,13 +90,7 @@ def patch_centres(
 
     nnU-Net's data loader centres a patch on a voxel that it draws from such a table (its "class locations"):
     first a key, each with the same chance, then a row. Key 0 holds every position along S-I, key 1 those on
-    the label.
-
-    Args:
-        shape: of the preprocessed case, without channels.
-        patch_size: of the configuration.
-        si_axis: the array axis along S-I.
-        foreground_si: S-I coordinates of labelled voxels; may be empty.
+    the label, by the S-I coordinates of labelled voxels, of which there may be none.
 
     Returns:
         Per key (n, 1 + ndim) integer rows: a leading 0, then array coordinates. Only distinct rows.

@@ -53,10 +53,7 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
         return torch.as_tensor(logits).float()
 
     def convert_probabilities_to_segmentation(self, predicted_probabilities: Array) -> Array:
-        """Return the integer label map: the label of the largest channel where that exceeds 0.5, else 0.
-
-        Args:
-            predicted_probabilities: (label, *space) soft maps in [0, 1].
+        """Return the integer label map of soft maps (label, *space), by `hard_label_map`.
 
         Raises:
             ValueError: if the number of channels is not the number of foreground labels.
@@ -78,19 +75,9 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
     def revert_cropping_on_probabilities(
         self, predicted_probabilities: Array, bbox: list[list[int]], original_shape: Sequence[int]
     ) -> Array:
-        """Return the soft maps on the uncropped grid, 0 outside of the crop.
-
-        Args:
-            predicted_probabilities: (label, *space) soft maps of the crop.
-            bbox: (start, stop) per axis of the crop.
-            original_shape: of the uncropped image.
-        """
-        shape = (predicted_probabilities.shape[0], *original_shape)
-        full: Array
-        if isinstance(predicted_probabilities, torch.Tensor):
-            full = torch.zeros(shape, dtype=predicted_probabilities.dtype)
-        else:
-            full = np.zeros(shape, dtype=predicted_probabilities.dtype)
+        """Return the soft maps (label, *space) of a crop on the whole grid, 0 outside of the crop."""
+        zeros: Any = torch.zeros if isinstance(predicted_probabilities, torch.Tensor) else np.zeros
+        full = zeros((len(predicted_probabilities), *original_shape), dtype=predicted_probabilities.dtype)
         reverted: Array = insert_crop_into_image(full, predicted_probabilities, bbox)
         return reverted
 
@@ -106,12 +93,7 @@ def is_soft(plans: Mapping[str, Any]) -> bool:
 def soft_plans(plans: Mapping[str, Any], trainer: str, settings: SoftSegSettings) -> dict[str, Any]:
     """Return a copy of nnU-Net's plans that names our label manager, preprocessor and resampling.
 
-    The preprocessed data stay those of the original.
-
-    Args:
-        plans: as nnU-Net planned them, which vanilla trainers use unchanged.
-        trainer: class name.
-        settings: of the trainer.
+    The preprocessed data stay those of the original plans, which vanilla trainers use unchanged.
     """
     soft = deepcopy(dict(plans))
     soft["label_manager"] = LABEL_MANAGER
@@ -190,13 +172,8 @@ def version_warning(plans: Mapping[str, Any]) -> str | None:
 class PreprocessedCase:
     """Transposition, crop and resampling of one case by nnU-Net; all axes are those after transposition.
 
-    Attributes:
-        case_id: its name.
-        shape: of the preprocessed case.
-        shape_before_crop: of the image.
-        bbox: (start, stop) per axis of the non-zero part of the image.
-        spacing_mm: of the image.
-        geometry: what the reader kept of the image's header.
+    `bbox` is (start, stop) per axis of the non-zero part of the image, `spacing_mm` that of the image, and
+    `geometry` holds the properties in which nnU-Net's reader keeps the header.
     """
 
     case_id: str
@@ -215,8 +192,8 @@ class PreprocessedDataset:
         name: DatasetNNN_Name.
         raw_folder: nnUNet_raw/DatasetNNN_Name, with softLabelsTr.
         folder: nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>.
-        plans: their name.
-        configuration: of the plans.
+        plans: name of the plans.
+        configuration: name of one of theirs.
         labels: foreground values, ascending.
         reader: class name.
         transpose_forward: which axis of the reader's array comes first, second, third.
@@ -345,11 +322,7 @@ def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
 
 
 def configuration_of(plans_manager: "PlansManager", name: str) -> Any:
-    """Return nnU-Net's configuration of that name.
-
-    Raises:
-        UserError: if the plans have none; names those that they have.
-    """
+    """Return nnU-Net's configuration of that name, or raise a UserError that names those of the plans."""
     available = plans_manager.available_configurations
     if name not in available:
         raise UserError(

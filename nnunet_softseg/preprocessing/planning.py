@@ -63,9 +63,7 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
             preprocessor_name,
             plans_name or self.default_plans_name,
             tuple(overwrite_target_spacing) if overwrite_target_spacing is not None else (1.0, 1.0, 1.0),
-            # With isotropic voxels there is nothing to transpose for, and the axes stay as the reader gives
-            # them.
-            True,
+            True,  # with isotropic voxels there is nothing to transpose for
         )
         self.lowres_creation_threshold = 0.0
         self.UNet_base_num_features = self.features[0]
@@ -141,16 +139,14 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
         stages = len(strides)
         architecture = plan["architecture"]["arch_kwargs"]
         encoder = "n_blocks_per_stage" if "n_blocks_per_stage" in architecture else "n_conv_per_stage"
-        architecture.update(
-            {
-                "n_stages": stages,
-                "features_per_stage": self.features[:stages],
-                "kernel_sizes": kernels,
-                "strides": strides,
-                encoder: self.UNet_blocks_per_stage_encoder[:stages],
-                "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: stages - 1],
-            }
-        )
+        architecture |= {
+            "n_stages": stages,
+            "features_per_stage": self.features[:stages],
+            "kernel_sizes": kernels,
+            "strides": strides,
+            encoder: self.UNet_blocks_per_stage_encoder[:stages],
+            "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: stages - 1],
+        }
         return [int(length) for length in patch_size], [int(divisor) for divisor in divisors]
 
     def _gigabytes(self, plan: Mapping[str, Any], patch_size: Sequence[int]) -> float:

@@ -62,7 +62,7 @@ class CasePreparation:
         kept_mass: per label, the fraction of its sum in the box that the network sees; NaN: empty label.
         si_axis: array axis along S-I; None without the crop.
         shapes: per label; None: empty label.
-        warnings: of this case.
+        warnings: one line each.
     """
 
     case_id: str
@@ -75,14 +75,7 @@ class CasePreparation:
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """Result of the preparation of a dataset.
-
-    Attributes:
-        folder: with the soft targets.
-        labels: in the order in which they are stacked.
-        cases: by name.
-        general_warnings: that belong to no single case.
-    """
+    """Result of the preparation of a dataset: soft targets in a folder, labels as stacked, cases by name."""
 
     folder: Path
     labels: tuple[int, ...]
@@ -298,12 +291,7 @@ def prepare_soft_targets(
     num_processes: int,
     progress: bool,
 ) -> PreparationReport:
-    """Make the soft targets of preprocessed cases where they are missing or stale.
-
-    Args:
-        dataset: as preprocessed.
-        num_processes: that prepare cases at once; 0 or 1: in this process.
-        progress: show a bar.
+    """Make the soft targets of a preprocessed dataset where they are missing or stale; see `prepare`.
 
     Raises:
         UserError: names every case that cannot be prepared; soft targets of the others are kept.

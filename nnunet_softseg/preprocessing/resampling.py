@@ -22,9 +22,10 @@ _BLOCK = 64
 
 Extent = tuple[int, int]
 Floats = npt.NDArray[np.floating[Any]]
+Float64 = npt.NDArray[np.float64]
 
 
-def positions(source_size: int, target_size: int, extent: Extent) -> npt.NDArray[np.float64]:
+def positions(source_size: int, target_size: int, extent: Extent) -> Float64:
     """Return where the target's voxels (start, stop) lie, in voxels of the source."""
     return (np.arange(*extent, dtype=np.float64) + 0.5) * (source_size / target_size) - 0.5
 
@@ -61,12 +62,12 @@ def resample_part(
     box: Sequence[Extent],
     *,
     order: int,
-) -> npt.NDArray[np.float64]:
+) -> Float64:
     """Return a box of the target grid, interpolated from the part of the source that decides it.
 
     Args:
         part: (*space) voxels of the source, at least those of `source_extent` along every axis.
-        starts: where the part begins in the source, per axis.
+        starts: first voxel of the part in the source, per axis.
         source_shape: of the whole source.
         target_shape: of the whole target.
         box: (start, stop) per axis, inside the target.
@@ -93,7 +94,7 @@ class _Line:
     start: int
     order: int
 
-    def resampled(self, part: npt.NDArray[np.float64], axis: int, extent: Extent) -> npt.NDArray[np.float64]:
+    def resampled(self, part: Float64, axis: int, extent: Extent) -> Float64:
         """Return the array with this axis on the target's grid, in blocks, as most of a matrix is 0."""
         if self.source_size == self.target_size:
             return part[_along(axis, extent[0] - self.start, extent[1] - self.start)]
@@ -114,7 +115,7 @@ def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, slice(start, stop))
 
 
-def _weights(samples: npt.NDArray[np.float64], size: int, order: int) -> npt.NDArray[np.float64]:
+def _weights(samples: Float64, size: int, order: int) -> Float64:
     """Return the matrix (sample, voxel) that interpolates a line of voxels at the samples."""
     columns = [
         ndimage.map_coordinates(unit, samples[None], order=order, mode="nearest") for unit in np.eye(size)
@@ -122,9 +123,7 @@ def _weights(samples: npt.NDArray[np.float64], size: int, order: int) -> npt.NDA
     return np.stack(columns, axis=1)
 
 
-def _matmul(
-    matrix: npt.NDArray[np.float64], array: npt.NDArray[np.float64], axis: int
-) -> npt.NDArray[np.float64]:
+def _matmul(matrix: Float64, array: Float64, axis: int) -> Float64:
     """Return the array with the matrix applied along one axis."""
     if axis == array.ndim - 1:
         return array @ matrix.T
@@ -133,7 +132,7 @@ def _matmul(
     return product.reshape(*before, len(matrix), *after)
 
 
-def area_means(source_size: int, cells: int, cell_size: float) -> npt.NDArray[np.float64]:
+def area_means(source_size: int, cells: int, cell_size: float) -> Float64:
     """Return the matrix (cell, voxel) that averages a line of voxels over cells of any length.
 
     Args:
@@ -145,5 +144,5 @@ def area_means(source_size: int, cells: int, cell_size: float) -> npt.NDArray[np
     voxels = np.arange(source_size)
     starts, stops = edges[:-1, None], edges[1:, None]
     overlap = np.clip(np.minimum(stops, voxels + 1) - np.maximum(starts, voxels), 0, None)
-    means: npt.NDArray[np.float64] = overlap / overlap.sum(axis=1, keepdims=True)
+    means: Float64 = overlap / overlap.sum(axis=1, keepdims=True)
     return means

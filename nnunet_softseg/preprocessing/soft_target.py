@@ -39,10 +39,10 @@ Range = tuple[float, float]
 def on_network_grid(
     label: npt.NDArray[np.float32], bbox: Box, shape: Sequence[int]
 ) -> npt.NDArray[np.float32]:
-    """Return a soft label on the grid of the network, values in [0, 1].
+    """Return a soft label of a whole image, axes after transposition, on the grid of the network.
 
     Args:
-        label: of the whole image, axes after transposition, values in [0, 1].
+        label: values in [0, 1], as the result's.
         bbox: (start, stop) per axis of the non-zero part of the image.
         shape: of the preprocessed case.
     """
@@ -56,11 +56,7 @@ def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt
 
     This is the grid on which nnU-Net resamples images: sample i lies at (i + 0.5) * old / new - 0.5, clamped
     at the edges, without smoothing first. Along thick slices, where nnU-Net takes the nearest slice of the
-    image, a label is still interpolated linearly.
-
-    Args:
-        array: three axes.
-        shape: of the result.
+    image, a label is still interpolated linearly. Both have three axes.
     """
     if array.shape == tuple(shape):
         return np.ascontiguousarray(array)
@@ -85,10 +81,6 @@ def soft_target_folder(preprocessed_folder: Path) -> Path:
 
 def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
     """Return a soft target (label, *space), float16, that is read from disk where it is sliced.
-
-    Args:
-        folder: from `soft_target_folder`.
-        case: its name.
 
     Raises:
         UserError: if it is missing or broken.
