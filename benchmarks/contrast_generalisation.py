@@ -24,7 +24,7 @@ from phantom_study import (
     trainings,
 )
 
-from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.results import make_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from phantom_study import Method, Study, average_trainings, measure, parse, protocol, run, trainings
 
-from nnunet_softseg.io.atomic import make_folder
+from nnunet_softseg.io.results import make_folder
 
 METHODS = {
     "soft_all": Method(),

@@ -34,7 +34,7 @@ import pandas as pd
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.phantom import CONTRAST_NAMES
 from nnunet_softseg.phantom.acquisition import PhantomSpec, draw_subject_anatomy
 from nnunet_softseg.phantom.anatomy import Anatomy

@@ -30,7 +30,7 @@ from phantom_study import (
     train,
 )
 
-from nnunet_softseg.io.atomic import new_folder, write_json
+from nnunet_softseg.io.results import new_folder, write_json
 from nnunet_softseg.phantom import CONTRAST_NAMES
 from nnunet_softseg.phantom.acquisition import PhantomSpec
 

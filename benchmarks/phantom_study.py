@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.results import make_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ import pandas as pd
 from localiser import FOV_MM, Predictions, View, measured, show
 from tqdm import tqdm
 
-from nnunet_softseg.io.atomic import make_folder
+from nnunet_softseg.io.results import make_folder
 from nnunet_softseg.phantom.acquisition import PhantomSpec
 from nnunet_softseg.phantom.anatomy import Anatomy, Floats
 

@@ -19,7 +19,7 @@ from phantom_study import (
     train,
 )
 
-from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.results import make_folder, write_json
 
 METHODS = {
     "soft_all": Method(),

@@ -132,7 +132,7 @@ class Check(Command):
         from pathlib import Path
 
         from nnunet_softseg.datasets.check import check
-        from nnunet_softseg.io.atomic import write_json
+        from nnunet_softseg.io.results import write_json
 
         report = check(self.dataset, self.num_processes)
         print(report.as_text())

@@ -21,7 +21,6 @@ from nnunet_softseg.datasets.raw_dataset import (
     dataset_json_findings,
     dataset_name,
     foreground_labels,
-    load_json,
     nnunet_folder,
     reader_name,
     training_cases,
@@ -44,6 +43,7 @@ from nnunet_softseg.io.nifti import (
     load_nifti,
     stored_values,
 )
+from nnunet_softseg.io.results import load_json
 from nnunet_softseg.io.workers import map_jobs
 
 _READER_ORDER = (0, 1, 2)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,18 +60,6 @@ def nnunet_folder(variable: str, name: str) -> Path:
             f"{variable}: expected a folder, found the environment variable not set: set it as for nnU-Net"
         )
     return Path(root) / name
-
-
-def load_json(file: Path) -> Any:
-    """Return the content of a JSON file; raise a UserError if it is missing or broken."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{file}: expected a JSON file, found none: see nnU-Net's documentation/dataset_format.md"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: expected JSON, found: {error}: repair or rewrite it") from error
 
 
 def dataset_json_findings(dataset_json: Any) -> list[Finding]:

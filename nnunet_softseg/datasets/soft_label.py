@@ -16,7 +16,6 @@ import numpy.typing as npt
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, format_findings
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
-from nnunet_softseg.io.atomic import replacing
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import shape_findings
 from nnunet_softseg.io.nifti import (
@@ -28,6 +27,7 @@ from nnunet_softseg.io.nifti import (
     load_nifti,
     stored_values,
 )
+from nnunet_softseg.io.results import replacing
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"

@@ -12,7 +12,7 @@ from nnunet_softseg.evaluation.evaluation import measure_methods
 from nnunet_softseg.evaluation.measuring import REFERENCE, EvaluationSettings
 from nnunet_softseg.evaluation.report.writing import write_report
 from nnunet_softseg.evaluation.tables import made_by
-from nnunet_softseg.io.atomic import make_folder
+from nnunet_softseg.io.results import make_folder
 
 Methods = Mapping[str, str | Path] | Iterable[tuple[str, str | Path]]
 

@@ -8,7 +8,7 @@ import numpy as np
 from nnunet_softseg.evaluation.evaluation import Evaluation, measure_methods
 from nnunet_softseg.evaluation.measuring import EvaluationSettings
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, describe, json_value, made_by, records, write_csv
-from nnunet_softseg.io.atomic import make_folder, write_json
+from nnunet_softseg.io.results import make_folder, write_json
 
 
 def evaluate(

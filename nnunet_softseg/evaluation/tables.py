@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nnunet_softseg import __version__
-from nnunet_softseg.io.atomic import replacing
+from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.measure_table import MEASURES
 
 _WHO = {

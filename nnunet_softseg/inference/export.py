@@ -20,10 +20,10 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import Map, Slices, flag_coverage, keep_supported, postprocess
-from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.geometry import reader_affines
 from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part

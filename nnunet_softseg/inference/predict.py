@@ -22,16 +22,22 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import foreground_labels, load_json
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.io.atomic import make_folder, remove_abandoned, write_json
 from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files
 from nnunet_softseg.io.case_names import IMAGE_FOLDERS, parse_numbered_name
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import without_nifti_ending
-from nnunet_softseg.io.record import changed_keys, load_record, sha256
+from nnunet_softseg.io.results import (
+    changed_keys,
+    load_json,
+    load_record,
+    make_folder,
+    remove_abandoned,
+    sha256,
+    write_json,
+)
 
 RUN = "softseg_predict.json"
 CHECKPOINT = "checkpoint_final.pth"
@@ -127,7 +133,8 @@ def predict(
         dataset_json = found.dataset_json
         channels = dataset_json.get("channel_names") or dataset_json["modality"]
         cases = find_cases(Path(source), len(channels), contrasts)
-        folder = _OutputFolder(Path(output), dataset_json["file_ending"], foreground_labels(dataset_json))
+        labels = tuple(label for label in dataset_json["labels"].values() if label)
+        folder = _OutputFolder(Path(output), dataset_json["file_ending"], labels)
         folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}

@@ -2,7 +2,7 @@
 
 The modules, in the order of their imports:
 
-  atomic.py         write aside, then rename: nothing is ever half-written
+  results.py        files written aside, then renamed; records of what they were made from
   workers.py        the same work on many cases, in processes, with progress
   html.py           one HTML file that works offline, on a phone and in print
   geometry.py       affine, spacing, volume of a voxel and orientation; two images on one grid
@@ -11,5 +11,4 @@ The modules, in the order of their imports:
   case_files.py     the image files in a place, and those passed over
   image_choice.py   the images of a BIDS folder that a user has chosen: --exclude, --contrasts
   case_matching.py  which file belongs to which case and label; levels, discs, images of a map
-  record.py         what results were made from, by SHA-256, and whether they are still up to date
 """

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from nnunet_softseg import __version__
-from nnunet_softseg.io.atomic import write_bytes
+from nnunet_softseg.io.results import write_bytes
 
 NO_VALUE = "–"  # noqa: RUF001  the dash that tables show
 _TEMPLATES = Path(__file__).parent / "templates"

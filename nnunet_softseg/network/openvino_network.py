@@ -28,8 +28,14 @@ from torch import nn
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.atomic import new_folder, write_json
-from nnunet_softseg.io.record import changed_keys, changed_outputs, load_record, output_hashes
+from nnunet_softseg.io.results import (
+    changed_keys,
+    changed_outputs,
+    load_record,
+    new_folder,
+    output_hashes,
+    write_json,
+)
 from nnunet_softseg.network.norm_relu import unwrapped
 
 CACHE = "openvino_cache"

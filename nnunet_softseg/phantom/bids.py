@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.atomic import make_folder, replacing, write_json
-from nnunet_softseg.io.record import changed_keys, json_copy
+from nnunet_softseg.io.results import changed_keys, json_copy, make_folder, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,

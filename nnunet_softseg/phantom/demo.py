@@ -21,10 +21,10 @@ from tqdm import tqdm
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.morphometry import slice_areas
 from nnunet_softseg.phantom import figures

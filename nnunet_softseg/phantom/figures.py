@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from nnunet_softseg.io.atomic import replacing
+from nnunet_softseg.io.results import replacing
 
 HALF_WIDTH_MM = 14.0
 """Of the square around the cord that is shown."""

@@ -13,15 +13,20 @@ from nnunet_softseg.datasets.raw_dataset import (
     ONE_ORIENTATION,
     dataset_name,
     foreground_labels,
-    load_json,
     nnunet_folder,
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error
-from nnunet_softseg.io.atomic import make_folder, remove_abandoned
 from nnunet_softseg.io.case_names import parse_numbered_name
 from nnunet_softseg.io.geometry import reader_affines, reader_geometry_findings, shape_findings
 from nnunet_softseg.io.nifti import content_findings, stored_values
-from nnunet_softseg.io.record import changed_keys, describe_source, source_changed
+from nnunet_softseg.io.results import (
+    changed_keys,
+    describe_source,
+    load_json,
+    make_folder,
+    remove_abandoned,
+    source_changed,
+)
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.preprocessing.center_crop import Box, kept_mass, network_box, superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import (

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnunet_softseg.errors import UserError, short_name
-from nnunet_softseg.io.atomic import write_bytes
+from nnunet_softseg.io.results import write_bytes
 from nnunet_softseg.preprocessing.center_crop import Box
 from nnunet_softseg.settings import HARD_THRESHOLD
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io import atomic
+from nnunet_softseg.io import results
 
 
 @pytest.mark.parametrize("name", ["case.b2nd", "case_0001.nii.gz", "a.b.json", "bare"])
 def test_new_content_takes_the_place_of_the_old(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("old")
-    with atomic.replacing(path) as aside:
+    with results.replacing(path) as aside:
         aside.write_text("new")
         assert aside.parent == tmp_path
         assert aside.name.endswith("".join(path.suffixes[-2:]) if name.endswith(".gz") else path.suffix)
@@ -32,7 +32,7 @@ def test_failure_keeps_the_old_content(tmp_path: Path) -> None:
     path.write_text("old")
 
     def write() -> None:
-        with atomic.replacing(path) as aside:
+        with results.replacing(path) as aside:
             aside.write_text("half")
             raise KeyError
 
@@ -54,24 +54,24 @@ def test_failed_write_is_a_user_error(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError, match=f"cannot write .*case.b2nd: .*{message}"):
-        atomic.write_bytes(tmp_path / "case.b2nd", b"content")
+        results.write_bytes(tmp_path / "case.b2nd", b"content")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_folder_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*gone"):
-        atomic.write_json(tmp_path / "gone" / "report.json", {"a": 1})
+        results.write_json(tmp_path / "gone" / "report.json", {"a": 1})
 
 
 def test_json_is_readable(tmp_path: Path) -> None:
-    atomic.write_json(tmp_path / "report.json", {"kept": [1.0, None]})
+    results.write_json(tmp_path / "report.json", {"kept": [1.0, None]})
     assert json.loads((tmp_path / "report.json").read_text()) == {"kept": [1.0, None]}
 
 
 DYING = """
 import os, sys
 from pathlib import Path
-from nnunet_softseg.io.atomic import replacing
+from nnunet_softseg.io.results import replacing
 with replacing(Path(sys.argv[1])) as aside:
     aside.write_text("half")
     print(aside.name, flush=True)
@@ -94,7 +94,7 @@ def test_only_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
         being_written = living.stdout.readline().strip()
         for name in (".hidden", "other.b2nd", ".case.1234-abcdef01.b2nd"):
             (tmp_path / name).touch()
-        assert [file.name for file in atomic.remove_abandoned(tmp_path)] == [left]
+        assert [file.name for file in results.remove_abandoned(tmp_path)] == [left]
         assert (tmp_path / being_written).exists()
     assert (tmp_path / "case.b2nd").read_text() == "half"
     assert (tmp_path / ".hidden").exists()
@@ -106,13 +106,13 @@ def test_files_of_other_machines_are_judged_by_their_age(tmp_path: Path) -> None
     young, old = (tmp_path / f".case.elsewhere@{dead}-0000000{index}.b2nd" for index in (1, 2))
     young.touch()
     old.touch()
-    os.utime(old, (0, time.time() - atomic.ABANDONED_AFTER_S - 60))
-    assert atomic.remove_abandoned(tmp_path) == [old]
+    os.utime(old, (0, time.time() - results.ABANDONED_AFTER_S - 60))
+    assert results.remove_abandoned(tmp_path) == [old]
     assert young.exists()
 
 
 def test_missing_folder_has_no_leftovers(tmp_path: Path) -> None:
-    assert atomic.remove_abandoned(tmp_path / "gone") == []
+    assert results.remove_abandoned(tmp_path / "gone") == []
 
 
 # Folders
@@ -120,7 +120,7 @@ def test_missing_folder_has_no_leftovers(tmp_path: Path) -> None:
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "dataset"
-    with atomic.new_folder(folder) as aside:
+    with results.new_folder(folder) as aside:
         (aside / "file").write_text("content")
         assert aside.parent == folder.parent
         assert not folder.exists()
@@ -130,7 +130,7 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def write() -> None:
-        with atomic.new_folder(tmp_path / "dataset") as aside:
+        with results.new_folder(tmp_path / "dataset") as aside:
             (aside / "file").write_text("half")
             raise KeyError
 
@@ -141,7 +141,7 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_somebody_else_made_meanwhile_is_kept(tmp_path: Path) -> None:
     def write() -> None:
-        with atomic.new_folder(tmp_path / "dataset") as aside:
+        with results.new_folder(tmp_path / "dataset") as aside:
             (aside / "file").write_text("mine")
             (tmp_path / "dataset").mkdir()
             (tmp_path / "dataset" / "file").write_text("theirs")
@@ -155,11 +155,11 @@ def test_folders_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: 
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left, alive, other = (
-        tmp_path / f".{name}.{atomic._host()}@{pid}-0123abcd"
+        tmp_path / f".{name}.{results._host()}@{pid}-0123abcd"
         for name, pid in (("dataset", dead.pid), ("dataset", os.getpid()), ("dataset2", dead.pid))
     )
     for folder in (left, alive, other):
         folder.mkdir()
         (folder / "file").write_text("half")
-    with atomic.new_folder(tmp_path / "dataset"):
+    with results.new_folder(tmp_path / "dataset"):
         assert {path for path in (left, alive, other) if path.exists()} == {alive, other}

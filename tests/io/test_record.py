@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from nnunet_softseg.io.atomic import write_json
-from nnunet_softseg.io.record import (
+from nnunet_softseg.io.results import (
     changed_keys,
     changed_outputs,
     describe_source,
@@ -12,6 +11,7 @@ from nnunet_softseg.io.record import (
     load_record,
     output_hashes,
     source_changed,
+    write_json,
 )
 
 

@@ -35,7 +35,7 @@ from nnunet_softseg import cli
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS
 from nnunet_softseg.datasets.soft_label import find_reader
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.atomic import replacing
+from nnunet_softseg.io.results import replacing
 from nnunet_softseg.preprocessing import preparation
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset
 from nnunet_softseg.preprocessing.preparation import (

@@ -17,7 +17,7 @@ from nnunet_softseg.io.nifti import (
     load_nifti,
     stored_values,
 )
-from nnunet_softseg.io.record import sha256
+from nnunet_softseg.io.results import sha256
 from nnunet_softseg.io.workers import map_jobs
 
 

@@ -21,9 +21,8 @@ from nnunet_softseg.datasets.conversion.sources import Selection, SourceCase, So
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, folds_of_cases
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.atomic import new_folder, write_json
 from nnunet_softseg.io.nifti import stored_values
-from nnunet_softseg.io.record import changed_keys, load_record
+from nnunet_softseg.io.results import changed_keys, load_record, new_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
 
 MANIFEST = "conversion.json"

@@ -13,7 +13,7 @@ from nnunet_softseg.evaluation.comparison.verdict import Outcome
 from nnunet_softseg.evaluation.evaluate import write_evaluation
 from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.tables import records, write_csv
-from nnunet_softseg.io.atomic import write_json
+from nnunet_softseg.io.results import write_json
 
 
 @dataclass(frozen=True)

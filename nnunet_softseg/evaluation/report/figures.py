@@ -31,8 +31,8 @@ from nnunet_softseg.evaluation.report.drawing import (
     wide_limits,
 )
 from nnunet_softseg.evaluation.report.wording import MINUS, interval, number, quantity, shortened
-from nnunet_softseg.io.atomic import replacing, write_bytes
 from nnunet_softseg.io.html import figure_as_svg
+from nnunet_softseg.io.results import replacing, write_bytes
 
 Styles = Mapping[str, MethodStyle]
 

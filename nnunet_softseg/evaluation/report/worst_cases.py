@@ -19,10 +19,10 @@ from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.wording import MINUS, number, quantity, shortened
-from nnunet_softseg.io.atomic import replacing
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.html import picture
 from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.morphometry.levels import level_name
 from nnunet_softseg.metrics.morphometry.slice_frame import slice_frame
 

@@ -11,8 +11,8 @@ from nnunet_softseg.evaluation.report import figures, tables, worst_cases
 from nnunet_softseg.evaluation.report.drawing import method_styles
 from nnunet_softseg.evaluation.report.wording import counted, listed, shortened, verdict
 from nnunet_softseg.evaluation.tables import write_csv
-from nnunet_softseg.io.atomic import make_folder
 from nnunet_softseg.io.html import picture, render_page, template, write_page
+from nnunet_softseg.io.results import make_folder
 
 PAGE = "report.html"
 _NAMED_IN_TITLE = 3

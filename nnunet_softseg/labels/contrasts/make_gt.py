@@ -11,9 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.atomic import make_folder, remove_abandoned, replacing, write_json
 from nnunet_softseg.io.image_choice import read_exclusions
-from nnunet_softseg.io.record import load_record
+from nnunet_softseg.io.results import load_record, make_folder, remove_abandoned, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
 from nnunet_softseg.labels.contrasts.settings import HIGHEST, GroundTruthSettings

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
-from nnunet_softseg.io.atomic import make_folder
 from nnunet_softseg.io.html import render_page, template, write_page
+from nnunet_softseg.io.results import make_folder
 from nnunet_softseg.labels.contrasts.quality import ContrastQuality, SubjectQuality, known
 from nnunet_softseg.labels.contrasts.subject import RECORD_FOLDER, SubjectOutcome, picture_file
 

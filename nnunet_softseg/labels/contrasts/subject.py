@@ -18,16 +18,17 @@ import numpy.typing as npt
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, raise_first_error
-from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.case_names import derivative_file
 from nnunet_softseg.io.nifti import file_findings
-from nnunet_softseg.io.record import (
+from nnunet_softseg.io.results import (
     changed_keys,
     changed_outputs,
     json_copy,
     load_record,
+    make_folder,
     output_hashes,
     sha256,
+    write_json,
 )
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.qc_figure import save_figure, subject_figure

@@ -17,16 +17,17 @@ import numpy as np
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import overlap_findings, write_label_map, write_soft_label
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
-from nnunet_softseg.io.atomic import make_folder, write_json
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, grid_findings
 from nnunet_softseg.io.nifti import Values, file_findings, load_nifti
-from nnunet_softseg.io.record import (
+from nnunet_softseg.io.results import (
     changed_outputs,
     json_copy,
     load_record,
+    make_folder,
     output_hashes,
     relative_name,
     sha256,
+    write_json,
 )
 from nnunet_softseg.labels.raters.agreement import RaterMeasure, agreement, is_soft
 from nnunet_softseg.labels.raters.fusion import FusionSettings, Mask, neighbourhood, staple, weighted_mean

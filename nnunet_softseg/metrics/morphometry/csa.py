@@ -10,11 +10,11 @@ import pandas as pd
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.atomic import make_folder, replacing, write_json
 from nnunet_softseg.io.case_files import list_files
 from nnunet_softseg.io.case_matching import companion_files
 from nnunet_softseg.io.case_names import derivative_stem, parse_numbered_name
 from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
+from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
 from nnunet_softseg.metrics.morphometry.levels import SUMMARY_COLUMNS, level_name, level_summary, parse_levels

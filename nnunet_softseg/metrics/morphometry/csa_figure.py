@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nnunet_softseg import __version__
-from nnunet_softseg.io.atomic import replacing
+from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.morphometry.levels import level_name, mean_csa
 
 MOST_PANELS = 24
