@@ -100,13 +100,6 @@ def reliability_curve(
 ) -> ReliabilityCurve:
     """Return the reliability curve of one label in one case, over the voxels described at the top.
 
-    Args:
-        prediction: any number of axes, values in [0, 1].
-        reference: the same shape.
-        spacing_mm: the size of a voxel along each axis.
-        margin_mm: how far around the object voxels count.
-        bins: how many.
-
     Raises:
         ValueError: if the shapes differ, the spacing does not fit, the margin is negative or there is no bin.
     """

@@ -66,17 +66,10 @@ def relative_volume_error(prediction: Map, reference: Map) -> float:
 
 
 def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> dict[str, float]:
-    """Return all measures of one label in one case, names with units.
+    """Return the measures of one label in one case that need no surface, names with units.
 
-    Args:
-        prediction: any shape, values in [0, 1].
-        reference: the same shape.
-        voxel_volume_mm3: of the grid.
-
-    Returns:
-        dice, soft_dice, mae, boundary_mae, volume_mm3, reference_volume_mm3, rve_percent. With an empty
-        reference, boundary_mae and rve_percent are NaN, and dice and soft_dice are 0 if something was
-        predicted, NaN if not.
+    With an empty reference, boundary_mae and rve_percent are NaN, and dice and soft_dice are 0 if something
+    was predicted, NaN if not.
 
     Raises:
         ValueError: if the shapes differ.
@@ -109,11 +102,7 @@ def case_measures(
     same images, not images of different fields of view. Which voxels `brier` and `ece` count: see
     `calibration`. What the surface is in `asd_mm`, `hd95_mm` and `surface_dice`: see `surface_distance`.
 
-    Args:
-        prediction: any number of axes in any order, values in [0, 1] without NaN, which is not checked here.
-        reference: the same shape.
-        spacing_mm: the size of a voxel along each axis.
-        surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
+    Both maps have one shape, any number of axes, and values in [0, 1] without NaN, which is not checked.
 
     Raises:
         ValueError: if the shapes differ, the spacing does not fit or the tolerance is below 0.
@@ -141,7 +130,7 @@ def _voxel_measures(
     """Return the measures computed voxel by voxel, from the box that holds all values above 0."""
     soft = soft_measures(prediction, reference, voxel_volume_mm3)
     hard_prediction, hard_reference = (
-        (whole > HARD_THRESHOLD).astype(np.float64) for whole in (prediction, reference)
+        (whole > HARD_THRESHOLD).astype(float) for whole in (prediction, reference)
     )
     share = prediction.size / image_size
     return {

@@ -2,11 +2,8 @@
 
 The surface of a mask is the set of *centres of its boundary voxels*: the voxels of the mask with at least one
 face neighbour outside of it. All beyond the image counts as outside: two masks that both run out of the image
-share a cut end there, at distance 0. Each surface voxel counts once, whatever the area of its faces. Most
-tools for medical images mean this; surface elements of marching cubes, weighted by their area, give somewhat
-other numbers, so compare those of one tool only.
-
-Distances are exact: scipy's Euclidean distance transform with the size of the voxels.
+share a cut end there, at distance 0. Each surface voxel counts once; tools that weight surface elements by
+their area give somewhat other numbers.
 """
 
 from collections.abc import Sequence
@@ -67,11 +64,6 @@ class SurfaceDistances:
 def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> SurfaceDistances:
     """Return the distances between the surfaces of two masks, both ways.
 
-    Args:
-        prediction: any number of axes.
-        reference: the same shape.
-        spacing_mm: the size of a voxel along each axis.
-
     Raises:
         ValueError: if the shapes differ, the spacing does not fit, or one of the masks is empty: there are no
             distances then, and `metrics.MEASURES` declares what is reported instead.
@@ -80,10 +72,12 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[fl
     if not (prediction.any() and reference.any()):
         raise ValueError("an empty mask has no surface to measure distances from")
     box = bounding_box(prediction | reference)
-    predicted, expected = (_surface(mask[box]) for mask in (prediction, reference))
+    predicted, expected = (
+        mask[box] & ~binary_erosion(mask[box], border_value=0) for mask in (prediction, reference)
+    )
     return SurfaceDistances(
-        to_reference_mm=_distance_to(expected, spacing_mm)[predicted],
-        to_prediction_mm=_distance_to(predicted, spacing_mm)[expected],
+        to_reference_mm=distance_transform_edt(~expected, sampling=spacing_mm)[predicted],
+        to_prediction_mm=distance_transform_edt(~predicted, sampling=spacing_mm)[expected],
     )
 
 
@@ -91,13 +85,3 @@ def check_tolerance(tolerance_mm: float) -> None:
     """Raise ValueError for a tolerance of surface Dice that is negative or not a number."""
     if not tolerance_mm >= 0:
         raise ValueError(f"the tolerance of surface Dice must be 0 mm or more, got {tolerance_mm}")
-
-
-def _surface(mask: Mask) -> Mask:
-    inner: Mask = binary_erosion(mask, border_value=0)
-    return mask & ~inner
-
-
-def _distance_to(surface: Mask, spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
-    distance: npt.NDArray[np.float64] = distance_transform_edt(~surface, sampling=spacing_mm)
-    return distance

@@ -40,14 +40,9 @@ def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Seq
 def network_box(shape: Sequence[int], patch_size: Sequence[int], si_axis: int | None) -> Box:
     """Return the box of a case that the network sees: (start, stop) per axis, stop exclusive.
 
-    Args:
-        shape: of the preprocessed case, without channels.
-        patch_size: of the configuration, same axes.
-        si_axis: the array axis along S-I; None: no crop, the network sees the whole case.
-
-    Returns:
-        The patch around the centre in-plane, the whole extent along S-I. A negative start (and a stop beyond
-        the shape) means padding, where the case is smaller than the patch.
+    It is the patch around the centre in-plane, the whole extent along S-I. A negative start (and a stop
+    beyond the shape) means padding, where the case is smaller than the patch. Without an S-I axis there is no
+    crop.
     """
     if si_axis is None:
         return tuple((0, int(size)) for size in shape)

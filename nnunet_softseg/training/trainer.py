@@ -358,7 +358,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 def adam(
     parameters: Sequence[torch.nn.Parameter], learning_rate: float, weight_decay: float
 ) -> torch.optim.Adam:
-    """Return Adam, fused where torch can: one pass over the weights, a fifth of the time on a CPU."""
+    """Return Adam, fused where torch can: one pass over the weights."""
     try:
         return torch.optim.Adam(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     except RuntimeError:  # a device, or an older torch, without that kernel

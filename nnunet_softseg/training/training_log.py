@@ -27,10 +27,7 @@ SUMMARY = "summary_soft.json"
 def online_measures(soft_map: torch.Tensor, target: torch.Tensor, threshold: float) -> dict[str, Any]:
     """Return the sums over a batch from which Dice, soft Dice and errors of an epoch are made, per label.
 
-    Args:
-        soft_map: (batch, label, *space) in [0, 1].
-        target: the same shape.
-        threshold: of the hard measures.
+    Soft map and target are (batch, label, *space) in [0, 1]; the threshold is that of the hard measures.
     """
     axes = (0, *range(2, target.ndim))
     target = target.float()
@@ -53,13 +50,7 @@ def online_measures(soft_map: torch.Tensor, target: torch.Tensor, threshold: flo
 class SoftSegLogger(LocalLogger):  # type: ignore[misc]
     """nnU-Net's log with three soft measures per epoch and label, drawn below its own curves."""
 
-    SUMS: ClassVar[tuple[str, ...]] = (
-        "overlap_sum",
-        "prediction_sum",
-        "target_sum",
-        "boundary_error_sum",
-        "boundary_count",
-    )
+    SUMS = ("overlap_sum", "prediction_sum", "target_sum", "boundary_error_sum", "boundary_count")
     MEASURES: ClassVar[dict[str, str]] = {
         "soft_dice": "Soft Dice",
         "boundary_mae": "Boundary MAE",

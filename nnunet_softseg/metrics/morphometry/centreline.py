@@ -25,10 +25,8 @@ _BEYOND_THE_ENDS_MM = 100.0
 class Centreline:
     """A curve in the frame of the slices: right and anterior as functions of the position along the normal.
 
-    Attributes:
-        first_mm: position of the lowest slice with a structure in it; the line goes on straight below it.
-        last_mm: of the highest one.
-        known: False if there was one slice only: then the tilt is not known.
+    It goes on straight beyond the first and the last slice with a structure in it. If there was one slice
+    only, it is not `known`: then the tilt is not, either.
     """
 
     first_mm: float

@@ -78,12 +78,8 @@ def csa(
             "the discs (--discs), found neither"
         )
     files = _map_files(maps)
-    jobs = [
-        _Job(*paths)
-        for paths in zip(
-            files, _companions(levels, files, "level"), _companions(discs, files, "disc"), strict=True
-        )
-    ]
+    of_levels, of_discs = _companions(levels, files, "level"), _companions(discs, files, "disc")
+    jobs = [_Job(*paths) for paths in zip(files, of_levels, of_discs, strict=True)]
     measured = map_jobs(
         partial(_measure_file, label=label, smoothing_mm=smoothing_mm, wanted=wanted),
         jobs,
@@ -158,11 +154,14 @@ def _check_levels(table: pd.DataFrame, job: _Job, wanted: Sequence[int]) -> None
 # Which files
 
 
+def _paths(given: Files) -> list[Path]:
+    return [Path(file) for file in ([given] if isinstance(given, str | Path) else given)]
+
+
 def _map_files(maps: Files) -> list[Path]:
-    given = [Path(maps)] if isinstance(maps, str | Path) else [Path(file) for file in maps]
     remedy = "soft maps of nnUNetv2_predict lie in its subfolder soft/"
     files: list[Path] = []
-    for item in given:
+    for item in _paths(maps):
         files += list_files(item, subfolders=False, remedy=remedy).files if item.is_dir() else [item]
     if not files:
         raise UserError("csa: expected at least one map, found none: give NIfTI files or a folder with them")
@@ -175,7 +174,7 @@ def _map_files(maps: Files) -> list[Path]:
 def _companions(given: Files | None, maps: Sequence[Path], kind: str) -> list[Path | None]:
     if given is None:
         return [None] * len(maps)
-    paths = [Path(given)] if isinstance(given, str | Path) else [Path(file) for file in given]
+    paths = _paths(given)
     if len(paths) == 1 and paths[0].is_dir():
         return [*companions_in(paths[0], maps, kind)]
     if len(paths) == 1:

@@ -26,7 +26,7 @@ def draw_csa(table: pd.DataFrame, path: Path, vert: Sequence[int] | None = None)
 
     Args:
         table: of `csa`, with all slices.
-        path: of the PNG, SVG or PDF.
+        path: PNG, SVG or PDF.
         vert: levels to shade in green, with their mean.
     """
     maps = list(table.groupby("file", sort=False))
@@ -39,18 +39,14 @@ def draw_csa(table: pd.DataFrame, path: Path, vert: Sequence[int] | None = None)
         _draw_panel(panel, str(file), slices.sort_values("z_mm"), vert)
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
-    panels[0].set_ylim(bottom=0, top=_top(table))
+    highest = table[["csa_mm2", "csa_hard_mm2"]].max().max()
+    panels[0].set_ylim(bottom=0, top=1.18 * float(highest) if highest > 0 else 1.0)
     panels[0].legend(loc="lower left", fontsize=8, framealpha=0.9)
     if len(maps) > len(shown):
         figure.suptitle(f"The first {len(shown)} of {len(maps)} maps", fontsize=10)
     details = {"Software": f"nnunet-softseg {__version__}"} if path.suffix.lower() == ".png" else {}
     with replacing(path) as aside:
         figure.savefig(aside, dpi=150, metadata=details)
-
-
-def _top(table: pd.DataFrame) -> float:
-    highest = table[["csa_mm2", "csa_hard_mm2"]].max().max()
-    return 1.18 * float(highest) if highest > 0 else 1.0
 
 
 def _draw_panel(panel: Any, title: str, slices: pd.DataFrame, vert: Sequence[int] | None) -> None:

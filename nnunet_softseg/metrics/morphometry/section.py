@@ -7,13 +7,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def slice_moments(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return sum, mean position and covariance of the values of each slice, in voxels.
+    """Return sum (n,), mean position (n, 2) and covariance (n, 2, 2) of each slice of values, in voxels.
 
-    Args:
-        values: (slices, i, j), not below 0.
-
-    Returns:
-        (n,), (n, 2) and (n, 2, 2); NaN where a slice is empty.
+    Values are (slices, i, j), not below 0; mean and covariance are NaN where a slice is empty.
     """
     i, j = (np.arange(size, dtype=np.float64) for size in values.shape[1:])
     along_i, along_j = values.sum(axis=2), values.sum(axis=1)

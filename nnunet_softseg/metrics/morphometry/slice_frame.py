@@ -81,11 +81,7 @@ class SliceFrame:
 
 
 def slice_frame(affine: npt.ArrayLike, name: str = "image") -> SliceFrame:
-    """Return the slices of a grid.
-
-    Args:
-        affine: (4, 4), voxel to world RAS in mm, any orientation, oblique or not.
-        name: of the image, for messages.
+    """Return the slices of the grid of an image by its affine, in any orientation, oblique or not.
 
     Raises:
         UserError: if it maps the grid to no volume.
@@ -128,9 +124,6 @@ class SliceAreas:
 
 def slice_areas(image: nib.Nifti1Image) -> SliceAreas:
     """Return the area of a soft map in each slice across S-I, neither rescaled nor corrected for tilt.
-
-    Args:
-        image: three axes in any order and direction, values in [0, 1].
 
     Raises:
         ValueError: if the image does not have three axes.

@@ -110,12 +110,7 @@ def remap(image: torch.Tensor, knots: Sequence[float], values: Sequence[float]) 
     """Return f(image), f smooth through (knot, value) and constant beyond the first and the last knot.
 
     f is a monotone cubic interpolant (Fritsch and Butland 1984): it rises where the values rise and never
-    leaves them.
-
-    Args:
-        image: any shape.
-        knots: intensities, increasing.
-        values: as many; f there.
+    leaves them. Knots are intensities, increasing.
     """
     grid = np.linspace(knots[0], knots[-1], _TABLE_SIZE)
     table = torch.as_tensor(PchipInterpolator(knots, values)(grid), dtype=image.dtype, device=image.device)
@@ -134,10 +129,6 @@ def convolve(image: torch.Tensor, layers: Sequence[Layer]) -> torch.Tensor:
     """Return what a convolutional network makes of an image, (*space).
 
     Between the layers stands a leaky ReLU; the border of the image is replicated.
-
-    Args:
-        image: (*space), two- or three-dimensional.
-        layers: of the network, from one channel to one.
     """
     made = image[None, None]
     for number, (weights, biases) in enumerate(layers):
@@ -151,10 +142,7 @@ def convolve(image: torch.Tensor, layers: Sequence[Layer]) -> torch.Tensor:
 def thick_slices(image: torch.Tensor, axis: int, thickness: float) -> torch.Tensor:
     """Return an image, (*space), as if acquired in slices: averaged across them, interpolated in between.
 
-    Args:
-        image: (*space).
-        axis: across the slices.
-        thickness: of a slice in voxels; the nearest that divides the image into whole slices is taken.
+    Of the thickness in voxels, the nearest that divides the image into whole slices is taken.
     """
     length = image.shape[axis]
     number = max(1, round(length / thickness))
@@ -171,13 +159,8 @@ def redistribute(
     y = sum over parts of w (m + gain (x - m) + shift s)
 
     with x the image, w the part's share of a voxel, m the part's mean weighted by w, s the standard deviation
-    of the image. A voxel that belongs to a part by half is changed by half.
-
-    Args:
-        image: (*space).
-        soft_label: (label, *space), in [0, 1].
-        gains: per label, then outside.
-        shifts: as many, in standard deviations of the image.
+    of the image. A voxel that belongs to a part by half is changed by half. Gains and shifts are those of the
+    labels, in the order of soft_label (label, *space), then outside.
     """
     deviation = image.std(correction=0)
     changed = torch.zeros_like(image)

@@ -108,7 +108,7 @@ def paper_transforms(
         patch_size: voxels of the result.
         mirror_axes: axes of space that may be mirrored.
         in_plane: leave the first axis as it is, for patches of a few thick slices.
-        masked_channels: of the image; set to 0 beyond the image, by nnU-Net's segmentation.
+        masked_channels: set to 0 beyond the image, by nnU-Net's segmentation.
     """
     transforms: list[BasicTransform] = [
         Movement(patch_size, settings, in_plane=in_plane),
