@@ -46,10 +46,16 @@ _under_way: ContextVar[CaseRecord | None] = ContextVar("case_under_way", default
 
 def install() -> None:
     """Patch nnU-Net in this process; a second call changes nothing."""
-    _wrap_method("predict_sliding_window_return_logits", _soft_sliding_window)
-    _wrap_method("predict_from_data_iterator", _record_keeping_iterator)
-    _wrap_method("_manage_input_and_output_lists", _lists_without_processes)
-    _wrap_method("_internal_get_data_iterator_from_lists_of_filenames", _iterator_in_threads)
+    wrappers: dict[str, Callable[..., Any]] = {
+        "predict_sliding_window_return_logits": _soft_sliding_window,
+        "predict_from_data_iterator": _record_keeping_iterator,
+        "_manage_input_and_output_lists": _lists_without_processes,
+        "_internal_get_data_iterator_from_lists_of_filenames": _iterator_in_threads,
+    }
+    for name, wrapper in wrappers.items():
+        original = getattr(nnUNetPredictor, name)
+        if not hasattr(original, _MARK):
+            setattr(nnUNetPredictor, name, _for_soft_models(original, wrapper))
     predict_from_raw_data.multiprocessing = Multiprocessing()
     # Both modules hand this function to their worker processes, by its name in their own namespace.
     predict_from_raw_data.export_prediction_from_logits = export_prediction
@@ -199,20 +205,17 @@ def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
     return converted if return_probabilities else converted[0]
 
 
-def _wrap_method(name: str, wrapper: Callable[..., Any]) -> None:
-    """Let a method of nnU-Net's predictor be `wrapper(original, predictor, ...)` for models of ours."""
-    original = getattr(nnUNetPredictor, name)
-    if hasattr(original, _MARK):
-        return
+def _for_soft_models(original: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of nnU-Net's predictor: for models of ours `wrapper(original, predictor, ...)`."""
 
     @functools.wraps(original)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if is_soft(self.plans_manager.plans):
             return wrapper(original, self, *args, **kwargs)
         return original(self, *args, **kwargs)
 
-    setattr(wrapped, _MARK, True)
-    setattr(nnUNetPredictor, name, wrapped)
+    setattr(method, _MARK, True)
+    return method
 
 
 def _soft_sliding_window(

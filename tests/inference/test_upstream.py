@@ -135,7 +135,9 @@ def test_the_case_under_way_is_the_one_that_the_iterator_gave_with_options_of_th
         plans_manager=SimpleNamespace(plans={"label_manager": "SoftLabelManager", "nnunet_softseg": {}})
     )
     items = [{"data": number, "data_properties": {"spacing": [1, 1, 1]}} for number in range(3)]
-    assert upstream._record_keeping_iterator(original)(soft, iter(items), True, 2) == [2]
+    assert upstream._for_soft_models(original, upstream._record_keeping_iterator)(
+        soft, iter(items), True, 2
+    ) == [2]
     assert upstream._under_way.get() is None  # nobody's any more
     assert [properties[KEY].seconds["forward"] for properties in seen] == [0, 1, 2]
     assert {properties[KEY].options for properties in seen} == {PredictionOptions(localize="never")}
@@ -172,7 +174,7 @@ def test_pools_are_of_threads_only_while_a_model_of_ours_predicts() -> None:
         context = predict_from_raw_data.multiprocessing.get_context("spawn")
         seen.append(context.Pool(2) if self.plans_manager is SOFT else type(context))
 
-    patched = upstream._record_keeping_iterator(original)
+    patched = upstream._for_soft_models(original, upstream._record_keeping_iterator)
     for plans in (SOFT, VANILLA):
         patched(SimpleNamespace(plans_manager=plans), iter([]))
     pool, vanilla_context = seen
@@ -191,14 +193,16 @@ def test_pools_of_threads_end_with_the_prediction_even_if_it_fails() -> None:
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        upstream._record_keeping_iterator(original)(SimpleNamespace(plans_manager=SOFT), iter([]))
+        upstream._for_soft_models(original, upstream._record_keeping_iterator)(
+            SimpleNamespace(plans_manager=SOFT), iter([])
+        )
     after = predict_from_raw_data.multiprocessing.get_context("spawn")
     assert type(after) is type(multiprocessing.get_context("spawn"))
 
 
 def test_a_vanilla_model_is_preprocessed_where_nnunet_does_it() -> None:
     calls = []
-    patched = upstream._iterator_in_threads(lambda *args: calls.append(args))
+    patched = upstream._for_soft_models(lambda *args: calls.append(args), upstream._iterator_in_threads)
     vanilla = SimpleNamespace(plans_manager=VANILLA)
     patched(vanilla, [["a"]], [None], ["out/a"], 3)
     cascade = SimpleNamespace(plans_manager=SOFT)
@@ -223,7 +227,9 @@ def test_a_folder_is_listed_as_nnunet_lists_it(tmp_path: Path) -> None:
         ["a_0000.nii.gz", "a_0001.nii.gz"], ["a_b_0000.nii.gz"], ["b_0000.nii.gz"],
     ]  # fmt: skip
     seen = []
-    patched = upstream._lists_without_processes(lambda self, images, *rest: seen.append((images, *rest)))
+    patched = upstream._for_soft_models(
+        lambda self, images, *rest: seen.append((images, *rest)), upstream._lists_without_processes
+    )
     for plans in (VANILLA, SOFT):
         owner = SimpleNamespace(plans_manager=plans, dataset_json={"file_ending": ".nii.gz"})
         patched(owner, str(tmp_path), "out", None)
