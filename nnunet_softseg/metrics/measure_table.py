@@ -15,12 +15,8 @@ _NAN, _INF = math.nan, math.inf
 class EmptyCases:
     """The value of a measure where a map is empty; None: computed as always.
 
-    Attributes:
-        empty_if: what makes a map empty for this measure. "soft": no voxel above 0. "hard": no voxel above
-            0.5. "object": no voxel above 0 in a reference, none above 0.5 in a prediction.
-        both: the value if both maps are empty.
-        prediction: the value if only the prediction is empty.
-        reference: the value if only the reference is empty.
+    A map is empty, by `empty_if`, "soft": without a voxel above 0. "hard": above 0.5. "object": above 0 in a
+    reference, above 0.5 in a prediction. The values are those if both are empty, or only one of them.
     """
 
     empty_if: EmptyIf

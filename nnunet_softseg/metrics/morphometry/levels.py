@@ -252,7 +252,7 @@ def mean_csa(
 
     Args:
         table: of one map, from `slice_morphometry`.
-        vert: levels as `parse_levels` takes them, `(2, 3)` for C2-C3; None: every slice.
+        vert: levels as `parse_levels` takes them; None: every slice.
         column: another measure, such as csa_hard_mm2.
     """
     rows = table if vert is None else table[table["level"].isin(parse_levels(vert))]
@@ -263,11 +263,11 @@ def level_summary(table: pd.DataFrame, vert: Sequence[int] | None = None) -> pd.
     """Return one row per map and level, and one for the asked set, or for all slices if none is asked for.
 
     Args:
-        table: of `csa`, with a column `file`.
+        table: of `csa`.
         vert: the levels of the set; also those of which rows are given.
 
     Returns:
-        `SUMMARY_COLUMNS`; NaN where no slice of a level holds anything.
+        `SUMMARY_COLUMNS`; NaN where all slices of a level are empty.
     """
     rows = []
     for file, slices in table.groupby("file", sort=False):

@@ -106,11 +106,9 @@ def slice_frame(affine: npt.ArrayLike, name: str = "image") -> SliceFrame:
 
 @dataclass(frozen=True)
 class SliceAreas:
-    """Area per axial slice, from inferior to superior.
+    """Area per axial slice, from inferior to superior, (n,); NaN where the slice is empty.
 
-    Attributes:
-        height_mm: (n,) position of each slice along S-I, in the scanner's coordinates at the slice's centre.
-        area_mm2: (n,) sum of the map's values times the area of a voxel; NaN where the slice is empty.
+    The height is that of the slice's centre along S-I in the scanner's coordinates.
     """
 
     height_mm: npt.NDArray[np.float64]
