@@ -39,7 +39,7 @@ _HOMES = {
     "csa": "nnunet_softseg.metrics.morphometry.csa",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
     "compare": "nnunet_softseg.evaluation.compare",
-    "AdaptiveWingLoss": "nnunet_softseg.network.soft_loss",
+    "AdaptiveWingLoss": "nnunet_softseg.network.adaptive_wing",
     "norm_relu": "nnunet_softseg.network.norm_relu",
 }
 __all__ = list(_HOMES)
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt
     from nnunet_softseg.labels.raters import fuse as fuse
     from nnunet_softseg.metrics.morphometry.csa import csa as csa
+    from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss as AdaptiveWingLoss
     from nnunet_softseg.network.norm_relu import norm_relu as norm_relu
-    from nnunet_softseg.network.soft_loss import AdaptiveWingLoss as AdaptiveWingLoss
     from nnunet_softseg.preprocessing.preparation import prepare as prepare
 else:
 

@@ -3,7 +3,8 @@
 The modules, in the order of their imports:
 
   norm_relu.py         raw output -> [0, 1]; the running scale of the raw output, a buffer of the network
-  soft_loss.py         losses of a voxel; over all resolutions, with NormReLU or on the raw output
+  adaptive_wing.py     the adaptive wing loss of a voxel
+  soft_loss.py         losses over all resolutions, with NormReLU or on the raw output; soft Dice
   openvino_network.py  the network converted for OpenVINO, cached beside the model, and run
   backends.py          the network in the hands of torch, and the choice of a backend
 """

@@ -27,8 +27,9 @@ from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_record, make_folder, write_json
+from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu, running_scale
-from nnunet_softseg.network.soft_loss import AdaptiveWingLoss, SoftSegLoss, VoxelLoss
+from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_softseg.network.soft_loss import AdaptiveWingLoss
+from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 
 # target, prediction, loss: from the formula of Wang et al. 2019 with omega 8, epsilon 1, theta 0.5, alpha 2.1
 TABLE = [

@@ -15,9 +15,9 @@ from torch import nn
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import backends, openvino_network
+from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.backends import BackendChoice, TorchNetwork, UNetInStages
 from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu
-from nnunet_softseg.network.soft_loss import AdaptiveWingLoss
 
 PATCH = (1, 32, 32, 16)
 needs_openvino = pytest.mark.skipif(

@@ -3,17 +3,14 @@
 import pytest
 import torch
 
+from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
     norm_relu,
     normalised_for_loss,
     robust_peak,
     update_running_scale,
 )
-from nnunet_softseg.network.soft_loss import (
-    AdaptiveWingLoss,
-    SoftDiceLoss,
-    SoftSegLoss,
-)
+from nnunet_softseg.network.soft_loss import SoftDiceLoss, SoftSegLoss
 
 
 def disc(size: int = 16) -> torch.Tensor:
