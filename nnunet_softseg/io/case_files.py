@@ -1,8 +1,4 @@
-"""The image files in a place.
-
-listing = list_files(folder)              # or list_bids(folder): a BIDS tree
-listing.files, listing.passed_over        # those taken; the others, each with its reason
-"""
+"""The image files in a folder or a BIDS tree: those taken, and those passed over, each with its reason."""
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,9 +47,6 @@ class ImageFiles:
         return file.name if self.is_one_file else file.relative_to(self.root).as_posix()
 
 
-# Places
-
-
 def list_files(
     root: Path,
     *,
@@ -63,8 +56,7 @@ def list_files(
 ) -> ImageFiles:
     """Return the NIfTI files in a folder, or the one file; `expected` and `remedy` are parts of the message.
 
-    Raises:
-        UserError: if there is nothing of that name, no NIfTI file in it, or it is a file of another kind.
+    Raise a UserError if there is nothing of that name, no NIfTI file in it, or it is a file of another kind.
     """
     if root.is_file():
         if not is_nifti(root.name):
@@ -89,8 +81,7 @@ def list_files(
 def list_bids(bids: Path) -> ImageFiles:
     """Return the images in `sub-*/[ses-*/]anat` and `dwi`; other files of the subjects are passed over.
 
-    Raises:
-        UserError: if there is no such folder or no image in it.
+    Raise a UserError if there is no such folder or no image in it.
     """
     if not bids.is_dir():
         raise UserError(f"{bids}: expected a BIDS folder, found {'a file' if bids.exists() else 'nothing'}")

@@ -21,21 +21,16 @@ from nnunet_softseg.io.case_names import (
 )
 from nnunet_softseg.io.nifti import without_nifti_ending
 
-_Wanted = tuple[str, int]
-"""Case id and label."""
+_Wanted = tuple[str, int]  # case id and label
 _Named = tuple[Path, tuple[str, int | None]]
 """A file with the case and label that its name says; None: of all labels, or its content tells which."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The files of one folder that belong to the cases asked for.
+    """The files of one folder that belong to the cases asked for, and the way they were found, in words.
 
-    Attributes:
-        paths: case and label -> file.
-        way: how they were found, in words.
-        missing: case -> why there is none.
-        num_unused: NIfTI files that belong to no case, or were not needed.
+    `missing` holds case -> why there is none; `num_unused` counts NIfTI files of no case, or not needed.
     """
 
     paths: Mapping[_Wanted, Path]
@@ -52,22 +47,16 @@ def _group(named: Iterable[_Named]) -> dict[tuple[str, int | None], list[Path]]:
     return grouped
 
 
-# References: the files tell the cases
-
-
 def reference_files(
     images: ImageFiles, labels: Sequence[int] | None = None, pattern: str | None = None
 ) -> tuple[dict[_Wanted, Path], tuple[int, ...]]:
     """Return the reference of each case and label, and the labels.
 
-    Args:
-        images: soft labels `<case>_<label, 4 digits>`, or maps `<case>` with or without what a derivative
-            adds.
-        labels: those to take; None takes all that the names tell, or 1.
-        pattern: path inside the folder with `{case}`, perhaps `{label}` and `*`.
+    The images are soft labels `<case>_<label, 4 digits>`, or maps `<case>` with or without what a derivative
+    adds; labels None takes all that the names tell, or 1. The pattern is a path inside the folder with
+    `{case}`, perhaps `{label}` and `*`.
 
-    Raises:
-        UserError: if there is no file, two belong to one case and label, or a label is missing.
+    Raise a UserError if there is no file, two belong to one case and label, or a label is missing.
     """
     soft = [
         file for file in images.files if file.parent.name == SOFT_FOLDER and parse_numbered_name(file.name)
@@ -121,15 +110,9 @@ def prediction_files(
 ) -> Found:
     """Return the files of a method that belong to the cases.
 
-    Args:
-        images: of the method's folder.
-        cases: of the references.
-        labels: of the references.
-        pattern: path inside the folder with `{case}` (or `{subject}`, `{contrast}`), perhaps `{label}` and
-            `*`; no other way is tried then.
-
-    Raises:
-        UserError: if two files could be the one of a case.
+    Cases and labels are those of the references. With a pattern, a path inside the folder with `{case}` (or
+    `{subject}`, `{contrast}`), perhaps `{label}` and `*`, no other way is tried. Raise a UserError
+    if two files could be the one of a case.
     """
     if images.is_one_file and len(cases) == 1:
         return Found({(cases[0].case_id, label): images.root for label in labels}, "the one file given")
@@ -227,15 +210,9 @@ def companion_files(
     It has a stem of the case as its name, or begins with it and goes on with `_`, and with no longer stem of
     another case. Of several, the one with `kind` in its name counts, then the one with the stem as its name.
 
-    Args:
-        images: of a folder with those of many cases; a single file serves all of them.
-        stems: case -> names to try, in this order.
-        kind: "level", "disc", "image".
-        cases: those that may be told by subject, session and contrast in a BIDS name, if no stem fits.
-        not_these: files that are no companions, as the maps themselves.
-
-    Raises:
-        UserError: if two files could be the one of a case.
+    A single file serves all cases. `stems` holds the names to try, in this order; `kind` is "level", "disc"
+    or "image"; `cases` may be told by subject, session and contrast in a BIDS name, if no stem fits;
+    `not_these` are no companions, as the maps themselves. Two files for a case raise a UserError.
     """
     if images.is_one_file:
         return dict.fromkeys(stems, images.root)

@@ -25,9 +25,6 @@ _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)
 _FIELDS = re.compile(r"\{(\w*)\}|(\*)")
 
 
-# BIDS
-
-
 @dataclass(frozen=True)
 class BidsName:
     """A file name taken apart: `sub-01`, `ses-1` or None, the other entities by key `acq: sag`, `T2w`."""
@@ -40,11 +37,11 @@ class BidsName:
     @property
     def contrast(self) -> str:
         """The suffix; of the family MTS, whose contrasts share it, `mt-on` or `mt-off`."""
-        if self.suffix == "MTS" and "mt" in self.entities:
+        if self.suffix != "MTS":
+            return self.suffix
+        if "mt" in self.entities:
             return f"mt-{self.entities['mt']}"
-        if self.suffix == "MTS":
-            return _MTS_BY_ACQUISITION.get(self.entities.get("acq", ""), self.suffix)
-        return self.suffix
+        return _MTS_BY_ACQUISITION.get(self.entities.get("acq", ""), self.suffix)
 
     def contrast_name(self, contrast: str, keys: Iterable[str]) -> str:
         """Return a contrast behind those of the entities that this file has: `acq-sag_T2w`."""
@@ -121,10 +118,8 @@ def parse_numbered_name(name: str) -> tuple[str, int] | None:
 def case_and_label(file: Path, known_cases: Collection[str] = ()) -> tuple[str, int | None]:
     """Return case and label of a map named `<case>` (None: no label) or `<case>_<label, 4 digits>`.
 
-    The name of a known case is taken as such even if it ends in four digits.
-
-    Raises:
-        UserError: if it is named as the channel of an image.
+    The name of a known case is taken as such even if it ends in four digits. Raise a UserError if it is named
+    as the channel of an image.
     """
     stem = without_nifti_ending(file.name)
     numbered = None if stem in known_cases else parse_numbered_name(file.name)
@@ -148,11 +143,7 @@ def longest_prefix(stem: str, names: Collection[str]) -> str | None:
 
 
 def check_pattern(pattern: str) -> str:
-    """Return a pattern that names its case.
-
-    Raises:
-        UserError: if it has another field, or neither {case} nor {subject}.
-    """
+    """Return the pattern; raise a UserError if it has an unknown field, or neither {case} nor {subject}."""
     fields = {match[1] for match in _FIELDS.finditer(pattern) if match[2] is None}
     known = {"case", "subject", "session", "contrast", "label"}
     if fields - known or not fields & {"case", "subject"}:

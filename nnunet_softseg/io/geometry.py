@@ -29,9 +29,6 @@ Affine = npt.NDArray[np.float64]
 Box = tuple[slice, ...]
 
 
-# One grid
-
-
 @dataclass(frozen=True, eq=False)
 class VoxelGrid:
     """A grid of voxels in the scanner: voxels along each array axis, (4, 4) affine to world RAS in mm."""
@@ -97,10 +94,7 @@ def turned(values: npt.NDArray[Any], affine: Affine, like: Affine) -> tuple[npt.
 
 
 def geometry_findings(file: Path, image: nib.Nifti1Image) -> Iterator[Finding]:
-    """Say whether voxel sizes and affine of a file, and of the same file opened, make sense and agree.
-
-    Errors come first.
-    """
+    """Say whether voxel sizes and affine of a file, and of it opened, make sense and agree; errors first."""
     name, grid = short_name(file), VoxelGrid.of(image)
     sizes = _sizes_in_file(file, image)[: image.ndim]
     listed = _listed(sizes)
@@ -139,11 +133,7 @@ def _sizes_in_file(file: Path, image: nib.Nifti1Image) -> npt.NDArray[np.floatin
 def check_grids(
     prediction: npt.NDArray[Any], reference: npt.NDArray[Any], spacing_mm: Sequence[float]
 ) -> None:
-    """Refuse two arrays that cannot lie on one grid of voxels of that size.
-
-    Raises:
-        ValueError: if the shapes differ, there is no voxel, or the spacing is not one length > 0 per axis.
-    """
+    """Raise a ValueError if shapes differ, have no voxel, or the spacing is not one length > 0 per axis."""
     if prediction.shape != reference.shape:
         raise ValueError(
             f"prediction and reference must lie on one grid, got {prediction.shape} and {reference.shape}"
@@ -189,10 +179,7 @@ def affine_findings(
     *,
     of: str = "the image",
 ) -> list[Finding]:
-    """Say whether the affine found in a label is that of its image.
-
-    Readers of the header (`seen_by`) differ where qform and sform do.
-    """
+    """Say whether a label has its image's affine; readers (`seen_by`) differ where qform and sform do."""
     difference = np.abs(np.asarray(expected) - np.asarray(found))
     if bool(np.all(difference <= AFFINE_TOLERANCE)):  # false for NaN
         return []
@@ -230,8 +217,7 @@ def reader_affines(properties: Mapping[str, Any]) -> dict[str, npt.NDArray[np.fl
     if "sitk_stuff" in properties:
         stored = properties["sitk_stuff"]
         spacing = np.asarray(stored["spacing"], dtype=np.float64)
-        affine = np.eye(4)
-        size = len(spacing)
+        affine, size = np.eye(4), len(spacing)
         affine[:size, :size] = np.asarray(stored["direction"], dtype=np.float64).reshape(size, size) * spacing
         affine[:size, 3] = stored["origin"]
         return {"original": np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine}
@@ -239,10 +225,7 @@ def reader_affines(properties: Mapping[str, Any]) -> dict[str, npt.NDArray[np.fl
 
 
 def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> str | None:
-    """Return the anatomical direction of each axis of a preprocessed case; "SAR": the first to superior.
-
-    None is returned where the properties, as nnU-Net's reader gave them, hold no geometry.
-    """
+    """Return the direction of each axis of a preprocessed case, "SAR"; None without geometry of a reader."""
     affines = reader_affines(properties)
     flat = len(properties.get("sitk_stuff", {}).get("spacing", _AXES)) != len(_AXES)
     if flat or not affines:
@@ -250,9 +233,6 @@ def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence
     file_axes = nib.aff2axcodes(affines.get("reoriented", affines["original"]))  # i, j, k
     reader_axes = file_axes[::-1]  # readers return (k, j, i)
     return "".join(reader_axes[axis] for axis in transpose_forward)
-
-
-# Parts of a grid
 
 
 def bounding_box(mask: npt.NDArray[np.bool_], margin: Sequence[int] = ()) -> Box:

@@ -44,15 +44,12 @@ def figures(value: float | None, digits: int = 3) -> str:
 
 
 def render_page(title: str, body: str, context: Mapping[str, Any], images: str = "data:") -> str:
-    """Return a whole page.
+    """Return a whole page; its title is plain text.
 
-    Args:
-        title: heading and title of the window, plain text.
-        body: Jinja2 source between heading and footer. All values are escaped, `Markup` apart; the filter
-            `figures(n)` writes numbers; a table of class "sortable" sorts by a click on its head; wrap tables
-            in `<div class="wide">`.
-        context: the names that `body` uses.
-        images: where pictures may come from, as in a content security policy; the default is the page itself.
+    `body` is Jinja2 source between heading and footer, with the names of `context`. All values are escaped,
+    `Markup` apart; the filter `figures(n)` writes numbers; a table of class "sortable" sorts by a click on
+    its head; wrap tables in `<div class="wide">`. `images` says where pictures may come from, as in a content
+    security policy; the default is the page itself.
     """
     page = f'{{% extends "layout.html" %}}{{% block body %}}{body}{{% endblock %}}'
     environment = jinja2.Environment(

@@ -26,11 +26,7 @@ _STRUCTURED = (".json", *YAML_ENDINGS)
 
 
 def load_text(file: Path) -> str:
-    """Return the content of a text file in UTF-8.
-
-    Raises:
-        UserError: if it is not a text file, or cannot be read.
-    """
+    """Return the content of a text file in UTF-8; raise a UserError if it is none, or cannot be read."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -41,8 +37,7 @@ def load_text(file: Path) -> str:
 def load_structure(file: Path) -> Any:
     """Return the content of a JSON or YAML file; in YAML every value is a string, `01` too.
 
-    Raises:
-        UserError: if it cannot be read, or is neither.
+    Raise a UserError if it cannot be read, or is neither.
     """
     text = load_text(file)
     try:
@@ -66,12 +61,8 @@ def all_values(structure: Any) -> list[str]:
 def read_exclusions(arguments: Iterable[str]) -> tuple[str, ...]:
     """Return the patterns that were asked for, once each.
 
-    Args:
-        arguments: names or patterns (`*`, `?`, `[]`), or files of them: one a line with `#` comments, or all
-            values of a JSON or YAML file.
-
-    Raises:
-        UserError: if a file is missing or unreadable.
+    The arguments are names or patterns (`*`, `?`, `[]`), or files of them: one a line with `#` comments, or
+    all values of a JSON or YAML file. Raise a UserError if a file is missing or unreadable.
     """
     patterns: list[str] = []
     for argument in arguments:
@@ -114,12 +105,11 @@ class Exclusion:
     def warnings(self) -> list[str]:
         """Say which patterns matched nothing: a misspelt one would let through what it was to stop."""
         unused = [pattern for pattern in self.patterns if pattern not in self.used]
-        if not unused:
-            return []
-        return [
+        text = (
             f"--exclude matched nothing for {examples(unused)}: expected subjects (sub-01), sessions, cases "
             "(sub-01_T2w), file names, or patterns (sub-site*); nothing is left out for them"
-        ]
+        )
+        return [text] if unused else []
 
 
 @dataclass(frozen=True)
@@ -162,22 +152,15 @@ def select_images(
 ) -> ChosenImages:
     """Return the images of a BIDS folder that a user has chosen.
 
-    Args:
-        listing: of `list_bids`.
-        exclude: images to leave out.
-        contrasts: those to take; None: all.
-        distinguish_by: BIDS entities that make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
-        contrast_of: contrast of a name; None: of no contrast that counts.
-
-    Raises:
-        UserError: if there is no image of a contrast that is asked for.
+    The BIDS entities `distinguish_by` make two contrasts of one, `("acq",)`: `acq-sag_T2w`, `acq-ax_T2w`.
+    `contrast_of` returns None for a name of no contrast that counts. Raise a UserError if there is no image
+    of a contrast that is asked for.
     """
     images, passed_over = [], dict(listing.passed_over)
     for path in listing.files:
         name = parse_bids_name(path.name)
-        contrast = contrast_of(name) if name else None
         image = None
-        if name and contrast:
+        if name and (contrast := contrast_of(name)):
             image = BidsImage(path, name, name.contrast_name(contrast, distinguish_by))
         reason = _reason_against(path, name, image, listing.root, exclude)
         if reason:

@@ -4,7 +4,6 @@ import enum
 import gzip
 import math
 import os
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 UNREADABLE = (OSError, EOFError, ValueError, ImageFileError, HeaderDataError, zlib.error)
 """What nibabel raises on a file that is missing, cut off or not an image."""
 _READ_IN_CHUNKS_OF = 1 << 20
-_GZIP_SIZE = struct.Struct("<I")
 _AXES = 3
 _REAL_KINDS = "biuf"
 _AGAIN = "write the file again"
@@ -35,9 +33,6 @@ _FULL_SCALES = (100, 255)
 _LARGEST_OVERSHOOT = 0.5
 
 Values = npt.NDArray[np.float32]
-
-
-# Files
 
 
 def is_nifti(name: str) -> bool:
@@ -62,10 +57,9 @@ def without_nifti_ending(name: str) -> str:
 
 
 def load_nifti(file: Path) -> nib.Nifti1Image:
-    """Return an open NIfTI file; its header is read, its voxels stay on disk until they are asked for.
+    """Return an open NIfTI file, its voxels still on disk.
 
-    Raises:
-        UserError: if it is missing, or its header cannot be read.
+    Raise a UserError if it is missing, or its header cannot be read.
     """
     try:
         image = nib.load(file)
@@ -82,7 +76,6 @@ def file_findings(file: Path, name: str = "") -> list[Finding]:
     """Say whether a NIfTI file is there, whole (by its checksum if compressed), 3-D and of real numbers.
 
     Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
-    The name is for messages; "" takes that of file and folder.
     """
     name = name or short_name(file)
     if not file.is_file():
@@ -134,8 +127,8 @@ def is_long_enough(file: Path, needed: int) -> bool:
     if file.suffix != ".gz":
         return file.stat().st_size >= needed
     with file.open("rb") as opened:
-        opened.seek(-_GZIP_SIZE.size, os.SEEK_END)
-        (size,) = _GZIP_SIZE.unpack(opened.read())
+        opened.seek(-4, os.SEEK_END)
+        size = int.from_bytes(opened.read(), "little")
     # The end of a complete gzip stream says how long it is; only one that differs is inflated.
     if size == needed % 2**32:
         return True
@@ -169,10 +162,8 @@ def image_name(image: nib.Nifti1Image, otherwise: str) -> str:
 def stored_values(file: Path) -> Values:
     """Return the values of a whole NIfTI file, (x, y, z), in the order in which viewers count voxels.
 
-    The range is judged by these: of nnU-Net's readers, SimpleITK turns NaN into 0, in silence.
-
-    Raises:
-        UserError: if it cannot be read after all.
+    The range is judged by these: of nnU-Net's readers, SimpleITK turns NaN into 0, in silence. Raise a
+    UserError if it cannot be read after all.
     """
     return np.asarray(_values(load_nifti(file), str(file)), dtype=np.float32)
 
@@ -180,8 +171,7 @@ def stored_values(file: Path) -> Values:
 def read_values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
     """Return the values of a 3-D image, scaled by its header, in the type that gives; name: for messages.
 
-    Raises:
-        UserError: if it is not 3-D, cannot be read, or holds no real, finite numbers.
+    Raise a UserError if it is not 3-D, cannot be read, or holds no real, finite numbers.
     """
     shape = image.shape
     if len(shape) != _AXES:

@@ -1,12 +1,8 @@
 """Files of results: written aside and renamed, so that none is half-written, and records of their making.
 
-A process may be killed at any time and two may write the same file at once, on one machine or on two that
-share a disk. The temporary name holds machine and process, so that what a dead process left can be told from
-what a living one is writing.
-
-A record is a JSON object (or metadata of an array) with the request: all that decides the values of a result,
-as settings, version and SHA-256 of sources; often with `outputs`, path -> SHA-256 of each file written.
-Hash the sources before they are read: one that changes meanwhile makes the record stale, not wrong.
+A temporary name holds machine and process: files of dead processes are told from those being written.
+A record holds the request (settings, version, SHA-256 of sources), often the SHA-256 of each output. Hash
+sources before they are read: one that changes meanwhile makes the record stale, not wrong.
 """
 
 import contextlib
@@ -33,15 +29,11 @@ _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _CHUNK_BYTES = 1 << 20
 
 
-# Writing
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, of the same type, that takes its place when the block ends well.
 
-    Raises:
-        UserError: if the folder cannot be written, or the disk is full.
+    Raise a UserError if the folder cannot be written, or the disk is full.
     """
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     aside = _aside(path, suffix)
@@ -56,11 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents where they are missing.
-
-    Raises:
-        UserError: if that cannot be done.
-    """
+    """Make a folder and its parents where they are missing; raise a UserError if that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,9 +60,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder` that gets its name when the block ends well.
 
     The folder is not there yet, or empty; its parents are made. Those that dead processes left are removed.
-
-    Raises:
-        UserError: if it cannot be written, the disk is full, or somebody else has made it meanwhile.
+    Raise a UserError if it cannot be written, the disk is full, or somebody else has made it meanwhile.
     """
     make_folder(folder.parent)
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
@@ -94,8 +80,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file all at once, on the disk when this returns: not even a power cut leaves it half-written.
 
-    Raises:
-        UserError: if the folder cannot be written, or the disk is full.
+    Raise a UserError if the folder cannot be written, or the disk is full.
     """
     with replacing(path) as aside, aside.open("xb") as stream:
         stream.write(content)
@@ -199,11 +184,7 @@ def changed_keys(recorded: Mapping[str, Any], request: Mapping[str, Any]) -> lis
 
 
 def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+    """Return the SHA-256 of a file, in hexadecimal digits; raise a UserError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with file.open("rb") as stream:
@@ -219,8 +200,7 @@ def sha256(file: Path) -> str:
 
 def describe_source(file: Path) -> dict[str, Any]:
     """Return name, size, time of change and SHA-256 of a source, for `source_changed`; or raise UserError."""
-    digest = sha256(file)
-    status = file.stat()
+    digest, status = sha256(file), file.stat()
     return {"file": file.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
 
 
@@ -253,10 +233,7 @@ def changed_outputs(
 ) -> list[str]:
     """Return the outputs that are missing, were never finished (None), or are not as they were written.
 
-    Args:
-        folder: from which the recorded paths are seen.
-        recorded: path -> SHA-256.
-        files: those that must be there; None: all that are recorded.
+    `recorded` holds path, as seen from the folder, -> SHA-256; `files` must be there, None: all recorded.
     """
     names = recorded if files is None else [relative_name(file, folder) for file in files]
     return [name for name in names if not _is_as_written(folder / name, recorded.get(name))]

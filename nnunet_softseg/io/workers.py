@@ -28,16 +28,9 @@ def map_jobs(
 ) -> list[Result]:
     """Return the function's result of each job, in the order of the jobs.
 
-    Args:
-        function: of a module, so that it can be sent to another process. What it raises stops all jobs.
-        jobs: its arguments.
-        num_processes: at most so many processes; 0 or 1: work in this one.
-        progress: show a bar, the description at its left.
-        description: of the work.
-        initializer: called once in every new process.
-
-    Raises:
-        UserError: if a process is killed from outside, usually for want of memory.
+    The function is that of a module, so that it can be sent to another process; what it raises stops all
+    jobs. `num_processes` 0 or 1: work in this one. `initializer` is called once in every new process.
+    Raise a UserError if a process is killed from outside, usually for want of memory.
     """
     num_processes = min(num_processes, len(jobs))
     with tqdm(total=len(jobs), desc=description, disable=not progress, unit="case") as bar:
