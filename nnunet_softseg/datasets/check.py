@@ -92,11 +92,7 @@ class _CaseResult:
 
 
 def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) -> CheckReport:
-    """Return the faults of a dataset (id or name) in nnUNet_raw and of its soft labels.
-
-    Raises:
-        UserError: if there is no such dataset. Faults inside it are findings.
-    """
+    """Return the faults of a dataset (id or name) in nnUNet_raw; a UserError only if there is none."""
     name = dataset_name(dataset)
     folder = nnunet_folder("nnUNet_raw", name)
     if not folder.is_dir():
@@ -156,9 +152,6 @@ def _case_jobs(
         files = [soft_label_file(folder / soft_label.FOLDER, case.case_id, label) for label in labels]
         jobs.append(_CaseJob(case, tuple(files), labels, reader, num_channels))
     return jobs
-
-
-# One case
 
 
 def _check_case(job: _CaseJob) -> _CaseResult:
@@ -254,15 +247,8 @@ def _has_error(findings: Iterable[Finding]) -> bool:
     return any(finding.severity == "error" for finding in findings)
 
 
-# The dataset as a whole
-
-
 def orientation_findings(orientations: Mapping[str, str | None]) -> list[Finding]:
-    """Say whether all cases lie the same way in their arrays.
-
-    Args:
-        orientations: case -> one letter of R, L, A, P, S, I per array axis, None where it is unknown.
-    """
+    """Compare the cases' orientations: one letter of R, L, A, P, S, I per array axis; None: unknown."""
     by_axis: dict[str, list[str]] = defaultdict(list)
     by_letters: dict[str, list[str]] = defaultdict(list)
     for case_id, letters in orientations.items():
@@ -311,9 +297,7 @@ def _preprocessed_findings(
 def split_findings(splits: Any, case_ids: Sequence[str]) -> list[Finding]:
     """Say whether a subject falls on both sides of a split, and whether splits name unknown cases.
 
-    Args:
-        splits: of splits_final.json, {"train": cases, "val": cases} per fold; None: nnU-Net splits by case.
-        case_ids: of the dataset. `sub-<label>` at the start of a case names its subject, as in BIDS.
+    splits_final.json holds {"train": cases, "val": cases} per fold; None: nnU-Net splits by case.
     """
     file, remedy = "splits_final.json", "write one grouped by subject"
     if splits is None:

@@ -30,11 +30,7 @@ class TrainingCase:
 
 
 def dataset_name(dataset: int | str) -> str:
-    """Return the full name, `DatasetNNN_Name`, of a dataset given by id or name.
-
-    Raises:
-        UserError: if there is no such dataset, or more than one with that id.
-    """
+    """Return the full name, `DatasetNNN_Name`, of a dataset; a UserError if none or several have the id."""
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     try:
@@ -49,11 +45,7 @@ def dataset_name(dataset: int | str) -> str:
 
 
 def nnunet_folder(variable: str, name: str) -> Path:
-    """Return the folder of a dataset under nnUNet_raw, nnUNet_preprocessed or nnUNet_results, there or not.
-
-    Raises:
-        UserError: if the environment variable is not set.
-    """
+    """Return the folder of a dataset, there or not, in that of nnU-Net's variable; a UserError if not set."""
     root = os.environ.get(variable)
     if not root:
         raise UserError(
@@ -117,8 +109,7 @@ def dataset_finding(
 def foreground_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the label values above background, ascending: the order in which soft labels are stacked.
 
-    Raises:
-        UserError: for no foreground, and for ignore or region-based labels, not supported yet.
+    A UserError for no foreground, and for ignore or region-based labels, not supported yet.
     """
     raise_first_error(label_findings(dataset_json["labels"]))
     return tuple(sorted(set(dataset_json["labels"].values()) - {0}))
@@ -149,12 +140,7 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[Train
 def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
     """Return the name of the reader that nnU-Net's planner will choose for a dataset.
 
-    Args:
-        dataset_json: of the raw dataset.
-        example_image: the first of the first case: nnU-Net takes the first reader that can open it.
-
-    Raises:
-        UserError: if no reader can open it.
+    nnU-Net takes the first that can open the example, the first image; a UserError if none can.
     """
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 

@@ -42,9 +42,6 @@ _NOTES = (".json", ".tsv", ".csv", ".txt", ".md")
 SoftLabel = npt.NDArray[np.float32]
 
 
-# Names
-
-
 def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
     """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only a `.nii` is there.
 
@@ -54,13 +51,7 @@ def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
 
 
 def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]) -> list[Finding]:
-    """Say which soft labels are missing, and which files belong to no case or label.
-
-    Args:
-        folder: softLabelsTr.
-        case_ids: those that need a soft label.
-        labels: foreground values of dataset.json.
-    """
+    """Say which soft labels are missing in softLabelsTr, and which files belong to no case or label."""
     case_ids = sorted(case_ids)
     if not folder.is_dir():
         expected = f"a folder with {len(case_ids)} x {len(labels)} soft labels"
@@ -99,9 +90,6 @@ def _why_extra(file: Path, case_ids: Sequence[str], labels: Sequence[int]) -> tu
     return "one file per case and label", "both .nii and .nii.gz"
 
 
-# Files
-
-
 class ImageReader(Protocol):
     """The part of nnU-Net's reader classes that is used here."""
 
@@ -110,11 +98,7 @@ class ImageReader(Protocol):
 
 
 def find_reader(name: str) -> ImageReader:
-    """Return nnU-Net's reader of that name, one that keeps the geometry of NIfTI files.
-
-    Raises:
-        UserError: for any other.
-    """
+    """Return nnU-Net's reader of that name; a UserError unless it keeps the geometry of NIfTI files."""
     if name not in NIFTI_READERS:
         raise_first_error(format_findings({"file_ending": ".nii.gz", "overwrite_image_reader_writer": name}))
     from nnunetv2.imageio import nibabel_reader_writer, simpleitk_reader_writer
@@ -125,11 +109,7 @@ def find_reader(name: str) -> ImageReader:
 
 
 def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    """Return (channel, z, y, x) and the properties of an image, in the axis order of nnU-Net's reader.
-
-    Raises:
-        UserError: if the reader cannot open it, whatever it raises.
-    """
+    """Return (channel, z, y, x) and the properties of an image; a UserError if the reader cannot open it."""
     try:
         return reader.read_images([str(file) for file in files])
     except Exception as error:
@@ -144,10 +124,7 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
 def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[str, Any]]:
     """Return a soft label (z, y, x) and its properties, just as the dataset's reader gives the image.
 
-    Only the file is checked; for values and grid see `content_findings` and `reader_geometry_findings`.
-
-    Raises:
-        UserError: if the file is missing, broken or not three-dimensional.
+    Only the file is checked: a UserError if it is missing, broken or not three-dimensional.
     """
     raise_first_error(file_findings(file))
     channels, properties = read_image([file], reader)
@@ -155,15 +132,9 @@ def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[st
 
 
 def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], reference: Path) -> None:
-    """Write a soft label, float32, with the geometry and header of its image.
+    """Write a soft label, (x, y, z) in [0, 1], as float32 with geometry and header of its reference image.
 
-    Args:
-        file: ends in .nii.gz or .nii.
-        soft_label: (x, y, z) in the axis order of the reference file, values in [0, 1].
-        reference: NIfTI file of the image.
-
-    Raises:
-        UserError: if shape or range are wrong, or the file cannot be written.
+    A UserError if shape or range are wrong, or the file cannot be written.
     """
     raise_first_error(file_findings(reference))
     image = load_nifti(reference)
@@ -175,13 +146,7 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
 def write_label_map(file: Path, soft_files: Sequence[Path], labels: Sequence[int]) -> None:
     """Write the label map of soft labels, of the values as they are on disk, where `check` compares the two.
 
-    Args:
-        file: ends in .nii.gz or .nii.
-        soft_files: one per label, on one grid; the first gives the header.
-        labels: integer value of each.
-
-    Raises:
-        UserError: if the file cannot be written.
+    There is one soft file per label, on one grid; the first gives the header.
     """
     label_map = hard_label_map([stored_values(soft_file) for soft_file in soft_files], labels)
     _write(file, label_map, load_nifti(soft_files[0]), max(labels), f"soft label > {HARD_THRESHOLD:g}")
@@ -216,12 +181,8 @@ def hard_label_map(
 ) -> npt.NDArray[np.integer[Any]]:
     """Return the integer label map of soft labels: the label of the largest where that is > 0.5, else 0.
 
-    The one rule for label maps: of datasets, of predictions, of fused raters. Of equal fractions, the first
-    label wins.
-
-    Args:
-        soft_labels: one array per label, all of one shape.
-        labels: integer value of each; uint16 for one above 255, else uint8.
+    The one rule for label maps: of datasets, of predictions, of fused raters. The arrays have one shape; of
+    equal fractions, the first label wins. uint16 for a label above 255, else uint8.
     """
     dtype = np.uint8 if max(labels) <= np.iinfo(np.uint8).max else np.uint16
     largest = np.asarray(soft_labels[0])
@@ -238,11 +199,7 @@ def label_map_findings(
 ) -> list[Finding]:
     """Say whether the integer label map is soft label > 0.5, as vanilla trainers must see the same anatomy.
 
-    Args:
-        label_map_file: in labelsTr.
-        label_map: (x, y, z) in the axis order of the file.
-        soft_labels: one array per label, same axes.
-        labels: integer value of each.
+    All arrays are (x, y, z) in the axis order of the file.
     """
     name = short_name(label_map_file)
     remedy = (

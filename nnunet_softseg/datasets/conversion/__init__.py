@@ -1,6 +1,5 @@
 """BIDS with soft labels -> nnUNet_raw: names, a split by subject, files, a manifest.
 
-Order: sources (images that become cases) -> splits -> inspection (faults, hashes) -> writing -> command.
 Contrasts of one subject never fall on both sides of a split. Source files are read and copied, never linked
 or changed.
 """

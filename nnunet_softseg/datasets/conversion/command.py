@@ -40,10 +40,9 @@ class ConversionReport:
     """What `convert` did.
 
     Attributes:
-        folders: of the datasets: that of all contrasts first, then one for each contrast if asked for.
-        written: those that were not there before.
-        num_cases: by part, "train", "validation" and "test".
-        num_subjects: by part.
+        folders: that of all contrasts first, then one for each contrast if asked for.
+        written: the folders that were not there before.
+        num_cases: by part, "train", "validation" and "test", as `num_subjects`.
         left_out: reason -> images that are in no dataset, as paths in the BIDS folder.
     """
 

@@ -23,15 +23,7 @@ from nnunet_softseg.io.workers import map_jobs
 
 @dataclass(frozen=True)
 class Inspection:
-    """Faults and hashes of one case.
-
-    Attributes:
-        case_id: `<sub>[_ses]_<contrast>`.
-        errors: forbid the conversion.
-        warnings: legal, but worth a look.
-        sha256: by file; empty if there is an error.
-        masks: soft labels that hold 0 and 1 only.
-    """
+    """Faults and hashes (none if there is an error) of one case; its soft labels that hold 0 and 1 only."""
 
     case_id: str
     errors: list[Finding]
@@ -41,11 +33,7 @@ class Inspection:
 
 
 def inspect_cases(cases: Sequence[SourceCase], *, num_processes: int, progress: bool) -> list[Inspection]:
-    """Return faults and hashes of every case, in the order of the cases.
-
-    Raises:
-        UserError: if any case is not fit; it names the first fault and the number of the others.
-    """
+    """Return faults and hashes of every case, in their order; a UserError if any case is not fit."""
     inspections = map_jobs(
         inspect, cases, num_processes=num_processes, progress=progress, description="Looking at cases"
     )

@@ -28,7 +28,6 @@ class Layout:
     """How a dataset is laid out.
 
     Attributes:
-        name: for `--layout`.
         places: of soft labels, in the order in which they are tried: folder in the BIDS folder, and the end
             of the file name, behind the image's name.
         contrasts: entities but `space`, sorted, and suffix of a name, `flip-1_mt-on_MTS` -> contrast as in
@@ -88,9 +87,6 @@ def find_layout(name: str) -> Layout:
     return layouts[name]
 
 
-# Cases
-
-
 @dataclass(frozen=True)
 class SourceCase:
     """One image, `<sub>[_ses]_<contrast>`, with a soft label per label; the files may be broken still."""
@@ -125,13 +121,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Sources:
-    """Cases of a BIDS folder.
+    """Cases of a BIDS folder, sorted by case id.
 
     Attributes:
-        bids: root of the images.
-        derivatives: root of the soft labels.
         labels: name -> ending of the file name; their values are 1, 2, ... in this order.
-        cases: sorted by case id.
         subjects: all of the folder, those without a case too.
         left_out: reason -> images, as paths in the BIDS folder.
     """
@@ -148,9 +141,7 @@ class Sources:
 def find_sources(bids: Path, selection: Selection) -> Sources:
     """Return the images that become cases, and those that do not.
 
-    Raises:
-        UserError: if a name is not BIDS, two images get one case id, a file is a link to nowhere, or none is
-            left.
+    A UserError if a name is not BIDS, two images get one case id, a file is a broken link, or none is left.
     """
     listing, exclusion = list_bids(bids), Exclusion(selection.exclude)
     chosen = select_images(
@@ -226,9 +217,6 @@ def _check_cases(cases: Sequence[SourceCase]) -> None:
             f"{examples(broken, 1)}: expected files, found links to nowhere: fetch their content (git annex "
             "get, datalad get), or leave them out (--exclude)"
         )
-
-
-# Soft labels
 
 
 @dataclass(frozen=True)

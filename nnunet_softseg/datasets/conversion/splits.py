@@ -57,9 +57,6 @@ class Split:
         return next(part for part in PARTS if subject in getattr(self, part))
 
 
-# Drawn
-
-
 def split_subjects(
     subjects: Iterable[str],
     lists: Split | None = None,
@@ -76,7 +73,7 @@ def split_subjects(
             only: then those who train and validate are drawn from the others. None: all are drawn.
         num_test: of a drawn part; None takes a fifth, at least one of three or more subjects.
         num_validation: of a drawn part; None takes a fifth, at least one.
-        seed: of the draw; the same seed gives the same split.
+        seed: of the draw.
 
     Raises:
         UserError: if not one subject is left to train on, or none to validate on.
@@ -113,9 +110,6 @@ def _check_numbers(count: int, test: int, validation: int) -> None:
         )
 
 
-# Folds
-
-
 def make_folds(split: Split) -> list[dict[str, tuple[str, ...]]]:
     """Return the subjects, "train" and "val", of each of nnU-Net's five folds; the first is the split itself.
 
@@ -143,9 +137,6 @@ def folds_of_cases(cases: Sequence[SourceCase], split: Split) -> list[dict[str, 
     ]
 
 
-# Of the sources
-
-
 def choose_split(
     sources: Sources,
     file: Path | None = None,
@@ -154,18 +145,10 @@ def choose_split(
     num_validation: int | None = None,
     seed: int = 0,
 ) -> tuple[Split, Sources]:
-    """Return the split, and the sources without the subjects that are in no part of it.
+    """Return the split of a file, or drawn without one, and the sources of the subjects that are in it.
 
-    Args:
-        sources: all cases.
-        file: that names the subjects of each part, see `read_split_file`; None draws.
-        num_test: see `split_subjects`, as for the others.
-        num_validation: of a drawn part.
-        seed: of the draw.
-
-    Raises:
-        UserError: if the file names unknown subjects, or one in two parts, or if no subject is left to train
-            or to validate on.
+    See `read_split_file` and `split_subjects`. A UserError if the file names unknown subjects, or one in two
+    parts, or if no subject is left to train or to validate on.
     """
     subjects = {case.subject for case in sources.cases}
     if file is None:
@@ -197,20 +180,12 @@ def choose_split(
     return split, dataclasses.replace(sources, cases=cases, left_out=left_out, warnings=tuple(warnings))
 
 
-# From a file
-
-
 def read_split_file(file: Path) -> Split:
     """Return the subjects of each part, as `sub-<label>`.
 
+    The file is JSON or YAML with the keys train, val (validation, valid) and test; a conversion.json; or a
+    participants.tsv with a column `split`; anything else, or a subject in two parts, raises a UserError.
     Entries may be subjects, with or without `sub-`, or names of their images, as ivadomed lists them.
-
-    Args:
-        file: JSON or YAML with the keys train, val (validation, valid) and test; a conversion.json; or a
-            participants.tsv with a column `split`.
-
-    Raises:
-        UserError: if it is none of these, or puts one subject into two parts.
     """
     entries = _table_entries(file) if file.suffix.lower() == ".tsv" else _structure_entries(file)
     parts: dict[str, tuple[str, ...]] = dict.fromkeys(PARTS, ())

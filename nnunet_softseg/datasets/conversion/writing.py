@@ -32,9 +32,6 @@ _IDENTITY = ("labels", "split", "cases")
 _REMEDY = "remove it, or choose another dataset id"
 
 
-# Id and folder
-
-
 @dataclass(frozen=True)
 class Dataset:
     """One dataset to write; a UserError for an impossible id or name, or the id of another dataset."""
@@ -80,16 +77,10 @@ def find_raw_folder(raw_folder: str | os.PathLike[str] | None) -> Path:
 def make_datasets(
     target: Dataset, sources: Sources, selection: Selection, per_contrast: bool | Mapping[str, int]
 ) -> list[Dataset]:
-    """Return the dataset of all contrasts and, if asked for, one more for each.
+    """Return the dataset of all contrasts, the target, and, if asked for, one more for each.
 
-    Args:
-        target: the dataset of all contrasts, still without cases.
-        sources: of all datasets.
-        selection: its contrasts, or else its layout, give the order of ids.
-        per_contrast: True: with the ids that follow; a mapping: contrast -> id.
-
-    Raises:
-        UserError: if ids or names are impossible or taken.
+    The ids of these follow, in the order of the selection's contrasts or else of its layout, or come from a
+    mapping contrast -> id. A UserError if ids or names are impossible or taken.
     """
     datasets = [dataclasses.replace(target, cases=sources.cases)]
     if not per_contrast:
@@ -121,11 +112,7 @@ def _check_ids(asked: Mapping[str, int], contrasts: Sequence[str], dataset_id: i
 
 
 def check_split(dataset: Dataset, split: Split) -> list[str]:
-    """Return warnings about folds of a dataset that lack training or validation images.
-
-    Raises:
-        UserError: if nothing is left to train on, or to validate on, in its first fold.
-    """
+    """Return warnings about folds that lack training or validation images; a UserError if the first does."""
     folds = folds_of_cases(dataset.cases, split)
     for side, what in (("train", "training"), ("val", "validation")):
         if not folds[0][side]:
@@ -148,14 +135,7 @@ def check_split(dataset: Dataset, split: Split) -> list[str]:
 def make_manifest(
     sources: Sources, cases: Sequence[SourceCase], split: Split, inspections: Sequence[Inspection]
 ) -> dict[str, Any]:
-    """Return where every file of one dataset comes from, with its SHA-256, as JSON gives it back.
-
-    Args:
-        sources: of all datasets, as the split and the inspections.
-        cases: of this dataset.
-        split: part -> subjects.
-        inspections: hashes of the files.
-    """
+    """Return where every file of one dataset, of the cases given, comes from, with its SHA-256."""
     hashes = {file: value for inspection in inspections for file, value in inspection.sha256.items()}
     entries = {}
     for case in cases:
@@ -199,9 +179,6 @@ def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise UserError(f"{folder} exists, but {name} is missing in it: {_REMEDY}")
 
 
-# Files
-
-
 @dataclass(frozen=True)
 class CaseJob:
     """One case to write to the folders of the datasets that it belongs to."""
@@ -221,15 +198,7 @@ def write_datasets(
 ) -> list[Dataset]:
     """Write the datasets that are not there, all of them aside first, and return them.
 
-    Args:
-        datasets: with their cases.
-        manifests: folder -> content of conversion.json.
-        split: of all subjects.
-        num_processes: that write cases.
-        progress: show a bar.
-
-    Raises:
-        UserError: if a folder that is there holds another dataset, or a file cannot be written.
+    The manifests are by folder. A UserError if a folder that is there holds another dataset.
     """
     new = [dataset for dataset in datasets if not dataset.folder.exists()]
     for dataset in datasets:

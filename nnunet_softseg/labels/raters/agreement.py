@@ -15,14 +15,7 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 
 
 class RaterMeasure(NamedTuple):
-    """One number: volume_mm3, dice, soft_dice, mean_dice, fleiss_kappa, sensitivity, fused_volume_mm3, ...
-
-    Attributes:
-        name: as in the tables.
-        rater: empty: of all.
-        other_rater: the second of a pair; else empty.
-        value: NaN where there is none, as the Dice of two empty masks (`measure_table`).
-    """
+    """One number of a rater, a pair, or all (no rater); NaN where there is none, as for two empty masks."""
 
     name: str
     rater: str = ""
@@ -33,12 +26,8 @@ class RaterMeasure(NamedTuple):
 def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) -> list[RaterMeasure]:
     """Return the volume of each rater, Dice of each pair (> 0.5), their mean, and Fleiss' kappa.
 
-    With soft maps among them, the soft Dice of each pair, too; of two masks it is the same as Dice.
-
-    Args:
-        maps: rater -> values in [0, 1], all of one shape.
-        voxel_volume_mm3: of the grid.
-        region: voxels over which kappa is taken, see `fusion.neighbourhood`.
+    With soft maps among them, the soft Dice of each pair, too; of two masks it is the same as Dice. Maps are
+    rater -> values in [0, 1], all of one shape; kappa is taken over the region, see `fusion.neighbourhood`.
     """
     drawn = [(values > HARD_THRESHOLD)[region] for values in maps.values()]
     box = bounding_box(np.logical_or.reduce([values > 0 for values in maps.values()]))
@@ -48,7 +37,7 @@ def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) ->
     pairs = list(itertools.combinations(maps, 2))
     overlaps = [dice(maps[first], maps[second]) for first, second in pairs]
     measures += [RaterMeasure("dice", *pair, value) for pair, value in zip(pairs, overlaps, strict=True)]
-    if any(map(is_soft, maps.values())):
+    if any(((values > 0) & (values < 1)).any() for values in maps.values()):
         soft = [soft_dice(maps[first], maps[second]) for first, second in pairs]
         measures += [RaterMeasure("soft_dice", *pair, value) for pair, value in zip(pairs, soft, strict=True)]
     if pairs:
@@ -56,11 +45,6 @@ def agreement(maps: Mapping[str, Map], voxel_volume_mm3: float, region: Mask) ->
         mean = sum(known) / len(known) if known else math.nan
         measures += [RaterMeasure("mean_dice", value=mean), RaterMeasure("fleiss_kappa", value=kappa(drawn))]
     return measures
-
-
-def is_soft(values: Map) -> bool:
-    """Return whether any value lies between 0 and 1."""
-    return bool(((values > 0) & (values < 1)).any())
 
 
 def kappa(masks: Sequence[npt.NDArray[np.bool_]]) -> float:

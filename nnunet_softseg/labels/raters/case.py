@@ -29,7 +29,7 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
-from nnunet_softseg.labels.raters.agreement import RaterMeasure, agreement, is_soft
+from nnunet_softseg.labels.raters.agreement import RaterMeasure, agreement
 from nnunet_softseg.labels.raters.fusion import FusionSettings, Mask, neighbourhood, staple, weighted_mean
 from nnunet_softseg.labels.raters.sources import Content, RaterFile, printable, rater_map, read_content
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -53,14 +53,9 @@ class LabelTask:
 
 @dataclass(frozen=True)
 class CaseJob:
-    """One case to fuse.
+    """One case to fuse, a task per label; the image, or else the first rater's file, gives grid and header.
 
-    Attributes:
-        tasks: one per label.
-        raters: name -> weight, of all raters, whether they have this case or not.
-        image: gives grid and header; None: the first rater's file does.
-        label_map: file to write, if wanted.
-        record: JSON file to write.
+    `raters` is name -> weight, of all raters, whether they have this case or not.
     """
 
     case_id: str
@@ -70,11 +65,6 @@ class CaseJob:
     image: Path | None
     label_map: Path | None
     record: Path
-
-    @property
-    def files(self) -> dict[Path, RaterFile]:
-        """The files of all raters and labels, each once."""
-        return {file.path: file for task in self.tasks for file in task.files}
 
     @property
     def reference(self) -> Path:
@@ -112,14 +102,7 @@ def _source(file: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FusedCase:
-    """Result of a case.
-
-    Attributes:
-        measures: label (None for single files that are no label maps) -> agreement of its raters.
-        warnings: without the name of the case.
-        up_to_date: nothing had to be done.
-        failure: why there is no soft label.
-    """
+    """Result of a case: agreement of the raters by label (None: single files), or why there is none."""
 
     case_id: str
     measures: Mapping[int | None, list[RaterMeasure]] = field(default_factory=dict)
@@ -139,10 +122,8 @@ def try_fuse_case(job: CaseJob) -> FusedCase:
 def fuse_case(job: CaseJob) -> FusedCase:
     """Write the soft labels of a case, its label map if wanted, and its record.
 
-    Files of an earlier call, from the same sources and settings, are kept.
-
-    Raises:
-        UserError: for files that don't fit; nothing is written then.
+    Files of an earlier call, from the same sources and settings, are kept. A UserError for files that don't
+    fit; nothing is written then.
     """
     # Before the sources are read: one that is changed meanwhile makes the record stale, not wrong.
     request = job.request()
@@ -162,9 +143,6 @@ def fuse_case(job: CaseJob) -> FusedCase:
     return fused
 
 
-# From files to soft labels
-
-
 def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
     """Return the soft label of each task, and the agreement and warnings of the case."""
     raise_first_error(file_findings(job.reference))
@@ -172,7 +150,7 @@ def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
     raise_first_error(geometry_findings(job.reference, image))
     grid, of = VoxelGrid.of(image), short_name(job.image) if job.image else job.tasks[0].files[0].shown
     contents = {}
-    for path, file in job.files.items():
+    for path, file in {file.path: file for task in job.tasks for file in task.files}.items():
         contents[path] = read_content(file)
         raise_first_error(grid_findings(file.shown, grid, VoxelGrid.of(load_nifti(path)), of))
     soft_labels, measures, warnings = [], {}, _file_warnings(job, contents)
@@ -194,9 +172,9 @@ def _fuse_label(
     maps = {file.rater: rater_map(file, contents[file.path], task.label) for file in task.files}
     by_staple = job.settings.method == "staple"
     for file in task.files if by_staple else ():
-        if is_soft(maps[file.rater]):
-            soft = (maps[file.rater] > 0) & (maps[file.rater] < 1)
-            found = f"{int(np.count_nonzero(soft))} voxels between them"
+        number = int(np.count_nonzero((maps[file.rater] > 0) & (maps[file.rater] < 1)))
+        if number:
+            found = f"{number} voxels between them"
             remedy = "use --method mean: a threshold would throw their partial volume away"
             raise UserError(str(Finding(file.shown, "STAPLE takes masks only", "0 and 1", found, remedy)))
     masks = {rater: values > HARD_THRESHOLD for rater, values in maps.items()}
@@ -245,9 +223,6 @@ def _weights_at_hand(job: CaseJob, task: LabelTask) -> list[float]:
     return weights
 
 
-# Warnings
-
-
 def _file_warnings(job: CaseJob, contents: Mapping[Path, Content]) -> list[str]:
     """Name the labels of label maps beside those that are fused, if nobody has chosen these."""
     fused = {task.label for task in job.tasks}
@@ -273,9 +248,6 @@ def _map_warnings(job: CaseJob, task: LabelTask, maps: Mapping[str, Values]) -> 
         for first, second in itertools.combinations(drawn, 2)
         if np.array_equal(maps[first], maps[second])
     ]
-
-
-# Record
 
 
 def load_fusion_record(file: Path) -> dict[str, Any] | None:

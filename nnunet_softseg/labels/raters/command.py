@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from nnunet_softseg.labels.raters.case import (
 from nnunet_softseg.labels.raters.fusion import FusionSettings
 from nnunet_softseg.labels.raters.report import agreement_lines, tidy_table
 from nnunet_softseg.labels.raters.sources import (
-    CaseFiles,
     RaterFile,
     check_different,
     find_cases,
@@ -155,9 +154,6 @@ def _check_inputs(paths: Sequence[Path], settings: FusionSettings, images: Path 
     return bool(folders)
 
 
-# Files
-
-
 def _fuse_files(
     paths: Sequence[Path], output: Path, settings: FusionSettings, image: Path | None, *, overwrite: bool
 ) -> FusionReport:
@@ -188,9 +184,6 @@ def _fuse_files(
 def _weighted_raters(paths: Sequence[Path], settings: FusionSettings) -> dict[str, float]:
     """Return name -> weight of each rater."""
     return dict(zip(rater_names(paths), settings.weights or (1.0,) * len(paths), strict=True))
-
-
-# Folders
 
 
 @dataclass(frozen=True)
@@ -259,7 +252,7 @@ def _images(folder: Path) -> dict[str, Path]:
     return images
 
 
-def _unmatched(found: Mapping[str, CaseFiles], images: Mapping[str, Path]) -> list[str]:
+def _unmatched(found: Collection[str], images: Mapping[str, Path]) -> list[str]:
     without_image = [printable(case_id) for case_id in found if case_id not in images]
     without_rater = [printable(case_id) for case_id in images if case_id not in found]
     if len(without_image) == len(found):
@@ -295,9 +288,6 @@ def _with_cases(warnings: Iterable[tuple[str, str]]) -> list[str]:
 
 def _count(cases: Sequence[str]) -> str:
     return f"{len(cases)} case{'' if len(cases) == 1 else 's'} ({examples(cases)})"
-
-
-# Files beside the soft labels
 
 
 def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool, folder: Path | None = None) -> None:

@@ -89,12 +89,7 @@ class StapleResult(NamedTuple):
 
 
 def weighted_mean(maps: Sequence[Map], weights: Sequence[float] | None = None) -> npt.NDArray[np.float32]:
-    """Return sum(w m) / sum(w) of maps of one shape, in [0, 1], float32.
-
-    Args:
-        maps: one per rater, values in [0, 1].
-        weights: not negative, not all zero; None: the plain mean.
-    """
+    """Return sum(w m) / sum(w) of maps of one shape, in [0, 1], float32; without weights the plain mean."""
     weights = [1.0] * len(maps) if weights is None else weights
     total = np.zeros(maps[0].shape, dtype=np.float64)
     for rater_map, weight in zip(maps, weights, strict=True):
@@ -106,12 +101,7 @@ def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm:
     """Return the voxels within `margin_mm` of one that a rater drew.
 
     STAPLE and Fleiss' kappa count the background, too: over a whole image they would depend on its field of
-    view.
-
-    Args:
-        masks: of one shape (x, y, z).
-        spacing_mm: along x, y and z.
-        margin_mm: between the centres of voxels.
+    view. Masks have one shape (x, y, z); the spacing is along the same axes.
     """
     union: Mask = np.logical_or.reduce(masks)
     region = np.zeros_like(union)
@@ -127,13 +117,7 @@ def staple(masks: Sequence[Mask], region: Mask) -> StapleResult:
     The prior is the mean share of foreground in the region, one for all voxels. Masks that are all the same
     are their own consensus: there the equations are 0/0. Voxels that no rater drew get a probability of 1e-4
     or so from the equations, all together enough to outweigh a small structure: they are set to exactly 0.
-
-    Args:
-        masks: one per rater, two or more, of one shape.
-        region: where to look, same shape; all that was drawn lies inside, see `neighbourhood`.
-
-    Raises:
-        UserError: if the equations have no solution, as in a region without background.
+    The region holds all that was drawn, see `neighbourhood`; a UserError without background in it.
 
     Source:
         Warfield, Zou, Wells, IEEE Transactions on Medical Imaging 23(7), 2004, without the Markov random

@@ -24,12 +24,7 @@ def tidy_table(cases: Sequence[FusedCase]) -> pd.DataFrame:
 
 
 def agreement_lines(cases: Sequence[FusedCase], margin_mm: float) -> list[str]:
-    """Return the agreement of the raters, in lines; means over the cases, if there are several.
-
-    Args:
-        cases: with their measures.
-        margin_mm: within which kappa was taken.
-    """
+    """Return the agreement of the raters, in lines; means over the cases, if there are several."""
     lines = []
     for label, table in tidy_table(cases).groupby("label", dropna=False):
         number = table["case_id"].nunique()

@@ -32,26 +32,12 @@ _MASK_VALUE = 255
 
 @dataclass(frozen=True)
 class RaterFile:
-    """One file of one rater.
-
-    Attributes:
-        rater: unique name, for tables.
-        path: NIfTI.
-        label: of which it is the map, where its name says so; None: the content tells.
-        shown: path as messages show it.
-    """
+    """One file of one rater, with the label that its name carries (None: the content tells)."""
 
     rater: str
     path: Path
     label: int | None
     shown: str
-
-
-CaseFiles = Mapping[int, tuple[RaterFile, ...]]
-"""label -> the files that speak of it, in the order of the raters."""
-
-
-# Names
 
 
 def printable(name: str | Path) -> str:
@@ -81,21 +67,13 @@ def check_different(paths: Sequence[Path]) -> None:
             )
 
 
-# Folders
-
-
 def find_cases(
     folders: Sequence[Path], labels: Sequence[int] | None, known_cases: Collection[str] | None
 ) -> dict[str, dict[int, tuple[RaterFile, ...]]]:
-    """Return case -> label -> files, sorted by case.
+    """Return case -> label -> files, a folder per rater, sorted by case; known cases: see `case_and_label`.
 
-    Args:
-        folders: one per rater.
-        labels: None: those in file names, and 1 for files that carry none.
-        known_cases: see `case_and_label`; None: not known.
-
-    Raises:
-        UserError: if a folder has no NIfTI file, names are ambiguous, or no case is in two folders.
+    Without labels: those in file names, and 1 for files that carry none. A UserError if a folder has no NIfTI
+    file, names are ambiguous, or no case is in two folders.
     """
     raters = rater_names(folders)
     found: dict[str, list[RaterFile]] = defaultdict(list)
@@ -136,7 +114,7 @@ def _files_of_rater(rater: str, folder: Path, known_cases: Collection[str]) -> d
 
 
 def _check_some_match(
-    cases: Mapping[str, CaseFiles],
+    cases: Mapping[str, Mapping[int, Sequence[RaterFile]]],
     found: Mapping[str, Sequence[RaterFile]],
     raters: Sequence[str],
     labels: Sequence[int],
@@ -152,9 +130,6 @@ def _check_some_match(
         f"no case in two folders, label {examples([str(label) for label in labels])}: expected the same case "
         f"ids in all folders, found: {has}: rename the files to <case>.nii.gz, or look at --labels"
     )
-
-
-# Content
 
 
 class Content(NamedTuple):
@@ -173,15 +148,9 @@ def read_content(file: RaterFile) -> Content:
 
 
 def rater_map(file: RaterFile, content: Content, label: int | None) -> Values:
-    """Return one rater's mask or soft map of a label, in [0, 1].
+    """Return one rater's mask or soft map, in [0, 1], of a label; None: the file holds the fractions.
 
-    Args:
-        file: for messages and the label in its name.
-        content: of the file.
-        label: its value in label maps; None: the file is no label map, its values are the fractions.
-
-    Raises:
-        UserError: if the values are neither labels nor fractions.
+    A UserError if the values are neither labels nor fractions.
     """
     if label is None or content.labels is None:
         choose = "" if file.label is not None else "--label"
