@@ -28,7 +28,7 @@ from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files
 from nnunet_softseg.io.case_names import IMAGE_FOLDERS, parse_numbered_name
 from nnunet_softseg.io.image_choice import Exclusion, select_images
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.nifti import StrPath, without_nifti_ending
 from nnunet_softseg.io.results import (
     changed_keys,
     load_json,
@@ -46,7 +46,6 @@ _UNLOADABLE = (
     RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError, AttributeError, ImportError,
     AssertionError,
 )  # fmt: skip
-StrPath = str | os.PathLike[str]
 
 
 @dataclass

@@ -33,6 +33,7 @@ _FULL_SCALES = (100, 255)
 _LARGEST_OVERSHOOT = 0.5
 
 Values = npt.NDArray[np.float32]
+StrPath = str | os.PathLike[str]
 
 
 def is_nifti(name: str) -> bool:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.image_choice import read_exclusions
+from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record, make_folder, remove_abandoned, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
@@ -37,8 +38,6 @@ from nnunet_softseg.labels.contrasts.subject import (
 _LOCK = Path("qc", ".lock")
 _DESCRIPTION = "dataset_description.json"
 _COMMAND = "nnunet-softseg make-gt"
-
-StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Fusion of one case: raters' files -> soft labels, a label map, and a record of sources, `<case>.json`.
 
-The record is written before the files, without their hashes, and again after them: even after a kill it tells
-whether a file is ours to replace and up to date.
+The record is written before the files, without hashes, and again after them: even a kill leaves it right.
 """
 
 import itertools
@@ -133,7 +132,10 @@ def fuse_case(job: CaseJob) -> FusedCase:
     soft_labels, fused = _fuse_labels(job)
     for folder in {target.parent for target in [*job.targets, job.record]}:
         make_folder(folder)
-    _begin(job, request)
+    # What an earlier call wrote for other labels stays ours to replace.
+    earlier = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
+    names = [relative_name(target, job.record.parent) for target in job.targets]
+    _write(job, request, dict.fromkeys([*earlier, *names]))
     outputs = [task.output for task in job.tasks]
     for output, soft_label in zip(outputs, soft_labels, strict=True):
         write_soft_label(output, soft_label, job.reference)
@@ -257,14 +259,6 @@ def load_fusion_record(file: Path) -> dict[str, Any] | None:
         return None
     ours = all(record["made_by"].get(key) == MADE_BY[key] for key in ("name", "command"))
     return record if ours else None
-
-
-def _begin(job: CaseJob, request: Mapping[str, Any]) -> None:
-    """Write the record of a case whose files are about to be written."""
-    # What an earlier call wrote for other labels stays ours to replace.
-    earlier = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
-    names = [relative_name(target, job.record.parent) for target in job.targets]
-    _write(job, request, dict.fromkeys([*earlier, *names]))
 
 
 def finish(job: CaseJob, request: Mapping[str, Any], fused: FusedCase) -> None:

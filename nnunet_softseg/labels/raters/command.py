@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_names import parse_numbered_name
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, StrPath, without_nifti_ending
 from nnunet_softseg.io.results import remove_abandoned, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.labels.raters.case import (
@@ -34,8 +34,6 @@ from nnunet_softseg.labels.raters.sources import (
 
 AGREEMENT = "agreement.csv"
 RECORD = "fuse.json"
-
-StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -325,8 +323,5 @@ def _write_tables(report: FusionReport, raters: Mapping[str, float], folders: _F
         "warnings": list(report.warnings),
     }
     write_json(report.output / RECORD, record)
-    with (
-        replacing(report.output / AGREEMENT) as aside,
-        aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
-    ):
-        tidy_table(report.cases).to_csv(stream, index=False, lineterminator="\n")
+    with replacing(report.output / AGREEMENT) as aside:
+        tidy_table(report.cases).to_csv(aside, index=False, errors="backslashreplace", lineterminator="\n")

@@ -73,13 +73,10 @@ class FusionSettings:
 
 
 class StapleResult(NamedTuple):
-    """Result of STAPLE for several masks.
+    """Probability of the structure by STAPLE, exactly 0 where no rater drew, and the skill of each rater.
 
-    Attributes:
-        probability: float32, the shape of the masks; exactly 0 where no rater drew.
-        sensitivity: per rater, the share of the true structure that was drawn; NaN where nobody drew.
-        specificity: per rater, the share of the true background, within the region, that was left free.
-        converged: False if the estimate was still changing after `STAPLE_MAX_ITERATIONS`.
+    Sensitivity is the share of the true structure that was drawn (NaN where nobody drew), specificity that of
+    the true background, within the region, that was left free.
     """
 
     probability: npt.NDArray[np.float32]

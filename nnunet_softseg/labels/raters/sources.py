@@ -1,8 +1,6 @@
-"""Files of each rater, case and label, and their content.
+"""Files of each rater, case and label: label maps (integers), or masks or soft maps (in [0, 1]) of one label.
 
-A file of a rater is a label map (integers; one value is the label), or a mask or soft map of one label
-(values in [0, 1]). In folders, `<case>.nii.gz` is either, by its content, and
-`<case>_<label, 4 digits>.nii.gz` a mask or soft map.
+In folders, `<case>.nii.gz` is either, by its content, and `<case>_<label, 4 digits>.nii.gz` the latter.
 """
 
 import itertools
