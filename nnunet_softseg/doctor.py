@@ -91,8 +91,9 @@ def check_command_path() -> Diagnosis:
     """Return whether the shell's `nnUNetv2_train` belongs to the Python that runs this."""
     found, here = shutil.which("nnUNetv2_train"), Path(sys.executable).parent
     if found is None:
-        remedy = f"put {here} on PATH or activate it"
-        return Diagnosis("WARN", "commands", "no nnUNetv2_train on PATH", remedy)
+        return Diagnosis(
+            "WARN", "commands", "no nnUNetv2_train on PATH", f"put {here} on PATH or activate it"
+        )
     with Path(found).open("rb") as stream:
         first = stream.readline(1000)
     is_script = first.startswith(b"#!") and b"python" in first
@@ -241,8 +242,8 @@ def check_torch() -> Diagnosis:
         return Diagnosis("FAIL", "torch", trouble, "install torch as https://pytorch.org/get-started tells")
     version, n_gpus, mps = answer
     if _release(version)[:2] == BROKEN_TORCH:
-        remedy = "install another version of torch"
-        return Diagnosis("FAIL", "torch", f"{version}, which nnU-Net excludes", remedy)
+        message = f"{version}, which nnU-Net excludes"
+        return Diagnosis("FAIL", "torch", message, "install another version of torch")
     device = f"{n_gpus} CUDA device(s)" if n_gpus else "mps" if mps else "the CPU only: add `-device cpu`"
     return Diagnosis("OK", "torch", f"{version}, sees {device}")
 

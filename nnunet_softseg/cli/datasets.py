@@ -47,8 +47,7 @@ class Convert(Command):
         "bids",
     )
     derivatives: str | None = option(
-        "--derivatives FOLDER",
-        "folder of the soft labels, in BIDS or anywhere; derivatives/softseg if not given",
+        "--derivatives FOLDER", "of the soft labels, in BIDS or anywhere; derivatives/softseg if not given"
     )
     suffix: str | None = option(
         "--suffix SUFFIX",

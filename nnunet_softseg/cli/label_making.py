@@ -56,18 +56,14 @@ class MakeGt(Command):
         "BIDS entities that make two contrasts of one: acq for acq-sag_T2w and acq-ax_T2w",
         (),
     )
-    subjects: Words | None = option(
-        "--subjects SUB", "subjects to make, sub-01, or one session, sub-01_ses-1; else all"
-    )
+    subjects: Words | None = option("--subjects SUB", "sub-01, or one session, sub-01_ses-1; else all")
     reference: str = option("--reference CONTRAST", "contrast that the others are aligned to", "T2w")
     contrasts: Words | None = option(
         "--contrasts NAME", "contrasts that take part (T1w T2w T2star mt-on mt-off dwi); all if not given"
     )
     trim_mm: float = option("--trim-mm MM", "length left out at both ends of a mask", 0.0)
     smooth_mm: float = option(
-        "--smooth-mm MM",
-        "standard deviation of the Gaussian that smooths the shifts along the cord; 0: none",
-        0.0,
+        "--smooth-mm MM", "standard deviation of the Gaussian along S-I that smooths the shifts; 0: none", 0.0
     )
     rotation: bool = switch("--rotation", "turn slices, too, where the cord is clearly not round")
     box: bool = switch("--no-box", "take a thick slice as a point in its middle, not as a mean", True)
@@ -124,9 +120,7 @@ class Fuse(Command):
     inputs: Words = required("-i RATER", "a file or folder per rater")
     output: str = required("-o OUT", "soft label, or folder for them")
     method: Literal["mean", "staple"] = option("--method", "mean, or probability by STAPLE", "mean")
-    weights: tuple[float, ...] | None = option(
-        "--weights W", "weights of the raters in the mean, in the order of -i"
-    )
+    weights: tuple[float, ...] | None = option("--weights W", "of the raters in the mean, in the order of -i")
     labels: tuple[int, ...] | None = option(
         "--label --labels VALUE",
         "values to take from label maps, one soft label each; not given: files hold masks or soft maps, "

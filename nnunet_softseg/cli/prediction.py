@@ -38,9 +38,7 @@ class Predict(Command):
     )
     folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
     checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
-    contrasts: Words | None = option(
-        "--contrasts NAME", "contrasts to take of a BIDS folder; all if not given"
-    )
+    contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
         "-device", "device of the network; auto: cuda if there is one", "auto"
     )
@@ -62,9 +60,7 @@ class Predict(Command):
     )
     overwrite: bool = switch("--overwrite", "predict every case again")
     num_threads: int = option(
-        "-np N",
-        "threads that read, and that write, beside the network; at most N cases wait on each side",
-        2,
+        "-np N", "threads that read, and that write, beside the network; at most N cases wait on each side", 2
     )
 
     def run(self) -> int:
@@ -97,8 +93,7 @@ class Csa(Command):
         "a folder where it is found by the map's name",
     )
     discs: Words | None = option(
-        "--discs D",
-        "points at the discs instead, on any grid of the same space; 3 is C2/C3, as in SCT",
+        "--discs D", "points at the discs instead, on any grid of the same space; 3 is C2/C3, as in SCT"
     )
     vert: Words | None = option("--vert LEVEL", "only slices of these levels: 2 3, 2:3 or C2 C3")
     summary: str | None = option("--summary CSV", "table of mean and STD per level and of --vert")
@@ -127,8 +122,7 @@ class _Measuring(Command):
     )
     output: str = required("-o OUT", "folder, made if missing")
     reference_pattern: str | None = option(
-        "--reference-pattern PATTERN",
-        "path of a reference inside its folder, in the same way; {case} is needed",
+        "--reference-pattern PATTERN", "of a reference inside its folder, as --pattern; {case} is needed"
     )
     subjects: str | None = option(
         "--subjects TSV",
@@ -147,9 +141,7 @@ class _Measuring(Command):
         "--resample",
         "bring predictions on another grid to that of the reference, linearly; else they are refused",
     )
-    surface_dice_tolerance_mm: float = option(
-        "--tolerance-mm MM", "tolerance of the surface Dice coefficient", 1.0
-    )
+    surface_dice_tolerance_mm: float = option("--tolerance-mm MM", "of the surface Dice coefficient", 1.0)
     num_processes: int = option("-np N", "cases measured at once", 2)
 
 
@@ -197,10 +189,7 @@ class Compare(_Measuring):
     """
 
     methods: Pairs = required(
-        "--method NAME=DIR",
-        "a method's name and its folder of predictions; once for each",
-        action="append",
-        type=pair,
+        "--method NAME=DIR", "a method's folder of predictions; once for each", action="append", type=pair
     )
     patterns: Pairs = option(
         "--pattern NAME=PATTERN", f"of one method: {_PATTERN_HELP}", (), action="append", type=pair

@@ -848,6 +848,18 @@ def test_a_mask_stored_with_a_slope_is_binary(bids: Path) -> None:
     np.testing.assert_array_equal(nib.load(label_file(report.output, "anat/sub-01_T1w")).get_fdata(), disc())
 
 
+def test_an_implausible_stand_in_for_a_missing_reference_is_said(bids: Path) -> None:
+    mask_file(bids, "anat/sub-01_T2w").unlink()
+    add(bids, "anat/sub-01_T1w", disc(2, (3.5, 7.5)))
+    for source in ("anat/sub-01_T2star", "dwi/sub-01_dwi"):
+        add(bids, source, disc(2, (14.5, 7.5)))
+    report = run(bids, None, GroundTruthSettings(leave_out_implausible=True), subjects=["sub-01"])
+    note = report.outcomes[0].other_reference
+    assert note is not None
+    assert note.startswith("T2w cannot be the reference, it is missing: T1w has the thinnest slices")
+    assert note.endswith("; T1w was left out as implausible: T2star is the reference")
+
+
 def test_implausible_contrasts_come_first_in_the_summary(bids: Path) -> None:
     write_nifti(mask_file(bids, "anat/sub-02_T1w"), disc(1.5), affine())
     add(bids, "anat/sub-02_T2star")

@@ -54,12 +54,7 @@ class Alignment:
 
 @dataclass(frozen=True, eq=False)
 class PiecewiseLinear:
-    """A function of one coordinate: straight between knots, constant beyond them.
-
-    Attributes:
-        knots: (m,) ascending.
-        values: (m, d).
-    """
+    """A function of one coordinate: straight between ascending knots (m,), constant beyond; values (m, d)."""
 
     knots: Floats
     values: Floats
@@ -72,13 +67,7 @@ class PiecewiseLinear:
 
 @dataclass(frozen=True, eq=False)
 class Centres:
-    """The centres of mass of the slices that hold a mask.
-
-    Attributes:
-        slices: (m,) which slices of the upright mask.
-        index: (3, m) voxel indices of the centres, fractional.
-        world: (3, m) the same in scanner mm.
-    """
+    """The centres of mass (3, m), voxel indices and scanner mm, of the m slices that hold a mask."""
 
     slices: npt.NDArray[np.intp]
     index: Floats
@@ -103,9 +92,7 @@ def centres_of_mass(mask: Volume) -> Centres:
 class Slices:
     """The planes across the S-I axis of an upright volume.
 
-    Attributes:
-        grid: the volume.
-        axes: (3, 2) unit vectors within the planes, to the right and, perpendicular to that, to anterior.
+    `axes`: (3, 2) unit vectors within the planes, to the right and, perpendicular to that, to anterior.
     """
 
     grid: Volume
@@ -134,10 +121,7 @@ class Slices:
 class Reference:
     """The contrast that others are aligned to.
 
-    Attributes:
-        slices: of the reference.
-        filled: (m,) numbers of the slices with a mask.
-        cord: (3, n) points along the cord as the reference shows it, from inferior to superior.
+    `filled`: (m,) slices with a mask; `cord`: (3, n) points along it in scanner mm, inferior to superior.
     """
 
     slices: Slices

@@ -42,13 +42,11 @@ class SoftGroundTruth:
     """The soft label of one subject.
 
     Attributes:
-        reference: the contrast on whose grid the average is.
         average: the soft label on the grid of the reference's mask, values in [0, 1]: wherever any contrast
             has a mask.
         native: the soft label on the grid of each contrast's mask, values in [0, 1], never NaN; 0 in slices
             where that mask is empty.
         contrasts: how each contrast that took part lies against the reference, the reference itself included.
-        skipped: contrasts that did not take part, and why.
     """
 
     reference: str
@@ -59,11 +57,7 @@ class SoftGroundTruth:
 
 
 def soft_ground_truth(masks: Mapping[str, Volume], settings: GroundTruthSettings) -> SoftGroundTruth:
-    """Return the soft label of one subject; it does not depend on the order of the masks.
-
-    Args:
-        masks: contrast -> mask, values in [0, 1], each on the grid of its image.
-        settings: which contrasts, which reference, how to align and average.
+    """Return the soft label from contrast -> mask in [0, 1], on the grid of its image; in any order.
 
     Raises:
         UserError: if no mask is usable, or one has values outside of [0, 1].

@@ -42,14 +42,7 @@ _COMMAND = "nnunet-softseg make-gt"
 
 @dataclass(frozen=True)
 class GroundTruthReport:
-    """The results of `make_gt`.
-
-    Attributes:
-        output: folder of the derivatives.
-        page: of quality control.
-        outcomes: of each subject with a mask, in order.
-        warnings: of files and subjects that were passed over.
-    """
+    """The results of `make_gt`, of each subject with a mask; warnings: of files and subjects passed over."""
 
     output: Path
     page: Path

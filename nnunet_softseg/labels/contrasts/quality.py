@@ -20,7 +20,6 @@ class ContrastQuality:
     """One contrast of a subject.
 
     Attributes:
-        name: of the contrast.
         warnings: why it is implausible; empty if it is not.
         left_out: why it took no part in the average; None if it did.
         agreement: Dice against the average, both > 0.5; None if it took no part.

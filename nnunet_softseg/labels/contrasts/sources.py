@@ -67,12 +67,9 @@ class MaskedImage:
 
 @dataclass(frozen=True)
 class SubjectSources:
-    """The images with a mask of one subject, or of one session of it.
+    """The images with a mask of one subject (`sub-01`) or session (`sub-01_ses-1`), sorted by contrast.
 
-    Attributes:
-        person: `sub-01` or `sub-01_ses-1`.
-        images: one per contrast, sorted by it; empty if there is no mask.
-        problem: why nothing can be made of them, or None.
+    One image per contrast; a `problem` says why nothing can be made of them.
     """
 
     person: str
@@ -87,13 +84,7 @@ class SubjectSources:
 
 @dataclass(frozen=True)
 class CohortSources:
-    """The subjects of a BIDS folder.
-
-    Attributes:
-        subjects: sorted; those without a mask included.
-        contrasts: of all images, with mask or without.
-        warnings: files that were passed over, and why.
-    """
+    """The subjects of a BIDS folder, sorted, and the contrasts of all images: with mask or without."""
 
     subjects: tuple[SubjectSources, ...]
     contrasts: frozenset[str]

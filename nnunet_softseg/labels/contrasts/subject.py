@@ -87,11 +87,8 @@ class SubjectOutcome:
     """The result of a subject: numbers, notes, or why it failed.
 
     Attributes:
-        person: `sub-01` or `sub-01_ses-1`.
         reference: the contrast that was the reference; empty if it failed.
         other_reference: why that is not the contrast asked for; None if it is.
-        notes: further remarks.
-        quality: numbers by contrast.
         kept: whether the labels were made by an earlier run.
         failure: why there are no labels; None: there are.
     """
@@ -176,7 +173,8 @@ def _make_subject(job: SubjectJob) -> SubjectOutcome:
     truth = soft_ground_truth(masks, job.settings)
     first_choice, other_reference = choose_reference(masks, wanted)
     if truth.reference not in (wanted, first_choice):
-        other_reference = f"{wanted} was left out as implausible: {truth.reference} is the reference"
+        left_out = f"{first_choice} was left out as implausible: {truth.reference} is the reference"
+        other_reference = f"{other_reference}; {left_out}" if other_reference else left_out
     if job.strict:
         _refuse_other_reference(other_reference)
     alone = "one contrast only: nothing to average, its mask is the label"
@@ -212,14 +210,14 @@ def _request(job: SubjectJob) -> dict[str, Any]:
     for file in files:
         if not file.is_file():  # a link to content that was not fetched, too
             raise_first_error(file_findings(file))
-    request: dict[str, Any] = {
+    content = {
         "version": __version__,
         "parameters": {**asdict(job.settings), "soft_masks": job.soft_masks},
         "contrasts": {source.contrast: [uri(source.image), uri(source.mask)] for source in images},
         "sha256": {uri(file): sha256(file) for file in files},
         "slice_thickness_mm": {source.contrast: stated_thickness_mm(source.image) for source in images},
     }
-    request = json_copy(request)
+    request: dict[str, Any] = json_copy(content)
     return request
 
 
