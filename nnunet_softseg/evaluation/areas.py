@@ -1,10 +1,8 @@
 """The area of a case: over which slices it is a mean, and how far it is off.
 
-Where levels are known, the region is C2-C3 or the levels asked for. Else it is the heights that all contrasts
-of a subject (in one session) share, in scanner coordinates: an area that differs between two contrasts
-because they show different levels says nothing about the method. Only slices in which the reference exceeds
-0.5 count. A slice of the region that a method leaves empty counts as 0 mm2: passed over, it would hide a
-failure.
+Without levels, over the heights that all contrasts of a subject (in one session) share, in scanner
+coordinates: areas of different levels say nothing about the method. Only slices in which the reference
+exceeds 0.5 count. A slice that a method leaves empty counts as 0 mm2: passed over, it would hide a failure.
 """
 
 from collections.abc import Sequence
@@ -69,13 +67,9 @@ def _common_heights(
 
 
 def case_areas(slices: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per method, case and label: areas of prediction and reference, and their differences.
+    """Return method, case, label and the columns csa_* of `tables.CASE_COLUMNS`, from `mark_region`'s slices.
 
-    Args:
-        slices: of `mark_region`.
-
-    Returns:
-        method, case, label, and the columns csa_* of `tables.CASE_COLUMNS`. NaN where the region is empty.
+    NaN where the region is empty.
     """
     inside, who = slices[slices["in_region"]], ["method", *_IMAGE]
     filled = inside.assign(missed=inside["csa_mm2"].isna(), **inside[[*AREAS]].fillna(0.0))

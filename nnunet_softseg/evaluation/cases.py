@@ -20,10 +20,7 @@ KEY_COLUMNS = ("case", "subject", "contrast")
 class CaseTable:
     """A TSV that says of each case what its name does not.
 
-    Attributes:
-        file: the TSV.
-        cases: in its order.
-        paths: column -> case id -> path, of the columns `reference` and those named like a method.
+    `paths`: column -> case id -> path, of the columns `reference` and those named like a method.
     """
 
     file: Path
@@ -32,11 +29,9 @@ class CaseTable:
 
 
 def read_case_table(file: Path) -> CaseTable:
-    """Return a table of cases.
+    """Return a table of cases from a tab-separated file with columns `case`, `subject`, `contrast`.
 
-    Args:
-        file: tab-separated, with columns `case`, `subject`, `contrast`; also `session`, `reference` and one
-            per method with paths inside its folder, if wanted. Further columns are passed over.
+    Also `session`, `reference` and one per method with paths inside its folder; others are passed over.
 
     Raises:
         UserError: if it cannot be read, a column is missing, a cell is empty, or a case is there twice.
@@ -74,11 +69,7 @@ def describe_cases(
     """Return the cases, sorted, and what is odd about them in words.
 
     Without a table: `<subject>[_<session>]_<contrast>` with `sub-` and `ses-` as in BIDS. A case whose name
-    says no subject counts as a subject of its own.
-
-    Args:
-        case_ids: of the references.
-        table: says who they are instead; must have all of them.
+    says no subject counts as a subject of its own. A table must have all cases.
 
     Raises:
         UserError: if the table lacks a case, or two cases are the same subject, session and contrast.

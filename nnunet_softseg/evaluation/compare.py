@@ -38,7 +38,7 @@ def compare(
         methods: name -> folder of predictions, see `evaluate`; as a mapping or as pairs.
         reference: folder of references, see `evaluate`.
         output: folder; made if missing.
-        correction: of p values over all pairs of methods: "holm" or "bonferroni".
+        correction: of p values over all pairs of methods.
         seed: of the bootstrap.
         report: write report.html and its figures, too.
         options: of `EvaluationSettings.from_arguments`.

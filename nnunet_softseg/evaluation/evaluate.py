@@ -31,7 +31,7 @@ def evaluate(
             masks of any other tool; or one file.
         reference: folder with softLabelsTs/labelsTs, or maps of any other name; or one file.
         output: folder; made if missing.
-        name: of the method, in the tables.
+        name: of the method.
         pattern: path of a prediction inside its folder, such as "{case}_seg.nii.gz", if names are not enough.
         options: of `EvaluationSettings.from_arguments`, patterns apart.
 

@@ -36,15 +36,10 @@ _SHOWN += ["csa_mm2", "reference_csa_mm2", "abs_csa_error_mm2"]
 class Evaluation:
     """Measures of all methods on all cases; the columns of the tables are described in `tables`.
 
-    Attributes:
-        methods: in the order given.
-        labels: value -> name.
-        cases: a row per method, label and case that all methods have.
-        slices: a row per method (and `REFERENCE`), label, case and slice.
-        reliability: a row per method, label and bin, all cases together.
-        missing: case, method, reason; a row per case and method without it.
-        method_notes: method -> which files were used.
-        warnings: in words, the gravest first.
+    `cases` has a row per method, label and case that all methods have; `slices` per method (and `REFERENCE`),
+    label, case and slice; `reliability` per method, label and bin, all cases together; `missing` (case,
+    method, reason) per case and method without it. `labels`: value -> name; `method_notes`: method -> which
+    files were used; `warnings`: the gravest first.
     """
 
     methods: tuple[str, ...]
@@ -90,10 +85,7 @@ class _Plan:
 def measure_methods(methods: Mapping[str, Path], reference: Path, settings: EvaluationSettings) -> Evaluation:
     """Return the measures of all methods on the cases that all of them have.
 
-    Args:
-        methods: name -> folder of predictions.
-        reference: folder; decides about cases and labels.
-        settings: how predictions are found and measured.
+    `methods` maps names to folders of predictions; the reference decides about cases and labels.
 
     Raises:
         UserError: if no case is left, or a file cannot be used; the message names it.

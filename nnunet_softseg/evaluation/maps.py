@@ -28,10 +28,8 @@ Kind = Literal["soft", "hard"]
 class LabelMap:
     """A file as it is stored, or one label of it.
 
-    Attributes:
-        file: for messages.
-        values: (x, y, z) in the order of the file, finite; of one label float32 in [0, 1].
-        affine: (4, 4) voxel to world RAS in mm.
+    `values` are (x, y, z) in the order of the file, finite; of one label float32 in [0, 1]. `affine` is
+    (4, 4), voxel to world RAS in mm.
     """
 
     file: Path
@@ -74,11 +72,8 @@ def label_of(stored: LabelMap, label: int, labels: Sequence[int] = (1,), *, chos
     A file `<case>_<label>` holds fractions. Any other holds fractions too if only one label is compared and
     all values lie in [0, 1]; if not, it is a label map.
 
-    Args:
-        stored: of `read_stored`.
-        label: value.
-        labels: all that are compared.
-        chosen: the user named the labels, so that other whole numbers than 0 and 1 mean labels.
+    `labels` are all that are compared; `chosen`: the user named them, so that other whole numbers than 0
+    and 1 mean labels.
 
     Raises:
         UserError: if the values are neither fractions nor the labels asked for.
@@ -99,12 +94,8 @@ def label_of(stored: LabelMap, label: int, labels: Sequence[int] = (1,), *, chos
 def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> tuple[LabelMap, bool]:
     """Return a prediction on the grid of its reference, and whether it had to be resampled.
 
-    The same voxels in another orientation are turned, which changes no value.
-
-    Args:
-        prediction: on any grid.
-        reference: of the same case.
-        resample: interpolate linearly, 0 outside of the prediction.
+    The same voxels in another orientation are turned, which changes no value. `resample`: interpolate
+    linearly, 0 outside of the prediction.
 
     Raises:
         UserError: if the grids differ and `resample` is false.

@@ -30,15 +30,12 @@ class EvaluationSettings:
     Attributes:
         labels: values to compare; None takes those that the references name, or 1.
         patterns: method -> path inside its folder, with {case}; methods without one are matched by name.
-        reference_pattern: the same for the references.
         subjects: TSV that says who the cases are, see `cases.read_case_table`.
         levels: image of vertebral levels, or a folder with one per case.
         vert: levels over which areas are means.
         images: folder of the images, for pictures in the report.
         resample: bring predictions on another grid to the reference's, linearly.
         surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
-        num_processes: cases measured at once.
-        progress: show a bar.
     """
 
     labels: tuple[int, ...] | None = None
@@ -114,13 +111,9 @@ class CaseJob:
 class MeasuredCase:
     """Measures of one case.
 
-    Attributes:
-        case: who it is.
-        rows: one per label and method: names of `measure_table.MEASURES`, and method, label, kind, resampled,
-            prediction, reference.
-        slices: a row per label, method (and `REFERENCE`) and slice of the reference: method, label, slice,
-            z_mm, level, csa_mm2, csa_hard_mm2.
-        reliability: (method, label) -> curve.
+    `rows` has one per label and method: names of `measure_table.MEASURES`, method, label, kind, resampled,
+    prediction, reference. `slices` has one per label, method (and `REFERENCE`) and slice of the reference.
+    `reliability`: (method, label) -> curve.
     """
 
     case: Case

@@ -47,17 +47,13 @@ _FEWEST_FOR_ANOVA = 3
 def anova_table(cases: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Return whether area depends on contrast, a row per method (and the reference), label and measure."""
     rows = []
-    for label, area, table in _per_label_and_area(with_reference(cases)):
+    for (label, table), area in product(with_reference(cases).groupby("label"), AREAS):
         wide = complete_areas(table, area)
         for method in [*methods, REFERENCE]:
             there = method in wide.index.get_level_values("method")
             values = wide.loc[method].to_numpy() if there else np.empty((0, wide.shape[1]))
             rows.append({"method": method, "label": label, "measure": area, **_anova(values)})
     return pd.DataFrame(rows, columns=list(ANOVA_COLUMNS))
-
-
-def _per_label_and_area(areas: pd.DataFrame) -> list[tuple[int, str, pd.DataFrame]]:
-    return [(int(label), area, rows) for label, rows in areas.groupby("label") for area in AREAS]
 
 
 def _anova(values: Any) -> dict[str, Any]:
@@ -97,7 +93,7 @@ def agreement_table(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
 def contrast_agreement_table(cases: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Return how the areas of two contrasts of a subject agree, a row per method, label, measure and pair."""
     rows = []
-    for label, area, table in _per_label_and_area(with_reference(cases)):
+    for (label, table), area in product(with_reference(cases).groupby("label"), AREAS):
         wide = table.pivot(index=["method", "subject", "session"], columns="contrast", values=area)
         contrasts = sorted(name for name in wide.columns if name)
         for method, (first, second) in product([*methods, REFERENCE], combinations(contrasts, 2)):

@@ -50,7 +50,6 @@ STATISTICS_COLUMNS = {
     "holds": "p_subjects_corrected < 0.05 and the interval excludes 0",
     "note": "what limits the test",
 }
-"""The columns of statistics.csv."""
 SCORE_COLUMNS = {
     "label": "value of the label",
     "measure": "key of SCORES",
@@ -72,9 +71,8 @@ SCORE_COLUMNS = {
 def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return a row per method (and the reference), subject and label, and warnings.
 
-    Columns: method, subject, label, num_cases, the mean over the subject's cases of every measure, csa_mm2,
-    csa_hard_mm2, and the STD of both over contrasts: NaN unless the subject has every contrast in every
-    method.
+    The mean over the subject's cases of every measure and area; the STD of areas over contrasts is NaN unless
+    the subject has every contrast in every method.
     """
     everything = with_reference(cases)
     groups = everything.groupby(["method", "subject", "label"], sort=True)
@@ -99,9 +97,7 @@ def with_reference(cases: pd.DataFrame) -> pd.DataFrame:
 def complete_areas(cases: pd.DataFrame, area: str) -> pd.DataFrame:
     """Return areas (a column) of the subjects that have every contrast in every method, for one label.
 
-    Returns:
-        Index (method, subject), a column per contrast; mean over sessions that are complete. Empty for fewer
-        than two contrasts.
+    Indexed by (method, subject), a column per contrast; means over complete sessions. Empty for one contrast.
     """
     wide, complete = _over_contrasts(cases, area)
     if wide.shape[1] < 2:  # noqa: PLR2004

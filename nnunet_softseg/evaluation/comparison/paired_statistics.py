@@ -25,7 +25,6 @@ interval says more about the draw than about the population: neither is given we
 SIGNIFICANT = 0.05
 """A corrected p below this, with an interval that excludes 0, lets a difference hold."""
 RESAMPLES = 9999
-LIMIT_FACTOR = 1.96
 _EXACT_UP_TO = 50
 _TWO = 2
 
@@ -55,13 +54,8 @@ def signed_rank_test(differences: npt.ArrayLike) -> SignedRank:
 
     Zeros are dropped (Wilcoxon 1945). Up to 50 differences the distribution is exact, with ties too (scipy's
     is not, and R's `wilcox.test` does without); beyond, it is the normal one, corrected for ties and
-    continuity. All differences zero: p = 1. Infinite differences count by their rank.
-
-    Args:
-        differences: (n,); NaN is passed over.
-
-    Returns:
-        NaN for both if there is no difference at all.
+    continuity. All differences zero: p = 1. Infinite differences count by their rank. NaN is passed over;
+    both are NaN without any difference.
     """
     values = _known(differences)
     changed = values[values != 0]
@@ -114,22 +108,12 @@ def cohens_dz(differences: npt.ArrayLike) -> float:
     return float(values.mean() / deviation) if _is_spread(values, deviation) else np.nan
 
 
-def bootstrap_interval(
-    values: npt.ArrayLike, *, statistic: Statistic = "mean", seed: int = 0, confidence: float = 0.95
-) -> Interval:
-    """Return the bootstrap interval of the mean or median over subjects.
+def bootstrap_interval(values: npt.ArrayLike, *, statistic: Statistic = "mean", seed: int = 0) -> Interval:
+    """Return the 95 % bootstrap interval of the mean or median over subjects.
 
     Bias-corrected and accelerated for the mean; by percentiles for the median, whose acceleration is not
-    defined. The same values give the same interval, in whatever order.
-
-    Args:
-        values: (n,) one per subject; NaN is passed over. The median may hold infinite ones.
-        statistic: to which the interval belongs.
-        seed: of the draw.
-        confidence: share of intervals that hold the true value.
-
-    Returns:
-        NaN for fewer than `FEWEST_SUBJECTS`, or a mean with infinite values.
+    defined. The same values (one per subject; NaN is passed over) give the same interval, in whatever order.
+    NaN for fewer than `FEWEST_SUBJECTS`, or a mean of infinite values.
 
     Source: Efron 1987.
     """
@@ -142,22 +126,21 @@ def bootstrap_interval(
     mirrored = -known[::-1]
     flip = tuple(known) > tuple(mirrored)
     of = _bca if statistic == "mean" else _percentile_median
-    interval = of(mirrored if flip else known, seed, confidence)
+    interval = of(mirrored if flip else known, seed)
     return Interval(-interval.high, -interval.low) if flip else interval
 
 
-def _bca(values: Floats, seed: int, confidence: float) -> Interval:
-    how = {"n_resamples": RESAMPLES, "confidence_level": confidence, "method": "BCa"}
+def _bca(values: Floats, seed: int) -> Interval:
+    how = {"n_resamples": RESAMPLES, "confidence_level": 0.95, "method": "BCa"}
     result = stats.bootstrap((values,), np.mean, random_state=np.random.default_rng(seed), **how)
     return Interval(*(float(end) for end in result.confidence_interval))
 
 
-def _percentile_median(values: Floats, seed: int, confidence: float) -> Interval:
+def _percentile_median(values: Floats, seed: int) -> Interval:
     places = np.random.default_rng(seed).integers(values.size, size=(RESAMPLES, values.size))
     with np.errstate(invalid="ignore"):  # the middle between -inf and inf
         medians = np.nan_to_num(np.median(values[places], axis=1), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail], method="inverted_cdf")
+    low, high = np.quantile(medians, [0.025, 0.975], method="inverted_cdf")
     return Interval(float(low), float(high))
 
 
@@ -208,13 +191,9 @@ class RepeatedMeasures:
 
 
 def repeated_measures_anova(table: npt.ArrayLike) -> RepeatedMeasures:
-    """Return whether the mean depends on the column, subjects being the rows.
+    """Return whether the mean depends on the column of a complete table (subjects, levels of the factor).
 
-    Args:
-        table: (subjects, levels of the factor), complete.
-
-    Returns:
-        NaN throughout for fewer than two rows or columns, or without any residual variance.
+    NaN throughout for fewer than two rows or columns, or without any residual variance.
 
     Source: Greenhouse & Geisser 1959.
     """
@@ -253,11 +232,8 @@ def _doubly_centred(values: Floats) -> Floats:
 class LimitsOfAgreement:
     """Bland-Altman statistics of differences, with 95 % intervals.
 
-    Attributes:
-        bias: their mean.
-        sd: their standard deviation; with several per subject, of the variance between and within subjects
-            together.
-        low: lower limit, bias - 1.96 sd; `high` likewise.
+    `sd` with several differences per subject: of the variance between and within subjects together. The
+    limits `low` and `high` are bias -+ 1.96 sd.
     """
 
     bias: float = np.nan
@@ -270,7 +246,7 @@ class LimitsOfAgreement:
 
 
 def limits_of_agreement(
-    differences: npt.ArrayLike, subjects: npt.ArrayLike, *, factor: float = LIMIT_FACTOR, seed: int = 0
+    differences: npt.ArrayLike, subjects: npt.ArrayLike, *, factor: float = 1.96, seed: int = 0
 ) -> LimitsOfAgreement:
     """Return bias and limits of agreement.
 
@@ -279,13 +255,10 @@ def limits_of_agreement(
     percentile intervals from a bootstrap of whole subjects, NaN for fewer than `FEWEST_SUBJECTS`.
 
     Args:
-        differences: (n,); NaN is passed over.
+        differences: (n,); NaN is passed over. One subject gives a bias only.
         subjects: (n,) whose they are.
         factor: standard deviations from the bias to a limit.
         seed: of the bootstrap.
-
-    Returns:
-        NaN where fewer than two subjects say nothing.
     """
     values = np.asarray(differences, dtype=np.float64)
     known = np.isfinite(values)

@@ -27,21 +27,15 @@ class Comparison(Evaluation):
 
     Attributes:
         reference: the folder (or file) of the references.
-        subjects: the unit of the statistics, see `leaderboard.subject_table`; the reference has areas and
-            their STD only.
-        scores: the leaderboard in long form, a row per label, measure and method; columns:
-            `leaderboard.SCORE_COLUMNS`.
+        subjects: of `leaderboard.subject_table`; the reference has areas and their STD only.
+        scores: the leaderboard in long form, columns `leaderboard.SCORE_COLUMNS`.
         outcomes: the best method by each label and measure, and whether it holds.
-        statistics: a row per label, measure and pair of methods, in the order of `methods`; columns:
-            `leaderboard.STATISTICS_COLUMNS`.
-        anova: a row per method (and `REFERENCE`), label and measure (csa_mm2, csa_hard_mm2); columns:
-            `contrast_effects.ANOVA_COLUMNS`.
-        agreement: Bland-Altman of prediction against reference; a row per method, label, measure (csa_mm2,
-            csa_hard_mm2) and contrast, and one with contrast "" for all together; columns:
-            `contrast_effects.AGREEMENT_COLUMNS`.
+        statistics: a row per label, measure and pair of methods; `leaderboard.STATISTICS_COLUMNS`.
+        anova: a row per method (and `REFERENCE`), label and area; `contrast_effects.ANOVA_COLUMNS`.
+        agreement: Bland-Altman of prediction against reference; a row per method, label, area and contrast;
+            contrast "" is all together; `contrast_effects.AGREEMENT_COLUMNS`.
         contrast_agreement: areas of one contrast against another of the same subject; a row per method (and
-            `REFERENCE`), label, measure (csa_mm2, csa_hard_mm2) and pair of contrasts; columns:
-            `contrast_effects.PAIR_COLUMNS`.
+            `REFERENCE`), label, area and pair of contrasts; `contrast_effects.PAIR_COLUMNS`.
         made_by: version, command and every parameter, as JSON can hold them.
     """
 
@@ -57,10 +51,7 @@ class Comparison(Evaluation):
 
     @property
     def winners(self) -> pd.DataFrame:
-        """A row per label and measure: label, measure, winner, runner_up, difference, ci_low, ci_high.
-
-        And p_corrected, holds, verdict (in words); see `verdict.Outcome`.
-        """
+        """A row per label and measure: fields of `verdict.Outcome`, the verdict in words."""
         return leaderboard.winner_table(self.outcomes)
 
     @property
@@ -70,12 +61,9 @@ class Comparison(Evaluation):
         return asked
 
     def areas(self, method: str, *, label: int, measure: str = "csa_mm2") -> pd.DataFrame:
-        """Return the areas of one method, a row per (subject, session), a column per contrast; NaN if none.
+        """Return the areas of a method or `REFERENCE`, a row per (subject, session), a column per contrast.
 
-        Args:
-            method: of `methods`, or `REFERENCE`.
-            label: of `labels`.
-            measure: "csa_mm2" or "csa_hard_mm2".
+        `measure` is one of `AREAS`; NaN if a subject has none.
         """
         rows = leaderboard.with_reference(self.cases)
         rows = rows[(rows["label"] == label) & (rows["method"] == method)]

@@ -29,11 +29,9 @@ class Outcome:
     """The best method by one measure of a label, against the next best.
 
     Attributes:
-        measure: key of `scores.SCORES`.
         best: the methods that share the first rank, in the order given.
         winner: "" if there is none, as `runner_up`: a tie, or a single method.
-        difference: winner - runner-up, mean (or median, see `interval_of`) of subject means.
-        ci_low: lower end of its 95 % interval.
+        difference: winner - runner-up, of subject means; with its 95 % interval.
         p_corrected: over all pairs of methods, `num_tests`.
         interval_of: "mean", or "median" where a value is infinite.
     """

@@ -9,14 +9,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from nnunet_softseg.evaluation.comparison.paired_statistics import Floats
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.wording import counted, number, shortened
-
-Floats = npt.NDArray[np.float64]
 
 # Told apart with every kind of colour vision, on white and in grey print; markers repeat the message.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B1E4B", "#7F7F2A")
@@ -51,14 +49,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """How one method is shown.
-
-    Attributes:
-        name: as the user wrote it.
-        short: what figures say: printable, not long, unlike any other method's.
-        colour: "#rrggbb".
-        marker: of matplotlib.
-    """
+    """How one method is shown; its short name is printable and unlike any other method's."""
 
     name: str
     short: str
@@ -95,15 +86,7 @@ def drawing() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Group:
-    """Values of one method, side by side with others.
-
-    Attributes:
-        values: finite.
-        place: centre on the x axis.
-        width: of all of it.
-        style: of the method.
-        hollow: an outline only.
-    """
+    """Finite values of one method, at a place on the x axis; hollow: an outline only."""
 
     values: Floats
     place: float

@@ -1,7 +1,4 @@
-"""The figures of a label: areas, their spread over contrasts, agreement, reliability, inference time.
-
-As SVG and PNG files, and as SVG for the page.
-"""
+"""The figures of a label as SVG and PNG files, and as SVG for the page."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from nnunet_softseg import __version__
+from nnunet_softseg.evaluation.comparison.paired_statistics import Floats
 from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 from nnunet_softseg.evaluation.report.drawing import (
     FEW,
-    Floats,
     Group,
     MethodStyle,
     draw_groups,

@@ -125,21 +125,20 @@ def measure_name(measure: str) -> str:
 def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
     """Return a row per measure that has values: name, arrow to the better end, cells, and who wins."""
     scores = comparison.scores[comparison.scores["label"] == label]
-    rows = []
-    for found in comparison.outcomes:
-        if found.label == label:
-            table = scores[scores["measure"] == found.measure].set_index("method")
-            row = {
-                "name": measure_name(found.measure),
-                "arrow": "↑" if SCORES[found.measure].higher_is_better else "↓",
-                "cells": _mean_cells(table, comparison.methods, found.best),
-                "outcome": found,
-                "badge": badge(found),
-                "against": against(found),
-                "uncertainty": uncertainty(found),
-            }
-            rows.append(row)
-    return rows
+    tables = {measure: rows.set_index("method") for measure, rows in scores.groupby("measure")}
+    return [
+        {
+            "name": measure_name(found.measure),
+            "arrow": "↑" if SCORES[found.measure].higher_is_better else "↓",
+            "cells": _mean_cells(tables[found.measure], comparison.methods, found.best),
+            "outcome": found,
+            "badge": badge(found),
+            "against": against(found),
+            "uncertainty": uncertainty(found),
+        }
+        for found in comparison.outcomes
+        if found.label == label
+    ]
 
 
 def _mean_cells(table: pd.DataFrame, methods: Sequence[str], best: Sequence[str]) -> list[Cell]:
@@ -158,11 +157,7 @@ def _mean_cells(table: pd.DataFrame, methods: Sequence[str], best: Sequence[str]
 
 
 def by_contrast(comparison: Comparison) -> pd.DataFrame:
-    """Return every measure per contrast and method: mean, SD and median over images.
-
-    Returns:
-        label, measure, contrast, method, num_cases, mean, sd (ddof 1), median; images with a value only.
-    """
+    """Return every measure per label, contrast and method: mean, sd, median of images with a value."""
     rows = []
     measures = [name for name in SCORES if name in comparison.cases and comparison.cases[name].notna().any()]
     keys = ["label", "contrast", "method"]
@@ -269,10 +264,7 @@ _ERRORS: dict[str, Column] = {
 
 
 def label_tables(comparison: Comparison, label: int) -> dict[str, Table]:
-    """Return the tables of a label: statistics, anova, agreement, errors (the largest, whatever the method).
-
-    Also contrast_agreement, of the two contrasts in the figure, if any.
-    """
+    """Return statistics, anova, agreement, largest errors, agreement of the two contrasts in the figure."""
     cases = comparison.cases[comparison.cases["label"] == label]
     worst = cases.sort_values(["abs_csa_error_mm2", "dice"], ascending=[False, True]).head(MOST_CASES)
     shown = {

@@ -13,7 +13,6 @@ from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, subje
 from nnunet_softseg.io.html import NO_VALUE, figures
 from nnunet_softseg.metrics.measure_table import Measure
 
-INFINITE = "∞"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 HEADLINES = ("abs_csa_error_mm2", "std_csa_mm2", "dice")
@@ -24,9 +23,7 @@ _INTERVAL_DIGITS = 2
 _NEXT_TO_NOTHING = 1e-6
 _LONGEST_NAME = 22
 _UNITS = {"mm2": "mm²", "mm3": "mm³"}
-_BADGES: dict[Verdict, str] = {
-    each: each.value for each in (Verdict.HOLDS, Verdict.EQUAL, Verdict.TOO_FEW)
-} | {Verdict.ALONE: ""}
+_BADGES = {each: each.value for each in (Verdict.HOLDS, Verdict.EQUAL, Verdict.TOO_FEW)} | {Verdict.ALONE: ""}
 
 
 # Numbers and names
@@ -40,7 +37,7 @@ def unit_text(unit: str) -> str:
 def number(value: float, digits: int = 3) -> str:
     """Return so many significant figures; a dash for NaN, ∞, and an exponent for next to nothing."""
     if math.isinf(value):
-        return INFINITE if value > 0 else MINUS + INFINITE
+        return "∞" if value > 0 else f"{MINUS}∞"
     tiny = 0 < abs(value) < _NEXT_TO_NOTHING
     return (f"{value:.1g}" if tiny else figures(value, digits)).replace("-", MINUS)
 
@@ -59,10 +56,9 @@ def mean_and_sd(mean: float, sd: float, decimals: int) -> str:
 
 
 def shared_decimals(values: Iterable[float], digits: int = 3) -> int:
-    """Return the decimals that give the smallest of some numbers its significant figures.
+    """Return the decimals that give the smallest of some numbers its significant figures, within limits.
 
-    Numbers in a row are easier to compare with the same decimals; one that is next to nothing beside the
-    others does not fill the row with digits.
+    One that is next to nothing beside the others does not fill the row with digits.
     """
     sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
     if not sizes:

@@ -78,15 +78,12 @@ class Section:
 class WorstCase:
     """A case in which a method is far off, and the method that is nearest in the same case.
 
+    Errors of area and the slice (`where`) are in words; `trouble` says why there are no pictures.
+
     Attributes:
         number: its place within the label, from 1.
-        method: far off, in `case` of `contrast`.
         slice_index: along the S-I axis of the reference's array; None if not known.
         other: the nearest method, or "" if there is none better.
-        error: of the area, in words; `other_error` of the other.
-        where: which slice, in words.
-        section: pictures of this slice, or None.
-        trouble: why there are none, "" if there are.
     """
 
     number: int
