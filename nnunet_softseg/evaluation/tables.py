@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,56 +33,50 @@ _CSA = {
     "abs_csa_error_mm2": "|csa_error_mm2|",
     "abs_csa_error_percent": "|csa_error_percent|",
 }
-CASE_COLUMNS: Mapping[str, str] = MappingProxyType(
-    {
-        **_WHO,
-        "kind": "soft if the prediction has values between 0 and 1, else hard",
-        **{
-            name: f"{measure.meaning}{', ' + measure.unit if measure.unit else ''}"
-            for name, measure in MEASURES.items()
-        },
-        "abs_rve_percent": "|rve_percent|",
-        "abs_hard_rve_percent": "|hard_rve_percent|",
-        **_CSA,
-        **{
-            name.replace("csa_", "csa_hard_", 1): f"the same for maps > 0.5: {meaning}"
-            for name, meaning in _CSA.items()
-        },
-        "csa_region": "over which slices areas are means: levels, the heights common to all contrasts of "
-        "the subject, or the reference's own slices",
-        "csa_slices": "number of slices of the region",
-        "csa_missed_slices": "how many of them the prediction leaves empty",
-        "seconds": "inference time by softseg.json of the method, s",
-        "resampled": "True if brought to the reference's grid",
-        "prediction": "file",
-        "reference": "file",
-        "image": "file",
-        "levels": "file",
-    }
-)
+CASE_COLUMNS: Mapping[str, str] = {
+    **_WHO,
+    "kind": "soft if the prediction has values between 0 and 1, else hard",
+    **{
+        name: f"{measure.meaning}{', ' + measure.unit if measure.unit else ''}"
+        for name, measure in MEASURES.items()
+    },
+    "abs_rve_percent": "|rve_percent|",
+    "abs_hard_rve_percent": "|hard_rve_percent|",
+    **_CSA,
+    **{
+        name.replace("csa_", "csa_hard_", 1): f"the same for maps > 0.5: {meaning}"
+        for name, meaning in _CSA.items()
+    },
+    "csa_region": "over which slices areas are means: levels, the heights common to all contrasts of "
+    "the subject, or the reference's own slices",
+    "csa_slices": "number of slices of the region",
+    "csa_missed_slices": "how many of them the prediction leaves empty",
+    "seconds": "inference time by softseg.json of the method, s",
+    "resampled": "True if brought to the reference's grid",
+    "prediction": "file",
+    "reference": "file",
+    "image": "file",
+    "levels": "file",
+}
 """In the order of cases.csv."""
-SLICE_COLUMNS: Mapping[str, str] = MappingProxyType(
-    {
-        **_WHO,
-        "slice": "index along the S-I axis of the stored array, from 0",
-        "z_mm": "height of the reference's centre in the slice, scanner coordinates, mm",
-        "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty if unknown",
-        "csa_mm2": "cross-sectional area of the map, corrected for tilt, mm2; empty where the map is",
-        "csa_hard_mm2": "the same for the map > 0.5, mm2",
-        "in_region": "counts for the area of the case",
-    }
-)
-RELIABILITY_COLUMNS: Mapping[str, str] = MappingProxyType(
-    {
-        "method": "as named by the user",
-        "label": "value of the label",
-        "bin_low": "lower edge of the bin of predicted values",
-        "bin_high": "its upper edge",
-        "num_voxels": "in and around the object, all cases together",
-        "mean_prediction": "their mean predicted value; empty if there are none",
-        "mean_reference": "their mean reference value: the observed frequency",
-    }
-)
+SLICE_COLUMNS: Mapping[str, str] = {
+    **_WHO,
+    "slice": "index along the S-I axis of the stored array, from 0",
+    "z_mm": "height of the reference's centre in the slice, scanner coordinates, mm",
+    "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty if unknown",
+    "csa_mm2": "cross-sectional area of the map, corrected for tilt, mm2; empty where the map is",
+    "csa_hard_mm2": "the same for the map > 0.5, mm2",
+    "in_region": "counts for the area of the case",
+}
+RELIABILITY_COLUMNS: Mapping[str, str] = {
+    "method": "as named by the user",
+    "label": "value of the label",
+    "bin_low": "lower edge of the bin of predicted values",
+    "bin_high": "its upper edge",
+    "num_voxels": "in and around the object, all cases together",
+    "mean_prediction": "their mean predicted value; empty if there are none",
+    "mean_reference": "their mean reference value: the observed frequency",
+}
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

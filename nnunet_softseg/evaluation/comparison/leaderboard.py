@@ -71,8 +71,9 @@ SCORE_COLUMNS = {
 def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return a row per method (and the reference), subject and label, and warnings.
 
-    The mean over the subject's cases of every measure and area; the STD of areas over contrasts is NaN unless
-    the subject has every contrast in every method.
+    Columns: method, subject, label, num_cases, the mean over the subject's cases of every measure, csa_mm2,
+    csa_hard_mm2, and the STD of both over contrasts: NaN unless the subject has every contrast in every
+    method.
     """
     everything = with_reference(cases)
     groups = everything.groupby(["method", "subject", "label"], sort=True)

@@ -51,7 +51,10 @@ class Comparison(Evaluation):
 
     @property
     def winners(self) -> pd.DataFrame:
-        """A row per label and measure: fields of `verdict.Outcome`, the verdict in words."""
+        """A row per label and measure: label, measure, winner, runner_up, difference, ci_low, ci_high.
+
+        And p_corrected, holds, verdict (in words); see `verdict.Outcome`.
+        """
         return leaderboard.winner_table(self.outcomes)
 
     @property

@@ -1,7 +1,6 @@
 """The measures by which methods are ranked, in the order of the leaderboard."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS
 from nnunet_softseg.metrics.measure_table import MEASURES, Measure
@@ -27,19 +26,17 @@ _OVERLAP = ("dice", "soft_dice", "mae", "rmse", "boundary_mae", "boundary_rmse",
 _SURFACE = ("asd_mm", "hd95_mm", "surface_dice")
 _VOLUME = "Absolute relative volume error"
 # Signed errors have no better end: ranked are their absolute values, and the agreement shows the bias.
-SCORES: Mapping[str, Measure] = MappingProxyType(
-    {
-        **_of_areas("csa", "as given", ""),
-        **_of_areas("csa_hard", "> 0.5", ", binarised"),
-        **{name: MEASURES[name] for name in _OVERLAP},
-        "abs_rve_percent": Measure(_VOLUME_ERROR, "%", 0.0, title=_VOLUME),
-        "abs_hard_rve_percent": Measure(
-            f"{_VOLUME_ERROR}, of maps > 0.5", "%", 0.0, title=f"{_VOLUME}, binarised"
-        ),
-        **{name: MEASURES[name] for name in _SURFACE},
-        "seconds": Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
-    }
-)
+SCORES: Mapping[str, Measure] = {
+    **_of_areas("csa", "as given", ""),
+    **_of_areas("csa_hard", "> 0.5", ", binarised"),
+    **{name: MEASURES[name] for name in _OVERLAP},
+    "abs_rve_percent": Measure(_VOLUME_ERROR, "%", 0.0, title=_VOLUME),
+    "abs_hard_rve_percent": Measure(
+        f"{_VOLUME_ERROR}, of maps > 0.5", "%", 0.0, title=f"{_VOLUME}, binarised"
+    ),
+    **{name: MEASURES[name] for name in _SURFACE},
+    "seconds": Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
+}
 """The paper's two questions first: the area, and its dependence on the contrast."""
 PER_SUBJECT = tuple(name for name in SCORES if name.startswith("std_"))
 """Measures of all contrasts of a subject together: a single case has none."""

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -374,45 +373,43 @@ def draw_inference_time(comparison: Comparison, label: int, styles: Styles) -> F
 
 
 Draw = Callable[[Comparison, int, Styles], Figure | None]
-_KINDS: Mapping[str, tuple[Draw, str]] = MappingProxyType(
-    {
-        "csa_error": (
-            draw_csa_error,
-            "Absolute CSA error. Left: means over the images of a subject, the unit of the statistics; then "
-            "the images of each contrast.",
-        ),
-        "csa_std": (
-            draw_csa_std,
-            "Standard deviation of a subject's CSA over contrasts; the anatomy is the same in all, so less "
-            "is better. Filled: map as given; hollow: map > 0.5. Only subjects with every contrast in every "
-            "method.",
-        ),
-        "csa_over_contrasts": (
-            draw_csa_over_contrasts,
-            "CSA over contrasts, a thin line per subject, the mean bold. Left: map as given; right: map > "
-            "0.5. A method that does not depend on contrast draws level lines. STD: mean over subjects.",
-        ),
-        "csa_agreement": (
-            draw_csa_agreement,
-            "CSA of the same subjects in two contrasts, {pair}. Dashed: identity; line: least squares.",
-        ),
-        "bland_altman": (
-            draw_bland_altman,
-            "Method against reference (Bland-Altman), a point per image. Line: bias; dashed: 95 % limits of "
-            "agreement, images of one subject taken as repeated measurements; bands: their 95 % intervals.",
-        ),
-        "reliability": (
-            draw_reliability,
-            "Reliability of the predicted fractions, in and around the object, all images together. On the "
-            "dashed line a voxel predicted as 0.3 is 0.3 in the reference. Hard masks have values at the "
-            "ends only.",
-        ),
-        "inference_time": (
-            draw_inference_time,
-            "Time per image as noted by the method itself in softseg.json.",
-        ),
-    }
-)
+_KINDS: Mapping[str, tuple[Draw, str]] = {
+    "csa_error": (
+        draw_csa_error,
+        "Absolute CSA error. Left: means over the images of a subject, the unit of the statistics; then "
+        "the images of each contrast.",
+    ),
+    "csa_std": (
+        draw_csa_std,
+        "Standard deviation of a subject's CSA over contrasts; the anatomy is the same in all, so less "
+        "is better. Filled: map as given; hollow: map > 0.5. Only subjects with every contrast in every "
+        "method.",
+    ),
+    "csa_over_contrasts": (
+        draw_csa_over_contrasts,
+        "CSA over contrasts, a thin line per subject, the mean bold. Left: map as given; right: map > "
+        "0.5. A method that does not depend on contrast draws level lines. STD: mean over subjects.",
+    ),
+    "csa_agreement": (
+        draw_csa_agreement,
+        "CSA of the same subjects in two contrasts, {pair}. Dashed: identity; line: least squares.",
+    ),
+    "bland_altman": (
+        draw_bland_altman,
+        "Method against reference (Bland-Altman), a point per image. Line: bias; dashed: 95 % limits of "
+        "agreement, images of one subject taken as repeated measurements; bands: their 95 % intervals.",
+    ),
+    "reliability": (
+        draw_reliability,
+        "Reliability of the predicted fractions, in and around the object, all images together. On the "
+        "dashed line a voxel predicted as 0.3 is 0.3 in the reference. Hard masks have values at the "
+        "ends only.",
+    ),
+    "inference_time": (
+        draw_inference_time,
+        "Time per image as noted by the method itself in softseg.json.",
+    ),
+}
 FIGURES = tuple(_KINDS)
 _OUR_FILES = re.compile(rf"({'|'.join(FIGURES)}|worst_\d+)(_label\d+)?\.(svg|png)")
 _GROUP_NAME = re.compile(r'<g id="[\w.]+_\d+">')

@@ -229,7 +229,11 @@ def section_of(
         pictures[name] = _coloured(found, MAP_COLOURS, 0, 1)
         differences[name] = _coloured(found - expected, DIFFERENCE_COLOURS, -1, 1)
     shown, trouble = _image_plane(image, reference, frame.axis, index)
-    grey = None if shown is None else window.grey(shown)
+    grey = None
+    if shown is not None:
+        square = window.cut(shown)
+        low, high = (float(end) for end in np.percentile(square, WINDOW_PERCENTILES))
+        grey = _coloured(square, "gray", low, max(high, low + 1e-6))
     expected_picture = _coloured(expected, MAP_COLOURS, 0, 1)
     return Section(grey, trouble, expected_picture, pictures, differences, window.side_mm), index
 
@@ -277,12 +281,6 @@ class _Window:
         inside = [(found >= 0) & (found < size) for found, size in zip(index, plane.shape, strict=True)]
         clipped = [np.clip(found, 0, size - 1) for found, size in zip(index, plane.shape, strict=True)]
         return np.where(np.outer(*inside), plane[np.ix_(*clipped)], 0).astype(np.float32)
-
-    def grey(self, plane: Plane) -> Pixels:
-        """Return the square of an image in its own window of grey."""
-        square = self.cut(plane)
-        low, high = (float(end) for end in np.percentile(square, WINDOW_PERCENTILES))
-        return _coloured(square, "gray", low, max(high, low + 1e-6))
 
 
 def _coloured(plane: Plane, colours: str, low: float, high: float) -> Pixels:
