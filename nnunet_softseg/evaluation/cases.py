@@ -115,9 +115,6 @@ def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
     ]
 
 
-# JSON beside references and predictions
-
-
 def _from_json(folder: Path, name: str, read: Callable[[Any], dict[Any, Any]]) -> dict[Any, Any]:
     """Return what `read` takes from a file in or above a folder, {} if there is none that it can read."""
     for place in (folder, folder.parent):

@@ -128,9 +128,6 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
     )
 
 
-# Which files
-
-
 def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSettings) -> _Plan:
     table = read_case_table(settings.subjects) if settings.subjects else None
     if table and REFERENCE in table.paths:
@@ -231,9 +228,6 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
         without = [case.case_id for case in common if case.case_id not in plan.levels]
         if without:
             plan.warnings.append(f"{len(without)} cases have no image of levels: {examples(without)}")
-
-
-# Tables
 
 
 def _in_order(tables: Iterable[tuple[pd.DataFrame, Case]], methods: Iterable[str]) -> pd.DataFrame:

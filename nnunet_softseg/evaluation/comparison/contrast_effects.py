@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_softseg.evaluation.comparison import paired_statistics
 from nnunet_softseg.evaluation.comparison.leaderboard import complete_areas, with_reference
-from nnunet_softseg.evaluation.comparison.paired_statistics import (
-    FEWEST_SUBJECTS,
-    RepeatedMeasures,
-    fitted_line,
-    limits_of_agreement,
-    repeated_measures_anova,
-)
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 
 ANOVA_COLUMNS = {
@@ -58,18 +52,15 @@ def anova_table(cases: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 def _anova(values: Any) -> dict[str, Any]:
     subjects, contrasts = values.shape
-    result, note = RepeatedMeasures(), ""
+    result, note = paired_statistics.RepeatedMeasures(), ""
     if contrasts <= 1:
         note = "fewer than two contrasts"
     elif subjects < _FEWEST_FOR_ANOVA:
         note = f"too few subjects with all contrasts: {subjects}, needed are {_FEWEST_FOR_ANOVA}"
     else:
-        result = repeated_measures_anova(values)
+        result = paired_statistics.repeated_measures_anova(values)
         note = "no variance to test against" if np.isnan(result.f) else ""
     return {"num_subjects": subjects, "num_contrasts": contrasts, **asdict(result), "note": note}
-
-
-# Agreement
 
 
 def agreement_table(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -81,9 +72,9 @@ def agreement_table(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
             error = f"{area.removesuffix('_mm2')}_error_mm2"
             chosen = table[table["contrast"] == contrast] if contrast else table
             chosen = chosen[np.isfinite(chosen[error])]
-            limits = limits_of_agreement(chosen[error], chosen["subject"], seed=seed)
+            limits = paired_statistics.limits_of_agreement(chosen[error], chosen["subject"], seed=seed)
             subjects = chosen["subject"].nunique()
-            note = f"too few subjects: {subjects}" if subjects < FEWEST_SUBJECTS else ""
+            note = f"too few subjects: {subjects}" if subjects < paired_statistics.FEWEST_SUBJECTS else ""
             intervals = (*limits.bias_interval, *limits.low_interval, *limits.high_interval)
             numbers = (limits.bias, limits.sd, limits.low, limits.high, *intervals)
             rows.append((method, label, area, contrast, subjects, len(chosen), *numbers, note))
@@ -99,8 +90,8 @@ def contrast_agreement_table(cases: pd.DataFrame, methods: Sequence[str]) -> pd.
         for method, (first, second) in product([*methods, REFERENCE], combinations(contrasts, 2)):
             pairs = wide.loc[method][[first, second]].dropna()
             subjects = pairs.index.get_level_values("subject")
-            limits = limits_of_agreement(pairs[second] - pairs[first], subjects)
-            line = fitted_line(pairs[first], pairs[second])
+            limits = paired_statistics.limits_of_agreement(pairs[second] - pairs[first], subjects)
+            line = paired_statistics.fitted_line(pairs[first], pairs[second])
             who = (method, label, area, first, second, subjects.nunique())
             rows.append((*who, limits.bias, limits.low, limits.high, *line))
     return pd.DataFrame(rows, columns=list(PAIR_COLUMNS))

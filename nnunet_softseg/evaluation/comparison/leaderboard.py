@@ -7,16 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_softseg.evaluation.comparison.paired_statistics import (
-    SIGNIFICANT,
-    Correction,
-    Statistic,
-    bootstrap_interval,
-    cohens_dz,
-    corrected,
-    rank_biserial,
-    signed_rank_test,
-)
+from nnunet_softseg.evaluation.comparison import paired_statistics
+from nnunet_softseg.evaluation.comparison.paired_statistics import SIGNIFICANT, Correction, Statistic
 from nnunet_softseg.evaluation.comparison.scores import PER_SUBJECT, SCORES
 from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, too_few_subjects
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
@@ -63,9 +55,6 @@ SCORE_COLUMNS = {
     "ci_high": "its upper end",
     "rank": "1 is best; ties share the smaller",
 }
-
-
-# Cases -> subjects
 
 
 def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -131,9 +120,6 @@ def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return pd.concat(tables).reset_index(), list(dict.fromkeys(warnings))
 
 
-# Subjects -> leaderboard
-
-
 def score_table(
     cases: pd.DataFrame, subjects: pd.DataFrame, methods: Sequence[str], seed: int
 ) -> pd.DataFrame:
@@ -149,7 +135,7 @@ def score_table(
             values = of_methods.get_group(method).dropna().to_numpy(dtype=np.float64)
             if values.size:
                 who = {"method": method, "num_cases": _num_cases(cases, method, label, measure)}
-                low, high = bootstrap_interval(values, seed=seed)
+                low, high = paired_statistics.bootstrap_interval(values, seed=seed)
                 numbers = {"num_subjects": values.size, **describe(values), "ci_low": low, "ci_high": high}
                 ranked.append(who | numbers)
         rows += [{"label": label, "measure": measure, **row} for row in _with_ranks(ranked, measure)]
@@ -176,9 +162,6 @@ def _with_ranks(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]
     ]
 
 
-# Pairs of methods
-
-
 def pair_table(
     cases: pd.DataFrame, subjects: pd.DataFrame, methods: Sequence[str], correction: Correction, seed: int
 ) -> pd.DataFrame:
@@ -202,8 +185,8 @@ def _pair(values: pd.DataFrame, measure: str, methods: tuple[str, str], seed: in
     first, second = methods
     per_case, per_subject = _differences(values[[first, second]].dropna())
     of: Statistic = "mean" if np.isfinite(per_subject).all() else "median"
-    low, high = bootstrap_interval(per_subject, statistic=of, seed=seed)
-    w, p = signed_rank_test(per_subject)
+    low, high = paired_statistics.bootstrap_interval(per_subject, statistic=of, seed=seed)
+    w, p = paired_statistics.signed_rank_test(per_subject)
     centre = describe(per_subject)
     better = first if (centre[of] > 0) == SCORES[measure].higher_is_better else second
     return {
@@ -218,9 +201,9 @@ def _pair(values: pd.DataFrame, measure: str, methods: tuple[str, str], seed: in
         "interval_of": of,
         "wilcoxon_w": w,
         "p_subjects": p,
-        "p_cases": signed_rank_test(per_case).p,
-        "rank_biserial": rank_biserial(per_subject),
-        "cohens_dz": cohens_dz(per_subject),
+        "p_cases": paired_statistics.signed_rank_test(per_case).p,
+        "rank_biserial": paired_statistics.rank_biserial(per_subject),
+        "cohens_dz": paired_statistics.cohens_dz(per_subject),
         "better": "" if not centre[of] or np.isnan(centre[of]) else better,
     }
 
@@ -238,8 +221,8 @@ def _differences(pairs: pd.DataFrame) -> tuple[Any, Any]:
 
 def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[str, Any]]:
     """Return the pairs of one measure with corrected p values and what follows."""
-    by_subjects = corrected([pair["p_subjects"] for pair in pairs], correction)
-    by_cases = corrected([pair["p_cases"] for pair in pairs], correction)
+    by_subjects = paired_statistics.corrected([pair["p_subjects"] for pair in pairs], correction)
+    by_cases = paired_statistics.corrected([pair["p_cases"] for pair in pairs], correction)
     num_tests = int(np.count_nonzero(~np.isnan(by_subjects)))
     decided = []
     for pair, p_subjects, p_cases in zip(pairs, by_subjects, by_cases, strict=True):
@@ -255,9 +238,6 @@ def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[s
         }
         decided.append(pair | what_follows)
     return decided
-
-
-# Winners
 
 
 def outcomes(scores: pd.DataFrame, statistics: pd.DataFrame) -> tuple[Outcome, ...]:

@@ -39,9 +39,6 @@ class Interval(NamedTuple):
 NO_INTERVAL = Interval(np.nan, np.nan)
 
 
-# Two methods
-
-
 class SignedRank(NamedTuple):
     """The smaller sum of signed ranks, and the two-sided p value."""
 
@@ -170,9 +167,6 @@ def corrected(p_values: npt.ArrayLike, correction: Correction = "holm") -> Float
     return result
 
 
-# Several contrasts
-
-
 @dataclass(frozen=True)
 class RepeatedMeasures:
     """Analysis of variance of repeated measures, one factor of k levels, n subjects.
@@ -223,9 +217,6 @@ def _greenhouse_geisser(values: Floats) -> float:
 def _doubly_centred(values: Floats) -> Floats:
     centred: Floats = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
     return centred
-
-
-# Two measurements of one thing
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,7 @@ class Comparison(Evaluation):
     @property
     def parameters(self) -> Mapping[str, Any]:
         """The options of the user."""
-        asked: Mapping[str, Any] = self.made_by.get("parameters", {})
-        return asked
+        return dict(self.made_by.get("parameters", {}))
 
     def areas(self, method: str, *, label: int, measure: str = "csa_mm2") -> pd.DataFrame:
         """Return the areas of a method or `REFERENCE`, a row per (subject, session), a column per contrast.

@@ -81,9 +81,6 @@ def drawing() -> Iterator[None]:
         yield
 
 
-# Groups of values
-
-
 @dataclass(frozen=True)
 class Group:
     """Finite values of one method, at a place on the x axis; hollow: an outline only."""
@@ -98,7 +95,7 @@ class Group:
 def draw_groups(axis: Any, groups: Sequence[Group], names: Sequence[str], everything: Floats) -> None:
     """Draw groups of values over an axis from 0: violin, points, median and mean of each.
 
-    `names` are ticks at 0, 1, ...; the axis has room for `everything`, and a note says how many lie beyond.
+    `names` are ticks at 0, 1, ...; the axis has room for `everything`; a note says how many lie beyond.
     """
     axis.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, _top_of(everything)))
     for group in groups:

@@ -78,9 +78,6 @@ def _width(inches: float, least: float, most: float = 11) -> float:
     return float(np.clip(inches, least, most))
 
 
-# Error of the area
-
-
 def draw_csa_error(comparison: Comparison, label: int, styles: Styles) -> Figure | None:
     """Draw the absolute area error: subject means over all contrasts, then each contrast, by method."""
     cases, methods = _of(comparison.cases, label), comparison.methods
@@ -126,9 +123,6 @@ def _legend(figure: Figure, entries: Sequence[Line2D]) -> None:
     columns = int(figure.get_figwidth() / (0.55 + 0.068 * longest))
     columns = min(max(columns, 1), _LARGEST_LEGEND + 1)
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8.5)
-
-
-# The area over contrasts
 
 
 def draw_csa_std(comparison: Comparison, label: int, styles: Styles) -> Figure | None:
@@ -193,9 +187,6 @@ def _draw_lines(axis: Any, table: pd.DataFrame, style: MethodStyle) -> None:
             axis.plot(x, values, style.marker, ms=2, **look)
     means = table.mean().to_numpy(float)
     axis.plot(x, means, style.marker, ls="-", color=style.colour, mec="white", mew=0.8, lw=2.2, ms=5.5)
-
-
-# Agreement
 
 
 def draw_csa_agreement(comparison: Comparison, label: int, styles: Styles) -> Figure | None:
@@ -324,9 +315,6 @@ def _write_number_outside(axis: Any, values: Floats) -> None:
         axis.text(0.97, 0.03, text, transform=axis.transAxes, ha="right", fontsize=7.5, color="#b3261e")
 
 
-# Reliability and time
-
-
 def draw_reliability(comparison: Comparison, label: int, styles: Styles) -> Figure | None:
     """Draw the mean reference value over the mean prediction of each bin, and how many voxels are in it."""
     rows = _of(comparison.reliability, label)
@@ -367,9 +355,6 @@ def draw_inference_time(comparison: Comparison, label: int, styles: Styles) -> F
     draw_groups(axis, groups, names, np.concatenate(list(seconds.values())))
     axis.set_ylabel("inference time per image, s")
     return figure
-
-
-# All of them
 
 
 Draw = Callable[[Comparison, int, Styles], Figure | None]

@@ -12,19 +12,8 @@ import pandas as pd
 
 from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.comparison.scores import SCORES
+from nnunet_softseg.evaluation.report import wording
 from nnunet_softseg.evaluation.report.figures import contrast_pair, contrasts_of
-from nnunet_softseg.evaluation.report.wording import (
-    MINUS,
-    against,
-    badge,
-    interval,
-    mean_and_sd,
-    number,
-    plain_p,
-    shared_decimals,
-    uncertainty,
-    unit_text,
-)
 from nnunet_softseg.evaluation.tables import describe, in_order
 from nnunet_softseg.io.html import NO_VALUE
 from nnunet_softseg.metrics.measure_table import MEASURES
@@ -94,19 +83,19 @@ def _text(text: Any, look: str = "") -> Cell:
 def _number(value: float, text: str | None = None, look: str = "") -> Cell:
     # The page's script reads the key.
     key = "" if math.isnan(value) else repr(float(value)).replace("inf", "Infinity")
-    return Cell(number(value) if text is None else text, key, f"number {look}".rstrip())
+    return Cell(wording.number(value) if text is None else text, key, f"number {look}".rstrip())
 
 
 def _p(name: str) -> Column:
-    return lambda row: _number(row[name], plain_p(row[name]))
+    return lambda row: _number(row[name], wording.plain_p(row[name]))
 
 
 def _two_digits(name: str) -> Column:
-    return lambda row: _number(row[name], number(row[name], 2))
+    return lambda row: _number(row[name], wording.number(row[name], 2))
 
 
 def _ends(low: str, high: str) -> Column:
-    return lambda row: _number(row[low], interval(row[low], row[high]))
+    return lambda row: _number(row[low], wording.interval(row[low], row[high]))
 
 
 def _area(row: Row) -> str:
@@ -116,10 +105,7 @@ def _area(row: Row) -> str:
 def measure_name(measure: str) -> str:
     """Return title and unit: "STD of CSA over contrasts, mm²"."""
     score = SCORES[measure]
-    return f"{score.title}, {unit_text(score.unit)}" if score.unit else score.title
-
-
-# The leaderboard
+    return f"{score.title}, {wording.unit_text(score.unit)}" if score.unit else score.title
 
 
 def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
@@ -132,9 +118,9 @@ def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
             "arrow": "↑" if SCORES[found.measure].higher_is_better else "↓",
             "cells": _mean_cells(tables[found.measure], comparison.methods, found.best),
             "outcome": found,
-            "badge": badge(found),
-            "against": against(found),
-            "uncertainty": uncertainty(found),
+            "badge": wording.badge(found),
+            "against": wording.against(found),
+            "uncertainty": wording.uncertainty(found),
         }
         for found in comparison.outcomes
         if found.label == label
@@ -143,17 +129,14 @@ def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
 
 def _mean_cells(table: pd.DataFrame, methods: Sequence[str], best: Sequence[str]) -> list[Cell]:
     """Return mean and SD of each method; where a mean is infinite, its median too, if the table has ranks."""
-    decimals, cells = shared_decimals(table["mean"]), []
+    decimals, cells = wording.shared_decimals(table["mean"]), []
     for method, row in table.reindex(methods).iterrows():
-        text = mean_and_sd(row["mean"], row["sd"], decimals)
+        text = wording.mean_and_sd(row["mean"], row["sd"], decimals)
         if math.isinf(row["mean"]) and "rank" in row:
-            text = f"{text} (median {number(row['median'])})"
+            text = f"{text} (median {wording.number(row['median'])})"
         is_best = method in best and len(methods) > 1
         cells.append(_number(row["mean"], text, "best" if is_best else ""))
     return cells
-
-
-# Per contrast
 
 
 def by_contrast(comparison: Comparison) -> pd.DataFrame:
@@ -191,12 +174,9 @@ def contrast_tables(comparison: Comparison, label: int, table: pd.DataFrame) -> 
     return shown
 
 
-# Tables of one label
-
-
 def _difference(row: Row) -> Cell:
     difference = row[f"{row['interval_of']}_difference"]
-    return _number(difference, number(difference, 2) + " (median)" * (row["interval_of"] == "median"))
+    return _number(difference, wording.number(difference, 2) + " (median)" * (row["interval_of"] == "median"))
 
 
 def _degrees_of_freedom(row: Row) -> Cell:
@@ -210,7 +190,7 @@ _STATISTICS: dict[str, Column] = {
     "a": "method_a",
     "b": "method_b",
     "subjects": "num_subjects",
-    f"a {MINUS} b": _difference,
+    f"a {wording.MINUS} b": _difference,
     "95 % CI": _ends("ci_low", "ci_high"),
     "W": "wilcoxon_w",
     "p": _p("p_subjects"),
@@ -277,27 +257,21 @@ def label_tables(comparison: Comparison, label: int) -> dict[str, Table]:
     if pair is not None:
         rows = comparison.contrast_agreement
         rows = rows[(rows["contrast_x"] == pair[0]) & (rows["contrast_y"] == pair[1])]
-        shown["contrast_agreement"] = (rows, _pair_columns(*pair))
+        columns: dict[str, Column] = {
+            "method": "method",
+            "area": _area,
+            "subjects": "num_subjects",
+            f"{pair[1]} {wording.MINUS} {pair[0]}, mm²": "bias",
+            "limits of agreement, mm²": _ends("loa_low", "loa_high"),
+            "slope": "slope",
+            "intercept, mm²": "intercept",
+            "r": "r",
+        }
+        shown["contrast_agreement"] = (rows, columns)
     return {
         name: _table(f"{name.replace('_', '-')}-{label}", rows[rows["label"] == label], columns)
         for name, (rows, columns) in shown.items()
     }
-
-
-def _pair_columns(first: str, second: str) -> dict[str, Column]:
-    return {
-        "method": "method",
-        "area": _area,
-        "subjects": "num_subjects",
-        f"{second} {MINUS} {first}, mm²": "bias",
-        "limits of agreement, mm²": _ends("loa_low", "loa_high"),
-        "slope": "slope",
-        "intercept, mm²": "intercept",
-        "r": "r",
-    }
-
-
-# Tables of the whole comparison
 
 
 def general_tables(comparison: Comparison) -> dict[str, Table]:
@@ -325,7 +299,7 @@ def _same(*names: str) -> dict[str, Column]:
 
 _GLOSSARY: dict[str, Column] = {
     "measure": "title",
-    "unit": lambda row: unit_text(row["unit"]) or "1",
+    "unit": lambda row: wording.unit_text(row["unit"]) or "1",
     "direction": lambda row: "higher is better" if row["ideal"] else "lower is better",
     "meaning": "meaning",
 }
@@ -346,7 +320,7 @@ _EMPTY: dict[str, Column] = {
 def _empty_value(value: float | None) -> Cell:
     if value is None:
         return _text("computed as always", "muted")
-    return _text("no value" if math.isnan(value) else number(value))
+    return _text("no value" if math.isnan(value) else wording.number(value))
 
 
 def _option(value: Any) -> str:

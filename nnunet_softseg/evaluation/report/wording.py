@@ -23,10 +23,8 @@ _INTERVAL_DIGITS = 2
 _NEXT_TO_NOTHING = 1e-6
 _LONGEST_NAME = 22
 _UNITS = {"mm2": "mm²", "mm3": "mm³"}
-_BADGES = {each: each.value for each in (Verdict.HOLDS, Verdict.EQUAL, Verdict.TOO_FEW)} | {Verdict.ALONE: ""}
-
-
-# Numbers and names
+_BADGES: dict[Verdict, str] = {each: each.value for each in (Verdict.HOLDS, Verdict.EQUAL, Verdict.TOO_FEW)}
+_BADGES[Verdict.ALONE] = ""
 
 
 def unit_text(unit: str) -> str:
@@ -113,9 +111,6 @@ def shortened(name: str, longest: int = _LONGEST_NAME) -> str:
     return f"{printable[:head]}…{printable[head + 1 - longest :]}"
 
 
-# One outcome, in a table
-
-
 def badge(found: Outcome) -> str:
     """Return one or two words for a table."""
     return _BADGES.get(found.verdict, "not shown")
@@ -145,9 +140,6 @@ def _amount(found: Outcome) -> str:
         return ""
     direction = "less" if found.difference < 0 else "more"
     return f"{quantity(abs(found.difference), SCORES[found.measure].unit, 2)} {direction}"
-
-
-# All outcomes of a label, in sentences
 
 
 def verdict(comparison: Comparison, label: int) -> list[Markup]:

@@ -41,9 +41,6 @@ Plane = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 
-# Which cases
-
-
 @dataclass(frozen=True)
 class Section:
     """The pictures of one slice, right of the patient on the left, anterior on top.
@@ -200,9 +197,6 @@ def _section(
     shown = {each["method"]: read(each["prediction"]) for each in (row, nearest) if each is not None}
     maps = {name: on_grid_of(each, reference, resample=True)[0] for name, each in shown.items()}
     return section_of(reference, maps, Path(row["image"]) if row["image"] else None, index)
-
-
-# Pictures
 
 
 def section_of(
