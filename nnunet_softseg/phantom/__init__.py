@@ -11,8 +11,7 @@ The modules, in the order of their imports:
   truth.py           the true area of each slice in mm2
   acquisition.py     a subject -> one image with all that is known about it
   bids.py            the phantom as a BIDS folder
-  figures.py         image, truth, maps and differences as PNG
-  demo.py            phantom -> soft against vanilla, in minutes
+  demo.py            phantom -> soft against vanilla in minutes, with a table and a figure
 """
 
 from nnunet_softseg.phantom.acquisition import PhantomSpec, Simulated, simulate

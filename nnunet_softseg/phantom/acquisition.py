@@ -123,8 +123,8 @@ def draw_subject_anatomy(spec: PhantomSpec, number: int) -> Anatomy:
 def simulate(spec: PhantomSpec, number: int, contrast: str, subject: Subject | None = None) -> Simulated:
     """Return the image of a subject (1 is the first) in one contrast, with its truth.
 
-    It is a function of the first three arguments alone. The subject is the result of `simulate_subject` for
-    this number, if it is at hand, to save its time.
+    It is a function of the first three arguments alone; the result of `simulate_subject`, if at hand, saves
+    time.
     """
     subject, acquired = subject or simulate_subject(spec, number), contrast_named(contrast)
     place, rate, measure = _image_rngs(spec, number, acquired)
@@ -201,8 +201,7 @@ def _draw_shift(z_mm: Floats, rng: np.random.Generator) -> Floats:
     phases = rng.uniform(0, 2 * np.pi, 2)
     waves = np.sin(2 * np.pi * z_mm[:, None] / _SHIFT_PERIOD_MM + phases)
     shift = 0.75 * np.array([np.cos(angle), np.sin(angle)]) + 0.35 * waves
-    scaled: Floats = shift * longest / np.linalg.norm(shift, axis=1).max()
-    return scaled
+    return np.asarray(shift * longest / np.linalg.norm(shift, axis=1).max())
 
 
 def _draw_mask_bias(slices: int, contrast: Contrast, rng: np.random.Generator) -> MaskBias:
@@ -218,11 +217,10 @@ def check_cord_fits(spec: PhantomSpec, number: int) -> None:
         grid = make_grid(contrast, spec, _image_rngs(spec, number, contrast)[0])
         missing = _overhang_mm(anatomy, grid)
         if missing > 0:
-            fov = " x ".join(f"{extent:g}" for extent in spec.fov_mm)
+            fov, longer = " x ".join(f"{extent:g}" for extent in spec.fov_mm), f"{2 * missing:.0f}"
             raise UserError(
                 f"the field of view of {fov} mm (R-L x A-P x S-I) is too small for the cord of "
-                f"{subject_name(number)} in {contrast.name}: "
-                f"make R-L and A-P at least {2 * missing:.0f} mm longer"
+                f"{subject_name(number)} in {contrast.name}: make R-L and A-P at least {longer} mm longer"
             )
 
 
@@ -232,8 +230,7 @@ def _overhang_mm(anatomy: Anatomy, grid: Grid) -> float:
     moved = line + grid.unit_axes[:, :2] @ grid.shift_mm.T
     index = np.linalg.inv(grid.affine)[:3] @ np.vstack([moved, np.ones(line.shape[1])])
     radius = float(np.max(anatomy.cord_axes(anatomy.height_mm(line[2]))))
-    overhang = []
-    for axis in grid.array_axis[:2]:
-        room = np.minimum(index[axis] + 0.5, grid.shape[axis] - 0.5 - index[axis]) - 2
-        overhang.append(radius - room.min() * grid.voxel_mm[axis])
-    return float(max(overhang))
+    axes = list(grid.array_axis[:2])
+    ends = np.array(grid.shape)[axes, None] - 0.5
+    room = np.minimum(index[axes] + 0.5, ends - index[axes]).min(axis=1) - 2
+    return float((radius - room * grid.voxel_mm[axes]).max())

@@ -80,8 +80,7 @@ class Anatomy:
 
     def tilt_deg(self, z_mm: Floats) -> Floats:
         """Return the angle between the centreline and z, in degrees."""
-        tilt: Floats = np.degrees(np.arctan(np.hypot(*self.centreline(z_mm)[1])))
-        return tilt
+        return np.asarray(np.degrees(np.arctan(np.hypot(*self.centreline(z_mm)[1]))))
 
     def cord_axes(self, height_mm: Floats) -> tuple[Floats, Floats]:
         """Return the semi-axes (R-L, A-P) of the cord's section at each height, in mm."""
@@ -117,8 +116,7 @@ class Anatomy:
     def level_bounds_mm(self) -> Floats:
         """Return the heights that bound the levels, downwards: C1 lies between [0] and [1]; C2/C3 is at 0."""
         lengths = np.cumsum((0.0, *LEVEL_LENGTHS_MM))
-        bounds: Floats = (lengths[LEVELS_ABOVE_C2_C3] - lengths) * self.level_scale
-        return bounds
+        return np.asarray((lengths[LEVELS_ABOVE_C2_C3] - lengths) * self.level_scale)
 
     def level(self, height_mm: Floats) -> npt.NDArray[np.uint8]:
         """Return the level at each height: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; the ends are open."""
@@ -169,10 +167,9 @@ class SectionPoints:
 
 
 def locate(anatomy: Anatomy, points_mm: Floats) -> SectionPoints:
-    """Return each point in the coordinates of the section that it lies in.
+    """Return each point p in its section, perpendicular to the centreline c(z) at (p - c(z)) . c'(z) = 0.
 
-    The section is the one whose plane, perpendicular to the centreline c(z), contains the point: (p - c(z)) .
-    c'(z) = 0, solved for z by Newton's method.
+    That is solved for z by Newton's method.
     """
     x, y, z_point = points_mm
     z = z_point.copy()
@@ -210,9 +207,7 @@ def draw_anatomy(rng: np.random.Generator, z_c2c3_mm: float) -> Anatomy:
 
 
 def _draw_wave(rng: np.random.Generator, amplitude: tuple[float, float], period: tuple[float, float]) -> Wave:
-    return Wave(
-        float(rng.uniform(*amplitude)), float(rng.uniform(*period)), float(rng.uniform(0, 2 * math.pi))
-    )
+    return Wave(*(float(rng.uniform(*limits)) for limits in (amplitude, period, (0, 2 * math.pi))))
 
 
 def _with_steepest_tilt(anatomy: Anatomy, tilt_deg: float) -> Anatomy:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.results import changed_keys, json_copy, make_folder, replacing, write_json
+from nnunet_softseg.io.results import changed_keys, json_copy, make_folder, replacing, write_bytes, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,
@@ -65,8 +65,7 @@ def phantom(
         seed: of everything random.
         fov_mm: R-L, A-P, S-I of the images.
         contrasts: of `CONTRAST_NAMES`.
-        shift_mm: how far the anatomy may lie from where T2w shows it, in plane, smoothly different from slice
-        to slice.
+        shift_mm: farthest distance in plane to the anatomy as T2w shows it, smoothly different in each slice.
         cord: False leaves out cord and canal; all labels are empty.
         axial_si_mm: S-I extent of the axial contrasts (T2star, MT, DWI); None for that of the others.
         oblique_deg: how far the axial slices may be tipped about the R-L axis.
@@ -79,7 +78,7 @@ def phantom(
     """
     if n < 1 or num_processes < 1:
         raise UserError(f"n and num_processes must be 1 or more, got {n} and {num_processes}")
-    rl, ap, si = (float(extent) for extent in fov_mm)
+    rl, ap, si = map(float, fov_mm)
     spec = PhantomSpec(
         seed, (rl, ap, si), tuple(contrasts), float(shift_mm), cord, axial_si_mm, float(oblique_deg)
     )
@@ -190,11 +189,9 @@ def _write_descriptions(folder: Path, spec: PhantomSpec, n: int) -> None:
     names = {LABELS: "Cord masks, biased by contrast", TRUTH: "True cord: shares, levels, areas"}
     for derivative, name in names.items():
         make_folder(folder / derivative)
-        description = {"Name": name, "DatasetType": "derivative", **common}
-        write_json(folder / derivative / _DESCRIPTION, description)
+        write_json(folder / derivative / _DESCRIPTION, {"Name": name, "DatasetType": "derivative", **common})
     text = "Simulated MRI of a spinal cord with known truth, made by nnunet-softseg. No person was scanned.\n"
-    with replacing(folder / "README") as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_bytes(folder / "README", text.encode())
 
 
 def _generated_by(spec: PhantomSpec, n: int) -> dict[str, Any]:

@@ -4,18 +4,21 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from scipy.ndimage import distance_transform_edt
+from matplotlib.figure import Figure
+from scipy.ndimage import center_of_mass, distance_transform_edt
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
@@ -24,10 +27,9 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import make_folder, write_json
+from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.morphometry import slice_areas
-from nnunet_softseg.phantom import figures
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
 
 DATASET_ID = 900
@@ -37,7 +39,11 @@ TRAINERS = {"softseg": "nnUNetTrainerSoftSegDemo", "vanilla": "nnUNetTrainerDemo
 SUBJECTS, TEST_SUBJECTS, VALIDATION_SUBJECTS = 12, 2, 1
 FOV_MM = (56.0, 60.0, 64.0)
 FAR_MM = 10.0
-"""Beyond this distance from the cord, what a map holds is background."""
+"""Beyond this distance from the cord, all values of a map are background."""
+HALF_WIDTH_MM = 14.0
+"""Of the square around the cord that the figure shows."""
+
+Plane = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -69,21 +75,18 @@ class Demo:
 def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame:
     """Run the demo, print its table, draw its figure, and return the measures of every test case.
 
-    A second call goes on where the first was interrupted; finished steps are not repeated.
-
-    The table has a row per method and case; it is also written as measures.csv, beside comparison.png.
-
-    Raises:
-        UserError: if the folder cannot be written, or a command of nnU-Net's fails.
+    A second call goes on where the first was interrupted. The table has a row per method and case; it is also
+    written as measures.csv, beside comparison.png. A command of nnU-Net's that fails raises a UserError.
     """
     started = time.perf_counter()
     here = Demo(Path(output).resolve(), num_processes)
     make_folder(here.output / "logs")
     for name, step in _steps(here, seed):
         _once(here, name, step)
-    table = _measure(here)
+    rows = [_measure_case(here, method, case) for method in TRAINERS for case in _test_cases(here)]
+    table = pd.DataFrame(rows)
     table.to_csv(here.output / "measures.csv", index=False)
-    figures.draw_comparison(_panels(here), here.output / "comparison.png")
+    draw_comparison(_images_shown(here), here.output / "comparison.png")
     _print_summary(here, table, time.perf_counter() - started)
     return table
 
@@ -161,12 +164,8 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count:
     with (
         log_file.open("w", encoding="utf-8") as stream,
         tqdm(unit="", desc=f"  {log}", leave=False) as bar,
-        subprocess.Popen(
-            [executable, *arguments],
-            env=here.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        Popen(
+            [executable, *arguments], env=here.environment(), stdout=PIPE, stderr=STDOUT, text=True
         ) as process,
     ):
         for line in process.stdout or ():
@@ -179,29 +178,23 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count:
         raise UserError(f"{command} failed (exit code {code}): {last[0].strip()}; see {log_file}")
 
 
-def _measure(here: Demo) -> pd.DataFrame:
-    """Return the measures of every test case, a row per method and case."""
-    rows = []
-    for method in TRAINERS:
-        for case in _test_cases(here):
-            subject, contrast = case.split("_", 1)
-            names = {"method": method, "case": case, "subject": subject, "contrast": contrast}
-            rows.append(names | _measure_case(here, method, case))
-    return pd.DataFrame(rows)
-
-
 def _test_cases(here: Demo) -> list[str]:
     return sorted(file.name.removesuffix("_0000.nii.gz") for file in (here.raw / "imagesTs").glob("*.nii.gz"))
 
 
-def _measure_case(here: Demo, method: str, case: str) -> dict[str, float]:
+def _measure_case(here: Demo, method: str, case: str) -> dict[str, str | float]:
     truth, predicted = load_nifti(_truth(here, case)), load_nifti(_map(here, method, case))
     expected, found = truth.get_fdata(dtype=np.float32), predicted.get_fdata(dtype=np.float32)
     grid = VoxelGrid.of(truth)
     measures = metrics.soft_measures(found, expected, grid.voxel_mm3)
-    csa, true_csa = (_mean_csa(image) for image in (predicted, truth))
+    csa, true_csa = _mean_csa(predicted), _mean_csa(truth)
     far = distance_transform_edt(expected == 0, sampling=grid.spacing_mm) > FAR_MM
+    subject, contrast = case.split("_", 1)
     return {
+        "method": method,
+        "case": case,
+        "subject": subject,
+        "contrast": contrast,
         "dice": measures["dice"],
         "boundary_mae": measures["boundary_mae"],
         "csa_mm2": csa,
@@ -227,28 +220,73 @@ def _map(here: Demo, method: str, case: str) -> Path:
     return soft if soft.is_file() else here.prediction(method) / f"{case}.nii.gz"
 
 
-def _panels(here: Demo) -> list[figures.Panels]:
-    """Return a row of the figure for every contrast of the first test subject."""
+def _images_shown(here: Demo) -> dict[str, list[nib.Nifti1Image]]:
+    """Return, for each contrast of the first test subject, its image, its truth and each method's map."""
     cases = _test_cases(here)
-    chosen = [case for case in cases if case.split("_")[0] == cases[0].split("_")[0]]
-    return [
-        figures.Panels(
-            title=case.split("_", 1)[1],
-            image=load_nifti(here.raw / "imagesTs" / f"{case}_0000.nii.gz"),
-            truth=load_nifti(_truth(here, case)),
-            maps={method: load_nifti(_map(here, method, case)) for method in TRAINERS},
-        )
-        for case in chosen
-    ]
+    return {
+        case.split("_", 1)[1]: [
+            load_nifti(here.raw / "imagesTs" / f"{case}_0000.nii.gz"),
+            load_nifti(_truth(here, case)),
+            *(load_nifti(_map(here, method, case)) for method in TRAINERS),
+        ]
+        for case in cases
+        if case.split("_")[0] == cases[0].split("_")[0]
+    }
+
+
+def draw_comparison(rows: Mapping[str, list[nib.Nifti1Image]], path: Path) -> None:
+    """Draw an axial slice of each row: image, truth, every method's map and its difference to the truth."""
+    columns = ["image", "truth", *TRAINERS, *(f"{method} - truth" for method in TRAINERS)]
+    figure = Figure(figsize=(1.9 * len(columns) + 1.2, 1.95 * len(rows) + 0.6), layout="compressed")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    shown: dict[str, Any] = {}
+    for line, (contrast, images) in zip(axes, rows.items(), strict=True):
+        image, truth, *maps = _same_slice(images)
+        limits = {"vmin": float(np.percentile(image, 1)), "vmax": float(np.percentile(image, 99.5))}
+        _show(line[0], image, cmap="gray", **limits)
+        for axis, plane in zip(line[1:], [truth, *maps], strict=False):
+            shown["soft map"] = _show(axis, plane, cmap="magma", vmin=0, vmax=1)
+        for axis, plane in zip(line[2 + len(maps) :], maps, strict=True):
+            shown["difference"] = _show(axis, plane - truth, cmap="RdBu_r", vmin=-1, vmax=1)
+        line[0].set_ylabel(contrast, fontsize=11)
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name, fontsize=11)
+    first = 2 + len(TRAINERS)
+    for label, part in (("soft map", axes[:, 1:first]), ("difference", axes[:, first:])):
+        figure.colorbar(shown[label], ax=part, label=label, location="bottom", shrink=0.5, aspect=40)
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=130)
+
+
+def _show(axis: Any, plane: Plane, **options: Any) -> Any:
+    axis.set(xticks=[], yticks=[])
+    # Nearest neighbour on purpose: to see the voxels and their values.
+    return axis.imshow(plane, origin="lower", interpolation="nearest", extent=(0, 1, 0, 1), **options)
+
+
+def _same_slice(images: list[nib.Nifti1Image]) -> list[Plane]:
+    """Return the middle axial slice of all images, as a square around the truth's centre, L on the right."""
+    arrays = [nib.as_closest_canonical(image) for image in images]
+    truth = arrays[1].get_fdata(dtype=np.float32)
+    filled = np.flatnonzero(truth.sum(axis=(0, 1)))
+    z = int(filled[len(filled) // 2]) if len(filled) else truth.shape[2] // 2
+    weights = truth[:, :, z] if len(filled) else np.ones(truth.shape[:2])
+    centre = [round(coordinate) for coordinate in center_of_mass(weights)]
+    spacing = arrays[1].header.get_zooms()[:2]
+    box = tuple(
+        slice(max(middle - int(HALF_WIDTH_MM / step), 0), middle + int(HALF_WIDTH_MM / step) + 1)
+        for middle, step in zip(centre, spacing, strict=True)
+    )
+    # Canonical axes run to R and A; transposed and flipped, the slice lies as radiologists look at it.
+    return [array.get_fdata(dtype=np.float32)[(*box, z)].T[:, ::-1] for array in arrays]
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row per method: means over contrasts of means over subjects, and the STD over contrasts."""
     absolute = table.assign(csa_error_percent=table.csa_error_percent.abs())
-    measures = ["dice", "boundary_mae", "csa_error_percent", "background_mm3"]
-    summary = absolute.groupby(["method", "contrast"])[measures].mean().groupby("method").mean()
+    means = absolute.groupby(["method", "contrast"]).mean(numeric_only=True).groupby("method").mean()
     deviation = table.groupby(["method", "subject"])["csa_mm2"].std(ddof=1).groupby("method").mean()
-    return summary.assign(std_csa_mm2=deviation)
+    return means.assign(std_csa_mm2=deviation)
 
 
 def _print_summary(here: Demo, table: pd.DataFrame, seconds: float) -> None:

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from nnunet_softseg.phantom.anatomy import Floats
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A voxel grid in scanner RAS+ mm.
+    """A voxel grid in scanner RAS+ mm; slices are counted along the array axis that is closest to S-I.
 
     `shift_mm` is (slices, 2): how far the anatomy has moved in each slice along the slice's own R-L and A-P
-    axes (positive to the right and to anterior), in mm. A slice is everything with one index along the array
-    axis that is closest to S-I.
+    axes (positive to the right and to anterior), in mm.
     """
 
     shape: tuple[int, int, int]
@@ -24,8 +23,7 @@ class Grid:
     @property
     def voxel_mm(self) -> Floats:
         """Size of a voxel along the array axes, (3,) in mm."""
-        size: Floats = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return size
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @property
     def array_axis(self) -> tuple[int, int, int]:
@@ -44,8 +42,7 @@ class Grid:
         """Unit vectors (3, 3) as columns: along R-L, A-P, S-I, to the right, anterior, superior."""
         axes = self.affine[:3, list(self.array_axis)]
         signs = np.sign(np.diagonal(axes))
-        unit: Floats = axes * signs / np.linalg.norm(axes, axis=0)
-        return unit
+        return np.asarray(axes * signs / np.linalg.norm(axes, axis=0))
 
     def anatomy_mm(self, index: Floats, slices: npt.NDArray[np.intp]) -> Floats:
         """Return the point of the unmoved anatomy, (3, N) in mm, seen at each voxel index.

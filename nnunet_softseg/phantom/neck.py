@@ -1,9 +1,8 @@
 """Everything around the canal: bone, discs, muscle, fat, vessels, airway, skin, painted plane by plane.
 
-X and Y are mm to the right and anterior of the centreline in the plane, and `h` is the height of the section
-through a point: so that bones and discs follow the cord's curve. The canal is solid bone or ligament here:
-the cord, its CSF and the epidural space are laid over it with their exact shares of each voxel, or not at all
-where there is no cord.
+X and Y are mm to the right and anterior of the centreline in the plane; `h`, the height of the section
+through a point, lets bones and discs follow the cord's curve. The canal is solid bone or ligament here: cord,
+CSF and epidural space are laid over it with their exact shares of each voxel.
 """
 
 # ruff: noqa: PLR2004 - the numbers are the drawing: positions and sizes in mm, or relative to a radius of 1
@@ -113,8 +112,7 @@ def _linear_along(volume: npt.NDArray[np.float32], axis: int, at: Floats) -> npt
     below = at.astype(int)
     weight = (at - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
     lower, upper = volume.take(below, axis), volume.take(below + 1, axis)
-    mixed: npt.NDArray[np.float32] = lower + weight * (upper - lower)
-    return mixed
+    return np.asarray(lower + weight * (upper - lower))
 
 
 @dataclass(frozen=True)
@@ -164,8 +162,7 @@ class _PlaneOf:
     def ellipse(self, centre: tuple[float, float], radii: tuple[float, float]) -> Floats:
         """Return 1 on an ellipse, less inside, growing linearly with the distance from its centre."""
         x, y = (self.x - centre[0]) / radii[0], (self.y - centre[1]) / radii[1]
-        radius: Floats = np.sqrt(x**2 + y**2)
-        return radius
+        return np.asarray(np.sqrt(x**2 + y**2))
 
 
 def _look_up(function: Callable[[Floats], Floats], h: Floats) -> Floats:

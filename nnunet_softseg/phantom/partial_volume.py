@@ -126,9 +126,8 @@ def _box_around_canal(anatomy: Anatomy, grid: Grid) -> tuple[npt.NDArray[np.intp
     """Return the first and one past the last index of the box of voxels that holds the canal."""
     centres = grid.slice_centres_mm()
     reach = np.abs(np.diff(centres[2])).max(initial=1.0)
-    z = np.linspace(
-        centres[2].min() - reach - _CANAL_REACH_MM, centres[2].max() + reach + _CANAL_REACH_MM, 400
-    )
+    low_mm, high_mm = centres[2].min() - reach, centres[2].max() + reach
+    z = np.linspace(low_mm - _CANAL_REACH_MM, high_mm + _CANAL_REACH_MM, 400)
     line = np.vstack([anatomy.centreline(z)[0], z])
     index = np.linalg.inv(grid.affine)[:3] @ np.vstack([line, np.ones(z.size)])
     reach_voxels = (_CANAL_REACH_MM + np.abs(grid.shift_mm).max(initial=0.0)) / grid.voxel_mm
@@ -188,9 +187,8 @@ def _ellipse(
     norm = np.sqrt(normal_u**2 + normal_v**2) + 1e-9
     radius = np.sqrt(u * normal_u + v * normal_v)
     per_norm = (radius + 1e-9) / norm
-    squares = (
-        normal_u**2 * spread[0] + 2 * normal_u * normal_v * spread[1] + normal_v**2 * spread[2]
-    ) / norm**2
+    squares = normal_u**2 * spread[0] + 2 * normal_u * normal_v * spread[1] + normal_v**2 * spread[2]
+    squares /= norm**2
     # A box on a convex boundary holds less than one on a flat boundary: half of its mean sagitta.
     curvature = per_norm**3 / (axes[0] * axes[1]) ** 2
     return (radius - 1) * per_norm + curvature * squares / 24, np.sqrt(squares)

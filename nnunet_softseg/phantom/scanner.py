@@ -34,15 +34,9 @@ def scan(
     gain: float,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int16]:
-    """Return the image on the grid.
+    """Return the image on the grid; the fractions are laid over the neck, None leaves it solid.
 
-    Args:
-        surroundings: the neck around the canal.
-        contrast: brightness, blur and noise.
-        grid: voxels and the shift of each slice.
-        fractions: shares of canal, CSF and cord, laid over the neck; None leaves the neck solid.
-        gain: of the receiver.
-        rng: for the bias field and the noise.
+    `gain` is that of the receiver; `rng` draws the bias field and the noise.
     """
     image = _sample_neck(surroundings, contrast, grid)
     if fractions is not None:
@@ -108,5 +102,4 @@ def _bias_field(grid: Grid, rng: np.random.Generator) -> Volume:
     draws = rng.normal(0, _BIAS_FIELD, 9)
     terms = (rl, ap, si, rl * ap, ap * si, rl * si, rl**2 - 1 / 3, ap**2 - 1 / 3, si**2 - 1 / 3)
     logarithm = sum(float(draw) * term for draw, term in zip(draws, terms, strict=True)) - _COIL * anterior
-    field: Volume = np.exp(logarithm).astype(np.float32)
-    return field
+    return np.asarray(np.exp(logarithm), dtype=np.float32)

@@ -23,20 +23,13 @@ CSA_COLUMNS = {
 }
 
 
-def csa_table(
-    anatomy: Anatomy, grid: Grid, truth: npt.NDArray[np.float32]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the true areas and angles of each slice: the columns of `CSA_COLUMNS`, (slices,) each.
-
-    Without a cord, areas and levels are 0.
-    """
+def csa_table(anatomy: Anatomy, grid: Grid, truth: npt.NDArray[np.float32]) -> dict[str, Floats]:
+    """Return the columns of `CSA_COLUMNS`, (slices,) each; without a cord, areas and levels are 0."""
     slices = grid.shape[grid.slice_axis]
     thickness = grid.voxel_mm[grid.slice_axis]
     offsets = (np.arange(_POINTS) + 0.5) / _POINTS - 0.5
-    areas = [
-        anatomy.csa_mm2(anatomy.height_mm(centreline_in_slices(anatomy, grid, offset * thickness)[2]))
-        for offset in offsets
-    ]
+    crossings = [centreline_in_slices(anatomy, grid, offset * thickness)[2] for offset in offsets]
+    areas = [anatomy.csa_mm2(anatomy.height_mm(z)) for z in crossings]
     z = centreline_in_slices(anatomy, grid)[2]
     pixel_mm2 = float(np.prod(np.delete(grid.voxel_mm, grid.slice_axis)))
     in_plane = tuple(axis for axis in range(3) if axis != grid.slice_axis)
@@ -73,8 +66,6 @@ def _tilts_deg(anatomy: Anatomy, grid: Grid, z: Floats) -> tuple[Floats, Floats]
     """Return the angles between centreline and slice normal: of the anatomy, and as moved slices show it."""
     tangent = grid.unit_axes.T @ np.vstack([anatomy.centreline(z)[1], np.ones_like(z)])
     lean = tangent[:2] / tangent[2]
-    along = np.arange(z.size) * grid.voxel_mm[grid.slice_axis]
-    if grid.affine[2, grid.slice_axis] < 0:
-        along = -along
+    along = np.arange(z.size) * grid.voxel_mm[grid.slice_axis] * np.sign(grid.affine[2, grid.slice_axis])
     shear = np.gradient(grid.shift_mm, along, axis=0).T if z.size > 1 else np.zeros_like(lean)
     return np.degrees(np.arctan(np.hypot(*lean))), np.degrees(np.arctan(np.hypot(*(lean + shear))))
