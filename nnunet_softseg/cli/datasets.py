@@ -3,16 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, required, switch
 from nnunet_softseg.errors import UserError
 
 Value = TypeVar("Value")
-
-
-def _dataset() -> Any:
-    return required("-d DATASET", "dataset id or name")
 
 
 def contrast_and_id(text: str) -> tuple[str, int]:
@@ -123,7 +119,7 @@ class Check(Command):
     Exit code 0: no error, perhaps warnings. 2: at least one error.
     """
 
-    dataset: str = _dataset()
+    dataset: str = required("-d DATASET", "dataset id or name")
     num_processes: int = option("-np N", "processes that read cases", 4)
     output: str | None = option("-o JSON", "write the findings to this file, too")
 
@@ -151,7 +147,7 @@ class Prepare(Command):
       nnunet-softseg prepare -d 101 -c 3d_fullres
     """
 
-    dataset: str = _dataset()
+    dataset: str = required("-d DATASET", "dataset id or name")
     configuration: str = required("-c CONFIGURATION", "configuration of the plans, such as 3d_fullres")
     plans_identifier: str = option("-p PLANS", "name of the plans", "nnUNetPlans")
     num_processes: int = option("-np N", "processes that prepare cases", 4)

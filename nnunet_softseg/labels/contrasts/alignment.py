@@ -61,8 +61,7 @@ class PiecewiseLinear:
 
     def at(self, coordinate: Floats) -> Floats:
         """Return the values at each coordinate, (d, N)."""
-        values: Floats = np.stack([np.interp(coordinate, self.knots, column) for column in self.values.T])
-        return values
+        return np.stack([np.interp(coordinate, self.knots, column) for column in self.values.T])
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +106,7 @@ class Slices:
 
     def number(self, points: Floats) -> Floats:
         """Return the slice coordinate of points, (N,)."""
-        number: Floats = self.grid.to_index(points)[2]
-        return number
+        return np.asarray(self.grid.to_index(points)[2])
 
     def crossing(self, line: Floats) -> PiecewiseLinear:
         """Return slice coordinate -> where a line of points (3, m) crosses that plane, 3 values in mm."""
@@ -130,20 +128,16 @@ class Reference:
 
 
 def reference_of(mask: Volume) -> Reference:
-    """Return the reference from its upright mask."""
+    """Return the reference from its upright mask; the cord ends straight, at the far sides of its slices."""
     centres = centres_of_mass(mask)
-    return Reference(Slices.of(mask), centres.slices, _with_straight_ends(mask, centres))
-
-
-def _with_straight_ends(mask: Volume, centres: Centres) -> Floats:
-    """Return the centres, and the line through the outer ones up to the far sides of their slices."""
     numbers, points = centres.slices, centres.world
     if numbers.size == 1:
         first = last = mask.affine[:3, 2]
     else:
         first = (points[:, 1] - points[:, 0]) / (numbers[1] - numbers[0])
         last = (points[:, -1] - points[:, -2]) / (numbers[-1] - numbers[-2])
-    return np.column_stack([points[:, 0] - _REACH * first, points, points[:, -1] + _REACH * last])
+    cord = np.column_stack([points[:, 0] - _REACH * first, points, points[:, -1] + _REACH * last])
+    return Reference(Slices.of(mask), numbers, cord)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +177,7 @@ class Motion:
         right, anterior = self.slices.axes.T @ (points - centre)
         to_right = (np.cos(angle) - 1) * right - np.sin(angle) * anterior
         to_anterior = np.sin(angle) * right + (np.cos(angle) - 1) * anterior
-        turned: Floats = points + self.slices.axes @ np.stack([to_right, to_anterior])
-        return turned
+        return np.asarray(points + self.slices.axes @ np.stack([to_right, to_anterior]))
 
 
 def identity(reference: Reference) -> Motion:
@@ -203,7 +196,10 @@ def measure(reference: Reference, mask: Volume, settings: GroundTruthSettings) -
     """
     slices, centres = Slices.of(mask), centres_of_mass(mask)
     crossing = slices.crossing(reference.cord).at(centres.slices.astype(np.float64))
-    shared = _shared(reference, slices, centres.slices, crossing)
+    # Those that the reference's cord crosses within a slice that has its mask.
+    crossed = np.abs(slices.number(crossing) - centres.slices) <= ROUNDING
+    away = np.abs(reference.slices.number(crossing)[:, None] - reference.filled).min(axis=1)
+    shared = np.flatnonzero(crossed & (away <= _REACH + ROUNDING))
     if not shared.size:
         return None
     measured = centres.slices[shared]
@@ -212,15 +208,6 @@ def measure(reference: Reference, mask: Volume, settings: GroundTruthSettings) -
     shift = PiecewiseLinear(numbers, smoothed(numbers * mask.voxel_mm[2], steps, settings.smooth_mm))
     rotation = _rotation(reference, mask, settings.smooth_mm) if settings.rotation else None
     return Motion(slices, shift, rotation, slices.crossing(centres.world), measured, steps)
-
-
-def _shared(
-    reference: Reference, slices: Slices, numbers: npt.NDArray[np.intp], crossing: Floats
-) -> npt.NDArray[np.intp]:
-    """Return which of the slices the reference's cord crosses within a slice that has its mask."""
-    crossed = np.abs(slices.number(crossing) - numbers) <= ROUNDING
-    away = np.abs(reference.slices.number(crossing)[:, None] - reference.filled).min(axis=1)
-    return np.flatnonzero(crossed & (away <= _REACH + ROUNDING))
 
 
 def with_cord_of_all(reference: Reference, motions: Sequence[Motion]) -> Reference:

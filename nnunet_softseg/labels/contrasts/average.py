@@ -143,8 +143,7 @@ class _Contrast:
     @property
     def covered(self) -> npt.NDArray[np.intp]:
         """The slices of the grid with a mask, trimmed or not."""
-        slices: npt.NDArray[np.intp] = centres_of_mass(self.source.mask).slices + self.start[2]
-        return slices
+        return np.asarray(centres_of_mass(self.source.mask).slices + self.start[2])
 
     @property
     def path(self) -> PiecewiseLinear:
@@ -262,8 +261,7 @@ def _mean_at(points: Floats, target: _Contrast, aligned: _Aligned, *, box: bool)
             mask, coverage = contrast.source.read(there)
             weighted += mask / offsets.shape[1]
             weight += coverage / offsets.shape[1]
-    mean: Floats = np.clip(weighted / np.where(weight > 0, weight, 1.0), 0.0, 1.0)
-    return mean
+    return np.clip(weighted / np.where(weight > 0, weight, 1.0), 0.0, 1.0)
 
 
 def _alignment(

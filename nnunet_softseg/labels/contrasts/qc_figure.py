@@ -78,13 +78,11 @@ class _Column:
     @property
     def height_mm(self) -> Floats:
         """Scanner z of the cord's centres, (n,)."""
-        height: Floats = self.hard.to_world(self.cord)[2]
-        return height
+        return np.asarray(self.hard.to_world(self.cord)[2])
 
     def edges_mm(self, axis: int) -> Floats:
         """Both ends of the grid along an array axis, from the middle of the first voxel, (2,)."""
-        edges: Floats = np.array([-0.5, self.hard.values.shape[axis] - 0.5]) * self.hard.voxel_mm[axis]
-        return edges
+        return np.asarray(np.array([-0.5, self.hard.values.shape[axis] - 0.5]) * self.hard.voxel_mm[axis])
 
     def axial_slices(self, heights_mm: list[float]) -> dict[int, tuple[int, str]]:
         """Return row -> place in `cord` and caption of the axial slices, each of them once."""
@@ -232,8 +230,7 @@ def _plane(axes: Axes, column: _Column, plane: tuple[int, int], edges: list[Floa
         centres.append(edge[0] + (np.arange(first, last + 1) + 0.5) * width)
 
     def shown(volume: Volume) -> npt.NDArray[np.float32]:
-        values: npt.NDArray[np.float32] = np.take(volume.values, plane[1], axis=plane[0])[tuple(part)].T
-        return values
+        return np.asarray(np.take(volume.values, plane[1], axis=plane[0])[tuple(part)].T)
 
     if column.image is not None:
         grey = grey_levels(shown(column.image))
@@ -259,8 +256,7 @@ def grey_levels(part: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         return np.zeros(part.shape, np.uint8)
     low, high = np.percentile(part[finite], WINDOW_PERCENTILES)
     scaled = (np.where(finite, part, low) - low) / max(high - low, np.finfo(np.float32).tiny)
-    grey: npt.NDArray[np.uint8] = np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
-    return grey
+    return np.asarray(np.round(255 * np.clip(scaled, 0, 1)), np.uint8)
 
 
 _Grid = tuple[Floats, Floats, npt.NDArray[Any]]  # places across and up, values

@@ -87,8 +87,7 @@ def box_offsets(target: Volume, source: Volume, *, box: bool) -> Floats:
     width = float(np.sqrt(max(thickness**2 - given**2, 0.0))) if box else 0.0
     count = max(1, int(np.ceil(_SAMPLES_PER_SLICE * width / given)))
     steps = ((np.arange(count) + 0.5) / count - 0.5) * width
-    offsets: Floats = target.affine[:3, 2:3] / target.voxel_mm[2] * steps
-    return offsets
+    return np.asarray(target.affine[:3, 2:3] / target.voxel_mm[2] * steps)
 
 
 def _thickness_mm(grid: Volume) -> float:
