@@ -1,12 +1,8 @@
 """Calibration of a soft map: of the voxels with 0.7, is 0.7 of the tissue cord?
 
-The observed frequency in a bin is the mean of the reference there; a soft reference enters as it is.
-
-Which voxels count: nearly all of an image is background, which every method gets right, so that over the
-whole image any curve looks perfect. Counted are the voxels that lie, along each axis, no more than
-`MARGIN_MM` from a voxel that is above 0 in the reference or above 0.5 in the prediction. A prediction below
-0.5 has no say: a map with a faint residue all over the background would otherwise choose to be judged there.
-The region ends where the image ends.
+Over a whole image, nearly all background, any curve looks perfect. Voxels count that lie, along each axis, no
+more than `MARGIN_MM` from one above 0 in the reference or above 0.5 in the prediction: with less, a map with
+a faint residue all over the background would choose to be judged there.
 """
 
 from collections.abc import Sequence
@@ -31,8 +27,7 @@ BINS = 10
 class ReliabilityCurve:
     """Sums over the voxels of each bin of the predicted value, (bins,); `+` joins the curves of cases.
 
-    Bins are equally wide; each holds its lower edge, the last its upper edge too. Adding weighs every voxel
-    the same, so a case of many small voxels weighs more than one of few large ones.
+    Bins are equally wide; each holds its lower edge, the last its upper edge too. Voxels weigh the same.
     """
 
     count: npt.NDArray[np.int64]
@@ -46,9 +41,8 @@ class ReliabilityCurve:
                 f"reliability curves of {self.count.size} and {other.count.size} bins cannot be added: "
                 "compute both with the same bins"
             )
-        return ReliabilityCurve(
-            *(getattr(self, field.name) + getattr(other, field.name) for field in fields(self))
-        )
+        names = [field.name for field in fields(self)]
+        return ReliabilityCurve(*(getattr(self, name) + getattr(other, name) for name in names))
 
     @classmethod
     def empty(cls, bins: int = BINS) -> "ReliabilityCurve":
@@ -98,11 +92,7 @@ def reliability_curve(
     margin_mm: float = MARGIN_MM,
     bins: int = BINS,
 ) -> ReliabilityCurve:
-    """Return the reliability curve of one label in one case, over the voxels described at the top.
-
-    Raises:
-        ValueError: if the shapes differ, the spacing does not fit, the margin is negative or there is no bin.
-    """
+    """Return the reliability curve of one label in one case, over the voxels described at the top."""
     check_grids(prediction, reference, spacing_mm)
     if bins < 1 or not margin_mm >= 0:
         raise ValueError(f"a curve needs 1 bin and a margin of 0 mm or more, got {bins} and {margin_mm}")

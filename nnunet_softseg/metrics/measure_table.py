@@ -38,13 +38,11 @@ COMPUTED = EmptyCases("soft", both=None, prediction=None, reference=None)
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of one label.
+    """One measure of one label; p is the prediction and y the reference.
 
     Attributes:
-        meaning: in a line; p is the prediction and y the reference.
         unit: "" for a plain number.
         ideal: the value of a perfect prediction: the nearer to it, the better. None: neither good nor bad.
-        empty: its value where a map is empty.
         title: for tables and axes, without the unit, of those by which methods are ranked.
     """
 

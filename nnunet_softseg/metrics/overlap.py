@@ -1,8 +1,7 @@
 """Agreement of two soft maps, voxel by voxel, and all measures of a case together.
 
-Everything takes plain arrays of one label on one grid, values in [0, 1]. Soft measures take the values as
-they are, hard ones the voxels strictly above 0.5. NaN says that a measure has no value there:
-`measure_table.MEASURES` declares when.
+Arrays are those of one label on one grid, values in [0, 1]. Soft measures take the values as they are, hard
+ones the voxels strictly above 0.5. NaN, no value: `measure_table.MEASURES` declares when.
 """
 
 import math
@@ -70,9 +69,6 @@ def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> d
 
     With an empty reference, boundary_mae and rve_percent are NaN, and dice and soft_dice are 0 if something
     was predicted, NaN if not.
-
-    Raises:
-        ValueError: if the shapes differ.
     """
     if prediction.shape != reference.shape:
         raise ValueError(
@@ -99,13 +95,8 @@ def case_measures(
     """Return every measure of one label in one case, under the names and in the order of `MEASURES`.
 
     `mae` and `rmse` are means over all voxels of the image, most of them empty: they compare methods on the
-    same images, not images of different fields of view. Which voxels `brier` and `ece` count: see
-    `calibration`. What the surface is in `asd_mm`, `hd95_mm` and `surface_dice`: see `surface_distance`.
-
-    Both maps have one shape, any number of axes, and values in [0, 1] without NaN, which is not checked.
-
-    Raises:
-        ValueError: if the shapes differ, the spacing does not fit or the tolerance is below 0.
+    same images, not images of different fields of view. Voxels of `brier` and `ece`: see `calibration`,
+    surfaces: `surface_distance`. That values lie in [0, 1] without NaN is not checked.
     """
     check_grids(prediction, reference, spacing_mm)
     calibration = reliability_curve(prediction, reference, spacing_mm)

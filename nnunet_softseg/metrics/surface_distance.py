@@ -1,9 +1,8 @@
 """Distances between the surfaces of two masks, in mm.
 
-The surface of a mask is the set of *centres of its boundary voxels*: the voxels of the mask with at least one
-face neighbour outside of it. All beyond the image counts as outside: two masks that both run out of the image
-share a cut end there, at distance 0. Each surface voxel counts once; tools that weight surface elements by
-their area give somewhat other numbers.
+The surface of a mask is the set of *centres of its boundary voxels*, those with at least one face neighbour
+outside of it, as all beyond the image is. Each counts once; tools that weight surface elements by their area
+give somewhat other numbers.
 """
 
 from collections.abc import Sequence
@@ -23,12 +22,7 @@ _ROUNDING_MM = 1e-6
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """The distance from every surface voxel of one mask to the nearest surface voxel of the other.
-
-    Attributes:
-        to_reference_mm: (n,) from each surface voxel of the prediction.
-        to_prediction_mm: (m,) from each surface voxel of the reference.
-    """
+    """The distance from every surface voxel of one mask to the nearest of the other, (n,) and (m,)."""
 
     to_reference_mm: npt.NDArray[np.float64]
     to_prediction_mm: npt.NDArray[np.float64]
@@ -51,11 +45,7 @@ class SurfaceDistances:
         return max(float(np.percentile(distances, 95)) for distances in directions)
 
     def surface_dice(self, tolerance_mm: float) -> float:
-        """Return the share of the surface voxels of both masks that lie within the tolerance of the other.
-
-        Raises:
-            ValueError: if the tolerance is negative or not a number.
-        """
+        """Return the share of the surface voxels of both masks that lie within the tolerance of the other."""
         check_tolerance(tolerance_mm)
         distances = np.concatenate([self.to_reference_mm, self.to_prediction_mm])
         return float((distances <= tolerance_mm + _ROUNDING_MM).mean())
@@ -65,8 +55,7 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[fl
     """Return the distances between the surfaces of two masks, both ways.
 
     Raises:
-        ValueError: if the shapes differ, the spacing does not fit, or one of the masks is empty: there are no
-            distances then, and `metrics.MEASURES` declares what is reported instead.
+        ValueError: if shapes or spacing do not fit, or a mask is empty.
     """
     check_grids(prediction, reference, spacing_mm)
     if not (prediction.any() and reference.any()):

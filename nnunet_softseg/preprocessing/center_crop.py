@@ -1,12 +1,8 @@
 """Box of a case that the network sees.
 
-The cord runs through the middle of its images. So the patch is fixed in R-L and A-P, around the centre of the
-image, and the whole of S-I is kept, in tiles only where it is longer than the patch (Bedard et al. 2025,
-section 3.3: crop to 64 x 192 voxels around the centre, S-I untouched). Training, validation and inference all
-ask this module.
-
-All arrays here are those of a preprocessed case: nnU-Net's reader gives (z, y, x), its planner may transpose
-them.
+The patch is fixed in R-L and A-P around the centre of the image, where the cord runs; all of S-I is kept, in
+tiles where it is longer than the patch (Bedard et al. 2025, section 3.3). Arrays are those of a preprocessed
+case: nnU-Net's reader gives (z, y, x), its planner may transpose them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +36,8 @@ def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Seq
 def network_box(shape: Sequence[int], patch_size: Sequence[int], si_axis: int | None) -> Box:
     """Return the box of a case that the network sees: (start, stop) per axis, stop exclusive.
 
-    It is the patch around the centre in-plane, the whole extent along S-I. A negative start (and a stop
-    beyond the shape) means padding, where the case is smaller than the patch. Without an S-I axis there is no
-    crop.
+    A negative start and a stop beyond the shape mean padding, where the case is smaller than the patch.
+    Without an S-I axis there is no crop.
     """
     if si_axis is None:
         return tuple((0, int(size)) for size in shape)
@@ -83,12 +78,9 @@ def patch_centres(
 ) -> dict[int, npt.NDArray[np.int64]]:
     """Return where training patches may be centred so that they lie in the box of `network_box`.
 
-    nnU-Net's data loader centres a patch on a voxel that it draws from such a table (its "class locations"):
-    first a key, each with the same chance, then a row. Key 0 holds every position along S-I, key 1 those on
-    the label, by the S-I coordinates of labelled voxels, of which there may be none.
-
-    Returns:
-        Per key (n, 1 + ndim) integer rows: a leading 0, then array coordinates. Only distinct rows.
+    nnU-Net's data loader draws a voxel from such a table (its "class locations"): first a key, each with the
+    same chance, then a row, (1 + ndim,): a leading 0, then array coordinates. Key 0 holds every position
+    along S-I, key 1 those on the label, by the S-I coordinates of labelled voxels, which may be none.
     """
     box = network_box(shape, patch_size, si_axis)
     centre = [start + int(patch) // 2 for (start, _), patch in zip(box, patch_size, strict=True)]

@@ -33,8 +33,7 @@ Array = np.ndarray[Any, Any] | torch.Tensor
 class SoftLabelManager(LabelManager):  # type: ignore[misc]
     """Labels of a soft model: one output per foreground label, no channel of the background.
 
-    nnU-Net's "logits" are soft maps here: NormReLU has been applied before resampling. So the non-linearity
-    is the identity, the label map is soft map > 0.5, and every channel is 0 outside of the crop.
+    nnU-Net's "logits" are soft maps here: NormReLU has been applied before resampling.
     """
 
     @property
@@ -53,11 +52,7 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
         return torch.as_tensor(logits).float()
 
     def convert_probabilities_to_segmentation(self, predicted_probabilities: Array) -> Array:
-        """Return the integer label map of soft maps (label, *space), by `hard_label_map`.
-
-        Raises:
-            ValueError: if the number of channels is not the number of foreground labels.
-        """
+        """Return the integer label map of soft maps (label, *space), by `hard_label_map`."""
         if predicted_probabilities.shape[0] != self.num_segmentation_heads:
             raise ValueError(
                 f"expected {self.num_segmentation_heads} soft maps, one per foreground label "
@@ -105,13 +100,9 @@ def soft_plans(plans: Mapping[str, Any], trainer: str, settings: SoftSegSettings
                 "core_threshold": settings.core_threshold,
                 "support_threshold": settings.support_threshold,
             }
-    soft[PLANS_KEY] = {
-        "trainer": trainer,
-        "settings": settings.as_dict(),
-        "si_axis": None,
-        "orientation": None,
-        "versions": versions(),
-    }
+    unknown = {"si_axis": None, "orientation": None}  # until training starts
+    entry = {"trainer": trainer, "settings": settings.as_dict(), **unknown, "versions": versions()}
+    soft[PLANS_KEY] = entry
     return soft
 
 
@@ -125,21 +116,14 @@ def spacing_range(spacings_mm: Sequence[Sequence[float]]) -> dict[str, list[floa
 
 def versions() -> dict[str, str]:
     """Return the versions that decide a result."""
-    return {
-        "nnunet_softseg": __version__,
-        **{name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")},
-    }
+    others = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")}
+    return {"nnunet_softseg": __version__, **others}
 
 
 def require_supported(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], *, center_crop: bool
 ) -> None:
-    """Refuse what soft training cannot do yet, and name what can.
-
-    Raises:
-        UserError: for labels that `raw_dataset.label_findings` objects to (ignore, region-based), a cascade,
-            or the fixed crop with a 2d configuration.
-    """
+    """Raise a UserError for labels to ignore or by region, a cascade, or the fixed crop in 2d."""
     raise_first_error(label_findings(dataset_json["labels"]))
     dataset, entry = plans["dataset_name"], plans["configurations"].get(configuration, {})
     if entry.get("previous_stage") is not None:
@@ -186,21 +170,11 @@ class PreprocessedCase:
 
 @dataclass(frozen=True)
 class PreprocessedDataset:
-    """A dataset as nnU-Net preprocessed it for one configuration.
+    """A dataset as nnU-Net preprocessed it for one configuration; labels are foreground values, ascending.
 
-    Attributes:
-        name: DatasetNNN_Name.
-        raw_folder: nnUNet_raw/DatasetNNN_Name, with softLabelsTr.
-        folder: nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>.
-        plans: name of the plans.
-        configuration: name of one of theirs.
-        labels: foreground values, ascending.
-        reader: class name.
-        transpose_forward: which axis of the reader's array comes first, second, third.
-        spacing_mm: of the network's grid; one value less in a 2d configuration.
-        patch_size: of the network.
-        resamples: False for plans that leave images on their own grid.
-        crop: the network sees the fixed patch around the centre.
+    `folder` is nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>. `spacing_mm`, one value less in a 2d
+    configuration, and `patch_size` are those of the network, of which `crop` says that it sees the fixed
+    patch. Plans that leave images on their own grid have `resamples` False.
     """
 
     name: str
@@ -258,11 +232,7 @@ class PreprocessedDataset:
         )
 
     def read_case(self, case_id: str) -> PreprocessedCase:
-        """Return the transposition, crop and resampling of a case, checked against the plans.
-
-        Raises:
-            UserError: if the case is missing, broken, or was preprocessed with other plans.
-        """
+        """Return a case; raise a UserError if it is missing, broken, or was preprocessed with other plans."""
         image = open_or_none(self.folder / f"{case_id}.b2nd")
         try:
             properties = pickle.loads((self.folder / f"{case_id}.pkl").read_bytes())
@@ -302,10 +272,9 @@ class PreprocessedDataset:
         """Return the shape that a case must have after preprocessing with these plans."""
         from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
-        cropped = tuple(stop - start for start, stop in case.bbox)
+        cropped, spacing_mm = tuple(stop - start for start, stop in case.bbox), self.spacing_mm
         if not self.resamples:
             return cropped
-        spacing_mm = self.spacing_mm
         if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
             spacing_mm = (case.spacing_mm[0], *spacing_mm)
         return tuple(int(size) for size in compute_new_shape(cropped, case.spacing_mm, spacing_mm))
@@ -322,7 +291,7 @@ def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
 
 
 def configuration_of(plans_manager: "PlansManager", name: str) -> Any:
-    """Return nnU-Net's configuration of that name, or raise a UserError that names those of the plans."""
+    """Return nnU-Net's configuration of that name; raise a UserError that names those of the plans."""
     available = plans_manager.available_configurations
     if name not in available:
         raise UserError(

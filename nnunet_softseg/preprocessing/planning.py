@@ -1,8 +1,4 @@
-"""Planners for soft segmentation.
-
-nnU-Net's own planner, with another grid, a patch in mm along the axes of the body, other features of the
-network, and thick slices interpolated like the other axes.
-"""
+"""Planners: nnU-Net's own, with another grid, patch and network, and thick slices interpolated."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -151,15 +147,10 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
 
     def _gigabytes(self, plan: Mapping[str, Any], patch_size: Sequence[int]) -> float:
         """Return nnU-Net's estimate of the GPU memory that training takes, with two cases a batch."""
-        architecture = plan["architecture"]
-        estimate = self.static_estimate_VRAM_usage(
-            tuple(patch_size),
-            len(self.dataset_json["channel_names"]),
-            len(self.dataset_json["labels"]),
-            architecture["network_class_name"],
-            architecture["arch_kwargs"],
-            architecture["_kw_requires_import"],
-        )
+        channels = [len(self.dataset_json[name]) for name in ("channel_names", "labels")]
+        keys = ("network_class_name", "arch_kwargs", "_kw_requires_import")
+        architecture = [plan["architecture"][key] for key in keys]
+        estimate = self.static_estimate_VRAM_usage(tuple(patch_size), *channels, *architecture)
         return float(estimate / self.UNet_reference_val_3d * self.UNet_reference_val_corresp_GB)
 
     @staticmethod
@@ -173,22 +164,13 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
     ) -> int:
         """Return the size of all feature maps, as nnU-Net does, whose own fails if nnUNet_n_proc_DA is 0."""
         with torch.device("meta"):  # weights take no memory and no time; only their number matters here
-            network = get_network_from_plans(
-                arch_class_name,
-                arch_kwargs,
-                arch_kwargs_req_import,
-                input_channels,
-                output_channels,
-                allow_init=False,
-            )
+            architecture = (arch_class_name, arch_kwargs, arch_kwargs_req_import)
+            channels = (input_channels, output_channels)
+            network = get_network_from_plans(*architecture, *channels, allow_init=False)
         return int(network.compute_conv_feature_map_size(patch_size))
 
     def body_axes(self) -> tuple[str, ...]:
-        """Return which axis of the body, "SI", "AP" or "RL", each array axis of a case runs along.
-
-        Raises:
-            UserError: if the cases differ, or the images say nothing about it.
-        """
+        """Return "SI", "AP" or "RL" of each array axis; raise a UserError if cases differ or do not tell."""
         reader: str = self.determine_reader_writer().__name__
         if "Reorient" in reader:
             return _BODY_AXES
@@ -217,10 +199,7 @@ def _body_axes_of(image: Path) -> tuple[str, ...]:
 
 
 class SoftSegResEncPlanner(SoftSegPlanner, ResEncUNetPlanner):  # type: ignore[misc]
-    """The same grid and patch for nnU-Net's residual encoder: 1, 3, 4, 6, 6 blocks a stage.
-
-    Writes `nnUNetSoftSegResEncPlans`.
-    """
+    """The same grid and patch for nnU-Net's residual encoder: 1, 3, 4, 6, 6 blocks a stage."""
 
     default_plans_name = "nnUNetSoftSegResEncPlans"
 
@@ -229,8 +208,6 @@ class SoftSegDemoPlanner(SoftSegPlanner):
     """A network small enough to train on a laptop's CPU in minutes; for trying things out, not for results.
 
     1 mm isotropic, as the paper; a patch of 64 x 40 x 32 mm (S-I, A-P, R-L) at most; 8 to 64 features.
-    `nnUNetv2_plan_and_preprocess -d 900 -c 3d_fullres -pl SoftSegDemoPlanner` writes
-    `nnUNetSoftSegDemoPlans`.
     """
 
     patch_mm = {"SI": 64.0, "AP": 40.0, "RL": 32.0}  # noqa: RUF012  as in the class above

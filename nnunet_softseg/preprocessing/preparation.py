@@ -59,15 +59,10 @@ FORMAT = 5
 
 @dataclass(frozen=True)
 class CasePreparation:
-    """Result of the preparation of one case.
+    """Result of the preparation of one case; not `prepared`: its soft target was up to date.
 
-    Attributes:
-        case_id: its name.
-        prepared: its soft target was made now; False: it was up to date.
-        kept_mass: per label, the fraction of its sum in the box that the network sees; NaN: empty label.
-        si_axis: array axis along S-I; None without the crop.
-        shapes: per label; None: empty label.
-        warnings: one line each.
+    `kept_mass` is, per label, the fraction of its sum in the box that the network sees, NaN for an empty
+    label, whose shape is None; `si_axis` is the array axis along S-I, None without the crop.
     """
 
     case_id: str
@@ -89,7 +84,7 @@ class PreparationReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """All warnings, each in one line."""
+        """All warnings, one line each."""
         return (*self.general_warnings, *(warning for case in self.cases for warning in case.warnings))
 
     @property
@@ -147,9 +142,7 @@ class SoftTargetJob:
 def is_up_to_date(job: SoftTargetJob) -> bool:
     """Return whether a soft target is stored, for this grid, and made from the soft labels as they are now.
 
-    Sizes and times of the soft labels are compared first; where only a time differs (a copied dataset), the
-    content. Where there is no softLabelsTr at all, as on a cluster that got the preprocessed data alone, the
-    soft target stands as it is.
+    Without softLabelsTr, as on a cluster that got the preprocessed data alone, it stands as it is.
     """
     array = open_or_none(job.output)
     record = read_record(array) if array is not None else None
@@ -252,15 +245,9 @@ def prepare(
     progress: bool = True,
     crop: bool = True,
 ) -> PreparationReport:
-    """Make the soft targets of a preprocessed dataset where they are missing or stale.
+    """Make the soft targets of a preprocessed dataset, an id or name, where they are missing or stale.
 
-    Args:
-        dataset: id or name.
-        configuration: of the plans, such as 3d_fullres.
-        plans_identifier: name of the plans, such as nnUNetPlans.
-        num_processes: at most, that prepare cases at once; 0 or 1, or few cases: in this process.
-        progress: show a bar.
-        crop: for the fixed centre-crop patch; measures what it keeps of each label.
+    With `crop`, for the fixed patch, what it keeps of each label is measured.
 
     Raises:
         UserError: if soft labels or preprocessed data are missing, wrong or unsupported, or the disk is full.
@@ -291,10 +278,7 @@ def prepare(
 
 
 def prepare_soft_targets(
-    dataset: PreprocessedDataset,
-    *,
-    num_processes: int,
-    progress: bool,
+    dataset: PreprocessedDataset, *, num_processes: int, progress: bool
 ) -> PreparationReport:
     """Make the soft targets of a preprocessed dataset where they are missing or stale; see `prepare`.
 
@@ -308,9 +292,8 @@ def prepare_soft_targets(
     stale = [job for job in jobs if not is_up_to_date(job)]
     if stale:
         case_ids = [job.case.case_id for job in stale]
-        findings = soft_label.folder_findings(
-            dataset.raw_folder / soft_label.FOLDER, case_ids, dataset.labels
-        )
+        raw_folder = dataset.raw_folder / soft_label.FOLDER
+        findings = soft_label.folder_findings(raw_folder, case_ids, dataset.labels)
         raise_first_error(finding for finding in findings if finding.what != soft_label.EXTRA_FILE)
     results = map_jobs(
         _prepare_case,
@@ -333,11 +316,7 @@ def prepare_soft_targets(
 
 
 def all_up_to_date(dataset: PreprocessedDataset) -> bool:
-    """Return whether `prepare_soft_targets` would find nothing to do.
-
-    Raises:
-        UserError: as there, if the preprocessed data are missing or wrong.
-    """
+    """Return whether `prepare_soft_targets` would find nothing to do; UserError: wrong preprocessed data."""
     return all(is_up_to_date(job) for job in _jobs(dataset))
 
 

@@ -1,9 +1,8 @@
 """Resampling of a part of an image to a part of another grid, with the values of the whole image.
 
-Two grids of one field of view. Voxel k of the target lies at (k + 0.5) * source / target - 0.5 of the
-source: both have half-pixel centres. Beyond an edge its value goes on. skimage.transform.resize
-places voxels so, and nnU-Net with it. Interpolation is separable: small matrices, along one axis after the
-other, say it all; scipy makes them, by interpolating unit vectors.
+Voxel k of the target lies at (k + 0.5) * source / target - 0.5 of the source; beyond an edge its value goes
+on: so skimage.transform.resize places voxels, and nnU-Net with it. Interpolation is separable: matrices along
+one axis after the other, which scipy makes by interpolating unit vectors.
 """
 
 from collections.abc import Sequence
@@ -65,16 +64,9 @@ def resample_part(
 ) -> Float64:
     """Return a box of the target grid, interpolated from the part of the source that decides it.
 
-    Args:
-        part: (*space) voxels of the source, at least those of `source_extent` along every axis.
-        starts: first voxel of the part in the source, per axis.
-        source_shape: of the whole source.
-        target_shape: of the whole target.
-        box: (start, stop) per axis, inside the target.
-        order: 1 (linear) or 3 (cubic spline, interpolating).
-
-    Returns:
-        (*box) float64: what interpolation of the whole source gives there, to 1e-8 of its largest value.
+    The part, (*space), begins at `starts` in the source and holds at least `source_extent` along every axis;
+    the box is (start, stop) per axis of the target; order 1 is linear, 3 a cubic spline, interpolating. The
+    result, (*box), is that of the whole source to 1e-8 of its largest value.
     """
     result = np.asarray(part, dtype=np.float64)
     sizes = list(zip(source_shape, target_shape, strict=True))
@@ -133,12 +125,9 @@ def _matmul(matrix: Float64, array: Float64, axis: int) -> Float64:
 
 
 def area_means(source_size: int, cells: int, cell_size: float) -> Float64:
-    """Return the matrix (cell, voxel) that averages a line of voxels over cells of any length.
+    """Return the matrix (cell, voxel) that averages a line of voxels over cells of a size in voxels.
 
-    Args:
-        source_size: number of voxels.
-        cells: number of cells; the first begins where the first voxel does.
-        cell_size: in voxels; the last cell may stick out, and averages its voxels inside.
+    The first cell begins where the first voxel does; the last may stick out, and averages its voxels inside.
     """
     edges = np.minimum(np.arange(cells + 1) * cell_size, source_size)
     voxels = np.arange(source_size)

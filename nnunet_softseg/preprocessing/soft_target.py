@@ -1,8 +1,7 @@
 """Soft target: the soft label on the grid of the network, its file, and figures of its shape.
 
-nnU-Net transposes an image, crops it to its non-zero part and resamples it. A soft label goes the same way
-here, always by linear interpolation, never by nearest neighbour. It is stored beside nnU-Net's cases as
-`<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside it of its sources.
+A soft label is cropped and resampled as nnU-Net does with its image, always linearly, and stored beside
+nnU-Net's cases as `<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside.
 """
 
 import math
@@ -41,10 +40,7 @@ def on_network_grid(
 ) -> npt.NDArray[np.float32]:
     """Return a soft label of a whole image, axes after transposition, on the grid of the network.
 
-    Args:
-        label: values in [0, 1], as the result's.
-        bbox: (start, stop) per axis of the non-zero part of the image.
-        shape: of the preprocessed case.
+    The box is that of the non-zero part of the image, the shape that of the preprocessed case.
     """
     cropped = label[tuple(slice(start, stop) for start, stop in bbox)]
     target: npt.NDArray[np.float32] = np.clip(resample_linear(cropped, shape), 0, 1)
@@ -80,11 +76,7 @@ def soft_target_folder(preprocessed_folder: Path) -> Path:
 
 
 def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
-    """Return a soft target (label, *space), float16, that is read from disk where it is sliced.
-
-    Raises:
-        UserError: if it is missing or broken.
-    """
+    """Return a soft target (label, *space), float16, read where sliced; UserError: missing or broken."""
     file = folder / f"{case}.b2nd"
     array = open_or_none(file)
     if array is None:
@@ -112,8 +104,8 @@ def write_soft_target(
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
     blocks, chunks = comp_blosc2_params(target.shape, patch_size, target.itemsize)
-    codec, shuffle = blosc2.Codec.LZ4HC, blosc2.Filter.SHUFFLE
-    cparams = {"codec": codec, "clevel": 5, "filters": [shuffle], "nthreads": 1}
+    shuffle = [blosc2.Filter.SHUFFLE]
+    cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": shuffle, "nthreads": 1}
     array = blosc2.asarray(target, chunks=chunks, blocks=blocks, cparams=cparams)
     array.schunk.vlmeta[RECORD_KEY] = dict(record)
     # On a full disk, Blosc2 itself leaves half a file. Its frame in memory is, byte for byte, the file that
@@ -145,8 +137,7 @@ class LabelShape:
     Attributes:
         components: of voxels above a half, 26 neighbours.
         largest_area: sum of the label in its fullest slice, in voxels of the network's grid.
-        empty_start: slices before the first with a voxel above a half.
-        empty_end: slices after the last.
+        empty_start, empty_end: slices before the first and after the last with a voxel above a half.
         gap: slices of the longest run without such a voxel between the two.
         area_roughness: standard deviation of the areas' differences from areas smoothed over ten slices, over
             their mean.
@@ -175,11 +166,7 @@ def label_shape(
     """Return the shape of a soft label or map; None if nothing of it exceeds a half.
 
     Areas are sums over the voxels above a half and those that touch them: a faint background has no part.
-
-    Args:
-        soft: three axes, values in [0, 1].
-        axis: that slices follow one another along.
-        tilt_factor: per slice, its area over that of a section across the structure; areas are divided by it.
+    They are divided by the tilt factor, per slice: its area over that of a section across the structure.
     """
     found = ndimage.find_objects((soft > HARD_THRESHOLD).astype(np.uint8))
     if not found:
@@ -194,6 +181,7 @@ def label_shape(
         areas /= tilt_factor[around[axis]]
     filled = np.flatnonzero(core.any(axis=others))
     areas = areas[areas > 0]
+    smooth = ndimage.gaussian_filter1d(areas, _SMOOTH_SLICES)
     start = around[axis].start + int(filled[0])
     stop = around[axis].start + int(filled[-1]) + 1
     return LabelShape(
@@ -202,13 +190,9 @@ def label_shape(
         empty_start=start,
         empty_end=soft.shape[axis] - stop,
         gap=int(np.diff(filled).max(initial=1) - 1),
-        area_roughness=_roughness(areas),
+        area_roughness=float((areas - smooth).std() / areas.mean()),
         interior_mean=_interior_mean(part, core, axis, float(np.median(areas))),
     )
-
-
-def _roughness(areas: Floats) -> float:
-    return float((areas - ndimage.gaussian_filter1d(areas, _SMOOTH_SLICES)).std() / areas.mean())
 
 
 def _interior_mean(
@@ -232,10 +216,7 @@ def training_ranges(shapes: Iterable[LabelShape | None]) -> dict[str, list[float
 def known_range(training: Mapping[str, Any], figure: str) -> Range:
     """Return the smallest and largest of a figure in training; 0 and infinity where a model knows neither.
 
-    Args:
-        training: from `training_ranges`, or of a model of an earlier version, which kept one number of each
-            figure: the largest, and of the interior mean the smallest.
-        figure: field of `LabelShape`.
+    A model of an earlier version kept one number of each: the largest, of the interior mean the smallest.
     """
     stored = _renamed(training).get(figure, (0.0, math.inf))
     if isinstance(stored, int | float):

@@ -1,8 +1,7 @@
 """Soft target from disk to batch, through nnU-Net's own data loader and augmentation.
 
-The dataset returns the image with the soft target stacked behind its channels, both still on disk, and "class
-locations" that tell nnU-Net's loader where patches of the fixed crop may lie. The augmentation moves the soft
-target as batchgeneratorsv2's `regression_target`, linearly; in the batch it is the "segmentation".
+The soft target is stacked behind the channels of the image, both still on disk. The augmentation moves it as
+batchgeneratorsv2's `regression_target`, linearly; in the batch it is the "segmentation".
 """
 
 from collections.abc import Sequence
@@ -51,12 +50,8 @@ class StackedCase:
 class SoftLabelDataset:
     """A dataset of nnU-Net's with the soft target stacked behind the channels of each image.
 
-    Args:
-        dataset: nnU-Net's dataset of preprocessed cases.
-        soft_target_folder: with `<case>.b2nd` of every case.
-        patch_size: of the configuration.
-        si_axis: array axis along S-I, for the fixed crop; None: patches wherever nnU-Net puts them.
-        keep_segmentation: see `SplitSoftLabel`.
+    The array axis along S-I is for the fixed crop; None: patches wherever nnU-Net puts them. For
+    `keep_segmentation` see `SplitSoftLabel`.
     """
 
     def __init__(
@@ -94,11 +89,9 @@ class SoftLabelDataset:
 
 
 class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
-    """Turn the last channels of the image into the `regression_target`.
+    """Turn the last channels of the image, one per foreground label, into the `regression_target`.
 
-    Args:
-        num_labels: how many channels, one per foreground label.
-        keep_segmentation: keep the integer segmentation too; only nnU-Net's masked normalisation needs it.
+    Only nnU-Net's masked normalisation needs the integer segmentation, too.
     """
 
     def __init__(self, num_labels: int, keep_segmentation: bool = False) -> None:
@@ -119,10 +112,8 @@ class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
 class SoftTarget(BasicTransform):  # type: ignore[misc]
     """Hand the `regression_target` over as the target of the batch, averaged down for deep supervision.
 
-    Args:
-        deep_supervision_scales: per level the factor of each axis, 1 for the full resolution; None: one
-            target only.
-        hard_threshold: if given, the target is label > threshold (hard training), before averaging down.
+    Scales are per level the factor of each axis, 1 for the full resolution; None: one target only. With a
+    threshold, the target is label > threshold (hard training), before averaging down.
     """
 
     def __init__(self, deep_supervision_scales: Scales, hard_threshold: float | None = None) -> None:
@@ -131,11 +122,7 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
         self.hard_threshold = hard_threshold
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """Return the dictionary with the soft target(s), float32 in [0, 1], under "segmentation".
-
-        Raises:
-            RuntimeError: if a transform before this one dropped the soft label.
-        """
+        """Return the dictionary with the soft target(s), float32 in [0, 1], under "segmentation"."""
         target = data_dict.pop("regression_target", None)
         if target is None:
             raise RuntimeError(
@@ -173,10 +160,5 @@ def soft_transforms(
     hard_threshold: float | None = None,
 ) -> ComposeTransforms:
     """Return an augmentation, built without deep supervision, between `SplitSoftLabel` and `SoftTarget`."""
-    return ComposeTransforms(
-        [
-            SplitSoftLabel(num_labels, keep_segmentation),
-            augmentation,
-            SoftTarget(deep_supervision_scales, hard_threshold),
-        ]
-    )
+    split = SplitSoftLabel(num_labels, keep_segmentation)
+    return ComposeTransforms([split, augmentation, SoftTarget(deep_supervision_scales, hard_threshold)])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.geometry import array_orientation
-from nnunet_softseg.io.results import load_record, make_folder, write_json
+from nnunet_softseg.io.results import load_json, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu, running_scale
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
@@ -98,12 +98,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Return nnU-Net's network with one output per foreground label and its running scale."""
+        channels = (num_input_channels, num_output_channels)
         network = nnUNetTrainer.build_network_architecture(
-            plans_manager,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
+            plans_manager, configuration_manager, *channels, enable_deep_supervision
         )
         return add_running_scale(network, num_output_channels)
 
@@ -112,14 +109,12 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     @property
     def _entry(self) -> dict[str, Any]:
         """Entry of ours in the plans, which are saved with the model."""
-        entry: dict[str, Any] = self.plans_manager.plans[PLANS_KEY]
-        return entry
+        return cast("dict[str, Any]", self.plans_manager.plans[PLANS_KEY])
 
     @property
     def si_axis(self) -> int | None:
         """Array axis along S-I of the preprocessed cases, for the fixed crop; None without it."""
-        axis: int | None = self._entry["si_axis"]
-        return axis
+        return cast("int | None", self._entry["si_axis"])
 
     def on_train_start(self) -> None:
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
@@ -190,8 +185,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self._entry["orientation"] = array_orientation(properties, transpose)
         self._entry["si_axis"] = superior_inferior_axis(properties, transpose) if crop else None
         fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
-        recorded = load_record(fingerprint, "spacings") or {"spacings": []}
-        self._entry["training_spacing_mm"] = spacing_range(recorded["spacings"])
+        spacings = load_json(fingerprint)["spacings"] if fingerprint.is_file() else []
+        self._entry["training_spacing_mm"] = spacing_range(spacings)
 
     def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
         """Return nnU-Net's two datasets with the soft target behind the image."""
@@ -225,8 +220,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's two loaders, their workers seeded."""
         with _seeded_workers():
-            loaders: tuple[Any, Any] = super().get_dataloaders()
-        return loaders
+            return cast("tuple[Any, Any]", super().get_dataloaders())
 
     def get_training_transforms(
         self,
@@ -269,9 +263,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def voxel_loss(self) -> VoxelLoss:
         """Return the loss between prediction and target; a variant overrides this."""
-        return AdaptiveWingLoss(
-            reduction=self.settings.loss_reduction, adaptive=self.settings.adaptive_exponent
-        )
+        settings = self.settings
+        return AdaptiveWingLoss(reduction=settings.loss_reduction, adaptive=settings.adaptive_exponent)
 
     def _build_loss(self) -> nn.Module:
         weights = None
@@ -290,8 +283,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """Return Adam and cosine annealing to 0 (Bedard et al. 2025, section 3.4), or nnU-Net's SGD."""
         if self.settings.optimizer == "sgd":
-            choice: tuple[torch.optim.Optimizer, LRScheduler] = super().configure_optimizers()
-            return choice
+            return cast("tuple[torch.optim.Optimizer, LRScheduler]", super().configure_optimizers())
         optimizer = adam([*self.network.parameters()], self.initial_lr, self.weight_decay)
         return optimizer, CosineSchedule(optimizer, self.initial_lr, self.num_epochs)
 
@@ -308,10 +300,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         raw = output[0] if isinstance(output, list | tuple) else output
         floor = self.settings.floor_fraction * running_scale(self.network)
         soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
-        return {
-            "loss": loss.detach().cpu().numpy(),
-            **online_measures(soft_map, levels[0], HARD_THRESHOLD),
-        }
+        sums = online_measures(soft_map, levels[0], HARD_THRESHOLD)
+        return {"loss": loss.detach().cpu().numpy(), **sums}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Log nnU-Net's measures and the soft ones; stop a run whose network has gone silent."""
@@ -340,8 +330,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def on_epoch_end(self) -> None:
         """Print the soft measures beside nnU-Net's."""
-        measures = self.logger.local_logger.latest_soft_measures()
-        for name, values in measures.items():
+        for name, values in self.logger.local_logger.latest_soft_measures().items():
             self.print_to_log_file(name, [round(float(value), 4) for value in np.atleast_1d(values)])
         super().on_epoch_end()
 
@@ -367,10 +356,7 @@ def adam(
 
 
 class CosineSchedule(LRScheduler):
-    """Cosine annealing to 0; it takes the epoch as nnU-Net hands it over, so a resumed run goes on exactly.
-
-    The rate is `initial_lr` at epoch 0 and would be 0 after `num_epochs`.
-    """
+    """Cosine annealing to 0; nnU-Net hands the epoch over, so a resumed run goes on exactly."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, initial_lr: float, num_epochs: int) -> None:
         self.initial_lr = initial_lr

@@ -117,10 +117,9 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
 def write_soft_summary(
     prediction_folder: Path, soft_label_folder: Path, dataset_json: dict[str, Any]
 ) -> dict[str, Any]:
-    """Compare the soft maps of a folder with the soft labels they should equal, write and return the summary.
+    """Write and return the measures of `overlap.soft_measures` of the soft maps of a folder.
 
-    Returns:
-        Per case and label the measures of `overlap.soft_measures`, and their mean over cases (without NaN).
+    They are given per case and label, and as means over cases (without NaN).
     """
     names = {int(value): name for name, value in dataset_json["labels"].items() if name != "background"}
     cases: dict[str, dict[str, Any]] = {}

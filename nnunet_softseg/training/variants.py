@@ -1,7 +1,7 @@
 """Variants of the trainers, a few lines each."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -82,12 +82,9 @@ class nnUNetTrainerSoftSegDeviceAug(nnUNetTrainerSoftSeg):  # noqa: N801
     """The same augmentation, on the device: the workers only load, so that few cores feed a fast GPU."""
 
     def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:
-        """Return the transforms of the workers: image and soft label handed over, larger than the patch.
-
-        Raises:
-            UserError: if the images are normalised within a mask, which does not travel to the device.
-        """
+        """Return the transforms of the workers: image and soft label handed over, larger than the patch."""
         if any(self.configuration_manager.use_mask_for_norm):
+            # The mask does not travel to the device.
             raise UserError(
                 f"{self.plans_manager.dataset_name}: expected images normalised as a whole, for augmentation "
                 "on the device, found use_mask_for_norm: train nnUNetTrainerSoftSeg or "
@@ -100,8 +97,7 @@ class nnUNetTrainerSoftSegDeviceAug(nnUNetTrainerSoftSeg):  # noqa: N801
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Augment a batch on the device, then train on it as nnU-Net does."""
         images, soft_labels = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
-        step: dict[str, Any] = super().train_step(augment_batch(self._on_device, images, soft_labels))
-        return step
+        return cast("dict[str, Any]", super().train_step(augment_batch(self._on_device, images, soft_labels)))
 
 
 class nnUNetTrainerSoftSegContrastDeviceAug(  # noqa: N801

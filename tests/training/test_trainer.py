@@ -201,6 +201,18 @@ def test_sliding_window_draws_patches_as_nnunet_does(dataset: TinyDataset) -> No
     assert set(properties["class_locations"]) == {1, 2}  # nnU-Net's own table
 
 
+def test_a_broken_fingerprint_is_refused(dataset: TinyDataset) -> None:
+    made = make(dataset)
+    broken = dataset.preprocessed / "dataset_fingerprint.json"
+    before = broken.read_bytes()
+    broken.write_text("{")
+    try:
+        with pytest.raises(UserError, match=r"dataset_fingerprint.json: expected JSON, found"):
+            made.on_train_start()
+    finally:
+        broken.write_bytes(before)
+
+
 def test_a_silent_network_stops_the_run_with_an_explanation(dataset: TinyDataset) -> None:
     made = make(dataset)
     made.initialize()

@@ -191,12 +191,7 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
     """Return the level or disc image of each map, from a folder with its subfolders.
 
     The map's name is tried as it is, without the label of a soft map (`_0001`), and without what a derivative
-    adds (`_label-...`, `_desc-...`, `_seg...`); see `companion_files`.
-
-    Args:
-        folder: of these images; maps in it do not count.
-        maps: those that need one.
-        kind: "level" or "disc".
+    adds (`_label-...`, `_desc-...`, `_seg...`); see `companion_files`. Maps in the folder do not count.
 
     Raises:
         UserError: if a map has none, or more than one.

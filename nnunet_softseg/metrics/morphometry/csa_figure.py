@@ -22,12 +22,9 @@ _CHOSEN = ("#d3e8cb", "#e2f0dc")
 
 
 def draw_csa(table: pd.DataFrame, path: Path, vert: Sequence[int] | None = None) -> None:
-    """Draw csa_mm2 and csa_hard_mm2 along S-I, superior on the left, one panel per map.
+    """Draw csa_mm2 and csa_hard_mm2 along S-I, one panel per map; `vert` in green, with their mean.
 
-    Args:
-        table: of `csa`, with all slices.
-        path: PNG, SVG or PDF.
-        vert: levels to shade in green, with their mean.
+    The table is that of `csa`, with all slices.
     """
     maps = list(table.groupby("file", sort=False))
     shown = maps[:MOST_PANELS]

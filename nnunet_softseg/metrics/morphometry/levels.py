@@ -32,7 +32,6 @@ _RANGE = re.compile(r"^([a-z]?\d+)(?:[:-]([a-z]?\d+))?$", re.IGNORECASE)
 
 Levels = npt.NDArray[np.integer[Any]]
 
-
 AVERAGED = (
     "csa_mm2",
     "csa_hard_mm2",
@@ -43,6 +42,7 @@ AVERAGED = (
     "eccentricity",
     "csa_sct_normalised_mm2",
 )
+_WITH_STD = AVERAGED[:2]
 SUMMARY_COLUMNS = {
     "file": "the map",
     "levels": "C2, or C2-C3 for a set that was asked for; all: every slice",
@@ -51,9 +51,7 @@ SUMMARY_COLUMNS = {
     "num_flagged": "slices among num_slices with a flag",
     "length_mm": "length of the centreline in num_slices, mm",
     **{f"{column}_mean": f"mean of {column} over num_slices" for column in AVERAGED},
-    **{
-        f"{column}_std": f"standard deviation (ddof 1) of {column} over num_slices" for column in AVERAGED[:2]
-    },
+    **{f"{column}_std": f"standard deviation (ddof 1) of {column} over num_slices" for column in _WITH_STD},
 }
 """The columns of the table of levels, with units."""
 
@@ -139,13 +137,7 @@ def levels_from_image(labels: Levels, soft: npt.NDArray[np.float32], axis: int, 
     """Return the level of each slice: the label with the largest share of the structure in it, 0 for none.
 
     Where no label lies on the structure (labels drawn in the vertebrae, or an empty slice), the most
-    frequent label of the slice counts.
-
-    Args:
-        labels: (x, y, z), 0 where there is none.
-        soft: same shape, the map.
-        axis: of the slices.
-        name: of the level image.
+    frequent label of the slice counts. `name` is that of the level image.
 
     Raises:
         UserError: if the labels are single points.
@@ -214,13 +206,7 @@ def levels_from_discs(
     A slice that lies exactly at disc n belongs to vertebra n, below it.
 
     Each disc is projected to the nearest point of the centreline, so that one in front of a tilted cord
-    divides it where a plane across the cord would.
-
-    Args:
-        discs_mm: of `disc_points_mm`.
-        centreline: of the map.
-        slices_mm: (n,) position of each slice along their normal.
-        name: of the disc image.
+    divides it where a plane across the cord would. Slices are given by their position along the normal.
 
     Raises:
         UserError: if discs with higher numbers do not lie lower.
@@ -250,10 +236,7 @@ def mean_csa(
 ) -> float:
     """Return the mean over the slices of some levels, empty slices passed over; NaN if there are none.
 
-    Args:
-        table: of one map, from `slice_morphometry`.
-        vert: levels as `parse_levels` takes them; None: every slice.
-        column: another measure, such as csa_hard_mm2.
+    The table is that of one map; levels are given as `parse_levels` takes them, None: every slice.
     """
     rows = table if vert is None else table[table["level"].isin(parse_levels(vert))]
     return float(rows[column].mean())
@@ -262,12 +245,7 @@ def mean_csa(
 def level_summary(table: pd.DataFrame, vert: Sequence[int] | None = None) -> pd.DataFrame:
     """Return one row per map and level, and one for the asked set, or for all slices if none is asked for.
 
-    Args:
-        table: of `csa`.
-        vert: the levels of the set; also those of which rows are given.
-
-    Returns:
-        `SUMMARY_COLUMNS`; NaN where all slices of a level are empty.
+    Columns are `SUMMARY_COLUMNS`, NaN where all slices of a level are empty.
     """
     rows = []
     for file, slices in table.groupby("file", sort=False):
@@ -291,5 +269,5 @@ def _summarise(file: object, levels: str, slices: pd.DataFrame) -> dict[str, obj
         "num_flagged": int(np.count_nonzero(measured["flags"] != "")),
         "length_mm": measured["length_mm"].sum() if len(measured) else np.nan,
         **{f"{column}_mean": measured[column].mean() for column in AVERAGED},
-        **{f"{column}_std": measured[column].std(ddof=1) for column in AVERAGED[:2]},
+        **{f"{column}_std": measured[column].std(ddof=1) for column in _WITH_STD},
     }

@@ -28,10 +28,7 @@ def partial_volume_covariance(steps_mm: Floats, slopes: Floats, spacing_mm: floa
     A voxel that holds a share of the structure spreads it over its own width w, which adds w^2 / 12 along
     each of its axes; and over its slice's thickness h, in which a tilted line moves by slope h.
 
-    Args:
-        steps_mm: (2, 2), columns are the steps along the in-plane array axes.
-        slopes: (n, 2) of the centreline.
-        spacing_mm: h.
+    Columns of `steps_mm` are the steps along the in-plane array axes; slopes, (n, 2), are the centreline's.
     """
     smear: Floats = slopes[:, :, None] * slopes[:, None, :] * spacing_mm**2 / 12
     return steps_mm @ steps_mm.T / 12 + smear
@@ -53,10 +50,9 @@ def across_the_line(covariance_mm2: Floats, slopes: Floats) -> Floats:
 
 
 def equivalent_ellipses(covariance_mm2: Floats) -> dict[str, Floats]:
-    """Return the ellipse of each covariance (n, 2, 2): an ellipse of semi-axis a has the variance a^2 / 4.
+    """Return columns of the ellipse of each covariance (n, 2, 2); NaN where a section is too small.
 
-    Returns:
-        Columns of `slice_table.COLUMNS`, (n,) each; NaN where a section is too small.
+    An ellipse of semi-axis a has the variance a^2 / 4.
     """
     usable = np.asarray(np.isfinite(covariance_mm2).all(axis=(1, 2)))
     variance, vectors = np.linalg.eigh(np.where(usable[:, None, None], covariance_mm2, np.eye(2)))

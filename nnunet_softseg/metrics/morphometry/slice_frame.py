@@ -24,14 +24,9 @@ _SUPERIOR = 2
 class SliceFrame:
     """The slices of a grid, everything with one index along the array axis closest to S-I.
 
-    Positions in the frame are mm along three perpendicular unit vectors: to the right and to anterior within
-    the plane of the slices, and along their normal, superior. The origin is that of the scanner.
-
-    Attributes:
-        axis: the array axis of the slices' index.
-        in_plane: the other two, in the order of the array.
-        affine: (4, 4), voxel to world RAS in mm.
-        unit_vectors: (3, 3), rows right, anterior, normal, in world coordinates.
+    Positions in the frame are mm along three perpendicular unit vectors, the rows of `unit_vectors` (3, 3):
+    right and anterior within the plane of the slices, and their normal, superior. The origin: the scanner's.
+    `in_plane` are the other array axes, in order; the affine leads from voxel to world RAS in mm.
     """
 
     axis: int
@@ -121,11 +116,7 @@ class SliceAreas:
 
 
 def slice_areas(image: nib.Nifti1Image) -> SliceAreas:
-    """Return the area of a soft map in each slice across S-I, neither rescaled nor corrected for tilt.
-
-    Raises:
-        ValueError: if the image does not have three axes.
-    """
+    """Return the area of a soft map in each slice across S-I, neither rescaled nor corrected for tilt."""
     if image.ndim != _AXES:
         raise ValueError(f"a map must have three axes, got {image.ndim}")
     frame = slice_frame(image.affine)

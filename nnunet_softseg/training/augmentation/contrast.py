@@ -1,9 +1,7 @@
 """Random changes of contrast, which make a network generalise to contrasts that it was not trained on.
 
-The label is never written to, so that it is the same to the last bit behind each transform. Parameters are
-drawn per channel, from NumPy's generator, which nnU-Net seeds in each of its workers; what they do is a
-function of its own. Images are z-scored, (channel, *space); behind each change of contrast a channel has its
-mean and standard deviation back, as the network expects z-scored images.
+The label stays the same to the last bit. Parameters are drawn per channel, from NumPy's generator, which
+nnU-Net seeds in each worker. Images are z-scored, (channel, *space), and stay so, as the network expects it.
 """
 
 import dataclasses
@@ -49,8 +47,6 @@ class ContrastAugmentationSettings:
             network will see.
         p_inversion: probability of an image turned about its mean.
         p_convolution: of a random convolutional network in its place.
-        convolution_layers: of that network.
-        convolution_channels: between its layers.
         convolution_sizes: kernel sizes to draw from, odd, in voxels.
         p_monotone: of a smooth increasing function of the intensity.
         p_non_monotone: of a smooth function that rises and falls.
@@ -126,10 +122,7 @@ def mix(changed: torch.Tensor, original: torch.Tensor, share: float) -> torch.Te
 
 
 def convolve(image: torch.Tensor, layers: Sequence[Layer]) -> torch.Tensor:
-    """Return what a convolutional network makes of an image, (*space).
-
-    Between the layers stands a leaky ReLU; the border of the image is replicated.
-    """
+    """Return an image, (*space), through convolutions with leaky ReLU between; its border is replicated."""
     made = image[None, None]
     for number, (weights, biases) in enumerate(layers):
         margin = [length // 2 for length in reversed(weights.shape[2:]) for _ in range(2)]

@@ -30,9 +30,7 @@ class MovementRanges:
         rotation_deg: largest angle about each axis.
         scaling: 0.2: objects grow or shrink by up to 20 %, along each axis by itself.
         translation: largest shift, as a fraction of the patch's length along each axis.
-        p_elastic: probability of elastic deformation.
-        elastic_sigma: voxels, see `elastic_lattice`.
-        elastic_magnitude: voxels, see `elastic_lattice`.
+        elastic_sigma, elastic_magnitude: voxels, see `elastic_lattice`.
     """
 
     p_affine: float = 0.9
@@ -45,11 +43,7 @@ class MovementRanges:
 
 
 def check_settings(settings: Any) -> None:
-    """Refuse probabilities (p_...) outside of [0, 1] and ranges that run backwards.
-
-    Raises:
-        UserError: names the setting.
-    """
+    """Raise a UserError for a probability (p_...) outside of [0, 1] or a range that runs backwards."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         if field.name.startswith("p_") and not 0 <= value <= 1:
@@ -67,12 +61,8 @@ class Movement(BasicTransform):  # type: ignore[misc]
     """Cut the patch out of the middle of a larger one, moved: every voxel is interpolated once.
 
     Linear interpolation for the image and for `regression_target`; beyond the image both are 0. A
-    segmentation moves with nearest neighbours and is -1 beyond.
-
-    Args:
-        patch_size: voxels of the result.
-        ranges: how far.
-        in_plane: keep the first axis as it is, for patches of a few thick slices.
+    segmentation moves with nearest neighbours and is -1 beyond. `in_plane` keeps the first axis as it is,
+    for patches of a few thick slices.
     """
 
     def __init__(self, patch_size: Sequence[int], ranges: MovementRanges, *, in_plane: bool = False) -> None:
@@ -136,9 +126,7 @@ class Movement(BasicTransform):  # type: ignore[misc]
 class ElasticLattice:
     """A smooth displacement: the sum of Gaussians at the nodes of a lattice, each times the node's vector.
 
-    Attributes:
-        nodes: (dim, *nodes per axis), voxels.
-        weights: per axis (length of the patch, nodes): the Gaussians at every voxel.
+    Nodes are (dim, *nodes per axis), voxels; weights per axis (length of the patch, nodes): the Gaussians.
     """
 
     nodes: torch.Tensor
@@ -150,15 +138,8 @@ def pull_back(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return matrix and offset that lead from a voxel of the result to its place in the image.
 
-    Objects are scaled, then rotated about the axes 0, 1, 2 in turn, then shifted.
-
-    Args:
-        angles: (3,) in radians, in 2d (1,).
-        scales: (dim,), 2: twice as long.
-        shift: (dim,) in voxels.
-
-    Returns:
-        (dim, dim) and (dim,), in voxels about the centres.
+    Objects are scaled, (dim,), 2: twice as long; then rotated about the axes 0, 1, 2 in turn, (3,) radians,
+    in 2d (1,); then shifted, (dim,) voxels. The result, (dim, dim) and (dim,), in voxels about the centres.
     """
     dim = len(scales)
     rotation = torch.eye(dim)
@@ -181,7 +162,6 @@ def elastic_lattice(patch_size: Sequence[int], sigma: float, magnitude: float) -
     magnitude sqrt(1/3) (2 sqrt(pi) sigma)^(-dim/2), between 0.2 and 0.5 voxels for the paper's numbers.
     Here the noise lies at every sigma-th voxel instead, drawn from a normal distribution that is as much
     wider as it is sparser: the same variance and correlation, at a hundredth of the cost.
-
     """
     dim = len(patch_size)
     weights = tuple(_gaussians(length, sigma) for length in patch_size)
@@ -241,10 +221,7 @@ def sampling_grids(
     """Yield rows of the patch (along its first axis) and where they lie in the image, as grid_sample has it.
 
     The place of a voxel v, from the patch's centre, is matrix (v + displacement(v)) + offset, from the
-    image's.
-
-    Yields:
-        Rows; (rows, *rest of the patch, dim), 2 for the length of the image, the last axis first.
+    image's. Grids are (rows, *rest of the patch, dim), 2 for the length of the image, the last axis first.
     """
     dim = len(patch_size)
     scale = 2 / torch.tensor(image_shape, dtype=torch.float32)
@@ -272,8 +249,7 @@ def sampling_grids(
 
 
 def _displacement(nodes: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return one component of the displacement, (*space), one axis of nodes after the other become space."""
-    values = nodes
+    """Return one component of the displacement, (*space): one axis of nodes after the other becomes space."""
     for weight in weights:
-        values = torch.tensordot(values, weight, dims=([0], [1]))
-    return values
+        nodes = torch.tensordot(nodes, weight, dims=([0], [1]))
+    return nodes

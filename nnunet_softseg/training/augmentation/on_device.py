@@ -47,12 +47,7 @@ class BlurOnDevice(GaussianBlurTransform):  # type: ignore[misc]
 
 
 def for_device(transform: BasicTransform) -> BasicTransform:
-    """Return a transform, or a pipeline of them, that computes where the image lies.
-
-    Raises:
-        ValueError: for elastic deformation by the library, or another than linear sampling with zeros beyond
-            the image, which work on the CPU only.
-    """
+    """Return a transform, or a pipeline of them, that computes where the image lies."""
     if isinstance(transform, ComposeTransforms):
         return ComposeTransforms([for_device(each) for each in transform.transforms])
     if isinstance(transform, RandomTransform):
@@ -84,10 +79,8 @@ def augment_batch(
 ) -> dict[str, torch.Tensor | list[torch.Tensor]]:
     """Return an augmented batch as nnU-Net's trainer takes it, where the images lie.
 
-    Args:
-        transform: of one sample, `SoftTarget` at its end; each sample is changed in its own way.
-        images: (sample, channel, *space), larger than the patch by all that turns into view.
-        soft_labels: (sample, label, *space).
+    Each sample is transformed by itself, `SoftTarget` last. Images (sample, channel, *space) and soft labels
+    (sample, label, *space) are larger than the patch by all that turns into view.
     """
     with torch.no_grad():
         samples = [

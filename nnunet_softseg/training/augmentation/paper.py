@@ -1,8 +1,7 @@
 """Augmentation of Bedard et al. 2025, section 3.4.
 
-Image and label move together; what follows changes intensities only. It sees z-scored patches, as nnU-Net
-makes them, and so does the network: gamma and bias field keep mean and standard deviation, noise and scaling
-last, as there is no z-score after them that would undo them.
+Image and label move together; what follows changes intensities of z-scored patches: gamma and bias field
+keep mean and standard deviation, noise and scaling last, as no z-score after them would undo them.
 """
 
 import dataclasses
@@ -45,16 +44,10 @@ class PaperAugmentation(MovementRanges):
         p_low_resolution: sampled down (nearest) and up again (linear), all axes alike.
         zoom: length after sampling down, as a fraction.
         p_gamma: intensity, scaled to [0, 1], to the power of gamma; mean and standard deviation are kept.
-        gamma: exponent.
         p_bias_field: see `BiasField`.
-        bias_field_degree: of its polynomial.
-        bias_field_coefficients: of its polynomial.
-        p_noise: Gaussian noise.
-        noise_sd: in standard deviations of the image.
-        p_smoothing: with a Gaussian.
-        smoothing_sigma: voxels, along each axis by itself.
-        p_intensity_scaling: multiplied, after the z-score.
-        intensity_factor: by this.
+        noise_sd: of Gaussian noise, in standard deviations of the image.
+        smoothing_sigma: of a Gaussian, voxels, along each axis by itself.
+        intensity_factor: multiplied by this, after the z-score.
         p_mirror: of each axis by itself.
 
     Raises:
@@ -103,12 +96,8 @@ def paper_transforms(
 ) -> ComposeTransforms:
     """Return the augmentation, to be put into `soft_transforms`.
 
-    Args:
-        settings: probabilities and ranges.
-        patch_size: voxels of the result.
-        mirror_axes: axes of space that may be mirrored.
-        in_plane: leave the first axis as it is, for patches of a few thick slices.
-        masked_channels: set to 0 beyond the image, by nnU-Net's segmentation.
+    `in_plane` leaves the first axis as it is, for patches of a few thick slices; masked channels are set to 0
+    beyond the image, by nnU-Net's segmentation.
     """
     transforms: list[BasicTransform] = [
         Movement(patch_size, settings, in_plane=in_plane),
@@ -116,11 +105,8 @@ def paper_transforms(
         IndependentMirror(tuple(mirror_axes), settings.p_mirror),
     ]
     if masked_channels:
-        transforms.append(
-            MaskImageTransform(
-                apply_to_channels=list(masked_channels), channel_idx_in_seg=0, set_outside_to=0
-            )
-        )
+        mask = MaskImageTransform(list(masked_channels), channel_idx_in_seg=0, set_outside_to=0)
+        transforms.append(mask)
     return ComposeTransforms(transforms)
 
 
@@ -134,16 +120,13 @@ def _intensity_transforms(
         settings.gamma, p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1
     )
     # What the library calls a variance it uses as a standard deviation.
-    noise = GaussianNoiseTransform(
-        noise_variance=settings.noise_sd, p_per_channel=1, synchronize_channels=False
-    )
+    noise = GaussianNoiseTransform(settings.noise_sd, p_per_channel=1, synchronize_channels=False)
+    bias_field = BiasField(settings.bias_field_degree, settings.bias_field_coefficients)
     brightness = MultiplicativeBrightnessTransform(settings.intensity_factor, synchronize_channels=False)
     return [
         RandomTransform(low_resolution, settings.p_low_resolution),
         RandomTransform(gamma, settings.p_gamma),
-        RandomTransform(
-            BiasField(settings.bias_field_degree, settings.bias_field_coefficients), settings.p_bias_field
-        ),
+        RandomTransform(bias_field, settings.p_bias_field),
         RandomTransform(noise, settings.p_noise),
         RandomTransform(GaussianBlurTransform(FittingSigma(settings.smoothing_sigma)), settings.p_smoothing),
         RandomTransform(brightness, settings.p_intensity_scaling),
