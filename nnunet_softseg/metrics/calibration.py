@@ -75,10 +75,9 @@ class ReliabilityCurve:
 
     @property
     def brier_score(self) -> float:
-        """The mean of (p - y)^2 over all counted voxels; NaN if there is none.
+        """The mean of (p - y)^2 over all counted voxels; NaN for none. Source: Brier 1950.
 
-        Source: Brier 1950. For a soft reference, which gives the share y of the outcomes, this is the
-        expected score less the mean of y (1 - y), which no prediction can change: a perfect map scores 0.
+        For a soft reference this is the expected score less the mean of y (1 - y): a perfect map scores 0.
         """
         total = int(self.count.sum())
         return float(self.squared_error_sum.sum()) / total if total else np.nan

@@ -30,8 +30,7 @@ class SurfaceDistances:
     def asd_mm(self) -> float:
         """Return the symmetric mean surface distance: the mean over all surface voxels of both masks.
 
-        Source: Heimann et al. 2009 (ASSD). Tools that average the means of the two directions differ slightly
-        where one surface has more voxels.
+        Source: Heimann et al. 2009 (ASSD). Tools that average the two directions' means differ slightly.
         """
         return float(np.concatenate([self.to_reference_mm, self.to_prediction_mm]).mean())
 

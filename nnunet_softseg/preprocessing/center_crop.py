@@ -18,11 +18,7 @@ Box = tuple[tuple[int, int], ...]
 
 
 def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> int:
-    """Return which array axis of a preprocessed case runs along S-I.
-
-    Raises:
-        UserError: if the properties, those that nnU-Net's reader gave, hold no geometry.
-    """
+    """Return which array axis of a preprocessed case runs along S-I, by the properties of its reader."""
     orientation = array_orientation(properties, transpose_forward)
     if orientation is None:
         raise UserError(

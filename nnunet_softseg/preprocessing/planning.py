@@ -31,9 +31,8 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
     """The configuration of Bedard et al. 2025, sections 3.3 and 3.4: 1 mm isotropic, one large patch.
 
     A plain U-Net with 32, 64, 128, 256 and 320 features, two convolutions a stage, two cases a batch. The
-    patch is 64 x 192 x 320 mm in R-L, A-P, S-I: shorter where the median case is, in multiples of the
-    network's stride. Where the GPU memory target is too small for it, S-I is shortened first, as it is the
-    axis that is seen in tiles, then A-P, then R-L.
+    patch is 64 x 192 x 320 mm in R-L, A-P, S-I: shorter where the median case is, in multiples of the stride.
+    Where GPU memory is too small for it, S-I is shortened first, as it is seen in tiles, then A-P, then R-L.
 
     `nnUNetv2_plan_and_preprocess -d 101 -c 3d_fullres -pl SoftSegPlanner` writes `nnUNetSoftSegPlans`.
     """
@@ -147,10 +146,10 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
 
     def _gigabytes(self, plan: Mapping[str, Any], patch_size: Sequence[int]) -> float:
         """Return nnU-Net's estimate of the GPU memory that training takes, with two cases a batch."""
-        channels = [len(self.dataset_json[name]) for name in ("channel_names", "labels")]
+        inputs, outputs = (len(self.dataset_json[name]) for name in ("channel_names", "labels"))
         keys = ("network_class_name", "arch_kwargs", "_kw_requires_import")
         architecture = [plan["architecture"][key] for key in keys]
-        estimate = self.static_estimate_VRAM_usage(tuple(patch_size), *channels, *architecture)
+        estimate = self.static_estimate_VRAM_usage(tuple(patch_size), inputs, outputs, *architecture)
         return float(estimate / self.UNet_reference_val_3d * self.UNet_reference_val_corresp_GB)
 
     @staticmethod

@@ -280,11 +280,7 @@ def prepare(
 def prepare_soft_targets(
     dataset: PreprocessedDataset, *, num_processes: int, progress: bool
 ) -> PreparationReport:
-    """Make the soft targets of a preprocessed dataset where they are missing or stale; see `prepare`.
-
-    Raises:
-        UserError: names every case that cannot be prepared; soft targets of the others are kept.
-    """
+    """Make soft targets where missing or stale; a UserError names all cases that failed, others are kept."""
     jobs = _jobs(dataset)
     folder = soft_target_folder(dataset.folder)
     make_folder(folder)

@@ -50,9 +50,8 @@ def on_network_grid(
 def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt.NDArray[np.float32]:
     """Return an array sampled linearly at the centres of the voxels of another grid over the same extent.
 
-    This is the grid on which nnU-Net resamples images: sample i lies at (i + 0.5) * old / new - 0.5, clamped
-    at the edges, without smoothing first. Along thick slices, where nnU-Net takes the nearest slice of the
-    image, a label is still interpolated linearly. Both have three axes.
+    Sample i lies at (i + 0.5) * old / new - 0.5, clamped at the edges, as nnU-Net resamples images. Along
+    thick slices, too, a label is interpolated linearly. Both have three axes.
     """
     if array.shape == tuple(shape):
         return np.ascontiguousarray(array)

@@ -190,17 +190,14 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
         """Return nnU-Net's two datasets with the soft target behind the image."""
-        training, validation = super().get_tr_and_val_datasets()
-        return self._with_soft_targets(training), self._with_soft_targets(validation)
-
-    def _with_soft_targets(self, dataset: Any) -> SoftLabelDataset:
-        return SoftLabelDataset(
-            dataset,
-            soft_target_folder(Path(self.preprocessed_dataset_folder)),
-            tuple(self.configuration_manager.patch_size),
-            si_axis=self.si_axis,
-            keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
+        folder = soft_target_folder(Path(self.preprocessed_dataset_folder))
+        patch_size = tuple(self.configuration_manager.patch_size)
+        masked = any(self.configuration_manager.use_mask_for_norm)
+        training, validation = (
+            SoftLabelDataset(dataset, folder, patch_size, si_axis=self.si_axis, keep_segmentation=masked)
+            for dataset in super().get_tr_and_val_datasets()
         )
+        return training, validation
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         """Return nnU-Net's choice, without mirroring at test time: eight passes gain too little."""

@@ -72,11 +72,8 @@ def fit_centreline(
     length L keeps half of its amplitude, one of 2 L keeps 94 %, whatever the spacing. Three or four
     slices: a parabola if they span L or more, else a straight line; two: a line; one: its centre.
 
-    Args:
-        centres_mm: (n, 3) right, anterior, normal; any order, gaps allowed, no two on one plane.
-        weight: (n,) amount of structure in the slice; slices with less than the median count less.
-        spacing_mm: h.
-        smoothing_mm: L; 0 goes through all centres.
+    Centres are (n, 3) right, anterior, normal, in any order, gaps allowed, no two on one plane. The weight,
+    (n,), is the amount of structure in the slice; slices with less than the median count less.
 
     Raises:
         UserError: if the length is not in [0, 1000].

@@ -174,7 +174,6 @@ def disc_points_mm(image: nib.Nifti1Image, frame: SliceFrame, name: str) -> dict
 
     The convention is that of the Spinal Cord Toolbox: disc n lies at the top of vertebra n, so 3 is C2/C3,
     and 1 the top of C1. A disc of several voxels counts by its centre. Values above 26 are other landmarks.
-
     The image may have any grid in the same scanner space.
 
     Raises:
@@ -203,10 +202,9 @@ def levels_from_discs(
 ) -> Levels:
     """Return the level of each slice: vertebra n from disc n down to disc n + 1; 0 where one is not known.
 
-    A slice that lies exactly at disc n belongs to vertebra n, below it.
-
-    Each disc is projected to the nearest point of the centreline, so that one in front of a tilted cord
-    divides it where a plane across the cord would. Slices are given by their position along the normal.
+    A slice that lies exactly at disc n belongs to vertebra n, below it. Each disc is projected to the
+    nearest point of the centreline, so that one in front of a tilted cord divides it where a plane across the
+    cord would. Slices are given by their position along the normal.
 
     Raises:
         UserError: if discs with higher numbers do not lie lower.

@@ -79,16 +79,11 @@ def slice_morphometry(
     centreline, without what voxels and slice thickness add to them; a map of only 0 and one other value is
     taken as drawn by hand, with nothing added. Length x area is volume.
 
-    Args:
-        image: soft map with values in [0, 1], or label map if `label` is given; three axes in any order.
-        levels: see `levels.levels_on_grid`.
-        discs: see `levels.disc_points_mm`.
-        label: the value of a label map that is measured.
-        smoothing_mm: see `centreline.fit_centreline`.
+    The image is a soft map, or a label map of which the value `label` is measured; axes in any order. For
+    levels and discs see `levels.levels_on_grid` and `levels.disc_points_mm`.
 
     Returns:
-        `COLUMNS`, one row per slice; NaN (and not 0) where a slice is empty. `attrs["warnings"]` lists in
-        words what is odd.
+        `COLUMNS`, one row per slice; NaN (and not 0) where a slice is empty. `attrs["warnings"]`: lines.
 
     Raises:
         UserError: if the map is not what is expected, or the levels do not fit it.

@@ -40,7 +40,7 @@ _CONVOLUTIONS = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 
 @dataclasses.dataclass(frozen=True)
 class ContrastAugmentationSettings:
-    """Probability and range of each change of contrast.
+    """Probability and range of each change of contrast; a UserError names one that makes no sense.
 
     Attributes:
         p_changed: probability that anything below happens to a patch; the others keep the contrast that the
@@ -58,9 +58,6 @@ class ContrastAugmentationSettings:
         redistribution_shift: range of the shift of a part, in standard deviations of the image.
         p_thick_slices: of slices across a random axis.
         slice_thickness: range, in voxels.
-
-    Raises:
-        UserError: if a value makes no sense; it says which.
     """
 
     p_changed: float = 0.5
@@ -105,8 +102,7 @@ def intensity_quantiles(image: torch.Tensor, fractions: Sequence[float]) -> torc
 def remap(image: torch.Tensor, knots: Sequence[float], values: Sequence[float]) -> torch.Tensor:
     """Return f(image), f smooth through (knot, value) and constant beyond the first and the last knot.
 
-    f is a monotone cubic interpolant (Fritsch and Butland 1984): it rises where the values rise and never
-    leaves them. Knots are intensities, increasing.
+    f is a monotone cubic interpolant (Fritsch and Butland 1984). Knots are intensities, increasing.
     """
     grid = np.linspace(knots[0], knots[-1], _TABLE_SIZE)
     table = torch.as_tensor(PchipInterpolator(knots, values)(grid), dtype=image.dtype, device=image.device)
@@ -237,8 +233,8 @@ class HistogramChange(FunctionRemap):
 class RandomConvolution(ChannelTransform):
     """A small convolutional network with random weights, mixed with the image (Xu et al. 2021).
 
-    Kernels are symmetric about their centre, so that edges stay where the label has them. Several layers in a
-    row: Ouyang et al. 2022.
+    Kernels are symmetric about their centre, so that edges stay where the label has them. Layers in a row:
+    Ouyang et al. 2022.
     """
 
     def __init__(self, num_layers: int, num_channels: int, sizes: Sequence[int], share: Range) -> None:

@@ -58,11 +58,9 @@ def unusable(name: str, expected: str, found: object) -> UserError:
 
 
 class Movement(BasicTransform):  # type: ignore[misc]
-    """Cut the patch out of the middle of a larger one, moved: every voxel is interpolated once.
+    """Cut the patch out of the middle of a larger one, moved: every voxel is interpolated once, see `sample`.
 
-    Linear interpolation for the image and for `regression_target`; beyond the image both are 0. A
-    segmentation moves with nearest neighbours and is -1 beyond. `in_plane` keeps the first axis as it is,
-    for patches of a few thick slices.
+    `in_plane` keeps the first axis as it is, for patches of a few thick slices.
     """
 
     def __init__(self, patch_size: Sequence[int], ranges: MovementRanges, *, in_plane: bool = False) -> None:
@@ -218,7 +216,7 @@ def sampling_grids(
     lattice: ElasticLattice | None,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield rows of the patch (along its first axis) and where they lie in the image, as grid_sample has it.
+    """Yield rows of the patch (along its first axis) and their places in the image, as grid_sample has it.
 
     The place of a voxel v, from the patch's centre, is matrix (v + displacement(v)) + offset, from the
     image's. Grids are (rows, *rest of the patch, dim), 2 for the length of the image, the last axis first.

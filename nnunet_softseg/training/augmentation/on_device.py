@@ -1,7 +1,7 @@
 """The same augmentation on batches that lie on the device already, so that few CPU cores feed a fast GPU.
 
-batchgeneratorsv2's transforms compute where the image lies, but for two: the sampling grid and the kernels of
-the Gaussian blur are made on the CPU. Here both are made on the device; random numbers are drawn as there.
+batchgeneratorsv2 makes the sampling grid and the kernels of the Gaussian blur on the CPU, all else where the
+image lies. Here both are made on the device; random numbers are drawn as there.
 """
 
 import copy
@@ -88,11 +88,6 @@ def augment_batch(
             for image, label in zip(images, soft_labels, strict=True)
         ]
     targets = [sample["segmentation"] for sample in samples]
-    return {
-        "data": torch.stack([sample["image"] for sample in samples]),
-        "target": (
-            [torch.stack(level) for level in zip(*targets, strict=True)]
-            if isinstance(targets[0], list)
-            else torch.stack(targets)
-        ),
-    }
+    deep = isinstance(targets[0], list)
+    target = [torch.stack(level) for level in zip(*targets, strict=True)] if deep else torch.stack(targets)
+    return {"data": torch.stack([sample["image"] for sample in samples]), "target": target}

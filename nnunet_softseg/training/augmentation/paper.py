@@ -36,9 +36,7 @@ _NO_BLUR = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class PaperAugmentation(MovementRanges):
-    """Probability and range of each transform, in their order. p_... is a probability, each draw is uniform.
-
-    The movement, see `MovementRanges`, comes first.
+    """Probability and range of each transform, in their order, after the movement; each draw is uniform.
 
     Attributes:
         p_low_resolution: sampled down (nearest) and up again (linear), all axes alike.
@@ -49,9 +47,6 @@ class PaperAugmentation(MovementRanges):
         smoothing_sigma: of a Gaussian, voxels, along each axis by itself.
         intensity_factor: multiplied by this, after the z-score.
         p_mirror: of each axis by itself.
-
-    Raises:
-        UserError: if a probability lies outside [0, 1] or a range runs backwards.
     """
 
     p_low_resolution: float = 0.25
