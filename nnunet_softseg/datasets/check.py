@@ -27,7 +27,7 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import Finding, UserError, examples, short_name
-from nnunet_softseg.io.case_names import Case
+from nnunet_softseg.io.case_files import Case
 from nnunet_softseg.io.geometry import (
     VoxelGrid,
     array_orientation,

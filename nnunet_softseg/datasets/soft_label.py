@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, format_findings
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
-from nnunet_softseg.io.case_names import parse_numbered_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import shape_findings
 from nnunet_softseg.io.nifti import (
     NIFTI_ENDINGS,

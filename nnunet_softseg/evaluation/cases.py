@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import REPORT
-from nnunet_softseg.io.case_names import Case
+from nnunet_softseg.io.case_files import REPORT, Case
 
 KEY_COLUMNS = ("case", "subject", "contrast")
 

@@ -21,9 +21,8 @@ from nnunet_softseg.evaluation.measuring import (
     measure_case,
 )
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS, in_order
-from nnunet_softseg.io.case_files import ImageFiles, Reason, list_files
+from nnunet_softseg.io.case_files import Case, ImageFiles, Reason, list_files
 from nnunet_softseg.io.case_matching import Found, companion_files, prediction_files, reference_files
-from nnunet_softseg.io.case_names import Case
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name
 

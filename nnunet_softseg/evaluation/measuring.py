@@ -10,7 +10,7 @@ import pandas as pd
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.maps import LabelMap, label_of, on_grid_of, read_stored
-from nnunet_softseg.io.case_names import Case, check_pattern
+from nnunet_softseg.io.case_files import Case, check_pattern
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.morphometry import slice_morphometry

@@ -25,8 +25,14 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.io.case_files import SOFT_FOLDER, is_bids, list_bids, list_files
-from nnunet_softseg.io.case_names import IMAGE_FOLDERS, parse_numbered_name
+from nnunet_softseg.io.case_files import (
+    IMAGE_FOLDERS,
+    SOFT_FOLDER,
+    is_bids,
+    list_bids,
+    list_files,
+    parse_numbered_name,
+)
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import StrPath, without_nifti_ending
 from nnunet_softseg.io.results import (

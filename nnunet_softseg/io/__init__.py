@@ -7,8 +7,7 @@ The modules, in the order of their imports:
   html.py           one HTML file that works offline, on a phone and in print
   geometry.py       affine, spacing, volume of a voxel and orientation; two images on one grid
   nifti.py          a NIfTI file, opened, checked and read; the meaning of a map's values
-  case_names.py     file names: BIDS, case and label, patterns; the place of a derivative
-  case_files.py     the image files in a place, and those passed over
+  case_files.py     the image files in a place, those passed over, and the meaning of their names
   image_choice.py   the images of a BIDS folder that a user has chosen: --exclude, --contrasts
   case_matching.py  which file belongs to which case and label; levels, discs, images of a map
 """

@@ -1,18 +1,178 @@
-"""The image files in a folder or a BIDS tree: those taken, and those passed over, each with its reason."""
+"""The image files of a folder or a BIDS tree, and what their names say: subject, contrast, case, label.
+
+parse_numbered_name("sub-01_T2w_0001.nii.gz")     # ("sub-01_T2w", 1): a label, or the channel of an image
+Case.from_name("sub-01_ses-1_T2w").key            # ("sub-01", "ses-1", "T2w")
+list_files(folder).passed_over                    # {path: Reason}: the files that were not taken
+"""
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_names import IMAGE_FOLDERS
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, is_nifti
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, is_nifti, without_nifti_ending
 
 SOFT_FOLDER = "soft"
 """The folder of soft maps, `<case>_<label>.nii.gz`, in a folder of predictions."""
 REPORT = "softseg.json"
 """What predictions say about themselves, in the same folder."""
+IMAGE_FOLDERS = ("anat", "dwi")
+_MTS_BY_ACQUISITION = {"MTon": "mt-on", "MToff": "mt-off", "T1w": "mt-off"}
+"""Names from before BIDS had `mt`; spine-generic's acq-T1w_MTS is flip-2_mt-off_MTS now."""
+_PERSON = r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?"
+_BIDS = re.compile(
+    _PERSON + r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)(\.nii\.gz|\.nii)$"
+)
+_SUBJECT = re.compile(_PERSON + "_(?P<rest>.+)$")
+_NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})(\.nii|\.nii\.gz)$")
+_DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
+_FIELDS = re.compile(r"\{(\w*)\}|(\*)")
+
+
+@dataclass(frozen=True)
+class BidsName:
+    """A file name taken apart: `sub-01`, `ses-1` or None, the other entities by key `acq: sag`, `T2w`."""
+
+    subject: str
+    session: str | None
+    entities: Mapping[str, str]
+    suffix: str
+
+    @property
+    def contrast(self) -> str:
+        """The suffix; of the family MTS, whose contrasts share it, `mt-on` or `mt-off`."""
+        if self.suffix != "MTS":
+            return self.suffix
+        if "mt" in self.entities:
+            return f"mt-{self.entities['mt']}"
+        return _MTS_BY_ACQUISITION.get(self.entities.get("acq", ""), self.suffix)
+
+    def contrast_name(self, contrast: str, keys: Iterable[str]) -> str:
+        """Return a contrast behind those of the entities that this file has: `acq-sag_T2w`."""
+        return "_".join([*(f"{key}-{self.entities[key]}" for key in keys if key in self.entities), contrast])
+
+    @property
+    def person(self) -> str:
+        """Subject and session, `sub-01_ses-1`."""
+        return "_".join(part for part in (self.subject, self.session) if part)
+
+
+def parse_bids_name(name: str) -> BidsName | None:
+    """Return the parts of a NIfTI file's name, or None if it is not BIDS."""
+    match = _BIDS.match(name)
+    if match is None:
+        return None
+    entities = dict(entity.split("-") for entity in match["entities"].split("_") if entity)
+    return BidsName(match["subject"], match["session"], entities, match["suffix"])
+
+
+def derivative_file(image: Path, bids: Path, derivative: Path, suffix: str) -> Path:
+    """Return the path of an image's derivative: the same subfolders, `<source name><suffix>.nii.gz`.
+
+    `bids` is the root of the images, `derivative` that of the derivatives, the suffix such as `_seg-manual`.
+    """
+    return derivative / image.parent.relative_to(bids) / f"{without_nifti_ending(image.name)}{suffix}.nii.gz"
+
+
+def derivative_stem(stem: str) -> str:
+    """Return the name of a derivative's source image: without `_label-...`, `_desc-...`, `_seg...`."""
+    return _DERIVATIVE.sub("", stem) or stem
+
+
+# Cases and labels
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image, its name in nnU-Net (`sub-01_ses-1_T2w`), and the parts of it; "" if there is none.
+
+    Subjects are the independent unit of all statistics.
+    """
+
+    case_id: str
+    subject: str
+    session: str
+    contrast: str
+
+    @classmethod
+    def from_name(cls, case_id: str, *, whole_rest: bool = False) -> "Case":
+        """Return a case by `<subject>[_<session>]_<contrast>`; without `sub-`, a subject of its own.
+
+        With `whole_rest`, the contrast is all behind subject and session, not only the BIDS contrast.
+        """
+        match = _SUBJECT.match(case_id)
+        if match is None:
+            return cls(case_id, case_id, "", "")
+        bids = None if whole_rest else parse_bids_name(f"{case_id}.nii.gz")
+        contrast = bids.contrast if bids else match["rest"]
+        return cls(case_id, match["subject"], match["session"] or "", contrast)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Subject, session and contrast: one image of each method is paired by them."""
+        return self.subject, self.session, self.contrast
+
+
+def parse_numbered_name(name: str) -> tuple[str, int] | None:
+    """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None."""
+    match = _NUMBERED.match(name)
+    return (match["case"], int(match["number"])) if match else None
+
+
+def case_and_label(file: Path, known_cases: Collection[str] = ()) -> tuple[str, int | None]:
+    """Return case and label of a map named `<case>` (None: no label) or `<case>_<label, 4 digits>`.
+
+    The name of a known case is taken as such even if it ends in four digits. Raise a UserError if it is named
+    as the channel of an image.
+    """
+    stem = without_nifti_ending(file.name)
+    numbered = None if stem in known_cases else parse_numbered_name(file.name)
+    if numbered and numbered[1] == 0:
+        raise UserError(
+            f"{file}: expected a map <case>.nii.gz or <case>_<label, 4 digits>.nii.gz, found an image's "
+            f"channel (_0000): give softLabelsTs or labelsTs, not imagesTs, or rename it "
+            f"to {numbered[0]}.nii.gz"
+        )
+    return numbered or (stem, None)
+
+
+def longest_prefix(stem: str, names: Collection[str]) -> str | None:
+    """Return the longest name that the stem is, or begins with and goes on from with `_`."""
+    parts = stem.split("_")
+    shorter = ("_".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((name for name in shorter if name in names), None)
+
+
+# Patterns of users
+
+
+def check_pattern(pattern: str) -> str:
+    """Return the pattern; raise a UserError if it has an unknown field, or neither {case} nor {subject}."""
+    fields = {match[1] for match in _FIELDS.finditer(pattern) if match[2] is None}
+    known = {"case", "subject", "session", "contrast", "label"}
+    if fields - known or not fields & {"case", "subject"}:
+        raise UserError(
+            f"pattern {pattern!r}: expected {{case}} in it, perhaps {{subject}}, {{session}}, {{contrast}}, "
+            "{label} and *, such as '{case}_seg.nii.gz'"
+        )
+    return pattern
+
+
+def pattern_regex(pattern: str, values: Mapping[str, str]) -> "re.Pattern[str]":
+    """Return a pattern as a regular expression; fields without a value become groups."""
+    groups = {"label": r"(?P<label>\d+)", "case": r"(?P<case>[^/]+)"}
+    parts, end = [], 0
+    for match in _FIELDS.finditer(pattern):
+        parts.append(re.escape(pattern[end : match.start()]))
+        name = match[1]
+        if match[2]:
+            parts.append("[^/]*")
+        else:
+            parts.append(re.escape(values[name]) if name in values else groups.get(name, "[^/]+"))
+        end = match.end()
+    return re.compile("".join([*parts, re.escape(pattern[end:])]) + r"\Z", re.DOTALL)
 
 
 class Reason(enum.Enum):

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import SOFT_FOLDER, ImageFiles
-from nnunet_softseg.io.case_names import (
+from nnunet_softseg.io.case_files import (
+    SOFT_FOLDER,
     Case,
+    ImageFiles,
     case_and_label,
     derivative_stem,
     longest_prefix,

@@ -14,8 +14,7 @@ from typing import Any
 import yaml
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import ImageFiles, Reason
-from nnunet_softseg.io.case_names import BidsName, parse_bids_name
+from nnunet_softseg.io.case_files import BidsName, ImageFiles, Reason, parse_bids_name
 from nnunet_softseg.io.nifti import is_nifti, without_nifti_ending
 
 YAML_ENDINGS = (".yml", ".yaml")

@@ -16,7 +16,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     nnunet_folder,
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error
-from nnunet_softseg.io.case_names import parse_numbered_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import reader_affines, reader_geometry_findings, shape_findings
 from nnunet_softseg.io.nifti import content_findings, stored_values
 from nnunet_softseg.io.results import (

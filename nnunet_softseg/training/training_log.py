@@ -11,8 +11,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
 
 from nnunet_softseg.datasets.soft_label import soft_label_file
-from nnunet_softseg.io.case_files import SOFT_FOLDER
-from nnunet_softseg.io.case_names import parse_numbered_name
+from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import write_json

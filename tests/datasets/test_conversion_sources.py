@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nnunet_softseg.datasets.conversion.sources import BIDS, SPINE_GENERIC, Selection, Sources, find_sources
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_names import parse_bids_name
+from nnunet_softseg.io.case_files import parse_bids_name
 from nnunet_softseg.io.image_choice import Exclusion, read_exclusions
 
 MADE_HERE = "derivatives/softseg/{}_label-SC_desc-softseg_probseg.nii.gz"

@@ -17,7 +17,7 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS
 from nnunet_softseg.datasets.soft_label import find_reader, soft_label_file
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_names import parse_numbered_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import affine_findings, reader_affines, reader_geometry_findings
 from nnunet_softseg.io.nifti import content_findings, file_findings
 

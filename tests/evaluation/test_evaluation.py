@@ -20,9 +20,8 @@ from nnunet_softseg.evaluation.cases import describe_cases, read_case_table
 from nnunet_softseg.evaluation.evaluate import evaluate
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
-from nnunet_softseg.io.case_files import REPORT, list_files
+from nnunet_softseg.io.case_files import REPORT, Case, check_pattern, list_files
 from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
-from nnunet_softseg.io.case_names import Case, check_pattern
 
 EMPTY = np.zeros(SHAPE)
 

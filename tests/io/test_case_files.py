@@ -5,9 +5,15 @@ from pathlib import Path
 import pytest
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_files import Reason, list_bids, list_files
+from nnunet_softseg.io.case_files import (
+    Case,
+    Reason,
+    case_and_label,
+    list_bids,
+    list_files,
+    parse_numbered_name,
+)
 from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
-from nnunet_softseg.io.case_names import Case, case_and_label, parse_numbered_name
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 
 

@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import Reason, list_bids
-from nnunet_softseg.io.case_names import IMAGE_FOLDERS, BidsName, derivative_file, parse_bids_name
+from nnunet_softseg.io.case_files import (
+    IMAGE_FOLDERS,
+    BidsName,
+    Reason,
+    derivative_file,
+    list_bids,
+    parse_bids_name,
+)
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
 from nnunet_softseg.io.nifti import compressed_or_plain, is_nifti, is_there, without_nifti_ending
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
-from nnunet_softseg.io.case_files import Reason, list_bids, list_files
-from nnunet_softseg.io.case_names import derivative_file, parse_bids_name
+from nnunet_softseg.io.case_files import Reason, derivative_file, list_bids, list_files, parse_bids_name
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
 from nnunet_softseg.io.nifti import (

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, raise_first_error
-from nnunet_softseg.io.case_names import derivative_file
+from nnunet_softseg.io.case_files import derivative_file
 from nnunet_softseg.io.nifti import file_findings
 from nnunet_softseg.io.results import (
     changed_keys,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_names import parse_numbered_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, StrPath, without_nifti_ending
 from nnunet_softseg.io.results import remove_abandoned, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
-from nnunet_softseg.io.case_files import list_files
-from nnunet_softseg.io.case_names import case_and_label
+from nnunet_softseg.io.case_files import case_and_label, list_files
 from nnunet_softseg.io.nifti import (
     Values,
     classify,

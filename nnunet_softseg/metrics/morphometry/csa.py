@@ -10,9 +10,8 @@ import pandas as pd
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_files import list_files
+from nnunet_softseg.io.case_files import derivative_stem, list_files, parse_numbered_name
 from nnunet_softseg.io.case_matching import companion_files
-from nnunet_softseg.io.case_names import derivative_stem, parse_numbered_name
 from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
 from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs
