@@ -27,7 +27,7 @@ lint: $(READY)
 # A file of tests in each of two processes, of one thread each: two cores are busy all the time.
 unit: export OMP_NUM_THREADS = 1
 unit: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # tests/test_docs.py builds it, too. The variable silences a note on other generators.
 docs: export NO_MKDOCS_2_WARNING = 1

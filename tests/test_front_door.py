@@ -106,7 +106,7 @@ def test_the_old_paths_of_two_names_work_beside_the_new_ones(order: list[str], i
         "raw, floor = torch.tensor([[[-1.0, 1.0, 2.0]]]), torch.tensor(4.0)",
         *(CALLS[name] for name in order),
         "from nnunet_softseg.network.norm_relu import norm_relu as home",
-        "from nnunet_softseg.network.soft_loss import AdaptiveWingLoss as loss",
+        "from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss as loss",
         "import nnunet_softseg.norm_relu, nnunet_softseg.adaptive_wing, pickle",
         "print(nnunet_softseg.norm_relu is home, nnunet_softseg.norm_relu.norm_relu is home)",
         "print(pickle.loads(pickle.dumps(nnunet_softseg.norm_relu)) is home)",

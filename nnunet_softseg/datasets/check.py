@@ -92,7 +92,16 @@ class _CaseResult:
 
 
 def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) -> CheckReport:
-    """Return the faults of a dataset (id or name) in nnUNet_raw; a UserError only if there is none."""
+    """Return the faults of a raw dataset.
+
+    Args:
+        dataset: id or name of a dataset in nnUNet_raw.
+        num_processes: cases read at a time.
+        progress: show a bar.
+
+    Raises:
+        UserError: if there is no such dataset; all other faults are findings of the report.
+    """
     name = dataset_name(dataset)
     folder = nnunet_folder("nnUNet_raw", name)
     if not folder.is_dir():

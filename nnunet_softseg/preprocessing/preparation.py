@@ -245,9 +245,15 @@ def prepare(
     progress: bool = True,
     crop: bool = True,
 ) -> PreparationReport:
-    """Make the soft targets of a preprocessed dataset, an id or name, where they are missing or stale.
+    """Make the soft targets of a preprocessed dataset where they are missing or stale.
 
-    With `crop`, for the fixed patch, what it keeps of each label is measured.
+    Args:
+        dataset: id or name of a dataset in nnUNet_preprocessed.
+        configuration: of the plans, such as 3d_fullres.
+        plans_identifier: name of the plans.
+        num_processes: cases made at a time.
+        progress: show a bar.
+        crop: measure how much of each label the fixed patch keeps; needs a 3d configuration.
 
     Raises:
         UserError: if soft labels or preprocessed data are missing, wrong or unsupported, or the disk is full.
