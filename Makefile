@@ -24,8 +24,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A file of tests in each of two processes, of one thread each: two cores are busy all the time.
-unit: export OMP_NUM_THREADS = 1
+# A file of tests in each of two processes, the long ones first.
 unit: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
