@@ -274,7 +274,8 @@ def _reliability(
     tables = []
     for method, label in product(methods, labels):
         curve = reduce(add, (result.reliability[method, label] for result in measured))
-        bins = (curve.edges[:-1], curve.edges[1:], curve.count, curve.mean_prediction, curve.mean_reference)
+        means = (curve.num_voxels, curve.mean_prediction, curve.mean_reference)
+        bins = (curve.edges[:-1], curve.edges[1:], *means)
         columns = zip(RELIABILITY_COLUMNS, (method, label, *bins), strict=True)
         tables.append(pd.DataFrame(dict(columns)))
     return pd.concat(tables, ignore_index=True)

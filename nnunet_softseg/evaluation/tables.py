@@ -73,7 +73,7 @@ RELIABILITY_COLUMNS: Mapping[str, str] = {
     "label": "value of the label",
     "bin_low": "lower edge of the bin of predicted values",
     "bin_high": "its upper edge",
-    "num_voxels": "in and around the object, all cases together",
+    "num_voxels": "within 3 mm of the reference, and all others predicted above 0; all cases together",
     "mean_prediction": "their mean predicted value; empty if there are none",
     "mean_reference": "their mean reference value: the observed frequency",
 }

@@ -1,8 +1,9 @@
 """Calibration of a soft map: of the voxels with 0.7, is 0.7 of the tissue cord?
 
-Over a whole image, nearly all background, any curve looks perfect. Voxels count that lie, along each axis, no
-more than `MARGIN_MM` from one above 0 in the reference or above 0.5 in the prediction: with less, a map with
-a faint residue all over the background would choose to be judged there.
+Over a whole image, nearly all background, any curve looks perfect. Counted are the voxels near the reference:
+along each axis no more than `MARGIN_MM` from one above 0 in it. They are the same for all methods, and scores
+are relative to their number. Beyond them every voxel counts that is predicted above 0, in bins of its own: it
+adds to the error and not to the number by which errors are divided, so no false voxel dilutes them.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import maximum_filter1d
 
-from nnunet_softseg.io.geometry import Box, bounding_box, check_grids
-from nnunet_softseg.settings import HARD_THRESHOLD
+from nnunet_softseg.io.geometry import bounding_box, check_grids
 
 Map = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
@@ -25,9 +25,10 @@ BINS = 10
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """Sums over the voxels of each bin of the predicted value, (bins,); `+` joins the curves of cases.
+    """Sums over voxels by place and bin of the predicted value, (2, bins); `+` joins the curves of cases.
 
-    Bins are equally wide; each holds its lower edge, the last its upper edge too. Voxels weigh the same.
+    Row 0 holds the voxels near the reference, row 1 the false ones beyond. Bins are equally wide; each holds
+    its lower edge, the last its upper edge too. Voxels weigh the same.
     """
 
     count: npt.NDArray[np.int64]
@@ -38,8 +39,8 @@ class ReliabilityCurve:
     def __add__(self, other: "ReliabilityCurve") -> "ReliabilityCurve":
         if self.count.shape != other.count.shape:
             raise ValueError(
-                f"reliability curves of {self.count.size} and {other.count.size} bins cannot be added: "
-                "compute both with the same bins"
+                f"reliability curves of {self.count.shape[1]} and {other.count.shape[1]} bins cannot be "
+                "added: compute both with the same bins"
             )
         names = [field.name for field in fields(self)]
         return ReliabilityCurve(*(getattr(self, name) + getattr(other, name) for name in names))
@@ -47,40 +48,54 @@ class ReliabilityCurve:
     @classmethod
     def empty(cls, bins: int = BINS) -> "ReliabilityCurve":
         """Return the curve of no voxels, the start of a sum over cases."""
-        return cls(np.zeros(bins, dtype=np.int64), np.zeros(bins), np.zeros(bins), np.zeros(bins))
+        return cls(np.zeros((2, bins), dtype=np.int64), *(np.zeros((2, bins)) for _ in range(3)))
 
     @property
     def edges(self) -> Floats:
         """The (bins + 1,) edges of the bins, from 0 to 1."""
-        return np.linspace(0, 1, self.count.size + 1)
+        return np.linspace(0, 1, self.count.shape[1] + 1)
+
+    @property
+    def num_voxels(self) -> npt.NDArray[np.int64]:
+        """The voxels in each bin, near the reference and beyond."""
+        return np.asarray(self.count.sum(axis=0))
 
     @property
     def mean_prediction(self) -> Floats:
         """The mean predicted value in each bin, NaN in an empty one: the curve's x."""
-        return _ratio(self.prediction_sum, self.count)
+        return _ratio(self.prediction_sum.sum(axis=0), self.num_voxels)
 
     @property
     def mean_reference(self) -> Floats:
         """The mean reference, the observed frequency, in each bin, NaN in an empty one: the curve's y."""
-        return _ratio(self.reference_sum, self.count)
+        return _ratio(self.reference_sum.sum(axis=0), self.num_voxels)
 
     @property
     def expected_calibration_error(self) -> float:
-        """The mean of |mean prediction - mean reference| over the bins, by their voxels; NaN for none.
+        """The sum of |sum p - sum y| over the bins, per voxel near the reference; NaN for none.
 
-        Source: Naeini et al. 2015, Guo et al. 2017 (ECE), for the value itself in place of a confidence.
+        Within 3 mm of the reference it is the expected calibration error (ECE), for the value itself in place
+        of a confidence; the false voxels beyond add their sum of p. So another false voxel there always makes
+        it worse. Near the reference one can make it better, where its bin was predicted too low before: there
+        errors of opposite sign cancel by the definition of calibration.
+
+        Source: Naeini et al. 2015, Guo et al. 2017; the bins beyond are ours.
         """
-        total = int(self.count.sum())
-        return float(np.abs(self.prediction_sum - self.reference_sum).sum()) / total if total else np.nan
+        return self._per_voxel(np.abs(self.prediction_sum - self.reference_sum))
 
     @property
     def brier_score(self) -> float:
-        """The mean of (p - y)^2 over all counted voxels; NaN for none. Source: Brier 1950.
+        """The sum of (p - y)^2 over the image, per voxel near the reference; NaN for none.
 
-        For a soft reference this is the expected score less the mean of y (1 - y): a perfect map scores 0.
+        Without false voxels beyond, it is the mean over the voxels near the reference (Brier 1950); many of
+        them may bring it above 1. For a soft reference this is the expected score less the mean of y (1 - y):
+        a perfect map scores 0.
         """
-        total = int(self.count.sum())
-        return float(self.squared_error_sum.sum()) / total if total else np.nan
+        return self._per_voxel(self.squared_error_sum)
+
+    def _per_voxel(self, errors: Floats) -> float:
+        total = int(self.count[0].sum())
+        return float(errors.sum()) / total if total else np.nan
 
 
 def reliability_curve(
@@ -95,34 +110,33 @@ def reliability_curve(
     check_grids(prediction, reference, spacing_mm)
     if bins < 1 or not margin_mm >= 0:
         raise ValueError(f"a curve needs 1 bin and a margin of 0 mm or more, got {bins} and {margin_mm}")
-    box, counted = _region(prediction, reference, spacing_mm, margin_mm)
-    predicted, expected = (whole[box][counted].astype(np.float64) for whole in (prediction, reference))
-    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], predicted, side="right")
+    near = _near(reference, spacing_mm, margin_mm)
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    tables = []
+    for counted in (near, (prediction > 0) & ~near):
+        predicted, expected = (whole[counted].astype(np.float64) for whole in (prediction, reference))
+        place = np.searchsorted(edges, predicted, side="right")
+        weights = (np.ones_like(predicted), predicted, expected, (predicted - expected) ** 2)
+        tables.append([np.bincount(place, weights=values, minlength=bins) for values in weights])
+    count, *sums = np.stack(tables, axis=1)
+    return ReliabilityCurve(count.astype(np.int64), *sums)
 
-    def sums(values: Floats) -> Floats:
-        return np.bincount(place, weights=values, minlength=bins).astype(np.float64)
 
-    count = np.bincount(place, minlength=bins).astype(np.int64)
-    return ReliabilityCurve(count, sums(predicted), sums(expected), sums((predicted - expected) ** 2))
-
-
-def _region(
-    prediction: Map, reference: Map, spacing_mm: Sequence[float], margin_mm: float
-) -> tuple[Box, npt.NDArray[np.bool_]]:
-    """Return a box, and the voxels in it that count."""
+def _near(reference: Map, spacing_mm: Sequence[float], margin_mm: float) -> npt.NDArray[np.bool_]:
+    """Return the voxels that lie, along each axis, within the margin of one above 0."""
     # a margin of three voxels must not become two because 3.0 / 0.1 is 29.999
     reach = [
         min(int(margin_mm / length + 1e-6), size)
         for length, size in zip(spacing_mm, reference.shape, strict=True)
     ]
-    core = (reference > 0) | (prediction > HARD_THRESHOLD)
-    box = bounding_box(core, reach)
-    counted = core[box].view(np.uint8)
+    near = reference > 0
+    box = bounding_box(near, reach)
+    counted = near[box].view(np.uint8)
     for axis, wide in enumerate(reach):
         if wide and counted.size:
             counted = maximum_filter1d(counted, 2 * wide + 1, axis=axis, mode="constant")
-    region: npt.NDArray[np.bool_] = counted.astype(np.bool_)
-    return box, region
+    near[box] = counted
+    return near
 
 
 def _ratio(sums: Floats, count: npt.NDArray[np.int64]) -> Floats:

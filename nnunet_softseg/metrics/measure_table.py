@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-EmptyIf = Literal["soft", "hard", "object"]
+EmptyIf = Literal["soft", "hard"]
 
 _NAN, _INF = math.nan, math.inf
 
@@ -15,8 +15,8 @@ _NAN, _INF = math.nan, math.inf
 class EmptyCases:
     """The value of a measure where a map is empty; None: computed as always.
 
-    A map is empty, by `empty_if`, "soft": without a voxel above 0. "hard": above 0.5. "object": above 0 in a
-    reference, above 0.5 in a prediction. The values are those if both are empty, or only one of them.
+    A map is empty, by `empty_if`, "soft": without a voxel above 0. "hard": above 0.5. The values are those if
+    both are empty, or only one of them.
     """
 
     empty_if: EmptyIf
@@ -69,13 +69,12 @@ _SOFT_OVERLAP = EmptyCases("soft", both=_NAN, prediction=0.0, reference=0.0)
 _HARD_OVERLAP = EmptyCases("hard", both=_NAN, prediction=0.0, reference=0.0)
 _DISTANCE = EmptyCases("hard", both=_NAN, prediction=_INF, reference=_INF)
 _OVER_IMAGE = EmptyCases("soft", both=0.0, prediction=None, reference=None)
-_IN_BAND = EmptyCases("soft", both=_NAN, prediction=None, reference=_NAN)
-_AROUND_OBJECT = EmptyCases("object", both=_NAN, prediction=None, reference=None)
+_AT_REFERENCE = EmptyCases("soft", both=_NAN, prediction=None, reference=_NAN)
 _SOFT_VOLUME = EmptyCases("soft", both=0.0, prediction=0.0, reference=None)
 _HARD_VOLUME = EmptyCases("hard", both=0.0, prediction=0.0, reference=None)
 _SOFT_REFERENCE_VOLUME = EmptyCases("soft", both=0.0, prediction=None, reference=0.0)
 _HARD_REFERENCE_VOLUME = EmptyCases("hard", both=0.0, prediction=None, reference=0.0)
-_SOFT_RELATIVE = EmptyCases("soft", both=_NAN, prediction=-100.0, reference=_NAN)
+_SOFT_RELATIVE = EmptyCases("soft", both=_NAN, prediction=None, reference=_NAN)
 _HARD_RELATIVE = EmptyCases("hard", both=_NAN, prediction=-100.0, reference=_NAN)
 _PREDICTION_FLAG = EmptyCases("hard", both=1.0, prediction=1.0, reference=0.0)
 _REFERENCE_FLAG = EmptyCases("hard", both=1.0, prediction=0.0, reference=1.0)
@@ -86,21 +85,25 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "soft_dice": Measure("2 sum min(p, y) / (sum p + sum y)", "", 1.0, _SOFT_OVERLAP, "Soft Dice"),
         "mae": Measure("mean |p - y| over the image", "", 0.0, _OVER_IMAGE, "MAE"),
         "rmse": Measure("root mean (p - y)^2 over the image", "", 0.0, _OVER_IMAGE, "RMSE"),
-        "boundary_mae": Measure("mean |p - y| where 0 < y < 1", "", 0.0, _IN_BAND, "Boundary MAE"),
-        "boundary_rmse": Measure("root mean (p - y)^2 where 0 < y < 1", "", 0.0, _IN_BAND, "Boundary RMSE"),
+        "boundary_mae": Measure("mean |p - y| where 0 < y < 1", "", 0.0, _AT_REFERENCE, "Boundary MAE"),
+        "boundary_rmse": Measure(
+            "root mean (p - y)^2 where 0 < y < 1", "", 0.0, _AT_REFERENCE, "Boundary RMSE"
+        ),
         "brier": Measure(
-            "Brier score, mean (p - y)^2 in and around the object", "", 0.0, _AROUND_OBJECT, "Brier score"
+            "Brier score: sum (p - y)^2 per voxel near the reference", "", 0.0, _AT_REFERENCE, "Brier score"
         ),
         "ece": Measure(
-            "expected calibration error in and around the object",
+            "expected calibration error per voxel near the reference",
             "",
             0.0,
-            _AROUND_OBJECT,
+            _AT_REFERENCE,
             "Expected calibration error",
         ),
         "volume_mm3": Measure("soft volume, sum of p", "mm3", None, _SOFT_VOLUME),
         "reference_volume_mm3": Measure("soft volume, sum of y", "mm3", None, _SOFT_REFERENCE_VOLUME),
-        "rve_percent": Measure("soft volume error, > 0: too large", "%", 0.0, _SOFT_RELATIVE),
+        "rve_percent": Measure(
+            "soft volume error, > 0: too large; none if y sums to less than 1", "%", 0.0, _SOFT_RELATIVE
+        ),
         "hard_volume_mm3": Measure("volume of p > 0.5", "mm3", None, _HARD_VOLUME),
         "hard_reference_volume_mm3": Measure("volume of y > 0.5", "mm3", None, _HARD_REFERENCE_VOLUME),
         "hard_rve_percent": Measure(

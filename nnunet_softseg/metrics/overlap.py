@@ -59,9 +59,12 @@ def boundary(reference: Map) -> Mask:
 
 
 def relative_volume_error(prediction: Map, reference: Map) -> float:
-    """Return 100 (sum p - sum y) / sum y, above 0 for over-segmentation; NaN for an empty reference."""
-    expected = float(reference.sum(dtype=np.float64))
-    return 100 * (float(prediction.sum(dtype=np.float64)) - expected) / expected if expected else math.nan
+    """Return 100 (sum p - sum y) / sum y, above 0 for over-segmentation.
+
+    NaN for a reference of less than one voxel in sum: a residue there is no volume to be a percentage of.
+    """
+    predicted, expected = (float(whole.sum(dtype=np.float64)) for whole in (prediction, reference))
+    return 100 * (predicted - expected) / expected if expected >= 1 else math.nan
 
 
 def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> dict[str, float]:
@@ -155,11 +158,11 @@ def _surface_measures(
 
 def _what_is_empty(prediction: Map, reference: Map) -> dict[EmptyIf, dict[str, bool]]:
     """Return the arguments of `EmptyCases.value`, per meaning of empty."""
-    predicted, expected = (
-        {low: not (whole > low).any() for low in (0, HARD_THRESHOLD)} for whole in (prediction, reference)
-    )
+    above: dict[EmptyIf, float] = {"soft": 0.0, "hard": HARD_THRESHOLD}
     return {
-        "soft": {"prediction_empty": predicted[0], "reference_empty": expected[0]},
-        "hard": {"prediction_empty": predicted[HARD_THRESHOLD], "reference_empty": expected[HARD_THRESHOLD]},
-        "object": {"prediction_empty": predicted[HARD_THRESHOLD], "reference_empty": expected[0]},
+        name: {
+            "prediction_empty": not (prediction > low).any(),
+            "reference_empty": not (reference > low).any(),
+        }
+        for name, low in above.items()
     }

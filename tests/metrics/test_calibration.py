@@ -25,9 +25,9 @@ def test_by_hand() -> None:
     curve = curve_of([0.0, 0.2, 0.3, 0.5, 0.9, 1.0], [0.0, 0.0, 0.4, 0.8, 1.0, 0.7], bins=4)
     # bins [0, .25), [.25, .5), [.5, .75), [.75, 1]
     assert curve.edges.tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert curve.count.tolist() == [2, 1, 1, 2]
-    assert curve.prediction_sum == pytest.approx([0.2, 0.3, 0.5, 1.9])
-    assert curve.reference_sum == pytest.approx([0.0, 0.4, 0.8, 1.7])
+    assert curve.count.tolist() == [[2, 1, 1, 2], [0, 0, 0, 0]]
+    assert curve.prediction_sum[0] == pytest.approx([0.2, 0.3, 0.5, 1.9])
+    assert curve.reference_sum[0] == pytest.approx([0.0, 0.4, 0.8, 1.7])
     assert curve.mean_prediction == pytest.approx([0.1, 0.3, 0.5, 0.95])
     assert curve.mean_reference == pytest.approx([0.0, 0.4, 0.8, 0.85])
     # 2/6 * 0.1 + 1/6 * 0.1 + 1/6 * 0.3 + 2/6 * 0.1
@@ -44,11 +44,12 @@ def test_an_empty_bin_is_nan_not_zero() -> None:
 @given(MAPS, MAPS, st.integers(1, 12))
 def test_as_one_voxel_after_the_other(prediction: np.ndarray, reference: np.ndarray, bins: int) -> None:
     curve = reliability_curve(prediction, reference, SPACING_MM, margin_mm=9, bins=bins)
-    counted = (reference > 0).any() or (prediction > 0.5).any()
-    sums = np.zeros((4, bins))
+    is_near = (reference > 0).any()  # then all are, within 9 mm
+    sums = np.zeros((4, 2, bins))
     for p, y in zip(prediction.ravel().tolist(), reference.ravel().tolist(), strict=True):
         place = max(place for place in range(bins) if p >= np.linspace(0, 1, bins + 1)[place])
-        sums[:, place] += (1, p, y, (p - y) ** 2) if counted else 0
+        if is_near or p > 0:
+            sums[:, 0 if is_near else 1, place] += 1, p, y, (p - y) ** 2
     for found, expected in zip(
         (curve.count, curve.prediction_sum, curve.reference_sum, curve.squared_error_sum), sums, strict=True
     ):
@@ -80,12 +81,12 @@ def test_the_score_is_the_expected_one_less_what_no_prediction_can_change(
     wide, soft = p.astype(float), y.astype(float)
     expected = soft * (wide - 1) ** 2 + (1 - soft) * wide**2
     curve = reliability_curve(p, y, SPACING_MM, margin_mm=9)
-    if curve.count.sum():
+    if curve.count[0].sum():
         assert curve.brier_score == pytest.approx((expected - soft * (1 - soft)).mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("spacing_mm", "margin_mm", "counted"),
+    ("spacing_mm", "margin_mm", "near"),
     [
         ((1.0, 1.0, 1.0), 3.0, 7 * 7 * 7),
         ((0.5, 1.0, 5.0), 3.0, 13 * 7 * 1),
@@ -95,28 +96,28 @@ def test_the_score_is_the_expected_one_less_what_no_prediction_can_change(
         ((1.0, 1.0, 1.0), 1000.0, 21**3),
     ],
 )
-@pytest.mark.parametrize("in_reference", [True, False])
-def test_which_voxels_count(
-    spacing_mm: tuple[float, ...], margin_mm: float, counted: int, in_reference: bool
-) -> None:
-    maps = [np.zeros((21, 21, 21)), np.zeros((21, 21, 21))]
-    maps[in_reference][10, 10, 10] = 0.7
-    curve = reliability_curve(*maps, spacing_mm, margin_mm=margin_mm)
-    assert curve.count.sum() == counted
+def test_which_voxels_count(spacing_mm: tuple[float, ...], margin_mm: float, near: int) -> None:
+    prediction, reference = np.zeros((21, 21, 21)), np.zeros((21, 21, 21))
+    reference[10, 10, 10] = prediction[10, 10, 10] = 0.7
+    prediction[20, 0, 0] = 0.01
+    curve = reliability_curve(prediction, reference, spacing_mm, margin_mm=margin_mm)
+    assert curve.count.sum(axis=1).tolist() == [near, 0 if near == 21**3 else 1]
 
 
-def test_a_faint_background_chooses_no_voxels_and_an_island_does() -> None:
-    reference, clean = np.zeros((40, 40)), np.zeros((40, 40))
-    reference[5:8, 5:8] = clean[5:8, 5:8] = 1
-    counts = {}
-    for name, background in {"clean": 0.0, "faint": 0.4}.items():
-        prediction = np.maximum(clean, background)
-        counts[name] = reliability_curve(prediction, reference, (1.0, 1.0)).count.sum()
-    assert counts == {"clean": 81, "faint": 81}
-    clean[30, 30] = 0.9
-    curve = reliability_curve(clean, reference, (1.0, 1.0))
-    assert curve.count.sum() == 81 + 49
-    assert curve.brier_score == pytest.approx(0.81 / (81 + 49))
+def test_every_false_voxel_counts_and_dilutes_nothing() -> None:
+    reference, prediction = np.zeros((40, 40)), np.zeros((40, 40))
+    reference[5:8, 5:8] = prediction[5:8, 5:8] = 1
+    prediction[5, 5] = 0.8  # 81 voxels within 3 mm of the reference
+    for row, value in {20: 0.3, 25: 0.3, 30: 0.9}.items():
+        before = reliability_curve(prediction, reference, (1.0, 1.0))
+        prediction[row, 30] = value
+        after = reliability_curve(prediction, reference, (1.0, 1.0))
+        assert after.num_voxels.sum() == before.num_voxels.sum() + 1
+        assert after.brier_score - before.brier_score == pytest.approx(value**2 / 81)
+        rise = after.expected_calibration_error - before.expected_calibration_error
+        assert rise == pytest.approx(value / 81)
+    # in bin [0.9, 1]: eight right voxels of 1 and the false one of 0.9
+    assert after.mean_reference[-1] == pytest.approx(8 / 9)
 
 
 @given(st.lists(st.tuples(MAPS, MAPS), min_size=1, max_size=4), st.randoms())
@@ -124,19 +125,22 @@ def test_curves_of_cases_add_up_to_that_of_the_cohort(cases: list, random: objec
     curves = [reliability_curve(p, y, SPACING_MM, margin_mm=9) for p, y in cases]
     random.shuffle(curves)  # type: ignore[attr-defined]
     total = sum(curves, start=ReliabilityCurve.empty())
-    # the counted cases, side by side in one image
-    counted = [(p, y) for p, y in cases if (y > 0).any() or (p > 0.5).any()]
-    if not counted:
-        assert total.count.sum() == 0
+    # the cases with a reference, side by side in one image, all near; and what is predicted in the others
+    near = [pair for pair in cases if (pair[1] > 0).any()]
+    false = sum(float(p[p > 0].sum(dtype=float)) for p, y in cases if not (y > 0).any())
+    assert total.prediction_sum[1].sum() == pytest.approx(false)
+    if not near:
+        assert total.count[0].sum() == 0
         assert math.isnan(total.brier_score)
         assert math.isnan(total.expected_calibration_error)
         return
-    together = [np.concatenate(maps) for maps in zip(*counted, strict=True)]
+    together = [np.concatenate(maps) for maps in zip(*near, strict=True)]
     expected = reliability_curve(*together, SPACING_MM, margin_mm=99)
-    np.testing.assert_array_equal(total.count, expected.count)
-    np.testing.assert_allclose(total.prediction_sum, expected.prediction_sum, atol=1e-9)
-    np.testing.assert_allclose(total.reference_sum, expected.reference_sum, atol=1e-9)
-    assert total.brier_score == pytest.approx(expected.brier_score, abs=1e-9)
+    np.testing.assert_array_equal(total.count[0], expected.count[0])
+    np.testing.assert_allclose(total.prediction_sum[0], expected.prediction_sum[0], atol=1e-9)
+    np.testing.assert_allclose(total.reference_sum[0], expected.reference_sum[0], atol=1e-9)
+    ece = expected.expected_calibration_error + false / expected.count[0].sum()
+    assert total.expected_calibration_error == pytest.approx(ece, abs=1e-9)
 
 
 @given(MAPS, MAPS, st.permutations(range(3)))
@@ -153,11 +157,10 @@ def test_laws(prediction: np.ndarray, reference: np.ndarray, order: list[int]) -
         np.testing.assert_array_equal(other.count, curve.count)
         np.testing.assert_allclose(other.prediction_sum, curve.prediction_sum, atol=1e-9)
         np.testing.assert_allclose(other.squared_error_sum, curve.squared_error_sum, atol=1e-9)
-    if not curve.count.sum():
-        return
-    # Jensen: a mean error is no larger than the root of the mean squared error
-    assert 0 <= curve.expected_calibration_error**2 <= curve.brier_score + 1e-12 <= 1 + 1e-9
-    within = curve.count > 0
+    if curve.count[0].sum() and not curve.count[1].sum():
+        # Jensen: a mean error is no larger than the root of the mean squared error
+        assert 0 <= curve.expected_calibration_error**2 <= curve.brier_score + 1e-12 <= 1 + 1e-9
+    within = curve.num_voxels > 0
     assert (curve.mean_prediction[within] >= curve.edges[:-1][within] - 1e-9).all()
     assert (curve.mean_prediction[within] <= curve.edges[1:][within] + 1e-9).all()
 
@@ -171,8 +174,8 @@ def test_a_map_is_calibrated_to_itself(soft: np.ndarray) -> None:
 
 
 def test_nothing_anywhere() -> None:
-    curve = reliability_curve(np.full((3, 3), 0.4), np.zeros((3, 3)), (1.0, 1.0))
-    assert curve.count.tolist() == [0] * 10
+    curve = reliability_curve(np.zeros((3, 3)), np.zeros((3, 3)), (1.0, 1.0))
+    assert curve.num_voxels.tolist() == [0] * 10
     assert math.isnan(curve.brier_score)
     assert np.isnan(curve.mean_reference).all()
 

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
@@ -31,6 +31,16 @@ def test_by_hand() -> None:
     assert metrics.root_mean_square_error(P, Y) == pytest.approx(math.sqrt(3 * 0.04 / 5))
     assert metrics.root_mean_square_error(P, Y, metrics.boundary(Y)) == pytest.approx(0.2)
     assert math.isnan(metrics.root_mean_square_error(P, Y, np.zeros(5, dtype=bool)))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.4])
+def test_less_than_one_voxel_in_sum_is_no_reference_for_a_percentage(value: float) -> None:
+    faint, whole = np.array([0.0, 0.3, 0.6999]), np.array([0.0, 0.3, 0.7])
+    prediction = np.array([value, 0.0, 0.0])
+    for name, map_ in (("faint", faint), ("whole", whole)):
+        found = metrics.case_measures(prediction, map_, (1.0,))["rve_percent"]
+        expected = math.nan if name == "faint" else 100 * (value - 1)
+        assert found == pytest.approx(expected, nan_ok=True), name
 
 
 @given(maps)
@@ -115,9 +125,9 @@ EMPTY_CASES = {
     "rmse": (0.0, math.sqrt(0.008), math.sqrt(0.008)),
     "boundary_mae": (NAN, 0.6, NAN),
     "boundary_rmse": (NAN, math.sqrt(0.4), NAN),
-    # around two voxels side by side, 3 mm: (2 + 3 + 3) * (1 + 3 + 3); around the one above 0.5: 7 * 7
-    "brier": (NAN, 0.8 / 56, 0.8 / 49),
-    "ece": (NAN, 1.2 / 56, 1.2 / 49),
+    # around two voxels side by side, 3 mm: (2 + 3 + 3) * (1 + 3 + 3)
+    "brier": (NAN, 0.8 / 56, NAN),
+    "ece": (NAN, 1.2 / 56, NAN),
     "volume_mm3": (0.0, 0.0, 2.4),
     "reference_volume_mm3": (0.0, 2.4, 0.0),
     "rve_percent": (NAN, -100.0, NAN),
@@ -155,7 +165,6 @@ def test_a_map_that_stays_below_a_half_is_empty_for_hard_measures_only() -> None
     missed = metrics.case_measures(0 * faint, faint, (1.0, 1.0))
     assert missed["brier"] == pytest.approx(0.16)
     assert missed["ece"] == pytest.approx(0.4)
-    assert math.isnan(metrics.case_measures(faint, 0 * faint, (1.0, 1.0))["brier"])  # no object in either
     both = metrics.case_measures(faint, faint, (1.0, 1.0))
     assert (both["soft_dice"], both["brier"], both["boundary_mae"]) == (1, 0, 0)
     assert all(math.isnan(both[name]) for name in ("dice", "asd_mm", "hd95_mm", "surface_dice"))
@@ -202,7 +211,7 @@ def test_values_in_their_range_and_symmetry(
     for name, value in forward.items():
         if MEASURES[name].unit in {"", "mm", "mm3"}:
             assert math.isnan(value) or value >= 0, name
-        if not MEASURES[name].unit:
+        if not MEASURES[name].unit and name not in {"brier", "ece"}:  # these count what is false elsewhere
             assert math.isnan(value) or value <= 1 + 1e-9, name
         if MEASURES[name].unit == "%":
             assert math.isnan(value) or value >= -100 - 1e-9, name
@@ -217,6 +226,64 @@ def test_a_perfect_prediction_has_the_ideal_values(soft: np.ndarray, spacing_mm:
         no_band = name.startswith("boundary") and not metrics.boundary(soft).any()
         if measure.ideal is not None and not no_band:
             assert found[name] == pytest.approx(measure.ideal, abs=1e-12), name
+
+
+NEVER_IMPROVED = ("dice", "soft_dice", "mae", "rmse", "boundary_mae", "boundary_rmse", "brier")
+
+
+def is_better(name: str, after: float, before: float) -> bool:
+    gain = (after - before) * (1 if MEASURES[name].higher_is_better else -1)
+    return gain > 1e-9  # what sums round
+
+
+@settings(max_examples=40)
+@given(maps_3d, maps_3d, spacings, st.data())
+def test_a_false_voxel_never_improves_a_measure(
+    p: np.ndarray, y: np.ndarray, spacing_mm: tuple[float, ...], data: st.DataObject
+) -> None:
+    """Anywhere, and whatever the rest of the map is like."""
+    outside = np.argwhere(y == 0)
+    assume(len(outside))
+    where = tuple(data.draw(st.sampled_from(outside.tolist())))
+    worse = p.copy()
+    worse[where] = data.draw(st.floats(float(p[where]), 1, width=32))
+    before, after = metrics.case_measures(p, y, spacing_mm), metrics.case_measures(worse, y, spacing_mm)
+    for name in NEVER_IMPROVED:
+        assert not is_better(name, after[name], before[name]), name
+
+
+@given(maps_3d, maps_3d, spacings, st.floats(0, 1, width=32, exclude_min=True))
+def test_a_false_voxel_far_away_never_improves_calibration_and_surfaces(
+    p: np.ndarray, y: np.ndarray, spacing_mm: tuple[float, ...], value: float
+) -> None:
+    """Beyond the margin of the reference, and farther from it than the two surfaces are from each other."""
+    p, y = np.pad(p, ((0, 14),) * 3), np.pad(y, ((0, 14),) * 3)
+    worse = p.copy()
+    worse[-1, -1, -1] = value
+    before, after = metrics.case_measures(p, y, spacing_mm), metrics.case_measures(worse, y, spacing_mm)
+    surfaces = ["asd_mm", "hd95_mm", "surface_dice"] if (p > 0.5).any() else []  # else it is the first voxel
+    for name in ("ece", *surfaces):
+        assert not is_better(name, after[name], before[name]), name
+    if (y > 0).any():
+        assert after["ece"] > before["ece"] or value < 1e-6
+        assert after["brier"] > before["brier"] or value < 1e-3
+    # volumes: where the map is not too small already
+    if before["rve_percent"] >= 0:
+        assert after["rve_percent"] >= before["rve_percent"]
+
+
+def test_false_voxels_count_by_their_squares() -> None:
+    """0, 5 and 30 isolated ones."""
+    y = np.zeros((60, 60))
+    y[5:10, 5:10] = 1  # 11 x 11 voxels within 3 mm
+    p = 0.9 * y
+    scattered = [(row, column) for row in range(16, 60, 8) for column in range(16, 60, 8)]
+    found = []
+    for count in (0, 5, 30):
+        for where in scattered[:count]:
+            p[where] = 0.7
+        found.append(metrics.case_measures(p, y, (1.0, 1.0))["brier"])
+    assert found == pytest.approx([(25 * 0.01 + count * 0.49) / 121 for count in (0, 5, 30)])
 
 
 @given(maps_3d, maps_3d, spacings, st.permutations(range(3)), st.integers(0, 3), st.floats(0.2, 5))

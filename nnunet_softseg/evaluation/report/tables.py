@@ -303,11 +303,7 @@ _GLOSSARY: dict[str, Column] = {
     "direction": lambda row: "higher is better" if row["ideal"] else "lower is better",
     "meaning": "meaning",
 }
-_EMPTY_IF = {
-    "soft": "no voxel above 0",
-    "hard": "no voxel above 0.5",
-    "object": "reference: none above 0; prediction: none above 0.5",
-}
+_EMPTY_IF = {"soft": "no voxel above 0", "hard": "no voxel above 0.5"}
 _EMPTY: dict[str, Column] = {
     "column": "column",
     "a map is empty if it has": lambda row: _EMPTY_IF[row["empty_if"]],
