@@ -13,8 +13,10 @@ from scipy.ndimage import affine_transform
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.geometry import VoxelGrid, turned
 from nnunet_softseg.io.nifti import (
+    as_fractions,
     classify,
     content_findings,
+    label_findings,
     load_nifti,
     mask_of_label,
     read_values,
@@ -81,8 +83,9 @@ def label_of(stored: LabelMap, label: int, labels: Sequence[int] = (1,), *, chos
     content, values = classify(stored.values), stored.values
     own_file = without_nifti_ending(stored.file.name).endswith(f"_{label:04d}")
     if content.is_fraction and (own_file or (len(labels) == 1 and label == 1)):
-        return LabelMap(stored.file, np.clip(values, 0, 1).astype(np.float32, copy=False), stored.affine)
+        return LabelMap(stored.file, as_fractions(values, content), stored.affine)
     if content.labels is not None and not own_file and (chosen or len(labels) > 1 or label != 1):
+        raise_first_error(label_findings(str(stored.file), content, label))
         return LabelMap(stored.file, mask_of_label(values, label), stored.affine)
     raise_first_error(content_findings(str(stored.file), values, "" if own_file else "--label"))
     raise UserError(

@@ -1,10 +1,12 @@
 """A NIfTI file, opened, checked and read; the meaning of its values: mask, fractions, labels, percent."""
 
 import enum
+import glob
 import gzip
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,24 +29,35 @@ _REAL_KINDS = "biuf"
 _AGAIN = "write the file again"
 RANGE_TOLERANCE = 1e-5
 """Fractions written as integers with a slope come back a few float32 steps off. What is within is clipped."""
-_WHOLE_TOLERANCE = 1e-3
+WHOLE_TOLERANCE = 1e-3
+"""Labels and masks stored with a slope come back a little off."""
 _FEW_LABELS, _MOST_LABELS = 40, 1000
-_FULL_SCALES = (100, 255)
-_LARGEST_OVERSHOOT = 0.5
+_MOST_RATERS, _MOST_COUNTED = 10, 1 << 16
+_FEWEST_LEVELS, _LABELS_PER_VALUE = 4, 4
+_LARGEST_OVERSHOOT, _NEAR_FULL = 0.5, 1.5
 
 Values = npt.NDArray[np.float32]
 StrPath = str | os.PathLike[str]
 
 
 def is_nifti(name: str) -> bool:
-    """Return whether a file name ends as a NIfTI file's."""
-    return name.endswith(NIFTI_ENDINGS)
+    """Return whether a file name ends as a NIfTI file's, in capitals or not, as nibabel takes them."""
+    return name.lower().endswith(NIFTI_ENDINGS)
 
 
 def compressed_or_plain(compressed: Path) -> Path:
-    """Return a `.nii.gz`, or the `.nii` of that name if only that is there; a broken link counts as there."""
+    """Return a `.nii.gz`, or what is there instead: a `.nii`, or an ending with capitals.
+
+    A broken link counts as there.
+    """
     plain = compressed.with_name(compressed.name.removesuffix(".gz"))
-    return plain if is_there(plain) and not is_there(compressed) else compressed
+    for file in (compressed, plain):
+        if is_there(file):
+            return file
+    stem = without_nifti_ending(compressed.name)
+    beside = compressed.parent.glob(f"{glob.escape(stem)}.*") if compressed.parent.is_dir() else ()
+    others = (file for file in beside if is_nifti(file.name) and without_nifti_ending(file.name) == stem)
+    return min(others, default=compressed)
 
 
 def is_there(file: Path) -> bool:
@@ -53,8 +66,9 @@ def is_there(file: Path) -> bool:
 
 
 def without_nifti_ending(name: str) -> str:
-    """Return a file name without `.nii` or `.nii.gz`; other names come back as they are."""
-    return name.removesuffix(".gz").removesuffix(".nii") if name.endswith(NIFTI_ENDINGS) else name
+    """Return a file name without `.nii` or `.nii.gz`, capitals or not; other names come back as they are."""
+    ending = next((ending for ending in NIFTI_ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
 
 
 def load_nifti(file: Path) -> nib.Nifti1Image:
@@ -110,7 +124,7 @@ def _stored_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Findi
 
 def inflated_size(file: Path) -> int:
     """Return the number of bytes of a file, inflated; a broken stream raises what gzip and zlib raise."""
-    if not file.name.endswith(".gz"):
+    if file.suffix.lower() != ".gz":
         return file.stat().st_size
     with gzip.open(file) as stream:
         return sum(len(chunk) for chunk in iter(lambda: stream.read(_READ_IN_CHUNKS_OF), b""))
@@ -125,7 +139,7 @@ def bytes_needed(image: nib.Nifti1Image) -> int:
 
 def is_long_enough(file: Path, needed: int) -> bool:
     """Return whether a file, inflated, has so many bytes; its checksum is not looked at."""
-    if file.suffix != ".gz":
+    if file.suffix.lower() != ".gz":
         return file.stat().st_size >= needed
     with file.open("rb") as opened:
         opened.seek(-4, os.SEEK_END)
@@ -212,14 +226,17 @@ class MapKind(enum.Enum):
 
     EMPTY = "all zero"
     MASK = "a mask of 0 and 1"
+    OTHER_MASK = "a mask of 0 and another value"
     SOFT = "fractions in [0, 1]"
     LABELS = "a label map"
     PERCENT = "a map in percent"
     BYTES = "a map from 0 to 255"
+    SCALED = "a map in percent, or from 0 to 255"
     OVERSHOOT = "fractions that overshoot"
     OTHER = "other values"
 
 
+FULL_SCALES = {MapKind.PERCENT: 100, MapKind.BYTES: 255}
 _REMEDIES = {
     MapKind.LABELS: "this looks like an integer label map: write one file per label with its fraction in "
     "[0, 1]",
@@ -248,6 +265,11 @@ class MapContent:
         return self.kind in (MapKind.EMPTY, MapKind.MASK, MapKind.SOFT)
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether the values are fractions times a number, as 100 or 255, and no labels."""
+        return self.kind in (MapKind.PERCENT, MapKind.BYTES, MapKind.SCALED)
+
+    @property
     def found(self) -> str:
         """The values in words, for messages."""
         if self.labels is not None and len(self.labels) < _FEW_LABELS:
@@ -256,36 +278,79 @@ class MapContent:
 
     def remedy(self, choose: str = "") -> str:
         """Return how values that are no fractions become fractions; `choose` as in `content_findings`."""
-        if self.kind is MapKind.LABELS and choose:
-            return f"choose a label of it with {choose}"
-        if self.kind in (MapKind.PERCENT, MapKind.BYTES):
-            factor = next(factor for factor in _FULL_SCALES if self.high <= factor + _LARGEST_OVERSHOOT)
-            chosen = f", or choose a label of it with {choose}" if choose and self.labels is not None else ""
-            return f"divide it by {factor}{chosen}"
+        if self.kind is MapKind.OTHER_MASK:
+            return f"divide it by {round(self.high)}" + (f", or choose it with {choose}" if choose else "")
+        if self.kind is MapKind.LABELS:
+            of_map = f"choose a label of it with {choose}" if choose else _REMEDIES[self.kind]
+            return f"{of_map}{self._of_a_sum()}"
+        if self.is_scaled:
+            doubtful = self.labels and (self.kind is MapKind.SCALED or _in_rows(self.labels))
+            return self._unscaled() + (
+                f"; of a label map choose a label with {choose}" if choose and doubtful else ""
+            )
         if self.kind is MapKind.OTHER and self.low >= 0:
-            return f"divide it by {self.high:g}"
+            return f"divide it by {self.high:g}, if that means a whole voxel, else by the value that does"
         return _REMEDIES[self.kind]
+
+    def _unscaled(self) -> str:
+        if self.kind in FULL_SCALES:
+            return f"divide it by {FULL_SCALES[self.kind]}"
+        percent, in_bytes = "by 100 if it is in percent", "by 255 if 255 means a whole voxel"
+        ways = (percent, in_bytes) if self.labels is None else (in_bytes, percent)
+        return f"divide it {', '.join(ways)}"
+
+    def _of_a_sum(self) -> str:
+        """Return the way out where the numbers may count the raters who drew a voxel."""
+        if not self.labels or self.labels[0] != 1 or self.labels[-1] > _MOST_RATERS:
+            return ""
+        most = self.labels[-1]
+        return (
+            f"; or, if it is the sum of {most} raters' masks, divide it by {most} (by the number of raters)"
+        )
 
 
 def classify(values: npt.NDArray[Any]) -> MapContent:
-    """Return the meaning of finite values.
+    """Return the meaning of finite values; whole numbers may be off by 1e-3, as some tools store them.
 
     In [0, 1], they are fractions of one label. Whole numbers beyond that are labels, unless there are many of
-    them or the largest is 100 or 255, which fractions in percent or bytes have.
+    them, the largest is 100 or 255, or there are gaps between nearly all, which fractions in percent or bytes
+    have.
     """
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if low >= -RANGE_TOLERANCE and high <= 0:
+        return MapContent(MapKind.EMPTY, low, high, ())
+    if low >= -WHOLE_TOLERANCE and high > WHOLE_TOLERANCE and _are_whole(values, WHOLE_TOLERANCE):
+        labels = _labels_above_zero(values, high)
+        return MapContent(_whole_kind(labels), low, high, labels if len(labels) < _MOST_LABELS else None)
     if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
-        if high <= 0:
-            return MapContent(MapKind.EMPTY, low, high, ())
-        if _are_whole(values, RANGE_TOLERANCE):
-            return MapContent(MapKind.MASK, low, high, (1,) if round(high) else ())
         return MapContent(MapKind.SOFT, low, high, None)
-    if low >= -RANGE_TOLERANCE and _are_whole(values, _WHOLE_TOLERANCE):
-        labels = tuple(int(value) for value in np.unique(np.round(values)) if value)
-        few = len(labels) < _FEW_LABELS and round(high) not in _FULL_SCALES
-        kind = MapKind.LABELS if few else _scale(low, high)
-        return MapContent(kind, low, high, labels if len(labels) < _MOST_LABELS else None)
     return MapContent(_scale(low, high), low, high, None)
+
+
+def _labels_above_zero(values: npt.NDArray[Any], high: float) -> tuple[int, ...]:
+    if round(high) == 1:
+        return (1,)
+    if high > _MOST_COUNTED:  # an array of counts would be larger than the map
+        return tuple(int(value) for value in np.unique(np.round(values)) if value)
+    counts = np.bincount(np.round(values).astype(np.int64).ravel())
+    return tuple(int(value) for value in np.flatnonzero(counts) if value)
+
+
+def _whole_kind(labels: Sequence[int]) -> MapKind:
+    """Return the meaning of whole numbers; labels are those above 0, ascending."""
+    if len(labels) == 1:
+        return MapKind.MASK if labels[0] == 1 else MapKind.OTHER_MASK
+    high = labels[-1]
+    if len(labels) >= _FEW_LABELS or high in FULL_SCALES.values():
+        return _scale(0, high)
+    is_sparse = len(labels) >= _FEWEST_LEVELS and high > _LABELS_PER_VALUE * len(labels)
+    return _scale(0, high) if is_sparse and not _in_rows(labels) else MapKind.LABELS
+
+
+def _in_rows(labels: Sequence[int]) -> bool:
+    """Return whether numbers come in rows, as labels do (2 to 8; 41, 42) and steps of fractions rarely."""
+    alone = sum(value - 1 not in labels and value + 1 not in labels for value in labels)
+    return alone <= len(labels) / 2 and len(labels) < _FEW_LABELS
 
 
 def _are_whole(values: npt.NDArray[Any], tolerance: float) -> bool:
@@ -298,9 +363,20 @@ def _are_whole(values: npt.NDArray[Any], tolerance: float) -> bool:
 def _scale(low: float, high: float) -> MapKind:
     if low >= -_LARGEST_OVERSHOOT and high <= 1 + _LARGEST_OVERSHOOT:
         return MapKind.OVERSHOOT
-    if low < -RANGE_TOLERANCE or high > _FULL_SCALES[1] + _LARGEST_OVERSHOOT:
+    if low < -RANGE_TOLERANCE or high > FULL_SCALES[MapKind.BYTES] + _LARGEST_OVERSHOOT:
         return MapKind.OTHER
-    return MapKind.PERCENT if high <= _FULL_SCALES[0] + _LARGEST_OVERSHOOT else MapKind.BYTES
+    percent = FULL_SCALES[MapKind.PERCENT]
+    if abs(high - percent) <= _NEAR_FULL:
+        return MapKind.PERCENT
+    # Bytes that peak far below 255 look like percent.
+    return MapKind.BYTES if high > percent else MapKind.SCALED
+
+
+def as_fractions(values: npt.NDArray[Any], content: MapContent) -> Values:
+    """Return fractions as float32 in [0, 1]; those of a mask become 0 and 1 exactly."""
+    if content.kind is MapKind.MASK:
+        return mask_of_label(values, 1)
+    return np.clip(values, 0, 1).astype(np.float32, copy=False)
 
 
 def mask_of_label(values: npt.NDArray[Any], label: int) -> Values:
@@ -308,18 +384,36 @@ def mask_of_label(values: npt.NDArray[Any], label: int) -> Values:
     return np.asarray(np.round(values) == label, dtype=np.float32)
 
 
-def content_findings(file: Path | str, values: npt.NDArray[Any], choose: str = "") -> list[Finding]:
+def content_findings(
+    file: Path | str, values: npt.NDArray[Any], choose: str = "", *, content: MapContent | None = None
+) -> list[Finding]:
     """Say whether the values are finite, in [0, 1], and not all zero (a warning: a label may be absent).
 
     `choose` is the option by which a command takes one label of a label map, `--label`; "" if it cannot.
+    `content` is their meaning if that is known already.
     """
     name = short_name(file)
     if values.size and not np.isfinite((values.min(), values.max())).all():
         return [not_finite(name, values)]
-    content = classify(values)
+    content = content or classify(values)
     if content.kind is MapKind.EMPTY:
         remedy = "nothing, if the label is absent from this image"
         return [Finding(name, "all zero", "some voxels above 0", "none", remedy, "warning")]
     if content.is_fraction:
         return []
     return [Finding(name, "values outside [0, 1]", "[0, 1]", content.found, content.remedy(choose))]
+
+
+def label_findings(file: Path | str, content: MapContent, label: int) -> list[Finding]:
+    """Say why a label cannot be taken from a map: it holds fractions, or a scale on which no label counts."""
+    name, expected = short_name(file), f"a label map with label {label}"
+    if content.labels is None:
+        remedy = "leave out --label" if content.is_fraction else content.remedy()
+        return [Finding(name, "no whole numbers", expected, content.found, remedy)]
+    if not content.is_scaled or _in_rows(content.labels):
+        return []
+    if label not in content.labels:
+        return [Finding(name, f"label {label} is not in it", expected, content.found, content.remedy())]
+    what = f"label {label} looks like one step of fractions"
+    remedy = f"nothing, if it is a label; else {content.remedy()}"
+    return [Finding(name, what, expected, content.found, remedy, "warning")]

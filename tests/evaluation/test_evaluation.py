@@ -258,8 +258,8 @@ def test_a_single_volume_of_four_axes_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (255 * prism(7), r"whole numbers \(0, 255\): divide it by 255, or choose a label of it with --label"),
-        (3 * prism(7), r"whole numbers \(0, 3\): choose a label of it with --label"),
+        (255 * prism(7), r"whole numbers \(0, 255\): divide it by 255, or choose it with --label"),
+        (3 * prism(7), r"whole numbers \(0, 3\): divide it by 3, or choose it with --label"),
         (1.2 * prism(6.5), "clip it to"),
         (np.round(100 * np.random.default_rng(0).random(SHAPE)), "divide it by 100"),
         (300 * prism(6.61), "divide it by 300"),

@@ -463,6 +463,17 @@ def test_one_label_of_label_maps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values(tmp_path / "soft.nii.gz"), (RATERS[0] + RATERS[1]) / np.float32(2))
 
 
+def test_a_label_that_one_rater_alone_drew_stays_his(tmp_path: Path) -> None:
+    """Label maps may lack a label; the mean is then that of the others' voxels and zeros."""
+    rater_folders(tmp_path, ["a"], [RATERS[0], 2 * RATERS[1], RATERS[0] + RATERS[1]])
+    folders = [tmp_path / f"rater{number}" for number in (1, 2, 3)]
+    quiet(folders, tmp_path / "soft", FusionSettings(labels=(1, 2)))
+    both = RATERS[0] + RATERS[1]
+    for label, maps in {1: (RATERS[0], 0 * both, both == 1), 2: (0 * both, RATERS[1], both == 2)}.items():
+        expected = sum(np.asarray(values, dtype=np.float64) for values in maps) / 3
+        assert values(tmp_path / f"soft/a_{label:04d}.nii.gz") == pytest.approx(expected, abs=1e-6)
+
+
 def test_inputs_are_left_as_they_are(tmp_path: Path) -> None:
     folders = rater_folders(tmp_path, ["sub-01", "sub-02"])
     before = [files_of(folder) for folder in folders]
@@ -759,6 +770,10 @@ def move_affine(masks: list[Path]) -> None:
     save_nifti(masks[1], RATERS[1], affine)
 
 
+def soft_disc(scale: float) -> Array:
+    return scale * np.choose(RATERS[0] * (1 + np.arange(SHAPE[2]) % 3), [0, 0.2, 0.6, 1]).astype(np.float32)
+
+
 BAD_FILES: dict[str, tuple[Callable[[list[Path]], object], list[str]]] = {
     "shape": (
         lambda masks: save_nifti(masks[1], RATERS[1][..., 1:], AFFINE),
@@ -883,8 +898,26 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "0-255": (
         lambda root: save_nifti(root / "rater1/sub-01.nii.gz", 255 * RATERS[0], AFFINE),
         [],
-        "rater1/sub-01.nii.gz: label 1 is not in it: expected values 0 and 1, found 0 and 255: "
+        "rater1/sub-01.nii.gz: label 1 is not in it: expected values 0 and 1, found whole numbers (0, 255): "
         "divide it by 255",
+    ),
+    "a value of one rater": (
+        lambda root: save_nifti(root / "rater1/sub-01.nii.gz", 2 * RATERS[0], AFFINE),
+        [],
+        "rater1/sub-01.nii.gz: label 1 is not in it: expected values 0 and 1, found whole numbers (0, 2): "
+        "divide it by 2",
+    ),
+    "percent": (
+        lambda root: save_nifti(root / "rater1/sub-01.nii.gz", soft_disc(100), AFFINE),
+        [],
+        "rater1/sub-01.nii.gz: values outside [0, 1]: expected [0, 1], found whole numbers (0, 20, 60, 100): "
+        "divide it by 100",
+    ),
+    "fractions of several labels": (
+        lambda root: save_nifti(root / "rater2/sub-01.nii.gz", soft_disc(1), AFFINE),
+        ["--labels", "1", "2"],
+        "rater2/sub-01.nii.gz: holds fractions, of which label is not known: expected a label map of whole "
+        "numbers, found [0, 1]: write one file per label, <case>_<label, 4 digits>.nii.gz",
     ),
     "grid": (
         lambda root: save_nifti(root / "rater2/sub-01.nii.gz", RATERS[1][1:], AFFINE),

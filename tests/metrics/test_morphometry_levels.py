@@ -292,3 +292,21 @@ def test_none_or_several_are_refused(tmp_path: Path) -> None:
         UserError, match=r"expected one file named y\[_...\].nii.gz, found none among 3 images"
     ):
         companions_in(tmp_path, [Path("maps/y.nii.gz")], "disc")
+
+
+def test_levels_and_discs_stored_with_a_slope_are_whole_numbers(tmp_path: Path) -> None:
+    """An int16 file with a slope gives 2.00003 and 2.99998, as some tools write them."""
+    levels = np.repeat([4, 3, 2], 4)
+    volume = np.broadcast_to(levels, (8, 8, 12)).astype(np.float64)
+    image = nib.Nifti1Image(volume, np.eye(4))
+    image.set_data_dtype(np.int16)
+    nib.save(image, tmp_path / "levels.nii.gz")
+    stored = nib.load(tmp_path / "levels.nii.gz")
+    assert (np.asarray(stored.dataobj) != volume).any()  # else this tests nothing
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[2:5, 2:5] = 1
+    table = slice_morphometry(nib.Nifti1Image(mask, np.eye(4)), levels=stored)
+    assert table["level"].tolist() == levels.tolist()
+    off = nib.Nifti1Image(volume + 0.01, np.eye(4))
+    with pytest.raises(UserError, match="expected whole numbers from 0 to 100, found 2.01, 3.01, 4.01"):
+        slice_morphometry(nib.Nifti1Image(mask, np.eye(4)), levels=off)

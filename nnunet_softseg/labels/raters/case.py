@@ -171,7 +171,8 @@ def _fuse_label(
     job: CaseJob, task: LabelTask, contents: Mapping[Path, Content], grid: VoxelGrid
 ) -> tuple[Values, list[RaterMeasure], list[str]]:
     """Return the soft label, the agreement of its raters, and warnings."""
-    maps = {file.rater: rater_map(file, contents[file.path], task.label) for file in task.files}
+    wanted = job.settings.labels
+    maps = {file.rater: rater_map(file, contents[file.path], task.label, wanted) for file in task.files}
     by_staple = job.settings.method == "staple"
     for file in task.files if by_staple else ():
         number = int(np.count_nonzero((maps[file.rater] > 0) & (maps[file.rater] < 1)))
@@ -228,7 +229,7 @@ def _weights_at_hand(job: CaseJob, task: LabelTask) -> list[float]:
 def _file_warnings(job: CaseJob, contents: Mapping[Path, Content]) -> list[str]:
     """Name the labels of label maps beside those that are fused, if nobody has chosen these."""
     fused = {task.label for task in job.tasks}
-    others = {label for content in contents.values() for label in content.labels or ()} - fused
+    others = {label for content in contents.values() for label in content.meaning.labels or ()} - fused
     if job.settings.labels is not None or None in fused or not others:
         return []
     return [f"labels that are not fused: {examples([str(label) for label in sorted(others)])} (see --labels)"]

@@ -16,15 +16,19 @@ import numpy as np
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import case_and_label, list_files
 from nnunet_softseg.io.nifti import (
+    FULL_SCALES,
+    MapContent,
+    MapKind,
     Values,
+    as_fractions,
     classify,
     content_findings,
     file_findings,
+    label_findings,
     mask_of_label,
+    not_finite,
     stored_values,
 )
-
-_MASK_VALUE = 255
 
 
 @dataclass(frozen=True)
@@ -130,31 +134,51 @@ def _check_some_match(
 
 
 class Content(NamedTuple):
-    """Values (x, y, z) of a rater's file; its labels without 0 if name and values allow a label map."""
+    """Values (x, y, z) of a rater's file, finite, and their meaning."""
 
     values: Values
-    labels: tuple[int, ...] | None
+    meaning: MapContent
 
 
 def read_content(file: RaterFile) -> Content:
     """Return the content of a rater's file; raise a UserError unless it holds numbers in three dimensions."""
     raise_first_error(file_findings(file.path, file.shown))
     values = stored_values(file.path)
-    is_map_of_label = file.label is not None or not np.isfinite(values).all()
-    return Content(values, None if is_map_of_label else classify(values).labels)
+    if not np.isfinite(values).all():
+        raise_first_error([not_finite(file.shown, values)])
+    return Content(values, classify(values))
 
 
-def rater_map(file: RaterFile, content: Content, label: int | None) -> Values:
+def rater_map(file: RaterFile, content: Content, label: int | None, wanted: Sequence[int] | None) -> Values:
     """Return one rater's mask or soft map, in [0, 1], of a label; None: the file holds the fractions.
 
-    A UserError if the values are neither labels nor fractions.
+    `wanted` are the labels that the user asks for; None: nobody did. A UserError if the values are neither
+    labels nor fractions, or fractions of who knows which label.
     """
-    if label is None or content.labels is None:
+    values, meaning = content
+    is_own = label is None or file.label is not None
+    is_only = label == 1 if wanted is None else len(wanted) == 1 and meaning.kind is MapKind.SOFT
+    if meaning.is_fraction and (is_own or is_only):
+        return as_fractions(values, meaning)
+    if meaning.kind is MapKind.SOFT:
+        what, expected = "holds fractions, of which label is not known", "a label map of whole numbers"
+        remedy = "write one file per label, <case>_<label, 4 digits>.nii.gz"
+        raise UserError(str(Finding(file.shown, what, expected, meaning.found, remedy)))
+    if is_own or label is None or (wanted is None and meaning.is_scaled):
         choose = "" if file.label is not None else "--label"
-        raise_first_error(content_findings(file.shown, content.values, choose))
-        return np.clip(content.values, 0, 1)
-    if content.labels == (_MASK_VALUE,) and label != _MASK_VALUE:
+        raise_first_error(content_findings(file.shown, values, choose, content=meaning))
+    elif meaning.kind is MapKind.OTHER_MASK and _is_habit(meaning, wanted):
         what, expected = f"label {label} is not in it", f"values 0 and {label}"
-        remedy = f"divide it by {_MASK_VALUE}, or give --labels {_MASK_VALUE}"
-        raise UserError(str(Finding(file.shown, what, expected, f"0 and {_MASK_VALUE}", remedy)))
-    return mask_of_label(content.values, label)
+        raise UserError(str(Finding(file.shown, what, expected, meaning.found, meaning.remedy())))
+    else:
+        raise_first_error(label_findings(file.shown, meaning, label))
+    return mask_of_label(values, label or 1)
+
+
+def _is_habit(meaning: MapContent, wanted: Sequence[int] | None) -> bool:
+    """Return whether the one value of a mask is how a rater writes masks, and no label.
+
+    Where labels are asked for, a label map may lack all but another one in a case; 100 and 255 are no labels.
+    """
+    value = round(meaning.high)
+    return value not in (wanted or (1,)) and (wanted is None or value in FULL_SCALES.values())

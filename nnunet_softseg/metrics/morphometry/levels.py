@@ -15,7 +15,7 @@ import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.geometry import VoxelGrid, turned
-from nnunet_softseg.io.nifti import read_values
+from nnunet_softseg.io.nifti import WHOLE_TOLERANCE, read_values
 from nnunet_softseg.metrics.morphometry.centreline import Centreline
 from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame
 
@@ -121,16 +121,16 @@ def levels_on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, name: str
 
 def _whole_numbers(image: nib.Nifti1Image, name: str) -> Levels:
     values = read_values(image, name)
-    outside = (values < 0) | (values > _LARGEST_LEVEL)
+    outside = (values < -WHOLE_TOLERANCE) | (values > _LARGEST_LEVEL + WHOLE_TOLERANCE)
     if values.dtype.kind == "f":
-        outside |= values != np.round(values)
+        outside |= np.abs(values - np.round(values)) > WHOLE_TOLERANCE
     if outside.any():
         raise UserError(
             f"{name}: expected whole numbers from 0 to {_LARGEST_LEVEL}, found "
             f"{examples([f'{value:g}' for value in np.unique(values[outside])])}: labels must not be "
             "interpolated, resample them by nearest neighbour"
         )
-    return values.astype(np.uint8)
+    return np.round(values).astype(np.uint8)
 
 
 def levels_from_image(labels: Levels, soft: npt.NDArray[np.float32], axis: int, name: str) -> Levels:

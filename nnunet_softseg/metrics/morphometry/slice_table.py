@@ -9,7 +9,15 @@ import pandas as pd
 from scipy import ndimage
 
 from nnunet_softseg.errors import UserError, examples, raise_first_error
-from nnunet_softseg.io.nifti import classify, content_findings, image_name, mask_of_label, read_values
+from nnunet_softseg.io.nifti import (
+    as_fractions,
+    classify,
+    content_findings,
+    image_name,
+    label_findings,
+    mask_of_label,
+    read_values,
+)
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
 from nnunet_softseg.metrics.morphometry.levels import (
     Levels,
@@ -89,9 +97,8 @@ def slice_morphometry(
         UserError: if the map is not what is expected, or the levels do not fit it.
     """
     name = image_name(image, "map")
-    soft = _read_map(image, name, label)
+    soft, warnings = _read_map(image, name, label)
     frame = slice_frame(image.affine, name)
-    warnings = []
     if frame.tip_deg >= AMBIGUOUS_FROM_DEG:
         warnings.append(
             f"{name}: no array axis runs along S-I: the nearest, axis {frame.axis}, is {frame.tip_deg:.0f} "
@@ -121,17 +128,18 @@ def slice_morphometry(
 # Reading
 
 
-def _read_map(image: nib.Nifti1Image, name: str, label: int | None) -> npt.NDArray[np.float32]:
+def _read_map(
+    image: nib.Nifti1Image, name: str, label: int | None
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Return a map in [0, 1], and what is odd about it."""
     values = read_values(image, name)
+    content = classify(values)
     if label is None:
-        raise_first_error(content_findings(name, values, "--label"))
-        return values.astype(np.float32, copy=False)
-    if classify(values).labels is None:
-        raise UserError(
-            f"{name}: expected a map of whole numbers, as --label {label} says, found fractions: leave out "
-            "--label"
-        )
-    return mask_of_label(values, label)
+        raise_first_error(content_findings(name, values, "--label", content=content))
+        return as_fractions(values, content), []
+    findings = label_findings(name, content, label)
+    raise_first_error(findings)
+    return mask_of_label(values, label), [str(finding) for finding in findings]
 
 
 def _labels_there(image: nib.Nifti1Image, label: int | None) -> str:
