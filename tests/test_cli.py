@@ -3,10 +3,13 @@
 import dataclasses
 import importlib
 import inspect
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -206,6 +209,47 @@ def test_user_error_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -
     )
     assert "nnUNetv2_train\n" in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process groups as of a terminal on Windows")
+def test_ctrl_c_is_one_line_and_code_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nnunet_softseg", "phantom", "-o", str(tmp_path / "bids"), "-n", "2"]
+    command += ["--contrasts", "T2w", "--fov-mm", "32", "40", "30", "-np", "1"]
+    env = clean_environment({"PYTHONPATH": str(REPOSITORY)})
+    process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "bids" / "sub-01").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert printed.splitlines()[-1] == "nnunet-softseg: interrupted; the same command goes on"
+    assert "Traceback" not in printed
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "bids" / "sub-01").rglob("*.nii.gz")}
+    assert cli.main(command[3:]) == 0
+    assert len(list((tmp_path / "bids").glob("sub-*"))) == 2
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        ("predict -i in -o out -m model", "interrupted; the same command goes on"),
+        ("predict -i in -o out -m model --overwrite", "interrupted"),
+        ("csa -i a -o b", "interrupted"),
+    ],
+)
+def test_what_goes_on_after_ctrl_c(
+    call: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.COMMANDS[call.split()[0]], "run", interrupted)
+    assert cli.main(call.split()) == 130
+    assert capsys.readouterr().err == f"nnunet-softseg: {line}\n"
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from nnunet_softseg.cli.prediction import Compare, Csa, Evaluate, Predict
 from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run
 from nnunet_softseg.errors import UserError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "phantom": Phantom,
@@ -43,12 +45,18 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code of `nnunet-softseg`; argv: without the program's name, None: of the process."""
-    command = read_command(argv)
+    command: Command | None = None
     try:
+        command = read_command(argv)
         return command.run()
     except UserError as error:
         print(f"nnunet-softseg: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        goes_on = command is not None and command.goes_on and not getattr(command, "overwrite", False)
+        what_next = "; the same command goes on" if goes_on else ""
+        print(f"nnunet-softseg: interrupted{what_next}", file=sys.stderr)
+        return INTERRUPTED
 
 
 def read_command(argv: Sequence[str] | None = None) -> Command:

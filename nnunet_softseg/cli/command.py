@@ -26,9 +26,11 @@ class Command:
 
     exclusive: ClassVar[Words] = ()
     """Fields of which a call may give one."""
+    goes_on: ClassVar[bool] = False
+    """Whether the same call, after it was interrupted, keeps what is done."""
 
     def run(self) -> int:
-        """Return the exit code: 0, 1 (doctor found a fault), or 2 (the user can mend it)."""
+        """Return the exit code: 0, 1 (doctor found a fault), or 2 (the user can mend it); Ctrl-C is 130."""
         raise NotImplementedError
 
     def split(self, settings: type[Settings]) -> tuple[Settings, dict[str, Any]]:

@@ -147,6 +147,7 @@ class Prepare(Command):
       nnunet-softseg prepare -d 101 -c 3d_fullres
     """
 
+    goes_on = True
     dataset: str = required("-d DATASET", "dataset id or name")
     configuration: str = required("-c CONFIGURATION", "configuration of the plans, such as 3d_fullres")
     plans_identifier: str = option("-p PLANS", "name of the plans", "nnUNetPlans")

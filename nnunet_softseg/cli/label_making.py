@@ -30,6 +30,7 @@ class MakeGt(Command):
     Exit code 0: all subjects with a mask have soft labels. 2: a mistake, or subjects that failed.
     """
 
+    goes_on = True
     bids: str = required("-i BIDS", "images and masks")
     output: str = required(
         "-o DERIVATIVES", "folder to write, such as BIDS/derivatives/softseg; nothing else in BIDS is touched"
@@ -117,6 +118,7 @@ class Fuse(Command):
     Exit code 0: all cases have a soft label. 2: a mistake, or cases that could not be fused.
     """
 
+    goes_on = True
     inputs: Words = required("-i RATER", "a file or folder per rater")
     output: str = required("-o OUT", "soft label, or folder for them")
     method: Literal["mean", "staple"] = option("--method", "mean, or probability by STAPLE", "mean")

@@ -13,7 +13,8 @@ class Predict(Command):
     Writes the files that nnUNetv2_predict writes, bit by bit:
       OUT/<case>.nii.gz                         soft map > 0.5
       OUT/soft/<case>_<label, 4 digits>.nii.gz  float32 in [0, 1]
-      OUT/softseg.json                          times and warnings
+      OUT/softseg.json                          times, flags and warnings
+      OUT/qc/index.html                         a page to look at them
     A case is named as its image without .nii.gz and without nnU-Net's channel number _0000.
 
     A call that was cut off can be repeated: what is written is kept. An image that cannot be predicted stops
@@ -25,6 +26,7 @@ class Predict(Command):
     Exit code 0: all predicted. 2: a mistake, or images that failed.
     """
 
+    goes_on = True
     source: str = required(
         "-i FILE|DIR|BIDS",
         "an image (.nii, .nii.gz); a folder of images; a BIDS folder, of which sub-*/[ses-*/]anat and "
@@ -52,6 +54,10 @@ class Predict(Command):
     )
     discard_implausible: bool = switch(
         "--discard-implausible", "empty a map that is flagged as unlike every label of the training"
+    )
+    no_qc: bool = switch(
+        "--no-qc",
+        "make no OUT/qc/index.html, which shows each case, flagged ones first, in folders of up to 200 cases",
     )
     backend: str | None = option(
         "--backend NAME",

@@ -52,6 +52,7 @@ class Demo(Command):
       nnunet-softseg demo -o demo_output
     """
 
+    goes_on = True
     output: str = required("-o DIR", "folder, made if missing")
     seed: int = option("--seed N", "random seed of the phantom", 0)
     num_processes: int = option("-np N", "processes of each command", 2)
@@ -77,6 +78,7 @@ class Phantom(Command):
       nnunet-softseg phantom -o BIDS -n 4
     """
 
+    goes_on = True
     output: str = required("-o BIDS", "folder to write")
     n: int = option("-n N", "number of subjects", 12)
     seed: int = option("--seed N", "random seed", 0)

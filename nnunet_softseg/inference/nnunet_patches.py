@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ def install() -> None:
         "predict_from_data_iterator": _record_keeping_iterator,
         "_manage_input_and_output_lists": _lists_without_processes,
         "_internal_get_data_iterator_from_lists_of_filenames": _iterator_in_threads,
+        "predict_from_files": _summarised,
+        "predict_from_files_sequential": _summarised,
     }
     for name, wrapper in wrappers.items():
         original = getattr(nnUNetPredictor, name)
@@ -264,6 +267,33 @@ def _iterator_in_threads(  # noqa: PLR0917  nnU-Net's signature
     if any(seg_from_prev_stage_files or ()):
         return original(predictor, files[0], seg_from_prev_stage_files, files[1], num_processes)
     return preprocessed_cases(predictor, *files, num_processes)
+
+
+def _summarised(
+    original: Callable[..., Any],
+    predictor: Any,
+    list_of_lists_or_source_folder: str | list[list[str]],
+    output_folder_or_list_of_truncated_output_files: str | list[str] | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Predict, then say which cases have which flag, and show all on a page, as `nnunet-softseg predict`."""
+    images, outputs = list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files
+    predicted = original(predictor, images, outputs, *args, **kwargs)
+    ending = predictor.dataset_json["file_ending"]
+    if isinstance(images, str):
+        images = images_of_folder(images, ending)
+    if isinstance(outputs, str):
+        channel = len(f"_0000{ending}")
+        outputs = [str(Path(outputs, Path(files[0]).name[:-channel])) for files in images]
+    if outputs:
+        from nnunet_softseg.inference.qc_page import summarise  # only here: it loads matplotlib
+
+        options = PredictionOptions.from_environment(os.environ)
+        written = {Path(file).name: Path(files[0]) for files, file in zip(images, outputs, strict=True)}
+        folder, progress = Path(outputs[0]).parent, predictor.allow_tqdm
+        print(summarise(folder, written, draw=not options.no_qc, progress=progress))
+    return predicted
 
 
 def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:

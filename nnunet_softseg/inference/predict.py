@@ -63,7 +63,7 @@ class PredictionReport:
         predicted: case ids.
         kept: case ids that an earlier call had predicted.
         failed: why, by case id.
-        flagged: warnings of softseg.json, by case id, of those predicted.
+        summary: how many cases have which flag, why, and what to do, those kept included.
         warnings: about the model and the options.
     """
 
@@ -71,16 +71,14 @@ class PredictionReport:
     predicted: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    flagged: dict[str, list[str]] = field(default_factory=dict)
+    summary: str = ""
     warnings: list[str] = field(default_factory=list)
 
     def as_text(self) -> str:
         """Return it in a few lines, failed cases one a line."""
         counts = f"{len(self.predicted)} predicted, {len(self.kept)} kept, {len(self.failed)} failed"
-        lines = [f"{self.output}: {counts}"]
-        if self.flagged:
-            lines.append(f"flagged in softseg.json, look at them: {examples(sorted(self.flagged))}")
-        return "\n".join([*lines, *(f"failed: {case}: {why}" for case, why in sorted(self.failed.items()))])
+        failures = (f"failed: {case}: {why}" for case, why in sorted(self.failed.items()))
+        return "\n".join(filter(None, (f"{self.output}: {counts}", self.summary, *failures)))
 
 
 def predict(
@@ -95,6 +93,7 @@ def predict(
     localize: str | None = None,
     largest_piece: bool = False,
     discard_implausible: bool = False,
+    no_qc: bool = False,
     backend: str | None = None,
     overwrite: bool = False,
     num_threads: int = 2,
@@ -115,9 +114,10 @@ def predict(
         contrasts: of a BIDS folder, those to take; None: all.
         device: "cpu", "cuda", "mps" or "auto": cuda where there is one, else cpu.
         localize: "always", "auto" or "never" look for the cord off the centre. Where this or one of the next
-            three is None or False, its environment variable decides (`case_record.VARIABLES`).
+            four is None or False, its environment variable decides (`case_record.VARIABLES`).
         largest_piece: keep only the largest component of each label, its values as they are.
         discard_implausible: empty maps that are flagged as unlike every label of the training.
+        no_qc: make no `qc/index.html`, a page with a picture of each case, which is made of up to 200 cases.
         backend: runs the network: "auto", "torch", "openvino", or with a precision: "torch-float32".
         overwrite: predict every case again.
         num_threads: that read and preprocess, and that export; so many cases at most wait on either side.
@@ -133,6 +133,7 @@ def predict(
         localize=localize,
         largest_piece=largest_piece,
         discard_implausible=discard_implausible,
+        no_qc=no_qc,
     )
     with open_model(Path(model), folds, checkpoint) as found:
         dataset_json = found.dataset_json
@@ -150,7 +151,15 @@ def predict(
             report.warnings += filter(None, (version_warning(found.plans), *options.overruled))
             with tqdm(total=len(cases), initial=len(report.kept), disable=not progress, unit="case") as bar:
                 _predict_cases(found, folder, todo, _Run(report, bar, options, num_threads, device))
+        done = {case.case_id: case.files[0] for case in cases if case.case_id not in report.failed}
+        report.summary = _summary(folder.path, done, draw=not options.no_qc, progress=progress)
         return report
+
+
+def _summary(folder: Path, images: Mapping[str, Path], *, draw: bool, progress: bool) -> str:
+    from nnunet_softseg.inference.qc_page import summarise  # only here: it loads matplotlib
+
+    return summarise(folder, images, draw=draw, progress=progress)
 
 
 # The model
@@ -450,7 +459,7 @@ class _Run:
         self.report.failed[case.case_id] = why
         self.bar.update()
 
-    def finish(self, case: ImageCase, warnings: list[str], export: "AsyncResult[None]") -> None:
+    def finish(self, case: ImageCase, export: "AsyncResult[None]") -> None:
         """Wait for the export of a case and note its outcome."""
         try:
             export.get()
@@ -458,8 +467,6 @@ class _Run:
             self.failed(case, error)
             return
         self.report.predicted.append(case.case_id)
-        if warnings:
-            self.report.flagged[case.case_id] = list(warnings)
         self.bar.update()
 
 
@@ -483,20 +490,24 @@ def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase],
         return preprocessed_case(predictor, [*map(str, case.files)], str(folder.path / case.case_id))
 
     of_model = (predictor.plans_manager, predictor.dataset_json)
-    exports: deque[tuple[ImageCase, list[str], AsyncResult[None]]] = deque()
+    exports: deque[tuple[ImageCase, AsyncResult[None]]] = deque()
     ahead = map_ahead(prepare, cases, num_threads=run.num_threads)
     pool = thread_pool(run.num_threads)
     try:
         for case, prepared in zip(cases, ahead, strict=True):
             try:
                 item = prepared.result()
-                soft_maps, warnings = _soft_maps(predictor, item, run.options)
-                written = (soft_maps, item["data_properties"], *of_model, item["ofile"])
+                written = (
+                    _soft_maps(predictor, item, run.options),
+                    item["data_properties"],
+                    *of_model,
+                    item["ofile"],
+                )
                 export = pool.apply_async(export_prediction, written)
             except Exception as error:
                 run.failed(case, error)
                 continue
-            exports.append((case, warnings, export))
+            exports.append((case, export))
             while exports and (len(exports) > run.num_threads or exports[0][-1].ready()):
                 run.finish(*exports.popleft())
         while exports:
@@ -506,15 +517,14 @@ def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase],
         pool.join()
 
 
-def _soft_maps(predictor: Any, item: Mapping[str, Any], options: PredictionOptions) -> tuple[Any, list[str]]:
-    """Return the soft maps of a preprocessed case, and its list of warnings, which the export completes."""
+def _soft_maps(predictor: Any, item: Mapping[str, Any], options: PredictionOptions) -> Any:
+    """Return the soft maps of a preprocessed case."""
     from nnunet_softseg.inference.nnunet_patches import under_way
 
     record = CaseRecord.of(item["data_properties"])
     record.given_options = options
     with under_way(record):
-        soft_maps = predictor.predict_logits_from_preprocessed_data(item["data"]).cpu().numpy()
-    return soft_maps, record.warnings
+        return predictor.predict_logits_from_preprocessed_data(item["data"]).cpu().numpy()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ fetched: the page's own policy forbids it. Templates, style and script lie in te
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from PIL import Image
 from nnunet_softseg import __version__
 from nnunet_softseg.io.results import write_bytes
 
+DPI = 100
+WINDOW_PERCENTILES = (1.0, 99.5)
+"""Of an image, shown as black and white."""
 NO_VALUE = "–"  # noqa: RUF001  the dash that tables show
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -91,3 +95,21 @@ def picture(pixels: npt.NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="webp", quality=85, method=4)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a picture as WebP."""
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is shown as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(file, format="webp", dpi=DPI, pil_kwargs={"quality": 80, "method": 4})
+
+
+def grey_levels(part: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return an image between black and white by its percentiles; NaN and infinity are black."""
+    finite = np.isfinite(part)
+    if not finite.any():
+        return np.zeros(part.shape, np.uint8)
+    low, high = np.percentile(part[finite], WINDOW_PERCENTILES)
+    scaled = (np.where(finite, part, low) - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.asarray(np.round(255 * np.clip(scaled, 0, 1)), np.uint8)

@@ -1,11 +1,13 @@
 """The same work on many cases: in this process, or in spawned ones."""
 
+import contextlib
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -45,7 +47,8 @@ def map_jobs(
             num_processes, mp_context=get_context("spawn"), initializer=_start, initargs=(initializer,)
         )
         try:
-            futures = [pool.submit(function, job) for job in jobs]
+            with _deaf_to_ctrl_c():
+                futures = [pool.submit(function, job) for job in jobs]
             for future in as_completed(futures):
                 future.result()
                 bar.update()
@@ -56,11 +59,32 @@ def map_jobs(
                 "found one dead, most likely for want of memory: use fewer processes (-np), what is done is "
                 "kept"
             ) from error
+        except KeyboardInterrupt:
+            for worker in active_children():
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, not even while they start: this one ends them.
+
+    Each would print a traceback of its own. One that comes meanwhile is delivered to this process afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(initializer: Callable[[], None] | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer is not None:
         initializer()

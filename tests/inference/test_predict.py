@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import multiprocessing.process
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,6 +115,14 @@ def write_model(folder: Path, folds: tuple[str, ...] = ("0",)) -> Path:
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_pictures() -> Iterator[None]:
+    """They have tests of their own (test_predictions_page.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNUNET_SOFTSEG_NO_QC", "1")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -591,7 +599,7 @@ def test_a_model_of_another_version_is_flagged(model: Path, images: Path, tmp_pa
     warning = f"the model was trained with nnunet_softseg 0.0.1 (here {versions()['nnunet_softseg']})"
     report = predict(images, tmp_path / "out", old, progress=False)
     assert report.warnings == [warning]
-    assert all(warning in warnings for warnings in report.flagged.values())
+    assert report.summary.splitlines()[1].startswith("  3 with a warning: ")
     stock = stock_predict(old, images, tmp_path / "stock")
     assert softseg_json(stock) == softseg_json(tmp_path / "out")
     assert version_warning({PLANS_KEY: {"versions": versions()}}) is None
@@ -639,12 +647,10 @@ def test_options_reach_the_prediction_and_the_report_says_what_was_overruled(
 
 
 def test_the_report_names_what_to_look_at() -> None:
-    report = PredictionReport(
-        Path("OUT"), ["a", "b"], ["c"], {"d": "no image"}, {"b": ["the soft map touches the border"]}
-    )
+    report = PredictionReport(Path("OUT"), ["a", "b"], ["c"], {"d": "no image"}, "3 cases, 1 flagged:")
     assert report.as_text().splitlines() == [
         "OUT: 2 predicted, 1 kept, 1 failed",
-        "flagged in softseg.json, look at them: b",
+        "3 cases, 1 flagged:",
         "failed: d: no image",
     ]
 
@@ -668,9 +674,8 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
     call = (
         "predict -i I -o O -m M -f 0 all -chk C --contrasts T2w -device cpu --localize never --backend torch"
     )
-    assert (
-        cli.main([*call.split(), "--overwrite", "--largest-piece", "--discard-implausible", "-np", "3"]) == 0
-    )
+    switches = ["--overwrite", "--largest-piece", "--discard-implausible", "--no-qc"]
+    assert cli.main([*call.split(), *switches, "-np", "3"]) == 0
     assert calls == [
         (
             (),
@@ -685,6 +690,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
                 "localize": "never",
                 "largest_piece": True,
                 "discard_implausible": True,
+                "no_qc": True,
                 "backend": "torch",
                 "overwrite": True,
                 "num_threads": 3,

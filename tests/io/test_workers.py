@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment
+from conftest import REPOSITORY, clean_environment
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.workers import map_jobs
@@ -82,6 +82,28 @@ def test_no_worker_outlives_a_kill_of_the_process_that_started_it(tmp_path: Path
     process.wait()
 
     wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process groups as of a terminal on Windows")
+@pytest.mark.parametrize("at_work", [False, True])
+def test_ctrl_c_ends_all_at_once_and_the_workers_say_nothing(tmp_path: Path, at_work: bool) -> None:
+    script, started = tmp_path / "long_run.py", tmp_path / "started"
+    script.write_text(LONG_RUN.replace("    map_jobs(", "    Path(sys.argv[1], 'main').touch(); map_jobs("))
+    started.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(started)],
+        env=clean_environment({"PYTHONPATH": str(REPOSITORY)}),
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: len(list(started.iterdir())) == (3 if at_work else 1))
+    time.sleep(0 if at_work else 0.15)  # while the workers' Python starts
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=20)
+    assert process.returncode in (1, -signal.SIGINT)
+    assert printed.count("Traceback") == 1, printed
+    assert printed.splitlines()[-1] == "KeyboardInterrupt"
 
 
 def is_running(process: Path) -> bool:

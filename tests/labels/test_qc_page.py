@@ -19,14 +19,13 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from PIL import Image
 
+from nnunet_softseg.io.html import grey_levels, save_figure
 from nnunet_softseg.labels.contrasts.alignment import Alignment
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth
 from nnunet_softseg.labels.contrasts.qc_figure import (
     AXIAL_SIDE_MM,
     HARD_COLOUR,
     SOFT_COLOUR,
-    grey_levels,
-    save_figure,
     subject_figure,
 )
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page

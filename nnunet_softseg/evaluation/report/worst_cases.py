@@ -20,7 +20,7 @@ from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.wording import MINUS, number, quantity, shortened
 from nnunet_softseg.io.geometry import VoxelGrid
-from nnunet_softseg.io.html import picture
+from nnunet_softseg.io.html import WINDOW_PERCENTILES, picture
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.morphometry.levels import level_name
@@ -34,7 +34,6 @@ SIDE_PIXELS = 240
 LEAST_SIDE_MM, MOST_SIDE_MM = 28.0, 90.0
 MARGIN_MM = 7.0
 MAP_COLOURS, DIFFERENCE_COLOURS = "magma", "RdBu_r"
-WINDOW_PERCENTILES = (1.0, 99.5)
 _VISIBLE = 0.05
 
 Plane = npt.NDArray[np.float32]

@@ -4,10 +4,8 @@ A column for each contrast: axial slices at the same heights, and a sagittal one
 they are, axial ones with the right of the patient on the left, sagittal ones with anterior on the left.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
+from nnunet_softseg.io.html import grey_levels
 from nnunet_softseg.labels.contrasts.alignment import Alignment, centres_of_mass
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth
 from nnunet_softseg.labels.contrasts.quality import Areas, ContrastQuality, SubjectQuality
@@ -27,11 +26,9 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 AXIAL_SIDE_MM = 25.0
 AXIAL_PLACES = (0.85, 0.5, 0.15)
 """Heights of the axial slices, between the lowest and the highest one that all contrasts have."""
-DPI = 100
 HARD_COLOUR, SOFT_COLOUR = "#ffb000", "#00e0ff"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#5E3C99", "#666666")
 """Of contrasts, in the order of the columns; distinct with every kind of colour vision."""
-WINDOW_PERCENTILES = (1.0, 99.5)
 _WARNING_COLOUR = "#b3261e"
 _SAGITTAL, _AXIAL = 0, 2  # the axis across the plane
 _SIDES = {_SAGITTAL: "AP", _AXIAL: "RL"}
@@ -95,14 +92,6 @@ class _Column:
             place = int(np.abs(self.height_mm - height).argmin())
             rows[row_of.setdefault(place, number)] = (place, caption)
         return rows
-
-
-def save_figure(figure: Figure, file: Path) -> None:
-    """Write a picture as WebP."""
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is shown as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(file, format="webp", dpi=DPI, pil_kwargs={"quality": 80, "method": 4})
 
 
 @mpl.rc_context(_STYLE)
@@ -247,16 +236,6 @@ def _plane(axes: Axes, column: _Column, plane: tuple[int, int], edges: list[Floa
     axes.set(xlim=window[0][::-1], ylim=window[1], aspect="equal", xticks=[], yticks=[], facecolor="k")
     axes.spines[:].set_visible(bool(column.quality.reasons))
     axes.spines[:].set(color=_WARNING_COLOUR, linewidth=2)
-
-
-def grey_levels(part: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return an image between black and white by its percentiles; NaN and infinity are black."""
-    finite = np.isfinite(part)
-    if not finite.any():
-        return np.zeros(part.shape, np.uint8)
-    low, high = np.percentile(part[finite], WINDOW_PERCENTILES)
-    scaled = (np.where(finite, part, low) - low) / max(high - low, np.finfo(np.float32).tiny)
-    return np.asarray(np.round(255 * np.clip(scaled, 0, 1)), np.uint8)
 
 
 _Grid = tuple[Floats, Floats, npt.NDArray[Any]]  # places across and up, values

@@ -19,6 +19,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.case_files import derivative_file
+from nnunet_softseg.io.html import save_figure
 from nnunet_softseg.io.nifti import file_findings
 from nnunet_softseg.io.results import (
     changed_keys,
@@ -31,7 +32,7 @@ from nnunet_softseg.io.results import (
     write_json,
 )
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
-from nnunet_softseg.labels.contrasts.qc_figure import save_figure, subject_figure
+from nnunet_softseg.labels.contrasts.qc_figure import subject_figure
 from nnunet_softseg.labels.contrasts.quality import (
     ContrastQuality,
     SubjectQuality,

@@ -1,0 +1,311 @@
+"""Quality control of a folder of predictions: summary by flag; `qc/index.html`, a picture of each case.
+
+A picture shows a sagittal and an axial plane through the structure, as the image with the map's contours and
+as the map over the image, and the area of every slice. Voxels are shown as they are, the right of the patient
+on the left, anterior on the left. Of an image of one slice there is the axial plane alone.
+"""
+
+import glob
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import matplotlib as mpl
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.inference.postprocessing import Flag
+from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
+from nnunet_softseg.io.geometry import turned
+from nnunet_softseg.io.html import grey_levels, render_page, save_figure, template, write_page
+from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.results import load_record, make_folder, replacing
+from nnunet_softseg.metrics.morphometry.slice_frame import slice_areas
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+FOLDER = "qc"
+MOST_CASES = 200
+"""Of more cases, no page is made without being asked: a picture takes about a third of a second."""
+WARNING = "warning"
+"""In the place of a flag, of cases with a warning and no flag."""
+WORDS: Mapping[str, tuple[str, str]] = {
+    Flag.CONSTANT: ("with one value in all voxels", "repair the image"),
+    Flag.EMPTY: ("with nothing found", "right if the structure is absent, else look at the image"),
+    Flag.DISCARDED: ("emptied, as --discard-implausible asks", "look at the image"),
+    Flag.WEAK: ("with a weak response", "there may be none in the image: look at it"),
+    Flag.UNLIKE: ("unlike the labels of the training", "look at the map before you measure it"),
+    Flag.PIECES: ("in more pieces than in training", "look at it; --largest-piece keeps one"),
+    Flag.BROKEN_OFF: ("ending inside the image, or with a gap", "right if the structure ends there"),
+    Flag.BORDER: (
+        "at the border of what the network saw",
+        "the structure may be cut off: try --localize always, or crop the image around it",
+    ),
+    Flag.FEW_SLICES: ("in one or two slices", "look at it"),
+    Flag.MOVED: ("found off the centre", "look whether it is the right structure"),
+    Flag.ORIENTATION: ("with axes turned another way than in training", "reorient the image"),
+    Flag.SPACING: ("with voxels far from the sizes of the training", "trust it less, or resample the image"),
+    WARNING: ("with a warning", f"read it in {REPORT}"),
+}
+"""What is said of the cases with a flag, and what to do; the most serious first."""
+CONTOURS = ("#00e0ff", "#ffb000", "#7cfc00", "#ff66c4", "#b28dff", "#ff5a36")
+"""Of labels; the labels after these begin again."""
+_DARK = ("#0072B2", "#B8860B", "#3f8f00", "#CC3399", "#5E3C99", "#D5421E")
+_SAGITTAL, _AXIAL = 0, 2  # the axis across the plane
+_SIDES = {_SAGITTAL: "AP", _AXIAL: "RL"}
+_LEVELS, _WIDTHS = (0.1, HARD_THRESHOLD), (0.5, 1.2)
+_VISIBLE = 0.02
+_SAGITTAL_MARGIN_MM, _AXIAL_MARGIN_MM = 20.0, 8.0
+_LEAST_SAGITTAL_MM, _LEAST_AXIAL_MM = 40.0, 24.0
+_HEIGHT, _PLOT, _GAP, _FOOT = 3.2, 1.5, 0.05, 0.42  # in inches
+_WIDEST = 3.2
+_UNREADABLE = (UserError, OSError, EOFError, ValueError, zlib.error)  # PIL's error is an OSError
+
+Array = npt.NDArray[np.float32]
+
+
+def summarise(folder: Path, images: Mapping[str, Path], *, draw: bool, progress: bool) -> str:
+    """Return in lines how many cases have which flag, why, and what to do; draw the page if asked to.
+
+    Args:
+        folder: of the predictions, with softseg.json.
+        images: the image of each case of the call, also of those that an earlier call predicted.
+        draw: make `qc/index.html`, of all cases in the folder.
+        progress: show a bar.
+    """
+    entries = (load_record(folder / REPORT, "cases") or {"cases": {}})["cases"]
+    lines = flag_lines({case: entries[case] for case in images if case in entries})
+    if draw and len(entries) > MOST_CASES:
+        lines.append(f"no pictures: expected at most {MOST_CASES} cases in a folder, found {len(entries)}")
+    elif draw and entries:
+        page = write_qc_page(folder, entries, images, progress=progress)
+        lines.append(f"pictures of all, flagged first: {page}")
+    return "\n".join(lines)
+
+
+def flag_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each flag that cases (entries of softseg.json) have: how many, which, what to do."""
+    by_flag: dict[str, list[str]] = {}
+    for case, entry in sorted(entries.items()):
+        for flag in entry["flags"] or [WARNING] * bool(entry["warnings"]):
+            by_flag.setdefault(flag, []).append(case)
+    if not by_flag:
+        return [f"{len(entries)} cases, none flagged"] if entries else []
+    flagged = sum(bool(entry["flags"]) for entry in entries.values())
+    lines = [f"{len(entries)} cases, {flagged} flagged:"]
+    for flag in sorted(by_flag, key=_seriousness):
+        words, remedy = WORDS.get(flag, (f"flagged: {flag}", f"see {REPORT}"))
+        lines.append(f"  {len(by_flag[flag])} {words}: {examples(by_flag[flag])}: {remedy}")
+    return lines
+
+
+def _seriousness(flag: str) -> int:
+    return list(WORDS).index(flag) if flag in WORDS else len(WORDS)
+
+
+# The page
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A case as the page shows it: its entry in softseg.json; address and size in pixels of its picture."""
+
+    name: str
+    entry: Mapping[str, Any]
+    picture: str | None
+    size: tuple[int, int]
+    trouble: str
+
+    @property
+    def remedies(self) -> list[str]:
+        """What to do about its flags."""
+        flags = sorted(self.entry["flags"], key=_seriousness)
+        return list(dict.fromkeys(WORDS[flag][1] for flag in flags if flag in WORDS))
+
+    @property
+    def rank(self) -> tuple[bool, int, str]:
+        """Sorts flagged cases to the top, the most serious first."""
+        worst = min(map(_seriousness, self.entry["flags"]), default=len(WORDS))
+        return not self.entry["flags"], worst, self.name
+
+
+def write_qc_page(
+    folder: Path, entries: Mapping[str, Mapping[str, Any]], images: Mapping[str, Path], *, progress: bool
+) -> Path:
+    """Return `qc/index.html`, with a picture beside it of each case; a picture that is up to date is kept."""
+    target = folder / FOLDER
+    make_folder(target)
+    with tqdm(entries.items(), desc="pictures", disable=not progress, unit="case") as bar:
+        cases = [_case(folder, name, entry, images.get(name)) for name, entry in bar]
+    cases.sort(key=lambda case: case.rank)
+    context = {
+        "style_of_page": Markup(template("qc.css")),
+        "script_of_page": Markup(template("qc.js")),
+        "cases": cases,
+        "labels": list(dict.fromkeys(label for case in cases for label in case.entry["labels"])),
+        "contours": CONTOURS,
+    }
+    page = target / "index.html"
+    body = template("predictions.html")
+    write_page(page, render_page("Predicted soft maps", body, context, images="'self' file:"))
+    return page
+
+
+def _case(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> _Case:
+    file = folder / FOLDER / f"{name}.webp"
+    maps = sorted((folder / SOFT_FOLDER).glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9].nii.gz"))
+    try:
+        if not maps:
+            raise UserError("its soft maps are not there")
+        if not file.is_file() or file.stat().st_mtime_ns < max(each.stat().st_mtime_ns for each in maps):
+            figure = case_figure(image, dict(zip(entry["labels"], maps, strict=True)))
+            with replacing(file) as aside:
+                save_figure(figure, aside)
+        with Image.open(file) as picture:
+            return _Case(name, entry, quote(file.name), picture.size, "")
+    except _UNREADABLE as error:
+        return _Case(name, entry, None, (0, 0), " ".join(str(error).split()))
+
+
+# The picture of a case
+
+
+@dataclass(frozen=True, eq=False)
+class _Upright:
+    """Image and maps with axes in the order R-L, A-P, S-I, growing to R, A and S; no image: zeros.
+
+    `total` is the largest value of all maps in each voxel, `voxel_mm` the size of a voxel along the axes.
+    """
+
+    image: Array
+    maps: Mapping[str, Array]
+    total: Array
+    affine: npt.NDArray[np.float64]
+    voxel_mm: tuple[float, ...]
+
+    def fullest(self, axis: int) -> int:
+        """Return the index along an axis at which the maps' sum is largest; of empty maps the middle."""
+        mass = self.total.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
+        return int(mass.argmax()) if mass.any() else len(mass) // 2
+
+    def window(self, axis: int, margin_mm: float, least_mm: float) -> tuple[float, float]:
+        """Return the extent of the maps along an axis with a margin, in mm; of empty maps all there is."""
+        whole = self.total.shape[axis] * self.voxel_mm[axis]
+        there = np.flatnonzero((self.total > _VISIBLE).any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = (there[[0, -1]] + [0, 1]) * self.voxel_mm[axis] if there.size else (0.0, whole)
+        half = max((high - low) / 2 + margin_mm * bool(there.size), least_mm / 2)
+        return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+def _read(image: Path | None, maps: Mapping[str, Path]) -> _Upright:
+    files = {name: load_nifti(file) for name, file in maps.items()}
+    upright = {name: turned(_values(file), file.affine, np.eye(4)) for name, file in files.items()}
+    affine = next(iter(upright.values()))[1]
+    values = {name: each for name, (each, _) in upright.items()}
+    total = np.maximum.reduce([*values.values()])
+    grey = np.zeros_like(total)
+    if image is not None and image.is_file():
+        file = nib.funcs.squeeze_image(load_nifti(image))
+        if file.shape == next(iter(files.values())).shape:
+            grey = turned(_values(file), file.affine, np.eye(4))[0]
+    return _Upright(grey, values, total, affine, tuple(map(float, nib.affines.voxel_sizes(affine))))
+
+
+def _values(file: nib.Nifti1Image) -> Array:
+    return np.asarray(file.dataobj, np.float32)
+
+
+@mpl.rc_context({"text.parse_math": False, "font.size": 8.0, "axes.titlesize": 8.0})
+def case_figure(image: Path | None, maps: Mapping[str, Path]) -> Figure:
+    """Return the picture of a case: its image (None: black) and the soft map of each label, by name."""
+    shown = _read(image, maps)
+    square = _squared(*(shown.window(axis, _AXIAL_MARGIN_MM, _LEAST_AXIAL_MM) for axis in (0, 1)))
+    if shown.total.shape[_AXIAL] == 1:
+        figure, axes = _layout([(_HEIGHT, _HEIGHT, 0)] * 2)
+        _draw_pair(axes, shown, _AXIAL, square)
+        return figure
+    across = shown.window(1, _SAGITTAL_MARGIN_MM, _LEAST_SAGITTAL_MM)
+    up = 0.0, shown.total.shape[2] * shown.voxel_mm[2]
+    inches = min(_HEIGHT / up[1], _WIDEST / (across[1] - across[0]))
+    size = (across[1] - across[0]) * inches, up[1] * inches, (_HEIGHT - up[1] * inches) / 2
+    side = (_HEIGHT - _GAP) / 2
+    figure, axes = _layout([size, size, (_PLOT, *size[1:]), (side, side, side + _GAP), (side, side, 0)])
+    _draw_pair(axes[:2], shown, _SAGITTAL, (across, up))
+    _draw_areas(axes[2], shown, up)
+    _draw_pair(axes[3:], shown, _AXIAL, square)
+    return figure
+
+
+_Span = tuple[float, float]
+
+
+def _squared(*spans: _Span) -> tuple[_Span, ...]:
+    """Return spans with the same middles, all as long as the longest."""
+    half = max(high - low for low, high in spans) / 2
+    return tuple(((low + high) / 2 - half, (low + high) / 2 + half) for low, high in spans)
+
+
+def _layout(boxes: list[tuple[float, float, float]]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row of axes: width, height and distance from below of each, in inches.
+
+    The last of five stands under the one before it.
+    """
+    lefts = [_GAP]
+    for width, _, _ in boxes:
+        lefts.append(lefts[-1] + width + (3 * _GAP if width == _PLOT else _GAP))
+    if len(boxes) > 2:  # noqa: PLR2004  the axial pair
+        lefts[-2:] = [lefts[-3], lefts[-2]]
+    size = lefts[-1], _HEIGHT + _FOOT
+    figure = Figure(figsize=size)
+    return figure, [
+        figure.add_axes((left / size[0], (_FOOT + below) / size[1], width / size[0], height / size[1]))
+        for left, (width, height, below) in zip(lefts, boxes, strict=False)
+    ]
+
+
+def _draw_pair(axes: list[Axes], shown: _Upright, axis: int, window: tuple[_Span, ...]) -> None:
+    """Draw a plane twice, with contours and with the maps over it; across is R-L or A-P, seen from there."""
+    index = shown.fullest(axis)
+    across, up = (other for other in range(3) if other != axis)
+    size = [shown.total.shape[other] * shown.voxel_mm[other] for other in (across, up)]
+    place: Any = {"origin": "lower", "extent": (0, size[0], 0, size[1]), "interpolation": "nearest"}
+    grey = grey_levels(np.take(shown.image, index, axis).T)
+    for panel in axes:
+        panel.imshow(grey, cmap="gray", vmin=0, vmax=255, **place)
+        panel.set(xlim=window[0][::-1], ylim=window[1], aspect="auto", xticks=[], yticks=[], facecolor="k")
+        for x, text in zip((0.04, 0.96), _SIDES[axis], strict=True):
+            panel.text(x, 0.5, text, color="w", size=7, ha="center", va="center", transform=panel.transAxes)
+    grid = [(np.arange(shown.total.shape[each]) + 0.5) * shown.voxel_mm[each] for each in (across, up)]
+    for number, values in enumerate(shown.maps.values()):
+        plane = np.take(values, index, axis).T
+        # A single row, as of an image of one slice, has no contour.
+        if min(plane.shape) > 1 and plane.max() > _LEVELS[0] > plane.min():
+            axes[0].contour(*grid, plane, _LEVELS, colors=_colour(number), linewidths=_WIDTHS)
+    plane = np.take(shown.total, index, axis).T
+    colours = mpl.colormaps["magma"](np.clip(plane, 0, 1))
+    colours[..., 3] = np.where(plane > _VISIBLE, 0.9, 0)
+    axes[1].imshow(colours, **place)
+
+
+def _draw_areas(axes: Axes, shown: _Upright, up: _Span) -> None:
+    """Draw the area of every map in each slice, beside the sagittal plane; not corrected for tilt."""
+    heights = (np.arange(shown.total.shape[2]) + 0.5) * shown.voxel_mm[2]
+    for number, values in enumerate(shown.maps.values()):
+        area = slice_areas(nib.Nifti1Image(values, shown.affine)).area_mm2
+        axes.plot(np.nan_to_num(area), heights, ".-", color=_DARK[number % len(_DARK)], lw=1, ms=2.5)
+    axes.set(ylim=up, xlabel="area, mm²", yticks=[])
+    axes.set_xlim(left=0)
+    axes.grid(visible=True, color="#e3e7eb")
+
+
+def _colour(number: int) -> str:
+    return CONTOURS[number % len(CONTOURS)]
