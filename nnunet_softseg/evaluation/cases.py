@@ -1,8 +1,7 @@
 """Subject, session and contrast of a case, by name or table; names of labels, seconds per case."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import REPORT, Case
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, Case
+from nnunet_softseg.io.results import read_in_or_above
 
 KEY_COLUMNS = ("case", "subject", "contrast")
 
@@ -114,23 +114,13 @@ def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
     ]
 
 
-def _from_json(folder: Path, name: str, read: Callable[[Any], dict[Any, Any]]) -> dict[Any, Any]:
-    """Return what `read` takes from a file in or above a folder, {} if there is none that it can read."""
-    for place in (folder, folder.parent):
-        try:
-            return read(json.loads((place / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            continue
-    return {}
-
-
 def label_names(reference: Path, labels: Iterable[int]) -> dict[int, str]:
     """Return value -> name, from dataset.json in or above the folder of references, else `label 1`."""
 
     def read(content: Any) -> dict[int, str]:
         return {value: str(name) for name, value in content["labels"].items() if isinstance(value, int)}
 
-    names = _from_json(reference, "dataset.json", read)
+    names = read_in_or_above(reference, DATASET_JSON, read) or {}
     return {label: names.get(label, f"label {label}") for label in labels}
 
 
@@ -140,4 +130,4 @@ def inference_seconds(root: Path) -> dict[str, float]:
     def read(content: Any) -> dict[str, float]:
         return {name: float(sum(case["seconds"].values())) for name, case in content["cases"].items()}
 
-    return _from_json(root, REPORT, read)
+    return read_in_or_above(root, REPORT, read) or {}

@@ -133,9 +133,8 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
         labels, listed = settings.labels or (1,), table.paths[REFERENCE]
         references = {(case, n): reference / path for case, path in listed.items() if path for n in labels}
     else:
-        references, labels = reference_files(
-            list_files(reference), settings.labels, settings.reference_pattern
-        )
+        listed_references = list_files(reference)
+        references, labels = reference_files(listed_references, settings.labels, settings.reference_pattern)
     cases, warnings = describe_cases({case_id for case_id, _ in references}, table)
     found, notes = {}, {}
     for method, folder in methods.items():
@@ -146,6 +145,7 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
             else prediction_files(images, cases, labels, settings.patterns.get(method))
         )
         notes[method] = _note(images, found[method])
+        warnings += [*images.warnings(), *_of_no_case(method, images, found[method])]
     plan = _Plan(
         cases,
         labels,
@@ -183,13 +183,21 @@ def _companions(root: Path | None, cases: Sequence[Case], kind: str) -> dict[str
 
 
 def _note(images: ImageFiles, found: Found) -> str:
-    parts = [f"{len({case for case, _ in found.paths})} cases, {found.way}"]
+    there = len({case for case, _ in found.paths})
+    of_all = f"{there} of {there + len(found.missing)} cases" if found.missing else f"{there} cases"
+    parts = [f"{of_all}, {found.way}"]
     if found.num_unused:
         parts.append(f"{found.num_unused} other NIfTI files not used")
     others = sum(reason is Reason.NOT_NIFTI for reason in images.passed_over.values())
     if others:
         parts.append(f"{others} files that are no images passed over")
     return "; ".join(parts)
+
+
+def _of_no_case(method: str, images: ImageFiles, found: Found) -> list[str]:
+    names = [images.relative(file) for file in found.of_no_case]
+    told = f"{method}: {len(names)} files belong to no case of the reference and are not used: "
+    return [told + examples(names)] if names else []
 
 
 def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> None:

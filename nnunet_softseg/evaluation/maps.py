@@ -63,25 +63,30 @@ def read_stored(file: Path) -> LabelMap:
     return LabelMap(file, read_values(image, str(file)), np.asarray(image.affine, dtype=np.float64))
 
 
-def read_map(file: Path, label: int, labels: Sequence[int] = (1,), *, chosen: bool = False) -> LabelMap:
+def read_map(
+    file: Path, label: int, labels: Sequence[int] = (1,), *, case_id: str = "", chosen: bool = False
+) -> LabelMap:
     """Return one label of a file, see `read_stored` and `label_of`, also for errors."""
-    return label_of(read_stored(file), label, labels, chosen=chosen)
+    return label_of(read_stored(file), label, labels, case_id=case_id, chosen=chosen)
 
 
-def label_of(stored: LabelMap, label: int, labels: Sequence[int] = (1,), *, chosen: bool = False) -> LabelMap:
+def label_of(
+    stored: LabelMap, label: int, labels: Sequence[int] = (1,), *, case_id: str = "", chosen: bool = False
+) -> LabelMap:
     """Return one label: the values if they are fractions of it, or where a label map has it.
 
     A file `<case>_<label>` holds fractions. Any other holds fractions too if only one label is compared and
     all values lie in [0, 1]; if not, it is a label map.
 
-    `labels` are all that are compared; `chosen`: the user named them, so that other whole numbers than 0
+    `labels` are all that are compared; `case_id` may end in four digits, which are no label; `chosen`: the user named them, so that other whole numbers than 0
     and 1 mean labels.
 
     Raises:
         UserError: if the values are neither fractions nor the labels asked for.
     """
     content, values = classify(stored.values), stored.values
-    own_file = without_nifti_ending(stored.file.name).endswith(f"_{label:04d}")
+    stem = without_nifti_ending(stored.file.name)
+    own_file = stem.endswith(f"_{label:04d}") and stem != case_id
     if content.is_fraction and (own_file or (len(labels) == 1 and label == 1)):
         return LabelMap(stored.file, as_fractions(values, content), stored.affine)
     if content.labels is not None and not own_file and (chosen or len(labels) > 1 or label != 1):

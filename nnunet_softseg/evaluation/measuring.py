@@ -149,7 +149,8 @@ def _read(job: CaseJob, file: Path, label: int, stored: dict[Path, LabelMap]) ->
     """Return one label of a file; a label map of several labels is read once."""
     if file not in stored:
         stored[file] = read_stored(file)
-    return label_of(stored[file], label, tuple(job.references), chosen=job.settings.labels is not None)
+    labels, chosen = tuple(job.references), job.settings.labels is not None
+    return label_of(stored[file], label, labels, case_id=job.case.case_id, chosen=chosen)
 
 
 def _slice_areas(label_map: LabelMap, levels: nib.Nifti1Image | None) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import CONSTANT, Flagged, flag_orientation, flag_spacing
 from nnunet_softseg.inference.recentring import WholeImage
 from nnunet_softseg.io.geometry import array_orientation, geometry_findings
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, UNREADABLE, bytes_needed, is_long_enough, load_nifti
+from nnunet_softseg.io.nifti import UNREADABLE, bytes_needed, is_long_enough, is_nifti, load_nifti
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.resampling import (
     area_means,
@@ -398,7 +398,7 @@ def read_image(
     files = [Path(file) for file in image_files]
     flat = len(configuration_manager.patch_size) == _SLICE
     for file in files:
-        if file.name.endswith(NIFTI_ENDINGS):
+        if is_nifti(file.name):
             raise_first_error(_header_findings(file, flat=flat))
     try:
         image, properties = _read(files, plans_manager.image_reader_writer_class)

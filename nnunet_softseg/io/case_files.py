@@ -13,20 +13,33 @@ from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, is_nifti, without_nifti_ending
+from nnunet_softseg.io.results import read_in_or_above
 
 SOFT_FOLDER = "soft"
 """The folder of soft maps, `<case>_<label>.nii.gz`, in a folder of predictions."""
 REPORT = "softseg.json"
 """What predictions say about themselves, in the same folder."""
+DATASET_JSON = "dataset.json"
 IMAGE_FOLDERS = ("anat", "dwi")
+_OTHER_FORMATS = (
+    ".mha",
+    ".mhd",
+    ".nrrd",
+    ".nhdr",
+    ".img",
+    ".hdr",
+    ".mgz",
+    ".mgh",
+    ".dcm",
+    ".nii.bz2",
+    ".nii.zip",
+)
 _MTS_BY_ACQUISITION = {"MTon": "mt-on", "MToff": "mt-off", "T1w": "mt-off"}
 """Names from before BIDS had `mt`; spine-generic's acq-T1w_MTS is flip-2_mt-off_MTS now."""
 _PERSON = r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?"
-_BIDS = re.compile(
-    _PERSON + r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)(\.nii\.gz|\.nii)$"
-)
-_SUBJECT = re.compile(_PERSON + "_(?P<rest>.+)$")
-_NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})(\.nii|\.nii\.gz)$")
+_BIDS = re.compile(_PERSON + r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)$")
+_SUBJECT = re.compile(_PERSON + "_(?P<rest>.+)$", re.IGNORECASE)
+_NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>[0-9]{4})$")
 _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
 _FIELDS = re.compile(r"\{(\w*)\}|(\*)")
 
@@ -61,7 +74,7 @@ class BidsName:
 
 def parse_bids_name(name: str) -> BidsName | None:
     """Return the parts of a NIfTI file's name, or None if it is not BIDS."""
-    match = _BIDS.match(name)
+    match = _BIDS.match(without_nifti_ending(name)) if is_nifti(name) else None
     if match is None:
         return None
     entities = dict(entity.split("-") for entity in match["entities"].split("_") if entity)
@@ -100,6 +113,8 @@ class Case:
     def from_name(cls, case_id: str, *, whole_rest: bool = False) -> "Case":
         """Return a case by `<subject>[_<session>]_<contrast>`; without `sub-`, a subject of its own.
 
+        `SUB-01` is the subject sub-01.
+
         With `whole_rest`, the contrast is all behind subject and session, not only the BIDS contrast.
         """
         match = _SUBJECT.match(case_id)
@@ -107,7 +122,8 @@ class Case:
             return cls(case_id, case_id, "", "")
         bids = None if whole_rest else parse_bids_name(f"{case_id}.nii.gz")
         contrast = bids.contrast if bids else match["rest"]
-        return cls(case_id, match["subject"], match["session"] or "", contrast)
+        subject = f"sub-{match['subject'][len('sub-') :]}"
+        return cls(case_id, subject, match["session"] or "", contrast)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -117,18 +133,56 @@ class Case:
 
 def parse_numbered_name(name: str) -> tuple[str, int] | None:
     """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None."""
-    match = _NUMBERED.match(name)
+    match = _NUMBERED.match(without_nifti_ending(name)) if is_nifti(name) else None
     return (match["case"], int(match["number"])) if match else None
 
 
-def case_and_label(file: Path, known_cases: Collection[str] = ()) -> tuple[str, int | None]:
+def numbers_are_labels(files: Iterable[Path]) -> bool | None:
+    """Return whether four digits at the end of maps' names are labels; False: of case ids; None: unknown.
+
+    Seven patients scan_0001 to scan_0007 are not one patient with seven labels. What tells, the surest first:
+    the folder is one of soft labels; dataset.json, in or above it, has no such label; labels begin with 1 and
+    leave out none; subjects as in BIDS; labelsTr and labelsTs hold one map per case; several cases have
+    labels.
+    """
+    numbered = {file: parsed for file in files if (parsed := parse_numbered_name(file.name))}
+    of_case: dict[str, set[int]] = {}
+    for case_id, number in numbered.values():
+        of_case.setdefault(case_id, set()).add(number)
+    folders = {file.parent for file in numbered}
+    if all(folder.name.lower().startswith(SOFT_FOLDER) for folder in folders):
+        return True
+    several, numbers = len(of_case) > 1, set[int]().union(*of_case.values())
+    alike = all(of_one == numbers for of_one in of_case.values())
+    known = set().union(*(_labels_of_dataset(folder) for folder in folders))
+    are_subjects = all(case_id.lower().startswith("sub-") for case_id in of_case)
+    if 0 in numbers and alike and (several or len(numbers) == 1):
+        return True  # the channels of images, as `case_and_label` says
+    if known and (not numbers <= known or (alike and several)):
+        return numbers <= known
+    if any(of_one != set(range(1, len(of_one) + 1)) for of_one in of_case.values()):
+        return None if alike and several else False
+    if are_subjects or all(folder.name.lower() in ("labelstr", "labelsts") for folder in folders):
+        return are_subjects
+    return True if several or numbers == {1} else None
+
+
+def _labels_of_dataset(folder: Path) -> set[int]:
+    """Return the labels of the dataset.json in or above a folder; none if there is none that can be read."""
+    return read_in_or_above(folder, DATASET_JSON, lambda content: set(content["labels"].values())) or set()
+
+
+def case_and_label(
+    file: Path, known_cases: Collection[str] = (), *, numbered_by_label: bool = True
+) -> tuple[str, int | None]:
     """Return case and label of a map named `<case>` (None: no label) or `<case>_<label, 4 digits>`.
 
-    The name of a known case is taken as such even if it ends in four digits. Raise a UserError if it is named
-    as the channel of an image.
+    The name of a known case is taken as such even if it ends in four digits, and so is every name unless
+    `numbered_by_label`. Raise a UserError if it is named as the channel of an image.
     """
     stem = without_nifti_ending(file.name)
-    numbered = None if stem in known_cases else parse_numbered_name(file.name)
+    is_case = stem in known_cases or not numbered_by_label
+    numbered = None if is_case else parse_numbered_name(file.name)
     if numbered and numbered[1] == 0:
         raise UserError(
             f"{file}: expected a map <case>.nii.gz or <case>_<label, 4 digits>.nii.gz, found an image's "
@@ -139,10 +193,16 @@ def case_and_label(file: Path, known_cases: Collection[str] = ()) -> tuple[str, 
 
 
 def longest_prefix(stem: str, names: Collection[str]) -> str | None:
-    """Return the longest name that the stem is, or begins with and goes on from with `_`."""
+    """Return the longest name that the stem is, or begins with and goes on from with `_`.
+
+    What goes on with four digits is another case (scan_0003_levels is not scan's), but for `_0000`, an image.
+    """
     parts = stem.split("_")
-    shorter = ("_".join(parts[:count]) for count in range(len(parts), 0, -1))
-    return next((name for name in shorter if name in names), None)
+    shorter = (("_".join(parts[:count]), parts[count:]) for count in range(len(parts), 0, -1))
+    found = ((name, rest) for name, rest in shorter if name in names)
+    name, rest = next(found, (None, []))
+    is_other = rest and re.fullmatch("[0-9]{4}", rest[0]) and rest[0] != "0000"
+    return None if is_other else name
 
 
 # Patterns of users
@@ -197,6 +257,13 @@ class ImageFiles:
     files: tuple[Path, ...]
     passed_over: Mapping[Path, Reason] = field(default_factory=dict)
 
+    def warnings(self) -> list[str]:
+        """Name the images of other formats, which no command reads."""
+        others = [file for file in self.passed_over if file.name.lower().endswith(_OTHER_FORMATS)]
+        listed = examples([self.relative(file) for file in others])
+        found = f"{self.root}: {len(others)} images of other formats are passed over: {listed}"
+        return [f"{found}: convert them to NIfTI"] if others else []
+
     @property
     def is_one_file(self) -> bool:
         """Whether a file was given, and no folder."""
@@ -245,7 +312,7 @@ def list_bids(bids: Path) -> ImageFiles:
     """
     if not bids.is_dir():
         raise UserError(f"{bids}: expected a BIDS folder, found {'a file' if bids.exists() else 'nothing'}")
-    found = sorted(path for subject in bids.glob("sub-*") for path in subject.rglob("*"))
+    found = sorted(path for subject in _folders(bids, "sub-") for path in subject.rglob("*"))
     listing = _sort_out(bids, [path for path in found if is_nifti(path.name)], _is_image_folder)
     if not listing.files:
         raise UserError(f"{bids}: expected images like sub-01/anat/sub-01_T2w.nii.gz, found none")
@@ -254,12 +321,19 @@ def list_bids(bids: Path) -> ImageFiles:
 
 def is_bids(folder: Path) -> bool:
     """Return whether a folder has images of subjects in it, `sub-*/[ses-*/]anat` or `dwi`."""
-    places = (place for subject in folder.glob("sub-*") for place in (subject, *subject.glob("ses-*")))
-    return any((place / name).is_dir() for place in places for name in IMAGE_FOLDERS)
+    subjects = _folders(folder, "sub-")
+    places = (place for subject in subjects for place in (subject, *_folders(subject, "ses-")))
+    return any(inside.name.lower() in IMAGE_FOLDERS for place in places for inside in _folders(place, ""))
+
+
+def _folders(place: Path, prefix: str) -> list[Path]:
+    """Return the folders whose names begin so, in capitals or not: SUB-02 is misnamed, and there."""
+    inside = sorted(place.iterdir()) if place.is_dir() else []
+    return [path for path in inside if path.name.lower().startswith(prefix) and path.is_dir()]
 
 
 def _is_image_folder(parts: Sequence[str]) -> bool:
-    _, *session, folder = parts if len(parts) > 1 else (*parts, "", "")
+    _, *session, folder = [part.lower() for part in parts] if len(parts) > 1 else (*parts, "", "")
     return folder in IMAGE_FOLDERS and (not session or (len(session) == 1 and session[0].startswith("ses-")))
 
 

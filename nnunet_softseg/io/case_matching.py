@@ -16,11 +16,12 @@ from nnunet_softseg.io.case_files import (
     case_and_label,
     derivative_stem,
     longest_prefix,
+    numbers_are_labels,
     parse_bids_name,
     parse_numbered_name,
     pattern_regex,
 )
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
 
 _Wanted = tuple[str, int]  # case id and label
 _Named = tuple[Path, tuple[str, int | None]]
@@ -31,13 +32,15 @@ _Named = tuple[Path, tuple[str, int | None]]
 class Found:
     """The files of one folder that belong to the cases asked for, and the way they were found, in words.
 
-    `missing` holds case -> why there is none; `num_unused` counts NIfTI files of no case, or not needed.
+    `missing` holds case -> why there is none; `num_unused` counts NIfTI files of no case, or not needed, and
+    `of_no_case` names those that fit none.
     """
 
     paths: Mapping[_Wanted, Path]
     way: str
     missing: Mapping[str, str] = field(default_factory=dict)
     num_unused: int = 0
+    of_no_case: tuple[Path, ...] = ()
 
 
 def _group(named: Iterable[_Named]) -> dict[tuple[str, int | None], list[Path]]:
@@ -62,7 +65,8 @@ def reference_files(
     soft = [
         file for file in images.files if file.parent.name == SOFT_FOLDER and parse_numbered_name(file.name)
     ]
-    named = _group(_reference_names(images, soft or images.files, pattern))
+    files = soft or images.files
+    named = _group(_matching(images, files, pattern) if pattern else _reference_names(images, files))
     if not named:
         found = f"{len(images.files)} NIfTI files and {len(images.passed_over)} others"
         raise UserError(f"{images.root}: expected files that match {pattern}, found {found}: check the path")
@@ -79,18 +83,31 @@ def reference_files(
             if found_files is None:
                 raise UserError(
                     f"{images.root}: expected a reference of case {case_id}, label {label}, found none: add "
-                    "it (all zeros where the label is absent), or choose with --label"
+                    "it (all zeros where the label is absent), or choose with --label; if case ids end in "
+                    "four digits, give --reference-pattern '{case}.nii.gz'"
                 )
             paths[case_id, label] = found_files[0]
     return paths, wanted
 
 
-def _reference_names(images: ImageFiles, files: Iterable[Path], pattern: str | None) -> Iterator[_Named]:
+def _reference_names(images: ImageFiles, files: Sequence[Path]) -> Iterator[_Named]:
+    by_label = numbers_are_labels(files)
+    if by_label is None:
+        numbered = [file for file in files if parse_numbered_name(file.name)]
+        ending = numbered[0].name[len(without_nifti_ending(numbered[0].name)) :]
+        raise UserError(
+            f"{images.root}: expected to know whether four digits at the end of a name are a label, found "
+            f"{len(numbered)} files such as {examples([file.name for file in numbered])}: give "
+            f"--reference-pattern '{{case}}{ending}' if each is a case, '{{case}}_{{label}}{ending}' if not"
+        )
     for file in files:
-        if pattern is None:
-            case_id, label = case_and_label(file)
-            yield file, (case_id if label else derivative_stem(case_id), label)
-        elif match := pattern_regex(pattern, {}).match(_held_against(images, file, pattern)):
+        case_id, label = case_and_label(file, numbered_by_label=by_label)
+        yield file, (case_id if label else derivative_stem(case_id), label)
+
+
+def _matching(images: ImageFiles, files: Iterable[Path], pattern: str) -> Iterator[_Named]:
+    for file in files:
+        if match := pattern_regex(pattern, {}).match(_held_against(images, file, pattern)):
             told = match.groupdict().get("label")
             yield file, (match["case"], int(told) if told else None)
 
@@ -150,7 +167,15 @@ def _unambiguous(
             which = "" if len(lacking) == len(labels) else f" with label {examples(lacking)}"
             among = way if named else f"among {len(images.files)} images"
             missing[case.case_id] = f"no file{which} of this case ({among})"
-    return Found(paths, way, missing, len(images.files) - len(set(paths.values())))
+    unused, case_ids = set(images.files) - set(paths.values()), {case.case_id for case in cases}
+    stems = {file: without_nifti_ending(file.name) for file in sorted(unused)}
+    of_no_case = tuple(file for file, stem in stems.items() if not _is_of_case(stem, case_ids))
+    return Found(paths, way, missing, len(unused), of_no_case)
+
+
+def _is_of_case(stem: str, case_ids: Collection[str]) -> bool:
+    numbered = parse_numbered_name(f"{stem}{NIFTI_ENDINGS[0]}")
+    return longest_prefix(numbered[0] if numbered and stem not in case_ids else stem, case_ids) is not None
 
 
 def _ways(images: ImageFiles, cases: Sequence[Case]) -> Iterator[tuple[str, Iterable[_Named]]]:

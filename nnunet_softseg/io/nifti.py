@@ -376,7 +376,7 @@ def as_fractions(values: npt.NDArray[Any], content: MapContent) -> Values:
     """Return fractions as float32 in [0, 1]; those of a mask become 0 and 1 exactly."""
     if content.kind is MapKind.MASK:
         return mask_of_label(values, 1)
-    return np.clip(values, 0, 1).astype(np.float32, copy=False)
+    return np.asarray(np.clip(values, 0, 1), dtype=np.float32)
 
 
 def mask_of_label(values: npt.NDArray[Any], label: int) -> Values:

@@ -16,9 +16,9 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nnunet_softseg.errors import UserError
 
@@ -27,6 +27,8 @@ ABANDONED_AFTER_S = 24 * 3600.0
 _TEMPORARY = re.compile(r"^\..+\.(?P<host>[\w-]+)@(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)*$")
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _CHUNK_BYTES = 1 << 20
+
+Value = TypeVar("Value")
 
 
 @contextlib.contextmanager
@@ -164,6 +166,16 @@ def load_json(file: Path) -> Any:
 def json_copy(value: Any) -> Any:
     """Return a value as JSON gives it back (tuples as lists, keys as strings), to compare with a record."""
     return json.loads(json.dumps(value))
+
+
+def read_in_or_above(folder: Path, name: str, read: Callable[[Any], Value]) -> Value | None:
+    """Return what `read` takes from a JSON file in or above a folder; None if it can read none."""
+    for place in (folder, folder.parent):
+        try:
+            return read(json.loads((place / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+    return None
 
 
 def load_record(file: Path, *keys: str) -> dict[str, Any] | None:

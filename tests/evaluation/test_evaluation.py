@@ -497,6 +497,33 @@ def test_several_labels_are_each_measured(tmp_path: Path) -> None:
     assert cases["reference_csa_mm2"].tolist() == pytest.approx([42, 30])
 
 
+def test_seven_patients_are_not_one_with_seven_labels(tmp_path: Path) -> None:
+    """Ids end in four digits (nnU-Net's issues 830, 1871); the third prediction failed and is empty."""
+    widths = {f"scan_{number:04d}": 3 + number % 3 for number in range(7)}
+    reference = write_all(tmp_path / "labelsTs", {name: prism(wide) for name, wide in widths.items()})
+    made = {name: prism(wide) * (name != "scan_0002") for name, wide in widths.items()}
+    prediction = write_all(tmp_path / "pred", made, dtype=np.uint8)
+    for options in ({}, {"labels": 1}):
+        result = quiet(prediction, reference, tmp_path / "out", **options)
+        assert list(result.labels) == [1]
+        assert result.cases.set_index("case")["dice"].to_dict() == {
+            name: float(name != "scan_0002") for name in widths
+        }
+        assert result.cases["subject"].nunique() == 7
+
+
+def test_a_missing_prediction_and_one_of_nobody_are_told(tmp_path: Path) -> None:
+    reference = references(tmp_path / "ref", ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"])
+    (tmp_path / "ref/sub-02_T1w_0001.nii.gz").rename(tmp_path / "ref/sub-02_T1w_0001.NII.GZ")
+    prediction = write_all(
+        tmp_path / "pred", {"sub-01_T1w": prism(), "sub-03_T1w": prism(), "sub-9": prism()}
+    )
+    result = quiet(prediction, reference, tmp_path / "out")
+    assert "prediction: 2 of 3 cases" in result.as_text()
+    assert any("lacks 1 of 3 cases: sub-02_T1w" in warning for warning in result.warnings)
+    assert any("belong to no case of the reference" in w and "sub-9.nii.gz" in w for w in result.warnings)
+
+
 def test_levels_choose_the_slices(tmp_path: Path) -> None:
     values = np.concatenate([prism(6)[:, :, :10], prism(8)[:, :, 10:]], axis=2)
     reference = write_all(tmp_path / "ref", {"sub-01_T1w": values})

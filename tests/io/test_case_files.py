@@ -1,5 +1,7 @@
 """Which files are there, whose they are, and what was passed over."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from nnunet_softseg.io.case_files import (
     case_and_label,
     list_bids,
     list_files,
+    numbers_are_labels,
     parse_numbered_name,
 )
 from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
 from nnunet_softseg.io.image_choice import Exclusion, select_images
+from nnunet_softseg.io.nifti import compressed_or_plain, without_nifti_ending
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -78,6 +82,88 @@ def test_names_say_case_and_label() -> None:
     assert case_and_label(Path("sub-1_0002.nii.gz"), {"sub-1_0002"}) == ("sub-1_0002", None)
     with pytest.raises(UserError, match=r"an image's channel \(_0000\).*rename it to sub-1.nii.gz"):
         case_and_label(Path("sub-1_0000.nii.gz"))
+
+
+def test_endings_and_folders_in_capitals_are_seen(tmp_path: Path) -> None:
+    names = ("a.nii.gz", "b.NII.GZ", "c.Nii", "d.Nii.Gz", "e.f g.NII")
+    listing = list_files(touch(tmp_path / "maps", *names, "h.nrrd", "i.json"))
+    assert [file.name for file in listing.files] == sorted(names)
+    assert [without_nifti_ending(name) for name in names] == ["a", "b", "c", "d", "e.f g"]
+    assert listing.warnings() == [
+        f"{tmp_path / 'maps'}: 1 images of other formats are passed over: h.nrrd: convert them to NIfTI"
+    ]
+    assert parse_numbered_name("sub-1_0002.NII.GZ") == ("sub-1", 2)
+    assert compressed_or_plain(tmp_path / "maps/b.nii.gz") == tmp_path / "maps/b.NII.GZ"
+    assert compressed_or_plain(tmp_path / "maps/z.nii.gz") == tmp_path / "maps/z.nii.gz"
+    bids = touch(tmp_path / "bids", "sub-01/Anat/sub-01_T2w.NII.GZ", "SUB-02/anat/SUB-02_T2w.nii.gz")
+    chosen = select_images(list_bids(bids), exclude=Exclusion())
+    assert [image.case_id for image in chosen.images] == ["sub-01_T2w"]
+    assert [file.name for file in chosen.because(Reason.MISNAMED)] == ["SUB-02_T2w.nii.gz"]
+
+
+SEVEN = [f"scan_{number:04d}" for number in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("folder", "stems", "are_labels"),
+    [
+        ("labelsTs", SEVEN, False),  # nnU-Net's: one map per case
+        ("softLabelsTs", SEVEN, True),
+        ("soft", SEVEN, True),
+        ("maps", SEVEN, None),  # seven patients, or one with seven labels?
+        ("maps", ["scan_0000", *SEVEN], False),
+        ("maps", ["siteA_2019", "siteA_2020"], False),
+        ("maps", ["siteA_2019", "siteB_2019"], None),
+        ("maps", ["scan_0002", "scan_0003"], False),
+        ("maps", ["a_0001", "a_0002", "b_0001", "b_0002"], True),
+        ("maps", ["a_0001"], True),
+        ("labelsTs", ["a_0001", "b_0001"], False),
+        ("maps", ["sub-01_T2w_0001", "sub-01_T2w_0002"], True),
+        ("labelsTs", ["sub-01_T2w_0001", "sub-01_T2w_0002"], True),
+        ("maps", ["scan_0001_0001", "scan_0002_0001"], True),
+    ],
+)
+def test_four_digits_are_a_label_only_if_the_place_says_so(
+    tmp_path: Path, folder: str, stems: list[str], are_labels: bool | None
+) -> None:
+    files = list_files(touch(tmp_path / folder, *(f"{stem}.nii.gz" for stem in stems))).files
+    assert numbers_are_labels(files) is are_labels
+
+
+@pytest.mark.parametrize(("labels", "are_labels"), [((1,), False), ((1, 2), False), ((1, 2, 3), None)])
+def test_a_label_that_the_dataset_does_not_have_is_part_of_a_case_id(
+    tmp_path: Path, labels: tuple[int, ...], are_labels: bool | None
+) -> None:
+    values = {"background": 0} | {f"label {value}": value for value in labels}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": values}))
+    files = list_files(touch(tmp_path / "maps", *(f"scan_{number:04d}.nii.gz" for number in (1, 2, 3)))).files
+    assert numbers_are_labels(files) is are_labels
+
+
+def test_who_is_asked_and_answers_gets_what_was_meant(tmp_path: Path) -> None:
+    images = list_files(touch(tmp_path / "maps", *(f"{stem}.nii.gz" for stem in SEVEN)))
+    with pytest.raises(UserError, match="found 7 files such as scan_0001.nii.gz") as asked:
+        reference_files(images)
+    each, one = re.findall("'([^']+)'", str(asked.value))
+    assert set(reference_files(images, pattern=each)[0]) == {(stem, 1) for stem in SEVEN}
+    assert set(reference_files(images, pattern=one)[0]) == {("scan", number) for number in range(1, 8)}
+
+
+def test_another_case_with_four_digits_is_no_companion(tmp_path: Path) -> None:
+    touch(tmp_path, "scan_0003_levels.nii.gz", "scan_0001_levels.nii.gz", "sub-1_0000_levels.nii.gz")
+    stems = {"scan": ["scan"], "scan_0001": ["scan_0001", "scan"], "sub-1": ["sub-1"]}
+    found = companion_files(list_files(tmp_path), stems, "level")
+    assert {case: file.name for case, file in found.items()} == {
+        "scan_0001": "scan_0001_levels.nii.gz",
+        "sub-1": "sub-1_0000_levels.nii.gz",
+    }
+
+
+def test_predictions_of_no_case_are_named(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "scan_0001.nii.gz", "soft/scan_0001_0001.nii.gz", "scan_0009.nii.gz", "x.nii")
+    found = prediction_files(list_files(folder), [Case.from_name("scan_0001")], (1,))
+    assert found.paths == {("scan_0001", 1): folder / "soft/scan_0001_0001.nii.gz"}
+    assert [file.name for file in found.of_no_case] == ["scan_0009.nii.gz", "x.nii"]
 
 
 def test_soft_maps_come_before_label_maps(tmp_path: Path) -> None:

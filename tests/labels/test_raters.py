@@ -605,6 +605,17 @@ def test_case_ids_that_end_in_four_digits_are_known_by_their_images(tmp_path: Pa
     ]
 
 
+def test_patients_numbered_with_four_digits_are_cases(tmp_path: Path) -> None:
+    cases = ["scan_0000", "scan_0001", "scan_0002"]
+    folders = rater_folders(tmp_path, cases)
+    quiet(folders, tmp_path / "soft")
+    assert {f"{case}_0001.nii.gz" for case in cases} <= {file.name for file in (tmp_path / "soft").iterdir()}
+    for folder in folders:
+        (folder / "scan_0000.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"scan_0001.nii.gz, scan_0002.nii.gz.*: give --images"):
+        quiet(folders, tmp_path / "asked")
+
+
 def test_cases_without_image_are_left_out_and_named(tmp_path: Path) -> None:
     folders = rater_folders(tmp_path, ["sub-01", "sub-02"])
     for case_id in ("sub-02", "sub-03"):

@@ -371,7 +371,10 @@ def test_an_ambiguous_slice_axis_is_told() -> None:
         (np.array([[[0.0, np.nan, np.inf]]]), "found 2 voxels that are not"),
         (np.array([[[0.0, 1.2]]]), r"expected \[0, 1\], found \[0, 1.2\]: clip it"),
         (np.array([[[-0.1, 1.0]]]), r"found \[-0.1, 1\]: clip it"),
-        (np.array([[[0.0, 3.0]]]), r"found whole numbers \(0, 3\): divide it by 3, or choose it with --label"),
+        (
+            np.array([[[0.0, 3.0]]]),
+            r"found whole numbers \(0, 3\): divide it by 3, or choose it with --label",
+        ),
     ],
 )
 def test_bad_values_are_named(volume, message) -> None:
@@ -403,7 +406,7 @@ def test_a_label_of_a_label_map() -> None:
     absent = slice_morphometry(image, label=3)
     assert absent["csa_mm2"].isna().all()
     assert "label 3 does not occur, found 1, 2" in absent.attrs["warnings"][0]
-    with pytest.raises(UserError, match="no whole numbers.*leave out --label"):
+    with pytest.raises(UserError, match=r"no whole numbers.*leave out --label"):
         slice_morphometry(image_of(np.full((3, 3, 3), 0.5)), label=1)
 
 

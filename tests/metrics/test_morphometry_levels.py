@@ -308,5 +308,5 @@ def test_levels_and_discs_stored_with_a_slope_are_whole_numbers(tmp_path: Path) 
     table = slice_morphometry(nib.Nifti1Image(mask, np.eye(4)), levels=stored)
     assert table["level"].tolist() == levels.tolist()
     off = nib.Nifti1Image(volume + 0.01, np.eye(4))
-    with pytest.raises(UserError, match="expected whole numbers from 0 to 100, found 2.01, 3.01, 4.01"):
+    with pytest.raises(UserError, match=r"expected whole numbers from 0 to 100, found 2.01, 3.01, 4.01"):
         slice_morphometry(nib.Nifti1Image(mask, np.eye(4)), levels=off)

@@ -107,8 +107,8 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
     chosen = comparison.parameters.get("labels") is not None
 
     @lru_cache(maxsize=_KEPT_MAPS)
-    def read(file: str) -> LabelMap:
-        return read_map(Path(file), label, tuple(comparison.labels), chosen=chosen)
+    def read(file: str, case_id: str) -> LabelMap:
+        return read_map(Path(file), label, tuple(comparison.labels), case_id=case_id, chosen=chosen)
 
     for place, (_, row) in enumerate(_chosen(rows, comparison).iterrows(), 1):
         nearest = _nearest(rows, row)
@@ -192,8 +192,10 @@ def _section(
 ) -> tuple[Section, int]:
     if not row["reference"] or not row["prediction"]:
         raise UserError(f"{row['case']}: expected paths of its maps, found none")
-    reference = read(row["reference"])
-    shown = {each["method"]: read(each["prediction"]) for each in (row, nearest) if each is not None}
+    reference = read(row["reference"], row["case"])
+    shown = {
+        each["method"]: read(each["prediction"], each["case"]) for each in (row, nearest) if each is not None
+    }
     maps = {name: on_grid_of(each, reference, resample=True)[0] for name, each in shown.items()}
     return section_of(reference, maps, Path(row["image"]) if row["image"] else None, index)
 

@@ -6,7 +6,7 @@ In folders, `<case>.nii.gz` is either, by its content, and `<case>_<label, 4 dig
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
-from nnunet_softseg.io.case_files import case_and_label, list_files
+from nnunet_softseg.io.case_files import case_and_label, list_files, numbers_are_labels, parse_numbered_name
 from nnunet_softseg.io.nifti import (
     FULL_SCALES,
     MapContent,
@@ -78,9 +78,18 @@ def find_cases(
     """
     raters = rater_names(folders)
     found: dict[str, list[RaterFile]] = defaultdict(list)
-    for rater, folder in zip(raters, folders, strict=True):
-        for case_id, files in _files_of_rater(rater, folder, known_cases or ()).items():
-            found[case_id] += files
+    files_of = {rater: _list_rater(folder) for rater, folder in zip(raters, folders, strict=True)}
+    every_file = [file for files in files_of.values() for file in files]
+    by_label = True if known_cases is not None else numbers_are_labels(every_file)
+    if by_label is None:
+        numbered = examples([file.name for file in every_file if parse_numbered_name(file.name)])
+        raise UserError(
+            f"{printable(folders[0])}: expected to know whether four digits at the end of a name are a "
+            f"label, found {printable(numbered)}: give --images, whose names <case>_0000 tell the cases"
+        )
+    for rater, files in files_of.items():
+        for case_id, of_case in _files_of_rater(rater, files, known_cases or (), by_label).items():
+            found[case_id] += of_case
     named = {1 if file.label is None else file.label for files in found.values() for file in files}
     wanted = labels or sorted(named)
     cases = {}
@@ -92,17 +101,19 @@ def find_cases(
     return cases
 
 
-def _files_of_rater(rater: str, folder: Path, known_cases: Collection[str]) -> dict[str, list[RaterFile]]:
+def _list_rater(folder: Path) -> tuple[Path, ...]:
+    expected = "<case>.nii.gz or <case>_<label, 4 digits>.nii.gz"
+    remedy = "give the folder that holds one rater's files"
+    return list_files(folder, subfolders=False, expected=expected, remedy=remedy).files
+
+
+def _files_of_rater(
+    rater: str, files: Iterable[Path], known_cases: Collection[str], by_label: bool
+) -> dict[str, list[RaterFile]]:
     """Return case -> files of one rater."""
-    listing = list_files(
-        folder,
-        subfolders=False,
-        expected="<case>.nii.gz or <case>_<label, 4 digits>.nii.gz",
-        remedy="give the folder that holds one rater's files",
-    )
     of_case: dict[str, list[RaterFile]] = defaultdict(list)
-    for path in listing.files:
-        case_id, label = case_and_label(path, known_cases)
+    for path in files:
+        case_id, label = case_and_label(path, known_cases, numbered_by_label=by_label)
         file = RaterFile(rater, path, label, f"{rater}/{printable(path.name)}")
         for other in of_case[case_id]:
             if other.label == label or None in (other.label, label):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_files import derivative_stem, list_files, parse_numbered_name
+from nnunet_softseg.io.case_files import case_and_label, derivative_stem, list_files, numbers_are_labels
 from nnunet_softseg.io.case_matching import companion_files
 from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
 from nnunet_softseg.io.results import make_folder, replacing, write_json
@@ -197,9 +197,10 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
     """
     images = list_files(folder, expected=f"{kind} images")
     stems: dict[str, list[str]] = {}
+    by_label = numbers_are_labels(maps) is not False
     for file in maps:
-        stem, numbered = without_nifti_ending(file.name), parse_numbered_name(file.name)
-        stems[str(file)] = list(dict.fromkeys((stem, *(numbered or ())[:1], derivative_stem(stem))))
+        stem, (case_id, _) = without_nifti_ending(file.name), case_and_label(file, numbered_by_label=by_label)
+        stems[str(file)] = list(dict.fromkeys((stem, case_id, derivative_stem(stem))))
     found = companion_files(images, stems, kind, not_these=maps)
     for name, tried in stems.items():
         if name not in found:
