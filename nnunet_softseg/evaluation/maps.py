@@ -78,8 +78,8 @@ def label_of(
     A file `<case>_<label>` holds fractions. Any other holds fractions too if only one label is compared and
     all values lie in [0, 1]; if not, it is a label map.
 
-    `labels` are all that are compared; `case_id` may end in four digits, which are no label; `chosen`: the user named them, so that other whole numbers than 0
-    and 1 mean labels.
+    `labels` are all that are compared; `case_id` may end in four digits, which are no label; `chosen`: the
+    user named them, so that other whole numbers than 0 and 1 mean labels.
 
     Raises:
         UserError: if the values are neither fractions nor the labels asked for.

@@ -142,7 +142,7 @@ def test_a_label_that_the_dataset_does_not_have_is_part_of_a_case_id(
 
 def test_who_is_asked_and_answers_gets_what_was_meant(tmp_path: Path) -> None:
     images = list_files(touch(tmp_path / "maps", *(f"{stem}.nii.gz" for stem in SEVEN)))
-    with pytest.raises(UserError, match="found 7 files such as scan_0001.nii.gz") as asked:
+    with pytest.raises(UserError, match=r"found 7 files such as scan_0001.nii.gz") as asked:
         reference_files(images)
     each, one = re.findall("'([^']+)'", str(asked.value))
     assert set(reference_files(images, pattern=each)[0]) == {(stem, 1) for stem in SEVEN}

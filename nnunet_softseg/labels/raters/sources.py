@@ -79,16 +79,16 @@ def find_cases(
     raters = rater_names(folders)
     found: dict[str, list[RaterFile]] = defaultdict(list)
     files_of = {rater: _list_rater(folder) for rater, folder in zip(raters, folders, strict=True)}
-    every_file = [file for files in files_of.values() for file in files]
-    by_label = True if known_cases is not None else numbers_are_labels(every_file)
-    if by_label is None:
+    every_file = [file for paths in files_of.values() for file in paths]
+    is_numbered = True if known_cases is not None else numbers_are_labels(every_file)
+    if is_numbered is None:
         numbered = examples([file.name for file in every_file if parse_numbered_name(file.name)])
         raise UserError(
             f"{printable(folders[0])}: expected to know whether four digits at the end of a name are a "
             f"label, found {printable(numbered)}: give --images, whose names <case>_0000 tell the cases"
         )
-    for rater, files in files_of.items():
-        for case_id, of_case in _files_of_rater(rater, files, known_cases or (), by_label).items():
+    for rater, paths in files_of.items():
+        for case_id, of_case in _files_of_rater(rater, paths, known_cases or (), is_numbered).items():
             found[case_id] += of_case
     named = {1 if file.label is None else file.label for files in found.values() for file in files}
     wanted = labels or sorted(named)
