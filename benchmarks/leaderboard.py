@@ -37,11 +37,12 @@ def main() -> None:
 def report(study: Study, seeds: Sequence[int]) -> None:
     """Compare the methods, the trainings of each averaged, and write the report."""
     from nnunet_softseg.evaluation.comparison.result import compared, write_comparison
+    from nnunet_softseg.evaluation.comparison.scores import PRIMARY
     from nnunet_softseg.evaluation.report.writing import write_report
     from nnunet_softseg.evaluation.tables import made_by
 
     each = measure(study, seeds)
-    parameters = {"correction": "holm", "seed": 0, **protocol(study, seeds)}
+    parameters = {"primary": PRIMARY, "correction": "holm", "seed": 0, **protocol(study, seeds)}
     evaluation = average_trainings(
         each, {name: method for name, (method, _) in trainings(study, seeds).items()}
     )

@@ -187,8 +187,10 @@ class Evaluate(_Measuring):
 class Compare(_Measuring):
     """Compare methods on the cases that all of them have: tables, statistics, figures, report.html.
 
-    The subject is the unit of the statistics: two-sided Wilcoxon signed-rank tests corrected over all pairs
-    of methods, bootstrap intervals, repeated-measures ANOVA over contrasts, Bland-Altman limits of agreement.
+    The subject is the unit of the statistics: two-sided Wilcoxon signed-rank tests, corrected over all pairs
+    of methods and over the primary measure and the headlines (CSA error, its STD over contrasts, Dice), and
+    confidence intervals. Other measures are exploratory. Repeated-measures ANOVA over contrasts, Bland-Altman
+    limits of agreement.
 
     Example:
       nnunet-softseg compare -g softLabelsTs --method vanilla=A --method softseg=B -o OUT
@@ -200,8 +202,15 @@ class Compare(_Measuring):
     patterns: Pairs = option(
         "--pattern NAME=PATTERN", f"of one method: {_PATTERN_HELP}", (), action="append", type=pair
     )
+    primary: str = option(
+        "--primary MEASURE",
+        "column of leaderboard.csv, chosen before the data are seen, that answers which method is better",
+        "abs_csa_error_mm2",
+    )
     correction: Literal["holm", "bonferroni"] = option(
-        "--correction", "correction of p values over all pairs of methods", "holm"
+        "--correction",
+        "correction of p values over the primary measure, the headlines and all pairs",
+        "holm",
     )
     seed: int = option("--seed N", "random seed of the bootstrap", 0)
     report: bool = switch("--no-report", "tables only, no report.html", True)

@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.comparison.paired_statistics import CORRECTIONS, RESAMPLES, Correction
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared, write_comparison
+from nnunet_softseg.evaluation.comparison.scores import PRIMARY, SCORES
 from nnunet_softseg.evaluation.evaluation import measure_methods
 from nnunet_softseg.evaluation.measuring import REFERENCE, EvaluationSettings
 from nnunet_softseg.evaluation.report.writing import write_report
@@ -22,6 +23,7 @@ def compare(
     reference: str | Path,
     output: str | Path,
     *,
+    primary: str = PRIMARY,
     correction: Correction = "holm",
     seed: int = 0,
     report: bool = True,
@@ -38,7 +40,9 @@ def compare(
         methods: name -> folder of predictions, see `evaluate`; as a mapping or as pairs.
         reference: folder of references, see `evaluate`.
         output: folder; made if missing.
-        correction: of p values over all pairs of methods.
+        primary: measure, chosen before the data are seen, that answers which method is better; a key of
+            `scores.SCORES`. A difference holds only in it and in `scores.HEADLINES`.
+        correction: of p values over these measures and all pairs of methods.
         seed: of the bootstrap.
         report: write report.html and its figures, too.
         options: of `EvaluationSettings.from_arguments`.
@@ -49,6 +53,8 @@ def compare(
     folders = _checked(methods)
     if correction not in CORRECTIONS:
         raise UserError(f"--correction: expected {' or '.join(CORRECTIONS)}, found {correction!r}")
+    if primary not in SCORES:
+        raise UserError(f"--primary: expected one of {', '.join(SCORES)}, found {primary!r}")
     settings = EvaluationSettings.from_arguments(**options)
     unknown = sorted(set(settings.patterns) - set(folders))
     if unknown:
@@ -60,6 +66,7 @@ def compare(
     parameters = {
         "methods": {name: str(folder) for name, folder in folders.items()},
         "reference": str(reference),
+        "primary": primary,
         "correction": correction,
         "seed": seed,
         "bootstrap_resamples": RESAMPLES,

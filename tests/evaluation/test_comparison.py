@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,10 @@ from prisms import SHAPE, case_ids, prism, references, write_all
 from scipy import stats
 
 from nnunet_softseg.cli import main
+from nnunet_softseg.cli.prediction import Compare
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.compare import compare
+from nnunet_softseg.evaluation.comparison import leaderboard
 from nnunet_softseg.evaluation.comparison.contrast_effects import (
     AGREEMENT_COLUMNS,
     ANOVA_COLUMNS,
@@ -23,9 +26,10 @@ from nnunet_softseg.evaluation.comparison.contrast_effects import (
 )
 from nnunet_softseg.evaluation.comparison.leaderboard import SCORE_COLUMNS, STATISTICS_COLUMNS, subject_table
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared
-from nnunet_softseg.evaluation.comparison.scores import SCORES
+from nnunet_softseg.evaluation.comparison.scores import HEADLINES, PER_SUBJECT, PRIMARY, SCORES
+from nnunet_softseg.evaluation.comparison.verdict import Verdict
 from nnunet_softseg.evaluation.evaluation import Evaluation
-from nnunet_softseg.evaluation.measuring import REFERENCE
+from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 
 TABLES = (
@@ -41,6 +45,7 @@ TABLES = (
     "summary.json",
 )
 CONTRASTS = ("T1w", "T2w", "T2star")
+NAN = float("nan")
 EIGHT = tuple(f"{number:02d}" for number in range(1, 9))
 
 
@@ -139,9 +144,9 @@ def test_the_test_is_of_subject_means_and_corrected_over_the_pairs(comparison: C
     difference = 6 * (0.02 * np.arange(1, 9) - 0.5 - 0.04 * np.arange(8))
     assert row["mean_difference"] == pytest.approx(difference.mean(), rel=1e-3)
     assert row["p_subjects"] == 2 / 2**8  # eight of eight
-    assert row["num_tests"] == 3
-    assert row["p_subjects_corrected"] == pytest.approx(3 * 2 / 2**8)
-    assert (row["rank_biserial"], row["better"], row["holds"]) == (-1, "near", True)
+    assert row["num_tests"] == 9  # three pairs in three headlines
+    assert row["p_subjects_corrected"] == pytest.approx(9 * 2 / 2**8)
+    assert (row["rank_biserial"], row["better"], row["holds"]) == (-1, "near", False)
     assert row["p_cases"] < 1e-4  # 24 images, as if independent
     winner = one(comparison.winners, measure="abs_csa_error_mm2")
     assert (winner["winner"], winner["runner_up"]) == ("near", "odd")
@@ -154,7 +159,7 @@ def test_a_small_difference_does_not_hold(comparison: Comparison) -> None:
     assert row["p_subjects"] == pytest.approx(expected, abs=0.2)
     winner = one(comparison.winners, measure="abs_csa_error_mm2")
     assert not winner["holds"]
-    assert winner["verdict"].startswith("does not hold: p = ")
+    assert winner["verdict"] == "too few subjects: 8, p < 0.05 in 9 tests needs at least 9"
 
 
 def test_area_depends_on_contrast_in_one_method_and_not_in_the_other(comparison: Comparison) -> None:
@@ -260,7 +265,7 @@ def test_the_order_of_methods_changes_nothing(comparison: Comparison, written: P
         assert (same["better"], same["holds"]) == (row.better, row.holds)
 
 
-ORIGIN: Mapping[str, Any] = {"parameters": {"correction": "holm", "seed": 0}}
+ORIGIN: Mapping[str, Any] = {"parameters": {"correction": "holm", "primary": PRIMARY, "seed": 0}}
 
 
 def with_cases(comparison: Comparison, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Comparison:
@@ -414,7 +419,8 @@ def test_too_many_pairs_for_so_few_subjects_are_said(tmp_path: Path) -> None:
     row = one(result.statistics, measure="abs_csa_error_mm2", method_a="a", method_b="c")
     assert row["p_subjects"] == 2 / 2**6
     assert not row["holds"]
-    assert row["note"] == "too few subjects: 6, p < 0.05 in 3 tests needs at least 7"
+    # three pairs by area and by Dice; of one contrast there is no spread
+    assert row["note"] == "too few subjects: 6, p < 0.05 in 6 tests needs at least 8"
 
 
 def test_single_methods_and_no_contrasts_still_give_tables(tmp_path: Path) -> None:
@@ -436,9 +442,84 @@ def test_an_empty_method_loses(written: Path, tmp_path: Path) -> None:
     decided = result.winners.set_index("measure")
     for measure in ("dice", "abs_csa_error_mm2", "asd_mm", "boundary_mae"):
         assert decided.loc[measure, "winner"] == "far", measure
-    assert decided.loc["asd_mm", "holds"]
+    assert decided.loc["dice", "holds"]
     # its area is 0 in all contrasts: as steady as can be, and wrong
     assert decided.loc["std_csa_mm2", "winner"] == "nothing"
+
+
+# Which differences hold
+
+
+def tables(
+    first: Mapping[str, npt.ArrayLike], second: Mapping[str, npt.ArrayLike], primary: str = PRIMARY
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Scores, statistics and outcomes of methods a and b, from a value per measure and subject."""
+    size = len(np.atleast_1d(next(iter(first.values()))))
+    measured = dict.fromkeys(SCORES, NAN) | dict.fromkeys(AREAS, NAN)
+    who = {"label": 1, "session": "", "contrast": "T1w", "num_cases": 1}
+    subjects = pd.concat(
+        [
+            pd.DataFrame({**measured, **values, **who, "method": name}, index=range(size))
+            .rename_axis("number")
+            .reset_index()
+            .assign(subject=lambda table: "sub-" + table["number"].astype(str))
+            for name, values in (("a", first), ("b", second))
+        ],
+        ignore_index=True,
+    )
+    cases = subjects.drop(columns=list(PER_SUBJECT)).assign(case=subjects["subject"])
+    scores = leaderboard.score_table(cases, subjects, ["a", "b"], 0)
+    how: dict[str, Any] = {"correction": "holm", "seed": 0, "primary": primary}
+    pairs = leaderboard.pair_table(cases, subjects, ["a", "b"], **how)
+    found = leaderboard.outcomes(scores, pairs, primary)
+    return scores, pairs, {each.measure: each for each in found}
+
+
+UP = np.arange(1.0, 11)  # ten subjects
+
+
+def test_headlines_are_corrected_together_and_the_rest_is_exploratory() -> None:
+    nine = np.where(UP == 1, -UP, UP)  # the smallest of ten against: W = 1, p = 2 (1 + 1) / 2^10
+    b = {"abs_csa_error_mm2": UP, "std_csa_mm2": nine, "dice": UP * np.tile([-1, 1], 5), "asd_mm": UP}
+    _, pairs, found = tables(dict.fromkeys(b, 0 * UP), b)
+    row = pairs.set_index("measure")
+    assert row["role"].to_dict() == {
+        "abs_csa_error_mm2": "primary", "std_csa_mm2": "headline", "dice": "headline", "asd_mm": "exploratory"
+    }  # fmt: skip
+    assert row["num_tests"].to_dict() == {**dict.fromkeys(HEADLINES, 3), "asd_mm": 1}
+    # Holm by hand: three, two and one times the smallest, the next and the largest p
+    assert row.loc["abs_csa_error_mm2", "p_subjects_corrected"] == pytest.approx(3 * 2 / 2**10)
+    assert row.loc["std_csa_mm2", "p_subjects_corrected"] == pytest.approx(2 * 4 / 2**10)
+    assert row.loc["dice", "p_subjects_corrected"] == row.loc["dice", "p_subjects"]
+    assert row.loc["asd_mm", "p_subjects"] == row.loc["asd_mm", "p_subjects_corrected"] == 2 / 2**10
+    assert [name for name in row.index if row.loc[name, "holds"]] == ["abs_csa_error_mm2", "std_csa_mm2"]
+    assert found["asd_mm"].in_words() == "exploratory"
+    assert found["dice"].verdict is Verdict.NOT_SIGNIFICANT
+
+
+def test_the_user_may_name_another_primary_measure() -> None:
+    b = {"abs_csa_error_mm2": UP, "dice": UP, "asd_mm": UP}
+    _, pairs, found = tables(dict.fromkeys(b, 0 * UP), b, primary="asd_mm")
+    row = pairs.set_index("measure")
+    assert row["role"].tolist() == ["headline", "headline", "primary"]
+    assert row["num_tests"].tolist() == [3, 3, 3]
+    assert found["asd_mm"].holds
+    assert found["asd_mm"].role == "primary"
+
+
+@pytest.mark.parametrize("measure", SCORES)
+def test_the_better_end_of_every_measure(measure: str) -> None:
+    """More is better for overlaps, less for errors, distances and times."""
+    more_is_better = measure in {"dice", "soft_dice", "surface_dice"}
+    scores, pairs, found = tables({measure: UP}, {measure: UP + 1})
+    best = "b" if more_is_better else "a"
+    assert scores.set_index("method")["rank"].to_dict() == {best: 1, "ab".replace(best, ""): 2}
+    assert pairs["better"].tolist() == [best]
+    assert found[measure].winner == best
+
+
+def test_the_default_primary_measure_of_the_command_is_that_of_the_function() -> None:
+    assert Compare.__dataclass_fields__["primary"].default == PRIMARY == "abs_csa_error_mm2"
 
 
 # A table of cases
@@ -487,6 +568,7 @@ def test_command(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--method", "a={w}/nowhere"], "found nothing"),
         (["--method", "a={w}/near", "--pattern", "b={{case}}.nii.gz"], r"names of methods \(a\), found b"),
         (["--method", "a={w}/near", "--vert", "2"], "--levels"),
+        (["--method", "a={w}/near", "--primary", "csa_mm2"], "--primary: expected one of abs_csa_error_mm2"),
     ],
 )
 def test_mistakes_end_in_one_line(

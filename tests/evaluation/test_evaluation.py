@@ -393,6 +393,18 @@ def test_without_levels_contrasts_are_measured_over_the_heights_they_share() -> 
     assert areas.loc["s_T2w", "abs_csa_error_mm2"] == 0.5
 
 
+def test_a_faint_slice_is_not_a_missed_one() -> None:
+    table = slices_of(
+        ("reference", "s_T1w", "T1w", [0.0, 5, 10], [10, 20, 30]),
+        ("a", "s_T1w", "T1w", [0.0, 5, 10], [10, 18, NAN]),
+    )
+    table.loc[(table["method"] == "a") & (table["z_mm"] == 5), "csa_hard_mm2"] = NAN  # nothing above 0.5
+    areas = case_areas(mark_region(table, None)[0]).iloc[0]
+    assert (areas["csa_slices"], areas["csa_missed_slices"]) == (3, 1)
+    assert areas["csa_mm2"] == pytest.approx(28 / 3)
+    assert areas["csa_hard_mm2"] == pytest.approx(10 / 3)
+
+
 def test_contrasts_that_share_too_little_keep_their_own_slices_and_it_is_said() -> None:
     table = slices_of(
         ("reference", "s_T1w", "T1w", [0.0, 5, 10], [10, 20, 30]),

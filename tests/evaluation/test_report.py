@@ -19,7 +19,7 @@ from PIL import Image
 
 from nnunet_softseg.evaluation.comparison import paired_statistics
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared
-from nnunet_softseg.evaluation.comparison.scores import SCORES
+from nnunet_softseg.evaluation.comparison.scores import PRIMARY, SCORES
 from nnunet_softseg.evaluation.comparison.verdict import Verdict
 from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.maps import LabelMap
@@ -89,7 +89,7 @@ def make_comparison(
         warnings=(),
     )
     evaluation = dataclasses.replace(evaluation, **changes)
-    parameters = {"correction": "holm", "seed": 0, "labels": None}
+    parameters = {"correction": "holm", "primary": PRIMARY, "seed": 0, "labels": None}
     return compared(evaluation, Path("references"), made_by("compare", parameters))
 
 
@@ -221,10 +221,11 @@ def test_the_verdict_says_what_the_tables_say(comparison: Comparison) -> None:
     # Means over 8 subjects and 3 contrasts: 1 + 0.1 * 3.5 + 0.2 * 1 = 1.55 times the offset.
     first = words(verdict(comparison, 1)[0])
     assert first.startswith(
-        "soft has the smallest absolute CSA error (mean 0.775 mm²), 2.3 mm² less than vanilla"
+        "By the primary measure, soft has the smallest absolute CSA error (mean 0.775 mm²), 2.3 mm² less "
+        "than vanilla"
     )
-    # All 8 subjects on one side: 2 / 2**8.
-    assert "p = 0.0078; Wilcoxon signed-rank test over 8 subjects)" in first
+    # All 8 subjects on one side, 2 / 2**8, in each of three headlines.
+    assert "p = 0.023; Wilcoxon signed-rank test over 8 subjects, corrected for 3 tests)" in first
     assert first.endswith("The difference holds.")
     row = comparison.winners.query("measure == 'abs_csa_error_mm2'").iloc[0]
     # Winner - runner-up is negative, "less" is positive: the ends change places.
@@ -437,7 +438,7 @@ def test_the_page_is_read_from_the_verdict_down(page: Any) -> None:
     text = words(page.locator("body").inner_text())
     places = [
         text.index(part)
-        for part in ("soft has the smallest absolute", "<b>careful</b>", "Leaderboard", "Worst cases")
+        for part in ("By the primary measure, soft has", "<b>careful</b>", "Leaderboard", "Worst cases")
     ]
     assert places == sorted(places)
     assert page.evaluate("document.querySelector('h1 + style + .verdict') !== null")
@@ -450,6 +451,7 @@ def test_the_leaderboard_shows_the_scores(page: Any) -> None:
     assert words(cells[-1]).startswith("soft holds 0.78 mm² less than other 95 % CI ")
     infinite = page.locator("#table-1 tr", has_text="HD95").locator("td.number").first
     assert "∞ (median" in infinite.inner_text()
+    assert words(page.locator("#table-1 tbody tr").first.locator("td").first.inner_text()).endswith("primary")
     bold = page.locator("#table-1 tbody tr").first.locator("td.best")
     assert bold.count() == 1
     assert bold.inner_text() == cells[2]
@@ -460,7 +462,7 @@ def test_the_statistics_can_be_sorted_and_filtered(page: Any) -> None:
     page.locator("details", has=table).locator("summary").click()
     head = table.locator("th", has_text="a − b")  # noqa: RUF001
     head.locator("button").click()
-    column = [words(cell) for cell in table.locator("tbody td:nth-child(5)").all_inner_texts()]
+    column = [words(cell) for cell in table.locator("tbody td:nth-child(6)").all_inner_texts()]
     values = [float(cell.removesuffix(" (median)").replace("∞", "inf")) for cell in column if cell != "–"]  # noqa: RUF001
     assert len(values) > 20
     assert values == sorted(values)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nnunet_softseg.evaluation.comparison import paired_statistics
 from nnunet_softseg.evaluation.comparison.paired_statistics import SIGNIFICANT, Correction, Statistic
-from nnunet_softseg.evaluation.comparison.scores import PER_SUBJECT, SCORES
+from nnunet_softseg.evaluation.comparison.scores import PER_SUBJECT, SCORES, role_of
 from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, too_few_subjects
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 from nnunet_softseg.evaluation.tables import describe, in_order
@@ -19,13 +19,14 @@ _PER_CASE = [name for name in SCORES if name not in PER_SUBJECT]
 STATISTICS_COLUMNS = {
     "label": "value of the label",
     "measure": "what is compared",
+    "role": "primary, headline or exploratory",
     "method_a": "first method",
     "method_b": "second method",
     "num_subjects": "that have a value in both",
     "num_cases": "images of these",
     "mean_difference": "a - b, mean over subjects of subject means",
     "median_difference": "its median over subjects",
-    "ci_low": "95 % bootstrap interval over subjects",
+    "ci_low": "95 % confidence interval over subjects",
     "ci_high": "its upper end",
     "interval_of": "mean, or median where a value is infinite",
     "wilcoxon_w": "smaller sum of signed ranks, subject means",
@@ -34,12 +35,13 @@ STATISTICS_COLUMNS = {
     "p_cases": "the same with images as units, paired by subject, session and contrast; images of one "
     "subject are not independent, so this is too small",
     "p_cases_corrected": "over num_tests",
-    "num_tests": "pairs of methods tested with this measure",
+    "num_tests": "corrected for: pairs of methods x labels x primary and headline measures; of an "
+    "exploratory measure, pairs of methods",
     "correction": "holm or bonferroni",
     "rank_biserial": "effect size, -1 to 1, above 0 if a is larger",
     "cohens_dz": "effect size, mean / sd of the differences",
     "better": "method with the better value, empty if equal",
-    "holds": "p_subjects_corrected < 0.05 and the interval excludes 0",
+    "holds": "a primary or headline measure with p_subjects_corrected < 0.05 and an interval that excludes 0",
     "note": "what limits the test",
 }
 SCORE_COLUMNS = {
@@ -51,7 +53,7 @@ SCORE_COLUMNS = {
     "mean": "of subject means",
     "sd": "of subject means, ddof 1",
     "median": "of subject means",
-    "ci_low": "95 % bootstrap interval of the mean over subjects, NaN if too few",
+    "ci_low": "95 % confidence interval of the mean over subjects, NaN if too few",
     "ci_high": "its upper end",
     "rank": "1 is best; ties share the smaller",
 }
@@ -135,7 +137,7 @@ def score_table(
             values = of_methods.get_group(method).dropna().to_numpy(dtype=np.float64)
             if values.size:
                 who = {"method": method, "num_cases": _num_cases(cases, method, label, measure)}
-                low, high = paired_statistics.bootstrap_interval(values, seed=seed)
+                low, high = paired_statistics.confidence_interval(values, seed=seed)
                 numbers = {"num_subjects": values.size, **describe(values), "ci_low": low, "ci_high": high}
                 ranked.append(who | numbers)
         rows += [{"label": label, "measure": measure, **row} for row in _with_ranks(ranked, measure)]
@@ -163,10 +165,21 @@ def _with_ranks(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]
 
 
 def pair_table(
-    cases: pd.DataFrame, subjects: pd.DataFrame, methods: Sequence[str], correction: Correction, seed: int
+    cases: pd.DataFrame,
+    subjects: pd.DataFrame,
+    methods: Sequence[str],
+    *,
+    correction: Correction,
+    seed: int,
+    primary: str,
 ) -> pd.DataFrame:
-    """Return the tests of all pairs of methods, corrected over those of one label and measure."""
-    rows = []
+    """Return the tests of all pairs of methods.
+
+    Those of the primary measure and the headlines, of all labels, are corrected together: the probability
+    that any of them holds by chance is below 5 %. Those of another measure are corrected by themselves; they
+    are exploratory, and do not hold.
+    """
+    families: dict[tuple[int, str] | None, list[dict[str, Any]]] = {}
     for label, measure in _label_measures(subjects):
         per_subject = measure in PER_SUBJECT
         table = subjects if per_subject else cases
@@ -177,15 +190,19 @@ def pair_table(
         pairs = [_pair(values, measure, both, seed) for both in combinations(methods, 2)]
         for pair in pairs if per_subject else []:
             pair |= {"num_cases": _num_cases(cases, pair["method_a"], label, measure), "p_cases": np.nan}
-        rows += [{"label": label, "measure": measure, **pair} for pair in _decided(pairs, correction)]
-    return pd.DataFrame(rows, columns=list(STATISTICS_COLUMNS))
+        role = role_of(measure, primary)
+        family = families.setdefault((label, measure) if role == "exploratory" else None, [])
+        family += [{"label": label, "measure": measure, "role": role, **pair} for pair in pairs]
+    rows = [row for family in families.values() for row in _decided(family, correction)]
+    table = pd.DataFrame(rows, columns=list(STATISTICS_COLUMNS))
+    return in_order(table, ["label", "measure"], measure=list(SCORES))
 
 
 def _pair(values: pd.DataFrame, measure: str, methods: tuple[str, str], seed: int) -> dict[str, Any]:
     first, second = methods
     per_case, per_subject = _differences(values[[first, second]].dropna())
     of: Statistic = "mean" if np.isfinite(per_subject).all() else "median"
-    low, high = paired_statistics.bootstrap_interval(per_subject, statistic=of, seed=seed)
+    low, high = paired_statistics.confidence_interval(per_subject, statistic=of, seed=seed)
     w, p = paired_statistics.signed_rank_test(per_subject)
     centre = describe(per_subject)
     better = first if (centre[of] > 0) == SCORES[measure].higher_is_better else second
@@ -220,7 +237,7 @@ def _differences(pairs: pd.DataFrame) -> tuple[Any, Any]:
 
 
 def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[str, Any]]:
-    """Return the pairs of one measure with corrected p values and what follows."""
+    """Return pairs that are corrected together, with corrected p values and what follows."""
     by_subjects = paired_statistics.corrected([pair["p_subjects"] for pair in pairs], correction)
     by_cases = paired_statistics.corrected([pair["p_cases"] for pair in pairs], correction)
     num_tests = int(np.count_nonzero(~np.isnan(by_subjects)))
@@ -233,26 +250,26 @@ def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[s
             "p_cases_corrected": p_cases,
             "num_tests": num_tests,
             "correction": correction,
-            "holds": bool(p_subjects < SIGNIFICANT and excludes_zero),
+            "holds": bool(pair["role"] != "exploratory" and p_subjects < SIGNIFICANT and excludes_zero),
             "note": too_few_subjects(pair["num_subjects"], num_tests),
         }
         decided.append(pair | what_follows)
     return decided
 
 
-def outcomes(scores: pd.DataFrame, statistics: pd.DataFrame) -> tuple[Outcome, ...]:
+def outcomes(scores: pd.DataFrame, statistics: pd.DataFrame, primary: str) -> tuple[Outcome, ...]:
     """Return the best method, the next one, and whether the difference holds, by label and measure."""
     by_measure = scores.groupby(["label", "measure"], sort=False)
-    return tuple(_outcome(ranked, statistics) for _, ranked in by_measure)
+    return tuple(_outcome(ranked, statistics, primary) for _, ranked in by_measure)
 
 
-def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame) -> Outcome:
+def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame, primary: str) -> Outcome:
     label, measure = int(ranked["label"].iloc[0]), str(ranked["measure"].iloc[0])
-    best = tuple(ranked.loc[ranked["rank"] == 1, "method"])
+    best, role = tuple(ranked.loc[ranked["rank"] == 1, "method"]), role_of(measure, primary)
     if len(ranked) == 1:
-        return Outcome(label, measure, Verdict.ALONE, best)
+        return Outcome(label, measure, Verdict.ALONE, best, role=role)
     if len(best) > 1:
-        return Outcome(label, measure, Verdict.EQUAL, best, difference=0.0)
+        return Outcome(label, measure, Verdict.EQUAL, best, difference=0.0, role=role)
     first, second = ranked.sort_values(["rank", "method"])["method"].iloc[:2]
     pairs = statistics[(statistics["label"] == label) & (statistics["measure"] == measure)]
     both = [first, second]
@@ -273,6 +290,7 @@ def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame) -> Outcome:
         num_subjects=int(pair["num_subjects"]),
         num_tests=int(pair["num_tests"]),
         interval_of=pair["interval_of"],
+        role=role,
     )
 
 
@@ -280,6 +298,8 @@ def _verdict(pair: Any, *, same: bool) -> Verdict:
     """Return the verdict; `same`: the better rank is also better over the subjects that both have."""
     if pair["holds"] and same:
         return Verdict.HOLDS
+    if pair["role"] == "exploratory":
+        return Verdict.EXPLORATORY
     if pair["note"]:
         return Verdict.TOO_FEW
     if not same:
@@ -290,7 +310,8 @@ def _verdict(pair: Any, *, same: bool) -> Verdict:
 
 def winner_table(found: Sequence[Outcome]) -> pd.DataFrame:
     """Return a row per label and measure, the verdict in words."""
-    columns = ["label", "measure", "winner", "runner_up", "difference", "ci_low", "ci_high", "p_corrected"]
+    columns = ["label", "measure", "role", "winner", "runner_up"]
+    columns += ["difference", "ci_low", "ci_high", "p_corrected"]
     rows = [[*(getattr(each, name) for name in columns), each.holds, each.in_words()] for each in found]
     return pd.DataFrame(rows, columns=[*columns, "holds", "verdict"])
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 Floats = npt.NDArray[np.float64]
 Correction = Literal["holm", "bonferroni"]
@@ -20,8 +20,9 @@ Statistic = Literal["mean", "median"]
 
 CORRECTIONS: tuple[Correction, ...] = ("holm", "bonferroni")
 FEWEST_SUBJECTS = 6
-"""With fewer, the two-sided signed-rank test cannot reach p < 0.05 (of 5: 2 / 2^5 = 0.0625), and a bootstrap
-interval says more about the draw than about the population: neither is given weight."""
+"""With fewer, the two-sided signed-rank test cannot reach p < 0.05 (of 5: 2 / 2^5 = 0.0625)."""
+BOOTSTRAP_FROM = 30
+"""With fewer subjects, bootstrap intervals of a mean are too narrow: see docs/measurements.md."""
 SIGNIFICANT = 0.05
 """A corrected p below this, with an interval that excludes 0, lets a difference hold."""
 RESAMPLES = 9999
@@ -105,14 +106,15 @@ def cohens_dz(differences: npt.ArrayLike) -> float:
     return float(values.mean() / deviation) if _is_spread(values, deviation) else np.nan
 
 
-def bootstrap_interval(values: npt.ArrayLike, *, statistic: Statistic = "mean", seed: int = 0) -> Interval:
-    """Return the 95 % bootstrap interval of the mean or median over subjects.
+def confidence_interval(values: npt.ArrayLike, *, statistic: Statistic = "mean", seed: int = 0) -> Interval:
+    """Return the 95 % confidence interval of the mean or median over subjects.
 
-    Bias-corrected and accelerated for the mean; by percentiles for the median, whose acceleration is not
-    defined. The same values (one per subject; NaN is passed over) give the same interval, in whatever order.
+    Of the mean: Student's t; from `BOOTSTRAP_FROM` subjects on the bias-corrected and accelerated bootstrap
+    (BCa), which follows skewed values. Of the median: the order statistics that the sign test does not
+    reject. The same values (one per subject; NaN is passed over) give the same interval, in whatever order.
     NaN for fewer than `FEWEST_SUBJECTS`, or a mean of infinite values.
 
-    Source: Efron 1987.
+    Source: Student 1908, Efron 1987; Thompson 1936 for the median.
     """
     known = np.sort(_known(values))
     if known.size < FEWEST_SUBJECTS or (statistic == "mean" and not np.isfinite(known).all()):
@@ -122,23 +124,30 @@ def bootstrap_interval(values: npt.ArrayLike, *, statistic: Statistic = "mean", 
     # Mirrored values must give the mirrored interval: a before b tells the same as b before a.
     mirrored = -known[::-1]
     flip = tuple(known) > tuple(mirrored)
-    of = _bca if statistic == "mean" else _percentile_median
-    interval = of(mirrored if flip else known, seed)
+    ordered = mirrored if flip else known
+    if statistic == "median":
+        interval = _of_median(ordered)
+    else:
+        interval = student_t(ordered) if known.size < BOOTSTRAP_FROM else bca(ordered, seed)
     return Interval(-interval.high, -interval.low) if flip else interval
 
 
-def _bca(values: Floats, seed: int) -> Interval:
+def student_t(values: Floats) -> Interval:
+    """Return the 95 % t interval of the mean of two values or more."""
+    half = special.stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size)
+    return Interval(float(values.mean() - half), float(values.mean() + half))
+
+
+def bca(values: Floats, seed: int) -> Interval:
+    """Return the 95 % bootstrap interval, bias-corrected and accelerated, of the mean of differing values."""
     how = {"n_resamples": RESAMPLES, "confidence_level": 0.95, "method": "BCa"}
     result = stats.bootstrap((values,), np.mean, random_state=np.random.default_rng(seed), **how)
     return Interval(*(float(end) for end in result.confidence_interval))
 
 
-def _percentile_median(values: Floats, seed: int) -> Interval:
-    places = np.random.default_rng(seed).integers(values.size, size=(RESAMPLES, values.size))
-    with np.errstate(invalid="ignore"):  # the middle between -inf and inf
-        medians = np.nan_to_num(np.median(values[places], axis=1), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    low, high = np.quantile(medians, [0.025, 0.975], method="inverted_cdf")
-    return Interval(float(low), float(high))
+def _of_median(ascending: Floats) -> Interval:
+    place = int(stats.binom.ppf(0.025, ascending.size, 0.5))
+    return Interval(float(ascending[place - 1]), float(ascending[-place]))
 
 
 def smallest_p(num_subjects: int, num_tests: int = 1) -> float:

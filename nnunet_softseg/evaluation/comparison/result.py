@@ -8,7 +8,12 @@ from typing import Any
 import pandas as pd
 
 from nnunet_softseg.evaluation.comparison import contrast_effects, leaderboard
-from nnunet_softseg.evaluation.comparison.paired_statistics import FEWEST_SUBJECTS, RESAMPLES, SIGNIFICANT
+from nnunet_softseg.evaluation.comparison.paired_statistics import (
+    BOOTSTRAP_FROM,
+    FEWEST_SUBJECTS,
+    RESAMPLES,
+    SIGNIFICANT,
+)
 from nnunet_softseg.evaluation.comparison.verdict import Outcome
 from nnunet_softseg.evaluation.evaluate import write_evaluation
 from nnunet_softseg.evaluation.evaluation import Evaluation
@@ -51,7 +56,7 @@ class Comparison(Evaluation):
 
     @property
     def winners(self) -> pd.DataFrame:
-        """A row per label and measure: label, measure, winner, runner_up, difference, ci_low, ci_high.
+        """A row per label and measure: label, measure, role, winner, runner_up, difference, ci_low, ci_high.
 
         And p_corrected, holds, verdict (in words); see `verdict.Outcome`.
         """
@@ -91,13 +96,14 @@ class Comparison(Evaluation):
 def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any]) -> Comparison:
     """Return the statistics of methods that have been measured.
 
-    `origin` is of `tables.made_by`, with `correction` and `seed` among its parameters.
+    `origin` is of `tables.made_by`, with `correction`, `primary` and `seed` among its parameters.
     """
     cases, methods = evaluation.cases, evaluation.methods
-    correction, seed = origin["parameters"]["correction"], origin["parameters"]["seed"]
+    how = {name: origin["parameters"][name] for name in ("correction", "primary", "seed")}
+    seed, primary = how["seed"], how["primary"]
     subjects, warnings = leaderboard.subject_table(cases)
     scores = leaderboard.score_table(cases, subjects, methods, seed)
-    statistics = leaderboard.pair_table(cases, subjects, methods, correction, seed)
+    statistics = leaderboard.pair_table(cases, subjects, methods, **how)
     people = cases["subject"].nunique()
     if people < FEWEST_SUBJECTS:
         warnings.append(
@@ -110,7 +116,7 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
         reference=reference,
         subjects=subjects,
         scores=scores,
-        outcomes=leaderboard.outcomes(scores, statistics),
+        outcomes=leaderboard.outcomes(scores, statistics, primary),
         statistics=statistics,
         anova=contrast_effects.anova_table(cases, methods),
         agreement=contrast_effects.agreement_table(cases, seed),
@@ -134,10 +140,12 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
         "made_by": dict(comparison.made_by),
         "how": {
             "unit": "subject: means over a subject's cases",
-            "test": "two-sided Wilcoxon signed-rank test, paired; corrected over all pairs of methods "
-            "within a measure, not over measures",
-            "interval": f"95 %, bootstrap over subjects, BCa, {RESAMPLES} resamples",
-            "holds": f"corrected p < {SIGNIFICANT} and an interval without 0",
+            "test": "two-sided Wilcoxon signed-rank test, paired; primary and headline measures corrected "
+            "together over measures, labels and pairs of methods, each exploratory one over its pairs",
+            "interval": f"95 %: Student's t; from {BOOTSTRAP_FROM} subjects on bootstrap, BCa, {RESAMPLES} "
+            "resamples; of a median, order statistics",
+            "holds": f"a primary or headline measure with corrected p < {SIGNIFICANT} and an interval "
+            "without 0",
         },
         "columns": {"pairs": leaderboard.STATISTICS_COLUMNS, "anova": contrast_effects.ANOVA_COLUMNS},
         "pairs": records(comparison.statistics),

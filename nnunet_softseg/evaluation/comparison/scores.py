@@ -38,5 +38,17 @@ SCORES: Mapping[str, Measure] = {
     "seconds": Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
 }
 """The paper's two questions first: the area, and its dependence on the contrast."""
+HEADLINES = ("abs_csa_error_mm2", "std_csa_mm2", "dice")
+"""Measures that are tested, together with the primary one: is the area right, does it depend on the contrast,
+do the maps overlap. All others are exploratory: among so many, one differs by chance."""
+PRIMARY = HEADLINES[0]
+"""The primary measure unless the user names another: soft maps are made for the area."""
 PER_SUBJECT = tuple(name for name in SCORES if name.startswith("std_"))
 """Measures of all contrasts of a subject together: a single case has none."""
+
+
+def role_of(measure: str, primary: str) -> str:
+    """Return "primary", "headline" or "exploratory"."""
+    if measure == primary:
+        return "primary"
+    return "headline" if measure in HEADLINES else "exploratory"

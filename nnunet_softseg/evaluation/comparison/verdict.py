@@ -16,6 +16,7 @@ class Verdict(Enum):
     """Whether a difference is more than chance, and if not, why."""
 
     HOLDS = "holds"
+    EXPLORATORY = "exploratory"
     EQUAL = "equal"
     ALONE = "no other method to compare with"
     TOO_FEW = "too few subjects"
@@ -32,7 +33,8 @@ class Outcome:
         best: the methods that share the first rank, in the order given.
         winner: "" if there is none, as `runner_up`: a tie, or a single method.
         difference: winner - runner-up, of subject means; with its 95 % interval.
-        p_corrected: over all pairs of methods, `num_tests`.
+        p_corrected: over `num_tests`, see `leaderboard.pair_table`.
+        role: of the measure, see `scores.role_of`.
         interval_of: "mean", or "median" where a value is infinite.
     """
 
@@ -49,6 +51,7 @@ class Outcome:
     num_subjects: int = 0
     num_tests: int = 0
     interval_of: Statistic = "mean"
+    role: str = "exploratory"
 
     @property
     def holds(self) -> bool:

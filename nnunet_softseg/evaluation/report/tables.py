@@ -115,6 +115,7 @@ def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
     return [
         {
             "name": measure_name(found.measure),
+            "role": "" if found.role == "exploratory" else found.role,
             "arrow": "↑" if SCORES[found.measure].higher_is_better else "↓",
             "cells": _mean_cells(tables[found.measure], comparison.methods, found.best),
             "outcome": found,
@@ -187,6 +188,7 @@ def _degrees_of_freedom(row: Row) -> Cell:
 
 _STATISTICS: dict[str, Column] = {
     "measure": lambda row: measure_name(row["measure"]),
+    "role": "role",
     "a": "method_a",
     "b": "method_b",
     "subjects": "num_subjects",

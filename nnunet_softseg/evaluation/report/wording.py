@@ -15,15 +15,15 @@ from nnunet_softseg.metrics.measure_table import Measure
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
-HEADLINES = ("abs_csa_error_mm2", "std_csa_mm2", "dice")
-"""Measures that the first paragraph speaks of: the paper's questions."""
 _SMALLEST_P = 0.001
 _MOST_MORE_DECIMALS = 2
 _INTERVAL_DIGITS = 2
 _NEXT_TO_NOTHING = 1e-6
 _LONGEST_NAME = 22
 _UNITS = {"mm2": "mm²", "mm3": "mm³"}
-_BADGES: dict[Verdict, str] = {each: each.value for each in (Verdict.HOLDS, Verdict.EQUAL, Verdict.TOO_FEW)}
+_BADGES: dict[Verdict, str] = {
+    each: each.value for each in (Verdict.HOLDS, Verdict.EXPLORATORY, Verdict.EQUAL, Verdict.TOO_FEW)
+}
 _BADGES[Verdict.ALONE] = ""
 
 
@@ -143,17 +143,19 @@ def _amount(found: Outcome) -> str:
 
 
 def verdict(comparison: Comparison, label: int) -> list[Markup]:
-    """Return the sentences that a reader needs first; empty if nothing could be measured."""
+    """Return the sentences that a reader needs first, of the primary measure ahead; empty without values."""
     found = [each for each in comparison.outcomes if each.label == label]
-    headlines = [each for each in found if each.measure in HEADLINES] or found[:1]
+    headlines = [each for each in found if each.role != "exploratory"] or found[:1]
+    headlines.sort(key=lambda each: each.role != "primary")
     sentences = [_sentence(comparison, each, first=each is headlines[0]) for each in headlines]
     few = next((place for place, each in enumerate(headlines) if each.verdict is Verdict.TOO_FEW), None)
     if few is not None:
         sentences[few] += Markup(
             " <strong>Too few subjects</strong> to tell whether that is more than chance: {}."
         ).format(subjects_lacking(headlines[few].num_subjects, headlines[few].num_tests))
-    if any(each.winner for each in found):
-        sentences.append(_count(found))
+    rest = [each for each in found if each.role == "exploratory" and each not in headlines]
+    if any(each.winner for each in rest):
+        sentences.append(_count(rest))
     return sentences
 
 
@@ -165,14 +167,15 @@ def _sentence(comparison: Comparison, found: Outcome, *, first: bool) -> Markup:
     if not found.winner:
         return _undecided(found, title, value, best)
     end = "largest" if measure.higher_is_better else "smallest"
-    text = Markup("<strong>{}</strong> has the {} {} ({})").format(found.winner, end, title, value)
+    by = "By the primary measure, " if found.role == "primary" else ""
+    text = Markup("{}<strong>{}</strong> has the {} {} ({})").format(by, found.winner, end, title, value)
     if _amount(found):
         median = ", in the median of subjects" if found.interval_of == "median" else ""
         text += Markup(", {} than <strong>{}</strong>{}").format(_amount(found), found.runner_up, median)
     too_few = found.verdict is Verdict.TOO_FEW
     if uncertainty(found):
         test = f"; Wilcoxon signed-rank test over {counted(found.num_subjects, 'subject')}"
-        pairs = f", corrected for {found.num_tests} pairs of methods" if found.num_tests > 1 else ""
+        pairs = f", corrected for {found.num_tests} tests" if found.num_tests > 1 else ""
         text += Markup(" ({}{})").format(uncertainty(found), test + pairs if first and not too_few else "")
     return text + Markup(".{}").format("" if too_few else f" {_more_than_chance(found)}")
 
@@ -208,17 +211,10 @@ def _more_than_chance(found: Outcome) -> str:
 
 
 def _count(found: list[Outcome]) -> Markup:
-    """Return how often which method is best; holding differences apart from those that may be chance."""
+    """Return how often which method is best by the exploratory measures."""
     best = Counter(each.winner for each in found if each.winner)
-    holding = Counter(each.winner for each in found if each.holds)
     parts = [
-        Markup("<strong>{}</strong> is best in {}{}").format(name, count, _of_which(holding[name], count))
-        for name, count in best.most_common()
+        Markup("<strong>{}</strong> is best in {}").format(name, count) for name, count in best.most_common()
     ]
-    return Markup("Of {}, {}.").format(counted(len(found), "measure"), Markup("; ").join(parts))
-
-
-def _of_which(holding: int, count: int) -> str:
-    which = "none" if not holding else "all" if holding == count else str(holding)
-    where = f"holds in {which} of them" if count > 1 else "holds" if holding else "does not hold"
-    return f" (the difference to the next best {where})"
+    others = counted(len(found), "other measure")
+    return Markup("Exploratory, some by chance: of {}, {}.").format(others, Markup("; ").join(parts))

@@ -1,0 +1,129 @@
+"""How often intervals hold the true mean, and how often two equal methods are said to differ.
+
+    python benchmarks/chance.py
+
+Coverage: draws of a normal and of a skewed (exponential) distribution, Student's t, bootstrap (BCa), and what
+`compare` takes. Verdicts: two methods with one distribution of errors. Maps of discs, in two contrasts of
+every subject, are measured once; a page takes some of the subjects, and for each at random which of its two
+maps is whose. Counted are pages with at least one difference that holds.
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nnunet_softseg.evaluation.comparison import paired_statistics
+from nnunet_softseg.evaluation.comparison.leaderboard import pair_table, subject_table
+from nnunet_softseg.evaluation.comparison.paired_statistics import (
+    SIGNIFICANT,
+    bca,
+    confidence_interval,
+    student_t,
+)
+from nnunet_softseg.evaluation.comparison.scores import HEADLINES, PRIMARY
+from nnunet_softseg.metrics.overlap import case_measures
+
+Floats = npt.NDArray[np.float64]
+
+CONTRASTS = ("T1w", "T2w")
+SHAPE = (24, 24, 6)
+_RESAMPLES = 1999  # enough for a coverage, and five times as fast
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--draws", type=int, default=1000, help="samples per distribution and size")
+    parser.add_argument("--pages", type=int, default=1000, help="comparisons per number of subjects")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[6, 12, 18, 30, 60])
+    asked = parser.parse_args()
+    paired_statistics.RESAMPLES = _RESAMPLES
+    random = np.random.default_rng(0)
+    for name, draw in {"normal": random.normal, "exponential": random.exponential}.items():
+        print(coverage(name, [draw(1.0, size=(asked.draws, size)) for size in asked.sizes]), flush=True)
+    pool = measured_subjects(300, random)
+    for size in asked.sizes[:3]:
+        print(false_verdicts(pool, size, asked.pages, random), flush=True)
+
+
+def coverage(name: str, samples: Iterable[Floats]) -> str:
+    """Return the share of intervals that hold the true mean of 1, a line per size of sample."""
+    methods = {"t": student_t, "BCa": lambda values: bca(values, 0), "compare": confidence_interval}
+    lines = []
+    for drawn in samples:
+        held = {
+            method: np.mean([low <= 1 <= high for low, high in map(interval, drawn)])
+            for method, interval in methods.items()
+        }
+        shares = ", ".join(f"{method} {share:.1%}" for method, share in held.items())
+        lines.append(f"{name}, n = {drawn.shape[1]}: {shares}")
+    return "\n".join(lines)
+
+
+def false_verdicts(pool: pd.DataFrame, size: int, pages: int, random: np.random.Generator) -> str:
+    """Return the share of pages on which anything differs, by three rules."""
+    found = np.zeros((pages, 3), dtype=bool)
+    people = pool["subject"].unique()
+    for page in found:
+        chosen = random.choice(people, size, replace=False)
+        swapped = dict(zip(chosen, random.random(size) < 0.5, strict=True))  # noqa: PLR2004
+        cases = pool[pool["subject"].isin(chosen)]
+        other = cases["method"].map({"a": "b", "b": "a"})
+        cases = cases.assign(method=cases["method"].where(~cases["subject"].map(swapped), other))
+        cases = cases.sort_values("method", kind="stable", ignore_index=True)
+        how: dict[str, Any] = {"correction": "holm", "seed": 0, "primary": PRIMARY}
+        tests = pair_table(cases, subject_table(cases)[0], ["a", "b"], **how)
+        alone = (tests["p_subjects"] < SIGNIFICANT) & ((tests["ci_low"] > 0) | (tests["ci_high"] < 0))
+        page[:] = alone.any(), alone[tests["measure"].isin(HEADLINES)].any(), tests["holds"].any()
+    names = (f"any of {len(tests)} measures by itself", "any headline by itself", "a difference holds")
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(names, found.mean(axis=0), strict=True))
+    return f"equal methods, {size} subjects, {pages} pages: {shares}"
+
+
+def measured_subjects(count: int, random: np.random.Generator) -> pd.DataFrame:
+    """Return the cases of so many subjects, measured for methods a and b of equal quality."""
+    rows = []
+    for number in range(count):
+        subject, radius = f"sub-{number:03d}", random.normal(5, 0.5)
+        hard_to_see = abs(random.normal(0, 0.3))
+        for contrast in CONTRASTS:
+            reference = disc(radius, np.zeros(2))
+            for method in "ab":
+                error = random.normal(0.1, 0.2 + hard_to_see)
+                prediction = disc(radius + error, random.normal(0, 0.3 + hard_to_see, 2))
+                false = random.random(SHAPE) < random.exponential(0.001)
+                prediction = np.clip(
+                    prediction + random.normal(0, 0.05, SHAPE) * (prediction > 0) + false, 0, 1
+                )
+                who = {"method": method, "subject": subject, "session": "", "contrast": contrast, "label": 1}
+                rows.append(who | {"case": f"{subject}_{contrast}"} | measures(prediction, reference))
+    return pd.DataFrame(rows)
+
+
+def disc(radius: float, centre: Floats) -> Floats:
+    """Return a disc with a soft edge of one voxel in every slice."""
+    x, y = (np.arange(size) - (size - 1) / 2 - shift for size, shift in zip(SHAPE, centre, strict=False))
+    profile = np.clip(radius + 0.5 - np.hypot(x[:, None], y), 0, 1)
+    return np.repeat(profile[..., None], SHAPE[2], axis=2)
+
+
+def measures(prediction: Floats, reference: Floats) -> Mapping[str, float]:
+    """Return what `compare` ranks by, with the areas of upright discs in voxels of 1 mm."""
+    found = case_measures(prediction, reference, (1.0, 1.0, 1.0))
+    found |= {f"abs_{name}": abs(found[name]) for name in ("rve_percent", "hard_rve_percent")}
+    for stem, maps in (("csa", (prediction, reference)), ("csa_hard", (prediction > 0.5, reference > 0.5))):  # noqa: PLR2004
+        area, expected = (float(values.sum()) / SHAPE[2] for values in maps)
+        error = abs(area - expected)
+        found |= {f"{stem}_mm2": area, f"reference_{stem}_mm2": expected, f"abs_{stem}_error_mm2": error}
+        found[f"abs_{stem}_error_percent"] = 100 * error / expected
+    return found | {"seconds": np.nan}
+
+
+if __name__ == "__main__":
+    main()
