@@ -1,7 +1,7 @@
 """The one exception for mistakes that a user can mend, and the one finding about a user's data."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,15 +15,21 @@ class UserError(ValueError):
     """
 
 
-def show_without_traceback() -> None:
-    """Let this process end on a `UserError` with its one line, as nnU-Net's own commands catch nothing."""
+def show_without_traceback(
+    explain: Callable[[BaseException], UserError | None] = lambda error: None,
+) -> None:
+    """Let this process end on a `UserError` with its one line, as nnU-Net's own commands catch nothing.
+
+    `explain` returns the mistake of the user behind an error of nnU-Net's; None: there is none, or not known.
+    """
     shown_by = sys.excepthook
     if getattr(shown_by, "_nnunet_softseg", False):
         return
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if isinstance(error, UserError):
-            print(f"nnunet-softseg: error: {error}", file=sys.stderr)
+        mistake = error if isinstance(error, UserError) else explain(error)
+        if mistake:
+            print(f"nnunet-softseg: error: {mistake}", file=sys.stderr)
         else:
             shown_by(kind, error, traceback)
 

@@ -5,12 +5,14 @@ import importlib
 import inspect
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY, clean_environment
@@ -231,6 +233,25 @@ def test_ctrl_c_is_one_line_and_code_130_and_the_same_command_goes_on(tmp_path: 
     assert cli.main(command[3:]) == 0
     assert len(list((tmp_path / "bids").glob("sub-*"))) == 2
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_check_and_make_gt_end_with_the_next_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nnunet_softseg.datasets.check import CheckReport
+
+    report = CheckReport("Dataset101_Cord", 3, (), ())
+    monkeypatch.setattr("nnunet_softseg.datasets.check.check", lambda *_, **__: report)
+    assert cli.main(["check", "-d", "101"]) == 0
+    assert capsys.readouterr().out.endswith("next: nnUNetv2_plan_and_preprocess -d 101 -c 3d_fullres\n")
+
+    made = SimpleNamespace(as_text=lambda: "made", failures=(), outcomes=("sub-01",))
+    monkeypatch.setattr("nnunet_softseg.labels.contrasts.make_gt.make_gt", lambda *_, **__: made)
+    assert cli.main(["make-gt", "-i", "my data", "-o", "out"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("next, once you have looked at it: nnunet-softseg convert -i 'my data' ")
+    convert = cli.read_command(shlex.split(line.partition("nnunet-softseg ")[2]))
+    assert (convert.bids, convert.derivatives) == ("my data", "out")
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,8 @@ class Check(Command):
         print(report.as_text())
         if self.output:
             write_json(Path(self.output), report.as_dict())
+        if not report.errors:
+            print(f"next: nnUNetv2_plan_and_preprocess -d {report.number} -c 3d_fullres")
         return 2 if report.errors else 0
 
 

@@ -1,5 +1,6 @@
 """Commands that make soft labels: make-gt, fuse."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -92,6 +93,9 @@ class MakeGt(Command):
         print(report.as_text())
         for outcome in report.failures:
             print(f"nnunet-softseg: error: {outcome.person}: {outcome.failure}", file=sys.stderr)
+        if len(report.failures) < len(report.outcomes):
+            words = ["-i", self.bids, "--derivatives", self.output, "-d", "101", "--name", "Cord"]
+            print(f"next, once you have looked at it: nnunet-softseg convert {shlex.join(words)}")
         return 2 if report.failures else 0
 
 

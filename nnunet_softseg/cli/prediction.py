@@ -87,11 +87,13 @@ class Csa(Command):
     row per slice, an empty slice has no value; a JSON beside the CSV explains its columns.
 
     Example:
-      nnunet-softseg csa -i OUT/soft --levels LEVELS --vert 2:3 -o csa.csv --figure csa.png
+      nnunet-softseg csa -i OUT --levels LEVELS --vert 2:3 -o csa.csv --figure csa.png
     """
 
     exclusive = ("levels", "discs")
-    maps: Words = required("-i MAP", "soft maps or masks, or a folder")
+    maps: Words = required(
+        "-i MAP", "soft maps or masks, or a folder; of a folder of predictions its soft maps (OUT/soft)"
+    )
     output: str = required("-o CSV", "table of the slices")
     levels: Words | None = option(
         "--levels L",

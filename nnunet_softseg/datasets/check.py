@@ -20,6 +20,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     dataset_finding,
     dataset_json_findings,
     dataset_name,
+    dataset_number,
     foreground_labels,
     nnunet_folder,
     reader_name,
@@ -58,6 +59,11 @@ class CheckReport:
     num_cases: int
     errors: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
+
+    @property
+    def number(self) -> str:
+        """Id of the dataset, as nnU-Net's commands take it."""
+        return dataset_number(self.dataset)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON can hold it, with what made it."""

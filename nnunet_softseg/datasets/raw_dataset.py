@@ -29,6 +29,11 @@ class TrainingCase:
     label_map: Path
 
 
+def dataset_number(name: str) -> str:
+    """Return the id in `DatasetNNN_Name`, for the option -d."""
+    return name.removeprefix("Dataset").split("_")[0]
+
+
 def dataset_name(dataset: int | str) -> str:
     """Return the full name, `DatasetNNN_Name`, of a dataset; a UserError if none or several have the id."""
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name

@@ -43,6 +43,13 @@ class Found:
     of_no_case: tuple[Path, ...] = ()
 
 
+def folder_of_maps(folder: Path) -> Path:
+    """Return the folder of soft maps, `soft`, of a folder of predictions; else the folder itself."""
+    soft = folder / SOFT_FOLDER
+    is_prediction = soft.is_dir() and any(parse_numbered_name(file.name) for file in soft.iterdir())
+    return soft if is_prediction else folder
+
+
 def _group(named: Iterable[_Named]) -> dict[tuple[str, int | None], list[Path]]:
     """Return case and label -> the files whose names say so."""
     grouped: dict[tuple[str, int | None], list[Path]] = {}
@@ -196,12 +203,13 @@ def _ways(images: ImageFiles, cases: Sequence[Case]) -> Iterator[tuple[str, Iter
 
 def _by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[_Named]:
     """Yield the files whose BIDS names tell subject, session and contrast of a case."""
-    by_key = {case.key: case.case_id for case in cases}
+    by_key: dict[tuple[str, str, str], list[str]] = {}
+    for case in cases:
+        by_key.setdefault(case.key, []).append(case.case_id)
     for file in images.files:
         name = parse_bids_name(f"{derivative_stem(without_nifti_ending(file.name))}.nii.gz")
-        owner = by_key.get((name.subject, name.session or "", name.contrast)) if name else None
-        if owner:
-            yield file, (owner, None)
+        owners = by_key.get((name.subject, name.session or "", name.contrast), []) if name else []
+        yield from ((file, (owner, None)) for owner in owners)
 
 
 def _by_pattern(
@@ -250,10 +258,10 @@ def companion_files(
     by_bids = _group(_by_bids_name(images, cases))
     found = {}
     for case, of_case in stems.items():
-        named = [by_stem.get((stem, None), []) for stem in of_case]
+        named = [*(by_stem.get((stem, None), []) for stem in of_case), by_bids.get((case, None), [])]
         same = [[file for file in files if without_nifti_ending(file.name) in of_case] for files in named]
         of_kind = [[file for file in files if kind in file.name.lower()] for files in named]
-        candidates = next(filter(None, (*of_kind, *same, *named, by_bids.get((case, None), []))), [])
+        candidates = next(filter(None, (*of_kind, *same, *named)), [])
         if len(candidates) > 1:
             names = examples([images.relative(file) for file in candidates])
             raise UserError(

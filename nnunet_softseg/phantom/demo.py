@@ -32,6 +32,7 @@ from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.morphometry import slice_areas
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
 
+ABOUT = "about seven minutes on 2 CPU cores; when it is interrupted, the same command goes on"
 DATASET_ID = 900
 DATASET = "Dataset900_Phantom"
 PLANS = "nnUNetSoftSegDemoPlans"
@@ -81,8 +82,10 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
     started = time.perf_counter()
     here = Demo(Path(output).resolve(), num_processes)
     make_folder(here.output / "logs")
-    for name, step in _steps(here, seed):
-        _once(here, name, step)
+    print(f"{ABOUT}; results in {here.output}", flush=True)
+    steps = _steps(here, seed)
+    for number, (name, step) in enumerate(steps, 1):
+        _once(here, name, f"[{number}/{len(steps)}] {name}", step)
     rows = [_measure_case(here, method, case) for method in TRAINERS for case in _test_cases(here)]
     table = pd.DataFrame(rows)
     table.to_csv(here.output / "measures.csv", index=False)
@@ -105,18 +108,18 @@ def _steps(here: Demo, seed: int) -> list[tuple[str, Callable[[], object]]]:
     return steps
 
 
-def _once(here: Demo, name: str, step: Callable[[], object]) -> None:
+def _once(here: Demo, name: str, shown: str, step: Callable[[], object]) -> None:
     stamps = here.output / "steps_done.json"
     done = json.loads(stamps.read_text(encoding="utf-8")) if stamps.is_file() else {}
     if name in done:
-        print(f"{name}: done before")
+        print(f"{shown}: done before")
         return
-    print(f"{name} ...", flush=True)
+    print(f"{shown} ...", flush=True)
     started = time.perf_counter()
     step()
     done[name] = {"seconds": round(time.perf_counter() - started, 1), "version": __version__}
     write_json(stamps, done)
-    print(f"{name}: {done[name]['seconds']:.0f} s", flush=True)
+    print(f"{shown}: {done[name]['seconds']:.0f} s", flush=True)
 
 
 def _convert(here: Demo, bids: Path) -> None:
@@ -141,18 +144,18 @@ def _plan(here: Demo) -> None:
 
 def _train(here: Demo, method: str) -> None:
     words = f"{DATASET_ID} 3d_fullres 0 -tr {TRAINERS[method]} -p {PLANS} -device cpu --c"
-    _nnunet(here, f"train_{method}", "nnUNetv2_train", words.split(), count=r"^.*: Epoch (\d+)")
+    _nnunet(here, f"train_{method}", "nnUNetv2_train", words.split(), tells=r"^.*: (epoch \d+/\d+, .*)$")
 
 
 def _predict(here: Demo, method: str) -> None:
     arguments = ["-i", str(here.raw / "imagesTs"), "-o", str(here.prediction(method)), "-d", str(DATASET_ID)]
     arguments += ["-c", "3d_fullres", "-f", "0", "-tr", TRAINERS[method], "-p", PLANS, "-device", "cpu"]
     arguments += ["-npp", "1", "-nps", "1", "--continue_prediction", "--disable_progress_bar"]
-    _nnunet(here, f"predict_{method}", "nnUNetv2_predict", arguments, count=r"^Predicting (\S+):")
+    _nnunet(here, f"predict_{method}", "nnUNetv2_predict", arguments, tells=r"^Predicting (\S+):")
 
 
-def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count: str = r"$^") -> None:
-    """Run a stock command, its output in a log file, a bar that counts the lines that match."""
+def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], tells: str = r"$^") -> None:
+    """Run a stock command, its output in a log file; show the group of the last line that matches `tells`."""
     executable = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
     if executable is None:
         raise UserError(
@@ -163,15 +166,19 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], count:
     log_file = here.output / "logs" / f"{log}.txt"
     with (
         log_file.open("w", encoding="utf-8") as stream,
-        tqdm(unit="", desc=f"  {log}", leave=False) as bar,
+        tqdm(bar_format="  {desc} [{elapsed}]", desc=log, leave=False) as status,
         Popen(
             [executable, *arguments], env=here.environment(), stdout=PIPE, stderr=STDOUT, text=True
         ) as process,
     ):
-        for line in process.stdout or ():
-            stream.write(line)
-            if re.match(count, line):
-                bar.update()
+        try:
+            for line in process.stdout or ():
+                stream.write(line)
+                if match := re.match(tells, line):
+                    status.set_description_str(f"{log}: {match[1]}")
+        except KeyboardInterrupt:
+            process.terminate()  # where Ctrl-C has reached this process alone
+            raise
     if process.returncode != 0:
         last = log_file.read_text(encoding="utf-8").strip().splitlines()[-1:] or ["no output"]
         code = process.returncode
@@ -310,5 +317,11 @@ def _print_summary(here: Demo, table: pd.DataFrame, seconds: float) -> None:
         f"Picture: {here.output / 'comparison.png'}\n"
         f"Table:   {here.output / 'measures.csv'}\n"
         f"Soft maps: {here.prediction('softseg') / SOFT_FOLDER}\n"
-        f"{seconds:.0f} s"
+        f"Page:    {here.prediction('softseg') / 'qc' / 'index.html'}\n"
+        f"{seconds:.0f} s\n\n"
+        "Next, areas at the vertebrae C2 and C3:\n"
+        f"  nnunet-softseg csa -i {here.prediction('softseg')} --levels {here.output / 'bids' / TRUTH} "
+        f"--vert 2 3 -o {here.output / 'csa.csv'}\n"
+        "and with masks of your own, in BIDS:\n"
+        "  nnunet-softseg make-gt -i BIDS -o BIDS/derivatives/softseg"
     )

@@ -14,7 +14,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_imag
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import VANILLA, label_findings
+from nnunet_softseg.datasets.raw_dataset import VANILLA, dataset_number, label_findings
 from nnunet_softseg.datasets.soft_label import hard_label_map
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.preprocessing.center_crop import Box
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 _AXES_OF_2D = 2
+_NO_PLANS = ("dataset", "dataset_fingerprint", "splits_final")
 _PROPERTIES = {"shape_before_cropping", "bbox_used_for_cropping", "spacing"}
 
 Array = np.ndarray[Any, Any] | torch.Tensor
@@ -290,6 +291,23 @@ def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:
     return None
 
 
+def missing_plans(file: Path) -> UserError:
+    """Return the error that nnUNet_preprocessed/DatasetNNN_Name/<plans>.json is missing, with those there."""
+    there = sorted(each.stem for each in file.parent.glob("*.json") if each.stem not in _NO_PLANS)
+    remedy = f"run nnUNetv2_plan_and_preprocess -d {dataset_number(file.parent.name)}"
+    if there:
+        remedy = f"name one with -p, as in -p {there[0]}, or {remedy}"
+    found = f"none; there are {', '.join(there) or 'no others'}"
+    return UserError(f"{file}: expected plans, found {found}: {remedy}")
+
+
+def explain_missing_plans(error: BaseException) -> UserError | None:
+    """Return the mistake behind an error of a stock command that finds no plans of the name given by -p."""
+    file = Path(str(error.filename)) if isinstance(error, FileNotFoundError) else Path()
+    is_plans = file.suffix == ".json" and file.stem not in _NO_PLANS
+    return missing_plans(file) if is_plans and file.parent.name.startswith("Dataset") else None
+
+
 def configuration_of(plans_manager: "PlansManager", name: str) -> Any:
     """Return nnU-Net's configuration of that name; raise a UserError that names those of the plans."""
     available = plans_manager.available_configurations
@@ -299,8 +317,3 @@ def configuration_of(plans_manager: "PlansManager", name: str) -> Any:
             f"{name}: choose one of them (-c)"
         )
     return plans_manager.get_configuration(name)
-
-
-def dataset_number(name: str) -> str:
-    """Return the id in `DatasetNNN_Name`, for the option -d."""
-    return name.removeprefix("Dataset").split("_")[0]

@@ -33,7 +33,7 @@ from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedCase,
     PreprocessedDataset,
     configuration_of,
-    dataset_number,
+    missing_plans,
     require_supported,
     versions,
 )
@@ -262,10 +262,7 @@ def prepare(
     preprocessed = nnunet_folder("nnUNet_preprocessed", name)
     plans_file = preprocessed / f"{plans_identifier}.json"
     if not plans_file.is_file():
-        raise UserError(
-            f"{plans_file}: expected plans, found none: run nnUNetv2_plan_and_preprocess -d "
-            f"{dataset_number(name)} -c {configuration}, or name other plans (-p)"
-        )
+        raise missing_plans(plans_file)
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans_manager = PlansManager(load_json(plans_file))

@@ -33,6 +33,7 @@ from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
+    explain_missing_plans,
     require_supported,
     soft_plans,
     spacing_range,
@@ -42,12 +43,17 @@ from nnunet_softseg.preprocessing.soft_target import soft_target_folder, trainin
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
 from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms
-from nnunet_softseg.training.training_log import SoftSegLogger, online_measures, write_soft_summary
+from nnunet_softseg.training.training_log import (
+    SoftSegLogger,
+    online_measures,
+    print_progress,
+    write_soft_summary,
+)
 
 _POLL_S = 5.0
 
 nnunet_patches.install()
-show_without_traceback()
+show_without_traceback(explain_missing_plans)
 
 
 class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
@@ -326,10 +332,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             )
 
     def on_epoch_end(self) -> None:
-        """Print the soft measures beside nnU-Net's."""
+        """Print the soft measures beside nnU-Net's, and how long the training will take."""
         for name, values in self.logger.local_logger.latest_soft_measures().items():
             self.print_to_log_file(name, [round(float(value), 4) for value in np.atleast_1d(values)])
         super().on_epoch_end()
+        print_progress(self)
 
     # Final validation
 

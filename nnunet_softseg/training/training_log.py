@@ -1,5 +1,6 @@
-"""Soft measures of each epoch, in nnU-Net's log and its progress.png; summary_soft.json of a fold."""
+"""Soft measures of each epoch, in nnU-Net's log and progress.png; time to go; summary_soft.json of a fold."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,10 @@ from nnunet_softseg.preprocessing.model_plans import versions
 
 SUMMARY = "summary_soft.json"
 """Soft measures of the final validation of a fold, beside nnU-Net's summary.json."""
+
+
+_RECENT_EPOCHS = 10
+_UNITS = ((86400, "days"), (3600, "h"), (60, "min"))
 
 
 @torch.no_grad()
@@ -44,6 +49,25 @@ def online_measures(soft_map: torch.Tensor, target: torch.Tensor, threshold: flo
         "boundary_count": boundary.sum(axes),
     }
     return {name: value.double().cpu().numpy() for name, value in sums.items()}
+
+
+def print_progress(trainer: Any) -> None:
+    """Print "epoch 3/10, about 4 min to go" at the end of an epoch of any trainer of nnU-Net's."""
+    starts, ends = (
+        trainer.logger.get_value(f"epoch_{end}_timestamps", step=None) for end in ("start", "end")
+    )
+    trainer.print_to_log_file(progress_line(starts, ends, trainer.num_epochs))
+
+
+def progress_line(starts: Sequence[float], ends: Sequence[float], total: int) -> str:
+    """Return how far a training is, and how long it takes by the median of its last epochs.
+
+    Start and end of each epoch that is done are in s. The final validation is not counted.
+    """
+    taken = [end - start for start, end in zip(starts, ends, strict=False)]
+    seconds = float(np.median(taken[-_RECENT_EPOCHS:])) * (total - len(taken))
+    size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= 2 * size), (1, "s"))
+    return f"epoch {len(taken)}/{total}, about {seconds / size:.0f} {unit} to go"
 
 
 class SoftSegLogger(LocalLogger):  # type: ignore[misc]

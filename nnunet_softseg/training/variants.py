@@ -18,6 +18,7 @@ from nnunet_softseg.training.augmentation.contrast import (
 from nnunet_softseg.training.augmentation.on_device import augment_batch, for_device
 from nnunet_softseg.training.dataloading import SoftTarget
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
+from nnunet_softseg.training.training_log import print_progress
 
 DEMO = dataclasses.replace(
     nnUNetTrainerSoftSeg.settings,
@@ -128,6 +129,11 @@ class nnUNetTrainerDemo(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self.num_iterations_per_epoch = DEMO.iterations_per_epoch
         self.num_val_iterations_per_epoch = DEMO.validation_iterations_per_epoch
         self.save_every = DEMO.save_every
+
+    def on_epoch_end(self) -> None:
+        """Print how long the training will take, as the soft demo does."""
+        super().on_epoch_end()
+        print_progress(self)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         """Return nnU-Net's choice; predictions are not mirrored, like those of the soft demo."""

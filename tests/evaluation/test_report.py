@@ -26,7 +26,7 @@ from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.drawing import method_styles
 from nnunet_softseg.evaluation.report.figures import draw_figures
-from nnunet_softseg.evaluation.report.tables import by_contrast
+from nnunet_softseg.evaluation.report.tables import _mean_cells, by_contrast
 from nnunet_softseg.evaluation.report.wording import (
     interval,
     mean_and_sd,
@@ -455,6 +455,15 @@ def test_the_leaderboard_shows_the_scores(page: Any) -> None:
     bold = page.locator("#table-1 tbody tr").first.locator("td.best")
     assert bold.count() == 1
     assert bold.inner_text() == cells[2]
+
+
+def test_a_mean_that_is_printed_as_another_is_not_bold() -> None:
+    means = pd.DataFrame({"mean": [1.30006, 1.3, 1.5], "sd": [0.1, 0.1, 0.1]}, index=["a", "b", "c"])
+    looks = [cell.look for cell in _mean_cells(means, ["a", "b", "c"], ["b"])]
+    assert not any("best" in look for look in looks)
+    means.loc["b", "mean"] = 1.2
+    looks = [cell.look for cell in _mean_cells(means, ["a", "b", "c"], ["b"])]
+    assert ["best" in look for look in looks] == [False, True, False]
 
 
 def test_the_statistics_can_be_sorted_and_filtered(page: Any) -> None:

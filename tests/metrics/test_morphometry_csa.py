@@ -103,6 +103,22 @@ def test_many_maps_in_processes_as_in_one(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(csa(maps, levels=one_each), alone)
 
 
+def test_a_folder_of_predictions_is_measured_by_its_soft_maps(tmp_path: Path, capsys) -> None:
+    """And a case named by its contrast finds levels with a BIDS name, beside other derivatives of it."""
+    for label in (1, 2):
+        write_map(tmp_path / "out" / "soft" / f"sub-01_mt-on_000{label}.nii.gz", label / 4)
+    write_map(tmp_path / "out" / "sub-01_mt-on.nii.gz")  # the label map
+    truth = tmp_path / "truth" / "sub-01" / "anat"
+    write_map(truth / "sub-01_flip-1_mt-on_MTS_label-SC_desc-truth_probseg.nii.gz")
+    write_levels(truth / "sub-01_flip-1_mt-on_MTS_desc-levels_dseg.nii.gz", [3] * 8)
+    call = ["csa", "-i", str(tmp_path / "out"), "--levels", str(tmp_path / "truth")]
+    assert main([*call, "-o", str(tmp_path / "a.csv"), "-np", "1"]) == 0
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert table.groupby("file")["csa_mm2"].mean().tolist() == pytest.approx([14 / 4, 14 / 2])
+    assert set(table["level"]) == {3}
+    assert capsys.readouterr().out.startswith(f"2 maps measured, in {tmp_path / 'out' / 'soft'}\n")
+
+
 def test_a_label_of_vanilla_nnunets_output(tmp_path: Path) -> None:
     labels = np.zeros((9, 9, 6), np.uint8)
     labels[2:5, 2:5], labels[6:8, 6:8] = 1, 2

@@ -37,7 +37,7 @@ from nnunet_softseg.datasets.soft_label import find_reader
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.preprocessing import preparation
-from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset
+from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, explain_missing_plans
 from nnunet_softseg.preprocessing.preparation import (
     all_up_to_date,
     prepare,
@@ -610,7 +610,7 @@ PREPROCESS = "run nnUNetv2_preprocess -d 101 -c 3d_fullres -plans_name nnUNetPla
 MISTAKES: list[tuple[Any, str]] = [
     (
         lambda d: (d.preprocessed / "nnUNetPlans.json").unlink(),
-        "expected plans, found none: run nnUNetv2_plan_and_prep",
+        "expected plans, found none; there are .*run nnUNetv2_plan_and_prep",
     ),
     (
         lambda d: shutil.rmtree(d.preprocessed / "nnUNetPlans_3d_fullres"),
@@ -671,6 +671,22 @@ def test_unknown_configuration_names_those_there_are(
 ) -> None:
     assert cli.main(["prepare", "-d", "101", "-c", "3d_fulres"]) == 2
     assert "expected a configuration out of 2d, 3d_fullres, found 3d_fulres" in capsys.readouterr().err
+
+
+def test_missing_plans_are_told_with_those_there_by_our_command_and_by_nnunets(tmp_path: Path) -> None:
+    """nnUNetv2_train opens nnUNet_preprocessed/DatasetNNN_Name/<plans>.json and says nothing more."""
+    folder = tmp_path / "Dataset101_Cord"
+    folder.mkdir()
+    for name in ("dataset", "dataset_fingerprint", "splits_final", "nnUNetSoftSegPlans"):
+        (folder / f"{name}.json").write_text("{}")
+    with pytest.raises(FileNotFoundError) as missing:
+        (folder / "nnUNetPlans.json").open()
+    assert str(explain_missing_plans(missing.value)) == (
+        f"{folder / 'nnUNetPlans.json'}: expected plans, found none; there are nnUNetSoftSegPlans: name one "
+        "with -p, as in -p nnUNetSoftSegPlans, or run nnUNetv2_plan_and_preprocess -d 101"
+    )
+    for other in (FileNotFoundError(2, "no", str(folder / "dataset.json")), KeyError("x"), OSError(5, "no")):
+        assert explain_missing_plans(other) is None
 
 
 def test_missing_soft_target_says_what_to_run(tmp_path: Path) -> None:

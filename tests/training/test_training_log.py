@@ -2,15 +2,16 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger
 from PIL import Image
 
 from nnunet_softseg.metrics import overlap as metrics
-from nnunet_softseg.training.training_log import SoftSegLogger, online_measures
+from nnunet_softseg.training.training_log import SoftSegLogger, online_measures, print_progress, progress_line
 
 
 def test_sums_of_batches_give_the_measures_of_all_voxels() -> None:
@@ -37,6 +38,28 @@ def test_sums_of_batches_give_the_measures_of_all_voxels() -> None:
         )
         tp, fp, fn = (total[name][label] for name in ("tp_hard", "fp_hard", "fn_hard"))
         assert 2 * tp / (2 * tp + fp + fn) == pytest.approx(metrics.dice(prediction, reference))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "total", "expected"),
+    [
+        ([10.0, 2.0, 3.0, 3.0], 10, "epoch 4/10, about 18 s to go"),
+        ([61.0] * 3, 10, "epoch 3/10, about 7 min to go"),
+        ([1000.0] + [90.0] * 10, 200, "epoch 11/200, about 5 h to go"),
+        ([600.0], 1000, "epoch 1/1000, about 7 days to go"),
+        ([5.0] * 2, 2, "epoch 2/2, about 0 s to go"),
+    ],
+)
+def test_the_time_to_go_is_that_of_the_last_epochs(seconds: list[float], total: int, expected: str) -> None:
+    ends = np.cumsum(seconds)
+    assert progress_line([*(ends - seconds)], [*ends], total) == expected
+
+
+def test_the_progress_is_read_from_nnunets_log(tmp_path: Path) -> None:
+    logger, printed = MetaLogger(str(tmp_path), False), []
+    logger.local_logger = filled(2)
+    print_progress(SimpleNamespace(logger=logger, num_epochs=4, print_to_log_file=printed.append))
+    assert printed == ["epoch 2/4, about 6 s to go"]
 
 
 def filled(epochs: int) -> SoftSegLogger:

@@ -131,11 +131,14 @@ def leaderboard(comparison: Comparison, label: int) -> list[dict[str, Any]]:
 def _mean_cells(table: pd.DataFrame, methods: Sequence[str], best: Sequence[str]) -> list[Cell]:
     """Return mean and SD of each method; where a mean is infinite, its median too, if the table has ranks."""
     decimals, cells = wording.shared_decimals(table["mean"]), []
+    printed = {method: f"{mean:.{decimals}f}" for method, mean in table["mean"].items()}
+    others = {text for method, text in printed.items() if method not in best}
     for method, row in table.reindex(methods).iterrows():
         text = wording.mean_and_sd(row["mean"], row["sd"], decimals)
         if math.isinf(row["mean"]) and "rank" in row:
             text = f"{text} (median {wording.number(row['median'])})"
-        is_best = method in best and len(methods) > 1
+        # A mean that is printed as another's is not best by anything that a reader sees.
+        is_best = method in best and len(methods) > 1 and printed[method] not in others
         cells.append(_number(row["mean"], text, "best" if is_best else ""))
     return cells
 

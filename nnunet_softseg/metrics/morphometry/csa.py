@@ -1,7 +1,7 @@
 """The command `csa`: maps -> a CSV of slices, one of levels, and a picture."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,15 @@ from typing import Any
 import pandas as pd
 
 from nnunet_softseg import __version__
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.case_files import case_and_label, derivative_stem, list_files, numbers_are_labels
-from nnunet_softseg.io.case_matching import companion_files
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.case_files import (
+    Case,
+    case_and_label,
+    derivative_stem,
+    list_files,
+    numbers_are_labels,
+)
+from nnunet_softseg.io.case_matching import companion_files, folder_of_maps
 from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
 from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.io.workers import map_jobs
@@ -47,7 +53,8 @@ def csa(
     """Return, and write if asked to, the area and shape of each slice of soft maps.
 
     Args:
-        maps: NIfTI files, or a folder with them (not its subfolders; other files are passed over).
+        maps: NIfTI files, or a folder with them (not its subfolders; other files are passed over); of a
+            folder of predictions the soft maps in its folder soft/.
         levels: vertebral levels: an image for all maps, one per map in the same order, or a folder where
             each map's is found by name (`companions_in`).
         discs: points at the discs instead, in the same ways; 3 is C2/C3.
@@ -104,7 +111,9 @@ def csa(
 
 def csa_overview(table: pd.DataFrame) -> str:
     """Return in words the mean and STD of the area of each map, over the slices of a table of `csa`."""
-    lines = []
+    files = table["file"].unique()
+    folders = examples(sorted({str(Path(file).parent) for file in files}))
+    lines = [f"{len(files)} maps measured, in {folders}"]
     for file, slices in table.groupby("file", sort=False):
         soft, hard = slices["csa_mm2"].dropna(), slices["csa_hard_mm2"].dropna()
         levels = sorted(int(level) for level in slices["level"].dropna().unique())
@@ -158,10 +167,9 @@ def _paths(given: Files) -> list[Path]:
 
 
 def _map_files(maps: Files) -> list[Path]:
-    remedy = "soft maps of nnUNetv2_predict lie in its subfolder soft/"
     files: list[Path] = []
     for item in _paths(maps):
-        files += list_files(item, subfolders=False, remedy=remedy).files if item.is_dir() else [item]
+        files += list_files(folder_of_maps(item), subfolders=False).files if item.is_dir() else [item]
     if not files:
         raise UserError("csa: expected at least one map, found none: give NIfTI files or a folder with them")
     twice = sorted({str(file) for file in files if files.count(file) > 1})
@@ -190,18 +198,21 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
     """Return the level or disc image of each map, from a folder with its subfolders.
 
     The map's name is tried as it is, without the label of a soft map (`_0001`), and without what a derivative
-    adds (`_label-...`, `_desc-...`, `_seg...`); see `companion_files`. Maps in the folder do not count.
+    adds (`_label-...`, `_desc-...`, `_seg...`), then its subject, session and contrast (`sub-01_mt-on` is
+    `sub-01_flip-1_mt-on_MTS`); see `companion_files`. Maps in the folder do not count.
 
     Raises:
         UserError: if a map has none, or more than one.
     """
     images = list_files(folder, expected=f"{kind} images")
     stems: dict[str, list[str]] = {}
+    cases = []
     by_label = numbers_are_labels(maps) is not False
     for file in maps:
         stem, (case_id, _) = without_nifti_ending(file.name), case_and_label(file, numbered_by_label=by_label)
         stems[str(file)] = list(dict.fromkeys((stem, case_id, derivative_stem(stem))))
-    found = companion_files(images, stems, kind, not_these=maps)
+        cases.append(replace(Case.from_name(derivative_stem(case_id)), case_id=str(file)))
+    found = companion_files(images, stems, kind, cases=cases, not_these=maps)
     for name, tried in stems.items():
         if name not in found:
             names = " or ".join(f"{stem}[_...].nii.gz" for stem in tried)

@@ -1,0 +1,52 @@
+"""The demo: what it shows of a stock command under way, and of one that fails."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.phantom import demo
+
+TELLS = r"^.*: (epoch \d+/\d+, .*)$"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> demo.Demo:
+    """A stock command that says how far it is, and fails if its argument is 1."""
+    command = tmp_path / "nnUNetv2_stand_in"
+    command.write_text(
+        "#!/bin/sh\necho started\necho '2026: epoch 3/10, about 4 min to go'\necho last line\nexit $1\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "logs").mkdir()
+    return demo.Demo(tmp_path, 1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_a_command_shows_how_far_it_is_and_no_empty_bar(here: demo.Demo, capsys, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr(demo.tqdm, "set_description_str", lambda _, text: shown.append(text))
+    demo._nnunet(here, "train", "nnUNetv2_stand_in", ["0"], tells=TELLS)
+    assert shown == ["train: epoch 3/10, about 4 min to go"]
+    assert "|" not in capsys.readouterr().err
+    assert (here.output / "logs" / "train.txt").read_text().splitlines()[-1] == "last line"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_a_command_that_fails_is_told_with_its_last_line(here: demo.Demo) -> None:
+    with pytest.raises(UserError, match=r"stand_in failed \(exit code 1\): last line; see .*train.txt"):
+        demo._nnunet(here, "train", "nnUNetv2_stand_in", ["1"], tells=TELLS)
+
+
+def test_the_trainers_print_the_line_that_the_demo_shows(tmp_path: Path) -> None:
+    import re
+
+    from nnunet_softseg.training.training_log import progress_line
+
+    line = f"2026-11-28 22:13:20.869907: {progress_line([0.0, 60.0], [60.0, 120.0], 10)}"
+    match = re.match(TELLS, line)
+    assert match
+    assert match[1] == "epoch 2/10, about 8 min to go"
+    assert TELLS in Path(demo.__file__).read_text()
