@@ -80,6 +80,24 @@ def raise_first_error(findings: Iterable[Finding]) -> None:
             raise UserError(str(finding))
 
 
+def unfit(case: str, error: UserError) -> Finding:
+    """Return the finding for a case whose files stopped the work on it."""
+    return Finding(case, "cannot be looked at", "files that can be read", str(error), "repair or remove it")
+
+
+def grouped(findings: Iterable[Finding], num_cases: int | None = None) -> list[str]:
+    """Return one line for each kind of finding with a few of its files; of one per case, say of how many."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in dict.fromkeys(findings):
+        kinds.setdefault((finding.what, finding.remedy), []).append(finding)
+    of = f" of {num_cases} cases" if num_cases else " file(s)"
+    return [
+        f"{len(alike)}{of}: {what} ({examples([each.file for each in alike])}): expected "
+        f"{alike[0].expected}, found {alike[0].found}{', ...' * (len(alike) > 1)}: {remedy}"
+        for (what, remedy), alike in kinds.items()
+    ]
+
+
 def examples(names: Sequence[str], most: int = 3) -> str:
     """Return the first few of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

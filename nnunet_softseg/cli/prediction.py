@@ -1,5 +1,6 @@
 """Commands that predict and measure: predict, csa, evaluate, compare."""
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,7 +117,9 @@ class Csa(Command):
         table = csa(**vars(self), progress=True)
         print_warnings(table.attrs["warnings"])
         print(csa_overview(table))
-        return 0
+        for failure in table.attrs["failed"]:
+            print(f"nnunet-softseg: error: {failure}", file=sys.stderr)
+        return 2 if table.attrs["failed"] else 0
 
 
 @dataclass
@@ -182,7 +185,7 @@ class Evaluate(_Measuring):
         print_warnings(evaluation.warnings)
         print(evaluation.as_text())
         print(f"{self.output}: cases.csv, slices.csv, reliability.csv, cases.json, summary.json")
-        return 0
+        return 2 if evaluation.failed else 0
 
 
 @dataclass
@@ -225,4 +228,4 @@ class Compare(_Measuring):
         print(comparison.as_text())
         page = "report.html, " if self.report else ""
         print(f"{self.output}: {page}leaderboard.csv, statistics.csv, cases.csv and more")
-        return 0
+        return 2 if comparison.failed else 0

@@ -27,14 +27,17 @@ from nnunet_softseg.datasets.raw_dataset import (
     training_cases,
 )
 from nnunet_softseg.datasets.soft_label import soft_label_file
-from nnunet_softseg.errors import Finding, UserError, examples, short_name
+from nnunet_softseg.errors import Finding, UserError, examples, short_name, unfit
 from nnunet_softseg.io.case_files import Case
 from nnunet_softseg.io.geometry import (
+    TWO_SIZES,
     VoxelGrid,
     array_orientation,
     geometry_findings,
     grid_findings,
     reader_geometry_findings,
+    sizes_agree,
+    sizes_in_file,
 )
 from nnunet_softseg.io.nifti import (
     MapKind,
@@ -45,10 +48,13 @@ from nnunet_softseg.io.nifti import (
     stored_values,
 )
 from nnunet_softseg.io.results import load_json
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import try_jobs
 
 _READER_ORDER = (0, 1, 2)
 _AGAIN = "write the file again"
+UNLIKE_VOXELS = 3.0
+"""Voxels are alike up to this ratio along each axis of the body."""
+_FEWEST_TO_COMPARE, _FEW_CASES = 3, 0.05
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,9 @@ class _CaseJob:
 @dataclass(frozen=True)
 class _CaseResult:
     findings: list[Finding]
-    orientation: str | None
-    is_binary: bool
+    orientation: str | None = None
+    is_binary: bool = False
+    spacing_mm: tuple[float, ...] | None = None
 
 
 def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) -> CheckReport:
@@ -134,10 +141,13 @@ def _cases_and_findings(
         expected = f"<case>_0000{dataset_json['file_ending']}"
         return (), [Finding(f"{folder.name}/imagesTr", "no training images", expected, "none", "add them")]
     jobs = _case_jobs(folder, dataset_json, cases)
-    results = map_jobs(
-        _check_case, jobs, num_processes=num_processes, progress=progress, description="Checking cases"
-    )
+    options = {"num_processes": num_processes, "progress": progress, "description": "Checking cases"}
+    outcomes = try_jobs(_check_case, jobs, lambda job: job.case.case_id, **options)
     case_ids = [case.case_id for case in cases]
+    results = [
+        _CaseResult([unfit(case_id, found)]) if isinstance(found, UserError) else found
+        for case_id, found in zip(case_ids, outcomes, strict=True)
+    ]
     if dataset_json["numTraining"] != len(cases):
         what, expected = "wrong number of cases", f"numTraining = {len(cases)}, the cases at hand"
         found, remedy = str(dataset_json["numTraining"]), "correct it, or look for lost images"
@@ -146,6 +156,9 @@ def _cases_and_findings(
     findings += [finding for result in results for finding in result.findings]
     orientations = [result.orientation for result in results]
     findings += orientation_findings(dict(zip(case_ids, orientations, strict=True)))
+    images = [short_name(case.images[0]) for case in cases]
+    spacings = [result.spacing_mm for result in results]
+    findings += spacing_findings(dict(zip(images, spacings, strict=True)))
     if all(result.is_binary for result in results):
         what, expected, found = "every soft label is a mask", "some values between 0 and 1", "0 and 1 only"
         remedy = "nothing, if masks are meant; else make them again without threshold or nearest neighbour"
@@ -183,7 +196,9 @@ def _check_case(job: _CaseJob) -> _CaseResult:
     findings += soft_label.overlap_findings(job.soft_files, soft_labels)
     findings += _label_map_findings(job, properties is not None, soft_labels)
     kinds = {classify(values).kind for values in soft_labels}
-    return _CaseResult(findings, orientation, bool(kinds) and kinds <= {MapKind.MASK, MapKind.EMPTY})
+    is_binary = bool(kinds) and kinds <= {MapKind.MASK, MapKind.EMPTY}
+    spacing_mm = None if properties is None else VoxelGrid.of(load_nifti(job.case.images[0])).body_spacing_mm
+    return _CaseResult(findings, orientation, is_binary, spacing_mm)
 
 
 def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None]:
@@ -200,8 +215,18 @@ def _image_findings(job: _CaseJob) -> tuple[list[Finding], dict[str, Any] | None
     except UserError as error:
         return [*findings, Finding(name, "unreadable image", "a NIfTI file", str(error), _AGAIN)], None
     for file in job.case.images:
-        findings += [*geometry_findings(file, load_nifti(file)), *_intensity_findings(file)]
+        findings += [*_geometry_findings(file), *_intensity_findings(file)]
     return findings, properties
+
+
+def _geometry_findings(file: Path) -> list[Finding]:
+    """Return the doubts about an image's geometry; gross ones, by which training would go, are errors."""
+    image = load_nifti(file)
+    gross = not sizes_agree(sizes_in_file(file, image), VoxelGrid.of(image).spacing_mm)
+    return [
+        dataclasses.replace(doubt, severity="error") if gross and doubt.what == TWO_SIZES else doubt
+        for doubt in geometry_findings(file, image)
+    ]
 
 
 def _intensity_findings(file: Path) -> list[Finding]:
@@ -279,6 +304,26 @@ def orientation_findings(orientations: Mapping[str, str | None]) -> list[Finding
         remedy = f"the network will see some of them flipped or turned: {ONE_ORIENTATION}"
         return [dataset_finding(what, expected, _groups(by_letters), remedy, severity="warning")]
     return []
+
+
+def spacing_findings(spacings: Mapping[str, tuple[float, ...] | None]) -> list[Finding]:
+    """Say which images have voxels that hardly any other has: mm along R-L, A-P and S-I; None: unknown."""
+    known = {name: spacing for name, spacing in spacings.items() if spacing}
+    if len(known) < _FEWEST_TO_COMPARE:
+        return []
+    sizes = np.log(np.array(list(known.values())))
+    alike = (np.abs(sizes[:, None] - sizes[None]).max(axis=2) <= np.log(UNLIKE_VOXELS)).sum(axis=1)
+    expected = f"within {UNLIKE_VOXELS:g} times {_listed(np.exp(np.median(sizes, axis=0)))} mm along R, A, S"
+    remedy = "look whether its header is in mm; nothing, if such images are meant to be there"
+    return [
+        Finding(name, "voxels unlike those of the others", expected, f"{_listed(own)} mm", remedy, "warning")
+        for (name, own), number in zip(known.items(), alike, strict=True)
+        if number <= max(1, _FEW_CASES * len(known))
+    ]
+
+
+def _listed(sizes: Iterable[float]) -> str:
+    return " x ".join(f"{size:.3g}" for size in sizes)
 
 
 def _groups(cases_by_group: Mapping[str, Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, load_nifti
 
 NIFTI_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 VANILLA = "train it with nnUNetTrainer"
@@ -147,6 +147,7 @@ def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
 
     nnU-Net takes the first that can open the example, the first image; a UserError if none can.
     """
+    load_nifti(example_image)  # what its header promises, readers would take memory for
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     # nnU-Net prints a traceback for each reader that it tries in vain.

@@ -1,11 +1,12 @@
 """The area of a case: over which slices it is a mean, and how far it is off.
 
 Without levels, over the heights that all contrasts of a subject (in one session) share, in scanner
-coordinates: areas of different levels say nothing about the method. Only slices in which the reference
-exceeds 0.5 count. A slice that a method leaves empty counts as 0 mm2: passed over, it would hide a failure.
+coordinates: areas of different levels say nothing about the method. Images that do not say where they
+lie take no part: theirs is over their own slices. Only slices in which the reference exceeds 0.5 count. A
+slice that a method leaves empty counts as 0 mm2: passed over, it would hide a failure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,12 @@ _ROUNDING_MM = 1e-3
 _IMAGE = ["case", "label"]
 
 
-def mark_region(slices: pd.DataFrame, vert: Sequence[int] | None) -> tuple[pd.DataFrame, list[str]]:
+def mark_region(
+    slices: pd.DataFrame, vert: Sequence[int] | None, nowhere: Collection[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
     """Return the slices of all cases with the columns `in_region` and `csa_region`, and warnings.
 
-    Without `vert` no levels are known.
+    Without `vert` no levels are known. `nowhere` are the cases that do not say where they lie.
     """
     reference = slices[slices["method"] == REFERENCE]
     hard = reference["csa_hard_mm2"].notna()
@@ -38,15 +41,16 @@ def mark_region(slices: pd.DataFrame, vert: Sequence[int] | None) -> tuple[pd.Da
         warning = f"{len(without)} cases have no slice of {names} and so no area: {examples(without)}"
         warnings = [warning] if without else []
     else:
-        region, names, warnings = _common_heights(reference, filled)
+        region, names, warnings = _common_heights(reference, filled, nowhere)
     marked = reference[[*_IMAGE, "slice"]].assign(in_region=region, csa_region=names)
     return slices.merge(marked, on=[*_IMAGE, "slice"], how="left", validate="many_to_one"), warnings
 
 
 def _common_heights(
-    reference: pd.DataFrame, filled: "pd.Series[bool]"
+    reference: pd.DataFrame, filled: "pd.Series[bool]", nowhere: Collection[str]
 ) -> tuple["pd.Series[bool]", "pd.Series[str]", list[str]]:
-    heights, together = reference["z_mm"].where(filled), ["subject", "session", "label"]
+    heights = reference["z_mm"].where(filled & ~reference["case"].isin(list(nowhere)))
+    together = ["subject", "session", "label"]
     ends = heights.groupby([reference[name] for name in (*together, "case")]).agg(["min", "max"])
     shared = ends.groupby(level=together).agg(low=("min", "max"), high=("max", "min"), n=("min", "count"))
     rows = shared.reindex(pd.MultiIndex.from_frame(reference[together])).set_axis(reference.index)

@@ -75,5 +75,6 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
         "files": dict(evaluation.method_notes),
         "warnings": list(evaluation.warnings),
         "missing": records(evaluation.missing),
+        "failed": dict(evaluation.failed),
         "labels": labels,
     }

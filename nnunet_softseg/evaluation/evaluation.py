@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.errors import UserError, examples, grouped
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
 from nnunet_softseg.evaluation.cases import describe_cases, inference_seconds, label_names, read_case_table
 from nnunet_softseg.evaluation.measuring import (
@@ -23,7 +23,7 @@ from nnunet_softseg.evaluation.measuring import (
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS, in_order
 from nnunet_softseg.io.case_files import Case, ImageFiles, Reason, list_files
 from nnunet_softseg.io.case_matching import Found, companion_files, prediction_files, reference_files
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name
 
 _MANY_MISSING = 0.5
@@ -37,8 +37,9 @@ class Evaluation:
 
     `cases` has a row per method, label and case that all methods have; `slices` per method (and `REFERENCE`),
     label, case and slice; `reliability` per method, label and bin, all cases together; `missing` (case,
-    method, reason) per case and method without it. `labels`: value -> name; `method_notes`: method -> which
-    files were used; `warnings`: the gravest first.
+    method, reason) per case and method without it; `failed`: case in no table, as a file of it cannot be
+    used -> why. `labels`: value -> name; `method_notes`: method -> which files were used; `warnings`: the
+    gravest first.
     """
 
     methods: tuple[str, ...]
@@ -47,12 +48,19 @@ class Evaluation:
     slices: pd.DataFrame
     reliability: pd.DataFrame
     missing: pd.DataFrame
+    failed: Mapping[str, str]
     method_notes: Mapping[str, str]
     warnings: tuple[str, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """One line for each case that failed."""
+        return [f"failed, in no mean: {case_id}: {why}" for case_id, why in self.failed.items()]
 
     def as_text(self) -> str:
         """Return the files used and means over cases, for a terminal."""
         lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
+        lines += self.failures
         means = self.cases.groupby(["label", "method"], sort=False)[_SHOWN].mean().T
         means.columns = pd.Index([f"{self.labels[label]}, {method}" for label, method in means.columns])
         return "\n".join([*lines, "", means.to_string(float_format=lambda value: f"{value:.4g}")])
@@ -87,7 +95,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
     `methods` maps names to folders of predictions; the reference decides about cases and labels.
 
     Raises:
-        UserError: if no case is left, or a file cannot be used; the message names it.
+        UserError: if no case is left; a case of which a file cannot be used stops no other.
     """
     plan = _plan(methods, reference, settings)
     jobs = [
@@ -104,9 +112,17 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         for case in plan.common()
     ]
     processes, progress = settings.num_processes, settings.progress
-    measured = map_jobs(measure_case, jobs, num_processes=processes, progress=progress, description="measure")
+    options = {"num_processes": processes, "progress": progress, "description": "measure"}
+    outcomes = try_jobs(measure_case, jobs, lambda job: job.case.case_id, **options)
+    measured = succeeded(outcomes)
+    failed = {
+        job.case.case_id: str(outcome)
+        for job, outcome in zip(jobs, outcomes, strict=True)
+        if isinstance(outcome, UserError)
+    }
     slices = _in_order(((result.slices, result.case) for result in measured), methods)
-    slices, region_warnings = mark_region(slices, settings.vert if settings.levels else None)
+    nowhere = [result.case.case_id for result in measured if not result.has_place]
+    slices, region_warnings = mark_region(slices, settings.vert if settings.levels else None, nowhere)
     cases = _cases(measured, case_areas(slices), plan, methods)
     if settings.levels and not slices["in_region"].any():
         there = [level_name([level]) for level in sorted(slices["level"].dropna().unique())]
@@ -122,8 +138,9 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         slices=slices[list(SLICE_COLUMNS)],
         reliability=_reliability(measured, methods, plan.labels),
         missing=plan.missing(),
+        failed=failed,
         method_notes=plan.notes,
-        warnings=(*plan.warnings, *region_warnings, *_resampled(cases)),
+        warnings=(*plan.warnings, *region_warnings, *_resampled(cases), *_doubts(measured)),
     )
 
 
@@ -274,6 +291,10 @@ def _resampled(cases: pd.DataFrame) -> list[str]:
         f"them: {examples(sorted(names))}"
         for method, names in resampled.items()
     ]
+
+
+def _doubts(measured: Sequence[MeasuredCase]) -> list[str]:
+    return grouped(doubt for result in measured for doubt in result.doubts)
 
 
 def _reliability(

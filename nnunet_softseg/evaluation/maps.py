@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from nnunet_softseg.errors import UserError, raise_first_error
-from nnunet_softseg.io.geometry import VoxelGrid, turned
+from nnunet_softseg.errors import Finding, UserError, raise_first_error
+from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, turned
 from nnunet_softseg.io.nifti import (
     as_fractions,
     classify,
@@ -31,12 +31,13 @@ class LabelMap:
     """A file as it is stored, or one label of it.
 
     `values` are (x, y, z) in the order of the file, finite; of one label float32 in [0, 1]. `affine` is
-    (4, 4), voxel to world RAS in mm.
+    (4, 4), voxel to world RAS in mm; `doubts` are about the geometry in its header.
     """
 
     file: Path
     values: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
+    doubts: tuple[Finding, ...] = ()
 
     @property
     def grid(self) -> VoxelGrid:
@@ -59,8 +60,9 @@ def read_stored(file: Path) -> LabelMap:
     Raises:
         UserError: if it is missing, broken, not 3-D, or holds NaN or infinity.
     """
-    image = nib.funcs.squeeze_image(load_nifti(file))
-    return LabelMap(file, read_values(image, str(file)), np.asarray(image.affine, dtype=np.float64))
+    stored = load_nifti(file)
+    image, doubts = nib.funcs.squeeze_image(stored), tuple(geometry_findings(file, stored))
+    return LabelMap(file, read_values(image, str(file)), np.asarray(image.affine, dtype=np.float64), doubts)
 
 
 def read_map(

@@ -8,9 +8,10 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import Finding, UserError
 from nnunet_softseg.evaluation.maps import LabelMap, label_of, on_grid_of, read_stored
 from nnunet_softseg.io.case_files import Case, check_pattern
+from nnunet_softseg.io.geometry import NOWHERE
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.morphometry import slice_morphometry
@@ -113,13 +114,19 @@ class MeasuredCase:
 
     `rows` has one per label and method: names of `measure_table.MEASURES`, method, label, kind, resampled,
     prediction, reference. `slices` has one per label, method (and `REFERENCE`) and slice of the reference.
-    `reliability`: (method, label) -> curve.
+    `reliability`: (method, label) -> curve. `doubts` are about the geometry of its files.
     """
 
     case: Case
     rows: list[dict[str, Any]]
     slices: pd.DataFrame
     reliability: dict[tuple[str, int], ReliabilityCurve]
+    doubts: tuple[Finding, ...]
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the heights of its slices can be compared with those of other images."""
+        return not any(doubt.what == NOWHERE for doubt in self.doubts)
 
 
 def measure_case(job: CaseJob) -> MeasuredCase:
@@ -135,14 +142,17 @@ def measure_case(job: CaseJob) -> MeasuredCase:
         for method, files in job.predictions.items():
             given = _read(job, files[label], label, stored)
             prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
-            pair = prediction.values, reference.values, reference.grid.spacing_mm
-            measures = case_measures(*pair, surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm)
+            pair, grid = (prediction.values, reference.values), reference.grid
+            measures = case_measures(
+                *pair, grid.steps_mm, surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm
+            )
             who = {"method": method, "label": label, "kind": given.kind, "resampled": resampled}
             files_used = {"prediction": str(files[label]), "reference": str(reference_file)}
             rows.append({**who, **measures, **files_used})
-            reliability[method, label] = reliability_curve(*pair)
+            reliability[method, label] = reliability_curve(*pair, grid.spacing_mm)
             slices.append(_tidy(_slice_areas(prediction, None), extent, label, method, table))
-    return MeasuredCase(job.case, rows, pd.concat(slices, ignore_index=True), reliability)
+    doubts = tuple(doubt for each in stored.values() for doubt in each.doubts)
+    return MeasuredCase(job.case, rows, pd.concat(slices, ignore_index=True), reliability, doubts)
 
 
 def _read(job: CaseJob, file: Path, label: int, stored: dict[Path, LabelMap]) -> LabelMap:

@@ -21,7 +21,7 @@ from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import Map, Slices, flag_coverage, keep_supported, postprocess
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
-from nnunet_softseg.io.geometry import reader_affines
+from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
@@ -62,13 +62,14 @@ def export_prediction(
     label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties)
     target = Path(truncated_file)
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
-    _write_soft_maps(target, soft_maps, labels, image_geometry, next(iter(record.image_files), None))
+    image = next(iter(record.image_files), None)
+    voxel_mm3 = _write_soft_maps(target, soft_maps, labels, image_geometry, image)
     if save_probabilities:
         with replacing(target.with_name(target.name + ".npz")) as aside:
             np.savez_compressed(aside, probabilities=soft_maps)
         save_pickle(image_geometry, str(target) + ".pkl")
     for name, soft_map in zip(names, soft_maps, strict=True):
-        volume_mm3 = float(soft_map.sum(dtype=np.float64)) * float(np.prod(properties["spacing"]))
+        volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
         record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
     si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
     record.add_flags(flag_coverage(soft_maps, names, si_axis))
@@ -135,13 +136,15 @@ def _postprocessed(predicted: Any, names: list[str], plans: Mapping[str, Any], r
 
 def _write_soft_maps(
     target: Path, soft_maps: Map, labels: list[int], properties: Mapping[str, Any], image: str | None
-) -> None:
+) -> float:
+    """Write one file per label, and return the volume of a voxel in mm3, by the affine that they have."""
     folder = target.parent / SOFT_FOLDER
     make_folder(folder)
     for label, soft_map in zip(labels, soft_maps, strict=True):
         nifti = soft_nifti(soft_map, properties, image)
         with replacing(soft_label_file(folder, target.name, label)) as aside:
             nib.save(nifti, aside)
+    return VoxelGrid.of(nifti).voxel_mm3
 
 
 def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:

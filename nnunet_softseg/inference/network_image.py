@@ -26,10 +26,16 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import CONSTANT, Flagged, flag_orientation, flag_spacing
+from nnunet_softseg.inference.postprocessing import CONSTANT, Flag, Flagged, flag_orientation, flag_spacing
 from nnunet_softseg.inference.recentring import WholeImage
-from nnunet_softseg.io.geometry import array_orientation, geometry_findings
-from nnunet_softseg.io.nifti import UNREADABLE, bytes_needed, is_long_enough, is_nifti, load_nifti
+from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
+from nnunet_softseg.io.nifti import (
+    bytes_needed,
+    geometry_warnings,
+    is_long_enough,
+    is_nifti,
+    load_nifti,
+)
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.resampling import (
     area_means,
@@ -44,8 +50,6 @@ Image = npt.NDArray[np.floating[Any]]
 MOST_VOXELS = 2**29
 """800 x 800 x 800, 2 GB as float32: more than any scan of a spine."""
 _VOLUME, _SLICE = 3, 2
-_OBJECTIONS = (*UNREADABLE, AssertionError, RuntimeError, MemoryError)
-"""What nibabel and SimpleITK raise where voxels are missing, and nnU-Net's readers where they object."""
 _ORDER = 3
 _DEFAULT = "resample_data_or_seg_to_shape"
 _DEFAULT_KEYWORDS: Mapping[str, Any] = {"is_seg": False, "order": _ORDER, "order_z": 0}
@@ -76,8 +80,14 @@ def preprocess_files(
     image.properties[KEY] = record = CaseRecord(image_files=tuple(map(str, image_files)))
     with error_prefix(image_files):
         box = _network_box(image, plans_manager, configuration_manager)
+    record.add_flags(Flagged(Flag.HEADER, str(doubt)) for doubt in _doubts(image_files))
     record.seconds["preprocess"] = time.perf_counter() - started
     return box, image.properties
+
+
+def _doubts(image_files: Sequence[str]) -> list[Finding]:
+    files = [Path(file) for file in image_files if is_nifti(file)]
+    return [doubt for file in files for doubt in geometry_warnings(file)]
 
 
 def preprocess_array(
@@ -401,8 +411,13 @@ def read_image(
         if is_nifti(file.name):
             raise_first_error(_header_findings(file, flat=flat))
     try:
-        image, properties = _read(files, plans_manager.image_reader_writer_class)
-    except _OBJECTIONS as error:
+        reader = plans_manager.image_reader_writer_class
+        image, properties = _read(files, reader)
+        if is_nifti(files[0].name) and not flat:
+            affine, reorients = load_nifti(files[0]).affine, "Reorient" in reader.__name__
+            stated = properties["spacing"]
+            properties["spacing"] = reader_spacing_mm(stated, affine, reorients=reorients)
+    except Exception as error:  # where voxels are missing, or nnU-Net's reader objects
         raise UserError(str(_unreadable(files, error))) from error
     found, expected = len(image), len(configuration_manager.normalization_schemes)
     if found != expected:
@@ -456,12 +471,10 @@ def _header_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         yield Finding(name, "holds no grey values", "integers or floats", str(dtype), "convert it")
-    yield from geometry_findings(file, image)
     needed = bytes_needed(image)
     if not is_long_enough(file, needed):  # to SimpleITK, what is missing is silently 0
-        yield Finding(
-            name, "is cut off", f"{needed} bytes, inflated", "fewer", "write or copy the file again"
-        )
+        expected = f"{needed} bytes by its header"
+        yield Finding(name, "truncated data", expected, "fewer", "write or copy the file again")
 
 
 def _unreadable(files: Sequence[Path], error: Exception) -> Finding:

@@ -46,6 +46,7 @@ class Flag(StrEnum):
 
     CONSTANT = "constant image"
     ORIENTATION = "orientation"
+    HEADER = "header"
     SPACING = "spacing"
     WEAK = "weak response"
     MOVED = "found off the centre"

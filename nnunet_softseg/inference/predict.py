@@ -8,9 +8,7 @@ import contextlib
 import io
 import os
 import pickle
-import sys
 import tempfile
-import traceback
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,6 +42,7 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
+from nnunet_softseg.io.workers import as_user_error
 
 RUN = "softseg_predict.json"
 CHECKPOINT = "checkpoint_final.pth"
@@ -451,12 +450,8 @@ class _Run:
     device: str
 
     def failed(self, case: ImageCase, error: Exception) -> None:
-        """Note why a case failed; an error of ours, not of the user, is shown with its traceback, too."""
-        why = str(error)
-        if not isinstance(error, UserError):
-            traceback.print_exception(error, file=sys.stderr)
-            why = f"{type(error).__name__}: {error}"
-        self.report.failed[case.case_id] = why
+        """Note why a case failed."""
+        self.report.failed[case.case_id] = str(as_user_error(error))
         self.bar.update()
 
     def finish(self, case: ImageCase, export: "AsyncResult[None]") -> None:

@@ -1,9 +1,11 @@
 """Voxel grids: affine, spacing, volume of a voxel, orientation; whether two images lie on one grid.
 
 Affines are (4, 4), voxel (i, j, k) to world RAS in mm. Sizes are those of the affine, as in viewers, and not
-of pixdim; the volume of a voxel is the affine's determinant, which holds for sheared axes, too.
+of pixdim; the volume of a voxel is the affine's determinant, which holds for sheared axes, too, and distances
+are those between points that it maps to.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +16,32 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.openers import ImageOpener
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from scipy.ndimage import distance_transform_edt
 
 from nnunet_softseg.errors import Finding, short_name
 
 AFFINE_TOLERANCE = 1e-3
 """Largest difference, in mm, between entries of two affines of one grid."""
+SIZE_TOLERANCE = 0.01
+"""How far pixdim may be off the affine, as a fraction, in training data: nnU-Net resamples by pixdim."""
+TWO_SIZES = "has two voxel sizes"
+NOWHERE = "does not say where it lies"
 _AXES = "ijk"
 _SPACE = 3
 _SHEARED_FROM_DEG = 0.5
-_MILLIMETRE = ("mm", "unknown")
+_PERPENDICULAR, _FLAT = 1e-4, 1e-6
+_MILLIMETRE = (0, 2)  # codes of NIfTI-1: unknown, mm
+_UNITS = {1: "metre", 3: "micrometre"}
+_ONE_SIZE = (
+    "its affine counts, but nnU-Net trains by pixdim: if the affine is right, "
+    "image = nibabel.load(FILE, mmap=False), image.set_qform(image.affine), nibabel.save(image, FILE)"
+)
 _RESAMPLE = "resample the label linearly to the image's grid"
 
 Affine = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Spacing = Sequence[float] | npt.NDArray[np.float64]
+"""mm between voxels along each axis, or the step along each axis as a column, which tells shear, too."""
 Box = tuple[slice, ...]
 
 
@@ -47,14 +63,21 @@ class VoxelGrid:
         return tuple(float(size) for size in nib.affines.voxel_sizes(self.affine))
 
     @property
+    def steps_mm(self) -> Affine:
+        """A step along each array axis, (3, 3): columns are array axes."""
+        return self.affine[:_SPACE, :_SPACE]
+
+    @property
     def voxel_mm3(self) -> float:
         """Volume of a voxel, 0 where the affine spans none."""
-        return abs(float(np.linalg.det(self.affine[:_SPACE, :_SPACE])))
+        return voxel_volume(self.steps_mm)
 
     @property
     def spans_volume(self) -> bool:
-        """Whether the affine is finite and maps every voxel somewhere else."""
-        return bool(np.isfinite(self.affine).all()) and self.voxel_mm3 > 0
+        """Whether the affine is finite and maps every voxel somewhere else, by more than rounding."""
+        if not np.isfinite(self.affine).all():
+            return False
+        return self.voxel_mm3 > _FLAT * float(np.prod(self.spacing_mm)) > 0
 
     @property
     def shear_deg(self) -> float:
@@ -66,6 +89,12 @@ class VoxelGrid:
     def orientation(self) -> str:
         """Anatomical direction in which each array axis grows, such as "RAS"."""
         return "".join(str(code) for code in nib.aff2axcodes(self.affine))
+
+    @property
+    def body_spacing_mm(self) -> tuple[float, ...]:
+        """The same along R-L, A-P and S-I."""
+        axes = np.argsort(io_orientation(self.affine)[:, 0])
+        return tuple(self.spacing_mm[axis] for axis in axes)
 
     def is_same(self, other: "VoxelGrid") -> bool:
         """Return whether two grids have one shape and affines equal within `AFFINE_TOLERANCE`."""
@@ -93,46 +122,105 @@ def turned(values: npt.NDArray[Any], affine: Affine, like: Affine) -> tuple[npt.
     return moved, affine @ inv_ornt_aff(transform, values.shape)
 
 
-def geometry_findings(file: Path, image: nib.Nifti1Image) -> Iterator[Finding]:
-    """Say whether voxel sizes and affine of a file, and of it opened, make sense and agree; errors first."""
-    name, grid = short_name(file), VoxelGrid.of(image)
-    sizes = _sizes_in_file(file, image)[: image.ndim]
-    listed = _listed(sizes)
-    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        what, remedy = "has voxel sizes that make no sense", "set the right voxel sizes in its header"
-        yield Finding(name, what, "positive numbers of mm in pixdim", listed, remedy)
+def geometry_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Iterator[Finding]:
+    """Say whether an open file tells where its voxels lie, and how large they are, once; errors first."""
+    name, grid, header = name or short_name(file), VoxelGrid.of(image), image.header
     if not grid.spans_volume:
         what, expected = "has an affine that maps no volume", "finite numbers and three independent axes"
-        found, remedy = np.round(grid.affine[:_SPACE], 3).tolist(), "repair qform and sform in its header"
-        yield Finding(name, what, expected, str(found), remedy)
+        found = np.round(grid.affine[:_SPACE], 3).tolist()
+        yield Finding(name, what, expected, str(found), _repair(header))
         return
-    spacing_mm = np.asarray(grid.spacing_mm[: image.ndim])
-    if not np.allclose(sizes[: len(spacing_mm)], spacing_mm, rtol=0, atol=AFFINE_TOLERANCE):
-        what, expected = "has two voxel sizes", f"{_listed(spacing_mm)} as its affine"
-        found, remedy = f"{listed} in pixdim", "nothing, if the affine is right: it is what counts"
-        yield Finding(name, what, expected, found, remedy, "warning")
+    sizes = sizes_in_file(file, image)
+    spacing_mm, listed = np.asarray(grid.spacing_mm[: len(sizes)]), _listed(sizes)
+    by_affine = int(header["sform_code"]) > 0
+    if not (by_affine or (np.isfinite(sizes).all() and (sizes > 0).all())):
+        what, remedy = "has voxel sizes that make no sense", "set the right voxel sizes in its header"
+        yield Finding(name, what, "positive numbers of mm in pixdim", listed, remedy)
+    elif not np.allclose(sizes, spacing_mm, rtol=0, atol=AFFINE_TOLERANCE):
+        expected, found = f"{_listed(spacing_mm)} mm as its affine", f"{listed} in pixdim"
+        yield Finding(name, TWO_SIZES, expected, found, _ONE_SIZE, "warning")
+    if not (by_affine or header["qform_code"] > 0):
+        found = "both 0: its place and orientation are guesses"
+        remedy = "nothing within this image; set them before it is compared with others by its place"
+        yield Finding(name, NOWHERE, "sform_code or qform_code above 0", found, remedy, "warning")
     if grid.shear_deg > _SHEARED_FROM_DEG:
         found, remedy = f"{grid.shear_deg:.1f} degrees less", "resample it to a grid without shear"
         yield Finding(name, "has sheared axes", "perpendicular ones", found, remedy, "warning")
-    unit = image.header.get_xyzt_units()[0]
-    if unit not in _MILLIMETRE:
+    if int(header["xyzt_units"]) % 8 not in _MILLIMETRE:
+        found = _UNITS.get(int(header["xyzt_units"]) % 8, "no known unit")
         remedy = "write sizes and affine in mm: they are taken as such"
-        yield Finding(name, "is not in mm", "mm in xyzt_units", unit, remedy, "warning")
+        yield Finding(name, "is not in mm", "mm in xyzt_units", found, remedy, "warning")
 
 
-def _sizes_in_file(file: Path, image: nib.Nifti1Image) -> npt.NDArray[np.floating[Any]]:
-    """Return pixdim[1:4] as it stands in the file: nibabel mends zero and negative ones, silently."""
+def _repair(header: Any) -> str:
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except ValueError:  # a quaternion longer than 1
+        qform = None
+    if qform is None or not VoxelGrid((), np.asarray(qform, dtype=np.float64)).spans_volume:
+        return "repair qform and sform in its header"
+    return (
+        "repair its sform, the qform is valid: image = nibabel.load(FILE, mmap=False), "
+        "image.set_sform(image.get_qform()), nibabel.save(image, FILE)"
+    )
+
+
+def sizes_in_file(file: Path, image: nib.Nifti1Image) -> npt.NDArray[np.floating[Any]]:
+    """Return the voxel sizes in pixdim as it stands: nibabel mends zero and negative ones, silently."""
     with ImageOpener(str(file)) as opened:
         header = type(image.header).from_fileobj(opened, check=False)
-    return np.asarray(header["pixdim"][1 : 1 + _SPACE])
+    return np.asarray(header["pixdim"][1 : 1 + min(image.ndim, _SPACE)])
+
+
+def sizes_agree(spacing_mm: Spacing, by_affine: Sequence[float]) -> bool:
+    """Return whether voxel sizes are within `SIZE_TOLERANCE` of those of the affine; false for NaN."""
+    return bool(np.allclose(spacing_mm, by_affine[: len(spacing_mm)], rtol=SIZE_TOLERANCE, atol=0))
+
+
+# Volume and distance
+
+
+def _steps(spacing_mm: Spacing) -> Affine:
+    given = np.asarray(spacing_mm, dtype=np.float64)
+    return np.diag(given) if given.ndim == 1 else given
+
+
+def axis_lengths(spacing_mm: Spacing) -> list[float]:
+    """Return the mm between voxels along each axis."""
+    return [float(length) for length in np.linalg.norm(_steps(spacing_mm), axis=0)]
+
+
+def margin_voxels(margin_mm: float, spacing_mm: Spacing) -> list[int]:
+    """Return the voxels along each axis that hold all within a distance."""
+    across = np.linalg.norm(np.linalg.inv(_steps(spacing_mm)), axis=1)
+    return [math.ceil(margin_mm * float(each)) for each in across]
+
+
+def voxel_volume(spacing_mm: Spacing) -> float:
+    """Return the volume of a voxel, mm3 in three dimensions: the determinant of its steps."""
+    return abs(float(np.linalg.det(_steps(spacing_mm))))
+
+
+def distances_mm(mask: Mask, spacing_mm: Spacing, at: Mask) -> npt.NDArray[np.float64]:
+    """Return the distance from each true voxel of `at`, (n,) in the order of the array, to one of a mask.
+
+    Both have one shape. Distances are those between the centres of voxels, sheared axes included.
+    """
+    steps = _steps(spacing_mm)
+    lengths = axis_lengths(spacing_mm)
+    across = np.triu((steps / lengths).T @ (steps / lengths), 1)
+    if np.abs(across).max() < _PERPENDICULAR:
+        return np.asarray(distance_transform_edt(~mask, sampling=lengths)[at])
+    from scipy.spatial import KDTree  # only here: few grids are sheared
+
+    tree = KDTree(np.argwhere(mask) @ steps.T)
+    return np.asarray(tree.query(np.argwhere(at) @ steps.T)[0])
 
 
 # Two images on one grid of voxels
 
 
-def check_grids(
-    prediction: npt.NDArray[Any], reference: npt.NDArray[Any], spacing_mm: Sequence[float]
-) -> None:
+def check_grids(prediction: npt.NDArray[Any], reference: npt.NDArray[Any], spacing_mm: Spacing) -> None:
     """Raise a ValueError if shapes differ, have no voxel, or the spacing is not one length > 0 per axis."""
     if prediction.shape != reference.shape:
         raise ValueError(
@@ -140,8 +228,11 @@ def check_grids(
         )
     if not prediction.size:
         raise ValueError(f"an image without a voxel has no measures, got shape {prediction.shape}")
-    lengths = np.asarray(spacing_mm, dtype=np.float64)
-    if lengths.shape != (prediction.ndim,) or not (np.isfinite(lengths) & (lengths > 0)).all():
+    steps, axes = np.asarray(spacing_mm, dtype=np.float64), prediction.ndim
+    positive = np.isfinite(steps).all() and (
+        (steps > 0).all() if steps.ndim == 1 else voxel_volume(steps) > 0
+    )
+    if steps.shape not in ((axes,), (axes, axes)) or not positive:
         raise ValueError(
             f"the spacing must be one length in mm above 0 per axis ({prediction.ndim}), got {spacing_mm}"
         )
@@ -222,6 +313,17 @@ def reader_affines(properties: Mapping[str, Any]) -> dict[str, npt.NDArray[np.fl
         affine[:size, 3] = stored["origin"]
         return {"original": np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine}
     return {}
+
+
+def reader_spacing_mm(stated_mm: Sequence[float], affine: Affine, *, reorients: bool) -> list[float]:
+    """Return the spacing (k, j, i) of an image as a reader gives it, by the affine where that disagrees.
+
+    Readers take it from pixdim, which one that reorients replaces, for images that it turns only.
+    """
+    grid = VoxelGrid((), affine)
+    by_affine = [*(grid.body_spacing_mm if reorients else grid.spacing_mm)][::-1]
+    agree = np.allclose(stated_mm, by_affine, rtol=0, atol=AFFINE_TOLERANCE)
+    return [float(size) for size in stated_mm] if agree else by_affine
 
 
 def array_orientation(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> str | None:

@@ -3,10 +3,11 @@
 import enum
 import glob
 import gzip
+import logging
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,15 +16,14 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from nnunet_softseg.errors import Finding, UserError, examples, short_name
+from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
+from nnunet_softseg.io.geometry import geometry_findings
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-UNREADABLE = (OSError, EOFError, ValueError, ImageFileError, HeaderDataError, zlib.error)
-"""What nibabel raises on a file that is missing, cut off or not an image."""
 _READ_IN_CHUNKS_OF = 1 << 20
+_MOST_INFLATED = 1032
+"""How many times longer than its gzip a file can be; zlib's documentation, "Maximum Compression Factor"."""
 _AXES = 3
 _REAL_KINDS = "biuf"
 _AGAIN = "write the file again"
@@ -35,6 +35,9 @@ _FEW_LABELS, _MOST_LABELS = 40, 1000
 _MOST_RATERS, _MOST_COUNTED = 10, 1 << 16
 _FEWEST_LEVELS, _LABELS_PER_VALUE = 4, 4
 _LARGEST_OVERSHOOT, _NEAR_FULL = 0.5, 1.5
+
+# What nibabel mends in a header it tells at every opening; `geometry_findings` tells it once, with the file.
+nib.imageglobals.logger.setLevel(logging.CRITICAL)
 
 Values = npt.NDArray[np.float32]
 StrPath = str | os.PathLike[str]
@@ -72,23 +75,49 @@ def without_nifti_ending(name: str) -> str:
 
 
 def load_nifti(file: Path) -> nib.Nifti1Image:
-    """Return an open NIfTI file, its voxels still on disk.
+    """Return an open NIfTI file, its voxels still on disk: the one way by which commands open them.
 
-    Raise a UserError if it is missing, or its header cannot be read.
+    Raise a UserError if it is missing, its header cannot be read, promises more than the file can hold, or
+    places the voxels nowhere.
     """
+    image = _opened(file)
+    if isinstance(image, Finding):
+        raise UserError(str(image))
+    raise_first_error(header_findings(file, image))
+    return image
+
+
+def _opened(file: Path, name: str = "") -> nib.Nifti1Image | Finding:
     try:
         image = nib.load(file)
         if isinstance(image, nib.Nifti1Image):
             return image
-        raise ImageFileError(type(image).__name__)
-    except UNREADABLE as error:
-        found = str(error) or type(error).__name__
-        not_nifti = Finding(short_name(file), "cannot be opened", "a NIfTI file", found, _AGAIN)
-        raise UserError(str(not_nifti)) from error
+        found = type(image).__name__
+    except Exception as error:  # each field of a broken header fails in its own way
+        found = first_line(error)
+    return Finding(name or short_name(file), "cannot be opened", "a NIfTI file", found, _AGAIN)
+
+
+def header_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Iterator[Finding]:
+    """Say whether the header promises more than the file can hold, and what `geometry_findings` say."""
+    needed, size = bytes_needed(image), file.stat().st_size
+    ending = file.suffix.lower()
+    most = {".gz": size * _MOST_INFLATED, ".nii": size}.get(ending, needed)
+    if needed > most:
+        expected, found = f"{needed} bytes by its header", f"{most}{' at most' * (ending == '.gz')}"
+        yield Finding(name or short_name(file), "truncated data", expected, found, _AGAIN)
+    yield from geometry_findings(file, image, name)
+
+
+def geometry_warnings(file: Path) -> list[Finding]:
+    """Return what is legal in the geometry of a file, but doubtful; a UserError as `load_nifti`."""
+    return [*geometry_findings(file, load_nifti(file))]
 
 
 def file_findings(file: Path, name: str = "") -> list[Finding]:
     """Say whether a NIfTI file is there, whole (by its checksum if compressed), 3-D and of real numbers.
+
+    Its geometry's errors are among them, `geometry_findings` has warnings, too.
 
     Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
     """
@@ -102,11 +131,11 @@ def file_findings(file: Path, name: str = "") -> list[Finding]:
         size = inflated_size(file)
     except (OSError, EOFError, zlib.error) as error:
         return [Finding(name, "corrupt or truncated gzip", "a whole file", first_line(error), _AGAIN)]
-    try:
-        image: Any = nib.load(file)
-    except UNREADABLE as error:
-        return [Finding(name, "unreadable NIfTI header", "a NIfTI file", first_line(error), _AGAIN)]
-    return _stored_findings(name, image, size)
+    image = _opened(file, name)
+    if isinstance(image, Finding):
+        return [image]
+    findings = _stored_findings(name, image, size) or [*header_findings(file, image, name)]
+    return [finding for finding in findings if finding.severity == "error"]
 
 
 def _stored_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Finding]:
@@ -206,7 +235,7 @@ def read_values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
 def _values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(image.dataobj)
-    except UNREADABLE as error:  # changed since it was looked at, or the disk fails
+    except Exception as error:  # changed since it was looked at, the disk fails, or the memory is full
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: expected a whole file, found: {reason}: {_AGAIN}") from error
 

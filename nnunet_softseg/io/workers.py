@@ -1,15 +1,18 @@
-"""The same work on many cases: in this process, or in spawned ones."""
+"""The same work on many cases: in this process, or in spawned ones; a case that fails stops no other."""
 
 import contextlib
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -31,8 +34,8 @@ def map_jobs(
     """Return the function's result of each job, in the order of the jobs.
 
     The function is that of a module, so that it can be sent to another process; what it raises stops all
-    jobs. `num_processes` 0 or 1: work in this one. `initializer` is called once in every new process.
-    Raise a UserError if a process is killed from outside, usually for want of memory.
+    jobs, but those of `try_jobs`. `num_processes` 0 or 1: work in this one. `initializer` is called once in
+    every new process. Raise a UserError if a process is killed from outside, usually for want of memory.
     """
     num_processes = min(num_processes, len(jobs))
     with tqdm(total=len(jobs), desc=description, disable=not progress, unit="case") as bar:
@@ -81,6 +84,50 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def try_jobs(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    name: Callable[[Job], str],
+    **options: Any,
+) -> list[Result | UserError]:
+    """Return as `map_jobs` the result of each job, or why it has none; a failure stops no other job.
+
+    `name` of a job stands in front of an error that nobody foresaw; options are those of `map_jobs`.
+    """
+    return map_jobs(partial(_attempt, function), [(name(job), job) for job in jobs], **options)
+
+
+def _attempt(function: Callable[[Job], Result], named: tuple[str, Job]) -> Result | UserError:
+    name, job = named
+    try:
+        return function(job)
+    except Exception as error:
+        return as_user_error(error, name)
+
+
+def succeeded(outcomes: Sequence[Result | UserError]) -> list[Result]:
+    """Return the results of jobs that have one.
+
+    Raises:
+        UserError: if there is none: that of the first job.
+    """
+    errors = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
+    if errors and len(errors) == len(outcomes):
+        more = f" (and {len(errors) - 1} more of this kind)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{more}")
+    return [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
+
+
+def as_user_error(error: Exception, name: str = "") -> UserError:
+    """Return what stopped the work on a case in one line, a `UserError` as it is."""
+    if isinstance(error, UserError):
+        return error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    said = f"unexpected {type(error).__name__} in {where}: {error}: look at its files, or report this"
+    return UserError(" ".join(f"{name}: {said}".removeprefix(": ").split()))
 
 
 def _start(initializer: Callable[[], None] | None) -> None:

@@ -5,13 +5,12 @@ ones the voxels strictly above 0.5. NaN, no value: `measure_table.MEASURES` decl
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.io.geometry import bounding_box, check_grids
+from nnunet_softseg.io.geometry import Spacing, axis_lengths, bounding_box, check_grids, voxel_volume
 from nnunet_softseg.metrics.calibration import reliability_curve
 from nnunet_softseg.metrics.measure_table import MEASURES, EmptyIf
 from nnunet_softseg.metrics.surface_distance import check_tolerance, surface_distances
@@ -91,7 +90,7 @@ def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> d
 def case_measures(
     prediction: Map,
     reference: Map,
-    spacing_mm: Sequence[float],
+    spacing_mm: Spacing,
     *,
     surface_dice_tolerance_mm: float = 1.0,
 ) -> dict[str, float]:
@@ -102,11 +101,11 @@ def case_measures(
     surfaces: `surface_distance`. That values lie in [0, 1] without NaN is not checked.
     """
     check_grids(prediction, reference, spacing_mm)
-    calibration = reliability_curve(prediction, reference, spacing_mm)
+    calibration = reliability_curve(prediction, reference, axis_lengths(spacing_mm))
     box = bounding_box((prediction != 0) | (reference != 0))
     predicted, expected = (np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     computed = {
-        **_voxel_measures(predicted, expected, float(np.prod(spacing_mm)), prediction.size),
+        **_voxel_measures(predicted, expected, voxel_volume(spacing_mm), prediction.size),
         **_surface_measures(predicted, expected, spacing_mm, surface_dice_tolerance_mm),
         "brier": calibration.brier_score,
         "ece": calibration.expected_calibration_error,
@@ -141,7 +140,7 @@ def _voxel_measures(
 
 
 def _surface_measures(
-    prediction: Map, reference: Map, spacing_mm: Sequence[float], tolerance_mm: float
+    prediction: Map, reference: Map, spacing_mm: Spacing, tolerance_mm: float
 ) -> dict[str, float]:
     """Return the measures of surfaces, or none if a mask has no surface."""
     check_tolerance(tolerance_mm)

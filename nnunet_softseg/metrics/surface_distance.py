@@ -5,14 +5,13 @@ outside of it, as all beyond the image is. Each counts once; tools that weight s
 give somewhat other numbers.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion
 
-from nnunet_softseg.io.geometry import bounding_box, check_grids
+from nnunet_softseg.io.geometry import Spacing, bounding_box, check_grids, distances_mm
 
 Mask = npt.NDArray[np.bool_]
 
@@ -50,7 +49,7 @@ class SurfaceDistances:
         return float((distances <= tolerance_mm + _ROUNDING_MM).mean())
 
 
-def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> SurfaceDistances:
+def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> SurfaceDistances:
     """Return the distances between the surfaces of two masks, both ways.
 
     Raises:
@@ -64,8 +63,8 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[fl
         mask[box] & ~binary_erosion(mask[box], border_value=0) for mask in (prediction, reference)
     )
     return SurfaceDistances(
-        to_reference_mm=distance_transform_edt(~expected, sampling=spacing_mm)[predicted],
-        to_prediction_mm=distance_transform_edt(~predicted, sampling=spacing_mm)[expected],
+        to_reference_mm=distances_mm(expected, spacing_mm, predicted),
+        to_prediction_mm=distances_mm(predicted, spacing_mm, expected),
     )
 
 

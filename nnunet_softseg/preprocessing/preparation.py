@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from nnunet_softseg.datasets import soft_label
@@ -17,8 +18,14 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import parse_numbered_name
-from nnunet_softseg.io.geometry import reader_affines, reader_geometry_findings, shape_findings
-from nnunet_softseg.io.nifti import content_findings, stored_values
+from nnunet_softseg.io.geometry import (
+    reader_affines,
+    reader_geometry_findings,
+    reader_spacing_mm,
+    shape_findings,
+    sizes_agree,
+)
+from nnunet_softseg.io.nifti import content_findings, load_nifti, stored_values
 from nnunet_softseg.io.results import (
     changed_keys,
     describe_source,
@@ -27,7 +34,7 @@ from nnunet_softseg.io.results import (
     remove_abandoned,
     source_changed,
 )
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import try_jobs
 from nnunet_softseg.preprocessing.center_crop import Box, kept_mass, network_box, superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedCase,
@@ -50,7 +57,7 @@ from nnunet_softseg.preprocessing.soft_target import (
 )
 from nnunet_softseg.settings import CROP_LOSS_WARNING
 
-FORMAT = 5
+FORMAT = 6
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
 
 
@@ -157,14 +164,11 @@ def is_up_to_date(job: SoftTargetJob) -> bool:
     return not any(source_changed(*pair) for pair in zip(job.sources, record["sources"], strict=True))
 
 
-def _prepare_case(job: SoftTargetJob) -> UserError | None:
-    """Make one soft target; the error of an unusable soft label is returned, as other cases go on."""
-    try:
-        # Described before they are read: a change in between makes the soft target stale, not wrong.
-        sources = [describe_source(file) for file in job.sources]
-        target, warnings = _make_soft_target(job)
-    except UserError as error:
-        return error
+def _prepare_case(job: SoftTargetJob) -> None:
+    """Make one soft target."""
+    # Described before they are read: a change in between makes the soft target stale, not wrong.
+    sources = [describe_source(file) for file in job.sources]
+    target, warnings = _make_soft_target(job)
     shapes = [label_shape(label, job.si_axis or 0) for label in target]
     record = {
         **job.grid_record(),
@@ -177,7 +181,6 @@ def _prepare_case(job: SoftTargetJob) -> UserError | None:
         "warnings": warnings,
     }
     write_soft_target(job.output, target, record, job.dataset.patch_size)
-    return None
 
 
 def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
@@ -191,12 +194,28 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
         label, properties = soft_label.read_soft_label(file, reader)
         raise_first_error(shape_findings(file, image_shape.tolist(), label.shape, "z, y, x"))
         raise_first_error(reader_geometry_findings(file, job.case.geometry, properties))
+        _require_sizes_of_affine(job, load_nifti(file))
         findings = content_findings(file, stored_values(file))
         raise_first_error(findings)
         label = np.clip(label, 0, 1, out=label).transpose(job.dataset.transpose_forward)
         warnings += [*map(str, findings), *_lost_outside(job, label, channel)]
         target[channel] = on_network_grid(label, job.case.bbox, job.case.shape)
     return target, warnings
+
+
+def _require_sizes_of_affine(job: SoftTargetJob, label: nib.Nifti1Image) -> None:
+    """Refuse an image that nnU-Net has resampled by a pixdim that its affine contradicts."""
+    stated = np.empty(3)
+    stated[list(job.dataset.transpose_forward)] = job.case.spacing_mm
+    reorients = "Reorient" in job.dataset.reader
+    by_affine = reader_spacing_mm(stated.tolist(), label.affine, reorients=reorients)
+    if label.ndim == len(stated) and not sizes_agree(stated.tolist(), by_affine):
+        wanted, found = (" x ".join(f"{size:.4g}" for size in sizes) for sizes in (by_affine, stated))
+        raise UserError(
+            f"case {job.case.case_id}: expected voxels of {wanted} mm (z, y, x), as its affine says, found "
+            f"it preprocessed with {found} mm of pixdim: mend its header as nnunet-softseg check -d "
+            f"{dataset_number(job.dataset.name)} says, then run {job.dataset.preprocess_command}"
+        )
 
 
 def _lost_outside(job: SoftTargetJob, label: soft_label.SoftLabel, channel: int) -> list[str]:
@@ -294,9 +313,10 @@ def prepare_soft_targets(
         raw_folder = dataset.raw_folder / soft_label.FOLDER
         findings = soft_label.folder_findings(raw_folder, case_ids, dataset.labels)
         raise_first_error(finding for finding in findings if finding.what != soft_label.EXTRA_FILE)
-    results = map_jobs(
+    results = try_jobs(
         _prepare_case,
         stale,
+        lambda job: job.case.case_id,
         num_processes=num_processes,
         progress=progress and bool(stale),
         description="Preparing soft targets",

@@ -14,7 +14,7 @@ import pytest
 from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, save_nifti, soft_blob
 
 from nnunet_softseg import cli
-from nnunet_softseg.datasets.check import check, orientation_findings, split_findings
+from nnunet_softseg.datasets.check import check, orientation_findings, spacing_findings, split_findings
 from nnunet_softseg.errors import UserError
 
 CASE = "sub-02_T2w"
@@ -48,6 +48,24 @@ def change_affine(file: Path, change: Any) -> None:
     save_nifti(file, np.asarray(image.dataobj), image.affine + change)
 
 
+def set_header(dataset: TinyDataset, case: str = CASE, **fields: Any) -> None:
+    """Give the image, soft labels and label map of a case header fields that nibabel would mend."""
+    soft_labels = [dataset.soft_label(case, label) for label in dataset.labels]
+    for file in (dataset.image(case), dataset.label_map(case), *soft_labels):
+        content = bytearray(gzip.decompress(file.read_bytes()))
+        header = np.frombuffer(content, nib.Nifti1Header().structarr.dtype, 1)
+        for name, value in fields.items():
+            header[name] = value
+        file.write_bytes(gzip.compress(bytes(content)))
+
+
+def scale(dataset: TinyDataset, factor: float, case: str = CASE) -> None:
+    soft_labels = [dataset.soft_label(case, label) for label in dataset.labels]
+    for file in (dataset.image(case), dataset.label_map(case), *soft_labels):
+        image = nib.load(file)
+        save_nifti(file, np.asarray(image.dataobj), np.diag([factor] * 3 + [1]) @ image.affine)
+
+
 def with_one(value: float) -> Callable[[Any], Any]:
     def change(array: Any) -> Any:
         array[1, 2, 3] = value
@@ -73,6 +91,16 @@ def set_planned_labels(dataset: TinyDataset) -> None:
     (dataset.preprocessed / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cord": 1}}))
 
 
+def promising() -> bytes:
+    """A header of 30000 x 30000 x 30000 voxels of 4 bytes, and not one of them."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_data_shape((30000, 30000, 30000))
+    header["vox_offset"], header["magic"], header["sform_code"] = 352, b"n+1", 1
+    header["srow_x"][0] = header["srow_y"][1] = header["srow_z"][2] = 1
+    return header.binaryblock + bytes(4)
+
+
 def soft(dataset: TinyDataset, label: int = 1) -> Path:
     return dataset.soft_label(CASE, label)
 
@@ -80,7 +108,38 @@ def soft(dataset: TinyDataset, label: int = 1) -> Path:
 SHIFT = np.zeros((4, 4))
 SHIFT[2, 3] = 0.02
 
+ROWS = ("srow_x", "srow_y", "srow_z")
+
 ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
+    (
+        "pixdim and affine",
+        lambda d: set_header(d, pixdim=[1, 0.5, 0.5, 3, 1, 1, 1, 1]),
+        "imagesTr/sub-02_T2w_0000.nii.gz: has two voxel sizes: expected 1, 1.2, 0.9 mm as its affine, "
+        "found 0.5, 0.5, 3 in pixdim: .*set_qform",
+    ),
+    (
+        "pixdim 0",
+        lambda d: set_header(d, pixdim=[1, 0, 1.2, 0.9, 1, 1, 1, 1]),
+        "sub-02_T2w_0000.nii.gz: has two voxel sizes: .*found 0, 1.2, 0.9 in pixdim",
+    ),
+    (
+        "sform zero",
+        lambda d: set_header(d, **dict.fromkeys(ROWS, 0)),
+        "imagesTr/sub-02_T2w_0000.nii.gz: has an affine that maps no volume: .*repair its sform, the qform",
+    ),
+    (
+        "sform NaN, another reader",
+        lambda d: (
+            change_json(d, overwrite_image_reader_writer="NibabelIO"),
+            set_header(d, **dict.fromkeys(ROWS, np.nan)),
+        ),
+        "imagesTr/sub-02_T2w_0000.nii.gz: has an affine that maps no volume: .*repair its sform, the qform",
+    ),
+    (
+        "a header that promises too much",
+        lambda d: d.image(CASE).write_bytes(gzip.compress(promising())),
+        "imagesTr/sub-02_T2w_0000.nii.gz: truncated data: expected 108000000000352 bytes by its header",
+    ),
     (
         "no dataset.json",
         lambda d: (d.raw / "dataset.json").unlink(),
@@ -172,7 +231,7 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
     (
         "no header",
         lambda d: soft(d).write_bytes(gzip.compress(bytes(400))),
-        "sub-02_T2w_0001.*unreadable NIfTI header",
+        "sub-02_T2w_0001.*cannot be opened",
     ),
     (
         "no label map",
@@ -279,6 +338,22 @@ def in_micrometres(dataset: TinyDataset) -> None:
 
 WARNINGS += [
     ("other unit", in_micrometres, "imagesTr/sub-02_T2w_0000.nii.gz: is not in mm: expected mm"),
+    (
+        "cm for mm",
+        lambda d: scale(d, 10),
+        "imagesTr/sub-02_T2w_0000.nii.gz: voxels unlike those of the others: expected within 3 times "
+        "1 x 1.2 x 0.9 mm along R, A, S, found 10 x 12 x 9 mm",
+    ),
+    (
+        "no form code",
+        lambda d: set_header(d, sform_code=0, qform_code=0),
+        "imagesTr/sub-02_T2w_0000.nii.gz: does not say where it lies: .*found both 0",
+    ),
+    (
+        "nearly one size",
+        lambda d: set_header(d, pixdim=[1, 1.004, 1.2, 0.9, 1, 1, 1, 1]),
+        "imagesTr/sub-02_T2w_0000.nii.gz: has two voxel sizes: .*found 1.004, 1.2, 0.9 in pixdim",
+    ),
     ("all zero", empty_label, "softLabelsTr/sub-02_T2w_0002.nii.gz: all zero"),
     ("masks", only_masks, "softLabelsTr: every soft label is a mask"),
 ]
@@ -316,6 +391,15 @@ def test_warning_is_given(dataset: TinyDataset, change: Any, message: str) -> No
     assert re.search(message, text), text
 
 
+def test_two_protocols_are_no_outliers() -> None:
+    fine, thick, centimetres = (0.8, 0.8, 0.8), (0.5, 0.5, 5.0), (8.0, 8.0, 8.0)
+    spacings = {f"{index}": (fine, fine, thick)[index % 3] for index in range(30)}
+    assert spacing_findings(spacings) == []
+    (finding,) = spacing_findings({**spacings, "odd": centimetres, "broken": None})
+    assert finding.file == "odd"
+    assert spacing_findings({"a": fine, "b": centimetres}) == []  # which of them is odd?
+
+
 def test_all_problems_of_all_cases_are_collected(dataset: TinyDataset) -> None:
     """Each is named once, in one line, whichever process found it."""
     first, second, third = dataset.cases
@@ -327,7 +411,7 @@ def test_all_problems_of_all_cases_are_collected(dataset: TinyDataset) -> None:
     report = check(101, 2, progress=False)
     where = sorted((finding.file, finding.what.split(" by ")[0]) for finding in report.errors)
     assert where == [
-        ("imagesTr/sub-03_T2w_0000.nii.gz", "unreadable NIfTI header"),
+        ("imagesTr/sub-03_T2w_0000.nii.gz", "cannot be opened"),
         ("softLabelsTr/sub-01_T2w_0001.nii.gz", "NaN or infinite values"),
         ("softLabelsTr/sub-01_T2w_0001.nii.gz", "affine differs from that of the image"),
         ("softLabelsTr/sub-01_T2w_0002.nii.gz", "soft label of case sub-01_T2w, label 2, is missing"),

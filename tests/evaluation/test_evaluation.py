@@ -22,6 +22,7 @@ from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 from nnunet_softseg.io.case_files import REPORT, Case, check_pattern, list_files
 from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
+from nnunet_softseg.metrics.overlap import case_measures
 
 EMPTY = np.zeros(SHAPE)
 
@@ -691,3 +692,65 @@ def test_real_levels_give_an_area_per_level(real_data: Path, tmp_path: Path) -> 
     assert cases["csa_region"].item() == "C4-C5"
     # registered to this very mask: within 5 % of it
     assert abs(cases["csa_error_percent"].item()) < 5
+
+
+# Geometry, and files that cannot be used
+
+
+SHEARED = np.array([[0.5, 0, 0, 0], [0, 0.5, 2 * np.tan(np.radians(20)), 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+
+
+def test_volumes_of_sheared_axes_are_the_determinants(tmp_path: Path) -> None:
+    """As a CT with a tilted gantry: voxels of 0.5 x 0.5 x 2 mm3, however long the third step is."""
+    reference = write(tmp_path / "ref" / "sub-01_T2w_0001.nii.gz", prism(6.5), affine=SHEARED)
+    prediction = write(tmp_path / "pred" / "sub-01_T2w_0001.nii.gz", prism(6), affine=SHEARED)
+    evaluation = quiet(prediction.parent, reference.parent, tmp_path / "out")
+    (row,) = evaluation.cases.to_dict("records")
+    assert row["reference_volume_mm3"] == pytest.approx(6 * 6.5 * 16 * 0.5)
+    assert row["volume_mm3"] == pytest.approx(6 * 6 * 16 * 0.5)
+    assert "2 file(s): has sheared axes" in evaluation.warnings[-1]
+    # one voxel further along the sheared axis is 2 mm up and 0.73 mm to the front
+    points = np.argwhere(prism(6) > 0.5) @ SHEARED[:3, :3].T
+    moved = np.roll(prism(6), 1, axis=2) > 0.5
+    distances = case_measures(prism(6), moved.astype(np.float32), SHEARED[:3, :3])
+    apart = np.linalg.norm(points[:, None] - (np.argwhere(moved) @ SHEARED[:3, :3].T)[None], axis=2)
+    assert 0 < distances["hd95_mm"] <= apart.min(axis=1).max() + 1e-9
+
+
+def test_a_file_that_cannot_be_used_stops_no_other_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = case_ids("12", ["T2w"])
+    reference = references(tmp_path / "ref", cases)
+    predictions = references(tmp_path / "pred", cases)
+    (predictions / "sub-2_T2w_0001.nii.gz").write_bytes(b"no image")
+    words = ["-i", str(predictions), "-g", str(reference), "-o", str(tmp_path / "out"), "-np", "1"]
+    assert main(["evaluate", *words]) == 2
+    assert "failed, in no mean: sub-2_T2w: pred/sub-2_T2w_0001.nii.gz: cannot be" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["num_cases"] == 1
+    assert list(summary["failed"]) == ["sub-2_T2w"]
+    assert pd.read_csv(tmp_path / "out" / "cases.csv")["case"].tolist() == ["sub-1_T2w"]
+    words = ["--method", f"a={predictions}", "--method", f"b={reference}", *words[2:], "--no-report"]
+    assert main(["compare", *words]) == 2
+    assert "failed, in no mean: sub-2_T2w: " in capsys.readouterr().out
+
+
+def test_heights_of_images_that_do_not_say_where_they_lie_are_not_compared(tmp_path: Path) -> None:
+    cases = case_ids("1", ["T1w", "T2w"])
+    lower = np.eye(4)
+    lower[2, 3] = -5.0
+    for folder in ("ref", "pred"):
+        write(tmp_path / folder / f"{cases[0]}_0001.nii.gz", prism(6.5))
+        write(tmp_path / folder / f"{cases[1]}_0001.nii.gz", prism(6.5), affine=lower)
+    known = quiet(tmp_path / "pred", tmp_path / "ref", tmp_path / "out")
+    assert known.cases[["csa_region", "csa_slices"]].values.tolist() == [["common heights", 11]] * 2
+    for folder in ("ref", "pred"):
+        file = tmp_path / folder / f"{cases[1]}_0001.nii.gz"
+        image = nib.load(file)
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+        nib.save(image, file)
+    unknown = quiet(tmp_path / "pred", tmp_path / "ref", tmp_path / "out")
+    assert unknown.cases[["csa_region", "csa_slices"]].values.tolist() == [["own slices", 16]] * 2
+    assert "2 file(s): does not say where it lies (ref/sub-1_T2w_0001.nii.gz" in unknown.warnings[-1]

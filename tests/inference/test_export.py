@@ -142,6 +142,28 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     }  # fmt: skip
 
 
+def test_the_volume_is_that_of_the_affine(tmp_path: Path) -> None:
+    """Sheared axes are longer than their voxels are thick, and pixdim may say anything."""
+    soft, properties = case(tmp_path, NibabelIO)
+    file = tmp_path / "sub-01_T2w_0000.nii.gz"
+    image = nib.load(file)
+    sheared = image.affine.copy()
+    sheared[:3, 1] += 0.4 * sheared[:3, 0] * np.linalg.norm(sheared[:3, 1]) / np.linalg.norm(sheared[:3, 0])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), sheared), file)
+    properties["spacing"] = [9.0, 9.0, 9.0]
+    target = tmp_path / "out" / "sub-01_T2w"
+    target.parent.mkdir()
+    dataset_json = {"labels": LABELS, "file_ending": ".nii.gz"}
+    export.export_prediction(soft, properties, Plans(NibabelIO), dataset_json, str(target))
+    entry = json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"]["sub-01_T2w"]
+    voxel_mm3 = float(np.prod(image.header.get_zooms()))  # before it was sheared
+    cord = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")
+    np.testing.assert_allclose(cord.affine, sheared, atol=1e-6)
+    assert entry["labels"]["cord"]["soft_volume_mm3"] == pytest.approx(
+        (54 * 0.37 + 6 * 0.93) * voxel_mm3, rel=1e-4
+    )
+
+
 NETWORK_SHAPE, BOX = (25, 40, 30), ((0, 25), (9, 33), (-2, 14))
 
 

@@ -214,7 +214,7 @@ def test_a_truncated_file(tmp_path: Path, reader: type, ending: str, share: floa
         whole = gzip.decompress(whole)
     file = tmp_path / f"cut_0000{ending}"
     file.write_bytes(whole[: int(share * len(whole))])
-    assert "is cut off: expected" in refused(file, reader)
+    assert "truncated data: expected" in refused(file, reader)
 
 
 def test_a_gzip_stream_in_pieces_is_whole(tmp_path: Path) -> None:
@@ -264,16 +264,56 @@ def changed_header(folder: Path, field: str, change: Callable[[Any], Any]) -> Pa
     return file
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
-@pytest.mark.parametrize("reader", READERS)
-def test_voxel_sizes_that_make_no_sense(tmp_path: Path, value: float, reader: type) -> None:
+def with_pixdim(value: float) -> Callable[[Any], Any]:
     def change(pixdim: Any) -> Any:
         pixdim[2] = value
         return pixdim
 
-    line = refused(changed_header(tmp_path, "pixdim", change), reader)
-    assert "voxel sizes that make no sense" in line
-    assert f"found 1, {value:g}, 0.9" in line
+    return change
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 2.5, np.nan, np.inf])
+def test_voxel_sizes_are_those_of_the_affine(tmp_path: Path, value: float) -> None:
+    expected, _, geometry = run(saved(tmp_path))
+    image, _, properties = run(changed_header(tmp_path, "pixdim", with_pixdim(value)))
+    np.testing.assert_allclose(properties["spacing"], geometry["spacing"], atol=1e-6)
+    np.testing.assert_allclose(image, expected, atol=1e-4)
+    assert properties[KEY].flags == ["header"]
+    (why,) = properties[KEY].warnings
+    assert f"has two voxel sizes: expected 1, 1.2, 0.9 mm as its affine, found 1, {value:g}, 0.9 in" in why
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("reader", READERS)
+def test_voxel_sizes_that_make_no_sense(tmp_path: Path, value: float, reader: type) -> None:
+    """Without an sform, the affine is made of them."""
+    file = changed_header(tmp_path, "pixdim", with_pixdim(value))
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[254:256] = bytes(2)
+    file.write_bytes(gzip.compress(bytes(content)))
+    line = refused(file, reader)
+    assert "voxel sizes that make no sense" in line or "maps no volume" in line
+    assert np.isnan(value) or np.isinf(value) or f"found 1, {value:g}, 0.9" in line
+
+
+@pytest.mark.parametrize("reader", [NibabelIOWithReorient, SimpleITKIOWithReorient])
+def test_an_image_gives_one_answer_in_whichever_order_it_is_stored(tmp_path: Path, reader: type) -> None:
+    affine, found = affine_of("RAS", spacing_mm=(1.0, 1.1, 0.9)), {}
+    stored = nib.Nifti1Image(noise(), affine)
+    for codes in ("RAS", "LPS", "SAR", "ILP"):
+        turn = nib.orientations.ornt_transform(
+            nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes)
+        )
+        image = stored.as_reoriented(turn)
+        image.set_sform(image.affine, 1)
+        image.set_qform(image.affine, 1)
+        image.header["pixdim"][1:4] = 0.5, 0.5, 3
+        nib.save(image, tmp_path / f"{codes}_0000.nii.gz")
+        network_image, _, properties = run(tmp_path / f"{codes}_0000.nii.gz", reader)
+        np.testing.assert_allclose(properties["spacing"], [0.9, 1.1, 1.0], atol=1e-6)
+        found[codes] = network_image
+    for codes in found:
+        np.testing.assert_allclose(found[codes], found["RAS"], atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])

@@ -5,8 +5,19 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, grid_findings, turned
+from nnunet_softseg.io.geometry import (
+    VoxelGrid,
+    distances_mm,
+    geometry_findings,
+    grid_findings,
+    margin_voxels,
+    reader_spacing_mm,
+    turned,
+    voxel_volume,
+)
 
 SHAPE = (4, 5, 6)
 
@@ -61,18 +72,105 @@ def test_grids_are_one_within_a_micrometre() -> None:
     assert "shape differs from that of the image: expected (x, y, z) = (4, 5, 6)" in str(finding)
 
 
+def saved(file: Path, image: nib.Nifti1Image, **fields: object) -> Path:
+    """The image with header fields as they are given here: nibabel mends some as it writes."""
+    nib.save(image, file)
+    content = bytearray(file.read_bytes())
+    header = np.frombuffer(content, nib.Nifti1Header().structarr.dtype, 1)
+    for name, value in fields.items():
+        header[name] = value
+    file.write_bytes(content)
+    return file
+
+
+def found_in(file: Path) -> list[tuple[str, str]]:
+    return [(finding.severity, finding.what) for finding in geometry_findings(file, nib.load(file))]
+
+
 def test_headers_that_make_no_sense_are_named(tmp_path: Path) -> None:
-    file = tmp_path / "image.nii"
     image = nib.Nifti1Image(np.zeros(SHAPE, np.float32), rotated(10))
     image.header.set_xyzt_units("micron")
-    nib.save(image, file)
-    assert [finding.what for finding in geometry_findings(file, nib.load(file))] == ["is not in mm"]
-    content = bytearray(file.read_bytes())
-    content[80:84] = np.float32(-0.8).tobytes()  # pixdim[1]
-    file.write_bytes(content)
-    found = list(geometry_findings(file, nib.load(file)))
-    assert [finding.severity for finding in found] == ["error", "warning", "warning"]
-    assert "voxel sizes that make no sense: expected positive numbers of mm in pixdim, found -0.8" in str(
-        found[0]
+    file = saved(tmp_path / "image.nii", image)
+    assert found_in(file) == [("warning", "is not in mm")]
+    pixdim = [1, -0.8, 0.8, 3, 1, 1, 1, 1]
+    saved(file, image, pixdim=pixdim)
+    assert found_in(file) == [("warning", "has two voxel sizes"), ("warning", "is not in mm")]
+    finding = next(geometry_findings(file, nib.load(file)))
+    assert "expected 0.5, 0.8, 3 mm as its affine, found -0.8, 0.8, 3 in pixdim" in str(finding)
+    # Without an sform, the affine is made of pixdim, whatever that holds.
+    saved(file, image, pixdim=pixdim, sform_code=0, qform_code=1)
+    assert found_in(file) == [("error", "has voxel sizes that make no sense"), ("warning", "is not in mm")]
+    saved(file, image, xyzt_units=77)  # no unit has this code
+    assert found_in(file) == [("warning", "is not in mm")]
+
+
+def test_a_file_that_does_not_say_where_it_lies_is_named(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.float32), rotated(0))
+    file = saved(tmp_path / "image.nii", image, sform_code=0, qform_code=0)
+    assert found_in(file) == [("warning", "does not say where it lies")]
+    saved(file, image, sform_code=0, qform_code=1)
+    assert found_in(file) == []
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_broken_sform_is_repaired_as_the_message_says(value: float, tmp_path: Path) -> None:
+    affine = rotated(10)
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.float32), affine)
+    image.set_qform(affine, 1)
+    rows = dict.fromkeys(("srow_x", "srow_y", "srow_z"), [value] * 4)
+    file = saved(tmp_path / "image.nii", image, **rows)
+    assert found_in(file) == [("error", "has an affine that maps no volume")]
+    finding = next(geometry_findings(file, nib.load(file)))
+    assert finding.remedy == (
+        "repair its sform, the qform is valid: image = nibabel.load(FILE, mmap=False), "
+        "image.set_sform(image.get_qform()), nibabel.save(image, FILE)"
     )
-    assert "has two voxel sizes" in found[1].what
+    broken = nib.load(file, mmap=False)  # else what is saved would be read from the file that it replaces
+    broken.set_sform(broken.get_qform())
+    nib.save(broken, file)
+    assert found_in(file) == []
+    np.testing.assert_allclose(nib.load(file).affine, affine, atol=1e-6)
+    saved(file, image, **rows, qform_code=0)
+    assert next(geometry_findings(file, nib.load(file))).remedy == "repair qform and sform in its header"
+
+
+def test_two_voxel_sizes_become_one_as_the_message_says(tmp_path: Path) -> None:
+    affine = np.array([[-1.0, 0.2, 0, 7], [0, 0, 2, 0], [0, -3, 0, 1], [0, 0, 0, 1]])  # sheared, too
+    values = np.random.default_rng(0).integers(0, 99, SHAPE).astype(np.int16)
+    file = saved(tmp_path / "image.nii", nib.Nifti1Image(values, affine), pixdim=[1, 0.5, 0.5, 3, 1, 1, 1, 1])
+    finding = next(geometry_findings(file, nib.load(file)))
+    assert "image.set_qform(image.affine), nibabel.save(image, FILE)" in finding.remedy
+    image = nib.load(file, mmap=False)
+    image.set_qform(image.affine)
+    nib.save(image, file)
+    assert found_in(file) == [("warning", "has sheared axes")]
+    np.testing.assert_allclose(nib.load(file).affine, affine, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(nib.load(file).dataobj), values)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_distances_are_those_between_the_points_of_the_affine(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    steps = np.diag(random.uniform(0.5, 3, 3)) + np.triu(random.uniform(-1, 1, (3, 3)), 1) * random.integers(
+        2
+    )
+    mask, at = random.random((2, *SHAPE)) < 0.1
+    mask[1, 2, 3] = True
+    to, origins = np.argwhere(mask) @ steps.T, np.argwhere(at) @ steps.T
+    expected = np.linalg.norm(origins[:, None] - to[None], axis=2).min(axis=1, initial=np.inf)
+    np.testing.assert_allclose(distances_mm(mask, steps, at), expected, atol=1e-9)
+    assert voxel_volume(steps) == pytest.approx(steps[0, 0] * steps[1, 1] * steps[2, 2])
+    near = margin_voxels(2.0, steps)
+    moves = np.stack(np.meshgrid(*[np.arange(-8, 9)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    reached = np.abs(moves[np.linalg.norm(moves @ steps.T, axis=1) <= 2.0]).max(axis=0)
+    assert (reached <= near).all()
+
+
+@pytest.mark.parametrize("reorients", [False, True])
+def test_readers_are_told_the_spacing_of_the_affine(reorients: bool) -> None:
+    affine = np.array([[0, 0, -3.0, 0], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])  # axes A-P, S-I, R-L
+    by_affine = [2.0, 1.0, 3.0] if reorients else [3.0, 2.0, 1.0]  # (k, j, i)
+    assert reader_spacing_mm([0.5, 0.5, 3.0], affine, reorients=reorients) == by_affine
+    stated = [size + 1e-5 for size in by_affine]  # as nnU-Net reads it, bit by bit
+    assert reader_spacing_mm(stated, affine, reorients=reorients) == stated

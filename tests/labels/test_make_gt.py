@@ -676,7 +676,7 @@ SPOILED_MASKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (cut_off, "corrupt or truncated gzip"),
     "not NIfTI": (
         lambda file: file.write_bytes(gzip.compress(b"nothing")) and None,
-        "unreadable NIfTI header",
+        "cannot be opened",
     ),
     "link": (break_link, "file is missing: expected a NIfTI file, found a broken link: .*fetch its content"),
 }
@@ -755,6 +755,20 @@ def test_one_subject_fails_and_no_other(
     assert labels_state(output, "sub-02") == other
     assert "sub-01" in (output / "qc" / "index.html").read_text()
     assert without_output(made) == before
+
+
+def test_contrasts_that_do_not_say_where_they_lie_are_averaged_with_a_warning(
+    bids: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (image_file(bids, "anat/sub-01_T1w"), mask_file(bids, "anat/sub-01_T1w")):
+        image = nib.load(file)
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+        nib.save(image, file)
+    assert cli.main(["make-gt", "-i", str(bids), "-o", str(bids.parent / "out"), "-np", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "  T1w: does not say where it lies: expected sform_code or qform_code above 0" in said
+    assert "compared with others by its place (sub-01)" in said
 
 
 def test_a_bug_in_one_subject_does_not_stop_the_others(bids: Path, monkeypatch: pytest.MonkeyPatch) -> None:

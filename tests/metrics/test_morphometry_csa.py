@@ -188,7 +188,7 @@ def test_levels_that_are_not_there_are_named_and_nothing_is_written(tmp_path: Pa
         ({"maps": "notes.nii.gz"}, "notes.nii.gz: cannot be opened"),
         ({"maps": "missing.nii.gz"}, "missing.nii.gz: cannot be opened"),
         ({"maps": "cut.nii.gz"}, "cut.nii.gz: expected a whole file"),
-        ({"maps": "short.nii"}, "short.nii: expected a whole file"),
+        ({"maps": "short.nii"}, "short.nii: truncated data"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, monkeypatch, arguments, message) -> None:
@@ -354,3 +354,30 @@ def test_real_levels_of_a_template(real_data: Path) -> None:
     # Probabilistic grey and white matter add up to the cord, drawn as binary.
     assert parts["csa_mm2"].sum() == pytest.approx(table["csa_mm2"].sum(), rel=0.03)
     assert math.isnan(parts["csa_mm2"][0])
+
+
+def test_a_map_that_cannot_be_used_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output = tmp_path / "maps", tmp_path / "csa.csv"
+    write_map(folder / "a.nii.gz")
+    (folder / "b.nii.gz").write_bytes(b"no image")
+    write_map(folder / "c.nii.gz", 0.5)
+    assert main(["csa", "-i", str(folder), "-o", str(output), "-np", "1"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("nnunet-softseg: error: maps/b.nii.gz: cannot be opened: expected a NIfTI file")
+    areas = pd.read_csv(output).groupby("file")["csa_mm2"].mean()
+    assert areas.to_dict() == pytest.approx({str(folder / "a.nii.gz"): 14, str(folder / "c.nii.gz"): 7})
+
+
+def test_doubts_about_the_geometry_are_told(tmp_path: Path) -> None:
+    soft_map = write_map(tmp_path / "m.nii.gz")
+    image = nib.load(soft_map)
+    image.header["pixdim"][1:4] = 0.5, 0.5, 3  # the affine has 1 x 1 x 2 mm
+    nib.save(image, soft_map)
+    table = csa(soft_map)
+    assert table["csa_mm2"].tolist() == pytest.approx([14] * 8)
+    assert [line.split(": ")[1] for line in table.attrs["warnings"]] == ["has two voxel sizes"]
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(image, soft_map)
+    (warning,) = csa(soft_map).attrs["warnings"]
+    assert "m.nii.gz: does not say where it lies: expected sform_code or qform_code above 0" in warning

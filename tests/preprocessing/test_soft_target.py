@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -867,3 +868,19 @@ def test_properties_of_nnunet_are_as_expected(dataset: TinyDataset) -> None:
         (0, 26),
         (0, 24),
     ]
+
+
+def test_a_case_that_was_preprocessed_by_a_wrong_pixdim_is_refused(dataset: TinyDataset) -> None:
+    """nnU-Net's readers take pixdim, whatever the affine says; the soft label must not follow."""
+    manager = PlansManager(dataset.plans())
+    where = {"raw_folder": dataset.raw, "folder": dataset.preprocessed / "nnUNetPlans_3d_fullres"}
+    found = PreprocessedDataset.of(manager, CONFIGURATION, dataset.labels, **where, crop=True)
+    job = preparation._jobs(found)[0]
+    preparation._prepare_case(job)
+    nearly = replace(job.case, spacing_mm=tuple(1.005 * size for size in job.case.spacing_mm))
+    preparation._prepare_case(replace(job, case=nearly))
+    wrong = replace(job.case, spacing_mm=(3.0, 0.5, 0.5))
+    with pytest.raises(
+        UserError, match=r"expected voxels of 0\.9 x 1\.2 x 1 mm .* found it preproc"
+    ):
+        preparation._prepare_case(replace(job, case=wrong))

@@ -1,24 +1,24 @@
 """Faults and hashes of all sources, found before anything is written."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.datasets.conversion.sources import SourceCase
 from nnunet_softseg.datasets.soft_label import overlap_findings
-from nnunet_softseg.errors import Finding, UserError, examples
+from nnunet_softseg.errors import Finding, UserError, examples, grouped, unfit
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.nifti import (
     MapKind,
     classify,
     content_findings,
     file_findings,
+    geometry_warnings,
     load_nifti,
     stored_values,
 )
 from nnunet_softseg.io.results import sha256
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import try_jobs
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class Inspection:
 
 def inspect_cases(cases: Sequence[SourceCase], *, num_processes: int, progress: bool) -> list[Inspection]:
     """Return faults and hashes of every case, in their order; a UserError if any case is not fit."""
-    inspections = map_jobs(
-        inspect, cases, num_processes=num_processes, progress=progress, description="Looking at cases"
-    )
+    jobs = {"num_processes": num_processes, "progress": progress, "description": "Looking at cases"}
+    inspections = [
+        Inspection(case.case_id, [unfit(case.case_id, found)]) if isinstance(found, UserError) else found
+        for case, found in zip(
+            cases, try_jobs(inspect, cases, lambda case: case.case_id, **jobs), strict=True
+        )
+    ]
     broken = [inspection for inspection in inspections if inspection.errors]
     if broken:
         others = [inspection.case_id for inspection in broken[1:]]
@@ -62,20 +66,13 @@ def inspect(case: SourceCase) -> Inspection:
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         return Inspection(case.case_id, errors)
-    findings += overlap_findings(case.soft_labels, soft_labels)
+    findings += [*geometry_warnings(case.image), *overlap_findings(case.soft_labels, soft_labels)]
     return Inspection(case.case_id, [], findings, {file: sha256(file) for file in files}, masks)
 
 
 def inspection_warnings(inspections: Sequence[Inspection]) -> list[str]:
     """Return one line for each kind of warning, with its files."""
-    grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for inspection in inspections:
-        for finding in inspection.warnings:
-            grouped[finding.what, finding.remedy].append(finding.file)
-    lines = [
-        f"{len(files)} of {len(inspections)} cases: {what} ({examples(files)}): {remedy}"
-        for (what, remedy), files in grouped.items()
-    ]
+    lines = grouped((found for inspection in inspections for found in inspection.warnings), len(inspections))
     masks = [file.name for inspection in inspections for file in inspection.masks]
     if masks:
         number = sum(bool(inspection.masks) for inspection in inspections)

@@ -79,6 +79,7 @@ class Comparison(Evaluation):
     def as_text(self) -> str:
         """Return files, mean and sd over subjects, and whether differences hold, for a terminal."""
         lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
+        lines += self.failures
         winners = self.winners
         for label, name in self.labels.items():
             scores = self.scores[self.scores["label"] == label]
@@ -162,5 +163,6 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
         "labels": {str(value): name for value, name in comparison.labels.items()},
         "files": dict(comparison.method_notes),
         "warnings": list(comparison.warnings),
+        "failed": dict(comparison.failed),
         **{name: records(getattr(comparison, name)) for name in ("missing", "winners", "scores")},
     }

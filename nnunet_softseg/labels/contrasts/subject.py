@@ -6,7 +6,6 @@ and outputs: a subject without a record, or with one that no longer fits, is mad
 
 import contextlib
 import os
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.case_files import derivative_file
 from nnunet_softseg.io.html import save_figure
-from nnunet_softseg.io.nifti import file_findings
+from nnunet_softseg.io.nifti import file_findings, geometry_warnings
 from nnunet_softseg.io.results import (
     changed_keys,
     changed_outputs,
@@ -31,6 +30,7 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
+from nnunet_softseg.io.workers import as_user_error
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.qc_figure import subject_figure
 from nnunet_softseg.labels.contrasts.quality import (
@@ -147,16 +147,10 @@ def try_make_subject(job: SubjectJob) -> SubjectOutcome:
     """Return the result of a subject; one that fails leaves no file, nor does an earlier run of it."""
     try:
         return _make_subject(job)
-    except UserError as error:
-        failure = str(error)
-    except Exception as error:
-        # Whatever is wrong with one subject, 266 others can be made.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        failure = (
-            f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"
-        )
+    except Exception as error:  # whatever is wrong with one subject, 266 others can be made
+        failure = as_user_error(error)
     _discard(job.output, job.person)
-    return SubjectOutcome(job.person, failure=" ".join(failure.split()))
+    return SubjectOutcome(job.person, failure=" ".join(str(failure).split()))
 
 
 def _make_subject(job: SubjectJob) -> SubjectOutcome:
@@ -179,10 +173,12 @@ def _make_subject(job: SubjectJob) -> SubjectOutcome:
     if job.strict:
         _refuse_other_reference(other_reference)
     alone = "one contrast only: nothing to average, its mask is the label"
-    notes = (alone,) if len(truth.contrasts) == 1 else ()
+    notes = [alone] if len(truth.contrasts) == 1 else []
+    for source in job.sources.images:
+        notes += [str(replace(doubt, file=source.contrast)) for doubt in geometry_warnings(source.image)]
     areas = areas_of(masks, truth)
     quality = subject_quality(truth, areas)
-    outcome = SubjectOutcome(job.person, truth.reference, other_reference, notes, quality)
+    outcome = SubjectOutcome(job.person, truth.reference, other_reference, tuple(notes), quality)
     with _aside(job) as folder:
         _write_labels(job, truth, request, folder)
         images = {source.contrast: read_image(source.image) for source in job.sources.images}

@@ -16,8 +16,8 @@ import numpy as np
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import overlap_findings, write_label_map, write_soft_label
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
-from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, grid_findings
-from nnunet_softseg.io.nifti import Values, file_findings, load_nifti
+from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
+from nnunet_softseg.io.nifti import Values, file_findings, geometry_warnings, load_nifti
 from nnunet_softseg.io.results import (
     changed_outputs,
     json_copy,
@@ -28,6 +28,7 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
+from nnunet_softseg.io.workers import as_user_error
 from nnunet_softseg.labels.raters.agreement import RaterMeasure, agreement
 from nnunet_softseg.labels.raters.fusion import FusionSettings, Mask, neighbourhood, staple, weighted_mean
 from nnunet_softseg.labels.raters.sources import Content, RaterFile, printable, rater_map, read_content
@@ -114,8 +115,8 @@ def try_fuse_case(job: CaseJob) -> FusedCase:
     """Return the result of a case, its failure included: one broken case does not stop the others."""
     try:
         return fuse_case(job)
-    except UserError as error:
-        return FusedCase(job.case_id, failure=str(error))
+    except Exception as error:
+        return FusedCase(job.case_id, failure=str(as_user_error(error)))
 
 
 def fuse_case(job: CaseJob) -> FusedCase:
@@ -148,14 +149,16 @@ def fuse_case(job: CaseJob) -> FusedCase:
 def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
     """Return the soft label of each task, and the agreement and warnings of the case."""
     raise_first_error(file_findings(job.reference))
-    image = load_nifti(job.reference)
-    raise_first_error(geometry_findings(job.reference, image))
-    grid, of = VoxelGrid.of(image), short_name(job.image) if job.image else job.tasks[0].files[0].shown
+    grid, of = (
+        VoxelGrid.of(load_nifti(job.reference)),
+        short_name(job.image) if job.image else job.tasks[0].files[0].shown,
+    )
     contents = {}
     for path, file in {file.path: file for task in job.tasks for file in task.files}.items():
         contents[path] = read_content(file)
         raise_first_error(grid_findings(file.shown, grid, VoxelGrid.of(load_nifti(path)), of))
-    soft_labels, measures, warnings = [], {}, _file_warnings(job, contents)
+    soft_labels, measures = [], {}
+    warnings = [*map(str, geometry_warnings(job.reference)), *_file_warnings(job, contents)]
     for task in job.tasks:
         soft_label, measures[task.label], more = _fuse_label(job, task, contents, grid)
         soft_labels.append(soft_label)
@@ -181,7 +184,7 @@ def _fuse_label(
             remedy = "use --method mean: a threshold would throw their partial volume away"
             raise UserError(str(Finding(file.shown, "STAPLE takes masks only", "0 and 1", found, remedy)))
     masks = {rater: values > HARD_THRESHOLD for rater, values in maps.items()}
-    region = neighbourhood(list(masks.values()), grid.spacing_mm, job.settings.margin_mm)
+    region = neighbourhood(list(masks.values()), grid.steps_mm, job.settings.margin_mm)
     measures, warnings = agreement(maps, grid.voxel_mm3, region), _map_warnings(job, task, maps)
     if by_staple and len(maps) > 1:
         soft_label, of_raters, more = _staple(job, task, masks, region)

@@ -12,7 +12,7 @@ from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.nifti import NIFTI_ENDINGS, StrPath, without_nifti_ending
 from nnunet_softseg.io.results import remove_abandoned, replacing, write_json
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import as_user_error, map_jobs
 from nnunet_softseg.labels.raters.case import (
     MADE_BY,
     CaseJob,
@@ -175,7 +175,10 @@ def _fuse_files(
     record = output.with_name(without_nifti_ending(output.name) + ".json")
     job = CaseJob(printable(output.name), tasks, raters, settings, image, None, record)
     _check_replaceable([job], overwrite)
-    case = fuse_case(job)
+    try:
+        case = fuse_case(job)
+    except Exception as error:
+        raise as_user_error(error, shown) from error
     return FusionReport(output, settings, tuple(raters), (case,), case.warnings)
 
 

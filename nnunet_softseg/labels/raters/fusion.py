@@ -12,10 +12,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
-from scipy.ndimage import distance_transform_edt
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.geometry import bounding_box
+from nnunet_softseg.io.geometry import Spacing, bounding_box, distances_mm, margin_voxels
 
 METHODS = ("mean", "staple")
 _LARGEST_LABEL = 9999
@@ -94,7 +93,7 @@ def weighted_mean(maps: Sequence[Map], weights: Sequence[float] | None = None) -
     return np.clip(total / sum(weights), 0, 1).astype(np.float32)
 
 
-def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm: float) -> Mask:
+def neighbourhood(masks: Sequence[Mask], spacing_mm: Spacing, margin_mm: float) -> Mask:
     """Return the voxels within `margin_mm` of one that a rater drew.
 
     STAPLE and Fleiss' kappa count the background, too: over a whole image they would depend on its field of
@@ -103,8 +102,10 @@ def neighbourhood(masks: Sequence[Mask], spacing_mm: Sequence[float], margin_mm:
     union: Mask = np.logical_or.reduce(masks)
     region = np.zeros_like(union)
     if union.any():
-        box = bounding_box(union, [math.ceil(margin_mm / spacing) for spacing in spacing_mm])
-        region[box] = distance_transform_edt(~union[box], sampling=spacing_mm) <= margin_mm
+        box = bounding_box(union, margin_voxels(margin_mm, spacing_mm))
+        everywhere = np.ones_like(union[box])
+        near = distances_mm(union[box], spacing_mm, everywhere) <= margin_mm
+        region[box] = near.reshape(everywhere.shape)
     return region
 
 

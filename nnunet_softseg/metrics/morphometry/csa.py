@@ -18,9 +18,9 @@ from nnunet_softseg.io.case_files import (
     numbers_are_labels,
 )
 from nnunet_softseg.io.case_matching import companion_files, folder_of_maps
-from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
+from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, without_nifti_ending
 from nnunet_softseg.io.results import make_folder, replacing, write_json
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
 from nnunet_softseg.metrics.morphometry.levels import SUMMARY_COLUMNS, level_name, level_summary, parse_levels
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS, slice_morphometry
@@ -69,10 +69,11 @@ def csa(
 
     Returns:
         `file` and the columns of `slice_table.COLUMNS`, one row per map and slice, in the order of the
-        stored arrays; with `vert`, the slices of these levels only. `attrs["warnings"]` lists what is odd.
+        stored arrays; with `vert`, the slices of these levels only. `attrs["warnings"]` lists what is odd,
+        `attrs["failed"]` the maps that have no row, and why.
 
     Raises:
-        UserError: if a file cannot be used, or a map has none of the levels asked for.
+        UserError: if no map can be measured: its file cannot be used, or it has no level asked for.
     """
     targets = _Targets.checked(output, summary, figure)
     wanted = None if vert is None else parse_levels(vert)
@@ -86,14 +87,16 @@ def csa(
     files = _map_files(maps)
     of_levels, of_discs = _companions(levels, files, "level"), _companions(discs, files, "disc")
     jobs = [_Job(*paths) for paths in zip(files, of_levels, of_discs, strict=True)]
-    measured = map_jobs(
+    outcomes = try_jobs(
         partial(_measure_file, label=label, smoothing_mm=smoothing_mm, wanted=wanted),
         jobs,
+        lambda job: str(job.map_file),
         num_processes=num_processes,
         progress=progress,
         description="csa",
     )
-    warnings = [warning for table in measured for warning in table.attrs.pop("warnings")]
+    measured = succeeded(outcomes)
+    warnings = [*dict.fromkeys(line for table in measured for line in table.attrs.pop("warnings"))]
     every_slice = pd.concat(measured, ignore_index=True)
     table = every_slice[every_slice["level"].isin(wanted)].reset_index(drop=True) if wanted else every_slice
     parameters = {
@@ -106,6 +109,7 @@ def csa(
     }
     targets.write(every_slice, table, wanted, parameters)
     table.attrs["warnings"] = warnings
+    table.attrs["failed"] = [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
     return table
 
 
@@ -136,6 +140,8 @@ def _measure_file(
         label=label,
         smoothing_mm=smoothing_mm,
     )
+    for file in filter(None, (job.map_file, job.levels, job.discs)):
+        table.attrs["warnings"] += map(str, geometry_warnings(file))
     if wanted:
         _check_levels(table, job, wanted)
     table.insert(0, "file", str(job.map_file))

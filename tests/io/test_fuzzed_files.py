@@ -1,0 +1,272 @@
+"""No file makes a command end in a traceback, with another exit code, in minutes, or out of memory.
+
+Forty files and the quick commands here; `SOFTSEG_FUZZ=200 pytest -s tests/io/test_fuzzed_files.py` takes all.
+"""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from fuzzed_nifti import SHAPE, cord, fuzzed, volume_mm3
+
+from nnunet_softseg.cli import main
+
+MOST_S, MOST_BYTES = 10, 1 << 30
+WANTED = os.environ.get("SOFTSEG_FUZZ")
+NUMBER = int(WANTED or 40)
+everything = pytest.mark.skipif(not WANTED, reason="takes minutes: set SOFTSEG_FUZZ=200")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    paths = [folder / f"sub-{index:03d}_T2w.nii.gz" for index in range(NUMBER)]
+    for path, content in zip(paths, fuzzed(NUMBER), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("whole") / "whole.nii.gz"
+    nib.save(cord(np.random.default_rng(0)), file)
+    return file
+
+
+@contextlib.contextmanager
+def limits(seconds: float) -> Iterator[None]:
+    """More CPU time, or more memory than now and a gigabyte, is an error within the block."""
+
+    def too_slow(*_: Any) -> None:
+        raise TimeoutError(f"more than {seconds} s of CPU")
+
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    handler = signal.signal(signal.SIGPROF, too_slow)
+    resource.setrlimit(resource.RLIMIT_AS, (here + MOST_BYTES, hard))
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+
+
+def call(*words: object, seconds: float = MOST_S) -> tuple[int, str]:
+    """The exit code of a command, and all it printed."""
+    said = io.StringIO()
+    started = time.process_time()
+    with limits(seconds), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main([str(word) for word in words])
+    text = said.getvalue()
+    assert code in (0, 2), text
+    assert "Traceback" not in text
+    assert "unexpected " not in text, text
+    print(f"{words[0]}: {time.process_time() - started:.2f} s of CPU, exit code {code}", file=sys.stderr)
+    return code, text
+
+
+def is_named_in_one_line(file: Path, text: str) -> None:
+    errors = [line for line in text.splitlines() if line.startswith("nnunet-softseg: error: ")]
+    assert len(errors) == 1, text
+    assert file.name in errors[0], text
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="asks Linux for its memory")
+
+
+def test_csa_gives_the_volume_of_nibabel_and_numpy_or_says_what_is_wrong(
+    files: list[Path], tmp_path: Path
+) -> None:
+    measured = 0
+    for file in files:
+        code, text = call("csa", "-i", file, "-o", tmp_path / "csa.csv", "-np", 1)
+        if code:
+            is_named_in_one_line(file, text)
+            continue
+        measured += 1
+        # Area times the distance between slices is volume, whatever the affine.
+        affine = nib.load(file).affine
+        steps, axis = affine[:3, :3], int(np.flatnonzero(nib.io_orientation(affine)[:, 0] == 2)[0])
+        pixel_mm2 = np.linalg.norm(np.cross(*np.delete(steps, axis, axis=1).T))
+        expected = volume_mm3(file) / abs(np.linalg.det(steps)) * pixel_mm2
+        assert pd.read_csv(tmp_path / "csa.csv")["area_mm2"].sum() == pytest.approx(expected, rel=1e-4)
+    assert measured > 0.2 * NUMBER
+
+
+def test_evaluate_and_fuse_likewise(files: list[Path], whole: Path, tmp_path: Path) -> None:
+    equal = 0
+    for file in files:
+        code, text = call("evaluate", "-i", file, "-g", file, "-o", tmp_path / "out", "-np", 1)
+        if code:
+            is_named_in_one_line(file, text)
+            continue
+        equal += 1
+        (case,) = json.loads((tmp_path / "out" / "cases.json").read_text())["cases"]
+        assert case["volume_mm3"] == pytest.approx(volume_mm3(file), rel=1e-5)
+        assert case["mae"] == 0
+        if WANTED:
+            call("evaluate", "-i", file, "-g", whole, "-o", tmp_path / "out", "-np", 1)
+        fused = tmp_path / "fused.nii.gz"
+        code, text = call("fuse", "-i", file, whole, "-o", fused, "--overwrite")
+        if code == 0:
+            mean = (nib.load(file).get_fdata() + nib.load(whole).get_fdata()) / 2
+            np.testing.assert_allclose(nib.load(fused).get_fdata(), mean, atol=1e-5)
+    assert equal > 0.2 * NUMBER
+
+
+def test_a_bad_file_stops_no_other_in_a_folder(files: list[Path], whole: Path, tmp_path: Path) -> None:
+    """All in one call: those that are measured alone are measured, and the others named."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for file in (*files, whole):
+        shutil.copy(file, folder)
+    alone = {
+        file.name for file in files if main(["csa", "-i", str(file), "-o", str(tmp_path / "a.csv")]) == 0
+    }
+    code, text = call("csa", "-i", folder, "-o", tmp_path / "csa.csv", "-np", 1, seconds=60)
+    assert code == 2
+    assert {Path(name).name for name in pd.read_csv(tmp_path / "csa.csv")["file"]} == {*alone, whole.name}
+    named = [line for line in text.splitlines() if line.startswith("nnunet-softseg: error: ")]
+    assert len(named) == NUMBER - len(alone)
+
+
+def raw_dataset(root: Path, files: list[Path], whole: Path, place: str, monkeypatch: Any) -> Path:
+    """A dataset in which an image, a soft label or a label map of each case is one of the files."""
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(root / name))
+    raw = root / "raw" / "Dataset777_Fuzzed"
+    names = {"imagesTr": "{}_0000.nii.gz", "softLabelsTr": "{}_0001.nii.gz", "labelsTr": "{}.nii.gz"}
+    for folder in names:
+        (raw / folder).mkdir(parents=True)
+    for file in files:
+        for folder, name in names.items():
+            shutil.copy(
+                file if folder == place else whole, raw / folder / name.format(file.name.split(".")[0])
+            )
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "cord": 1},
+        "numTraining": len(files),
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "NibabelIO" if place == "labelsTr" else "NibabelIOWithReorient",
+    }
+    (raw / "dataset.json").write_text(json.dumps(description))
+    return raw
+
+
+@pytest.mark.parametrize("place", ["imagesTr", "softLabelsTr", "labelsTr"])
+def test_check_reports_all_cases(
+    place: str, files: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_dataset(tmp_path, files, whole, place, monkeypatch)
+    code, text = call("check", "-d", 777, "-np", 1, "-o", tmp_path / "check.json", seconds=60)
+    assert code == 2, text
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert report["num_cases"] == NUMBER
+    named = {finding["file"] for finding in report["errors"]}
+    for file in files:
+        try:
+            shape = nib.load(file).shape
+            np.asarray(nib.load(file).dataobj)
+        except Exception:
+            shape = None
+        if shape != SHAPE:
+            assert any(file.name.split(".")[0] in name for name in named), file
+
+
+@everything
+def test_predict_goes_on(files: list[Path], whole: Path, tmp_path: Path) -> None:
+    model = next((Path(__file__).parents[1] / "data" / "model_of_0.1.0").rglob("plans.json")).parent
+    code, text = call(
+        "predict", "-i", files[0].parent, "-o", tmp_path / "out", "-m", model, "-device", "cpu", seconds=600
+    )
+    report = json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"]
+    assert code == 2, text
+    assert len(report) + text.count("\nfailed: ") == NUMBER
+    print(f"predict: {len(report)} of {NUMBER} predicted", file=sys.stderr)
+
+
+def bids_of(root: Path, files: list[Path], whole: Path, derivative: str, end: str) -> Path:
+    """A subject per file: its T2w image and mask are whole, and the mask of T1w is the file."""
+    for file in files:
+        subject = file.name.partition("_")[0]
+        for contrast in ("T1w", "T2w"):
+            image = root / subject / "anat" / f"{subject}_{contrast}.nii.gz"
+            mask = root / "derivatives" / derivative / subject / "anat" / f"{subject}_{contrast}{end}.nii.gz"
+            for target in (image, mask):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(whole, image)
+            shutil.copy(file if contrast == "T1w" else whole, mask)
+    return root
+
+
+@everything
+def test_make_gt_and_convert_go_on(files: list[Path], whole: Path, tmp_path: Path) -> None:
+    images = bids_of(tmp_path / "a", files, whole, "labels", "_seg-manual")
+    code, text = call("make-gt", "-i", images, "-o", tmp_path / "gt", "--soft-masks", "-np", 1, seconds=600)
+    made = list((tmp_path / "gt").glob("sub-*/anat/*T2w*probseg.nii.gz"))
+    failed = json.loads((tmp_path / "gt" / "qc" / "failed.json").read_text())
+    assert (code, len(made) + len(failed)) == (2, NUMBER), text
+    print(f"make-gt: {len(made)} of {NUMBER} made", file=sys.stderr)
+    end = "_label-SC_desc-softseg_probseg"
+    images = bids_of(tmp_path / "b", files, whole, "softseg", end)
+    words = ("convert", "-i", images, "-d", 778, "--name", "F", "-o", tmp_path / "raw", "-np", 1)
+    code, text = call(*words, seconds=600)
+    assert code == 2
+    assert "is not fit: " in text
+    assert not list((tmp_path / "raw").glob("*"))
+    for file in files:
+        code, text = call(*words, "--exclude", *(f"{other.name[:7]}" for other in files if other != file))
+        assert code == 2 or (tmp_path / "raw" / "Dataset778_F").is_dir()
+        shutil.rmtree(tmp_path / "raw", ignore_errors=True)
+
+
+@everything
+def test_prepare_and_compare_name_the_files(
+    files: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny_dataset import TinyDataset, plan_and_preprocess
+
+    raw = raw_dataset(tmp_path, files, whole, "none", monkeypatch)
+    cases = tuple(file.name.split(".")[0] for file in files)
+    plan_and_preprocess(TinyDataset(tmp_path, raw.name, cases, (1,)), spacing_mm=(1.0, 1.0, 1.0))
+    for file, case in zip(files, cases, strict=True):
+        shutil.copy(file, raw / "softLabelsTr" / f"{case}_0001.nii.gz")
+    words = ("prepare", "-d", 777, "-c", "3d_fullres", "-np", 1)
+    code, text = call(*words, seconds=600)
+    assert code == 2, text
+    references, maps = tmp_path / "references", tmp_path / "maps"
+    for folder in (references, maps):
+        folder.mkdir()
+    for file in files:
+        shutil.copy(whole, references / file.name)
+        shutil.copy(file, maps)
+    words = (
+        "compare",
+        "-g",
+        references,
+        "--method",
+        f"a={maps}",
+        "--method",
+        f"b={references}",
+        "--no-report",
+    )
+    code, text = call(*words, "-o", tmp_path / "out", "-np", 1, seconds=600)
+    assert code == 2, text
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["num_cases"] + len(summary["failed"]) == NUMBER
