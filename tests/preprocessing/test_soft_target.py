@@ -880,7 +880,5 @@ def test_a_case_that_was_preprocessed_by_a_wrong_pixdim_is_refused(dataset: Tiny
     nearly = replace(job.case, spacing_mm=tuple(1.005 * size for size in job.case.spacing_mm))
     preparation._prepare_case(replace(job, case=nearly))
     wrong = replace(job.case, spacing_mm=(3.0, 0.5, 0.5))
-    with pytest.raises(
-        UserError, match=r"expected voxels of 0\.9 x 1\.2 x 1 mm .* found it preproc"
-    ):
+    with pytest.raises(UserError, match=r"expected voxels of 0\.9 x 1\.2 x 1 mm .* found it preproc"):
         preparation._prepare_case(replace(job, case=wrong))
