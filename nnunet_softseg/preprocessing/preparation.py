@@ -213,8 +213,8 @@ def _require_sizes_of_affine(job: SoftTargetJob, label: nib.Nifti1Image) -> None
         wanted, found = (" x ".join(f"{size:.4g}" for size in sizes) for sizes in (by_affine, stated))
         raise UserError(
             f"case {job.case.case_id}: expected voxels of {wanted} mm (z, y, x), as its affine says, found "
-            f"it preprocessed with {found} mm of pixdim: mend its header as nnunet-softseg check -d "
-            f"{dataset_number(job.dataset.name)} says, then run {job.dataset.preprocess_command}"
+            f"it preprocessed with {found} mm of pixdim: mend its header as nnunet-softseg check "
+            f"says (-d {job.dataset.name}), then run {job.dataset.preprocess_command}"
         )
 
 
