@@ -36,7 +36,7 @@ INTERIOR_MARGIN = 0.95
 """How far the interior mean may fall, relative to the training's least. Refuted in the same way."""
 _MARGINS: dict[str, Range] = {
     "largest_area": (1 / SIZE_MARGIN, SIZE_MARGIN),
-    "area_roughness": (0.0, ROUGHNESS_MARGIN),  # none is too smooth
+    "area_roughness": (-math.inf, ROUGHNESS_MARGIN),  # none is too smooth
     "interior_mean": (INTERIOR_MARGIN, math.inf),  # and none too sure
 }
 
@@ -245,19 +245,38 @@ def flag_map(
 
 
 def outliers(shape: LabelShape, training: Mapping[str, Any]) -> list[str]:
-    """Return which figures of a shape are unlike those of every label of the training, a sentence each.
+    """Return the figures by which a shape is unlike every label of the training, the farthest first.
+
+    Outlier score: each figure has gone part of the way from its range in training (0) to its limit (1, see
+    `_MARGINS`), and the parts are added up. Above 1, the figures that carry it there are named: one beyond
+    its limit, or several that each come near theirs.
 
     Args:
         shape: of a soft map.
         training: see `known_range`.
     """
-    found = []
-    for figure, (below, above) in _MARGINS.items():
-        value, (least, most) = getattr(shape, figure), known_range(training, figure)
-        if least < most and not below * least <= value <= above * most:
-            name = figure.replace("_", " ")
-            found.append(f"{name} {value:.3g} (in training {least:.3g} to {most:.3g})")
-    return found
+    ranges = {figure: known_range(training, figure) for figure in _MARGINS}
+    parts = {name: _part_of_the_way(getattr(shape, name), ranges[name], _MARGINS[name]) for name in ranges}
+    told, score = [], 0.0
+    for figure in sorted(parts, key=lambda one: -parts[one]):
+        if score <= 1 or parts[figure] > 1:
+            told.append(figure)
+        score += parts[figure]
+    values = {figure: (getattr(shape, figure), *ranges[figure]) for figure in told if score > 1}
+    return [
+        f"{figure.replace('_', ' ')} {value:.3g} (in training {least:.3g} to {most:.3g})"
+        for figure, (value, least, most) in values.items()
+    ]
+
+
+def _part_of_the_way(value: float, in_training: Range, margin: Range) -> float:
+    """Return how far a figure is from its range in training, in shares of the way to its limit."""
+    (least, most), (below, above) = in_training, margin
+    if value > most > least:
+        return (value - most) / ((above - 1) * most)
+    if value < least < most:
+        return (least - value) / ((1 - below) * least)
+    return 0.0  # a range without width is no limit
 
 
 def _ends(shape: LabelShape, training: Mapping[str, Any]) -> Iterator[str]:

@@ -159,7 +159,20 @@ def test_a_range_without_width_and_an_unknown_figure_set_no_limit() -> None:
     alike = training_ranges([CORD, CORD])
     assert alike is not None
     assert outliers(far, alike) == []
-    assert outliers(far, {**TRAINING, "largest_area": [80.0, 80.0]}) == outliers(far, TRAINING)[1:]
+    assert len(outliers(far, {**TRAINING, "largest_area": [80.0, 80.0]})) == 2
+
+
+def test_figures_that_each_come_near_their_limits_are_an_outlier_together() -> None:
+    """Three quarters of the way from 80 to 100 and half of that from 0.01 to 0.03: 1.25."""
+    near = replace(CORD, largest_area=95.0, area_roughness=0.02)
+    assert outliers(near, TRAINING) == [
+        "largest area 95 (in training 60 to 80)",
+        "area roughness 0.02 (in training 0.004 to 0.01)",
+    ]
+    assert outliers(replace(near, area_roughness=0.0149), TRAINING) == []  # 0.995
+    # A fifth of the way from 60 to 48, and nine tenths from 0.8 to 0.76: the farther one first.
+    small = replace(CORD, largest_area=57.6, interior_mean=0.764)
+    assert [told.split()[0] for told in outliers(small, TRAINING)] == ["interior", "largest"]
 
 
 def test_records_of_earlier_versions_are_read() -> None:
