@@ -36,12 +36,12 @@ docs: $(READY)
 setup: $(READY)
 
 # Again when the dependencies change, and when the hook does: an editable install copies it.
-$(READY): pyproject.toml constraints/cpu.txt $(wildcard hook/*)
+$(READY): pyproject.toml $(wildcard constraints/*) $(wildcard hook/*)
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "make: no $(PYTHON) here: install Python 3.11, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Is the CPU build of PyTorch on offer?"
-	@if $(BIN)/python -m pip install -q --dry-run --no-deps -c constraints/cpu.txt torch >$(VENV)/torch.log 2>&1; then \
+	@if $(BIN)/python -m pip install -q --dry-run --no-deps -c constraints/cpu.txt torch torchvision >$(VENV)/torch.log 2>&1; then \
 	  cp constraints/cpu.txt $(VENV)/constraints.txt; echo "It is."; \
 	else \
 	  sed 's/+cpu//' constraints/cpu.txt > $(VENV)/constraints.txt; \
@@ -50,6 +50,9 @@ $(READY): pyproject.toml constraints/cpu.txt $(wildcard hook/*)
 	fi
 	@echo "Installing into $(VENV): a minute or two."
 	@$(BIN)/python -m pip install -qq -c $(VENV)/constraints.txt -e '.[test,cpu]'
+	@$(BIN)/python -c "import torchvision" >$(VENV)/torchvision.log 2>&1 || { \
+	  echo "torchvision is of another build than PyTorch: declaring its operators, so that it imports."; \
+	  $(BIN)/python constraints/torchvision_without_operators.py; }
 	@touch $@
 
 clean:

@@ -2,7 +2,10 @@
 
 import base64
 import hashlib
+import importlib.util
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -34,6 +37,22 @@ def first_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test writes hides the real thing, here and in the Pythons that the doctor starts."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def test_the_operators_of_torchvision_are_declared_before_they_are_described_and_once() -> None:
+    """What `make` does in its environment where torchvision is of another build than PyTorch."""
+    script = runpy.run_path(str(REPOSITORY / "constraints" / "torchvision_without_operators.py"))
+    package = importlib.util.find_spec("torchvision")
+    if package is None or package.origin is None:
+        pytest.skip("torchvision is not installed")
+    source = Path(package.origin).with_name("_meta_registrations.py").read_text(encoding="utf-8")
+    changed = script["with_declarations"](source)
+    assert script["with_declarations"](changed) == changed
+    described = re.findall(r'register_fake\("torchvision::(\w+)"\)', source)
+    before = changed[: changed.index("register_fake")]
+    assert described
+    assert all(f'"{name}"' in before for name in described)
+    compile(changed, "_meta_registrations.py", "exec")
 
 
 def test_all_is_well_here(nnunet_folders: dict[str, Path]) -> None:

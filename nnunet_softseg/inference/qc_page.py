@@ -99,10 +99,11 @@ def flag_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for case, entry in sorted(entries.items()):
         for flag in entry["flags"] or [WARNING] * bool(entry["warnings"]):
             by_flag.setdefault(flag, []).append(case)
+    counted = f"{len(entries)} case{'' if len(entries) == 1 else 's'}"
     if not by_flag:
-        return [f"{len(entries)} cases, none flagged"] if entries else []
+        return [f"{counted}, none flagged"] if entries else []
     flagged = sum(bool(entry["flags"]) for entry in entries.values())
-    lines = [f"{len(entries)} cases, {flagged} flagged:"]
+    lines = [f"{counted}, {flagged} flagged:"]
     for flag in sorted(by_flag, key=_seriousness):
         words, remedy = WORDS.get(flag, (f"flagged: {flag}", f"see {REPORT}"))
         lines.append(f"  {len(by_flag[flag])} {words}: {examples(by_flag[flag])}: {remedy}")

@@ -56,7 +56,7 @@ def test_cases_are_counted_by_flag_the_most_serious_first_with_what_to_do() -> N
         "or crop the image around it",
         "  1 with a warning: f: read it in softseg.json",
     ]
-    assert flag_lines({"b": entry([])}) == ["1 cases, none flagged"]
+    assert flag_lines({"b": entry([])}) == ["1 case, none flagged"]
     assert flag_lines({}) == []
 
 
@@ -71,7 +71,7 @@ def test_the_page_shows_all_cases_flagged_first_and_a_repeated_call_draws_nothin
     images = write_predictions(tmp_path)
     said = summarise(tmp_path, {"c": images["c"]}, draw=True, progress=False)
     page = tmp_path / "qc" / "index.html"
-    assert said.splitlines()[0] == "1 cases, 1 flagged:"  # of this call
+    assert said.splitlines()[0] == "1 case, 1 flagged:"  # of this call
     assert said.splitlines()[-1] == f"pictures of all, flagged first: {page}"
     first = (tmp_path / "qc" / "c.webp").stat().st_mtime_ns
     summarise(tmp_path, images, draw=True, progress=False)
