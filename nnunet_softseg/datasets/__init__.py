@@ -9,5 +9,8 @@ The modules, in the order of their imports:
   conversion/inspection.py    faults and hash of every source, before anything is written
   conversion/writing.py       datasets in nnUNet_raw: ids, files, dataset.json, splits, conversion.json
   conversion/command.py       the command: BIDS with soft labels -> nnUNet_raw
+  case_checks.py              one case: faults of its files, and what is compared of it
+  case_comparison.py          cases held against each other: orientation, voxels, channels, folds
+  raw_files.py                files of no case, folders by another name
   check.py                    every way in which a dataset can be wrong
 """

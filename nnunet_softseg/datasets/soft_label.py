@@ -24,8 +24,10 @@ from nnunet_softseg.io.nifti import (
     content_findings,
     file_findings,
     first_line,
+    is_nifti,
     load_nifti,
     stored_values,
+    without_nifti_ending,
 )
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -74,20 +76,29 @@ def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]
     for file in sorted(folder.iterdir()):
         if file not in wanted and not file.name.startswith(".") and file.suffix.lower() not in _NOTES:
             expected, found = _why_extra(file, case_ids, labels)
-            findings.append(Finding(short_name(file), EXTRA_FILE, expected, found, "remove or rename it"))
+            remedy = _how_to_rename(file, case_ids, labels)
+            findings.append(Finding(short_name(file), EXTRA_FILE, expected, found, remedy))
     return findings
 
 
 def _why_extra(file: Path, case_ids: Sequence[str], labels: Sequence[int]) -> tuple[str, str]:
     """Return the part of a file's name that is expected, and the one found."""
     case_id, label = parse_numbered_name(file.name) or (None, 0)
-    if case_id is None:
+    if case_id is None or without_nifti_ending(file.name) in case_ids:
         return "only <case>_<label, 4 digits>.nii.gz", "another name"
     if case_id not in case_ids:
         return "a case of imagesTr", f"case {case_id}"
     if label not in labels:
         return f"a label of dataset.json ({', '.join(map(str, labels))})", f"label {label}"
     return "one file per case and label", "both .nii and .nii.gz"
+
+
+def _how_to_rename(file: Path, case_ids: Sequence[str], labels: Sequence[int]) -> str:
+    stem = without_nifti_ending(file.name)
+    if not is_nifti(file.name) or stem not in case_ids:
+        return "remove or rename it"
+    of_label = "" if len(labels) == 1 else ", if it holds the fractions of that label"
+    return f"rename it to {stem}_{labels[0]:04d}{file.name[len(stem) :].lower()}{of_label}"
 
 
 class ImageReader(Protocol):

@@ -7,6 +7,7 @@ list_files(folder).passed_over                    # {path: Reason}: the files th
 
 import enum
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ _BIDS = re.compile(_PERSON + r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>
 _SUBJECT = re.compile(_PERSON + "_(?P<rest>.+)$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>[0-9]{4})$")
 _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
+_VISIT_DIGITS = 2
 _FIELDS = re.compile(r"\{(\w*)\}|(\*)")
 
 
@@ -129,6 +131,33 @@ class Case:
     def key(self) -> tuple[str, str, str]:
         """Subject, session and contrast: one image of each method is paired by them."""
         return self.subject, self.session, self.contrast
+
+
+def subjects_of(case_ids: Iterable[str]) -> dict[str, str]:
+    """Return case id -> subject, by `sub-` (in capitals or not), or by what names have in common.
+
+    Of pat3_T1, pat3_T2 and pat4_T1, what follows recurs, so pat3 and pat4 are subjects; case_001 and case_002
+    are two, and so are patients whom sites number alike (a_001, b_001).
+    """
+    found = {case_id: Case.from_name(case_id) for case_id in case_ids}
+    subjects = {case_id: case.subject.casefold() for case_id, case in found.items()}
+    others = [case_id.split("_") for case_id, case in found.items() if not case.contrast]
+    for count in range(1, max(map(len, others), default=0)):
+        named = {("_".join(parts[:count]), "_".join(parts[count:])) for parts in others if parts[count:]}
+        if _starts_are_subjects(named):
+            return subjects | {f"{start}_{rest}": start.casefold() for start, rest in named}
+    return subjects
+
+
+def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
+    """Return whether names begin with a subject and go on with a contrast or visit, which recurs."""
+    recurring = {rest for rest, number in Counter(rest for _, rest in named).items() if number > 1}
+    starts, rests = {start for start, rest in named if rest in recurring}, {rest for _, rest in named}
+    are_numbered = all(re.search("[0-9]", start) for start in starts)
+    if all(rest.isdigit() for rest in recurring):
+        are_visits = len(rests) < len(starts) and max(map(len, rests)) <= _VISIT_DIGITS
+        return bool(recurring) and are_numbered and are_visits
+    return are_numbered or len(rests) <= len(starts)
 
 
 def parse_numbered_name(name: str) -> tuple[str, int] | None:

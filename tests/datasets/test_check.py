@@ -14,8 +14,15 @@ import pytest
 from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, save_nifti, soft_blob
 
 from nnunet_softseg import cli
-from nnunet_softseg.datasets.check import check, orientation_findings, spacing_findings, split_findings
+from nnunet_softseg.datasets.case_comparison import (
+    channel_findings,
+    orientation_findings,
+    spacing_findings,
+    split_findings,
+)
+from nnunet_softseg.datasets.check import check
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.case_files import subjects_of
 
 CASE = "sub-02_T2w"
 
@@ -79,6 +86,12 @@ def set_splits(dataset: TinyDataset, splits: Any) -> None:
     (dataset.preprocessed / "splits_final.json").write_text(
         splits if isinstance(splits, str) else json.dumps(splits)
     )
+
+
+def set_two_splits(dataset: TinyDataset) -> None:
+    first, *others = dataset.cases
+    set_splits(dataset, [{"train": others, "val": [first]}])
+    (dataset.raw / "splits_final.json").write_text(json.dumps([{"train": [first], "val": others}]))
 
 
 def set_plans(dataset: TinyDataset, configurations: Any) -> None:
@@ -275,6 +288,42 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         "fold 0 names unknown cases: .*found sub-07_T2w",
     ),
     (
+        "fold without validation",
+        lambda d: set_splits(d, [{"train": list(d.cases), "val": []}]),
+        "fold 0 has no validation case: expected at least one",
+    ),
+    (
+        "fold without training",
+        lambda d: set_splits(d, [{"train": [], "val": list(d.cases)}]),
+        "fold 0 has no training case: expected at least one",
+    ),
+    (
+        "image without channel",
+        lambda d: shutil.copy(d.image(CASE), d.image(CASE).with_name("sub-9_T2w.nii.gz")),
+        r"imagesTr/sub-9_T2w.nii.gz: no channel in its name: .*: rename it to sub-9_T2w_0000.nii.gz",
+    ),
+    (
+        "folder in capitals",
+        lambda d: (d.raw / "labelsTr").rename(d.raw / "labelsTR"),
+        "Dataset101_Tiny/labelsTR: folder by another name: .*: rename it to labelsTr",
+    ),
+    ("no label maps", lambda d: shutil.rmtree(d.raw / "labelsTr"), "labelsTr: no label maps"),
+    (
+        "soft label without number",
+        lambda d: soft(d, 2).rename(d.raw / f"softLabelsTr/{CASE}.nii.gz"),
+        r"softLabelsTr/sub-02_T2w.nii.gz: extra file.*: rename it to sub-02_T2w_0001.nii.gz, if it holds",
+    ),
+    (
+        "bytes that peak low",
+        lambda d: change_values(soft(d), lambda a: np.round(89 * a)),
+        r"outside \[0, 1\]: .*divide it by 255 if 255 means a whole voxel, by 100 if it is in percent",
+    ),
+    (
+        "sum of raters",
+        lambda d: change_values(soft(d), lambda a: np.round(3 * a)),
+        r"outside \[0, 1\]: .*one file per label.*if it is the sum of 3 raters' masks, divide it by 3",
+    ),
+    (
         "broken splits",
         lambda d: set_splits(d, "[{"),
         "broken JSON in nnUNet_preprocessed: .*splits_final.json",
@@ -312,6 +361,27 @@ WARNINGS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         lambda d: set_plans(d, {"3d_fullres": {}, "3d_cascade_fullres": {"previous_stage": "3d_lowres"}}),
         "nnUNetPlans.json: plans hold a cascade: .*found 3d_cascade_fullres, not supported yet: "
         ".*nnUNetTrainer",
+    ),
+    (
+        "case in no fold",
+        lambda d: set_splits(d, [{"train": [d.cases[0]], "val": [d.cases[1]]}]),
+        "splits_final.json: 1 cases are in no fold: .*found sub-03_T2w",
+    ),
+    ("two splits", set_two_splits, "two files that differ, of which training reads"),
+    (
+        "ending in capitals",
+        lambda d: shutil.copy(d.image(CASE), d.raw / "imagesTr/sub-9_T2w_0000.NII.GZ"),
+        r"sub-9_T2w_0000.NII.GZ: nnU-Net leaves this image out.*: rename it to sub-9_T2w_0000.nii.gz",
+    ),
+    (
+        "other ending",
+        lambda d: shutil.copy(d.image(CASE), d.raw / "imagesTr/sub-9_T2w_0000.nii"),
+        r"sub-9_T2w_0000.nii: nnU-Net leaves this image out.*: write it again as sub-9_T2w_0000.nii.gz",
+    ),
+    (
+        "label map of no case",
+        lambda d: shutil.copy(d.label_map(CASE), d.raw / "labelsTr/sub-9_T2w.nii.gz"),
+        "labelsTr: 1 label maps of no case: .*found labelsTr/sub-9_T2w.nii.gz",
     ),
     ("other labels", lambda d: set_planned_labels(d), "labels have changed since planning"),
 ]
@@ -513,7 +583,87 @@ def test_mixed_orientations_name_a_few_cases_of_each() -> None:
     assert "axis 0 in sub-00, sub-01, sub-02 and 6 more; axis 1 in sub-20:" in finding
 
 
+# Cases held against each other
+
+
+def two_channels(dataset: TinyDataset, shift: Any = 0) -> None:
+    """A second channel, a copy of the first; that of `CASE` is moved."""
+    change_json(dataset, channel_names={"0": "T2w", "1": "T1w"})
+    for case in dataset.cases:
+        second = dataset.raw / f"imagesTr/{case}_0001.nii.gz"
+        shutil.copy(dataset.image(case), second)
+        if case == CASE:
+            change_affine(second, shift)
+
+
+def test_channels_lie_on_one_grid(dataset: TinyDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    shift = np.zeros((4, 4))
+    shift[0, 3] = 5
+    two_channels(dataset, shift)
+    (error,) = check(101, 0, progress=False).errors
+    assert "imagesTr/sub-02_T2w_0001.nii.gz: affine differs from that of channel" in str(error)
+    assert "by 5 (row 0, column 3" in str(error)
+    assert "WARNING" not in capsys.readouterr().out  # nnU-Net's own, which nobody reads
+    change_values(dataset.raw / f"imagesTr/{CASE}_0001.nii.gz", lambda a: a[1:])
+    (error,) = check(101, 0, progress=False).errors
+    assert "shape differs from that of channel" in str(error)
+
+
+def test_channels_on_one_grid_are_right(dataset: TinyDataset) -> None:
+    two_channels(dataset)
+    report = check(101, 0, progress=False)
+    assert (report.errors, report.warnings) == ((), ())
+
+
+def test_ids_that_end_in_four_digits_need_a_channel_too(dataset: TinyDataset) -> None:
+    for number, case in enumerate(dataset.cases, start=1):
+        dataset.image(case).rename(dataset.raw / f"imagesTr/scan_{number:04d}.nii.gz")
+        dataset.label_map(case).rename(dataset.raw / f"labelsTr/scan_{number:04d}.nii.gz")
+    text = "\n".join(map(str, check(101, 0, progress=False).errors))
+    assert "if each is a case, add its channel: rename scan_0001.nii.gz to scan_0001_0000.nii.gz" in text
+
+
+def test_channels_in_another_order_are_flagged() -> None:
+    """Two kinds of intensities, as far apart as T1w and T2w around the cord; case 3 has them swapped."""
+    random = np.random.default_rng(0)
+    kinds = np.array([[-1.5, -0.5, 0, 0.5, 2, 1.8], [-1, -0.8, -0.2, 1, 1.5, -0.9]])
+    cases = {f"sub-{number}": kinds + 0.1 * random.standard_normal(kinds.shape) for number in range(8)}
+    assert channel_findings({name: rows.tolist() for name, rows in cases.items()}, ["T2w", "T1w"]) == []
+    cases["sub-3"] = cases["sub-3"][::-1]
+    (finding,) = channel_findings({name: rows.tolist() for name, rows in cases.items()}, ["T2w", "T1w"])
+    assert (finding.file, finding.severity) == ("sub-3", "warning")
+    assert finding.found == "channel 0 like T1w, channel 1 like T2w"
+    copies = {name: [[0.0, 1.0], [0.0, 1.0]] for name in cases}  # one image twice: no order to tell
+    assert channel_findings(copies, ["T2w", "T1w"]) == []
+
+
 # Splits
+
+
+@pytest.mark.parametrize(
+    ("cases", "subjects"),
+    [
+        (["SUB-01_T1w", "sub-01_T2w"], ["sub-01", "sub-01"]),
+        (["pat3_T1", "pat3_T2", "pat4_T1"], ["pat3", "pat3", "pat4"]),
+        (["study_p3_T1", "study_p3_T2", "study_p4_T1"], ["study_p3", "study_p3", "study_p4"]),
+        (["p3_1", "p3_2", "p4_1", "p5_1"], ["p3", "p3", "p4", "p5"]),  # visits
+        (["case_001", "case_002"], ["case_001", "case_002"]),
+        (["siteA_001", "siteA_002", "siteB_001"], ["sitea_001", "sitea_002", "siteb_001"]),
+        (["pat1", "pat2"], ["pat1", "pat2"]),
+    ],
+)
+def test_names_tell_subjects_by_what_recurs(cases: list[str], subjects: list[str]) -> None:
+    assert subjects_of(cases) == dict(zip(cases, subjects, strict=True))
+
+
+def test_one_person_on_both_sides_is_found_whatever_the_names() -> None:
+    for train, val, who in (
+        (["SUB-01_T1w", "sub-02_T1w"], ["sub-01_T2w"], "sub-01"),
+        (["pat3_T1", "pat4_T1", "pat4_T2"], ["pat3_T2"], "pat3"),
+    ):
+        (finding,) = split_findings([{"train": train, "val": val}], [*train, *val])
+        assert "validates on subjects that it trains on" in finding.what
+        assert finding.found == who
 
 
 def test_planned_split_by_case_is_warned_of_only_where_subjects_repeat() -> None:
