@@ -148,8 +148,8 @@ def _number_findings(job: CaseJob) -> list[Finding]:
 
 def _channel_findings(file: Path, first: Path) -> list[Finding]:
     remedy = "resample it to the grid of the first channel, or, if only its header is wrong, copy that header"
-    grids = [VoxelGrid.of(load_nifti(image)) for image in (first, file)]
-    found = grid_findings(file, *grids, of=f"channel {first.name}")
+    expected, grid = (VoxelGrid.of(load_nifti(image)) for image in (first, file))
+    found = grid_findings(file, expected, grid, f"channel {first.name}")
     return [dataclasses.replace(finding, remedy=remedy) for finding in found]
 
 

@@ -34,6 +34,7 @@ WHOLE_TOLERANCE = 1e-3
 _FEW_LABELS, _MOST_LABELS = 40, 1000
 _MOST_RATERS, _MOST_COUNTED = 10, 1 << 16
 _FEWEST_LEVELS, _LABELS_PER_VALUE = 4, 4
+_SAME_NEIGHBOURS = 0.3
 _LARGEST_OVERSHOOT, _NEAR_FULL = 0.5, 1.5
 
 # What nibabel mends in a header it tells at every opening; `geometry_findings` tells it once, with the file.
@@ -311,7 +312,7 @@ class MapContent:
             return f"divide it by {round(self.high)}" + (f", or choose it with {choose}" if choose else "")
         if self.kind is MapKind.LABELS:
             of_map = f"choose a label of it with {choose}" if choose else _REMEDIES[self.kind]
-            return f"{of_map}{self._of_a_sum()}"
+            return f"{of_map}{self._of_fractions()}"
         if self.is_scaled:
             doubtful = self.labels and (self.kind is MapKind.SCALED or _in_rows(self.labels))
             return self._unscaled() + (
@@ -322,17 +323,22 @@ class MapContent:
         return _REMEDIES[self.kind]
 
     def _unscaled(self) -> str:
-        if self.kind in FULL_SCALES:
-            return f"divide it by {FULL_SCALES[self.kind]}"
+        scale = FULL_SCALES.get(_scale(0, self.high) if self.kind is MapKind.LABELS else self.kind)
+        if scale:
+            return f"divide it by {scale}"
         percent, in_bytes = "by 100 if it is in percent", "by 255 if 255 means a whole voxel"
         ways = (percent, in_bytes) if self.labels is None else (in_bytes, percent)
         return f"divide it {', '.join(ways)}"
 
-    def _of_a_sum(self) -> str:
-        """Return the way out where the numbers may count the raters who drew a voxel."""
-        if not self.labels or self.labels[0] != 1 or self.labels[-1] > _MOST_RATERS:
+    def _of_fractions(self) -> str:
+        """Return the way out if the numbers are fractions times 255, or count the raters of a voxel."""
+        if not self.labels:
             return ""
         most = self.labels[-1]
+        if most > _MOST_RATERS and not _in_rows(self.labels) and most <= max(FULL_SCALES.values()):
+            return f"; or, if it holds fractions, {self._unscaled()}"
+        if self.labels[0] != 1 or most > _MOST_RATERS:
+            return ""
         return (
             f"; or, if it is the sum of {most} raters' masks, divide it by {most} (by the number of raters)"
         )
@@ -350,7 +356,9 @@ def classify(values: npt.NDArray[Any]) -> MapContent:
         return MapContent(MapKind.EMPTY, low, high, ())
     if low >= -WHOLE_TOLERANCE and high > WHOLE_TOLERANCE and _are_whole(values, WHOLE_TOLERANCE):
         labels = _labels_above_zero(values, high)
-        return MapContent(_whole_kind(labels), low, high, labels if len(labels) < _MOST_LABELS else None)
+        return MapContent(
+            _whole_kind(labels, values), low, high, labels if len(labels) < _MOST_LABELS else None
+        )
     if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
         return MapContent(MapKind.SOFT, low, high, None)
     return MapContent(_scale(low, high), low, high, None)
@@ -365,15 +373,34 @@ def _labels_above_zero(values: npt.NDArray[Any], high: float) -> tuple[int, ...]
     return tuple(int(value) for value in np.flatnonzero(counts) if value)
 
 
-def _whole_kind(labels: Sequence[int]) -> MapKind:
+def _whole_kind(labels: Sequence[int], values: npt.NDArray[Any]) -> MapKind:
     """Return the meaning of whole numbers; labels are those above 0, ascending."""
     if len(labels) == 1:
         return MapKind.MASK if labels[0] == 1 else MapKind.OTHER_MASK
     high = labels[-1]
     if len(labels) >= _FEW_LABELS or high in FULL_SCALES.values():
         return _scale(0, high)
-    is_sparse = len(labels) >= _FEWEST_LEVELS and high > _LABELS_PER_VALUE * len(labels)
-    return _scale(0, high) if is_sparse and not _in_rows(labels) else MapKind.LABELS
+    if len(labels) < _FEWEST_LEVELS or high <= _MOST_RATERS:
+        return MapKind.LABELS
+    if values.ndim == _AXES:
+        is_scaled = _is_scattered(values, high)
+    else:
+        is_scaled = high > _LABELS_PER_VALUE * len(labels) and not _in_rows(labels)
+    return _scale(0, high) if is_scaled else MapKind.LABELS
+
+
+def _is_scattered(values: npt.NDArray[Any], high: float) -> bool:
+    """Return whether neighbours differ within a structure, as fractions do; labels fill regions.
+
+    The axes' median: along a straight cord fractions repeat, and levels of one slice never do.
+    """
+    shares: list[float] = []
+    for axis in range(_AXES):
+        first, second = (np.swapaxes(values, 0, axis)[part] for part in (slice(-1), slice(1, None)))
+        inside = (first > 0) & (second > 0) & (first < high)
+        if inside.any():  # not so for single points
+            shares.append(float(np.mean((first == second)[inside])))
+    return bool(shares) and float(np.median(shares)) < _SAME_NEIGHBOURS
 
 
 def _in_rows(labels: Sequence[int]) -> bool:

@@ -115,6 +115,24 @@ def test_a_sum_of_raters_and_a_label_map_look_alike_and_both_ways_are_told() -> 
     assert "divide" not in classify(np.array([0, 2, 3, 4])).remedy()  # a count of raters has a 1 somewhere
 
 
+def test_few_steps_of_a_small_blob_are_no_labels_and_regions_are() -> None:
+    """By their neighbours: a blurred ball of bytes has fewer than 40 values, some of them in rows."""
+    at = np.indices((12, 12, 12)) - 5.3
+    ball = np.round(89 * np.clip(4.2 - np.sqrt((at**2).sum(axis=0)), 0, 1)).astype(np.uint8)
+    assert 10 < len(np.unique(ball)) < 60
+    assert classify(ball).is_scaled
+    regions = np.zeros((24, 12, 12), np.uint8)
+    for place, label in enumerate((3, 17, 30, 44, 52, 89)):
+        regions[4 * place : 4 * place + 3, 2:9, 3:9] = label
+    levels = np.zeros((12, 12, 12), np.uint8)
+    levels[3:8, 3:8] = np.arange(12)  # one slice each
+    points = np.zeros((12, 12, 12), np.uint8)
+    points[5, 5, ::2] = (3, 4, 5, 6, 7, 50)
+    for values in (levels, points, regions):
+        assert classify(values).kind is MapKind.LABELS
+    assert "divide it by 255" in classify(np.array([0, 85, 170])).remedy()  # thirds, or two labels
+
+
 def test_a_mask_stored_with_a_slope_is_exact() -> None:
     stored = np.array([0.0002, 0.9996, 1.0004])
     assert as_fractions(stored, classify(stored)).tolist() == [0, 1, 1]
