@@ -36,9 +36,12 @@ class SoftSegSettings:
         save_every: epochs between checkpoints to resume from.
         reference_momentum: of the running mean of the raw output's robust peak over patches with a label.
         floor_fraction: smallest denominator of NormReLU, as a fraction of that running mean.
-        core_threshold: a component of the soft map must exceed this somewhere, or it is background.
+        output_scale: "case": the peak of each map is that of the labels; "fixed": one scale for all cases;
+            "auto": chosen for each label by the labels of the training.
+        core_threshold: a component of the soft map must exceed this somewhere, or it is background. None:
+            chosen for each label by the labels of the training; 0.5 where each of their components reaches 1.
         support_threshold: what is connected to a core through values above this keeps its value; the rest is
-            background.
+            background. None: chosen likewise, at most 0.05.
         collapse_patience: epochs of empty output on labelled patches after which training stops.
     """
 
@@ -56,13 +59,17 @@ class SoftSegSettings:
     save_every: int = 50
     reference_momentum: float = 0.99
     floor_fraction: float = 0.5
-    core_threshold: float = 0.5
-    support_threshold: float = 0.05
+    output_scale: Literal["auto", "case", "fixed"] = "auto"
+    core_threshold: float | None = None
+    support_threshold: float | None = None
     collapse_patience: int = 10
 
     def __post_init__(self) -> None:
-        if self.augmentation not in ("nnunet", "paper"):
-            raise UserError(f'setting augmentation: expected "nnunet" or "paper", got {self.augmentation!r}')
+        scales = ("auto", "case", "fixed")
+        for name, known in (("augmentation", ("nnunet", "paper")), ("output_scale", scales)):
+            if getattr(self, name) not in known:
+                expected = " or ".join(f'"{word}"' for word in known)
+                raise UserError(f"setting {name}: expected {expected}, got {getattr(self, name)!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""

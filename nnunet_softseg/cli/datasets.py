@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, required, switch
@@ -111,10 +112,12 @@ class Check(Command):
     """Check a dataset for all that can be wrong with it, before hours are spent on it.
 
     Looks at dataset.json, images, label maps and soft labels in nnUNet_raw, and at splits and plans if there
-    are any.
+    are any. With --simulate it also writes the maps that a perfect network would give after
+    nnUNetv2_plan_and_preprocess, as predict writes them, and says what they have lost.
 
     Example:
       nnunet-softseg check -d 101
+      nnunet-softseg check -d 101 -c 3d_fullres --simulate PERFECT
 
     Exit code 0: no error, perhaps warnings. 2: at least one error.
     """
@@ -122,10 +125,12 @@ class Check(Command):
     dataset: str = required("-d DATASET", "dataset id or name")
     num_processes: int = option("-np N", "processes that read cases", 4)
     output: str | None = option("-o JSON", "write the findings to this file, too")
+    simulate: str | None = option("--simulate FOLDER", "write the maps of a perfect network there")
+    configuration: str = option("-c CONFIGURATION", "of the plans, for --simulate", "3d_fullres")
+    plans_identifier: str = option("-p PLANS", "name of the plans, for --simulate", "nnUNetPlans")
+    trainer: str = option("-tr TRAINER", "whose settings count, for --simulate", "nnUNetTrainerSoftSeg")
 
     def run(self) -> int:
-        from pathlib import Path
-
         from nnunet_softseg.datasets.check import check
         from nnunet_softseg.io.results import write_json
 
@@ -133,9 +138,29 @@ class Check(Command):
         print(report.as_text())
         if self.output:
             write_json(Path(self.output), report.as_dict())
-        if not report.errors:
+        if self.simulate and not report.errors:
+            self._simulate(Path(self.simulate))
+        elif not report.errors:
             print(f"next: nnUNetv2_plan_and_preprocess -d {report.number} -c 3d_fullres")
         return 2 if report.errors else 0
+
+    def _simulate(self, output: Path) -> None:
+        from nnunet_softseg.inference.simulation import simulate
+        from nnunet_softseg.registry import find
+
+        settings = getattr(find(self.trainer), "settings", None)
+        if settings is None:
+            raise UserError(f"-tr {self.trainer}: expected a trainer of soft labels, found another class")
+        report = simulate(
+            self.dataset,
+            self.configuration,
+            output,
+            trainer=self.trainer,
+            settings=settings,
+            plans_identifier=self.plans_identifier,
+            num_processes=self.num_processes,
+        )
+        print(report.as_text())
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from scipy import ndimage
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import Map, Slices, flag_coverage, keep_supported, postprocess
+from nnunet_softseg.inference.postprocessing import Map, Slices, flag_coverage, postprocess
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.preprocessing.model_plans import versions
+from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
 from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
@@ -127,9 +129,11 @@ def _postprocessed(predicted: Any, names: list[str], plans: Mapping[str, Any], r
         tilt_factor=placement.tilt_factor if placement else None,
     )
     record.add_flags(raised)
+    scales = dict(zip(names, output_scales(plans, names), strict=True))
     for name, before, after in zip(names, soft_maps, kept, strict=True):
         total, left = float(before.sum(dtype=np.float64)), float(after.sum(dtype=np.float64))
         label = record.labels.setdefault(name, {})
+        label["output_scale"] = scales[name].output_scale
         label["removed_percent"] = round(100 * (total - left) / total, 3) if total else 0.0
     return kept
 
@@ -213,13 +217,15 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
 def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
     """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
     path = target.parent / REPORT
-    entry = plans[PLANS_KEY]
+    entry, names = plans[PLANS_KEY], list(record.labels)
+    scales = dict(zip(names, output_scales(plans, names), strict=True))
     made_by = {
         "versions": versions(),
         "trainer": entry["trainer"],
         "trained_with": entry["versions"],
         "orientation": entry["orientation"],
         "threshold": HARD_THRESHOLD,
+        "labels": {name: asdict(scale) for name, scale in scales.items()},
         "settings": settings.as_dict(),
     }
     with FileLock(target.parent / f".{REPORT}.lock"):
@@ -238,8 +244,8 @@ def resample_soft_map(
     current_spacing: Sequence[float],
     new_spacing: Sequence[float],
     *,
-    core_threshold: float = 0.5,
-    support_threshold: float = 0.05,
+    core_threshold: float | Sequence[float] = 0.5,
+    support_threshold: float | Sequence[float] = 0.05,
 ) -> Map:
     """Return soft maps (label, *new_shape) in [0, 1] on another grid of the same field of view.
 
@@ -253,11 +259,12 @@ def resample_soft_map(
         new_shape: of the space.
         current_spacing: in mm; not needed, nor is the new one, as both grids cover the same field of view.
         new_spacing: in mm.
-        core_threshold: see `keep_supported`.
-        support_threshold: see `keep_supported`.
+        core_threshold: see `keep_supported`; of each label, or of all.
+        support_threshold: likewise.
     """
     soft_maps = np.asarray(data, dtype=np.float32)
-    cleaned = np.stack([keep_supported(label, core_threshold, support_threshold) for label in soft_maps])
+    thresholds = np.broadcast_arrays(core_threshold, support_threshold, np.ones(len(soft_maps)))[:2]
+    cleaned = np.stack([keep_supported(*of_label) for of_label in zip(soft_maps, *thresholds, strict=True)])
     shape = cleaned.shape[1:]
     whole_case = tuple((0, size) for size in shape)
     return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)

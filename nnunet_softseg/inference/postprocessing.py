@@ -7,6 +7,7 @@ a good one. The image, the network's response and the soft map raise flags; none
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnunet_softseg.inference.case_record import PredictionOptions
+from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
 from nnunet_softseg.preprocessing.soft_target import LabelShape, Range, known_range, label_shape
-from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY
 
 Map = npt.NDArray[np.float32]
 Slices = tuple[slice, ...]
@@ -92,14 +94,15 @@ def postprocess(
         in_case: part of the space that lies in the case; all of it if not given.
         tilt_factor: see `label_shape`.
     """
-    settings, entry = SoftSegSettings.from_plans(plans), plans[PLANS_KEY]
+    entry = plans[PLANS_KEY]
     training, axis = entry.get("training_shapes", {}), entry.get("si_axis") or 0
     kept, findings = [], []
-    for name, soft_map in zip(names, soft_maps, strict=True):
-        label = keep_supported(soft_map, settings.core_threshold, settings.support_threshold)
+    for name, soft_map, scale in zip(names, soft_maps, output_scales(plans, names), strict=True):
+        label = keep_supported(soft_map, scale.core_threshold, scale.support_threshold)
         if options.largest_piece:
-            label = largest_piece(label, settings.support_threshold)
-        raised = flag_map(label[in_case][None], [name], training, axis, tilt_factor)
+            label = largest_piece(label, scale.support_threshold)
+        cores = {name: scale.core_threshold}
+        raised = flag_map(label[in_case][None], [name], training, axis, tilt_factor, cores=cores)
         if options.discard_implausible and any(flag is Flag.UNLIKE for flag, _ in raised):
             label = np.zeros_like(label)
             why = f"{name} is unlike the labels of the training: emptied, as was asked for"
@@ -107,35 +110,6 @@ def postprocess(
         kept.append(label)
         findings += raised
     return np.stack(kept), findings
-
-
-def keep_supported(
-    soft_map: npt.NDArray[np.float32], core_threshold: float, support_threshold: float
-) -> npt.NDArray[np.float32]:
-    """Return a copy of the soft map of one label in which voxels without support are 0.
-
-    A residue of 0.005 in 300,000 background voxels weighs more than a cord. It is removed by support, not by
-    clipping: components (26 neighbours) of voxels above the support threshold that have a voxel above the
-    core threshold keep their values, and so does the ring of voxels around them, whatever its value. So
-    partial volume at the boundary stays as it is.
-    """
-    kept = np.zeros_like(soft_map)
-    above = soft_map > support_threshold
-    if not above.any():
-        return kept
-    # Only the box of the voxels above the threshold is worked on: the rest is 0 in any case.
-    box = tuple(
-        slice(max(part.start - 1, 0), part.stop + 1)
-        for part in ndimage.find_objects(above.astype(np.uint8))[0]
-    )
-    neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
-    components, count = ndimage.label(above[box], structure=neighbours)
-    has_core = np.zeros(count + 1, dtype=bool)
-    has_core[np.unique(components[soft_map[box] > core_threshold])] = True
-    has_core[0] = False
-    supported = ndimage.binary_dilation(has_core[components], structure=neighbours)
-    kept[box] = np.where(supported, soft_map[box], 0)
-    return kept
 
 
 def largest_piece(soft_map: Map, support_threshold: float) -> Map:
@@ -217,6 +191,8 @@ def flag_map(
     training: Mapping[str, Any],
     si_axis: int,
     tilt_factor: npt.NDArray[np.float64] | None = None,
+    *,
+    cores: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Flagged]:
     """Flag maps that are empty, end inside the image, are in pieces or unlike every label of the training.
 
@@ -226,12 +202,15 @@ def flag_map(
         training: "training_shapes" of the model's plans, per label from `training_ranges`.
         si_axis: axis of the space along S-I.
         tilt_factor: see `label_shape`.
+        cores: threshold of each label that a map exceeds if there is anything; 0.5 if not given.
     """
     findings = []
     for name, soft_map in zip(names, soft_maps, strict=True):
-        shape, known = label_shape(soft_map, si_axis, tilt_factor), training.get(name)
-        if shape is None:
+        if not (soft_map > cores.get(name, HARD_THRESHOLD)).any():
             findings.append(Flagged(Flag.EMPTY, f"nothing found of {name}: its soft map is empty"))
+            continue
+        shape, known = label_shape(soft_map, si_axis, tilt_factor), training.get(name)
+        if shape is None:  # uncertain everywhere: no figure of it is known
             continue
         most = known_range(known, "components")[1] if known else 1
         if shape.components > most:

@@ -24,10 +24,11 @@ from nnunet_softseg.inference.postprocessing import MOVED, Flag, Flagged, flag_b
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.network import backends
 from nnunet_softseg.network.backends import TorchNetwork, UNetInStages
-from nnunet_softseg.network.norm_relu import norm_relu, robust_peak, running_scale, unwrapped
+from nnunet_softseg.network.norm_relu import robust_peak, running_scale, soft_map_of, unwrapped
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
+from nnunet_softseg.preprocessing.output_scale import output_scales
 from nnunet_softseg.preprocessing.soft_target import known_range
-from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
@@ -43,6 +44,7 @@ class BoxPrediction:
         box: of the case.
         soft_map: (label, *size of the box), in [0, 1].
         robust_peak: (label,) of the raw output.
+        is_empty: whether no label exceeds its core threshold.
         findings: flags of the map and of the response.
         placement: of the patch; None: the box in the middle of the case.
         ring_contrast: along the path of the placement.
@@ -51,6 +53,7 @@ class BoxPrediction:
     box: Box
     soft_map: torch.Tensor
     robust_peak: torch.Tensor
+    is_empty: bool
     findings: tuple[Flagged, ...]
     placement: Placement | None = None
     ring_contrast: float = 1.0
@@ -68,7 +71,7 @@ class BoxPrediction:
         an empty map. The box in the middle has no path and counts with a contrast of 1: it is kept unless
         another has fewer findings.
         """
-        if float(self.soft_map.max()) <= HARD_THRESHOLD:
+        if self.is_empty:
             return -np.inf
         return self.ring_contrast - len(self.findings)
 
@@ -110,8 +113,10 @@ class _Case:
         self.predictor = predictor
         self.names = predictor.label_manager.foreground_names
         self.scale = running_scale(predictor.network).float().cpu()
-        self._floor = SoftSegSettings.from_plans(predictor.plans_manager.plans).floor_fraction
-        entry: Mapping[str, Any] = predictor.plans_manager.plans[PLANS_KEY]
+        plans: Mapping[str, Any] = predictor.plans_manager.plans
+        self._floor = SoftSegSettings.from_plans(plans).floor_fraction
+        self._output_scales = dict(zip(self.names, output_scales(plans, self.names), strict=True))
+        entry: Mapping[str, Any] = plans[PLANS_KEY]
         self._si_axis: int | None = entry.get("si_axis")
         self._training: Mapping[str, Any] = entry.get("training_shapes", {})
         self._image = image
@@ -244,7 +249,8 @@ class _Case:
 
     def _judged(self, box: Box, raw: torch.Tensor, placement: Placement | None = None) -> BoxPrediction:
         """Return the soft map of raw output, with its findings."""
-        soft_map = norm_relu(raw[None], self._floor * self.scale, robust=True)[0]
+        scales = self._output_scales
+        soft_map = soft_map_of(raw[None], self.scale, [*scales.values()], self._floor)[0]
         coverage = np.ones(raw.shape[1:], dtype=np.bool_)
         tilt_factor = None
         if placement is not None:
@@ -253,18 +259,21 @@ class _Case:
         peaks = robust_peak(raw[None]).flatten()
         findings = [
             finding
-            for values in zip(self.names, peaks.tolist(), self.scale.tolist(), strict=True)
-            for finding in flag_response(*values, self._floor)
+            for name, found, learned in zip(self.names, peaks.tolist(), self.scale.tolist(), strict=True)
+            if not scales[name].is_fixed  # a low map may be meant
+            for finding in flag_response(name, found, learned, self._floor)
         ]
         part = inside_of_box(box, self.shape)
         in_case = soft_map[(slice(None), *part)].numpy()
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
         findings += flag_border(in_case, coverage[part], goes_on)
-        of_map = flag_map(in_case, self.names, self._training, self._si_axis or 0, tilt_factor)
+        cores = {name: scale.core_threshold for name, scale in scales.items()}
+        of_map = flag_map(in_case, self.names, self._training, self._si_axis or 0, tilt_factor, cores=cores)
         # Pieces that are removed in the end, as was asked for, are no sign of a wrong place.
         removed = {Flag.PIECES} if self._record.options.largest_piece else set()
         findings += [finding for finding in of_map if finding.flag not in removed]
-        return BoxPrediction(box, soft_map, peaks, tuple(findings), placement)
+        above = soft_map.flatten(1).amax(1) > torch.tensor([*cores.values()])
+        return BoxPrediction(box, soft_map, peaks, not bool(above.any()), tuple(findings), placement)
 
 
 def _is_constant(image: torch.Tensor) -> bool:

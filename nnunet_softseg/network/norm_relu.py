@@ -9,12 +9,15 @@ label in a buffer of the network, follows the robust peak over training patches 
 inference it tells a structure from an image without one, as the loss leaves the scale of the raw output free.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_softseg.preprocessing.output_scale import OutputScale
 
 BUFFER = "reference_plateau"
 """The name in checkpoints, also of those that earlier versions wrote."""
@@ -97,7 +100,31 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
     """
     values = at_least_float32(raw)
     scale = robust_peak(values) if robust else peak(values)
-    denominator = torch.maximum(scale, broadcast_floor(floor, values))
+    return _divided(values, torch.maximum(scale, broadcast_floor(floor, values)))
+
+
+def soft_map_of(
+    raw: torch.Tensor, running: torch.Tensor, scales: Sequence[OutputScale], floor_fraction: float
+) -> torch.Tensor:
+    """Return the soft map of raw output, in [0, 1], per sample and on the output scale of each label.
+
+    Per case it is NormReLU by the robust peak, which becomes the height of the labels of the training; fixed,
+    the raw output over the running scale, which is 1 there.
+
+    Args:
+        raw: (batch, label, *space).
+        running: (label,) running scale.
+        scales: one per label.
+        floor_fraction: smallest denominator of NormReLU, as a fraction of the running scale.
+    """
+    values = at_least_float32(raw)
+    height = broadcast_floor(torch.tensor([scale.height for scale in scales]), values)
+    unit = torch.maximum(robust_peak(values), broadcast_floor(floor_fraction * running, values)) / height
+    fixed = torch.tensor([scale.is_fixed for scale in scales], device=raw.device)
+    return _divided(values, torch.where(_keep_axes(fixed[None], raw.ndim), torch.ones_like(unit), unit))
+
+
+def _divided(values: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     safe = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
     return (values.clamp(min=0) / safe).clamp(max=1)
 
@@ -121,15 +148,17 @@ def normalised_for_loss(
     target: torch.Tensor,
     floor_fraction: float,
     scale: torch.Tensor,
+    *,
+    fixed: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return NormReLU of a patch, as it will be in the whole case, with a gradient wherever there is a label.
+    """Return the soft map of a patch, as it will be in the whole case, with a gradient on every label.
 
-    At inference the robust peak of the case becomes 1, and so it does here where the target reaches 1. A
-    patch may hold only the fringe of the structure, and a coarse level only averages: there the robust peak
-    becomes the largest target. A patch without a label (below 0.5) is measured against the running scale
-    instead, so that it learns to stay low. Where the target is above 0 the raw output is not cut off at 0: a
-    head that has gone negative everywhere still gets a gradient back. Where it is below 1, nothing is cut off
-    at 1.
+    At inference the robust peak of the case becomes that of the labels of the training, and here that of the
+    target: raw output in proportion to the target gives the target, of a patch that holds only the fringe of
+    the structure and of the averages of a coarse level, too. A patch without a label (below 0.5) is measured
+    against the running scale instead, so that it learns to stay low. On a fixed scale nothing is divided.
+    Where the target is above 0 the raw output is not cut off at 0: a head that has gone negative everywhere
+    still gets a gradient back. Where it is below 1, nothing is cut off at 1.
 
     Args:
         raw: (batch, label, *space).
@@ -137,11 +166,15 @@ def normalised_for_loss(
         target: as raw.
         floor_fraction: smallest denominator, as a fraction of the running scale.
         scale: (label,) running scale, 0 where not known yet.
+        fixed: (label,) whether the output scale is fixed; None: nowhere.
     """
-    height = peak(target)
-    running = broadcast_floor(scale, raw).expand_as(height)
-    labelled = torch.maximum(peaks, floor_fraction * running) / height.clamp(min=LABELLED)
-    denominator = torch.where(height > LABELLED, labelled, running)
+    largest = peak(target)
+    running = broadcast_floor(scale, raw).expand_as(largest)
+    height = robust_peak(target).clamp(min=torch.finfo(raw.dtype).tiny)
+    labelled = torch.maximum(peaks, floor_fraction * running) / height
+    denominator = torch.where(largest > LABELLED, labelled, running)
+    if fixed is not None:
+        denominator = torch.where(_keep_axes(fixed[None], raw.ndim), torch.ones_like(running), denominator)
     denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
     normalised: torch.Tensor = _Normalised.apply(raw, denominator, target)  # type: ignore[no-untyped-call]
     return normalised
@@ -192,7 +225,12 @@ def running_scale(network: nn.Module) -> torch.Tensor:
 
 @torch.no_grad()
 def update_running_scale(
-    scale: torch.Tensor, peaks: torch.Tensor, target: torch.Tensor, momentum: float
+    scale: torch.Tensor,
+    peaks: torch.Tensor,
+    target: torch.Tensor,
+    momentum: float,
+    *,
+    fixed: torch.Tensor | None = None,
 ) -> None:
     """Move the running scale towards the robust peaks of a batch, in place, leaving out unlabelled patches.
 
@@ -201,12 +239,15 @@ def update_running_scale(
         peaks: (batch, label, 1, ...), `robust_peak` of the raw output.
         target: (batch, label, *space).
         momentum: share of the old value.
+        fixed: (label,) whether the output scale is fixed: its running scale is 1; None: nowhere.
     """
     labelled = (peak(target).flatten(1) > LABELLED).to(scale.dtype)
     count = labelled.sum(0)
     of_batch = (peaks.flatten(1) * labelled).sum(0) / count.clamp(min=1)
     moved = torch.where(scale > 0, momentum * scale + (1 - momentum) * of_batch, of_batch)
     scale.copy_(torch.where(count > 0, moved, scale))
+    if fixed is not None:
+        scale[fixed] = 1
 
 
 def unwrapped(network: Any) -> nn.Module:

@@ -29,6 +29,9 @@ class SoftSegLoss(nn.Module):
         normalise: put NormReLU between raw output and loss; False: regress the raw output.
         floor_fraction: smallest denominator of NormReLU, as a fraction of the running scale.
         momentum: of the running mean.
+
+    Attributes:
+        fixed: (label,) whether the output scale of a label is fixed; None: it is per case for all.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class SoftSegLoss(nn.Module):
         self.normalise = normalise
         self.floor_fraction = floor_fraction
         self.momentum = momentum
+        self.fixed: torch.Tensor | None = None
         coarse = [torch.zeros_like(running_scale) for _ in self.level_weights[1:]]
         self._scales = [running_scale, *coarse]
 
@@ -69,10 +73,11 @@ class SoftSegLoss(nn.Module):
         # Raw output that is regressed as it is gets no gradient from its robust peak.
         peaks = robust_peak(raw if self.normalise else raw.detach())
         if torch.is_grad_enabled():
-            update_running_scale(scale, peaks, target, self.momentum)
+            update_running_scale(scale, peaks, target, self.momentum, fixed=self.fixed)
         if not self.normalise:
             return self.voxel_loss(raw, target)
-        return self.voxel_loss(normalised_for_loss(raw, peaks, target, self.floor_fraction, scale), target)
+        soft_map = normalised_for_loss(raw, peaks, target, self.floor_fraction, scale, fixed=self.fixed)
+        return self.voxel_loss(soft_map, target)
 
 
 class SoftDiceLoss(nn.Module):

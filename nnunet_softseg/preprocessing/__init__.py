@@ -4,6 +4,7 @@ The modules, in the order of their imports:
 
   center_crop.py  box of a case that the network sees
   soft_target.py  soft label on the grid of the network, its file, figures of its shape
+  output_scale.py  raw output -> soft map and the clean-up, chosen for each label by those of the training
   model_plans.py  plans: of preprocessed cases, saved with a model; the label manager that they name
   preparation.py  soft targets made where they are missing or stale
   resampling.py   part of an image on part of another grid, the same as of the whole

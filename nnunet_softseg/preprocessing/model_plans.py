@@ -97,10 +97,7 @@ def soft_plans(plans: Mapping[str, Any], trainer: str, settings: SoftSegSettings
         if "inherits_from" not in configuration or "preprocessor_name" in configuration:
             configuration["preprocessor_name"] = "SoftSegPreprocessor"
             configuration["resampling_fn_probabilities"] = "resample_soft_map"
-            configuration["resampling_fn_probabilities_kwargs"] = {
-                "core_threshold": settings.core_threshold,
-                "support_threshold": settings.support_threshold,
-            }
+            configuration["resampling_fn_probabilities_kwargs"] = {}
     unknown = {"si_axis": None, "orientation": None}  # until training starts
     entry = {"trainer": trainer, "settings": settings.as_dict(), **unknown, "versions": versions()}
     soft[PLANS_KEY] = entry

@@ -44,6 +44,12 @@ from nnunet_softseg.preprocessing.model_plans import (
     require_supported,
     versions,
 )
+from nnunet_softseg.preprocessing.output_scale import (
+    LabelPeaks,
+    choose_output_scale,
+    keep_output_scales,
+    label_peaks,
+)
 from nnunet_softseg.preprocessing.soft_target import (
     LabelShape,
     SoftTarget,
@@ -53,9 +59,10 @@ from nnunet_softseg.preprocessing.soft_target import (
     open_soft_target,
     read_record,
     soft_target_folder,
+    training_ranges,
     write_soft_target,
 )
-from nnunet_softseg.settings import CROP_LOSS_WARNING
+from nnunet_softseg.settings import CROP_LOSS_WARNING, PLANS_KEY, SoftSegSettings
 
 FORMAT = 6
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
@@ -69,7 +76,7 @@ class CasePreparation:
     """Result of the preparation of one case; not `prepared`: its soft target was up to date.
 
     `kept_mass` is, per label, the fraction of its sum in the box that the network sees, NaN for an empty
-    label, whose shape is None; `si_axis` is the array axis along S-I, None without the crop.
+    label, whose shape and peaks are None; `si_axis` is the array axis along S-I, None without the crop.
     """
 
     case_id: str
@@ -77,6 +84,7 @@ class CasePreparation:
     kept_mass: tuple[float, ...]
     si_axis: int | None
     shapes: tuple[LabelShape | None, ...]
+    peaks: tuple[LabelPeaks | None, ...]
     warnings: tuple[str, ...]
 
 
@@ -105,6 +113,19 @@ class PreparationReport:
             case.case_id: [None if np.isnan(kept) else round(kept, 6) for kept in case.kept_mass]
             for case in self.cases
         }
+
+
+def learn_labels(
+    plans: dict[str, Any], names: Sequence[str], report: PreparationReport, settings: SoftSegSettings
+) -> None:
+    """Write into the plans of a model what it learns of the labels: shapes and output scales.
+
+    The names are those of the labels, in the order of the report.
+    """
+    shapes = {name: [case.shapes[at] for case in report.cases] for at, name in enumerate(names)}
+    peaks = {name: {case.case_id: case.peaks[at] for case in report.cases} for at, name in enumerate(names)}
+    plans[PLANS_KEY]["training_shapes"] = {name: training_ranges(found) for name, found in shapes.items()}
+    keep_output_scales(plans, {name: choose_output_scale(peaks[name], settings) for name in names})
 
 
 # One soft target
@@ -170,6 +191,7 @@ def _prepare_case(job: SoftTargetJob) -> None:
     sources = [describe_source(file) for file in job.sources]
     target, warnings = _make_soft_target(job)
     shapes = [label_shape(label, job.si_axis or 0) for label in target]
+    peaks = [label_peaks(label) for label in target]
     record = {
         **job.grid_record(),
         "versions": versions(),
@@ -178,6 +200,7 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "box": [list(side) for side in job.box],
         "kept_mass": kept_mass(target, job.box).tolist(),
         "shapes": [shape and asdict(shape) for shape in shapes],
+        "peaks": [found and asdict(found) for found in peaks],
         "warnings": warnings,
     }
     write_soft_target(job.output, target, record, job.dataset.patch_size)
@@ -249,7 +272,8 @@ def _report(job: SoftTargetJob, *, prepared: bool) -> CasePreparation:
     kept = tuple(record["kept_mass"] if box == job.box else kept_mass(array[...], job.box).tolist())
     warnings = (*record["warnings"], *_crop_warnings(job, kept))
     shapes = tuple(shape and LabelShape.from_record(shape) for shape in record["shapes"])
-    return CasePreparation(job.case.case_id, prepared, kept, job.si_axis, shapes, warnings)
+    peaks = tuple(found and LabelPeaks(**found) for found in record["peaks"])
+    return CasePreparation(job.case.case_id, prepared, kept, job.si_axis, shapes, peaks, warnings)
 
 
 # All soft targets of a dataset
@@ -277,6 +301,14 @@ def prepare(
     Raises:
         UserError: if soft labels or preprocessed data are missing, wrong or unsupported, or the disk is full.
     """
+    found, _, _ = preprocessed_dataset(dataset, configuration, plans_identifier, crop=crop)
+    return prepare_soft_targets(found, num_processes=num_processes, progress=progress)
+
+
+def preprocessed_dataset(
+    dataset: int | str, configuration: str, plans_identifier: str, *, crop: bool
+) -> tuple[PreprocessedDataset, dict[str, Any], dict[str, Any]]:
+    """Return a preprocessed dataset, its plans and its dataset.json; arguments and errors as of `prepare`."""
     name = dataset_name(dataset)
     preprocessed = nnunet_folder("nnUNet_preprocessed", name)
     plans_file = preprocessed / f"{plans_identifier}.json"
@@ -296,7 +328,7 @@ def prepare(
         folder=preprocessed / data_identifier,
         crop=crop,
     )
-    return prepare_soft_targets(found, num_processes=num_processes, progress=progress)
+    return found, plans_manager.plans, dataset_json
 
 
 def prepare_soft_targets(
@@ -320,7 +352,7 @@ def prepare_soft_targets(
         num_processes=num_processes,
         progress=progress and bool(stale),
         description="Preparing soft targets",
-        initializer=_use_one_thread,
+        initializer=use_one_thread,
     )
     errors = [str(error) for error in results if error]
     if len(errors) == 1:
@@ -378,7 +410,8 @@ def _general_warnings(dataset: PreprocessedDataset, jobs: Sequence[SoftTargetJob
     )
 
 
-def _use_one_thread() -> None:
+def use_one_thread() -> None:
+    """Let torch compute in one thread in this process."""
     import torch
 
     torch.set_num_threads(1)

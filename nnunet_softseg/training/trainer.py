@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -28,7 +28,7 @@ from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu, running_scale
+from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import (
@@ -38,8 +38,19 @@ from nnunet_softseg.preprocessing.model_plans import (
     soft_plans,
     spacing_range,
 )
-from nnunet_softseg.preprocessing.preparation import PreparationReport, all_up_to_date, prepare_soft_targets
-from nnunet_softseg.preprocessing.soft_target import soft_target_folder, training_ranges
+from nnunet_softseg.preprocessing.output_scale import (
+    OutputScale,
+    describe,
+    keep_output_scales,
+    output_scales,
+)
+from nnunet_softseg.preprocessing.preparation import (
+    PreparationReport,
+    all_up_to_date,
+    learn_labels,
+    prepare_soft_targets,
+)
+from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
 from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms
@@ -129,17 +140,43 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             self._entry["paper_augmentation"] = asdict(self.paper_augmentation)
         self._record_geometry()
         report = self._prepare_soft_targets()
-        # Ranges of the shape of each label, against which predictions are compared.
-        by_label = zip(*(case.shapes for case in report.cases), strict=True)
-        self._entry["training_shapes"] = {
-            name: training_ranges(shapes)
-            for name, shapes in zip(self.label_manager.foreground_names, by_label, strict=True)
-        }
+        self._learn_labels(report)
         if self.local_rank == 0:
             make_folder(Path(self.output_folder))
             record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}
             write_json(Path(self.output_folder) / "softseg_training.json", record)
         super().on_train_start()
+        fixed = [scale.is_fixed for scale in self._output_scales]
+        self.loss.fixed = torch.tensor(fixed, device=self.device) if any(fixed) else None
+
+    def _learn_labels(self, report: PreparationReport) -> None:
+        """Keep figures of the labels with the plans, choose the output scale of each, and say so."""
+        names, settings, kept = self.label_manager.foreground_names, self.settings, self._kept_output_scales()
+        if self.current_epoch and not kept:  # half trained by an earlier version
+            settings = replace(settings, output_scale="case")
+        learn_labels(self.plans_manager.plans, names, report, settings)
+        chosen = dict(zip(names, self._output_scales, strict=True))
+        if self.current_epoch and kept:
+            chosen = {name: OutputScale(**scale) for name, scale in kept.items()}
+        if self.hard_target:
+            chosen = {name: replace(scale, height=1.0) for name, scale in chosen.items()}
+        keep_output_scales(self.plans_manager.plans, chosen)
+        for line in describe(chosen):
+            self.print_to_log_file(line)
+        patch = "around the centre of the image" if self.settings.center_crop else "anywhere"
+        self.print_to_log_file(
+            f"patches: {patch}; to overrule these three: settings of {type(self).__name__}"
+        )
+
+    @property
+    def _output_scales(self) -> list[OutputScale]:
+        return output_scales(self.plans_manager.plans, self.label_manager.foreground_names)
+
+    def _kept_output_scales(self) -> dict[str, Any]:
+        """Return those in the plans that a training before this process has saved beside the model."""
+        saved = Path(self.output_folder_base) / "plans.json"
+        entry = load_json(saved).get(PLANS_KEY, {}) if saved.is_file() else {}
+        return cast("dict[str, Any]", entry.get("output_scales", {}))
 
     def _set_seed(self) -> None:
         """Seed this process, if a seed is set; a resumed training does not draw its first patches again."""
@@ -301,8 +338,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             output = self.network(data)
             loss = self.loss(output, levels)
         raw = output[0] if isinstance(output, list | tuple) else output
-        floor = self.settings.floor_fraction * running_scale(self.network)
-        soft_map = norm_relu(raw, floor.to(raw.device), robust=True)
+        running = running_scale(self.network).to(raw.device)
+        soft_map = soft_map_of(raw, running, self._output_scales, self.settings.floor_fraction)
         sums = online_measures(soft_map, levels[0], HARD_THRESHOLD)
         return {"loss": loss.detach().cpu().numpy(), **sums}
 
@@ -343,6 +380,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
         self._record_geometry()
+        self._entry.setdefault("output_scales", self._kept_output_scales())
         super().perform_actual_validation(save_probabilities)
         soft_labels = self._raw_folder / soft_label.FOLDER
         if self.local_rank == 0 and soft_labels.is_dir():

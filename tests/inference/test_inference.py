@@ -254,7 +254,7 @@ def test_the_score_orders_boxes_by_findings_then_ring_contrast_and_empty_maps_la
 
     def box(value: float, findings: Any = (), contrast: float = 1.0) -> inference.BoxPrediction:
         soft_map = torch.full((1, 2, 2, 2), value)
-        return inference.BoxPrediction((), soft_map, torch.ones(1), findings, None, contrast)
+        return inference.BoxPrediction((), soft_map, torch.ones(1), value <= 0.5, findings, None, contrast)
 
     best_first = [
         box(0.6), box(0.6, (), 0.7), box(0.6, (), 0.2), box(1.0, flagged), box(1.0, flagged, 0.9),

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.ndimage import map_coordinates
 
 from nnunet_softseg.inference.export import on_image_grid, placed, resample_soft_map
-from nnunet_softseg.inference.postprocessing import keep_supported
+from nnunet_softseg.preprocessing.output_scale import keep_supported
 
 CORE, SUPPORT = 0.5, 0.05
 

@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
-    norm_relu,
     normalised_for_loss,
     robust_peak,
+    soft_map_of,
     update_running_scale,
 )
 from nnunet_softseg.network.soft_loss import SoftDiceLoss, SoftSegLoss
+from nnunet_softseg.preprocessing.output_scale import OutputScale
 
 
 def disc(size: int = 16) -> torch.Tensor:
@@ -60,7 +63,35 @@ def test_it_is_what_inference_does_where_the_raw_output_is_positive() -> None:
     target = torch.rand(3, 2, 8, 8)
     target[:, :, 0] = 1
     found = normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.zeros(2))
-    torch.testing.assert_close(found.clamp(max=1), norm_relu(raw, robust=True))
+    for sample in range(3):
+        scales = [OutputScale(height=float(height)) for height in robust_peak(target)[sample].flatten()]
+        expected = soft_map_of(raw[sample : sample + 1], torch.zeros(2), scales, 0.5)
+        torch.testing.assert_close(found[sample : sample + 1].clamp(max=1), expected)
+
+
+@given(st.integers(0, 2**31), st.floats(0.3, 1), st.floats(0.01, 50))
+@settings(max_examples=30)
+def test_raw_output_in_proportion_to_the_target_is_right_on_either_scale(
+    seed: int, largest: float, unit: float
+) -> None:
+    """Per case in any unit, where the target is a label; fixed in its own."""
+    target = torch.rand(1, 2, 6, 7, generator=torch.Generator().manual_seed(seed))
+    target *= largest / target.flatten(2).amax(2)[..., None, None]
+    fixed = torch.tensor([False, True])
+    raw = target * torch.tensor([unit, 1.0]).reshape(1, 2, 1, 1)
+    running = torch.tensor([float(robust_peak(raw)[0, 0]), 1.0])
+    found = normalised_for_loss(raw, robust_peak(raw), target, 0.5, running, fixed=fixed)
+    assert largest <= 0.5 or torch.allclose(found[:, 0], target[:, 0], atol=1e-5)
+    torch.testing.assert_close(found[:, 1], target[:, 1])
+    scales = [OutputScale("case", float(robust_peak(target)[0, 0])), OutputScale("fixed")]
+    torch.testing.assert_close(soft_map_of(raw, running, scales, 0.5), target, atol=1e-5, rtol=0)
+
+
+def test_on_a_fixed_scale_the_running_scale_is_one() -> None:
+    loss, reference = make(normalise=True, labels=2)
+    loss.fixed = torch.tensor([True, False])
+    loss(3 * square().expand(1, 2, -1, -1), square().expand(1, 2, -1, -1))
+    assert reference.tolist() == pytest.approx([1.0, 3.0])
 
 
 def test_above_one_costs_nothing_inside_and_something_at_the_boundary() -> None:

@@ -1,0 +1,225 @@
+"""What a perfect network would lose: soft targets in place of its raw output, through all that follows.
+
+Output activation, clean-up, the way back to the image's grid, export and label map are those of a prediction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from scipy import ndimage
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets import soft_label
+from nnunet_softseg.datasets.raw_dataset import training_cases
+from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
+from nnunet_softseg.inference.export import export_prediction
+from nnunet_softseg.inference.soft_prediction import predict_soft_map
+from nnunet_softseg.io.case_files import SOFT_FOLDER
+from nnunet_softseg.io.nifti import stored_values
+from nnunet_softseg.io.results import make_folder, write_json
+from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.metrics.overlap import soft_measures
+from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
+from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, soft_plans
+from nnunet_softseg.preprocessing.output_scale import PEAK_TOLERANCE, describe, output_scales
+from nnunet_softseg.preprocessing.preparation import (
+    learn_labels,
+    prepare_soft_targets,
+    preprocessed_dataset,
+    use_one_thread,
+)
+from nnunet_softseg.preprocessing.soft_target import open_soft_target, soft_target_folder
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+
+RECORD = "simulation.json"
+_OPTIONS = PredictionOptions(backend="torch-float32")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the map of one label in one case has lost, on the image's grid.
+
+    Attributes:
+        case_id: of the case.
+        volume: of the soft label, in voxels.
+        volume_error: of the map, a fraction of it; 0 where both are empty.
+        peak_error: largest value of the map less that of the label.
+        components: of the label (26 neighbours) that exceed 0.02.
+        components_lost: of these, without any voxel above 0 in the map.
+        boundary_mae: mean error of the voxels between 0 and 1; 0 where there is none.
+    """
+
+    case_id: str
+    volume: float
+    volume_error: float
+    peak_error: float
+    components: int
+    components_lost: int
+    boundary_mae: float
+
+
+@dataclass(frozen=True)
+class SimulationReport:
+    """Losses of every case, by the name of the label; what was chosen for the labels, in lines."""
+
+    output: Path
+    losses: Mapping[str, Sequence[Loss]]
+    chosen: Sequence[str]
+
+    def as_text(self) -> str:
+        """Return what a perfect network would lose, a line for each label."""
+        lines = [
+            f"{self.output}: maps of a perfect network with this dataset and these settings",
+            *self.chosen,
+        ]
+        for name, losses in self.losses.items():
+            errors, peaks = ([getattr(loss, of) for loss in losses] for of in ("volume_error", "peak_error"))
+            worst, off = (losses[int(np.abs(values).argmax())] for values in (errors, peaks))
+            lost, total = (
+                sum(getattr(loss, of) for loss in losses) for of in ("components_lost", "components")
+            )
+            lines.append(
+                f"{name}: volume {np.median(errors):+.2%} in the median, {worst.volume_error:+.2%} at worst "
+                f"({worst.case_id}, {worst.volume:.4g} voxels); peak {off.peak_error:+.3f} at worst "
+                f"({off.case_id}); {lost} of {total} components lost; boundary MAE "
+                f"{np.mean([loss.boundary_mae for loss in losses]):.3f}"
+            )
+        return "\n".join(lines)
+
+
+def simulate(
+    dataset: int | str,
+    configuration: str,
+    output: Path,
+    *,
+    trainer: str,
+    settings: SoftSegSettings,
+    plans_identifier: str = "nnUNetPlans",
+    num_processes: int = 4,
+    progress: bool = True,
+) -> SimulationReport:
+    """Write the maps that a perfect network would give, as `predict` writes them, and what they have lost.
+
+    Args:
+        dataset: id or name of a preprocessed dataset; its soft targets are made where they are missing.
+        configuration: of the plans.
+        output: folder, made if missing; empty, or of an earlier simulation.
+        trainer: name, for softseg.json.
+        settings: of the trainer.
+        plans_identifier: name of the plans.
+        num_processes: cases at a time.
+        progress: show a bar.
+
+    Raises:
+        UserError: as `prepare`; if the folder holds something else.
+    """
+    if output.exists() and not (
+        output.is_dir() and ((output / RECORD).is_file() or not any(output.iterdir()))
+    ):
+        raise UserError(
+            f"--simulate {output}: expected an empty folder, or one of an earlier simulation, found other "
+            "files: give another folder"
+        )
+    found, plans, dataset_json = preprocessed_dataset(
+        dataset, configuration, plans_identifier, crop=settings.center_crop
+    )
+    report = prepare_soft_targets(found, num_processes=num_processes, progress=progress)
+    plans = soft_plans(plans, trainer, settings)
+    plans[PLANS_KEY]["si_axis"] = report.cases[0].si_axis
+    names = PlansManager(plans).get_label_manager(dataset_json).foreground_names
+    learn_labels(plans, names, report, settings)
+    make_folder(output / SOFT_FOLDER)
+    made_by = {"made_by": f"nnunet-softseg {__version__} check --simulate", "configuration": configuration}
+    write_json(output / RECORD, made_by)
+    images = {case.case_id: case.images[0] for case in training_cases(found.raw_folder, dataset_json)}
+    jobs = [
+        _Job(case.case_id, images.get(case.case_id), found, plans, dataset_json, output)
+        for case in report.cases
+    ]
+    losses = map_jobs(
+        _simulate_case,
+        jobs,
+        num_processes=num_processes,
+        progress=progress,
+        description="Simulating a perfect network",
+        initializer=use_one_thread,
+    )
+    by_label = dict(zip(names, zip(*losses, strict=True), strict=True))
+    record = {name: [asdict(loss) for loss in of_label] for name, of_label in by_label.items()}
+    write_json(output / RECORD, {**made_by, "losses": record})
+    chosen = describe(dict(zip(names, output_scales(plans, names), strict=True)))
+    return SimulationReport(output, by_label, chosen)
+
+
+@dataclass(frozen=True)
+class _Job:
+    case_id: str
+    image: Path | None
+    dataset: PreprocessedDataset
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+    output: Path
+
+
+class _PerfectNetwork(torch.nn.Module):
+    """A network whose raw output is its input: the soft target."""
+
+    def forward(self, target: torch.Tensor) -> torch.Tensor:
+        return target
+
+
+def _simulate_case(job: _Job) -> list[Loss]:
+    """Write the maps of one case and return the loss of each label."""
+    predictor = _perfect_predictor(job)
+    properties = load_pickle(str(job.dataset.folder / f"{job.case_id}.pkl"))
+    record = CaseRecord.of(properties)
+    record.given_options, record.image_files = _OPTIONS, (str(job.image),) if job.image else ()
+    target = open_soft_target(soft_target_folder(job.dataset.folder), job.case_id)[...]
+    soft_maps = predict_soft_map(predictor, torch.from_numpy(np.asarray(target, dtype=np.float32)), record)
+    name = str(job.output / job.case_id)
+    export_prediction(soft_maps, properties, predictor.plans_manager, job.dataset_json, name)
+    return [_loss(job, label) for label in job.dataset.labels]
+
+
+def _perfect_predictor(job: _Job) -> Any:
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.plans_manager = PlansManager(job.plans)
+    predictor.configuration_manager = predictor.plans_manager.get_configuration(job.dataset.configuration)
+    predictor.dataset_json = job.dataset_json
+    predictor.label_manager = predictor.plans_manager.get_label_manager(job.dataset_json)
+    scales = output_scales(job.plans, predictor.label_manager.foreground_names)
+    predictor.network = add_running_scale(_PerfectNetwork(), len(scales))
+    learned = [1.0 if scale.is_fixed else scale.height for scale in scales]
+    running_scale(predictor.network).copy_(torch.tensor(learned))
+    return predictor
+
+
+def _loss(job: _Job, label: int) -> Loss:
+    written, source = (
+        stored_values(soft_label_file(folder, job.case_id, label)).astype(np.float64)
+        for folder in (job.output / SOFT_FOLDER, job.dataset.raw_folder / soft_label.FOLDER)
+    )
+    measures = soft_measures(written, source, 1.0)
+    volume, difference = float(source.sum()), float(written.sum() - source.sum())
+    components, count = ndimage.label(source > 0, np.ones((3,) * source.ndim))
+    every = np.arange(1, count + 1)
+    counted = np.asarray(ndimage.maximum(source, components, every)) > PEAK_TOLERANCE
+    lost = counted & (np.asarray(ndimage.maximum(written, components, every)) <= 0)
+    return Loss(
+        case_id=job.case_id,
+        volume=volume,
+        volume_error=difference / volume if volume else float(difference > 0),
+        peak_error=float(written.max() - source.max()),
+        components=int(counted.sum()),
+        components_lost=int(lost.sum()),
+        boundary_mae=float(np.nan_to_num(measures["boundary_mae"])),
+    )

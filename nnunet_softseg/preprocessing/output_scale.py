@@ -1,0 +1,223 @@
+"""Output scale of a label: how raw output becomes a soft map, and what of the map is background.
+
+Chosen by the labels of the training, kept with the model. The output stage does no harm: given the soft
+labels of the training in place of raw output, it gives them back.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+
+VOLUME_TOLERANCE = 0.01
+"""Of the volume of a label, that the output stage may change; of less than 20 voxels, one voxel."""
+PEAK_TOLERANCE = 0.02
+_SMALL = 20  # voxels
+_REACHES_ONE = 0.9
+_FULL = 0.98  # of the largest value: not partial volume
+_SUPPORTS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+_LOST = 0.002  # of the volume, to the clean-up
+_MARGIN = 0.5  # what a network answers, of what the label is
+
+SoftArray = npt.NDArray[np.floating[Any]]
+
+
+# One label in one case
+
+
+@dataclass(frozen=True)
+class LabelPeaks:
+    """How high one label of one case stands, on the grid of the network.
+
+    Attributes:
+        robust_peak: sum(y^5) / sum(y^4), as `network.norm_relu.robust_peak`.
+        largest: value.
+        volume: in voxels.
+        partial_share: of the volume, in voxels below the largest value.
+        weakest_component: least of the components' largest values.
+        support_threshold: largest at which the clean-up keeps every component and the volume.
+    """
+
+    robust_peak: float
+    largest: float
+    volume: float
+    partial_share: float
+    weakest_component: float
+    support_threshold: float
+
+
+def label_peaks(soft: SoftArray) -> LabelPeaks | None:
+    """Return the figures of a soft label (*space); None for one that is nowhere above 0.02."""
+    largest = float(soft.max(initial=0.0))
+    if largest <= PEAK_TOLERANCE:
+        return None
+    soft = soft[ndimage.find_objects((soft > 0).astype(np.uint8))[0]]
+    values = np.asarray(soft[soft > 0], dtype=np.float64)
+    fourth = (values / largest) ** 4
+    support, weakest = _support_and_weakest(np.asarray(soft, dtype=np.float32), float(values.sum()))
+    return LabelPeaks(
+        robust_peak=float((fourth * values).sum() / fourth.sum()),
+        largest=largest,
+        volume=float(values.sum()),
+        partial_share=float(values[values < _FULL * largest].sum() / values.sum()),
+        weakest_component=weakest,
+        support_threshold=support,
+    )
+
+
+def _support_and_weakest(soft: npt.NDArray[np.float32], volume: float) -> tuple[float, float]:
+    peaks = component_peaks(soft, 0.0)
+    faintest = float(peaks[peaks > PEAK_TOLERANCE].min())
+    for support in _SUPPORTS:
+        if support <= _MARGIN * faintest and keep_supported(soft, 0.0, support).sum() >= (1 - _LOST) * volume:
+            break
+    return support, float(component_peaks(soft, support).min())
+
+
+# Clean-up
+
+
+def component_peaks(soft: SoftArray, threshold: float) -> npt.NDArray[np.float64]:
+    """Return the largest value of each component (26 neighbours) of the voxels above a threshold."""
+    components, count = ndimage.label(soft > threshold, np.ones((3,) * soft.ndim, dtype=bool))
+    return np.asarray(ndimage.maximum(soft, components, np.arange(1, count + 1)), dtype=np.float64)
+
+
+def keep_supported(
+    soft_map: npt.NDArray[np.float32], core_threshold: float, support_threshold: float
+) -> npt.NDArray[np.float32]:
+    """Return a copy of the soft map of one label in which voxels without support are 0.
+
+    A residue of 0.005 in 300,000 background voxels weighs more than a cord. It is removed by support, not by
+    clipping: components (26 neighbours) of voxels above the support threshold that have a voxel above the
+    core threshold keep their values, and so does the ring of voxels around them, whatever its value. So
+    partial volume at the boundary stays as it is.
+    """
+    kept = np.zeros_like(soft_map)
+    above = soft_map > support_threshold
+    if not above.any():
+        return kept
+    # Only the box of the voxels above the threshold is worked on: the rest is 0 in any case.
+    box = tuple(
+        slice(max(part.start - 1, 0), part.stop + 1)
+        for part in ndimage.find_objects(above.astype(np.uint8))[0]
+    )
+    neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
+    components, count = ndimage.label(above[box], structure=neighbours)
+    has_core = np.zeros(count + 1, dtype=bool)
+    has_core[np.unique(components[soft_map[box] > core_threshold])] = True
+    has_core[0] = False
+    supported = ndimage.binary_dilation(has_core[components], structure=neighbours)
+    kept[box] = np.where(supported, soft_map[box], 0)
+    return kept
+
+
+# One label in a model
+
+
+@dataclass(frozen=True)
+class OutputScale:
+    """The way from raw output to soft map of one label.
+
+    Attributes:
+        output_scale: "case": the robust peak of the raw output of a case becomes `height`; "fixed": the raw
+            output is the map, cut off at 0 and 1, on one scale for all cases.
+        height: robust peak of the labels of the training.
+        core_threshold: see `keep_supported`.
+        support_threshold: see `keep_supported`.
+        why: this output scale, for a person.
+    """
+
+    output_scale: Literal["case", "fixed"] = "case"
+    height: float = 1.0
+    core_threshold: float = HARD_THRESHOLD
+    support_threshold: float = _SUPPORTS[0]
+    why: str = "a model of an earlier version"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether one scale serves all cases."""
+        return self.output_scale == "fixed"
+
+
+def choose_output_scale(peaks: Mapping[str, LabelPeaks | None], settings: SoftSegSettings) -> OutputScale:
+    """Return the output scale of a label, of its figures in each case of the training.
+
+    Per case where every label reaches 1 and none is changed by more than the tolerances; else fixed. The
+    clean-up removes no component of them. What the settings name is as they say.
+    """
+    known = {case: found for case, found in peaks.items() if found is not None}
+    height, worst, worst_case = _height(known) if known else (1.0, 0.0, "")
+    lowest, highest = (pick(known, key=lambda case: known[case].largest, default="") for pick in (min, max))
+    scale, why = settings.output_scale, "by the settings"
+    if scale == "auto" and known and known[lowest].largest < _REACHES_ONE:
+        why = f"reaches {known[lowest].largest:.2f} in {lowest}, {known[highest].largest:.2f} in {highest}"
+        scale = "fixed"
+    elif scale == "auto":
+        what = f"a map divided by its own peak would be off by {worst:.1%} of the volume in {worst_case}"
+        scale, why = ("case", "reaches 1 in every case") if worst <= VOLUME_TOLERANCE else ("fixed", what)
+    weakest = min((found.weakest_component for found in known.values()), default=1.0)
+    support = min((found.support_threshold for found in known.values()), default=_SUPPORTS[0])
+    core = min(HARD_THRESHOLD, _MARGIN * weakest)
+    return OutputScale(
+        output_scale=scale,
+        height=height,
+        core_threshold=core if settings.core_threshold is None else settings.core_threshold,
+        support_threshold=support if settings.support_threshold is None else settings.support_threshold,
+        why=why,
+    )
+
+
+def _height(known: Mapping[str, LabelPeaks]) -> tuple[float, float, str]:
+    """Return the height that changes the worst case least; the error there, of the tolerance; this case."""
+    robust, largest, volume, partial = (
+        np.array([getattr(found, name) for found in known.values()])
+        for name in ("robust_peak", "largest", "volume", "partial_share")
+    )
+    heights = np.linspace(robust.min(), robust.max(), 41)[:, None]
+    factor = heights / robust
+    # Above 1 nothing grows: a map that becomes larger does so in its partial volume alone.
+    error = np.where(factor > 1, (factor - 1) * partial, 1 - factor)
+    small = volume < _SMALL
+    error *= np.where(small, np.minimum(1, VOLUME_TOLERANCE * volume), 1)
+    off_peak = np.abs(np.minimum(factor * largest, 1) - largest) * (VOLUME_TOLERANCE / PEAK_TOLERANCE)
+    worst = np.maximum(error, off_peak)
+    best = int(worst.max(axis=1).argmin())
+    return float(heights[best, 0]), float(worst[best].max()), list(known)[int(worst[best].argmax())]
+
+
+def output_scales(plans: Mapping[str, Any], names: Sequence[str]) -> list[OutputScale]:
+    """Return the output scale of each label of a model; per case for a model of an earlier version."""
+    entry, settings = plans[PLANS_KEY], SoftSegSettings.from_plans(plans)
+    stored = entry.get("output_scales", {})
+    earlier = {"core_threshold": settings.core_threshold, "support_threshold": settings.support_threshold}
+    of_settings = {name: value for name, value in earlier.items() if value is not None}
+    return [OutputScale(**stored.get(name, of_settings)) for name in names]
+
+
+def keep_output_scales(plans: dict[str, Any], chosen: Mapping[str, OutputScale]) -> None:
+    """Write the output scales of all labels into the plans of a model."""
+    plans[PLANS_KEY]["output_scales"] = {name: asdict(scale) for name, scale in chosen.items()}
+    for configuration in plans["configurations"].values():
+        if "resampling_fn_probabilities_kwargs" in configuration:
+            for threshold in ("core_threshold", "support_threshold"):
+                values = [getattr(scale, threshold) for scale in chosen.values()]
+                configuration["resampling_fn_probabilities_kwargs"][threshold] = values
+
+
+def describe(chosen: Mapping[str, OutputScale]) -> list[str]:
+    """Return two lines for the log: the output scale and the clean-up of each label."""
+    scales = "; ".join(f"{name} {scale.output_scale} ({scale.why})" for name, scale in chosen.items())
+    clean_up = "; ".join(
+        f"{name} {scale.core_threshold:.3g} (support {scale.support_threshold:g})"
+        for name, scale in chosen.items()
+    )
+    return [
+        f"output scale: {scales}",
+        f"background is what has no voxel above: {clean_up}",
+    ]

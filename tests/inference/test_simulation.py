@@ -1,0 +1,91 @@
+"""`check --simulate`: the maps of a perfect network, written as predictions are."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset, save_nifti
+
+from nnunet_softseg.cli import main
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.simulation import SimulationReport, simulate
+from nnunet_softseg.settings import SoftSegSettings
+
+WINDOW = SoftSegSettings(center_crop=False)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
+    """On the grid of the network; of label 2 the raters agree in one case only."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("simulation")
+    tiny = make_tiny_dataset(folder, labels=(1, 2), affines=[np.diag([1.0, 1, 1, 1])] * 3)
+    for case, height in zip(tiny.cases, (0.3, 0.7, 1), strict=True):
+        file = nib.load(tiny.soft_label(case, 2))
+        soft = np.float32(height) * np.asarray(file.dataobj)
+        save_nifti(tiny.soft_label(case, 2), soft, file.affine)
+        labels = np.asarray(nib.load(tiny.label_map(case)).dataobj)
+        labels[(labels == 2) & (soft <= 0.5)] = 0
+        save_nifti(tiny.label_map(case), labels, file.affine)
+    make_ready_to_train(tiny, patch)
+    yield tiny
+    patch.undo()
+
+
+def simulated(dataset: TinyDataset, output: Path, settings: SoftSegSettings = WINDOW) -> SimulationReport:
+    options = {"trainer": "nnUNetTrainerSoftSeg", "num_processes": 1, "progress": False}
+    return simulate(dataset.name, "3d_fullres", output, settings=settings, **options)
+
+
+def test_a_perfect_network_loses_nothing(dataset: TinyDataset, tmp_path: Path) -> None:
+    report = simulated(dataset, tmp_path / "out")
+    described = json.loads((tmp_path / "out" / "softseg.json").read_text())
+    assert described["labels"]["label2"]["output_scale"] == "fixed"
+    assert "reaches 0.30 in sub-01_T1w" in described["labels"]["label2"]["why"]
+    for case in dataset.cases:
+        assert described["cases"][case]["labels"]["label2"]["output_scale"] == "fixed"
+        for label in dataset.labels:
+            before, after = (
+                np.asarray(nib.load(folder / f"{case}_{label:04d}.nii.gz").dataobj)
+                for folder in (dataset.raw / "softLabelsTr", tmp_path / "out" / "soft")
+            )
+            assert after.sum() == pytest.approx(before.sum(), rel=0.01)
+            assert after.max() == pytest.approx(before.max(), abs=0.02)
+        np.testing.assert_array_equal(
+            np.asarray(nib.load(tmp_path / "out" / f"{case}.nii.gz").dataobj) == 2,
+            np.asarray(nib.load(dataset.label_map(case)).dataobj) == 2,
+        )
+    assert all(loss.components_lost == 0 for losses in report.losses.values() for loss in losses)
+    assert "label2: volume" in report.as_text()
+    simulated(dataset, tmp_path / "out")  # again, into the folder of a simulation
+
+
+def test_what_the_settings_lose_is_told(dataset: TinyDataset, tmp_path: Path) -> None:
+    """Per case, the label of 0.3 is stretched; with a core of 0.5, by hand on a fixed scale, it is lost."""
+    case = simulated(dataset, tmp_path / "case", SoftSegSettings(center_crop=False, output_scale="case"))
+    assert case.losses["label2"][0].volume_error > 0.5
+    fixed = SoftSegSettings(center_crop=False, output_scale="fixed", core_threshold=0.5)
+    lost = simulated(dataset, tmp_path / "fixed", fixed)
+    assert [loss.components_lost for loss in lost.losses["label2"]] == [1, 0, 0]
+    assert lost.losses["label2"][0].volume_error == -1
+    assert "1 of 3 components lost" in lost.as_text()
+
+
+def test_the_command(dataset: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["check", "-d", "101", "-np", "1", "--simulate", str(tmp_path / "out")]
+    assert main([*words, "-tr", "nnUNetTrainerSoftSegSlidingWindow"]) == 0
+    printed = capsys.readouterr().out
+    assert "0 of 3 components lost" in printed
+    assert main([*words, "-tr", "nnUNetTrainerDemo"]) == 2
+    assert main([*words, "-p", "others"]) == 2
+    assert "run nnUNetv2_plan_and_preprocess -d 101 -c 3d_fullres" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_files_is_left_alone(dataset: TinyDataset, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="empty folder"):
+        simulated(dataset, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
