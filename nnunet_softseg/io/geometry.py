@@ -29,7 +29,7 @@ NOWHERE = "does not say where it lies"
 _AXES = "ijk"
 _SPACE = 3
 _SHEARED_FROM_DEG = 0.5
-_PERPENDICULAR, _FLAT = 1e-4, 1e-6
+_PERPENDICULAR, _FLAT, _LOST = 1e-4, 1e-6, 1e-9
 _MILLIMETRE = (0, 2)  # codes of NIfTI-1: unknown, mm
 _UNITS = {1: "metre", 3: "micrometre"}
 _ONE_SIZE = (
@@ -77,7 +77,8 @@ class VoxelGrid:
         """Whether the affine is finite and maps every voxel somewhere else, by more than rounding."""
         if not np.isfinite(self.affine).all():
             return False
-        return self.voxel_mm3 > _FLAT * float(np.prod(self.spacing_mm)) > 0
+        smallest, largest = min(self.spacing_mm), float(np.abs(self.affine).max())
+        return self.voxel_mm3 > _FLAT * float(np.prod(self.spacing_mm)) > 0 and smallest > _LOST * largest
 
     @property
     def shear_deg(self) -> float:

@@ -130,6 +130,8 @@ def test_a_broken_sform_is_repaired_as_the_message_says(value: float, tmp_path: 
     nib.save(broken, file)
     assert found_in(file) == []
     np.testing.assert_allclose(nib.load(file).affine, affine, atol=1e-6)
+    saved(file, image, srow_z=[0, 0, 3, 1e30])  # where no voxel is apart from the next
+    assert found_in(file) == [("error", "has an affine that maps no volume")]
     saved(file, image, **rows, qform_code=0)
     assert next(geometry_findings(file, nib.load(file))).remedy == "repair qform and sform in its header"
 

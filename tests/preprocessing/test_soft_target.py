@@ -876,9 +876,9 @@ def test_a_case_that_was_preprocessed_by_a_wrong_pixdim_is_refused(dataset: Tiny
     where = {"raw_folder": dataset.raw, "folder": dataset.preprocessed / "nnUNetPlans_3d_fullres"}
     found = PreprocessedDataset.of(manager, CONFIGURATION, dataset.labels, **where, crop=True)
     job = preparation._jobs(found)[0]
-    preparation._prepare_case(job)
+    preparation._make_soft_target(job)
     nearly = replace(job.case, spacing_mm=tuple(1.005 * size for size in job.case.spacing_mm))
-    preparation._prepare_case(replace(job, case=nearly))
+    preparation._make_soft_target(replace(job, case=nearly))
     wrong = replace(job.case, spacing_mm=(3.0, 0.5, 0.5))
     with pytest.raises(UserError, match=r"expected voxels of 0\.9 x 1\.2 x 1 mm .* found it preproc"):
-        preparation._prepare_case(replace(job, case=wrong))
+        preparation._make_soft_target(replace(job, case=wrong))
