@@ -44,7 +44,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     Flag.DISCARDED: ("emptied, as --discard-implausible asks", "look at the image"),
     Flag.WEAK: ("with a weak response", "there may be none in the image: look at it"),
     Flag.UNLIKE: ("unlike the labels of the training", "look at the map before you measure it"),
-    Flag.PIECES: ("in more pieces than in training", "look at it; --largest-piece keeps one"),
+    Flag.PIECES: ("in more pieces than in training", "--largest-piece keeps one of them"),
     Flag.BROKEN_OFF: ("ending inside the image, or with a gap", "right if the structure ends there"),
     Flag.BORDER: (
         "at the border of what the network saw",

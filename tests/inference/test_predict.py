@@ -214,6 +214,24 @@ def test_the_files_are_those_of_the_stock_command(
     )
 
 
+def test_both_ways_end_with_the_same_summary_and_page_on_a_repeated_call_too(
+    model: Path, images: Path, predicted: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.delenv("NNUNET_SOFTSEG_NO_QC")
+    stock = stock_predict(model, images, tmp_path / "stock")
+    printed = capsys.readouterr().out
+    shutil.copytree(predicted, tmp_path / "out")
+    report = predict(images, tmp_path / "out", model, progress=False)
+    assert report.kept == list(CASES)
+    *summary, page = report.summary.splitlines()
+    assert summary[0].startswith("3 cases, ")
+    assert page == f"pictures of all, flagged first: {tmp_path / 'out' / 'qc' / 'index.html'}"
+    assert printed.endswith("\n".join([*summary, page.replace("/out/", "/stock/"), ""]))
+    for folder in (stock, tmp_path / "out"):
+        assert {file.stem for file in (folder / "qc").glob("*.webp")} == set(CASES)
+    assert predict(images, tmp_path / "out", model, no_qc=True, progress=False).summary == "\n".join(summary)
+
+
 def test_neither_way_starts_a_process(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The page as a browser shows it: escaped, offline, sorted by a click, on a phone, in print."""
 
+import io
 import math
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from PIL import Image
 
 from nnunet_softseg.io.html import (
     NO_VALUE,
@@ -127,3 +129,21 @@ def test_nothing_can_be_fetched(browser, tmp_path: Path) -> None:
     page.goto((tmp_path / "page.html").as_uri())
     page.close()
     assert any("Content Security Policy" in text for text in refused)
+
+
+def test_a_table_wider_than_a_phone_shows_that_it_goes_on(browser_page, tmp_path: Path) -> None:
+    """A shadow at the right edge, which is gone at the end of the table."""
+    body = '<div class="wide"><table><tr><td style="min-width: 700px; height: 60px"></td></tr></table></div>'
+    browser_page.set_viewport_size({"width": 360, "height": 400})
+    open_page(browser_page, tmp_path, render_page("t", body, {}))
+    table = browser_page.locator("div.wide")
+
+    def darkest(columns: slice) -> int:
+        pixels = np.asarray(Image.open(io.BytesIO(table.screenshot())).convert("L"))
+        return int(pixels[20:40, columns].min())
+
+    assert darkest(slice(-3, None)) < 230
+    assert darkest(slice(0, 3)) > 250
+    table.evaluate("element => { element.scrollLeft = 700 }")
+    assert darkest(slice(-3, None)) > 250
+    assert darkest(slice(0, 3)) < 230
