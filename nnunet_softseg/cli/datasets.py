@@ -109,20 +109,28 @@ def _mapping(option_name: str, pairs: Sequence[tuple[str, Value]] | None) -> dic
 
 @dataclass
 class Check(Command):
-    """Check a dataset for all that can be wrong with it, before hours are spent on it.
+    """Check a dataset, or images to predict, for all that can be wrong, before hours are spent on it.
 
-    Looks at dataset.json, images, label maps and soft labels in nnUNet_raw, and at splits and plans if there
-    are any. With --simulate it also writes the maps that a perfect network would give after
-    nnUNetv2_plan_and_preprocess, as predict writes them, and says what they have lost.
+    Of a dataset (-d), looks at dataset.json, images, label maps and soft labels in nnUNet_raw, compares the
+    cases, and looks at splits and plans if there are any. With --simulate it also writes the maps that a
+    perfect network would give after nnUNetv2_plan_and_preprocess, as predict writes them, and says what they
+    have lost.
+
+    Of images (-i), says what predict would say: files that cannot be read, doubtful headers, fields of view
+    too large for memory; with a model (-m) also channels, orientations and voxel sizes unlike the training's.
 
     Example:
       nnunet-softseg check -d 101
       nnunet-softseg check -d 101 -c 3d_fullres --simulate PERFECT
+      nnunet-softseg check -i imagesTs -m MODEL
 
     Exit code 0: no error, perhaps warnings. 2: at least one error.
     """
 
-    dataset: str = required("-d DATASET", "dataset id or name")
+    exclusive = ("dataset", "images")
+    dataset: str | None = option("-d DATASET", "dataset id or name")
+    images: str | None = option("-i IMAGES", "instead of a dataset: images to predict, as predict takes them")
+    model: str | None = option("-m MODEL", "model that will predict them: folder, or archive (.zip)")
     num_processes: int = option("-np N", "processes that read cases", 4)
     output: str | None = option("-o JSON", "write the findings to this file, too")
     simulate: str | None = option("--simulate FOLDER", "write the maps of a perfect network there")
@@ -134,17 +142,28 @@ class Check(Command):
         from nnunet_softseg.datasets.check import check
         from nnunet_softseg.io.results import write_json
 
-        report = check(self.dataset, self.num_processes)
+        if self.images is not None and self.simulate is None:
+            from nnunet_softseg.inference.image_check import check_images
+
+            report = check_images(self.images, self.model, self.num_processes)
+            following = f"nnunet-softseg predict -i {self.images} -o OUT -m {self.model or 'MODEL'}"
+        elif self.dataset is not None and self.model is None:
+            report = check(self.dataset, self.num_processes)
+            following = f"nnUNetv2_plan_and_preprocess -d {report.number} -c 3d_fullres"
+        else:
+            raise UserError(
+                "check: expected a dataset (-d), or images (-i) and perhaps a model (-m): give one"
+            )
         print(report.as_text())
         if self.output:
             write_json(Path(self.output), report.as_dict())
-        if self.simulate and not report.errors:
-            self._simulate(Path(self.simulate))
+        if self.simulate and self.dataset and not report.errors:
+            self._simulate(self.dataset, Path(self.simulate))
         elif not report.errors:
-            print(f"next: nnUNetv2_plan_and_preprocess -d {report.number} -c 3d_fullres")
+            print(f"next: {following}")
         return 2 if report.errors else 0
 
-    def _simulate(self, output: Path) -> None:
+    def _simulate(self, dataset: str, output: Path) -> None:
         from nnunet_softseg.inference.simulation import simulate
         from nnunet_softseg.registry import find
 
@@ -152,7 +171,7 @@ class Check(Command):
         if settings is None:
             raise UserError(f"-tr {self.trainer}: expected a trainer of soft labels, found another class")
         report = simulate(
-            self.dataset,
+            dataset,
             self.configuration,
             output,
             trainer=self.trainer,

@@ -38,12 +38,16 @@ from nnunet_softseg.io.workers import try_jobs
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Errors (training would fail, or learn something else than meant) and warnings about a dataset."""
+    """Errors (training would fail, or learn something else than meant) and warnings about a dataset.
+
+    Of images to predict (`image_check.check_images`), `dataset` is the name of their folder.
+    """
 
     dataset: str
     num_cases: int
     errors: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
+    command: str = ""
 
     @property
     def number(self) -> str:
@@ -53,8 +57,8 @@ class CheckReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON can hold it, with what made it."""
         made_by = {"nnunet_softseg": __version__, "python": platform.python_version()}
-        command = f"nnunet-softseg check -d {self.dataset}"
-        return {"made_by": made_by, "command": command, **dataclasses.asdict(self)}
+        command = self.command or f"nnunet-softseg check -d {self.dataset}"
+        return {"made_by": made_by, **dataclasses.asdict(self), "command": command}
 
     def as_text(self) -> str:
         """Return the report in lines, errors first."""

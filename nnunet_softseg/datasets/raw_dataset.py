@@ -35,9 +35,15 @@ def dataset_number(name: str) -> str:
 
 
 def dataset_name(dataset: int | str) -> str:
-    """Return the full name, `DatasetNNN_Name`, of a dataset; a UserError if none or several have the id."""
+    """Return the full name, `DatasetNNN_Name`, of a dataset given by it, by its id or by `Name`.
+
+    A UserError if there is none or several.
+    """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+    named = _datasets_named(str(dataset))
+    if len(named) == 1:
+        return named[0]
     try:
         return str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
@@ -47,6 +53,14 @@ def dataset_name(dataset: int | str) -> str:
             f"dataset {dataset}: expected one folder DatasetNNN_Name with this id, found none or several "
             f"({places}): check the id, and that these variables are set as for nnU-Net"
         ) from error
+
+
+def _datasets_named(name: str) -> list[str]:
+    roots = [os.environ.get(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
+    folders = [
+        folder.name for root in roots if root for folder in Path(root).glob("Dataset[0-9][0-9][0-9]_*")
+    ]
+    return sorted({folder for folder in folders if folder.partition("_")[2] == name})
 
 
 def nnunet_folder(variable: str, name: str) -> Path:

@@ -12,4 +12,5 @@ The modules, in the order of their imports:
   simulation.py      what a perfect network would lose: soft targets through all that follows it
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   predict.py         the command: a trained model, the cases of a folder -> soft maps in one process
+  image_check.py     what `predict` would say of images, before it runs
 """

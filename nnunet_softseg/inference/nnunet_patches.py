@@ -35,8 +35,10 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # n
 from nnunetv2.utilities import find_class_by_name
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference import export, network_image, soft_prediction
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 
 _MARK = "_nnunet_softseg"
@@ -312,8 +314,20 @@ def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
 
 
 def images_of_folder(folder: str, file_ending: str) -> list[list[str]]:
-    """Return the files of each case in a folder, one per channel, as nnU-Net lists them."""
+    """Return the files of each case in a folder, one per channel, as nnU-Net lists them.
+
+    Raises:
+        UserError: if an image has no channel number, of which nnU-Net's list dies.
+    """
     names = subfiles(folder, suffix=file_ending, join=False, sort=True)
+    nameless = [name for name in names if parse_numbered_name(name) is None]
+    if nameless:
+        stem = nameless[0].removesuffix(file_ending)
+        raise UserError(
+            f"{folder}: expected names <case>_<channel, 4 digits>{file_ending}, found {len(nameless)} "
+            f"without a channel: {examples(nameless)}: rename them ({stem}_0000{file_ending}), or use "
+            "nnunet-softseg predict, which takes any name"
+        )
     cases = get_identifiers_from_splitted_dataset_folder(folder, file_ending)
     return [create_paths_fn(folder, names, file_ending, case) for case in cases]
 

@@ -143,7 +143,7 @@ def predict(
         folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
-        report = PredictionReport(folder.path, kept=sorted(kept))
+        report = PredictionReport(folder.path, kept=sorted(kept), warnings=images_passed_over(Path(source)))
         if todo:
             from nnunet_softseg.preprocessing.model_plans import version_warning
 
@@ -326,6 +326,11 @@ def find_cases(
                 f"{examples([str(file) for file in (*other.files, *case.files)])}: rename or remove one"
             )
     return tuple(sorted(cases, key=lambda case: case.case_id))
+
+
+def images_passed_over(source: Path) -> list[str]:
+    """Name the images of a folder that are not NIfTI; of a BIDS folder, nothing is said."""
+    return list_files(source, subfolders=False).warnings() if source.is_dir() and not is_bids(source) else []
 
 
 def _images(source: Path, contrasts: Sequence[str] | None) -> Sequence[Path]:

@@ -21,6 +21,7 @@ from tiny_dataset import affine_of, save_nifti, soft_blob
 from nnunet_softseg import cli
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import predict as command
+from nnunet_softseg.inference.nnunet_patches import images_of_folder
 from nnunet_softseg.inference.predict import RUN, PredictionReport, find_cases, predict
 from nnunet_softseg.preprocessing.model_plans import soft_plans, version_warning, versions
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -715,3 +716,49 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
             },
         )
     ]
+
+
+# What is said before it runs
+
+
+def test_images_are_checked_before_they_are_predicted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What predict refuses or flags, case by case; none hides the others."""
+    folder = tmp_path / "images"
+    for number, name in enumerate(("a_0000.nii.gz", "b.NII.GZ", "c d.nii.gz", "turned.nii.gz")):
+        write_image(folder / name, number)
+    image = nib.load(folder / "turned.nii.gz")
+    save_nifti(folder / "turned.nii.gz", np.asarray(image.dataobj), affine_of("RPI", (1.1, 0.9, 1.0)))
+    values = np.asarray(image.dataobj)
+    save_nifti(folder / "flat.nii.gz", np.full_like(values, 7), image.affine)
+    save_nifti(folder / "nan.nii.gz", np.where(values > 250, np.nan, values), image.affine)
+    (folder / "broken.nii.gz").write_bytes(b"\x1f\x8b12")
+    (folder / "other.nrrd").touch()
+    for options in ([], ["-m", str(model)]):
+        assert cli.main(["check", "-i", str(folder), *options, "-np", "0"]) == 2
+        printed = capsys.readouterr().out
+        assert "images: 7 cases looked at\n2 errors:" in printed
+        assert "nan: " in printed
+        assert "broken" in printed
+        assert "flat: with one value in all voxels" in printed
+        assert "1 images of other formats are passed over: other.nrrd" in printed
+    for name in ("nan.nii.gz", "broken.nii.gz"):
+        (folder / name).unlink()
+    assert cli.main(["check", "-i", str(folder), "-m", str(model)]) == 0
+    assert f"next: nnunet-softseg predict -i {folder} -o OUT -m {model}" in capsys.readouterr().out
+
+
+def test_a_check_of_both_or_neither_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check"]) == 2
+    assert "expected a dataset (-d), or images (-i)" in capsys.readouterr().err
+    assert cli.main(["check", "-d", "101", "-m", "model"]) == 2
+
+
+def test_stock_lists_say_which_image_has_no_channel(tmp_path: Path) -> None:
+    for name in ("sub-01_0000.nii.gz", "sub-02.nii.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        UserError, match=r"found 1 without a channel: sub-02.nii.gz: rename.*sub-02_0000.nii.gz"
+    ):
+        images_of_folder(str(tmp_path), ".nii.gz")
