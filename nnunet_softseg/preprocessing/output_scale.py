@@ -130,7 +130,7 @@ class OutputScale:
         height: robust peak of the labels of the training.
         core_threshold: see `keep_supported`.
         support_threshold: see `keep_supported`.
-        why: this output scale, for a person.
+        why: this output scale, and thresholds lower than 0.5 and 0.05, for a person.
     """
 
     output_scale: Literal["case", "fixed"] = "case"
@@ -161,9 +161,12 @@ def choose_output_scale(peaks: Mapping[str, LabelPeaks | None], settings: SoftSe
     elif scale == "auto":
         what = f"a map divided by its own peak would be off by {worst:.1%} of the volume in {worst_case}"
         scale, why = ("case", "reaches 1 in every case") if worst <= VOLUME_TOLERANCE else ("fixed", what)
-    weakest = min((found.weakest_component for found in known.values()), default=1.0)
+    faint = min(known, key=lambda case: known[case].weakest_component, default="")
+    weakest = known[faint].weakest_component if known else 1.0
+    core = HARD_THRESHOLD if weakest >= _REACHES_ONE else _MARGIN * weakest
+    if core < HARD_THRESHOLD:
+        why += f"; weakest component {weakest:.2f} in {faint}"
     support = min((found.support_threshold for found in known.values()), default=_SUPPORTS[0])
-    core = min(HARD_THRESHOLD, _MARGIN * weakest)
     return OutputScale(
         output_scale=scale,
         height=height,

@@ -7,7 +7,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset, save_nifti
+from tiny_dataset import (
+    TinyDataset,
+    make_ready_to_train,
+    make_tiny_dataset,
+    plan_and_preprocess,
+    save_nifti,
+)
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
@@ -35,9 +41,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
     patch.undo()
 
 
-def simulated(dataset: TinyDataset, output: Path, settings: SoftSegSettings = WINDOW) -> SimulationReport:
-    options = {"trainer": "nnUNetTrainerSoftSeg", "num_processes": 1, "progress": False}
-    return simulate(dataset.name, "3d_fullres", output, settings=settings, **options)
+def simulated(
+    dataset: TinyDataset,
+    output: Path,
+    settings: SoftSegSettings = WINDOW,
+    configuration: str = "3d_fullres",
+    plans_identifier: str = "nnUNetPlans",
+) -> SimulationReport:
+    options = {"trainer": "T", "plans_identifier": plans_identifier, "num_processes": 1, "progress": False}
+    return simulate(dataset.name, configuration, output, settings=settings, **options)
 
 
 def test_a_perfect_network_loses_nothing(dataset: TinyDataset, tmp_path: Path) -> None:
@@ -63,6 +75,18 @@ def test_a_perfect_network_loses_nothing(dataset: TinyDataset, tmp_path: Path) -
     simulated(dataset, tmp_path / "out")  # again, into the folder of a simulation
 
 
+def test_in_two_dimensions_slices_lose_nothing_either(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    plan_and_preprocess(dataset, "2d", spacing_mm=(1.0, 1.0, 1.0))
+    losses = simulated(dataset, tmp_path, configuration="2d").losses
+    assert {len(of_label) for of_label in losses.values()} == {3}
+    for loss in (*losses["label1"], *losses["label2"]):
+        assert abs(loss.volume_error) <= 0.01
+        assert loss.components_lost == 0
+
+
 def test_what_the_settings_lose_is_told(dataset: TinyDataset, tmp_path: Path) -> None:
     """Per case, the label of 0.3 is stretched; with a core of 0.5, by hand on a fixed scale, it is lost."""
     case = simulated(dataset, tmp_path / "case", SoftSegSettings(center_crop=False, output_scale="case"))
@@ -80,8 +104,8 @@ def test_the_command(dataset: TinyDataset, tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "0 of 3 components lost" in printed
     assert main([*words, "-tr", "nnUNetTrainerDemo"]) == 2
-    assert main([*words, "-p", "others"]) == 2
-    assert "run nnUNetv2_plan_and_preprocess -d 101 -c 3d_fullres" in capsys.readouterr().err
+    with pytest.raises(UserError, match="nnUNetv2_plan_and_preprocess -d 101"):
+        simulated(dataset, tmp_path / "unplanned", plans_identifier="others")
 
 
 def test_a_folder_with_other_files_is_left_alone(dataset: TinyDataset, tmp_path: Path) -> None:
