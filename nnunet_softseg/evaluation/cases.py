@@ -124,6 +124,15 @@ def label_names(reference: Path, labels: Iterable[int]) -> dict[int, str]:
     return {label: names.get(label, f"label {label}") for label in labels}
 
 
+def training_cases(root: Path) -> dict[str, list[str]]:
+    """Return fold -> cases that the model was trained on, from softseg.json as `inference_seconds`."""
+
+    def read(content: Any) -> dict[str, list[str]]:
+        return {str(fold): [*map(str, cases)] for fold, cases in content["training_cases"].items()}
+
+    return read_in_or_above(root, REPORT, read) or {}
+
+
 def inference_seconds(root: Path) -> dict[str, float]:
     """Return case id -> seconds of all stages, from softseg.json in or above a method's folder, if any."""
 

@@ -1,6 +1,6 @@
 """Any number of methods on all cases of a reference: files, workers, tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -12,7 +12,13 @@ import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples, grouped
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
-from nnunet_softseg.evaluation.cases import describe_cases, inference_seconds, label_names, read_case_table
+from nnunet_softseg.evaluation.cases import (
+    describe_cases,
+    inference_seconds,
+    label_names,
+    read_case_table,
+    training_cases,
+)
 from nnunet_softseg.evaluation.measuring import (
     REFERENCE,
     CaseJob,
@@ -21,7 +27,7 @@ from nnunet_softseg.evaluation.measuring import (
     measure_case,
 )
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS, in_order
-from nnunet_softseg.io.case_files import Case, ImageFiles, Reason, list_files
+from nnunet_softseg.io.case_files import Case, ImageFiles, Reason, folds_trained_on, list_files
 from nnunet_softseg.io.case_matching import Found, companion_files, prediction_files, reference_files
 from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name
@@ -248,10 +254,23 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
         plan.warnings.append(
             f"{len(subjects)} subjects are left out altogether: {examples(sorted(subjects))}"
         )
+    plan.warnings[:0] = _trained_on(methods, common)
     if plan.levels:
         without = [case.case_id for case in common if case.case_id not in plan.levels]
         if without:
             plan.warnings.append(f"{len(without)} cases have no image of levels: {examples(without)}")
+
+
+def _trained_on(methods: Mapping[str, Path], cases: Sequence[Case]) -> Iterator[str]:
+    """Name the cases whose subjects a method was trained on."""
+    for method, folder in methods.items():
+        seen = training_cases(folder)
+        found = [case.case_id for case in cases if folds_trained_on(case.subject, seen)]
+        if found:
+            yield (
+                f"{method} WAS TRAINED ON {len(found)} of these cases, or on others of their subjects: "
+                f"{examples(found)}; leave them out"
+            )
 
 
 def _in_order(tables: Iterable[tuple[pd.DataFrame, Case]], methods: Iterable[str]) -> pd.DataFrame:

@@ -20,8 +20,8 @@ from scipy import ndimage
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import Map, Slices, flag_coverage, postprocess
-from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
+from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, Slices, flag_coverage, postprocess
+from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing, write_json
@@ -75,6 +75,7 @@ def export_prediction(
         record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
     si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
     record.add_flags(flag_coverage(soft_maps, names, si_axis))
+    record.add_flags(_flag_seen(target.name, plans_manager.plans))
     record.seconds["export"] = time.perf_counter() - started
     _report(target, record, plans_manager.plans, settings)
     with replacing(target.with_name(target.name + dataset_json["file_ending"])) as aside:
@@ -214,6 +215,14 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 
+def _flag_seen(case_id: str, plans: Mapping[str, Any]) -> list[Flagged]:
+    """Flag a case of a subject that the model was trained on."""
+    subject = Case.from_name(case_id).subject
+    folds = folds_trained_on(subject, plans[PLANS_KEY].get("training_cases", {}))
+    why = f"{subject} is a subject of the training of fold {', '.join(folds)}: this is no test of the model"
+    return [Flagged(Flag.SEEN, why)] if folds else []
+
+
 def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
     """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
     path = target.parent / REPORT
@@ -224,6 +233,7 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
         "trainer": entry["trainer"],
         "trained_with": entry["versions"],
         "orientation": entry["orientation"],
+        "training_cases": entry.get("training_cases", {}),
         "threshold": HARD_THRESHOLD,
         "labels": {name: asdict(scale) for name, scale in scales.items()},
         "settings": settings.as_dict(),

@@ -46,6 +46,7 @@ _MARGINS: dict[str, Range] = {
 class Flag(StrEnum):
     """The words of softseg.json."""
 
+    SEEN = "seen in training"
     CONSTANT = "constant image"
     ORIENTATION = "orientation"
     HEADER = "header"

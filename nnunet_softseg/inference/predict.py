@@ -43,6 +43,7 @@ from nnunet_softseg.io.results import (
     write_json,
 )
 from nnunet_softseg.io.workers import as_user_error
+from nnunet_softseg.settings import PLANS_KEY
 
 RUN = "softseg_predict.json"
 CHECKPOINT = "checkpoint_final.pth"
@@ -288,6 +289,9 @@ def load_predictor(model: Model, device: Any) -> Any:
             f"{model.folder}: expected a checkpoint that fits plans.json and a trainer installed here, found "
             f"{found}: copy the model again, or install what it was trained with"
         ) from error
+    entry = predictor.plans_manager.plans[PLANS_KEY]
+    seen = entry.get("training_cases", {})
+    entry["training_cases"] = {fold: cases for fold, cases in seen.items() if fold in model.folds}
     if not model.folder.is_relative_to(tempfile.gettempdir()):  # where an archive was unpacked, nothing stays
         setattr(predictor, backends.MODEL_FOLDER, model.folder)
     return predictor

@@ -52,6 +52,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     Flag.FEW_SLICES: ("in one or two slices", "look at it"),
     Flag.MOVED: ("found off the centre", "look whether it is the right structure"),
+    Flag.SEEN: ("of subjects of the training", "no test of the model: leave them out of one"),
     Flag.ORIENTATION: ("with axes turned another way than in training", "reorient the image"),
     Flag.HEADER: ("with a doubtful header", "repair the image's header: its warning says how"),
     Flag.SPACING: ("with voxels far from the sizes of the training", "trust it less, or resample the image"),

@@ -160,6 +160,15 @@ def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
     return are_numbered or len(rests) <= len(starts)
 
 
+def folds_trained_on(subject: str, training_cases: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return the folds of a model that have seen images of a subject; `training_cases`: fold -> case ids."""
+    return [
+        fold
+        for fold, cases in training_cases.items()
+        if any(Case.from_name(case_id).subject.casefold() == subject.casefold() for case_id in cases)
+    ]
+
+
 def parse_numbered_name(name: str) -> tuple[str, int] | None:
     """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None."""
     match = _NUMBERED.match(without_nifti_ending(name)) if is_nifti(name) else None

@@ -26,7 +26,7 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.io.geometry import array_orientation
-from nnunet_softseg.io.results import load_json, make_folder, write_json
+from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
@@ -230,6 +230,14 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
         spacings = load_json(fingerprint)["spacings"] if fingerprint.is_file() else []
         self._entry["training_spacing_mm"] = spacing_range(spacings)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return nnU-Net's split; the cases that each fold is trained on are kept with the plans."""
+        training, validation = super().do_split()
+        before = load_record(Path(self.output_folder_base) / "plans.json", PLANS_KEY) or {PLANS_KEY: {}}
+        others = before[PLANS_KEY].get("training_cases", {})
+        self._entry["training_cases"] = {**others, str(self.fold): sorted(map(str, training))}
+        return training, validation
 
     def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
         """Return nnU-Net's two datasets with the soft target behind the image."""

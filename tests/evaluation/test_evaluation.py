@@ -553,6 +553,17 @@ def test_levels_choose_the_slices(tmp_path: Path) -> None:
         quiet(reference, reference, tmp_path / "out", vert=2)
 
 
+def test_cases_of_the_training_are_named(tmp_path: Path) -> None:
+    names = case_ids(["01", "02", "03"], ["T1w"])
+    reference = references(tmp_path / "ref", names)
+    prediction = write_all(tmp_path / "pred", {name: prism(6.5) for name in names})
+    seen = {"training_cases": {"0": ["sub-02_T2w", "sub-09_T1w"]}}  # another image of sub-02
+    (prediction / REPORT).write_text(json.dumps(seen))
+    warning = quiet(prediction, reference, tmp_path / "out").warnings[0]
+    assert warning.startswith("prediction WAS TRAINED ON 1 of these cases, or on others of their subjects: ")
+    assert "sub-02_T1w" in warning
+
+
 def test_inference_time_of_our_own_predictions_is_taken_over(tmp_path: Path) -> None:
     reference = references(tmp_path / "ref", ["sub-01_T1w", "sub-02_T1w"])
     prediction = references(tmp_path / "pred" / "soft", ["sub-01_T1w", "sub-02_T1w"])

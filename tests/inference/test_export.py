@@ -225,6 +225,39 @@ def test_the_map_of_a_box_is_put_where_that_of_the_whole_case_would_be(
     assert boxed[1].sum() == (boxed[0] > 0.5).sum() > 100
 
 
+def test_a_case_of_a_subject_of_the_training_is_flagged(tmp_path: Path) -> None:
+    soft, properties = case(tmp_path, NibabelIO)
+    plans = Plans(NibabelIO)
+    seen = {"0": ["sub-02_T2w"], "1": ["sub-01_T1w", "sub-02_T2w"]}
+    plans.plans[PLANS_KEY]["training_cases"] = seen
+    dataset_json = {"labels": LABELS, "file_ending": ".nii.gz"}
+    export.export_prediction(soft, properties, plans, dataset_json, str(tmp_path / "sub-01_T2w"))
+    report = json.loads((tmp_path / "softseg.json").read_text())
+    assert report["training_cases"] == seen
+    entry = report["cases"]["sub-01_T2w"]
+    assert "seen in training" in entry["flags"]
+    assert any("sub-01 is a subject of the training of fold 1:" in warning for warning in entry["warnings"])
+
+
+def test_axes_go_back_the_way_they_came() -> None:
+    """A cyclic transposition, whose inverse is another one."""
+    plans = Plans(NibabelIO)
+    plans.transpose_forward, plans.transpose_backward = (1, 2, 0), (2, 0, 1)
+    in_reader = np.zeros((1, 8, 9, 10), np.float32)
+    in_reader[0, 2:4, 3:7, 4:9] = 0.8
+    in_reader[0, 2, 3, 4] = 0.6
+    network = in_reader.transpose(0, 2, 3, 1)
+    properties = {
+        "shape_before_cropping": network.shape[1:],
+        "bbox_used_for_cropping": [[0, size] for size in network.shape[1:]],
+        "shape_after_cropping_and_before_resampling": network.shape[1:],
+    }
+    manager = SoftLabelManager({"background": 0, "cord": 1}, None)
+    label_map, soft_maps = export.convert_prediction(network, properties, plans, manager)
+    np.testing.assert_array_equal(soft_maps, in_reader)
+    np.testing.assert_array_equal(label_map, in_reader[0] > 0.5)
+
+
 def test_a_map_that_is_not_of_the_box_is_refused(tmp_path: Path) -> None:
     soft, properties = cord_in_a_box(tmp_path, (0, 1, 2))
     with pytest.raises(ValueError, match=r"shape \(25, 40, 30\), but the box of the case has \(25, 24, 16\)"):

@@ -104,6 +104,47 @@ def test_blending_is_in_float32() -> None:
     torch.testing.assert_close(soft, image, atol=1e-6, rtol=0)  # the floor, half of 2, is the denominator
 
 
+class FirstBelowThenAbove(torch.nn.Module):
+    """Raw output -1 for the first tile, 1 for the second."""
+
+    sign = -1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raw = torch.full_like(x, self.sign)
+        self.sign = 1.0
+        return raw
+
+
+def test_tiles_are_blended_raw_under_a_gaussian_of_an_eighth_of_the_patch() -> None:
+    """Of two tiles of 16 slices, 8 apart, the weights are those of Gaussians with sigma 2 about 8 and 16.
+
+    So the blend of -1 and 1 is tanh((16 z - 192) / 16), and NormReLU comes after it: cut off at 0 before,
+    slices below 12 would keep a share of the second tile.
+    """
+    made = predictor((16, 8, 8), 0, learned_scale=2.0)
+    made.network = add_running_scale(FirstBelowThenAbove(), 1)
+    running_scale(made.network).fill_(2.0)  # the floor, half of it, is the denominator
+    soft = predict_soft_map(made, torch.rand(1, 24, 8, 8))[0]
+    expected = np.tanh(np.arange(24) - 12.0).clip(min=0)
+    np.testing.assert_allclose(soft[:, 4, 4], expected, atol=1e-3)
+    np.testing.assert_allclose(soft[:, 0, 7], expected, atol=1e-3)
+
+
+def test_of_equal_scores_the_middle_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = inference._Case(predictor((16, 8, 8), 0), torch.rand(1, 16, 8, 8), begin("auto"))
+    soft_map = torch.ones(1, 2, 2, 2)
+    middle, other, better = (
+        inference.BoxPrediction((), soft_map, torch.ones(1), False, (), None, contrast)
+        for contrast in (1.0, 1.0, 1.5)
+    )
+    monkeypatch.setattr(case, "_candidates", lambda *_, **__: [other])
+    monkeypatch.setattr(case, "_refined", lambda _, found: found)
+    assert case._recentred(middle) is middle
+    assert case._record.localiser["used"] is False
+    monkeypatch.setattr(case, "_candidates", lambda *_, **__: [other, better])
+    assert case._recentred(middle) is better
+
+
 def test_a_weak_image_stays_weak_and_a_constant_one_is_empty() -> None:
     weak = 0.02 * torch.rand(1, 16, 8, 8)
     soft = predict_soft_map(predictor((16, 8, 8), 0, learned_scale=1.0), weak)

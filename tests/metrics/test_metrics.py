@@ -33,6 +33,14 @@ def test_by_hand() -> None:
     assert math.isnan(metrics.root_mean_square_error(P, Y, np.zeros(5, dtype=bool)))
 
 
+def test_exactly_a_half_is_below_the_threshold() -> None:
+    p, y = np.array([0.5, 1.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.5, 0.0])
+    assert metrics.dice(p, y) == pytest.approx(2 / 3)
+    found = metrics.case_measures(p, y, (1.0,))
+    assert (found["dice"], found["hard_volume_mm3"], found["hard_rve_percent"]) == (2 / 3, 1, -50)
+    assert metrics.case_measures(0.5 * y, y, (1.0,))["prediction_is_empty"] == 1
+
+
 @pytest.mark.parametrize("value", [0.0, 0.4])
 def test_less_than_one_voxel_in_sum_is_no_reference_for_a_percentage(value: float) -> None:
     faint, whole = np.array([0.0, 0.3, 0.6999]), np.array([0.0, 0.3, 0.7])

@@ -138,6 +138,15 @@ def test_sheared_voxels_keep_their_area() -> None:
     np.testing.assert_allclose(table["length_mm"], 3 / math.cos(math.radians(10)), rtol=1e-3)
 
 
+def test_pixels_that_lean_within_their_slice_keep_their_area() -> None:
+    """Rows displaced against each other: parallelograms of 2 mm2, with edges of 1 and 2.24 mm."""
+    affine = np.array([[1, 1, 0, -20], [0, 2, 0, -28], [0, 0, 3, -15], [0, 0, 0, 1.0]])
+    assert slice_frame(affine).pixel_mm2 == pytest.approx(2)
+    shares = cord_fraction(straight_cylinder((4.0, 4.0)), (50, 30, 11), affine)
+    table = slice_morphometry(nib.Nifti1Image(shares, affine))
+    np.testing.assert_allclose(table["csa_mm2"], AREA_4MM, rtol=2e-3)
+
+
 def test_the_toolboxs_rescaling_has_its_own_column() -> None:
     """A disc whose values reach 0.6 only: 47.7 mm2 of soft values, which per-slice rescaling calls 79.6."""
     disc = cylinder(radii_mm=(math.sqrt(79.56 / math.pi),) * 2)

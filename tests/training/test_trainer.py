@@ -127,6 +127,18 @@ def test_what_is_saved_with_the_model_names_our_parts_and_the_original_plans_do_
     assert set(record["kept_label_mass"]) == set(dataset.cases)
 
 
+def test_the_training_cases_of_each_fold_are_kept_with_the_plans(
+    dataset: TinyDataset, tmp_path: Path
+) -> None:
+    made = make(dataset)
+    made.output_folder_base = str(tmp_path)
+    (tmp_path / "plans.json").write_text(json.dumps({PLANS_KEY: {"training_cases": {"0": ["sub-07_T2w"]}}}))
+    training, _ = made.do_split()
+    kept = made.plans_manager.plans[PLANS_KEY]["training_cases"]
+    assert kept == {"0": ["sub-07_T2w"], "all": sorted(training)}
+    assert len(training) > 1
+
+
 def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
     first = make(dataset)
     first.run_training()
