@@ -244,3 +244,19 @@ def make_ready_to_train(dataset: TinyDataset, patch: pytest.MonkeyPatch) -> None
     use(dataset, patch)
     plan_and_preprocess(dataset, spacing_mm=(1.0, 1.0, 1.0))
     patch.setenv("nnUNet_n_proc_DA", "0")  # after the planning, which does not take a 0
+
+
+def small_plans(dataset: TinyDataset) -> dict[str, Any]:
+    """Return nnU-Net's plans with a small patch and network."""
+    plans = dataset.plans()
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration.update(patch_size=[24, 16, 16], batch_size=2)
+    configuration["architecture"]["arch_kwargs"].update(
+        n_stages=3,
+        features_per_stage=[4, 8, 8],
+        kernel_sizes=[[3, 3, 3]] * 3,
+        strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+        n_conv_per_stage=[1] * 3,
+        n_conv_per_stage_decoder=[1] * 2,
+    )
+    return {**plans, "continue_training": False}

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import TrainingCase
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, TrainingCase
 from nnunet_softseg.errors import Finding, UserError, short_name
 from nnunet_softseg.io.geometry import (
     TWO_SIZES,
@@ -28,7 +28,6 @@ from nnunet_softseg.io.nifti import (
     MapKind,
     Values,
     classify,
-    content_findings,
     file_findings,
     load_nifti,
     stored_values,
@@ -49,7 +48,7 @@ class CaseJob:
 
     case: TrainingCase
     soft_files: tuple[Path, ...]
-    labels: tuple[int, ...]
+    scheme: LabelScheme
     reader: str
     num_channels: int
 
@@ -58,8 +57,8 @@ class CaseJob:
 class CaseResult:
     """Faults of a case, and what is compared: a letter per array axis, mm along R-L, A-P, S-I, channels.
 
-    `channels` has a row of numbers per channel: intensities as `_appearance` gives them. All are None or
-    empty where the image cannot be read.
+    `channels` has a row of numbers per channel: intensities as `_appearance` gives them. `known` is the share
+    of voxels in which each label is known. All are None or empty where the image cannot be read.
     """
 
     findings: list[Finding]
@@ -67,6 +66,7 @@ class CaseResult:
     spacing_mm: tuple[float, ...] | None = None
     channels: tuple[tuple[float, ...], ...] = ()
     is_binary: bool = False
+    known: tuple[float, ...] = ()
 
 
 def check_case(job: CaseJob) -> CaseResult:
@@ -84,14 +84,29 @@ def check_case(job: CaseJob) -> CaseResult:
     findings += _label_map_findings(job, properties is not None, soft_labels)
     if properties is None:
         return CaseResult(findings)
-    kinds = {classify(values).kind for values in soft_labels}
+    known, of_unknown = _known_voxels(job, [] if _has_error(findings) else soft_labels)
+    kinds = {classify(values[~np.isnan(values)]).kind for values in soft_labels}
     return CaseResult(
-        findings,
+        findings + of_unknown,
         array_orientation(properties, _READER_ORDER),
         VoxelGrid.of(load_nifti(job.case.images[0])).body_spacing_mm,
         tuple(_appearance(image, soft_labels) for image in images),
         bool(kinds) and kinds <= {MapKind.MASK, MapKind.EMPTY},
+        known,
     )
+
+
+def _known_voxels(job: CaseJob, soft_labels: Sequence[Values]) -> tuple[tuple[float, ...], list[Finding]]:
+    """Return the share of voxels in which each label is known, and what contradicts the label to ignore."""
+    ignore = job.scheme.ignore
+    if not soft_labels:
+        return (), []
+    label_map = None if ignore is None else stored_values(job.case.label_map)
+    known = soft_label.known_voxels(soft_labels, label_map, ignore)
+    shares = tuple(float(of_label.mean()) for of_label in known)
+    if label_map is None:
+        return shares, []
+    return shares, soft_label.ignored_findings(job.soft_files, soft_labels, label_map == ignore)
 
 
 def _image_findings(job: CaseJob) -> tuple[list[Finding], dict[str, Any] | None, list[Values]]:
@@ -192,7 +207,7 @@ def _soft_label_findings(
         findings = _grid_findings(file, job.case.images[0])
         findings = findings or reader_geometry_findings(file, properties, seen)
     values = stored_values(file)
-    return findings + content_findings(file, values), values
+    return findings + soft_label.value_findings(file, values), values
 
 
 def _label_map_findings(
@@ -214,7 +229,7 @@ def _label_map_findings(
     ]
     if soft_labels and not _has_error(findings):
         label_map = stored_values(file)
-        findings += soft_label.label_map_findings(file, label_map, soft_labels, job.labels)
+        findings += soft_label.label_map_findings(file, label_map, soft_labels, job.scheme)
     return findings
 
 

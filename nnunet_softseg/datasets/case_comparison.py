@@ -1,4 +1,4 @@
-"""Cases of a raw dataset held against each other: orientation, voxel sizes, order of channels, folds."""
+"""Cases of a raw dataset held against each other: orientation, voxels, channels, unknown parts, folds."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_softseg.datasets.raw_dataset import ONE_ORIENTATION, dataset_finding
+from nnunet_softseg.datasets.soft_label import FOLDER
 from nnunet_softseg.errors import Finding, examples
 from nnunet_softseg.io.case_files import subjects_of
 
@@ -141,3 +142,25 @@ def _fold_findings(file: str, fold: int, split: Any, subjects: Mapping[str, str]
         remedy = "write one grouped by subject"
         findings.append(Finding(file, what, expected, examples(both), remedy, "warning"))
     return findings
+
+
+def unknown_findings(names: Sequence[str], known: Mapping[str, Sequence[float]]) -> list[Finding]:
+    """Say where labels are unknown, and which are unknown everywhere.
+
+    Args:
+        names: of the labels.
+        known: case -> share of voxels in which each label is known.
+    """
+    partly = [case_id for case_id, shares in known.items() if min(shares, default=1.0) < 1]
+    if not partly:
+        return []
+    of_label = zip(names, zip(*known.values(), strict=True), strict=True)
+    never = [name for name, shares in of_label if not any(shares)]
+    if never:
+        expected, found = "some known voxels of each label", f"none of {', '.join(never)} in any case"
+        remedy = "write values for what was annotated (NaN, and the label to ignore, mean unknown)"
+        return [Finding(FOLDER, "nothing is annotated", expected, found, remedy)]
+    found = f"{1 - np.mean([known[case_id] for case_id in partly]):.1%} of them unknown in {examples(partly)}"
+    remedy = "nothing, if nobody looked there; write 0 where the label is absent (0/0 gives NaN, too)"
+    what = f"labels are unknown in parts of {len(partly)} cases"
+    return [Finding(FOLDER, what, "voxels that were annotated", found, remedy, "warning")]

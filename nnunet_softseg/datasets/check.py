@@ -16,6 +16,7 @@ from nnunet_softseg.datasets.case_comparison import (
     orientation_findings,
     spacing_findings,
     split_findings,
+    unknown_findings,
 )
 from nnunet_softseg.datasets.raw_dataset import (
     VANILLA,
@@ -24,7 +25,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     dataset_json_findings,
     dataset_name,
     dataset_number,
-    foreground_labels,
+    label_scheme,
     nnunet_folder,
     reader_name,
     training_cases,
@@ -120,9 +121,11 @@ def _cases_and_findings(
         what, expected = "wrong number of cases", f"numTraining = {len(cases)}, the cases at hand"
         found, remedy = str(dataset_json["numTraining"]), "correct it, or look for lost images"
         findings.append(dataset_finding(what, expected, found, remedy, severity="warning"))
-    findings += soft_label.folder_findings(folder / soft_label.FOLDER, case_ids, jobs[0].labels)
+    findings += soft_label.folder_findings(folder / soft_label.FOLDER, case_ids, jobs[0].scheme.numbers)
     findings += [finding for result in results for finding in result.findings]
     findings += _comparison_findings(dict(zip(cases, results, strict=True)), dataset_json)
+    known = {case_id: result.known for case_id, result in zip(case_ids, results, strict=True) if result.known}
+    findings += unknown_findings(jobs[0].scheme.names, known)
     if all(result.is_binary for result in results):
         what, expected, found = "every soft label is a mask", "some values between 0 and 1", "0 and 1 only"
         remedy = "nothing, if masks are meant; else make them again without threshold or nearest neighbour"
@@ -147,15 +150,17 @@ def _comparison_findings(
 
 
 def _case_jobs(folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[TrainingCase]) -> list[CaseJob]:
-    labels, num_channels = foreground_labels(dataset_json), len(dataset_json["channel_names"])
+    scheme, num_channels = label_scheme(dataset_json), len(dataset_json["channel_names"])
     try:
         reader = reader_name(dataset_json, cases[0].images[0])
     except UserError:  # this image will be named among the findings; the others can still be looked at
         reader = "NibabelIO"
     jobs = []
     for case in cases:
-        files = [soft_label_file(folder / soft_label.FOLDER, case.case_id, label) for label in labels]
-        jobs.append(CaseJob(case, tuple(files), labels, reader, num_channels))
+        files = [
+            soft_label_file(folder / soft_label.FOLDER, case.case_id, number) for number in scheme.numbers
+        ]
+        jobs.append(CaseJob(case, tuple(files), scheme, reader, num_channels))
     return jobs
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,28 +82,128 @@ def dataset_json_findings(dataset_json: Any) -> list[Finding]:
         remedy = "add them, see nnU-Net's documentation/dataset_format.md"
         found = f"no {', '.join(missing)}"
         return [dataset_finding("keys are missing", f"all of {', '.join(_KEYS)}", found, remedy)]
-    return [*label_findings(dataset_json["labels"]), *format_findings(dataset_json)]
+    return [*label_findings(dataset_json), *format_findings(dataset_json)]
 
 
-def label_findings(labels: Any) -> list[Finding]:
-    """Say why soft training cannot use the labels of dataset.json; ignore and regions are not supported."""
-    what = "labels that soft training cannot use"
+@dataclass(frozen=True)
+class LabelScheme:
+    """The soft labels of a dataset, and how the integer label map is painted with them.
+
+    Attributes:
+        names: of the labels, in the order in which soft labels are stacked.
+        numbers: of the soft label files: the value of a label, or k for the k-th region.
+        regions: the values of the label map that make up each label; of a label without regions its own.
+        painted: (index, value in the label map) of each label, the last on top.
+        ignore: value of the label map where nothing is known; None: there is none.
+    """
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    regions: tuple[tuple[int, ...], ...]
+    painted: tuple[tuple[int, int], ...]
+    ignore: int | None = None
+
+    @classmethod
+    def of(cls, dataset_json: Mapping[str, Any]) -> "LabelScheme":
+        """Return the labels of a dataset.json whose labels have no findings.
+
+        As in nnU-Net, the k-th region is painted with the k-th value of `regions_class_order`, in this order.
+        Of labels without regions, `regions_class_order` gives the order alone; else it is that of the values.
+        """
+        found = {name: _values_of(entry) for name, entry in dataset_json["labels"].items()}
+        found = {name: values for name, values in found.items() if name != "ignore" and values != (0,)}
+        order: Any = dataset_json.get("regions_class_order")
+        ignore = dataset_json["labels"].get("ignore")
+        if any(len(values) > 1 for values in found.values()):
+            numbers = tuple(range(1, len(found) + 1))
+            return cls(tuple(found), numbers, tuple(found.values()), tuple(enumerate(order)), ignore)
+        by_value = sorted((value, name) for name, (value,) in found.items())
+        numbers = tuple(value for value, _ in by_value)
+        painted = tuple((numbers.index(value), value) for value in order or numbers)
+        return cls(
+            tuple(name for _, name in by_value), numbers, tuple((n,) for n in numbers), painted, ignore
+        )
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether a label is made up of several values of the label map."""
+        return any(len(region) > 1 for region in self.regions)
+
+    @property
+    def is_by_value(self) -> bool:
+        """Whether the label map has the later value on top for want of another order."""
+        return not self.has_regions and self.painted == tuple(enumerate(self.numbers))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values of the label map above background, ascending, without that of unknown voxels."""
+        return tuple(sorted({value for region in self.regions for value in region}))
+
+    def region_of(self, number: int) -> tuple[int, ...]:
+        """Return the values of the label map that make up the label of a number."""
+        return dict(zip(self.numbers, self.regions, strict=True)).get(number, (number,))
+
+    def painted_value(self, value: int) -> int:
+        """Return the value that voxels of a value of the label map get when their labels are painted."""
+        if not self.has_regions:
+            return value
+        return next((top for index, top in reversed(self.painted) if value in self.regions[index]), 0)
+
+
+def _values_of(entry: Any) -> tuple[int, ...]:
+    return tuple(entry) if isinstance(entry, list | tuple) else (entry,)
+
+
+def label_findings(dataset_json: Mapping[str, Any]) -> list[Finding]:
+    """Say why soft training cannot use the labels of dataset.json, regions and ignore label among them."""
+    labels, what = dataset_json.get("labels"), "labels that soft training cannot use"
     if not isinstance(labels, Mapping):
         return [dataset_finding(what, '{"background": 0, "name": 1, ...}', repr(labels), "rewrite it")]
-    if "ignore" in labels:
-        found = f"an ignore label ({labels['ignore']}), not supported yet"
-        return [dataset_finding(what, "no ignore label", found, f"remove it, or {VANILLA}")]
-    regions = [str(name) for name, value in labels.items() if isinstance(value, list | tuple)]
-    if regions:
-        found = f"region-based labels ({', '.join(regions)}), not supported yet"
-        return [dataset_finding(what, "one integer per label", found, f"give one integer each, or {VANILLA}")]
-    values = list(labels.values())
-    if not all(isinstance(value, int) for value in values) or labels.get("background") != 0:
-        return [dataset_finding(what, '"background": 0 and integers', repr(dict(labels)), "correct them")]
-    if sorted(values) != list(range(len(values))) or len(values) == 1:
-        expected, found = "consecutive values 0, 1, ..., at least one above 0", repr(sorted(values))
+    entries = {name: _values_of(entry) for name, entry in labels.items()}
+    whole = all(isinstance(value, int) for of_name in entries.values() for value in of_name)
+    if not whole or entries.get("background") != (0,) or not all(entries.values()):
+        expected = '"background": 0 and integers, or lists of them'
+        return [dataset_finding(what, expected, repr(dict(labels)), "correct them")]
+    values = sorted({value for name, of_name in entries.items() if name != "ignore" for value in of_name})
+    if values != list(range(len(values))) or len(values) == 1:
+        expected, found = "consecutive values 0, 1, ..., at least one above 0", repr(values)
         return [dataset_finding(what, expected, found, "renumber them, in the files too")]
-    return []
+    highest = len(values)
+    if labels.get("ignore", highest) != highest:
+        expected, found = f'"ignore": {highest}, the highest value', repr(labels["ignore"])
+        return [dataset_finding(what, expected, found, "renumber it, in labelsTr too")]
+    return _order_findings(dataset_json, entries, values[1:])
+
+
+def _order_findings(
+    dataset_json: Mapping[str, Any], entries: Mapping[str, tuple[int, ...]], values: Sequence[int]
+) -> list[Finding]:
+    """Say whether `regions_class_order` lacks values, or paints regions over others that lie in them."""
+    order: Any = dataset_json.get("regions_class_order")
+    foreground = [of_name for name, of_name in entries.items() if name != "ignore" and of_name != (0,)]
+    has_regions = any(len(region) > 1 for region in foreground)
+    if order is None and not has_regions:
+        return []
+    what, known = "regions_class_order does not fit the labels", isinstance(order, list | tuple)
+    complete = known and len(order) == len(foreground) and set(order) <= set(values)
+    if not complete or (not has_regions and set(order) != set(values)):
+        expected = f"{len(foreground)} values out of {', '.join(map(str, values))}, one for each label"
+        remedy = "give the value that a voxel gets of each label, the outermost first"
+        return [dataset_finding(what, expected, repr(order), remedy)]
+    scheme, findings = LabelScheme.of(dataset_json), []
+    for value in values:
+        top = scheme.painted_value(value)
+        lost = [
+            name
+            for name, region in zip(scheme.names, scheme.regions, strict=True)
+            if (value in region) != (top in region)
+        ]
+        if lost:
+            expected = f"a voxel of value {value} to stay in the same regions when all are painted"
+            found = f"value {top} painted on it, which is wrong for {', '.join(map(str, lost))}"
+            remedy = "list nested regions from the outermost to the innermost, in labels and in the order"
+            findings.append(dataset_finding("regions are not nested", expected, found, remedy))
+    return findings
 
 
 def format_findings(dataset_json: Mapping[str, Any]) -> list[Finding]:
@@ -125,13 +225,10 @@ def dataset_finding(
     return Finding("dataset.json", what, expected, found, remedy, severity)
 
 
-def foreground_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the label values above background, ascending: the order in which soft labels are stacked.
-
-    A UserError for no foreground, and for ignore or region-based labels, not supported yet.
-    """
-    raise_first_error(label_findings(dataset_json["labels"]))
-    return tuple(sorted(set(dataset_json["labels"].values()) - {0}))
+def label_scheme(dataset_json: Mapping[str, Any]) -> LabelScheme:
+    """Return the soft labels of a dataset; a UserError for those that soft training cannot use."""
+    raise_first_error(label_findings(dataset_json))
+    return LabelScheme.of(dataset_json)
 
 
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[TrainingCase, ...]:

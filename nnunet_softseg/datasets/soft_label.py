@@ -5,6 +5,7 @@ label, on the grid of the image. Functions named `..._findings` return faults an
 reading and writing raise `UserError`.
 """
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, format_findings
+from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, LabelScheme, format_findings
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import shape_findings
@@ -135,22 +136,44 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
 def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[str, Any]]:
     """Return a soft label (z, y, x) and its properties, just as the dataset's reader gives the image.
 
-    Only the file is checked: a UserError if it is missing, broken or not three-dimensional.
+    Voxels where nothing is known are NaN. Only the file is checked: a UserError if it is missing, broken or
+    not three-dimensional.
     """
     raise_first_error(file_findings(file))
     channels, properties = read_image([file], reader)
-    return np.asarray(channels[0], dtype=np.float32), properties
+    label = np.asarray(channels[0], dtype=np.float32)
+    if type(reader).__name__.startswith("SimpleITK"):  # which reads NaN as 0
+        label[_unknown_voxels(file, reader)] = np.nan
+    return label, properties
+
+
+def _unknown_voxels(file: Path, reader: ImageReader) -> npt.NDArray[np.bool_]:
+    """Return where a soft label (z, y, x), as the reader turns it, is NaN."""
+    image, unknown = load_nifti(file), np.isnan(stored_values(file))
+    with tempfile.TemporaryDirectory() as folder:
+        marked = Path(folder) / "unknown.nii"
+        nib.Nifti1Image(unknown.astype(np.uint8), image.affine).to_filename(marked)
+        return np.asarray(read_image([marked], reader)[0][0] > 0)
+
+
+def value_findings(file: Path, values: SoftLabel) -> list[Finding]:
+    """Say whether the known values of a soft label are fractions; NaN means unknown and is no fault."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        what, expected, remedy = "nothing is known", "some voxels other than NaN", "nothing, if that is meant"
+        return [Finding(short_name(file), what, expected, "NaN only", remedy, "warning")]
+    return content_findings(file, known)
 
 
 def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], reference: Path) -> None:
-    """Write a soft label, (x, y, z) in [0, 1], as float32 with geometry and header of its reference image.
+    """Write a soft label, (x, y, z) in [0, 1] or NaN, as float32 with the header of its reference image.
 
     A UserError if shape or range are wrong, or the file cannot be written.
     """
     raise_first_error(file_findings(reference))
     image = load_nifti(reference)
     raise_first_error(shape_findings(file, image.shape, soft_label.shape))
-    raise_first_error(content_findings(file, np.asarray(soft_label)))
+    raise_first_error(value_findings(file, np.asarray(soft_label)))
     _write(file, np.clip(soft_label, 0, 1).astype(np.float32), image, 1, "soft label")
 
 
@@ -159,7 +182,8 @@ def write_label_map(file: Path, soft_files: Sequence[Path], labels: Sequence[int
 
     There is one soft file per label, on one grid; the first gives the header.
     """
-    label_map = hard_label_map([stored_values(soft_file) for soft_file in soft_files], labels)
+    painted = sorted(enumerate(labels), key=lambda of_label: of_label[1])
+    label_map = hard_label_map([stored_values(soft_file) for soft_file in soft_files], painted)
     _write(file, label_map, load_nifti(soft_files[0]), max(labels), f"soft label > {HARD_THRESHOLD:g}")
 
 
@@ -173,11 +197,31 @@ def _write(file: Path, values: npt.NDArray[Any], like: nib.Nifti1Image, highest:
         nib.Nifti1Image(values, like.affine, header).to_filename(aside)
 
 
+def known_voxels(
+    soft_labels: Sequence[SoftLabel], label_map: npt.NDArray[Any] | None, ignore: int | None
+) -> npt.NDArray[np.bool_]:
+    """Return where the labels are known, as (label, *space): not NaN, and not the label to ignore."""
+    known = ~np.isnan(soft_labels)
+    return known if ignore is None or label_map is None else known & (label_map != ignore)
+
+
+def ignored_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel], ignored: Any) -> list[Finding]:
+    """Warn of soft labels above 0 in voxels that the label map marks as unknown: the label map counts."""
+    findings = []
+    for file, soft_label in zip(files, soft_labels, strict=True):
+        number = int(np.count_nonzero(soft_label[ignored] > 0))
+        if number:
+            what, expected = "soft label where labelsTr has the label to ignore", "0 or NaN there"
+            found, remedy = f"{number} voxels above 0, which count as unknown", "nothing, or correct labelsTr"
+            findings.append(Finding(short_name(file), what, expected, found, remedy, "warning"))
+    return findings
+
+
 def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) -> list[Finding]:
-    """Warn where the labels of one case add up to more than a whole voxel."""
+    """Warn where the labels of one case add up to more than a whole voxel; unknown ones count as 0."""
     if len(soft_labels) < 2:  # noqa: PLR2004
         return []
-    total = np.sum(soft_labels, axis=0, dtype=np.float32)
+    total = np.nansum(soft_labels, axis=0, dtype=np.float32)
     over = int(np.count_nonzero(total > 1 + _SUM_TOLERANCE))
     if not over:
         return []
@@ -188,42 +232,68 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
 
 
 def hard_label_map(
-    soft_labels: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], labels: Sequence[int]
+    soft_labels: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], painted: Iterable[tuple[int, int]]
 ) -> npt.NDArray[np.integer[Any]]:
-    """Return the integer label map of soft labels: the label of the largest where that is > 0.5, else 0.
+    """Return the integer label map of soft labels: where several are > 0.5, the one that is painted last.
 
-    The one rule for label maps: of datasets, of predictions, of fused raters. The arrays have one shape; of
-    equal fractions, the first label wins. uint16 for a label above 255, else uint8.
+    The one rule for label maps: of datasets, of predictions, of fused raters. The arrays have one shape;
+    `painted` is that of `LabelScheme`. Unknown voxels, NaN, are not above 0.5. uint16 for a value above 255,
+    else uint8.
     """
-    dtype = np.uint8 if max(labels) <= np.iinfo(np.uint8).max else np.uint16
-    largest = np.asarray(soft_labels[0])
-    label_map = np.full(largest.shape, labels[0], dtype=dtype)
-    for label, soft_label in zip(labels[1:], soft_labels[1:], strict=True):
-        label_map[soft_label > largest] = label
-        largest = np.maximum(largest, soft_label)
-    label_map[~(largest > HARD_THRESHOLD)] = 0
+    painted = tuple(painted)
+    highest = max(value for _, value in painted)
+    dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+    label_map = np.zeros(np.shape(soft_labels[0]), dtype=dtype)
+    for index, value in painted:
+        label_map[np.asarray(soft_labels[index]) > HARD_THRESHOLD] = value
     return label_map
 
 
 def label_map_findings(
-    label_map_file: Path, label_map: npt.NDArray[Any], soft_labels: Sequence[SoftLabel], labels: Sequence[int]
+    label_map_file: Path, label_map: npt.NDArray[Any], soft_labels: Sequence[SoftLabel], scheme: LabelScheme
 ) -> list[Finding]:
     """Say whether the integer label map is soft label > 0.5, as vanilla trainers must see the same anatomy.
 
-    All arrays are (x, y, z) in the axis order of the file.
+    Where labels overlap, the one that is painted last counts, or, without `regions_class_order`, the largest.
+    Unknown voxels are not compared. All arrays are (x, y, z) in the axis order of the file.
     """
     name = short_name(label_map_file)
     remedy = (
-        "write the label map again as soft label > 0.5, strictly (the largest label where there are several)"
+        "write the label map again as soft label > 0.5, strictly (of labels that overlap, the later value)"
     )
-    strange = np.setdiff1d(label_map, [0, *labels])
+    allowed = (0, *scheme.values, *([] if scheme.ignore is None else [scheme.ignore]))
+    strange = np.setdiff1d(label_map, allowed)
     if strange.size:
-        expected, found = ", ".join(map(str, (0, *labels))), ", ".join(f"{value:g}" for value in strange[:5])
+        expected, found = ", ".join(map(str, allowed)), ", ".join(f"{value:g}" for value in strange[:5])
         return [Finding(name, "values that are not in dataset.json", expected, f"({found})", remedy)]
-    voxels = np.argwhere(label_map != hard_label_map(soft_labels, labels))
-    if not len(voxels):
+    known = known_voxels(soft_labels, label_map, scheme.ignore).all(axis=0)
+    values = label_map.astype(np.int64)
+    for value in scheme.values:  # of values that only make up regions together, one is painted for all
+        values[label_map == value] = scheme.painted_value(value)
+    differs = (values != hard_label_map(soft_labels, scheme.painted)) & known
+    if not differs.any():
         return []
+    by_largest = differs & scheme.is_by_value & _is_largest(values, soft_labels, scheme)
+    wrong = differs & ~by_largest
+    if wrong.any():
+        what, expected = "label map disagrees with its soft label", "label map = soft label > 0.5"
+        return [Finding(name, what, expected, _voxels_that_differ(wrong), remedy)]
+    what, expected = "of overlapping labels the label map has the largest on top", "the later value on top"
+    remedy = "nothing, or write it again as predictions will be"
+    return [Finding(name, what, expected, _voxels_that_differ(differs), remedy, "warning")]
+
+
+def _voxels_that_differ(where: npt.NDArray[np.bool_]) -> str:
+    voxels = np.argwhere(where)
     first = ", ".join(str(tuple(voxel)) for voxel in voxels[:3].tolist())
-    found = f"{len(voxels)} voxels that differ, first at (x, y, z) = {first}"
-    what = "label map disagrees with its soft label"
-    return [Finding(name, what, "label map = soft label > 0.5", found, remedy)]
+    return f"{len(voxels)} voxels that differ, first at (x, y, z) = {first}"
+
+
+def _is_largest(
+    values: npt.NDArray[np.int64], soft_labels: Sequence[SoftLabel], scheme: LabelScheme
+) -> npt.NDArray[np.bool_]:
+    """Return where a voxel has the value of the largest of its labels, above 0.5."""
+    own = np.zeros(values.shape, np.float32)
+    for index, value in scheme.painted:
+        own = np.where(values == value, soft_labels[index], own)
+    return np.asarray((own == np.max(soft_labels, axis=0)) & (own > HARD_THRESHOLD))

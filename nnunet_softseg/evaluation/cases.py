@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_softseg.datasets.raw_dataset import LabelScheme
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, Case
 from nnunet_softseg.io.results import read_in_or_above
@@ -114,13 +115,14 @@ def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
     ]
 
 
-def label_names(reference: Path, labels: Iterable[int]) -> dict[int, str]:
-    """Return value -> name, from dataset.json in or above the folder of references, else `label 1`."""
+def scheme_of(reference: Path) -> LabelScheme:
+    """Return the labels of dataset.json in or above the folder of references; without one, none are known."""
+    return read_in_or_above(reference, DATASET_JSON, LabelScheme.of) or LabelScheme((), (), (), ())
 
-    def read(content: Any) -> dict[int, str]:
-        return {value: str(name) for name, value in content["labels"].items() if isinstance(value, int)}
 
-    names = read_in_or_above(reference, DATASET_JSON, read) or {}
+def label_names(scheme: LabelScheme, labels: Iterable[int]) -> dict[int, str]:
+    """Return number -> name, `label 1` of one that the scheme does not know."""
+    names = dict(zip(scheme.numbers, scheme.names, strict=True))
     return {label: names.get(label, f"label {label}") for label in labels}
 
 

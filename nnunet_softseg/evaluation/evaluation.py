@@ -17,6 +17,7 @@ from nnunet_softseg.evaluation.cases import (
     inference_seconds,
     label_names,
     read_case_table,
+    scheme_of,
     training_cases,
 )
 from nnunet_softseg.evaluation.measuring import (
@@ -103,7 +104,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
     Raises:
         UserError: if no case is left; a case of which a file cannot be used stops no other.
     """
-    plan = _plan(methods, reference, settings)
+    plan, scheme = _plan(methods, reference, settings), scheme_of(reference)
     jobs = [
         CaseJob(
             case,
@@ -113,6 +114,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
                 for method, found in plan.found.items()
             },
             settings=settings,
+            scheme=scheme,
             levels=plan.levels.get(case.case_id),
         )
         for case in plan.common()
@@ -139,7 +141,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         )
     return Evaluation(
         methods=tuple(methods),
-        labels=label_names(reference, plan.labels),
+        labels=label_names(scheme, plan.labels),
         cases=cases,
         slices=slices[list(SLICE_COLUMNS)],
         reliability=_reliability(measured, methods, plan.labels),

@@ -1,5 +1,6 @@
 """A prediction and its reference as maps in [0, 1] on one grid, or one line that says why not."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,15 @@ class LabelMap:
     """A file as it is stored, or one label of it.
 
     `values` are (x, y, z) in the order of the file, finite; of one label float32 in [0, 1]. `affine` is
-    (4, 4), voxel to world RAS in mm; `doubts` are about the geometry in its header.
+    (4, 4), voxel to world RAS in mm; `doubts` are about the geometry in its header. Where nothing is known,
+    `unknown`, the values are 0; None: all is known.
     """
 
     file: Path
     values: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
     doubts: tuple[Finding, ...] = ()
+    unknown: npt.NDArray[np.bool_] | None = None
 
     @property
     def grid(self) -> VoxelGrid:
@@ -54,26 +57,56 @@ class LabelMap:
         return nib.Nifti1Image(self.values, self.affine)
 
 
-def read_stored(file: Path) -> LabelMap:
+@dataclass(frozen=True)
+class Unknown:
+    """What marks unknown voxels of a reference, beside NaN: a value of label maps, and another label map."""
+
+    ignore: int | None = None
+    label_map: Path | None = None
+
+
+def read_stored(file: Path, unknown: Unknown | None = None) -> LabelMap:
     """Return the values of a file, scaled by its header, whatever its type of numbers.
 
     Raises:
-        UserError: if it is missing, broken, not 3-D, or holds NaN or infinity.
+        UserError: if it is missing, broken, not 3-D, or holds infinity, or NaN where all must be known.
     """
-    stored = load_nifti(file)
-    image, doubts = nib.funcs.squeeze_image(stored), tuple(geometry_findings(file, stored))
-    return LabelMap(file, read_values(image, str(file)), np.asarray(image.affine, dtype=np.float64), doubts)
+    opened = load_nifti(file)
+    image, doubts = nib.funcs.squeeze_image(opened), tuple(geometry_findings(file, opened))
+    values = read_values(image, str(file), nan=unknown is not None)
+    stored = LabelMap(file, values, np.asarray(image.affine, dtype=np.float64), doubts)
+    if unknown is None:
+        return stored
+    where = np.isnan(values)
+    if unknown.ignore is not None:
+        where |= values == unknown.ignore
+        if unknown.label_map is not None:
+            where |= read_stored(unknown.label_map).values == unknown.ignore
+    known = np.where(where, 0, values)
+    return dataclasses.replace(stored, values=known, unknown=where) if where.any() else stored
 
 
-def read_map(
-    file: Path, label: int, labels: Sequence[int] = (1,), *, case_id: str = "", chosen: bool = False
-) -> LabelMap:
-    """Return one label of a file, see `read_stored` and `label_of`, also for errors."""
-    return label_of(read_stored(file), label, labels, case_id=case_id, chosen=chosen)
+def known_part(prediction: LabelMap, reference: LabelMap) -> LabelMap:
+    """Return a prediction, on the grid of its reference, with 0 where that is unknown."""
+    if reference.unknown is None:
+        return prediction
+    values = np.where(reference.unknown, 0, prediction.values).astype(prediction.values.dtype)
+    return dataclasses.replace(prediction, values=values)
+
+
+def read_map(file: Path, label: int, labels: Sequence[int] = (1,), **how: Any) -> LabelMap:
+    """Return one label of a file, see `read_stored` and `label_of`, also for errors and further arguments."""
+    return label_of(read_stored(file, how.pop("unknown", None)), label, labels, **how)
 
 
 def label_of(
-    stored: LabelMap, label: int, labels: Sequence[int] = (1,), *, case_id: str = "", chosen: bool = False
+    stored: LabelMap,
+    label: int,
+    labels: Sequence[int] = (1,),
+    *,
+    case_id: str = "",
+    chosen: bool = False,
+    region: Sequence[int] = (),
 ) -> LabelMap:
     """Return one label: the values if they are fractions of it, or where a label map has it.
 
@@ -81,7 +114,8 @@ def label_of(
     all values lie in [0, 1]; if not, it is a label map.
 
     `labels` are all that are compared; `case_id` may end in four digits, which are no label; `chosen`: the
-    user named them, so that other whole numbers than 0 and 1 mean labels.
+    user named them, so that other whole numbers than 0 and 1 mean labels; `region`: the values of a label map
+    that make up the label, if not its own.
 
     Raises:
         UserError: if the values are neither fractions nor the labels asked for.
@@ -90,10 +124,10 @@ def label_of(
     stem = without_nifti_ending(stored.file.name)
     own_file = stem.endswith(f"_{label:04d}") and stem != case_id
     if content.is_fraction and (own_file or (len(labels) == 1 and label == 1)):
-        return LabelMap(stored.file, as_fractions(values, content), stored.affine)
+        return dataclasses.replace(stored, values=as_fractions(values, content))
     if content.labels is not None and not own_file and (chosen or len(labels) > 1 or label != 1):
         raise_first_error(label_findings(str(stored.file), content, label))
-        return LabelMap(stored.file, mask_of_label(values, label), stored.affine)
+        return dataclasses.replace(stored, values=mask_of_label(values, *(region or (label,))))
     raise_first_error(content_findings(str(stored.file), values, "" if own_file else "--label"))
     raise UserError(
         f"{stored.file}: expected a label map of whole numbers, found {content.kind.value}, of which label "

@@ -8,8 +8,16 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
+from nnunet_softseg.datasets.raw_dataset import LabelScheme
 from nnunet_softseg.errors import Finding, UserError
-from nnunet_softseg.evaluation.maps import LabelMap, label_of, on_grid_of, read_stored
+from nnunet_softseg.evaluation.maps import (
+    LabelMap,
+    Unknown,
+    known_part,
+    label_of,
+    on_grid_of,
+    read_stored,
+)
 from nnunet_softseg.io.case_files import Case, check_pattern
 from nnunet_softseg.io.geometry import NOWHERE
 from nnunet_softseg.io.nifti import load_nifti
@@ -99,12 +107,16 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class CaseJob:
-    """One case to be measured by a worker: references by label, predictions by method and label."""
+    """One case to be measured by a worker: references by label, predictions by method and label.
+
+    The scheme tells what regions are made of, and which value of a label map means unknown.
+    """
 
     case: Case
     references: Mapping[int, Path]
     predictions: Mapping[str, Mapping[int, Path]]
     settings: EvaluationSettings
+    scheme: LabelScheme
     levels: Path | None = None
 
 
@@ -135,13 +147,14 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     rows, slices, reliability = [], [], {}
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
-        reference = _read(job, reference_file, label, stored)
+        reference = _read(job, reference_file, label, stored, unknown=_unknown(job, reference_file))
         table = _slice_areas(reference, levels)
         extent = table["csa_mm2"].notna()
         slices.append(_tidy(table, extent, label, REFERENCE, table))
         for method, files in job.predictions.items():
             given = _read(job, files[label], label, stored)
             prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
+            prediction = known_part(prediction, reference)
             pair, grid = (prediction.values, reference.values), reference.grid
             measures = case_measures(
                 *pair, grid.steps_mm, surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm
@@ -155,12 +168,23 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     return MeasuredCase(job.case, rows, pd.concat(slices, ignore_index=True), reliability, doubts)
 
 
-def _read(job: CaseJob, file: Path, label: int, stored: dict[Path, LabelMap]) -> LabelMap:
+def _read(
+    job: CaseJob, file: Path, label: int, stored: dict[Path, LabelMap], unknown: Unknown | None = None
+) -> LabelMap:
     """Return one label of a file; a label map of several labels is read once."""
     if file not in stored:
-        stored[file] = read_stored(file)
+        stored[file] = read_stored(file, unknown)
     labels, chosen = tuple(job.references), job.settings.labels is not None
-    return label_of(stored[file], label, labels, case_id=job.case.case_id, chosen=chosen)
+    region, case_id = job.scheme.region_of(label), job.case.case_id
+    return label_of(stored[file], label, labels, case_id=case_id, chosen=chosen, region=region)
+
+
+def _unknown(job: CaseJob, reference: Path) -> Unknown:
+    """Return what marks unknown voxels of a reference: of softLabelsTr the label map in labelsTr, too."""
+    folder = reference.parent
+    beside = folder.parent / folder.name.replace("softLabels", "labels") / f"{job.case.case_id}.nii.gz"
+    there = job.scheme.ignore is not None and folder.name.startswith("softLabels") and beside.is_file()
+    return Unknown(job.scheme.ignore, beside if there else None)
 
 
 def _slice_areas(label_map: LabelMap, levels: nib.Nifti1Image | None) -> pd.DataFrame:

@@ -58,8 +58,8 @@ def export_prediction(
     label_manager = plans_manager.get_label_manager(dataset_json)
     settings = SoftSegSettings.from_plans(plans_manager.plans)
     record = CaseRecord.of(properties)
-    labels = label_manager.foreground_labels
-    names = label_manager.foreground_names
+    labels = label_manager.scheme.numbers
+    names = label_manager.scheme.names
     on_network_grid = _postprocessed(predicted, names, plans_manager.plans, record)
     label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties)
     target = Path(truncated_file)
@@ -86,7 +86,7 @@ def convert_prediction(
     predicted: Any, properties: dict[str, Any], plans_manager: Any, label_manager: Any
 ) -> tuple[npt.NDArray[np.integer[Any]], Map]:
     """Return label map (z, y, x) and soft maps (label, z, y, x); arguments as for `export_prediction`."""
-    names = label_manager.foreground_names
+    names = label_manager.scheme.names
     soft_maps = _postprocessed(predicted, names, plans_manager.plans, CaseRecord.of(properties))
     return _on_image(soft_maps, plans_manager, label_manager, properties)
 
@@ -117,7 +117,7 @@ def _on_image(
     return label_map[0], on_image
 
 
-def _postprocessed(predicted: Any, names: list[str], plans: Mapping[str, Any], record: CaseRecord) -> Map:
+def _postprocessed(predicted: Any, names: Sequence[str], plans: Mapping[str, Any], record: CaseRecord) -> Map:
     """Return the soft maps after post-processing; their flags and how much it removed go into the record."""
     soft_maps = np.asarray(predicted, dtype=np.float32)
     box, shape, placement = record.box, record.network_shape, record.placement
@@ -140,7 +140,7 @@ def _postprocessed(predicted: Any, names: list[str], plans: Mapping[str, Any], r
 
 
 def _write_soft_maps(
-    target: Path, soft_maps: Map, labels: list[int], properties: Mapping[str, Any], image: str | None
+    target: Path, soft_maps: Map, labels: Sequence[int], properties: Mapping[str, Any], image: str | None
 ) -> float:
     """Write one file per label, and return the volume of a voxel in mm3, by the affine that they have."""
     folder = target.parent / SOFT_FOLDER

@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
+from nnunet_softseg.datasets.raw_dataset import label_scheme
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
@@ -139,8 +140,7 @@ def predict(
         dataset_json = found.dataset_json
         channels = dataset_json.get("channel_names") or dataset_json["modality"]
         cases = find_cases(Path(source), len(channels), contrasts)
-        labels = tuple(label for label in dataset_json["labels"].values() if label)
-        folder = _OutputFolder(Path(output), dataset_json["file_ending"], labels)
+        folder = _OutputFolder(Path(output), dataset_json["file_ending"], found.labels)
         folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
@@ -175,6 +175,7 @@ class Model:
         checkpoint: file name in the folders of the folds.
         plans: saved beside it, with our entries.
         dataset_json: of its training.
+        labels: numbers of the soft maps.
     """
 
     folder: Path
@@ -182,6 +183,7 @@ class Model:
     checkpoint: str
     plans: Mapping[str, Any]
     dataset_json: Mapping[str, Any]
+    labels: tuple[int, ...]
 
     def made_by(self, options: PredictionOptions) -> dict[str, Any]:
         """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
@@ -250,7 +252,14 @@ def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> 
             "entries of nnunet-softseg: predict vanilla models with nnUNetv2_predict"
         )
     dataset_json = load_json(folder / "dataset.json")
-    return Model(folder, _folds(folder, folds, checkpoint), checkpoint, plans, dataset_json)
+    scheme, trained = label_scheme(dataset_json), plans[PLANS_KEY].get("training_shapes")
+    if trained and len(trained) != len(scheme.names):
+        raise UserError(
+            f"{folder.name}/dataset.json: expected the labels of the training, {', '.join(trained)}, found "
+            f"{', '.join(scheme.names)}: copy the model again"
+        )
+    folds = _folds(folder, folds, checkpoint)
+    return Model(folder, folds, checkpoint, plans, dataset_json, scheme.numbers)
 
 
 def _folds(folder: Path, wanted: Sequence[str | int] | None, checkpoint: str) -> tuple[str, ...]:

@@ -135,7 +135,7 @@ def simulate(
     report = prepare_soft_targets(found, num_processes=num_processes, progress=progress)
     plans = soft_plans(plans, trainer, settings)
     plans[PLANS_KEY]["si_axis"] = report.cases[0].si_axis
-    names = PlansManager(plans).get_label_manager(dataset_json).foreground_names
+    names = PlansManager(plans).get_label_manager(dataset_json).scheme.names
     learn_labels(plans, names, report, settings)
     make_folder(output / SOFT_FOLDER)
     made_by = {"made_by": f"nnunet-softseg {__version__} check --simulate", "configuration": configuration}
@@ -184,7 +184,9 @@ def _simulate_case(job: _Job) -> list[Loss]:
     record = CaseRecord.of(properties)
     record.given_options, record.image_files = _OPTIONS, (str(job.image),) if job.image else ()
     target = open_soft_target(soft_target_folder(job.dataset.folder), job.case_id)[...]
-    soft_maps = predict_soft_map(predictor, torch.from_numpy(np.asarray(target, dtype=np.float32)), record)
+    soft_maps = predict_soft_map(
+        predictor, torch.from_numpy(np.nan_to_num(np.asarray(target, dtype=np.float32))), record
+    )
     name = str(job.output / job.case_id)
     export_prediction(soft_maps, properties, predictor.plans_manager, job.dataset_json, name)
     return [_loss(job, label) for label in job.dataset.labels]
@@ -196,7 +198,7 @@ def _perfect_predictor(job: _Job) -> Any:
     predictor.configuration_manager = predictor.plans_manager.get_configuration(job.dataset.configuration)
     predictor.dataset_json = job.dataset_json
     predictor.label_manager = predictor.plans_manager.get_label_manager(job.dataset_json)
-    scales = output_scales(job.plans, predictor.label_manager.foreground_names)
+    scales = output_scales(job.plans, predictor.label_manager.scheme.names)
     predictor.network = add_running_scale(_PerfectNetwork(), len(scales))
     learned = [1.0 if scale.is_fixed else scale.height for scale in scales]
     running_scale(predictor.network).copy_(torch.tensor(learned))
@@ -208,6 +210,8 @@ def _loss(job: _Job, label: int) -> Loss:
         stored_values(soft_label_file(folder, job.case_id, label)).astype(np.float64)
         for folder in (job.output / SOFT_FOLDER, job.dataset.raw_folder / soft_label.FOLDER)
     )
+    unknown = np.isnan(source)
+    written[unknown] = source[unknown] = 0
     measures = soft_measures(written, source, 1.0)
     volume, difference = float(source.sum()), float(written.sum() - source.sum())
     components, count = ndimage.label(source > 0, np.ones((3,) * source.ndim))

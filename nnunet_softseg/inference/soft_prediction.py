@@ -111,7 +111,7 @@ class _Case:
 
     def __init__(self, predictor: Any, image: torch.Tensor, record: CaseRecord) -> None:
         self.predictor = predictor
-        self.names = predictor.label_manager.foreground_names
+        self.names = predictor.label_manager.scheme.names
         self.scale = running_scale(predictor.network).float().cpu()
         plans: Mapping[str, Any] = predictor.plans_manager.plans
         self._floor = SoftSegSettings.from_plans(plans).floor_fraction

@@ -213,10 +213,10 @@ def stored_values(file: Path) -> Values:
     return np.asarray(_values(load_nifti(file), str(file)), dtype=np.float32)
 
 
-def read_values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
+def read_values(image: nib.Nifti1Image, name: str, *, nan: bool = False) -> npt.NDArray[Any]:
     """Return the values of a 3-D image, scaled by its header, in the type that gives; name: for messages.
 
-    Raise a UserError if it is not 3-D, cannot be read, or holds no real, finite numbers.
+    Raise a UserError if it is not 3-D, cannot be read, or holds no real, finite numbers; `nan`: NaN may be.
     """
     shape = image.shape
     if len(shape) != _AXES:
@@ -228,7 +228,8 @@ def read_values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
             f"{name}: expected voxels of real numbers, found {values.size} of type {values.dtype}: write it "
             "as float32"
         )
-    if not np.isfinite((values.min(), values.max())).all():
+    extremes = (values.min(), values.max())
+    if not np.isfinite(extremes).all() and not (nan and not np.isinf(values).any()):
         raise UserError(str(not_finite(name, values)))
     return values
 
@@ -242,9 +243,9 @@ def _values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
 
 
 def not_finite(name: str, values: npt.NDArray[Any]) -> Finding:
-    """Return the finding for NaN and infinity."""
+    """Return the finding for NaN and infinity, where NaN does not mean unknown."""
     bad = int(np.count_nonzero(~np.isfinite(values)))
-    remedy = "write 0 where nothing is known (0/0 outside of all masks is the usual cause)"
+    remedy = "write a number there (0/0 outside of all masks is the usual cause: 0, if nothing is there)"
     return Finding(name, "NaN or infinite values", "finite values", f"{bad} voxels that are not", remedy)
 
 
@@ -435,9 +436,11 @@ def as_fractions(values: npt.NDArray[Any], content: MapContent) -> Values:
     return np.asarray(np.clip(values, 0, 1), dtype=np.float32)
 
 
-def mask_of_label(values: npt.NDArray[Any], label: int) -> Values:
-    """Return 1 where a label map has a label, else 0; values stored with a slope come back a little off."""
-    return np.asarray(np.round(values) == label, dtype=np.float32)
+def mask_of_label(values: npt.NDArray[Any], *labels: int) -> Values:
+    """Return 1 where a label map has one of the labels, else 0; a slope brings values back a little off."""
+    whole = np.round(values)
+    chosen = whole == labels[0] if len(labels) == 1 else np.isin(whole, labels)
+    return np.asarray(chosen, dtype=np.float32)
 
 
 def content_findings(

@@ -66,12 +66,15 @@ class AdaptiveWingLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.adaptive = adaptive
 
-    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the loss, with a gradient for the prediction only.
 
         Args:
             prediction: any shape, any float type; computed in float32 or wider.
             target: the same shape; clamped to [0, 1].
+            weight: of each voxel, the same shape; None: 1. The mean is that of voxels by their weight.
 
         Raises:
             ValueError: if the shapes differ.
@@ -82,9 +85,13 @@ class AdaptiveWingLoss(nn.Module):
                 f"and {tuple(target.shape)}"
             )
         loss = self._per_voxel(at_least_float32(prediction), at_least_float32(target).clamp(0, 1))
+        if weight is not None:
+            loss = loss * weight
         if self.reduction == "none":
             return loss
-        return loss.sum() if self.reduction == "sum" else loss.mean()
+        if self.reduction == "sum":
+            return loss.sum()
+        return loss.mean() if weight is None else loss.sum() / weight.sum().clamp(min=1)
 
     def _per_voxel(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         exponent = self.alpha - target if self.adaptive else self.alpha  # a number costs less than an array

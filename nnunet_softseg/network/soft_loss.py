@@ -15,14 +15,15 @@ from nnunet_softseg.network.norm_relu import (
     update_running_scale,
 )
 
-VoxelLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+VoxelLoss = Callable[..., torch.Tensor]
+"""(prediction, target) -> scalar; with unknown voxels (prediction, target, weight)."""
 
 
 class SoftSegLoss(nn.Module):
     """Loss over one or several resolutions, which also updates the running scale of the raw output.
 
     Args:
-        voxel_loss: (prediction, target) -> scalar.
+        voxel_loss: (prediction, target) -> scalar; with unknown voxels (prediction, target, weight).
         running_scale: (label,) buffer of the network, updated in place at full resolution; the coarser
             levels keep their own.
         level_weights: per resolution, full first; None: a single output.
@@ -61,7 +62,8 @@ class SoftSegLoss(nn.Module):
 
         Args:
             output: raw output (batch, label, *space), or one per level.
-            target: soft target of the same shape(s), in [0, 1].
+            target: soft target of the same shape(s), in [0, 1]; with unknown voxels (batch, 2 label, *space),
+                see `known_part`.
         """
         outputs = [output] if isinstance(output, torch.Tensor) else list(output)
         targets = [target] if isinstance(target, torch.Tensor) else list(target)
@@ -69,15 +71,34 @@ class SoftSegLoss(nn.Module):
         return torch.stack([w * self._level_loss(raw, soft, scale) for raw, soft, w, scale in levels]).sum()
 
     def _level_loss(self, raw: torch.Tensor, target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        raw = raw.float()
+        raw, target, weight = known_part(raw.float(), target)
+        weights = () if weight is None else (weight,)
         # Raw output that is regressed as it is gets no gradient from its robust peak.
         peaks = robust_peak(raw if self.normalise else raw.detach())
         if torch.is_grad_enabled():
             update_running_scale(scale, peaks, target, self.momentum, fixed=self.fixed)
         if not self.normalise:
-            return self.voxel_loss(raw, target)
+            return self.voxel_loss(raw, target, *weights)
         soft_map = normalised_for_loss(raw, peaks, target, self.floor_fraction, scale, fixed=self.fixed)
-        return self.voxel_loss(soft_map, target)
+        return self.voxel_loss(soft_map, target, *weights)
+
+
+def known_part(
+    raw: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return raw output, target and weight of each voxel; where the weight is 0, nothing is known.
+
+    There the raw output is taken for 0, as the target is: neither peak nor loss sees it, and its gradient is
+    exactly 0.
+
+    Args:
+        raw: (batch, label, *space).
+        target: of the same shape, and the weight is None; or (batch, 2 label, *space), labels, then weights.
+    """
+    if target.shape[1] == raw.shape[1]:
+        return raw, target, None
+    target, weight = target.chunk(2, dim=1)
+    return torch.where(weight > 0, raw, 0), target, weight
 
 
 class SoftDiceLoss(nn.Module):
@@ -86,7 +107,12 @@ class SoftDiceLoss(nn.Module):
     Source: Bedard et al. 2025, the Dice baseline of their comparison; p is the activated output.
     """
 
-    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss, a scalar in [-1, 0)."""
+    def forward(
+        self, prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss, a scalar in [-1, 0); the weight of each voxel is 1 if not given."""
         prediction = prediction.clamp(min=0)
-        return -(2 * (prediction * target).sum() + 1) / (prediction.sum() + target.sum() + 1)
+        overlap = prediction * target
+        if weight is not None:
+            overlap, prediction, target = overlap * weight, prediction * weight, target * weight
+        return -(2 * overlap.sum() + 1) / (prediction.sum() + target.sum() + 1)

@@ -60,23 +60,32 @@ def inside_of_box(box: Box, shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 def kept_mass(soft_target: npt.NDArray[np.floating[Any]], box: Box) -> npt.NDArray[np.float64]:
-    """Return the fraction of each label's sum that lies inside the box, (label,); NaN for an empty label."""
-    total = soft_target.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
+    """Return the fraction of each label's sum that lies inside the box, (label,); NaN for an empty label.
+
+    Unknown voxels, NaN, count as 0.
+    """
+    axes = tuple(range(1, soft_target.ndim))
+    total = np.nansum(soft_target, axis=axes, dtype=np.float64)
     cropped = soft_target[(slice(None), *inside(box, soft_target.shape[1:]))]
-    kept = cropped.sum(axis=tuple(range(1, soft_target.ndim)), dtype=np.float64)
+    kept = np.nansum(cropped, axis=axes, dtype=np.float64)
     fraction: npt.NDArray[np.float64] = np.full_like(total, np.nan)
     np.divide(kept, total, out=fraction, where=total > 0)
     return fraction
 
 
 def patch_centres(
-    shape: Sequence[int], patch_size: Sequence[int], si_axis: int, foreground_si: npt.NDArray[np.integer[Any]]
+    shape: Sequence[int],
+    patch_size: Sequence[int],
+    si_axis: int,
+    foreground_si: npt.NDArray[np.integer[Any]],
+    known_si: npt.NDArray[np.integer[Any]] | None = None,
 ) -> dict[int, npt.NDArray[np.int64]]:
     """Return where training patches may be centred so that they lie in the box of `network_box`.
 
     nnU-Net's data loader draws a voxel from such a table (its "class locations"): first a key, each with the
     same chance, then a row, (1 + ndim,): a leading 0, then array coordinates. Key 0 holds every position
-    along S-I, key 1 those on the label, by the S-I coordinates of labelled voxels, which may be none.
+    along S-I, or those of known voxels, key 1 those on the label, by the S-I coordinates of labelled voxels,
+    which may be none.
     """
     box = network_box(shape, patch_size, si_axis)
     centre = [start + int(patch) // 2 for (start, _), patch in zip(box, patch_size, strict=True)]
@@ -89,6 +98,9 @@ def patch_centres(
         table[:, 1 + si_axis] = si
         return table
 
+    def reached(si: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        return np.unique(np.clip(np.asarray(si, dtype=np.int64), first, last))
+
     everywhere = np.arange(first, last + 1, dtype=np.int64)
-    labelled = np.unique(np.clip(np.asarray(foreground_si, dtype=np.int64), first, last))
-    return {0: rows(everywhere), 1: rows(labelled)}
+    known = reached(known_si) if known_si is not None and len(known_si) else everywhere
+    return {0: rows(known), 1: rows(reached(foreground_si))}

@@ -14,9 +14,9 @@ from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_imag
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import VANILLA, dataset_number, label_findings
+from nnunet_softseg.datasets.raw_dataset import VANILLA, LabelScheme, dataset_number, label_scheme
 from nnunet_softseg.datasets.soft_label import hard_label_map
-from nnunet_softseg.errors import UserError, raise_first_error
+from nnunet_softseg.errors import UserError
 from nnunet_softseg.preprocessing.center_crop import Box
 from nnunet_softseg.preprocessing.soft_target import open_or_none
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -32,21 +32,21 @@ Array = np.ndarray[Any, Any] | torch.Tensor
 
 
 class SoftLabelManager(LabelManager):  # type: ignore[misc]
-    """Labels of a soft model: one output per foreground label, no channel of the background.
+    """Labels of a soft model: one output per foreground label or region, no channel of the background.
 
-    nnU-Net's "logits" are soft maps here: NormReLU has been applied before resampling.
+    nnU-Net's "logits" are soft maps here: NormReLU has been applied before resampling. `scheme` names the
+    labels in the order of the channels, and how their map is painted.
     """
+
+    def __init__(self, label_dict: Any, regions_class_order: Any, *options: Any, **more: Any) -> None:
+        labels = {"labels": label_dict, "regions_class_order": regions_class_order}
+        self.scheme: LabelScheme = label_scheme(labels)
+        super().__init__(label_dict, regions_class_order, *options, **more)
 
     @property
     def num_segmentation_heads(self) -> int:
-        """One channel per foreground label; the background has none."""
-        return len(self.foreground_labels)
-
-    @property
-    def foreground_names(self) -> list[str]:
-        """Names of the foreground labels, in the order of the channels."""
-        names = {value: name for name, value in self.label_dict.items()}
-        return [names[label] for label in self.foreground_labels]
+        """One channel per foreground label or region; the background has none."""
+        return len(self.scheme.names)
 
     def apply_inference_nonlin(self, logits: Array) -> torch.Tensor:
         """Return the soft maps as they are, as a float32 tensor."""
@@ -57,12 +57,13 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
         if predicted_probabilities.shape[0] != self.num_segmentation_heads:
             raise ValueError(
                 f"expected {self.num_segmentation_heads} soft maps, one per foreground label "
-                f"{self.foreground_labels}, got {predicted_probabilities.shape[0]} channels"
+                f"{self.scheme.names}, got {predicted_probabilities.shape[0]} channels"
             )
         if isinstance(predicted_probabilities, torch.Tensor):
-            soft_maps = predicted_probabilities.cpu().numpy()
-            return torch.from_numpy(hard_label_map(soft_maps, self.foreground_labels))
-        return hard_label_map(predicted_probabilities, self.foreground_labels)
+            return torch.from_numpy(
+                hard_label_map(predicted_probabilities.cpu().numpy(), self.scheme.painted)
+            )
+        return hard_label_map(predicted_probabilities, self.scheme.painted)
 
     def convert_logits_to_segmentation(self, predicted_logits: Array) -> Array:
         """Return the integer label map of soft maps; see `convert_probabilities_to_segmentation`."""
@@ -121,8 +122,8 @@ def versions() -> dict[str, str]:
 def require_supported(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], *, center_crop: bool
 ) -> None:
-    """Raise a UserError for labels to ignore or by region, a cascade, or the fixed crop in 2d."""
-    raise_first_error(label_findings(dataset_json["labels"]))
+    """Raise a UserError for labels that do not fit together, a cascade, or the fixed crop in 2d."""
+    label_scheme(dataset_json)
     dataset, entry = plans["dataset_name"], plans["configurations"].get(configuration, {})
     if entry.get("previous_stage") is not None:
         raise UserError(
@@ -168,8 +169,9 @@ class PreprocessedCase:
 
 @dataclass(frozen=True)
 class PreprocessedDataset:
-    """A dataset as nnU-Net preprocessed it for one configuration; labels are foreground values, ascending.
+    """A dataset as nnU-Net preprocessed it for one configuration.
 
+    `labels` are the numbers of the soft label files, `ignore` the value of unknown voxels in the label map.
     `folder` is nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>. `spacing_mm`, one value less in a 2d
     configuration, and `patch_size` are those of the network, of which `crop` says that it sees the fixed
     patch. Plans that leave images on their own grid have `resamples` False.
@@ -181,6 +183,7 @@ class PreprocessedDataset:
     plans: str
     configuration: str
     labels: tuple[int, ...]
+    ignore: int | None
     reader: str
     transpose_forward: tuple[int, ...]
     spacing_mm: tuple[float, ...]
@@ -197,6 +200,7 @@ class PreprocessedDataset:
         *,
         raw_folder: Path,
         folder: Path,
+        ignore: int | None = None,
         crop: bool = True,
     ) -> "PreprocessedDataset":
         """Return the dataset that nnU-Net preprocessed with these plans into a folder."""
@@ -208,6 +212,7 @@ class PreprocessedDataset:
             plans=plans_manager.plans_name,
             configuration=configuration,
             labels=tuple(int(label) for label in labels),
+            ignore=ignore,
             reader=plans_manager.plans["image_reader_writer"],
             transpose_forward=tuple(int(axis) for axis in plans_manager.transpose_forward),
             spacing_mm=tuple(float(spacing) for spacing in of_plans.spacing),

@@ -13,8 +13,9 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import (
     ONE_ORIENTATION,
     dataset_name,
-    foreground_labels,
+    label_scheme,
     nnunet_folder,
+    training_cases,
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import parse_numbered_name
@@ -25,7 +26,7 @@ from nnunet_softseg.io.geometry import (
     shape_findings,
     sizes_agree,
 )
-from nnunet_softseg.io.nifti import content_findings, load_nifti, stored_values
+from nnunet_softseg.io.nifti import load_nifti, stored_values
 from nnunet_softseg.io.results import (
     changed_keys,
     describe_source,
@@ -53,6 +54,7 @@ from nnunet_softseg.preprocessing.output_scale import (
 from nnunet_softseg.preprocessing.soft_target import (
     LabelShape,
     SoftTarget,
+    drawn_voxels,
     label_shape,
     on_network_grid,
     open_or_none,
@@ -76,7 +78,8 @@ class CasePreparation:
     """Result of the preparation of one case; not `prepared`: its soft target was up to date.
 
     `kept_mass` is, per label, the fraction of its sum in the box that the network sees, NaN for an empty
-    label, whose shape and peaks are None; `si_axis` is the array axis along S-I, None without the crop.
+    label, whose shape and peaks are None; `si_axis` is the array axis along S-I, None without the crop;
+    `known` is, per label, the share of voxels that are not unknown.
     """
 
     case_id: str
@@ -86,6 +89,7 @@ class CasePreparation:
     shapes: tuple[LabelShape | None, ...]
     peaks: tuple[LabelPeaks | None, ...]
     warnings: tuple[str, ...]
+    known: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,11 @@ class PreparationReport:
     def warnings(self) -> tuple[str, ...]:
         """All warnings, one line each."""
         return (*self.general_warnings, *(warning for case in self.cases for warning in case.warnings))
+
+    @property
+    def is_partly_unknown(self) -> bool:
+        """Whether any label is unknown somewhere."""
+        return any(share < 1 for case in self.cases for share in case.known)
 
     @property
     def num_prepared(self) -> int:
@@ -133,18 +142,27 @@ def learn_labels(
 
 @dataclass(frozen=True)
 class SoftTargetJob:
-    """One soft target to be made or found up to date, and the box that the network sees."""
+    """One soft target to be made or found up to date, and the box that the network sees.
+
+    The label map tells where nothing is known; None where the dataset has no label to ignore.
+    """
 
     case: PreprocessedCase
     dataset: PreprocessedDataset
     si_axis: int | None
     box: Box
+    label_map: Path | None = None
 
     @property
-    def sources(self) -> list[Path]:
+    def soft_labels(self) -> list[Path]:
         """Soft label files, one per label."""
         folder = self.dataset.raw_folder / soft_label.FOLDER
         return [soft_label.soft_label_file(folder, self.case.case_id, label) for label in self.dataset.labels]
+
+    @property
+    def sources(self) -> list[Path]:
+        """All files that decide the values."""
+        return self.soft_labels if self.label_map is None else [*self.soft_labels, self.label_map]
 
     @property
     def output(self) -> Path:
@@ -157,6 +175,7 @@ class SoftTargetJob:
         return {
             "format": FORMAT,
             "labels": list(self.dataset.labels),
+            "ignore": self.dataset.ignore,
             "reader": self.dataset.reader,
             "transpose_forward": list(self.dataset.transpose_forward),
             "shape_before_crop": list(self.case.shape_before_crop),
@@ -191,7 +210,7 @@ def _prepare_case(job: SoftTargetJob) -> None:
     sources = [describe_source(file) for file in job.sources]
     target, warnings = _make_soft_target(job)
     shapes = [label_shape(label, job.si_axis or 0) for label in target]
-    peaks = [label_peaks(label) for label in target]
+    peaks = [label_peaks(np.nan_to_num(label)) for label in target]
     record = {
         **job.grid_record(),
         "versions": versions(),
@@ -201,6 +220,8 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "kept_mass": kept_mass(target, job.box).tolist(),
         "shapes": [shape and asdict(shape) for shape in shapes],
         "peaks": [found and asdict(found) for found in peaks],
+        "known": (known := [float(share) for share in (~np.isnan(target)).reshape(len(target), -1).mean(1)]),
+        "drawn_voxels": drawn_voxels(target) if min(known) < 1 else None,
         "warnings": warnings,
     }
     write_soft_target(job.output, target, record, job.dataset.patch_size)
@@ -213,13 +234,19 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
     image_shape[list(job.dataset.transpose_forward)] = job.case.shape_before_crop
     reader = soft_label.find_reader(job.dataset.reader)
     warnings: list[str] = []
-    for channel, file in enumerate(job.sources):
+    ignored = None
+    if job.label_map is not None:
+        ignored = soft_label.read_soft_label(job.label_map, reader)[0] == job.dataset.ignore
+        raise_first_error(shape_findings(job.label_map, image_shape.tolist(), ignored.shape, "z, y, x"))
+    for channel, file in enumerate(job.soft_labels):
         label, properties = soft_label.read_soft_label(file, reader)
         raise_first_error(shape_findings(file, image_shape.tolist(), label.shape, "z, y, x"))
         raise_first_error(reader_geometry_findings(file, job.case.geometry, properties))
         _require_sizes_of_affine(job, load_nifti(file))
-        findings = content_findings(file, stored_values(file))
+        findings = soft_label.value_findings(file, stored_values(file))
         raise_first_error(findings)
+        if ignored is not None:
+            label[ignored] = np.nan
         label = np.clip(label, 0, 1, out=label).transpose(job.dataset.transpose_forward)
         warnings += [*map(str, findings), *_lost_outside(job, label, channel)]
         target[channel] = on_network_grid(label, job.case.bbox, job.case.shape)
@@ -273,7 +300,8 @@ def _report(job: SoftTargetJob, *, prepared: bool) -> CasePreparation:
     warnings = (*record["warnings"], *_crop_warnings(job, kept))
     shapes = tuple(shape and LabelShape.from_record(shape) for shape in record["shapes"])
     peaks = tuple(found and LabelPeaks(**found) for found in record["peaks"])
-    return CasePreparation(job.case.case_id, prepared, kept, job.si_axis, shapes, peaks, warnings)
+    known = tuple(record["known"])
+    return CasePreparation(job.case.case_id, prepared, kept, job.si_axis, shapes, peaks, warnings, known)
 
 
 # All soft targets of a dataset
@@ -323,7 +351,8 @@ def preprocessed_dataset(
     found = PreprocessedDataset.of(
         plans_manager,
         configuration,
-        foreground_labels(dataset_json),
+        (scheme := label_scheme(dataset_json)).numbers,
+        ignore=scheme.ignore,
         raw_folder=nnunet_folder("nnUNet_raw", name),
         folder=preprocessed / data_identifier,
         crop=crop,
@@ -377,11 +406,11 @@ def _jobs(dataset: PreprocessedDataset) -> list[SoftTargetJob]:
         raise UserError(
             f"{dataset.folder}: expected preprocessed cases, found none: run {dataset.preprocess_command}"
         )
-    jobs = []
+    jobs, label_maps = [], _label_maps(dataset)
     for case in map(dataset.read_case, case_ids):
         si_axis = superior_inferior_axis(case.geometry, dataset.transpose_forward) if dataset.crop else None
         box = network_box(case.shape, dataset.patch_size, si_axis)
-        jobs.append(SoftTargetJob(case, dataset, si_axis, box))
+        jobs.append(SoftTargetJob(case, dataset, si_axis, box, label_maps.get(case.case_id)))
     by_axis: dict[int | None, list[str]] = defaultdict(list)
     for job in jobs:
         by_axis[job.si_axis].append(job.case.case_id)
@@ -392,6 +421,15 @@ def _jobs(dataset: PreprocessedDataset) -> list[SoftTargetJob]:
             f"all cases, found {found}: {ONE_ORIENTATION}"
         )
     return jobs
+
+
+def _label_maps(dataset: PreprocessedDataset) -> dict[str, Path]:
+    """Return case -> label map, in a dataset with a label to ignore."""
+    dataset_json = dataset.raw_folder / "dataset.json"
+    if dataset.ignore is None or not dataset_json.is_file():
+        return {}
+    cases = training_cases(dataset.raw_folder, load_json(dataset_json))
+    return {case.case_id: case.label_map for case in cases}
 
 
 def _general_warnings(dataset: PreprocessedDataset, jobs: Sequence[SoftTargetJob]) -> tuple[str, ...]:

@@ -23,6 +23,10 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 
 RECORD_KEY = "nnunet_softseg"
 """Of the record, a dictionary, among the variable-length metadata of a soft target."""
+KNOWN = 0.5
+"""A voxel counts as known if at least this share of what it is interpolated from is."""
+DRAWN = 512
+"""So many voxels to centre patches on, of the known ones and of each label."""
 _SMOOTH_SLICES = 10.0  # sigma of the areas that the roughness is measured against
 _DEPTH = 0.25  # of the interior below the border, in radii of the structure
 _RENAMED = {"certainty": "interior_mean"}  # in models and soft targets made before
@@ -40,11 +44,18 @@ def on_network_grid(
 ) -> npt.NDArray[np.float32]:
     """Return a soft label of a whole image, axes after transposition, on the grid of the network.
 
-    The box is that of the non-zero part of the image, the shape that of the preprocessed case.
+    The box is that of the non-zero part of the image, the shape that of the preprocessed case. Of unknown
+    voxels, NaN, nothing is taken: a voxel of which half or more is known has the mean of what is known.
     """
     cropped = label[tuple(slice(start, stop) for start, stop in bbox)]
-    target: npt.NDArray[np.float32] = np.clip(resample_linear(cropped, shape), 0, 1)
-    return target
+    known = ~np.isnan(cropped)
+    target: npt.NDArray[np.float32] = np.clip(resample_linear(np.where(known, cropped, 0), shape), 0, 1)
+    if known.all():
+        return target
+    share = resample_linear(known.astype(np.float32), shape)
+    mean: npt.NDArray[np.float32] = np.full_like(target, np.nan)
+    np.divide(target, share, out=mean, where=share >= KNOWN)
+    return np.clip(mean, 0, 1, out=mean)
 
 
 def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -64,6 +75,20 @@ def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt
         )
     result: npt.NDArray[np.float32] = resampled[0, 0].numpy()
     return result
+
+
+def drawn_voxels(target: SoftTarget) -> list[list[list[int]]]:
+    """Return voxels (*space) drawn at random: first of those where a label is known, then of each label.
+
+    Training patches of partly annotated cases are centred on them; the label is where it exceeds a half.
+    """
+    random = np.random.default_rng(0)
+    drawn = []
+    for where in (~np.isnan(target).all(axis=0), *(target > HARD_THRESHOLD)):
+        voxels = np.flatnonzero(where)
+        chosen = voxels[random.integers(len(voxels), size=min(DRAWN, len(voxels)))] if len(voxels) else voxels
+        drawn.append(np.stack(np.unravel_index(chosen, where.shape), axis=1).tolist())
+    return drawn
 
 
 # Files
@@ -162,13 +187,13 @@ class LabelShape:
 def label_shape(
     soft: npt.NDArray[np.floating[Any]], axis: int, tilt_factor: Floats | None = None
 ) -> LabelShape | None:
-    """Return the shape of a soft label or map; None if nothing of it exceeds a half.
+    """Return the shape of a soft label or map; None if nothing of it exceeds a half, or a part is unknown.
 
     Areas are sums over the voxels above a half and those that touch them: a faint background has no part.
     They are divided by the tilt factor, per slice: its area over that of a section across the structure.
     """
     found = ndimage.find_objects((soft > HARD_THRESHOLD).astype(np.uint8))
-    if not found:
+    if not found or np.isnan(soft).any():  # where an annotation ends says nothing about the structure
         return None
     # With the voxels that touch it, no more: the rest has no part.
     around = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in found[0])

@@ -2,6 +2,10 @@
 
 The soft target is stacked behind the channels of the image, both still on disk. The augmentation moves it as
 batchgeneratorsv2's `regression_target`, linearly; in the batch it is the "segmentation".
+
+Where voxels are unknown (NaN), the soft target has twice as many channels: labels, 0 where unknown, and the
+weights of their voxels, 1 where known. Both are moved and averaged alike, and padding is unknown, with weight
+0. After the augmentation a voxel of which half or more is known has weight 1 and the mean of what is known.
 """
 
 from collections.abc import Sequence
@@ -15,16 +19,20 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.nn.functional import interpolate
 
-from nnunet_softseg.preprocessing.center_crop import patch_centres
-from nnunet_softseg.preprocessing.soft_target import open_soft_target
+from nnunet_softseg.preprocessing.center_crop import inside, network_box, patch_centres
+from nnunet_softseg.preprocessing.soft_target import DRAWN, KNOWN, open_soft_target, read_record
 
 Scales = Sequence[Sequence[float]] | None
+_LEAST_WEIGHT = 1e-6  # less is rounding
 
 
 class StackedCase:
-    """Image and soft target of a case as one (channel + label, *space) array, read only where sliced."""
+    """Image and soft target of a case as one (channel + label, *space) array, read only where sliced.
 
-    def __init__(self, image: Any, soft_target: Any) -> None:
+    `weighted` adds the weights of the soft target's voxels, as many channels again.
+    """
+
+    def __init__(self, image: Any, soft_target: Any, *, weighted: bool = False) -> None:
         if tuple(image.shape[1:]) != tuple(soft_target.shape[1:]):
             raise ValueError(
                 f"image and soft target must lie on one grid, got {tuple(image.shape[1:])} "
@@ -32,7 +40,8 @@ class StackedCase:
             )
         self.image = image
         self.soft_target = soft_target
-        self.shape = (image.shape[0] + soft_target.shape[0], *image.shape[1:])
+        self.weighted = weighted
+        self.shape = (image.shape[0] + soft_target.shape[0] * (1 + weighted), *image.shape[1:])
         self.ndim = len(self.shape)
         self.dtype = np.dtype(np.float32)
 
@@ -41,6 +50,9 @@ class StackedCase:
         if index[0] != slice(None):
             raise IndexError(f"all channels are read at once, got the channel index {index[0]}")
         image, soft_target = self.image[index], self.soft_target[index]
+        if self.weighted:
+            known = ~np.isnan(soft_target)
+            soft_target = np.concatenate([np.where(known, soft_target, 0), known])
         stacked = np.empty((self.shape[0], *image.shape[1:]), dtype=np.float32)
         stacked[: image.shape[0]] = image
         stacked[image.shape[0] :] = soft_target
@@ -50,8 +62,9 @@ class StackedCase:
 class SoftLabelDataset:
     """A dataset of nnU-Net's with the soft target stacked behind the channels of each image.
 
-    The array axis along S-I is for the fixed crop; None: patches wherever nnU-Net puts them. For
-    `keep_segmentation` see `SplitSoftLabel`.
+    The array axis along S-I is for the fixed crop; None: patches wherever nnU-Net puts them. `weighted`: the
+    soft targets have unknown voxels, and patches are centred on known ones. For `keep_segmentation` see
+    `SplitSoftLabel`.
     """
 
     def __init__(
@@ -62,48 +75,77 @@ class SoftLabelDataset:
         *,
         si_axis: int | None,
         keep_segmentation: bool = False,
+        weighted: bool = False,
     ) -> None:
         self.dataset = dataset
         self.soft_target_folder = soft_target_folder
         self.patch_size = patch_size
         self.si_axis = si_axis
         self.keep_segmentation = keep_segmentation
+        self.weighted = weighted
         self.identifiers: list[str] = dataset.identifiers
 
     def load_case(self, identifier: str) -> tuple[StackedCase, Any, None, dict[str, Any]]:
         """Return (image and soft target, segmentation, None, properties), as nnU-Net's loader expects."""
         image, segmentation, _, properties = self.dataset.load_case(identifier)
-        case = StackedCase(image, open_soft_target(self.soft_target_folder, identifier))
+        soft_target = open_soft_target(self.soft_target_folder, identifier)
+        case = StackedCase(image, soft_target, weighted=self.weighted)
         if not self.keep_segmentation:
             # Nothing looks at it: a view of a single 0 saves reading it. Not of the type that the loader
             # converts to: so it makes a patch of its own, which PyTorch may write to.
             segmentation = np.broadcast_to(np.int8(0), (1, *image.shape[1:]))
-        if self.si_axis is not None:
-            labelled = [
-                rows[:, 1 + self.si_axis] for rows in properties["class_locations"].values() if len(rows)
-            ]
-            foreground_si = np.concatenate(labelled) if labelled else np.empty(0, dtype=np.int64)
-            centres = patch_centres(image.shape[1:], self.patch_size, self.si_axis, foreground_si)
+        if self.si_axis is not None or self.weighted:
+            centres = self._centres(image.shape[1:], properties["class_locations"], soft_target)
             properties = {**properties, "class_locations": centres}
         return case, segmentation, None, properties
 
+    def _centres(
+        self, shape: tuple[int, ...], class_locations: dict[Any, Any], soft_target: Any
+    ) -> dict[int, npt.NDArray[np.int64]]:
+        """Return where patches may be centred, see `patch_centres`: key 0 anywhere known."""
+        drawn = (read_record(soft_target) or {}).get("drawn_voxels") if self.weighted else None
+        if drawn is None:  # all is known
+            # nnU-Net's key of all that is annotated, background too, starts with -1.
+            labelled = [rows for key, rows in class_locations.items() if np.ravel(key)[0] != -1 and len(rows)]
+            voxels = [np.asarray(rows)[:, 1:] for rows in labelled]
+        else:
+            known, *voxels = (np.reshape(rows, (-1, len(shape))).astype(np.int64) for rows in drawn)
+        if self.si_axis is None:
+            if drawn is None:
+                known = np.random.default_rng(0).integers(shape, size=(DRAWN, len(shape)))
+            return {key: np.pad(rows, ((0, 0), (1, 0))) for key, rows in enumerate([known, *voxels])}
+        if drawn is not None:
+            box = inside(network_box(shape, self.patch_size, self.si_axis), shape)
+            start, stop = [part.start for part in box], [part.stop for part in box]
+            known, *voxels = (
+                rows[((rows >= start) & (rows < stop)).all(axis=1)] for rows in (known, *voxels)
+            )
+        label_si = [rows[:, self.si_axis] for rows in voxels]
+        return patch_centres(
+            shape,
+            self.patch_size,
+            self.si_axis,
+            np.concatenate(label_si) if label_si else np.empty(0, dtype=np.int64),
+            None if drawn is None else known[:, self.si_axis],
+        )
+
 
 class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
-    """Turn the last channels of the image, one per foreground label, into the `regression_target`.
+    """Turn the last channels of the image, those of the soft target, into the `regression_target`.
 
     Only nnU-Net's masked normalisation needs the integer segmentation, too.
     """
 
-    def __init__(self, num_labels: int, keep_segmentation: bool = False) -> None:
+    def __init__(self, num_channels: int, keep_segmentation: bool = False) -> None:
         super().__init__()
-        self.num_labels = num_labels
+        self.num_channels = num_channels
         self.keep_segmentation = keep_segmentation
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the dictionary with image (channel, *space) and regression_target (label, *space)."""
         stacked = data_dict["image"]
-        data_dict["image"] = stacked[: -self.num_labels]
-        data_dict["regression_target"] = stacked[-self.num_labels :]
+        data_dict["image"] = stacked[: -self.num_channels]
+        data_dict["regression_target"] = stacked[-self.num_channels :]
         if not self.keep_segmentation:
             data_dict.pop("segmentation", None)
         return data_dict
@@ -113,13 +155,17 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
     """Hand the `regression_target` over as the target of the batch, averaged down for deep supervision.
 
     Scales are per level the factor of each axis, 1 for the full resolution; None: one target only. With a
-    threshold, the target is label > threshold (hard training), before averaging down.
+    threshold, the target is label > threshold (hard training), before averaging down. `weighted`: half of the
+    channels are weights; with label y and weight m, a coarse level has sum(y m) / sum(m), and mean(m).
     """
 
-    def __init__(self, deep_supervision_scales: Scales, hard_threshold: float | None = None) -> None:
+    def __init__(
+        self, deep_supervision_scales: Scales, hard_threshold: float | None = None, *, weighted: bool = False
+    ) -> None:
         super().__init__()
         self.deep_supervision_scales = deep_supervision_scales
         self.hard_threshold = hard_threshold
+        self.weighted = weighted
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the dictionary with the soft target(s), float32 in [0, 1], under "segmentation"."""
@@ -131,14 +177,26 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
                 "ImageOnlyTransform"
             )
         target = target.clamp(0, 1)
+        if self.weighted:
+            target, known = mean_of_known(target).chunk(2)
+            known = (known >= KNOWN).to(target.dtype)
+            target = target * known
         if self.hard_threshold is not None:
             target = (target > self.hard_threshold).to(target.dtype)
-        data_dict["segmentation"] = (
-            target.contiguous()
-            if self.deep_supervision_scales is None
-            else average_down(target, self.deep_supervision_scales)
-        )
+        if self.weighted:
+            target = torch.cat([target, known])
+        if self.deep_supervision_scales is None:
+            data_dict["segmentation"] = target.contiguous()
+            return data_dict
+        levels = average_down(target, self.deep_supervision_scales)
+        data_dict["segmentation"] = [mean_of_known(level) for level in levels] if self.weighted else levels
         return data_dict
+
+
+def mean_of_known(weighted: torch.Tensor) -> torch.Tensor:
+    """Return (sum(y m) / sum(m), sum(m)) of averages (y m, m), both (2 label, *space); 0 where m is 0."""
+    product, weight = weighted.chunk(2)
+    return torch.cat([(product / weight.clamp(min=_LEAST_WEIGHT)).clamp(max=1), weight])
 
 
 def average_down(target: torch.Tensor, scales: Sequence[Sequence[float]]) -> list[torch.Tensor]:
@@ -158,7 +216,9 @@ def soft_transforms(
     *,
     keep_segmentation: bool = False,
     hard_threshold: float | None = None,
+    weighted: bool = False,
 ) -> ComposeTransforms:
     """Return an augmentation, built without deep supervision, between `SplitSoftLabel` and `SoftTarget`."""
-    split = SplitSoftLabel(num_labels, keep_segmentation)
-    return ComposeTransforms([split, augmentation, SoftTarget(deep_supervision_scales, hard_threshold)])
+    split = SplitSoftLabel(num_labels * (1 + weighted), keep_segmentation)
+    target = SoftTarget(deep_supervision_scales, hard_threshold, weighted=weighted)
+    return ComposeTransforms([split, augmentation, target])

@@ -29,7 +29,7 @@ from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of
-from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss
+from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
@@ -103,6 +103,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             self.oversample_foreground_percent = 1.0
         self.logger.local_logger = SoftSegLogger(self.logger.local_logger.verbose)
         self._empty_epochs = 0
+        self._partly_unknown = False
 
     # The network
 
@@ -140,6 +141,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             self._entry["paper_augmentation"] = asdict(self.paper_augmentation)
         self._record_geometry()
         report = self._prepare_soft_targets()
+        self._partly_unknown = report.is_partly_unknown
+        if self._partly_unknown:
+            self._require_annotations(report)
+            # Every patch is drawn from the voxels that the dataset gives; see `dataloading`.
+            self.oversample_foreground_percent = 1.0
         self._learn_labels(report)
         if self.local_rank == 0:
             make_folder(Path(self.output_folder))
@@ -151,7 +157,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def _learn_labels(self, report: PreparationReport) -> None:
         """Keep figures of the labels with the plans, choose the output scale of each, and say so."""
-        names, settings, kept = self.label_manager.foreground_names, self.settings, self._kept_output_scales()
+        names, settings, kept = self.label_manager.scheme.names, self.settings, self._kept_output_scales()
         if self.current_epoch and not kept:  # half trained by an earlier version
             settings = replace(settings, output_scale="case")
         learn_labels(self.plans_manager.plans, names, report, settings)
@@ -170,13 +176,26 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     @property
     def _output_scales(self) -> list[OutputScale]:
-        return output_scales(self.plans_manager.plans, self.label_manager.foreground_names)
+        return output_scales(self.plans_manager.plans, self.label_manager.scheme.names)
 
     def _kept_output_scales(self) -> dict[str, Any]:
         """Return those in the plans that a training before this process has saved beside the model."""
         saved = Path(self.output_folder_base) / "plans.json"
         entry = load_json(saved).get(PLANS_KEY, {}) if saved.is_file() else {}
         return cast("dict[str, Any]", entry.get("output_scales", {}))
+
+    def _require_annotations(self, report: PreparationReport) -> None:
+        """Raise a UserError if a label is unknown in all cases that this fold trains on."""
+        training, _ = self.do_split()
+        known = [case.known for case in report.cases if case.case_id in set(training)]
+        of_label = zip(self.label_manager.scheme.names, zip(*known, strict=True), strict=True)
+        never = [name for name, shares in of_label if not any(shares)]
+        if never:
+            raise UserError(
+                f"{self.plans_manager.dataset_name}, fold {self.fold}: expected annotated voxels of each "
+                f"label in the {len(training)} training cases, found none of {', '.join(never)}: choose "
+                "another fold, or annotate more"
+            )
 
     def _set_seed(self) -> None:
         """Seed this process, if a seed is set; a resumed training does not draw its first patches again."""
@@ -193,7 +212,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         dataset = PreprocessedDataset.of(
             self.plans_manager,
             self.configuration_name,
-            self.label_manager.foreground_labels,
+            self.label_manager.scheme.numbers,
+            ignore=self.label_manager.ignore_label,
             raw_folder=self._raw_folder,
             folder=Path(self.preprocessed_dataset_folder),
             crop=self.settings.center_crop,
@@ -245,7 +265,14 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         patch_size = tuple(self.configuration_manager.patch_size)
         masked = any(self.configuration_manager.use_mask_for_norm)
         training, validation = (
-            SoftLabelDataset(dataset, folder, patch_size, si_axis=self.si_axis, keep_segmentation=masked)
+            SoftLabelDataset(
+                dataset,
+                folder,
+                patch_size,
+                si_axis=self.si_axis,
+                keep_segmentation=masked,
+                weighted=self._partly_unknown,
+            )
             for dataset in super().get_tr_and_val_datasets()
         )
         return training, validation
@@ -301,10 +328,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def _frame(self, augmentation: BasicTransform, scales: Any) -> BasicTransform:
         return soft_transforms(
             augmentation,
-            len(self.label_manager.foreground_labels),
+            len(self.label_manager.scheme.names),
             scales,
             keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
             hard_threshold=HARD_THRESHOLD if self.hard_target else None,
+            weighted=self._partly_unknown,
         )
 
     # The optimisation
@@ -346,9 +374,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             output = self.network(data)
             loss = self.loss(output, levels)
         raw = output[0] if isinstance(output, list | tuple) else output
+        raw, known, _ = known_part(raw, levels[0])
         running = running_scale(self.network).to(raw.device)
         soft_map = soft_map_of(raw, running, self._output_scales, self.settings.floor_fraction)
-        sums = online_measures(soft_map, levels[0], HARD_THRESHOLD)
+        sums = online_measures(soft_map, known, HARD_THRESHOLD)
         return {"loss": loss.detach().cpu().numpy(), **sums}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:

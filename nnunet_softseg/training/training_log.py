@@ -11,10 +11,11 @@ import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
 
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, training_cases
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import load_nifti, stored_values
 from nnunet_softseg.io.results import write_json
 from nnunet_softseg.metrics.overlap import soft_measures
 from nnunet_softseg.preprocessing.model_plans import versions
@@ -142,9 +143,15 @@ def write_soft_summary(
 ) -> dict[str, Any]:
     """Write and return the measures of `overlap.soft_measures` of the soft maps of a folder.
 
-    They are given per case and label, and as means over cases (without NaN).
+    They are given per case and label, and as means over cases (without NaN). Unknown voxels do not count: NaN
+    in the soft label, or the label to ignore in labelsTr beside the folder of soft labels.
     """
-    names = {int(value): name for name, value in dataset_json["labels"].items() if name != "background"}
+    scheme = LabelScheme.of(dataset_json)
+    names = dict(zip(scheme.numbers, scheme.names, strict=True))
+    label_maps = {
+        case.case_id: case.label_map
+        for case in (training_cases(soft_label_folder.parent, dataset_json) if scheme.ignore else ())
+    }
     cases: dict[str, dict[str, Any]] = {}
     for file in sorted((prediction_folder / SOFT_FOLDER).glob("*.nii.gz")):
         name = parse_numbered_name(file.name)
@@ -152,12 +159,13 @@ def write_soft_summary(
         if name is None or reference is None or not reference.is_file():
             continue
         case, label = name
-        predicted, expected = load_nifti(file), load_nifti(reference)
-        cases.setdefault(case, {})[names[label]] = soft_measures(
-            predicted.get_fdata(dtype=np.float32),
-            expected.get_fdata(dtype=np.float32),
-            VoxelGrid.of(predicted).voxel_mm3,
-        )
+        predicted, expected = stored_values(file), stored_values(reference)
+        unknown = np.isnan(expected)
+        if case in label_maps:
+            unknown |= stored_values(label_maps[case]) == scheme.ignore
+        predicted[unknown] = expected[unknown] = 0
+        voxel_mm3 = VoxelGrid.of(load_nifti(file)).voxel_mm3
+        cases.setdefault(case, {})[names[label]] = soft_measures(predicted, expected, voxel_mm3)
     summary = {
         "versions": versions(),
         "units": {"volume_mm3": "mm3", "rve_percent": "percent, positive is over-segmentation"},

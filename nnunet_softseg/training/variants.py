@@ -75,7 +75,10 @@ class nnUNetTrainerSoftSegContrastAug(nnUNetTrainerSoftSeg):  # noqa: N801
     def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:
         """Return the augmentation that the settings name, with changes of contrast in it."""
         split, augmentation, target = super().get_training_transforms(*arguments, **options).transforms
-        changed = add_contrast_transforms(augmentation, self.contrast_augmentation)
+        settings = self.contrast_augmentation
+        if self._partly_unknown:  # inside and outside of a label can be told apart nowhere else
+            settings = dataclasses.replace(settings, p_redistribution=0.0)
+        changed = add_contrast_transforms(augmentation, settings)
         return ComposeTransforms([split, changed, target])
 
 

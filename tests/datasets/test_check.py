@@ -174,13 +174,18 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
     ),
     (
         "ignore label",
-        lambda d: change_json(d, labels={"background": 0, "cord": 1, "ignore": 2}),
-        r"found an ignore label \(2\), not supported yet: remove it, or train it with nnUNetTrainer",
+        lambda d: change_json(d, labels={"background": 0, "cord": 1, "grey": 2, "ignore": 4}),
+        r'expected "ignore": 3, the highest value, found 4: renumber it',
     ),
     (
         "regions",
         lambda d: change_json(d, labels={"background": 0, "cord": [1, 2], "grey": 2}),
-        r"region-based labels \(cord\), not supported yet: .*nnUNetTrainer",
+        "regions_class_order does not fit the labels: expected 2 values out of 1, 2.*found None",
+    ),
+    (
+        "NaN in all cases",
+        lambda d: [change_values(d.soft_label(case, 2), lambda a: a * np.nan) for case in d.cases],
+        "nothing is annotated: .*found none of label2 in any case",
     ),
     (
         "other format",
@@ -217,11 +222,6 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         "affine",
         lambda d: change_affine(soft(d), SHIFT),
         r"affine differs from that of the image by 0.02 \(row 2, column 3",
-    ),
-    (
-        "NaN",
-        lambda d: change_values(soft(d), with_one(np.nan)),
-        "sub-02_T2w_0001.*NaN or infinite values: .*found 1 voxels",
     ),
     ("inf", lambda d: change_values(soft(d), with_one(np.inf)), "sub-02_T2w_0001.*NaN or infinite values"),
     ("percent", lambda d: change_values(soft(d), lambda a: 100 * a), r"outside \[0, 1\]: .*divide it by 100"),
@@ -335,7 +335,23 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
     ),
 ]
 
+
+def ignore_all_of_a_slice(dataset: TinyDataset) -> None:
+    change_json(dataset, labels={"background": 0, "label1": 1, "label2": 2, "ignore": 3})
+    change_values(dataset.label_map(CASE), lambda a: np.where(np.arange(24) == 8, 3, a))
+
+
 WARNINGS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
+    (
+        "NaN",
+        lambda d: change_values(soft(d), lambda a: np.where(np.arange(24) < 6, np.nan, a)),
+        r"labels are unknown in parts of 1 cases: .*found 12.5% of them unknown in sub-02_T2w",
+    ),
+    (
+        "ignored",
+        ignore_all_of_a_slice,
+        "(?s)sub-02_T2w_0001.nii.gz: soft label where labelsTr has the label to ignore.*found 4.2% of them",
+    ),
     (
         "number",
         lambda d: change_json(d, numTraining=7),
@@ -474,7 +490,7 @@ def test_two_protocols_are_no_outliers() -> None:
 def test_all_problems_of_all_cases_are_collected(dataset: TinyDataset) -> None:
     """Each is named once, in one line, whichever process found it."""
     first, second, third = dataset.cases
-    change_values(dataset.soft_label(first, 1), with_one(np.nan))
+    change_values(dataset.soft_label(first, 1), with_one(np.inf))
     change_affine(dataset.soft_label(first, 1), SHIFT)
     dataset.soft_label(first, 2).unlink()
     change_values(dataset.soft_label(second, 2), lambda a: 255 * a)

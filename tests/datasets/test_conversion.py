@@ -294,7 +294,7 @@ def moved(volume, affine):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_value(np.nan), "NaN or infinite"),
+        (with_value(np.inf), "NaN or infinite"),
         (with_value(1.3), r"values outside \[0, 1\]"),
         (with_value(-0.2), r"values outside \[0, 1\]"),
         (moved, "affine differs"),

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS
+from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, LabelScheme, label_findings
 from nnunet_softseg.datasets.soft_label import find_reader, soft_label_file
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import parse_numbered_name
@@ -261,7 +262,7 @@ def test_written_label_has_the_header_geometry_of_its_image(tmp_path: Path) -> N
     [
         (HALVES[1:], r"shape differs.*\(9, 10, 11\).*found \(8, 10, 11\)"),
         (HALVES * 100, r"values outside \[0, 1\]"),
-        (np.where(HALVES > 1, 0, np.nan), "NaN"),
+        (np.where(HALVES > 1, 0, np.inf), "NaN"),
     ],
 )
 def test_wrong_label_is_not_written(tmp_path: Path, values: Any, message: str) -> None:
@@ -376,12 +377,17 @@ def test_overlapping_labels_are_a_warning() -> None:
 
 # The integer label map
 
+ONE = LabelScheme.of({"labels": {"background": 0, "cord": 1}})
+NESTED = {"background": 0, "cord": 1, "grey": 2}
+
 
 def test_hard_label_map_by_table() -> None:
     first = np.array([0.5, 0.51, 0.6, 0.3, 0.0, 0.7])
     second = np.array([0.5, 0.2, 0.8, 0.3, 0.51, 0.7])
-    expected = [0, 1, 3, 0, 3, 1]
-    assert soft_label.hard_label_map([first, second], [1, 3]).tolist() == expected
+    painted = [(0, 1), (1, 3)]
+    assert soft_label.hard_label_map([first, second], painted).tolist() == [0, 1, 3, 0, 3, 3]
+    assert soft_label.hard_label_map([first, second], painted[::-1]).tolist() == [0, 1, 1, 0, 3, 1]
+    assert soft_label.hard_label_map([np.array([np.nan, 0.7])], [(0, 1)]).tolist() == [0, 1]
 
 
 def test_hard_label_map_is_that_of_predictions() -> None:
@@ -391,16 +397,90 @@ def test_hard_label_map_is_that_of_predictions() -> None:
     soft = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
     manager = SoftLabelManager({"background": 0, "a": 1, "b": 2, "c": 3}, None)
     expected = manager.convert_probabilities_to_segmentation(soft)
-    np.testing.assert_array_equal(soft_label.hard_label_map(list(soft), [1, 2, 3]), expected)
+    np.testing.assert_array_equal(soft_label.hard_label_map(list(soft), manager.scheme.painted), expected)
+
+
+def test_nested_masks_are_painted_by_the_later_value_or_the_order() -> None:
+    """Grey matter inside the cord: both 1 there, which no rule of the largest can tell apart."""
+    cord, grey = np.array([0.0, 1, 1, 1]), np.array([0.0, 0, 1, 0.4])
+    for content, expected in [
+        ({"labels": NESTED}, [0, 1, 2, 1]),
+        ({"labels": {"background": 0, "grey": 2, "cord": 1}}, [0, 1, 2, 1]),
+        ({"labels": NESTED, "regions_class_order": [2, 1]}, [0, 1, 1, 1]),
+        ({"labels": {**NESTED, "cord": [1, 2]}, "regions_class_order": [1, 2]}, [0, 1, 2, 1]),
+    ]:
+        scheme = LabelScheme.of(content)
+        assert scheme.names == ("cord", "grey")
+        assert soft_label.hard_label_map([cord, grey], scheme.painted).tolist() == expected
+
+
+def test_painted_regions_are_those_of_nnunet() -> None:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    soft = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
+    scheme = LabelScheme.of({"labels": labels, "regions_class_order": [1, 2, 3]})
+    expected = LabelManager(labels, [1, 2, 3]).convert_probabilities_to_segmentation(soft)
+    np.testing.assert_array_equal(soft_label.hard_label_map(soft, scheme.painted), expected)
+    assert (scheme.numbers, scheme.ignore) == ((1, 2, 3), 4)
+    assert scheme.regions == ((1, 2, 3), (2, 3), (3,))
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "message"),
+    [
+        ({"a": [1, 2], "b": [2, 3]}, [1, 3], "not nested: expected a voxel of value 2 .*wrong for a"),
+        ({"grey": 2, "cord": [1, 2]}, [2, 1], "not nested: .*found value 1 painted on it, .*wrong for grey"),
+        ({"cord": [1, 2], "grey": 2}, [1], r"expected 2 values out of 1, 2, one for each label, found \[1\]"),
+        ({"cord": 1, "grey": 2}, [1, 1], "does not fit the labels"),
+        ({"cord": [1, "2"]}, [1], '"background": 0 and integers, or lists of them'),
+        ({"cord": [1, 3]}, [1], "expected consecutive values"),
+        ({"cord": 1, "ignore": [2]}, None, 'expected "ignore": 2, the highest value'),
+        ({"merged": [1, 2], "other": 3}, [1, 3], None),  # what nnU-Net allows: two values that are one region
+        ({"cord": 1, "grey": 2, "ignore": 3}, [2, 1], None),
+    ],
+)
+def test_labels_that_do_not_fit_together_are_named(labels: Any, order: Any, message: str | None) -> None:
+    content = {"labels": {"background": 0, **labels}, "regions_class_order": order}
+    text = messages(label_findings(content))
+    assert re.search(message, text) if message else not text, text
+
+
+def test_both_readings_of_overlapping_labels_are_accepted_and_no_other() -> None:
+    """A lesion of 0.6 in a cord of 1: the lesion is painted over it, or, with a warning, not."""
+    cord, lesion = np.ones((1, 1, 4), np.float32), np.array([[[0.0, 0.6, 0.6, 0.3]]], np.float32)
+    scheme, file = LabelScheme.of({"labels": NESTED}), Path("labelsTr/sub-01.nii.gz")
+
+    def findings(values: list[int], of: LabelScheme = scheme) -> list[Any]:
+        return soft_label.label_map_findings(file, np.array([[values]]), [cord, lesion], of)
+
+    assert findings([1, 2, 2, 1]) == []
+    (largest,) = findings([1, 1, 2, 1])
+    assert largest.severity == "warning"
+    assert "1 voxels that differ, first at (x, y, z) = (0, 0, 1)" in str(largest)
+    (wrong,) = findings([1, 1, 0, 1])
+    assert wrong.severity == "error"
+    assert "1 voxels that differ, first at (x, y, z) = (0, 0, 2)" in str(wrong)
+    ordered = LabelScheme.of({"labels": {**NESTED, "cord": [1, 2]}, "regions_class_order": [1, 2]})
+    assert findings([1, 2, 2, 1], ordered) == []
+    assert findings([1, 1, 2, 1], ordered)[0].severity == "error"
+
+
+def test_unknown_voxels_are_not_compared() -> None:
+    scheme = LabelScheme.of({"labels": {**NESTED, "ignore": 3}})
+    cord = np.array([[[1.0, 1, np.nan, 1]]], np.float32)
+    label_map = np.array([[[1, 3, 0, 2]]])
+    (wrong,) = soft_label.label_map_findings(Path("m.nii.gz"), label_map, [cord, 0 * cord], scheme)
+    assert "1 voxels that differ, first at (x, y, z) = (0, 0, 3)" in str(wrong)
 
 
 def test_disagreeing_voxels_are_counted_and_placed() -> None:
     blob = soft_blob(SHAPE, (4, 5, 5), 3)
     label_map = (blob > 0.5).astype(np.float32)
     file = Path("labelsTr/sub-01.nii.gz")
-    assert soft_label.label_map_findings(file, label_map, [blob], [1]) == []
+    assert soft_label.label_map_findings(file, label_map, [blob], ONE) == []
     label_map[0, 1, 2] = label_map[8, 9, 10] = 1
-    text = messages(soft_label.label_map_findings(file, label_map, [blob], [1]))
+    text = messages(soft_label.label_map_findings(file, label_map, [blob], ONE))
     assert "2 voxels that differ, first at (x, y, z) = (0, 1, 2), (8, 9, 10)" in text
     assert "write the label map again as soft label > 0.5" in text
 
@@ -409,6 +489,6 @@ def test_disagreeing_voxels_are_counted_and_placed() -> None:
 def test_values_that_are_no_label_are_named(value: float, found: str) -> None:
     blob = soft_blob(SHAPE, (4, 5, 5), 3)
     label_map = np.where(blob > 0.5, value, 0)
-    findings = soft_label.label_map_findings(Path("labelsTr/sub-01.nii.gz"), label_map, [blob], [1])
+    findings = soft_label.label_map_findings(Path("labelsTr/sub-01.nii.gz"), label_map, [blob], ONE)
     with pytest.raises(UserError, match=f"values that are not in dataset.json: expected 0, 1, found {found}"):
         soft_label.raise_first_error(findings)

@@ -537,6 +537,28 @@ def test_a_missing_prediction_and_one_of_nobody_are_told(tmp_path: Path) -> None
     assert any("belong to no case of the reference" in w and "sub-9.nii.gz" in w for w in result.warnings)
 
 
+def test_regions_are_measured_by_name_where_they_are_known(tmp_path: Path) -> None:
+    """A label map of white and grey matter holds the cord as both; a third of the slices is unknown."""
+    cord, grey = prism(7), prism(3)
+    labels = {"background": 0, "cord": [1, 2], "grey": 2, "ignore": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "regions_class_order": [1, 2]}))
+    painted = np.where(grey > 0, 2, cord)
+    unknown = np.arange(SHAPE[2]) >= 2 * SHAPE[2] // 3
+    maps = {"sub-01_T1w": np.where(unknown, 3, painted)}
+    write_all(tmp_path / "labelsTs", maps, dtype=np.uint8)
+    softs = {
+        "sub-01_T1w_0001": np.where(unknown, 0, cord),
+        "sub-01_T1w_0002": np.where(unknown, np.nan, grey),
+    }
+    reference = write_all(tmp_path / "softLabelsTs", softs)
+    prediction = write_all(tmp_path / "pred", {"sub-01_T1w": np.where(unknown, 1, painted)}, dtype=np.uint8)
+    for folder in (reference, tmp_path / "labelsTs"):
+        result = quiet(prediction, folder, tmp_path / f"out_{folder.name}", labels=(1, 2))
+        assert result.labels == {1: "cord", 2: "grey"}
+        assert result.cases["dice"].tolist() == [1, 1]
+        assert result.cases["rve_percent"].tolist() == [0, 0]
+
+
 def test_levels_choose_the_slices(tmp_path: Path) -> None:
     values = np.concatenate([prism(6)[:, :, :10], prism(8)[:, :, 10:]], axis=2)
     reference = write_all(tmp_path / "ref", {"sub-01_T1w": values})

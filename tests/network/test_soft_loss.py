@@ -197,3 +197,58 @@ def test_soft_dice_of_the_paper() -> None:
     p, y = torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.5, 0.0])
     # -(2 * (0.5 + 0.5) + 1) / (1.5 + 1.5 + 1)
     assert float(SoftDiceLoss()(p, y)) == pytest.approx(-0.75)
+
+
+# Unknown voxels
+
+KNOWN = (slice(None), slice(None), slice(None), slice(0, 10))
+"""The part of a patch of 16 x 16 that was annotated."""
+
+
+def weighted(target: torch.Tensor, elsewhere: torch.Tensor) -> torch.Tensor:
+    weight = torch.zeros_like(target)
+    weight[KNOWN] = 1
+    return torch.cat([torch.where(weight > 0, target, elsewhere), weight], dim=1)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize(
+    "voxel_loss", [AdaptiveWingLoss(), AdaptiveWingLoss(reduction="sum"), SoftDiceLoss()]
+)
+def test_loss_and_gradient_are_those_of_the_known_voxels_alone(
+    normalise: bool, voxel_loss: torch.nn.Module
+) -> None:
+    torch.manual_seed(0)
+    losses, gradients, scales = [], [], []
+    raw, target = disc() + 0.3 * torch.randn(2, 1, 16, 16), disc().expand(2, -1, -1, -1)
+    for values, expected in [(raw, weighted(target, 0 * target)), (raw[KNOWN], target[KNOWN])]:
+        loss, scale = make(normalise)
+        loss.voxel_loss = voxel_loss
+        leaf = values.clone().requires_grad_()
+        value = loss(leaf, expected)
+        value.backward()
+        losses.append(value.detach())
+        gradients.append(leaf.grad)
+        scales.append(scale)
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(scales[0], scales[1])
+    rounding = 1e-5 * float(gradients[1].abs().max())
+    torch.testing.assert_close(gradients[0][KNOWN], gradients[1], rtol=1e-5, atol=rounding)
+    assert float(gradients[0][..., 10:].abs().max()) == 0
+
+
+def test_a_patch_without_known_voxels_costs_nothing() -> None:
+    loss, scale = make(normalise=True)
+    raw = torch.randn(1, 1, 16, 16, requires_grad=True)
+    value = loss(raw, torch.zeros(1, 2, 16, 16))
+    value.backward()
+    assert (float(value.detach()), float(scale), float(raw.grad.abs().max())) == (0, 0, 0)
+
+
+def test_coarse_voxels_count_by_their_weight() -> None:
+    """Of four voxels one is known, of the four beside it all: the second counts four times as much."""
+    loss, _ = make(normalise=False)
+    raw = torch.tensor([[[[0.2, 0.9]]]])
+    target = torch.tensor([[[[0.6, 0.4]], [[0.25, 1.0]]]])
+    wing = AdaptiveWingLoss(reduction="none")(raw, target[:, :1]).flatten()
+    assert float(loss(raw, target)) == pytest.approx(float(wing[0] * 0.25 + wing[1]) / 1.25)

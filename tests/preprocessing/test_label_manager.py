@@ -6,7 +6,7 @@ import torch
 
 from nnunet_softseg.preprocessing.model_plans import SoftLabelManager
 
-LABELS = {"background": 0, "cord": 1, "lesion": 4}
+LABELS = {"background": 0, "cord": 1, "lesion": 2}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_label_map_is_strictly_above_a_half(manager: SoftLabelManager, as_type: 
     ]
     label_map = manager.convert_logits_to_segmentation(as_type(soft))
     assert type(label_map) is type(as_type(soft))
-    assert np.asarray(label_map).flatten().tolist() == [0, 0, 1, 4, 0]
+    assert np.asarray(label_map).flatten().tolist() == [0, 0, 1, 2, 0]
 
 
 def test_soft_maps_pass_unchanged(manager: SoftLabelManager) -> None:

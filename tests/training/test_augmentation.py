@@ -23,7 +23,8 @@ def ball(size: int = 32, radius: float = 8.0) -> torch.Tensor:
 
 def run(transform: BasicTransform, label: torch.Tensor, **options: object) -> dict[str, torch.Tensor]:
     image = torch.randn(1, *label.shape[1:])
-    framed = soft_transforms(transform, label.shape[0], options.pop("scales", None), **options)
+    num_labels = label.shape[0] // (1 + bool(options.get("weighted")))
+    framed = soft_transforms(transform, num_labels, options.pop("scales", None), **options)
     stacked = torch.cat([image, label])
     return framed(image=stacked, segmentation=torch.zeros_like(image, dtype=torch.int16))
 
@@ -152,3 +153,33 @@ def test_a_transform_that_drops_the_label_is_caught() -> None:
 
     with pytest.raises(RuntimeError, match="_apply_to_regr_target"):
         run(Forgetful(), ball())
+
+
+# Unknown voxels
+
+
+def test_coarse_targets_are_means_of_what_is_known() -> None:
+    label, known = torch.rand(2, 8, 8, 8), (torch.rand(2, 8, 8, 8) < 0.6).float()
+    framed = soft_transforms(ComposeTransforms([]), 2, [[1, 1, 1], [0.5, 0.5, 0.5]], weighted=True)
+    stacked = torch.cat([torch.randn(1, 8, 8, 8), label * known, known])
+    full, half = framed(image=stacked)["segmentation"]
+    assert torch.equal(full, torch.cat([label * known, known]))
+    for block, x, y, z in [(0, 1, 2, 3), (1, 0, 0, 3)]:
+        part = (block, *(slice(2 * at, 2 * at + 2) for at in (x, y, z)))
+        number = float(known[part].sum())
+        assert float(half[2 + block, x, y, z]) == pytest.approx(number / 8)
+        mean = float((label * known)[part].sum()) / number if number else 0
+        assert float(half[block, x, y, z]) == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_single_annotated_slice_survives_rotation(seed: int) -> None:
+    """Its label is 0.37 all over: so is that of all voxels that stay known, and many do."""
+    np.random.seed(seed)
+    known = torch.zeros(1, 32, 32, 32)
+    known[:, 15] = 1
+    rotate = spatial(p_rotation=1, rotation=(-np.pi / 6, np.pi / 6))
+    value, weight = run(rotate, torch.cat([0.37 * known, known]), weighted=True)["segmentation"]
+    torch.testing.assert_close(value, 0.37 * weight)
+    assert set(torch.unique(weight).tolist()) == {0, 1}
+    assert float(weight.sum()) > 0.5 * 32 * 32

@@ -21,6 +21,7 @@ from tiny_dataset import (
     make_ready_to_train,
     make_tiny_dataset,
     plan_and_preprocess,
+    small_plans,
     use,
 )
 
@@ -45,22 +46,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
     make_ready_to_train(tiny, patch)
     yield tiny
     patch.undo()
-
-
-def small_plans(dataset: TinyDataset) -> dict[str, Any]:
-    """nnU-Net's plans with a small patch and network."""
-    plans = dataset.plans()
-    configuration = plans["configurations"]["3d_fullres"]
-    configuration.update(patch_size=[24, 16, 16], batch_size=2)
-    configuration["architecture"]["arch_kwargs"].update(
-        n_stages=3,
-        features_per_stage=[4, 8, 8],
-        kernel_sizes=[[3, 3, 3]] * 3,
-        strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-        n_conv_per_stage=[1] * 3,
-        n_conv_per_stage_decoder=[1] * 2,
-    )
-    return {**plans, "continue_training": False}
 
 
 def make(
@@ -286,14 +271,14 @@ def test_cosine_schedule() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label.*nnUNetTrainer"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 3}}, "ignore.*: 2, the highest value, found 3"),
         (
-            {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1, 2]},
-            "region.*nnUNetTrainer",
+            {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [2, 1]},
+            "regions are not nested: .*value 1 painted on it, which is wrong for b: list nested regions",
         ),
     ],
 )
-def test_datasets_that_cannot_be_trained_yet_are_refused(
+def test_labels_that_do_not_fit_together_are_refused(
     dataset: TinyDataset, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from nnunet_softseg.datasets.conversion.sources import SourceCase
-from nnunet_softseg.datasets.soft_label import overlap_findings
-from nnunet_softseg.errors import Finding, UserError, examples, grouped, unfit
+from nnunet_softseg.datasets.soft_label import overlap_findings, value_findings
+from nnunet_softseg.errors import Finding, UserError, examples, grouped, short_name, unfit
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.nifti import (
     MapKind,
     classify,
-    content_findings,
     file_findings,
     geometry_warnings,
     load_nifti,
@@ -59,7 +60,12 @@ def inspect(case: SourceCase) -> Inspection:
     for file in case.soft_labels:
         soft_labels.append(stored_values(file))
         of_file = grid_findings(file, grid, VoxelGrid.of(load_nifti(file)))
-        of_file += content_findings(file, soft_labels[-1])
+        of_file += value_findings(file, soft_labels[-1])
+        unknown = np.isnan(soft_labels[-1])
+        if unknown.any():
+            what, expected, found = "unknown voxels (NaN)", "values", f"{int(unknown.sum())} of them"
+            remedy = "nothing, if nobody looked there; vanilla trainers take them for background"
+            of_file.append(Finding(short_name(file), what, expected, found, remedy, "warning"))
         if not of_file and classify(soft_labels[-1]).kind is MapKind.MASK:
             masks.append(file)
         findings += of_file

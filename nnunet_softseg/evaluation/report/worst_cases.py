@@ -15,8 +15,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.evaluation.cases import scheme_of
 from nnunet_softseg.evaluation.comparison.result import Comparison
-from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
+from nnunet_softseg.evaluation.maps import LabelMap, Unknown, on_grid_of, read_map
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.wording import MINUS, number, quantity, shortened
 from nnunet_softseg.io.geometry import VoxelGrid
@@ -105,10 +106,12 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
     """Give the worst cases of each method by absolute area error, the worst of all first."""
     rows = comparison.cases[comparison.cases["label"] == label]
     chosen = comparison.parameters.get("labels") is not None
+    region = scheme_of(Path(rows["reference"].iloc[0]).parent).region_of(label)
 
     @lru_cache(maxsize=_KEPT_MAPS)
     def read(file: str, case_id: str) -> LabelMap:
-        return read_map(Path(file), label, tuple(comparison.labels), case_id=case_id, chosen=chosen)
+        how = {"case_id": case_id, "chosen": chosen, "region": region, "unknown": Unknown()}
+        return read_map(Path(file), label, tuple(comparison.labels), **how)
 
     for place, (_, row) in enumerate(_chosen(rows, comparison).iterrows(), 1):
         nearest = _nearest(rows, row)
