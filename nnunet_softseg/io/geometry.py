@@ -131,7 +131,7 @@ def geometry_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Ite
         found = np.round(grid.affine[:_SPACE], 3).tolist()
         yield Finding(name, what, expected, str(found), _repair(header))
         return
-    sizes = sizes_in_file(file, image)
+    sizes = np.array(sizes_in_file(file, image))
     spacing_mm, listed = np.asarray(grid.spacing_mm[: len(sizes)]), _listed(sizes)
     by_affine = int(header["sform_code"]) > 0
     if not (by_affine or (np.isfinite(sizes).all() and (sizes > 0).all())):
@@ -166,11 +166,11 @@ def _repair(header: Any) -> str:
     )
 
 
-def sizes_in_file(file: Path, image: nib.Nifti1Image) -> npt.NDArray[np.floating[Any]]:
+def sizes_in_file(file: Path, image: nib.Nifti1Image) -> list[float]:
     """Return the voxel sizes in pixdim as it stands: nibabel mends zero and negative ones, silently."""
     with ImageOpener(str(file)) as opened:
         header = type(image.header).from_fileobj(opened, check=False)
-    return np.asarray(header["pixdim"][1 : 1 + min(image.ndim, _SPACE)])
+    return [float(size) for size in header["pixdim"][1 : 1 + min(image.ndim, _SPACE)]]
 
 
 def sizes_agree(spacing_mm: Spacing, by_affine: Sequence[float]) -> bool:

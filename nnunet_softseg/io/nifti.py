@@ -222,12 +222,12 @@ def read_values(image: nib.Nifti1Image, name: str, *, nan: bool = False) -> npt.
     if len(shape) != _AXES:
         found = f"{len(shape)}-D, shape {shape}"
         raise UserError(f"{name}: expected three axes, found {found}: {_three_axes(shape)}")
-    values = _values(image, name)
-    if values.dtype.kind not in _REAL_KINDS or not values.size:
+    dtype, number = image.get_data_dtype(), math.prod(shape)
+    if dtype.kind not in _REAL_KINDS or not number:
         raise UserError(
-            f"{name}: expected voxels of real numbers, found {values.size} of type {values.dtype}: write it "
-            "as float32"
+            f"{name}: expected voxels of real numbers, found {number} of type {dtype}: write it as float32"
         )
+    values = _values(image, name)
     extremes = (values.min(), values.max())
     if not np.isfinite(extremes).all() and not (nan and not np.isinf(values).any()):
         raise UserError(str(not_finite(name, values)))
