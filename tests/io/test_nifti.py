@@ -1,5 +1,6 @@
 """A NIfTI file is opened, or the user is told in one line which file is wrong."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,3 +65,26 @@ def test_another_image_format_is_a_user_error(tmp_path: Path) -> None:
     nib.MGHImage(VALUES, AFFINE).to_filename(tmp_path / "sub-01.mgh")
     with pytest.raises(UserError, match="found MGHImage"):
         load_nifti(tmp_path / "sub-01.mgh")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_header_that_promises_more_than_its_file_can_hold_is_refused(ending: str, tmp_path: Path) -> None:
+    """377 bytes that ask for 108 TB: no voxel is asked for."""
+    header = nib.Nifti1Image(VALUES, AFFINE).header
+    header.set_data_shape((30000, 30000, 30000))
+    header["vox_offset"] = 352
+    content = header.binaryblock + bytes(4)
+    file = tmp_path / f"sub-01{ending}"
+    file.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    with pytest.raises(UserError, match="truncated data: expected 108000000000352 bytes by its header"):
+        load_nifti(file)
+
+
+def test_zeros_are_compressed_as_much_as_gzip_can(tmp_path: Path) -> None:
+    """The bound of what a file can hold refuses none that holds it."""
+    nib.openers.Opener.default_compresslevel, before = 9, nib.openers.Opener.default_compresslevel
+    try:
+        nib.Nifti1Image(np.zeros((200, 200, 100), np.float32), AFFINE).to_filename(tmp_path / "zeros.nii.gz")
+    finally:
+        nib.openers.Opener.default_compresslevel = before
+    assert load_nifti(tmp_path / "zeros.nii.gz").shape == (200, 200, 100)

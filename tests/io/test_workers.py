@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, clean_environment
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import map_jobs, succeeded, try_jobs
 
 
 def square_late(number: int) -> int:
@@ -44,6 +44,24 @@ def test_results_come_in_the_order_of_the_jobs(num_processes: int) -> None:
 def test_what_a_job_raises_ends_all(num_processes: int) -> None:
     with pytest.raises(UserError, match="case 2 is broken"):
         map_jobs(fail_at_two, range(6), num_processes=num_processes, progress=False, description="cases")
+
+
+def fail_in_two_ways(number: int) -> int:
+    if number == 3:
+        raise KeyError("nobody foresaw\nthis")
+    return fail_at_two(number)
+
+
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_a_job_that_fails_stops_no_other(num_processes: int) -> None:
+    options = {"num_processes": num_processes, "progress": False, "description": "cases"}
+    outcomes = try_jobs(fail_in_two_ways, range(5), lambda number: f"case {number}", **options)
+    assert [outcomes[index] for index in (0, 1, 4)] == succeeded(outcomes) == [0, 1, 4]
+    assert str(outcomes[2]) == "case 2 is broken"
+    assert str(outcomes[3]).startswith("case 3: unexpected KeyError in test_workers.py, line ")
+    assert "\n" not in str(outcomes[3])
+    with pytest.raises(UserError, match=r"case 2 is broken \(and 1 more of this kind\)"):
+        succeeded(outcomes[2:4])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
