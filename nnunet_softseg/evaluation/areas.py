@@ -40,6 +40,14 @@ def mark_region(
         without = sorted(there.index[~there])
         warning = f"{len(without)} cases have no slice of {names} and so no area: {examples(without)}"
         warnings = [warning] if without else []
+        found = {
+            case: {*rows.dropna()}
+            for case, rows in reference["level"].where(region).groupby(reference["case"])
+        }
+        in_part = sorted(case for case, levels in found.items() if levels and levels != {*vert})
+        shares = [f"{case} ({level_name(sorted(map(int, found[case])))})" for case in in_part]
+        warning = f"{len(shares)} cases have a part of {names} only, and the area of that: {examples(shares)}"
+        warnings += [warning] if shares else []
     else:
         region, names, warnings = _common_heights(reference, filled, nowhere)
     marked = reference[[*_IMAGE, "slice"]].assign(in_region=region, csa_region=names)
@@ -64,8 +72,8 @@ def _common_heights(
     names = pd.Series(np.where(use_common, COMMON, OWN), index=reference.index)
     apart = sorted(reference.loc[several & ~use_common, "subject"].unique())
     warning = (
-        f"{len(apart)} subjects have contrasts that share less than {SHORTEST_COMMON_MM:g} mm: their areas "
-        f"are means over different heights: {examples(apart)}; give --levels"
+        f"{len(apart)} subjects have contrasts that share less than {SHORTEST_COMMON_MM:g} mm, or no slice "
+        f"there: their areas are means over different heights: {examples(apart)}; give --levels"
     )
     return region, names, [warning] if apart else []
 

@@ -510,6 +510,21 @@ def test_several_labels_are_each_measured(tmp_path: Path) -> None:
     assert cases["reference_csa_mm2"].tolist() == pytest.approx([42, 30])
 
 
+def test_levels_that_end_are_told_and_so_are_the_slices(tmp_path: Path) -> None:
+    names = ("sub-01_T1w", "sub-02_T1w")
+    reference, prediction = references(tmp_path / "ref", names), references(tmp_path / "pred", names)
+    heights = np.arange(SHAPE[2])
+    levels = {name: np.broadcast_to(np.where(heights < 4, 3, 2), SHAPE) for name in names}
+    levels["sub-02_T1w"] = np.where(levels["sub-02_T1w"] == 3, 0, levels["sub-02_T1w"])
+    folder = write_all(tmp_path / "levels", levels, dtype=np.uint8)
+    result = quiet(prediction, reference, tmp_path / "out", levels=folder, vert=(2, 3))
+    told = "1 cases have a part of C2-C3 only, and the area of that: sub-02_T1w (C2)"
+    assert told in result.warnings
+    slices = result.cases.set_index("case")["csa_slices"]
+    assert f"areas over C2-C3: 2 cases, {slices.min()} to {slices.max()} slices each" in result.as_text()
+    assert slices["sub-01_T1w"] - slices["sub-02_T1w"] == np.count_nonzero(prism().any(axis=(0, 1))[:4]) > 0
+
+
 def test_seven_patients_are_not_one_with_seven_labels(tmp_path: Path) -> None:
     """Ids end in four digits (nnU-Net's issues 830, 1871); the third prediction failed and is empty."""
     widths = {f"scan_{number:04d}": 3 + number % 3 for number in range(7)}

@@ -18,7 +18,7 @@ from PIL import Image
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.metrics.morphometry import COLUMNS, csa, csa_figure, slice_morphometry
+from nnunet_softseg.metrics.morphometry import COLUMNS, csa, csa_figure, csa_overview, slice_morphometry
 from nnunet_softseg.metrics.morphometry.levels import SUMMARY_COLUMNS
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -295,6 +295,38 @@ def test_more_maps_than_panels_are_counted(tmp_path: Path, monkeypatch) -> None:
     assert drawn[0].get_suptitle() == "The first 3 of 5 maps"
 
 
+def bar(path: Path, slices: slice) -> Path:
+    """A bar of 6 x 6 mm2 in some of 24 slices of 3 mm."""
+    mask = np.zeros((20, 20, 24), np.uint8)
+    mask[7:13, 7:13, slices] = 1
+    nib.save(nib.Nifti1Image(mask, np.diag([1, 1, 3, 1])), path)
+    return path
+
+
+def test_it_is_said_which_slices_were_measured(tmp_path: Path) -> None:
+    table = csa([bar(tmp_path / "three.nii.gz", slice(10, 13)), bar(tmp_path / "one.nii.gz", slice(10, 11))])
+    three, one = csa_overview(table).splitlines()[1:]
+    assert three.endswith("three.nii.gz: CSA 36.00 mm2, STD 0.00 over 3 slices (10-12); map > 0.5: 36.00 mm2")
+    assert one.endswith("one.nii.gz: CSA 36.00 mm2 over 1 slice (10); map > 0.5: 36.00 mm2")
+    (warning,) = table.attrs["warnings"]
+    assert "one.nii.gz: a single slice: no tilt is known" in warning
+
+
+def test_discs_with_a_gap_say_which_levels_are_unknown(tmp_path: Path) -> None:
+    soft_map, points = bar(tmp_path / "m.nii.gz", slice(None)), np.zeros((20, 20, 24), np.uint8)
+    for disc, height in ((3, 20), (4, 16), (6, 8), (7, 4)):
+        points[10, 16, height] = disc
+    nib.save(nib.Nifti1Image(points, np.diag([1, 1, 3, 1])), tmp_path / "d.nii.gz")
+    table = csa(soft_map, discs=tmp_path / "d.nii.gz")
+    assert "disc 5 is missing between others: C4-C5 cannot be told" in table.attrs["warnings"][0]
+    # C3 from disc 3 down to disc 4, 12 mm, and C6: four slices each, the lower disc's own not among them.
+    assert "over 24 slices (0-23), of which 8 in C3+C6" in csa_overview(table)
+    part = csa(soft_map, discs=tmp_path / "d.nii.gz", vert=(3, 4))
+    assert any("the mean is that of a part" in warning for warning in part.attrs["warnings"])
+    with pytest.raises(UserError, match=r"expected slices of C4-C5 in .*, found C3, C6"):
+        csa(soft_map, discs=tmp_path / "d.nii.gz", vert=(4, 5))
+
+
 # The command line
 
 
@@ -308,7 +340,10 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     )  # fmt: skip
     assert code == 0
     assert all(file.is_file() for file in files.values())
-    assert "CSA 14.00 mm2, STD 0.00 over 4 slices, C2-C3; map > 0.5: 12.00 mm2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"CSA 14.00 mm2, STD 0.00 over 4 slices \(2-\d\), C2-C3.*; map > 0.5: 12.00 mm2", printed
+    )
     parameters = json.loads((tmp_path / "a.json").read_text())["GeneratedBy"][0]["Parameters"]
     assert parameters["smoothing_mm"] == 20
 

@@ -120,14 +120,29 @@ def csa_overview(table: pd.DataFrame) -> str:
     lines = [f"{len(files)} maps measured, in {folders}"]
     for file, slices in table.groupby("file", sort=False):
         soft, hard = slices["csa_mm2"].dropna(), slices["csa_hard_mm2"].dropna()
-        levels = sorted(int(level) for level in slices["level"].dropna().unique())
-        where = f", {level_name(levels)}" if levels else ""
-        lines.append(
-            f"{file}: CSA {soft.mean():.2f} mm2, STD {soft.std(ddof=1):.2f} over {len(soft)} slices{where}; "
-            f"map > 0.5: {hard.mean():.2f} mm2"
-        )
+        spread = f", STD {soft.std(ddof=1):.2f}" if len(soft) > 1 else ""
+        area = f"CSA {soft.mean():.2f} mm2{spread} over " if len(soft) else "no area: "
+        lines.append(f"{file}: {area}{_slices_in_words(slices)}; map > 0.5: {hard.mean():.2f} mm2")
     # A file name may hold bytes that are no text; a terminal refuses them.
     return "\n".join(lines).encode(errors="backslashreplace").decode()
+
+
+def _slices_in_words(slices: pd.DataFrame) -> str:
+    """Return how many slices of one map were measured, which, of what levels, and how many were empty."""
+    there = slices.loc[slices["csa_mm2"].notna(), ["slice", "level"]]
+    in_levels, levels = (
+        there["level"].dropna(),
+        sorted(int(level) for level in slices["level"].dropna().unique()),
+    )
+    words = f"{len(there)} slice{'s' * (len(there) != 1)}"
+    if len(there):
+        words += f" ({'-'.join(map(str, dict.fromkeys((there['slice'].min(), there['slice'].max()))))})"
+    if levels and len(in_levels) < len(there):
+        words += f", of which {len(in_levels)} in {level_name(levels)}"
+    elif levels:
+        words += f", {level_name(levels)}"
+    empty = len(slices) - len(there)
+    return words + (f", {empty} empty" if empty and len(in_levels) == len(there) else "")
 
 
 def _measure_file(

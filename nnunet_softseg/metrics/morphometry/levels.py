@@ -4,7 +4,7 @@ Levels are numbered as in the field: 1 to 7 are C1 to C7, 8 to 19 T1 to T12, 20 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -195,6 +195,16 @@ def disc_points_mm(image: nib.Nifti1Image, frame: SliceFrame, name: str) -> dict
             f"{name}: expected points with the numbers of discs, 1 to {LAST_DISC}, found none: 3 marks C2/C3"
         )
     return points
+
+
+def disc_gaps(discs: Collection[int], name: str) -> list[str]:
+    """Say which discs are missing between others, and the levels that nothing can be said of."""
+    lacking = [disc for disc in range(min(discs), max(discs)) if disc not in discs]
+    unknown = [level for level in range(min(discs), max(discs)) if {level, level + 1} & {*lacking}]
+    if not lacking:
+        return []
+    missing = examples([str(disc) for disc in lacking], 6)
+    return [f"{name}: disc {missing} is missing between others: {level_name(unknown)} cannot be told"]
 
 
 def levels_from_discs(

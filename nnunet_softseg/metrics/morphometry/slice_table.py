@@ -21,6 +21,7 @@ from nnunet_softseg.io.nifti import (
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
 from nnunet_softseg.metrics.morphometry.levels import (
     Levels,
+    disc_gaps,
     disc_points_mm,
     levels_from_discs,
     levels_from_image,
@@ -111,6 +112,8 @@ def slice_morphometry(
         line = None
     else:
         table, line = _measure(structure, frame, image.shape, smoothing_mm)
+    if line is not None and not line.known:
+        warnings.append(f"{name}: a single slice: no tilt is known, csa_mm2 is the area in the slice's plane")
     if levels is not None and discs is not None:
         raise UserError("levels: expected a level image or points at the discs, found both: give one")
     if levels is not None:
@@ -118,6 +121,7 @@ def slice_morphometry(
         _set_levels(table, levels_from_image(labels, soft, frame.axis, image_name(levels, "level image")))
     elif discs is not None:
         points = disc_points_mm(discs, frame, image_name(discs, "disc image"))
+        warnings += disc_gaps(points, image_name(discs, "disc image"))
         positions = frame.slice_centres_mm(image.shape)[:, 2]
         if line is not None:
             _set_levels(table, levels_from_discs(points, line, positions, image_name(discs, "disc image")))
