@@ -332,6 +332,7 @@ def test_what_is_passed_over_is_named(bids: Path) -> None:
     assert report.warnings == (
         "not a BIDS name, left out: 2 files (sub-01/anat/sub-01_T2w-bad!.nii.gz, "
         "sub-01/anat/sub-02_PDw.nii.gz)",
+        "image without a mask, left out: 1 file (sub-04/anat/sub-04_T2w.nii.gz)",
         "mask without image, left out: 1 file (sub-03/anat/sub-03_T2w_seg-manual.nii.gz)",
         "--exclude matched nothing for sub-9*: expected subjects (sub-01), sessions, cases (sub-01_T2w), "
         "file names, or patterns (sub-site*); nothing is left out for them",

@@ -140,8 +140,14 @@ def _passed_over(chosen: ChosenImages, choice: SourceChoice, masks: Mapping[str,
     images += [*chosen.because(Reason.EXCLUDED), *chosen.because(Reason.OTHER_CONTRAST)]
     owned = {f"{without_nifti_ending(image.name)}{choice.suffix}" for image in images}
     orphans = sorted(mask for name, of_name in masks.items() if name not in owned for mask in of_name)
+    bare = [
+        image.path
+        for image in chosen.images
+        if f"{without_nifti_ending(image.path.name)}{choice.suffix}" not in masks
+    ]
     return [
         *_counted("not a BIDS name, left out", misnamed, choice.bids),
+        *_counted("image without a mask, left out", bare, choice.bids),
         *_counted("mask without image, left out", orphans, choice.masks),
     ]
 
