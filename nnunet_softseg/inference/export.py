@@ -15,20 +15,19 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from scipy import ndimage
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, Slices, flag_coverage, postprocess
+from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, flag_coverage, postprocess
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing, write_json
-from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
+from nnunet_softseg.preprocessing.center_crop import inside_of_box
+from nnunet_softseg.preprocessing.image_grid import WAY_KEY, known_ways, on_image_grid, placed
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
-from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 
@@ -104,7 +103,11 @@ def _on_image(
             f"the soft maps have shape {soft_maps.shape[1:]}, but the box of the case has {size}"
         )
     part, slices = on_image_grid(
-        soft_maps, box, network_shape, properties["shape_after_cropping_and_before_resampling"]
+        soft_maps,
+        box,
+        network_shape,
+        properties["shape_after_cropping_and_before_resampling"],
+        known_ways(plans_manager.plans, label_manager.foreground_names),
     )
     label_part = label_manager.convert_probabilities_to_segmentation(part)[None]
     corner = [start for start, _ in properties["bbox_used_for_cropping"]]
@@ -237,6 +240,7 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
         "threshold": HARD_THRESHOLD,
         "labels": {name: asdict(scale) for name, scale in scales.items()},
         "settings": settings.as_dict(),
+        WAY_KEY: entry.get(WAY_KEY, {}),
     }
     with FileLock(target.parent / f".{REPORT}.lock"):
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -260,9 +264,9 @@ def resample_soft_map(
     """Return soft maps (label, *new_shape) in [0, 1] on another grid of the same field of view.
 
     nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest
-    slice along a thick-slice axis; a soft map is interpolated there too. Order 1 is the inverse of how soft
-    targets come to the network's grid: at the centre of an original voxel it returns what was there. The
-    background becomes exactly 0, see `keep_supported`.
+    slice along a thick-slice axis; a soft map is interpolated there too, always linearly: the inverse of how
+    soft targets come to the network's grid along thick slices. The background becomes exactly 0, see
+    `keep_supported`.
 
     Args:
         data: (label, *space) soft maps in [0, 1].
@@ -278,58 +282,3 @@ def resample_soft_map(
     shape = cleaned.shape[1:]
     whole_case = tuple((0, size) for size in shape)
     return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)
-
-
-def on_image_grid(
-    soft_maps: Map, box: Box, network_shape: Sequence[int], image_shape: Sequence[int]
-) -> tuple[Map, Slices]:
-    """Return the soft maps of a box on the image's grid, the part that is not 0, and where that part lies.
-
-    Linear on all axes. The maps are 0 outside of the box; at the border of the case the edge goes on.
-
-    Args:
-        soft_maps: (label, *size of the box) in [0, 1].
-        box: (start, stop) per axis on the network's grid; may reach beyond the case.
-        network_shape: of the whole case on the network's grid.
-        image_shape: of the image's grid, which covers the same field of view.
-
-    Returns:
-        (label, *part) float32 in [0, 1], and the slices of that part of the image.
-    """
-    extents = _covered(soft_maps, box, network_shape)
-    nothing: Map = np.zeros((len(soft_maps), *(0,) * len(box)), np.float32)
-    nowhere = (slice(0, 0),) * len(box)
-    if extents is None:
-        return nothing, nowhere
-    inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
-    # A ring of zeros, where the case goes on: values fall to 0 over one voxel of the network's grid.
-    rings = [(int(a > 0), int(b < size)) for (a, b), size in zip(extents, network_shape, strict=True)]
-    part = np.pad(soft_maps[(slice(None), *inner)], [(0, 0), *rings])
-    starts = [a - before for (a, _), (before, _) in zip(extents, rings, strict=True)]
-    sizes = list(zip(network_shape, image_shape, extents, strict=True))
-    reached = [reached_extent(network, image, extent) for network, image, extent in sizes]
-    if any(start == stop for start, stop in reached):
-        return nothing, nowhere
-    shapes = network_shape, image_shape
-    values = [resample_part(label, starts, *shapes, reached, order=1) for label in part]
-    on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
-    return on_image, tuple(slice(*extent) for extent in reached)
-
-
-def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
-    """Return maps (label, *shape) that hold a part at its place, and 0 elsewhere."""
-    whole = np.zeros((len(part), *map(int, shape)), dtype=part.dtype)
-    whole[(slice(None), *slices)] = part
-    return whole
-
-
-def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Extent] | None:
-    """Return the extents of values above 0, on the network's grid inside the case; None: there are none."""
-    within = inside(box, network_shape)
-    if any(part.stop <= part.start for part in within):
-        return None
-    inner = soft_maps[(slice(None), *inside_of_box(box, network_shape))]
-    found = ndimage.find_objects((inner != 0).any(axis=0).astype(np.uint8))
-    if not found:
-        return None
-    return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found[0], strict=True)]

@@ -37,6 +37,7 @@ from nnunet_softseg.io.results import (
 )
 from nnunet_softseg.io.workers import try_jobs
 from nnunet_softseg.preprocessing.center_crop import Box, kept_mass, network_box, superior_inferior_axis
+from nnunet_softseg.preprocessing.image_grid import WAY_KEY, chosen_way, way_errors
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedCase,
     PreprocessedDataset,
@@ -66,7 +67,7 @@ from nnunet_softseg.preprocessing.soft_target import (
 )
 from nnunet_softseg.settings import CROP_LOSS_WARNING, PLANS_KEY, SoftSegSettings
 
-FORMAT = 6
+FORMAT = 7
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
 
 
@@ -79,7 +80,8 @@ class CasePreparation:
 
     `kept_mass` is, per label, the fraction of its sum in the box that the network sees, NaN for an empty
     label, whose shape and peaks are None; `si_axis` is the array axis along S-I, None without the crop;
-    `known` is, per label, the share of voxels that are not unknown.
+    `way_errors` are those of `image_grid.way_errors`, per label; `known` is, per label, the share of voxels
+    that are not unknown.
     """
 
     case_id: str
@@ -88,6 +90,7 @@ class CasePreparation:
     si_axis: int | None
     shapes: tuple[LabelShape | None, ...]
     peaks: tuple[LabelPeaks | None, ...]
+    way_errors: tuple[list[float] | None, ...]
     warnings: tuple[str, ...]
     known: tuple[float, ...] = ()
 
@@ -127,7 +130,7 @@ class PreparationReport:
 def learn_labels(
     plans: dict[str, Any], names: Sequence[str], report: PreparationReport, settings: SoftSegSettings
 ) -> None:
-    """Write into the plans of a model what it learns of the labels: shapes and output scales.
+    """Write into the plans of a model what it learns of the labels: shapes, output scales, the way back.
 
     The names are those of the labels, in the order of the report.
     """
@@ -135,6 +138,8 @@ def learn_labels(
     peaks = {name: {case.case_id: case.peaks[at] for case in report.cases} for at, name in enumerate(names)}
     plans[PLANS_KEY]["training_shapes"] = {name: training_ranges(found) for name, found in shapes.items()}
     keep_output_scales(plans, {name: choose_output_scale(peaks[name], settings) for name in names})
+    ways = [chosen_way([case.way_errors[at] for case in report.cases], settings) for at in range(len(names))]
+    plans[PLANS_KEY][WAY_KEY] = dict(zip(names, ways, strict=True))
 
 
 # One soft target
@@ -208,7 +213,7 @@ def _prepare_case(job: SoftTargetJob) -> None:
     """Make one soft target."""
     # Described before they are read: a change in between makes the soft target stale, not wrong.
     sources = [describe_source(file) for file in job.sources]
-    target, warnings = _make_soft_target(job)
+    target, errors, warnings = _make_soft_target(job)
     shapes = [label_shape(label, job.si_axis or 0) for label in target]
     peaks = [label_peaks(np.nan_to_num(label)) for label in target]
     record = {
@@ -222,18 +227,19 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "peaks": [found and asdict(found) for found in peaks],
         "known": (known := [float(share) for share in (~np.isnan(target)).reshape(len(target), -1).mean(1)]),
         "drawn_voxels": drawn_voxels(target) if min(known) < 1 else None,
+        "way_errors": errors,
         "warnings": warnings,
     }
     write_soft_target(job.output, target, record, job.dataset.patch_size)
 
 
-def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
-    """Return the soft target and warnings, after checks of each soft label against the image."""
+def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[list[float] | None], list[str]]:
+    """Return soft target, `way_errors` per label and warnings; each soft label is checked first."""
     target = np.empty((len(job.dataset.labels), *job.case.shape), dtype=np.float16)
     image_shape = np.empty(3, dtype=int)
     image_shape[list(job.dataset.transpose_forward)] = job.case.shape_before_crop
     reader = soft_label.find_reader(job.dataset.reader)
-    warnings: list[str] = []
+    errors, warnings = [], list[str]()
     ignored = None
     if job.label_map is not None:
         ignored = soft_label.read_soft_label(job.label_map, reader)[0] == job.dataset.ignore
@@ -250,7 +256,9 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[str]]:
         label = np.clip(label, 0, 1, out=label).transpose(job.dataset.transpose_forward)
         warnings += [*map(str, findings), *_lost_outside(job, label, channel)]
         target[channel] = on_network_grid(label, job.case.bbox, job.case.shape)
-    return target, warnings
+        inside = label[tuple(slice(*side) for side in job.case.bbox)]
+        errors.append(way_errors(inside, target[channel].astype(np.float32)))
+    return target, errors, warnings
 
 
 def _require_sizes_of_affine(job: SoftTargetJob, label: nib.Nifti1Image) -> None:
@@ -300,8 +308,10 @@ def _report(job: SoftTargetJob, *, prepared: bool) -> CasePreparation:
     warnings = (*record["warnings"], *_crop_warnings(job, kept))
     shapes = tuple(shape and LabelShape.from_record(shape) for shape in record["shapes"])
     peaks = tuple(found and LabelPeaks(**found) for found in record["peaks"])
-    known = tuple(record["known"])
-    return CasePreparation(job.case.case_id, prepared, kept, job.si_axis, shapes, peaks, warnings, known)
+    ways, known = tuple(record["way_errors"]), tuple(record["known"])
+    return CasePreparation(
+        job.case.case_id, prepared, kept, job.si_axis, shapes, peaks, ways, warnings, known
+    )
 
 
 # All soft targets of a dataset

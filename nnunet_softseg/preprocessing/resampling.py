@@ -103,6 +103,14 @@ class _Line:
         return result
 
 
+def linear_weights(source_size: int, target_size: int, source: Extent, target: Extent) -> Float64:
+    """Return the matrix (voxel of the target, voxel of the source) of linear interpolation, for two extents.
+
+    Beyond the source's extent its last value goes on.
+    """
+    return _weights(positions(source_size, target_size, target) - source[0], source[1] - source[0], 1)
+
+
 def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, slice(start, stop))
 

@@ -1,7 +1,8 @@
 """Soft target: the soft label on the grid of the network, its file, and figures of its shape.
 
-A soft label is cropped and resampled as nnU-Net does with its image, always linearly, and stored beside
-nnU-Net's cases as `<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside.
+A soft label is cropped as nnU-Net does with its image, averaged along axes on which the network's grid is
+coarser, interpolated linearly along the others, and stored beside nnU-Net's cases as
+`<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside.
 """
 
 import math
@@ -19,6 +20,7 @@ from scipy import ndimage
 from nnunet_softseg.errors import UserError, short_name
 from nnunet_softseg.io.results import write_bytes
 from nnunet_softseg.preprocessing.center_crop import Box
+from nnunet_softseg.preprocessing.resampling import area_means
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 RECORD_KEY = "nnunet_softseg"
@@ -49,13 +51,22 @@ def on_network_grid(
     """
     cropped = label[tuple(slice(start, stop) for start, stop in bbox)]
     known = ~np.isnan(cropped)
-    target: npt.NDArray[np.float32] = np.clip(resample_linear(np.where(known, cropped, 0), shape), 0, 1)
+    target: npt.NDArray[np.float32] = np.clip(_resampled(np.where(known, cropped, 0), shape), 0, 1)
     if known.all():
         return target
-    share = resample_linear(known.astype(np.float32), shape)
+    share = _resampled(known.astype(np.float32), shape)
     mean: npt.NDArray[np.float32] = np.full_like(target, np.nan)
     np.divide(target, share, out=mean, where=share >= KNOWN)
     return np.clip(mean, 0, 1, out=mean)
+
+
+def _resampled(label: npt.NDArray[np.float32], shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return the means of the voxels that a coarser grid covers; linear along axes on which it is finer."""
+    for axis, (source, size) in enumerate(zip(label.shape, shape, strict=True)):
+        if size < source:
+            means = area_means(source, int(size), source / size).astype(np.float32)
+            label = np.moveaxis(np.tensordot(label, means, axes=(axis, 1)), -1, axis)
+    return resample_linear(label, shape)
 
 
 def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -31,6 +31,7 @@ from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
+from nnunet_softseg.preprocessing.image_grid import WAY_KEY, chosen_way
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
     explain_missing_plans,

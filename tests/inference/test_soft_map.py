@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import map_coordinates
 
-from nnunet_softseg.inference.export import on_image_grid, placed, resample_soft_map
+from nnunet_softseg.inference.export import resample_soft_map
+from nnunet_softseg.preprocessing.image_grid import on_image_grid, placed
 from nnunet_softseg.preprocessing.output_scale import keep_supported
 
 CORE, SUPPORT = 0.5, 0.05

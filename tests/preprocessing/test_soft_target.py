@@ -45,6 +45,7 @@ from nnunet_softseg.preprocessing.preparation import (
     prepare_soft_targets,
 )
 from nnunet_softseg.preprocessing.soft_target import (
+    on_network_grid,
     open_soft_target,
     read_record,
     resample_linear,
@@ -152,6 +153,27 @@ def test_volume_of_a_blob_is_kept(radius: float, offset: Any, scale: Any) -> Non
     assert resampled.mean(dtype=np.float64) == pytest.approx(blob.mean(dtype=np.float64), rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((3, 4, 5), (0, 1, 2)), ((3, 16, 40), (0,)), ((24, 4, 40), (1,))]
+)
+def test_voxels_of_a_coarser_grid_are_means_of_what_they_cover(shape: Any, axes: Any) -> None:
+    """Eight voxels of 0 and 1 to one: the mean of any 8 x 8 x 8 is a fraction of 512, not a sample of it."""
+    fine = np.random.default_rng(0).integers(0, 2, (24, 32, 40)).astype(np.float32)
+    coarse = on_network_grid(fine, tuple((0, size) for size in fine.shape), shape)
+    mean = fine.astype(np.float64)
+    for axis in axes:
+        mean = mean.reshape(*mean.shape[:axis], -1, 8, *mean.shape[axis + 1 :]).mean(axis=axis + 1)
+    if len(axes) == 1:  # the others: 2 to 1, or as they are
+        mean = mean.reshape(3, 16, 2, 40).mean(axis=2) if axes == (0,) else mean
+    np.testing.assert_allclose(coarse, mean, atol=1e-6)
+
+
+def test_a_coarser_grid_of_another_ratio_keeps_the_sum() -> None:
+    fine = np.random.default_rng(1).random((10, 9, 30)).astype(np.float32)
+    coarse = on_network_grid(fine, ((0, 10), (0, 9), (0, 30)), (8, 7, 11))
+    assert coarse.mean(dtype=np.float64) == pytest.approx(fine.mean(dtype=np.float64), abs=1e-7)
+
+
 def test_thick_slices_are_interpolated_too() -> None:
     """A step of 0 to 1 between thick slices becomes a ramp, which nearest neighbour would not give."""
     array = np.zeros((4, 8, 8), dtype=np.float32)
@@ -191,9 +213,13 @@ def test_soft_label_goes_where_nnunet_takes_an_image(
     tilt_deg: float,
     transpose_forward: Any,
 ) -> None:
-    """A soft label put in as second channel of its image comes out of nnU-Net as our soft target."""
+    """A soft label put in as second channel of its image comes out of nnU-Net as our soft target.
+
+    On a grid that is finer along every axis: where it is coarser, nnU-Net samples and a soft label is
+    averaged.
+    """
     case = "sub-01_T2w"
-    affine = affine_of(orientation, (0.8, 1.1, 1.4), tilt_deg)
+    affine = affine_of(orientation, (1.6, 1.9, 2.2), tilt_deg)
     dataset = make_tiny_dataset(tmp_path, [case], shape=(20, 23, 17), affines=[affine], zero_border=2)
     save_nifti(dataset.soft_label(case), smooth_noise((20, 23, 17), seed=3), affine)
     plans_manager = as_plan(planned, transpose_forward, reader)

@@ -1,0 +1,148 @@
+"""Soft maps from the network's grid to the image's: linearly, or as fractions of voxels.
+
+Linear interpolation is right for any label, and smears a boundary over two voxels of the coarser grid. Where
+the softness of a label is partial volume, `fractions` keeps it as sharp as it was. Which it is, the training
+labels say: each goes to the network's grid and back in both ways.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
+from nnunet_softseg.preprocessing.fractions import overlapping_extent, resample_fractions
+from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part, source_extent
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+
+WAY_KEY = "to_image_grid"
+"""Of the way of each label, by its name, among our entries of the plans."""
+_MUCH_CLOSER = 0.8
+"""Fractions are chosen if the training labels come back with less than this share of the linear error."""
+
+Map = npt.NDArray[np.float32]
+Slices = tuple[slice, ...]
+Way = Literal["linear", "fractions"]
+
+
+# The choice
+
+
+def way_errors(label: Map, soft_target: Map) -> list[float] | None:
+    """Return [linear, fractions]: sum of |error| over that of a label that comes back from its soft target.
+
+    None: an empty label, NaN in it, or an image that is finer along no axis, which both ways leave alike.
+    """
+    total = float(label.sum(dtype=np.float64))
+    if not total > 0 or not _is_finer(soft_target.shape, label.shape):
+        return None
+    whole = tuple((0, size) for size in soft_target.shape)
+    errors = []
+    ways: tuple[Way, ...] = ("linear", "fractions")
+    for way in ways:
+        part, slices = on_image_grid(soft_target[None], whole, soft_target.shape, label.shape, [way])
+        came_back = placed(part, slices, label.shape)[0]
+        errors.append(float(np.abs(came_back - label).sum(dtype=np.float64)) / total)
+    return errors
+
+
+def chosen_way(errors: Iterable[Sequence[float] | None], settings: SoftSegSettings) -> Way:
+    """Return the way that the settings ask for, else that of the smaller error; linear in doubt."""
+    if settings.to_image_grid != "auto":
+        return settings.to_image_grid
+    linear, fractions = np.sum([[0.0, 0.0], *(case for case in errors if case is not None)], axis=0)
+    return "fractions" if fractions < _MUCH_CLOSER * linear else "linear"
+
+
+def known_ways(plans: Mapping[str, Any], names: Sequence[str]) -> list[Way]:
+    """Return the way of each label of a model, by name; linear where one of an earlier version has none."""
+    stored = plans[PLANS_KEY].get(WAY_KEY, {})
+    return [stored.get(name, "linear") for name in names]
+
+
+# The way
+
+
+def on_image_grid(
+    soft_maps: Map,
+    box: Box,
+    network_shape: Sequence[int],
+    image_shape: Sequence[int],
+    ways: Sequence[Way] | None = None,
+) -> tuple[Map, Slices]:
+    """Return the soft maps of a box on the image's grid, the part that is not 0, and where that part lies.
+
+    The maps are 0 outside of the box; at the border of the case the edge goes on. On an image that is
+    finer along no axis, every way is linear: what was interpolated linearly comes back as it was.
+
+    Args:
+        soft_maps: (label, *size of the box) in [0, 1].
+        box: (start, stop) per axis on the network's grid; may reach beyond the case.
+        network_shape: of the whole case on the network's grid.
+        image_shape: of the image's grid, which covers the same field of view.
+        ways: of the labels; linear if not given.
+
+    Returns:
+        (label, *part) float32 in [0, 1], and the slices of that part of the image.
+    """
+    extents = _covered(soft_maps, box, network_shape)
+    nothing: Map = np.zeros((len(soft_maps), *(0,) * len(box)), np.float32)
+    nowhere = (slice(0, 0),) * len(box)
+    if extents is None:
+        return nothing, nowhere
+    sizes = list(zip(network_shape, image_shape, extents, strict=True))
+    if ways is None or not _is_finer(network_shape, image_shape):
+        ways = ["linear"] * len(soft_maps)
+    reached = [reached_extent(*size) for size in sizes]
+    if "fractions" in ways:
+        overlapping = [overlapping_extent(*size) for size in sizes]
+        reached = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(reached, overlapping, strict=True)]
+    if any(start == stop for start, stop in reached):
+        return nothing, nowhere
+    # Zeros around, where the case goes on: values fall to 0 over one voxel of the network's grid.
+    read = [
+        source_extent(network, image, (start, stop), order=1)
+        for (network, image, _), (start, stop) in zip(sizes, reached, strict=True)
+    ]
+    rings = [
+        (max(a - c, int(a > 0)), max(d - b, int(b < size)))
+        for size, (a, b), (c, d) in zip(network_shape, extents, read, strict=True)
+    ]
+    inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
+    part = np.pad(soft_maps[(slice(None), *inner)], [(0, 0), *rings])
+    starts = [a - before for (a, _), (before, _) in zip(extents, rings, strict=True)]
+    shapes = network_shape, image_shape
+    values = [
+        resample_fractions(label, starts, *shapes, reached)
+        if way == "fractions"
+        else resample_part(label, starts, *shapes, reached, order=1)
+        for label, way in zip(part, ways, strict=True)
+    ]
+    on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
+    return on_image, tuple(slice(*extent) for extent in reached)
+
+
+def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
+    """Return maps (label, *shape) that hold a part at its place, and 0 elsewhere."""
+    whole = np.zeros((len(part), *map(int, shape)), dtype=part.dtype)
+    whole[(slice(None), *slices)] = part
+    return whole
+
+
+def _is_finer(network_shape: Sequence[int], image_shape: Sequence[int]) -> bool:
+    """Return whether the image has more voxels than the network's grid along any axis."""
+    return any(image > network for network, image in zip(network_shape, image_shape, strict=True))
+
+
+def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Extent] | None:
+    """Return the extents of values above 0, on the network's grid inside the case; None: there are none."""
+    within = inside(box, network_shape)
+    if any(part.stop <= part.start for part in within):
+        return None
+    inner = soft_maps[(slice(None), *inside_of_box(box, network_shape))]
+    found = ndimage.find_objects((inner != 0).any(axis=0).astype(np.uint8))
+    if not found:
+        return None
+    return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found[0], strict=True)]
