@@ -31,7 +31,7 @@ from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
-from nnunet_softseg.preprocessing.image_grid import WAY_KEY, chosen_way
+from nnunet_softseg.preprocessing.image_grid import WAY_KEY
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
     explain_missing_plans,
@@ -171,8 +171,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         for line in describe(chosen):
             self.print_to_log_file(line)
         patch = "around the centre of the image" if self.settings.center_crop else "anywhere"
+        ways = "; ".join(f"{name} {way}" for name, way in self._entry[WAY_KEY].items())
         self.print_to_log_file(
-            f"patches: {patch}; to overrule these three: settings of {type(self).__name__}"
+            f"patches: {patch}; maps on finer images: {ways}; to overrule these: settings of "
+            f"{type(self).__name__}"
         )
 
     @property

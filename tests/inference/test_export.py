@@ -206,12 +206,14 @@ def written(
     return np.asarray(soft_map.dataobj), np.asarray(label_map.dataobj)
 
 
+@pytest.mark.parametrize("way", ["linear", "fractions"])
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
 def test_the_map_of_a_box_is_put_where_that_of_the_whole_case_would_be(
-    tmp_path: Path, transpose: tuple[int, ...]
+    tmp_path: Path, transpose: tuple[int, ...], way: str
 ) -> None:
     soft, properties = cord_in_a_box(tmp_path, transpose)
     plans = Plans(NibabelIOWithReorient)
+    plans.plans[PLANS_KEY]["to_image_grid"] = {"cord": way}
     plans.transpose_forward, plans.transpose_backward = transpose, tuple(np.argsort(transpose))
     boxed = written(soft, properties, plans, tmp_path / "box")
     properties[KEY] = CaseRecord(image_files=properties[KEY].image_files)
@@ -223,6 +225,18 @@ def test_the_map_of_a_box_is_put_where_that_of_the_whole_case_would_be(
     expected = soft.sum(dtype=np.float64) / np.prod(NETWORK_SHAPE) * after
     assert boxed[0].sum(dtype=np.float64) == pytest.approx(expected, rel=0.01)
     assert boxed[1].sum() == (boxed[0] > 0.5).sum() > 100
+    assert json.loads((tmp_path / "box" / "softseg.json").read_text())["to_image_grid"] == {"cord": way}
+
+
+def test_fractions_are_sharper_than_linear_interpolation(tmp_path: Path) -> None:
+    soft, properties = cord_in_a_box(tmp_path, (1, 0, 2))
+    plans, partial = Plans(NibabelIOWithReorient), {}
+    plans.transpose_forward, plans.transpose_backward = (1, 0, 2), (1, 0, 2)
+    for way in ("linear", "fractions"):
+        plans.plans[PLANS_KEY]["to_image_grid"] = {"cord": way}
+        soft_map, _ = written(soft, properties, plans, tmp_path / way)
+        partial[way] = int(((soft_map > 0) & (soft_map < 1)).sum())
+    assert partial["fractions"] < 0.8 * partial["linear"]
 
 
 def test_a_case_of_a_subject_of_the_training_is_flagged(tmp_path: Path) -> None:

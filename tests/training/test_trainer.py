@@ -107,6 +107,8 @@ def test_what_is_saved_with_the_model_names_our_parts_and_the_original_plans_do_
     assert plans[PLANS_KEY]["settings"]["num_epochs"] == 200
     assert set(plans[PLANS_KEY]["training_shapes"]) == {"label1", "label2"}
     assert plans[PLANS_KEY]["training_shapes"]["label1"]["components"] == [1, 1]  # one ball per image
+    # Blurred balls, on images of the network's own grid.
+    assert plans[PLANS_KEY]["to_image_grid"] == {"label1": "linear", "label2": "linear"}
     assert dataset.plans()["label_manager"] == "LabelManager"
     record = json.loads((Path(started.output_folder) / "softseg_training.json").read_text())
     assert set(record["kept_label_mass"]) == set(dataset.cases)
