@@ -204,8 +204,8 @@ def _unexplained(
         for source, target, extent, start, size in zip(*shapes, box, starts, values.shape, strict=True)
     ]
     after = np.bincount(spread[np.ix_(*at)].ravel(), resampled.ravel(), count + 1)
-    after = after * (np.prod(shapes[0]) / np.prod(shapes[1]))
-    changed = np.abs(after - before) > _TOLERANCE * before
+    voxels = float(np.prod(shapes[0]) / np.prod(shapes[1]))
+    changed = np.abs(after * voxels - before) > _TOLERANCE * before
     changed[0] = False
     unexplained: npt.NDArray[np.bool_] = changed[components]
     return unexplained
