@@ -139,7 +139,7 @@ def _image_findings(job: CaseJob) -> tuple[list[Finding], dict[str, Any] | None,
 def _geometry_findings(file: Path) -> list[Finding]:
     """Return the doubts about an image's geometry; gross ones, by which training would go, are errors."""
     image = load_nifti(file)
-    gross = not sizes_agree(sizes_in_file(file, image).tolist(), VoxelGrid.of(image).spacing_mm)
+    gross = not sizes_agree(sizes_in_file(file, image), VoxelGrid.of(image).spacing_mm)
     return [
         dataclasses.replace(doubt, severity="error") if gross and doubt.what == TWO_SIZES else doubt
         for doubt in geometry_findings(file, image)
