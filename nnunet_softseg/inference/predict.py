@@ -299,8 +299,8 @@ def load_predictor(model: Model, device: Any) -> Any:
             f"{found}: copy the model again, or install what it was trained with"
         ) from error
     entry = predictor.plans_manager.plans[PLANS_KEY]
-    seen = entry.get("training_cases", {})
-    entry["training_cases"] = {fold: cases for fold, cases in seen.items() if fold in model.folds}
+    if seen := entry.get("training_cases"):
+        entry["training_cases"] = {fold: cases for fold, cases in seen.items() if fold in model.folds}
     if not model.folder.is_relative_to(tempfile.gettempdir()):  # where an archive was unpacked, nothing stays
         setattr(predictor, backends.MODEL_FOLDER, model.folder)
     return predictor
