@@ -43,11 +43,11 @@ def there(label: Map, shape: tuple[int, ...]) -> dict[str, Map]:
     return {"sampled": resample_linear(label, shape), "averaged": on_network_grid(label, whole, shape)}
 
 
-def rows(contrast: Contrast, label: Map) -> list[dict[str, str | float]]:
+def rows(contrast: Contrast, label: Map) -> list[dict[str, object]]:
     """Return the measures of one label by every way there and back, and of its threshold."""
     sizes = zip(label.shape, contrast.voxel_mm[::-1], strict=True)
     shape = tuple(round(size * mm / NETWORK_MM) for size, mm in sizes)
-    found = []
+    found: list[dict[str, object]] = []
     for way_there, target in there(label, shape).items():
         for way in WAYS:
             started = time.process_time()

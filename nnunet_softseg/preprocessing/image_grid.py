@@ -25,6 +25,7 @@ _MUCH_CLOSER = 0.8
 Map = npt.NDArray[np.float32]
 Slices = tuple[slice, ...]
 Way = Literal["linear", "fractions"]
+Shapes = tuple[Sequence[int], Sequence[int]]
 
 
 # The choice
@@ -87,33 +88,18 @@ def on_image_grid(
     Returns:
         (label, *part) float32 in [0, 1], and the slices of that part of the image.
     """
-    extents = _covered(soft_maps, box, network_shape)
-    nothing: Map = np.zeros((len(soft_maps), *(0,) * len(box)), np.float32)
-    nowhere = (slice(0, 0),) * len(box)
-    if extents is None:
-        return nothing, nowhere
-    sizes = list(zip(network_shape, image_shape, extents, strict=True))
     if ways is None or not _is_finer(network_shape, image_shape):
         ways = ["linear"] * len(soft_maps)
-    reached = [reached_extent(*size) for size in sizes]
-    if "fractions" in ways:
-        overlapping = [overlapping_extent(*size) for size in sizes]
-        reached = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(reached, overlapping, strict=True)]
-    if any(start == stop for start, stop in reached):
-        return nothing, nowhere
-    # Zeros around, where the case goes on: values fall to 0 over one voxel of the network's grid.
-    read = [
-        source_extent(network, image, (start, stop), order=1)
-        for (network, image, _), (start, stop) in zip(sizes, reached, strict=True)
-    ]
-    rings = [
-        (max(a - c, int(a > 0)), max(d - b, int(b < size)))
-        for size, (a, b), (c, d) in zip(network_shape, extents, read, strict=True)
-    ]
+    shapes = network_shape, image_shape
+    extents = _covered(soft_maps, box, network_shape)
+    reached = _reached(extents, shapes, ways) if extents else [(0, 0)] * len(box)
+    slices = tuple(slice(*extent) for extent in reached)
+    if extents is None or any(start == stop for start, stop in reached):
+        return np.zeros((len(soft_maps), *(0,) * len(box)), np.float32), (slice(0, 0),) * len(box)
     inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
+    rings = _rings(extents, reached, shapes)
     part = np.pad(soft_maps[(slice(None), *inner)], [(0, 0), *rings])
     starts = [a - before for (a, _), (before, _) in zip(extents, rings, strict=True)]
-    shapes = network_shape, image_shape
     values = [
         resample_fractions(label, starts, *shapes, reached)
         if way == "fractions"
@@ -121,7 +107,29 @@ def on_image_grid(
         for label, way in zip(part, ways, strict=True)
     ]
     on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
-    return on_image, tuple(slice(*extent) for extent in reached)
+    return on_image, slices
+
+
+def _reached(extents: Sequence[Extent], shapes: Shapes, ways: Sequence[Way]) -> list[Extent]:
+    """Return which voxels of the image maps of these extents on the network's grid reach."""
+    sizes = list(zip(*shapes, extents, strict=True))
+    reached = [reached_extent(*size) for size in sizes]
+    if "fractions" not in ways:
+        return reached
+    overlapping = [overlapping_extent(*size) for size in sizes]
+    return [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(reached, overlapping, strict=True)]
+
+
+def _rings(extents: Sequence[Extent], reached: Sequence[Extent], shapes: Shapes) -> list[Extent]:
+    """Return how many voxels of zeros belong before and after the extents, where the case goes on.
+
+    One at least: values fall to 0 over one voxel of the network's grid. Otherwise all that are read.
+    """
+    rings = []
+    for network, image, (start, stop), extent in zip(*shapes, extents, reached, strict=True):
+        first, last = source_extent(network, image, extent, order=1)
+        rings.append((max(start - first, int(start > 0)), max(last - stop, int(stop < network))))
+    return rings
 
 
 def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
