@@ -101,20 +101,16 @@ def weights_after(dataset: TinyDataset, steps: int) -> dict[str, torch.Tensor]:
 def test_random_numbers_in_unknown_voxels_change_no_bit(
     dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = weights_after(dataset, 3)
+    expected = weights_after(dataset, 2)
     copy = dataset.copied(tmp_path / "nnunet", monkeypatch)
     shutil.rmtree(soft_target_folder(copy.preprocessed / "nnUNetPlans_3d_fullres"))
     rng = np.random.default_rng(0)
     for case in CASES:
         write_soft_labels(copy, case, lambda label: rng.random(label.shape).astype(np.float32))
-    found = weights_after(copy, 3)
+    found = weights_after(copy, 2)
     assert expected.keys() == found.keys()
     for name, values in expected.items():
         assert torch.equal(values, found[name]), name
-    with_zeros = {**copy.dataset_json, "labels": {"background": 0, "cord": [1, 2], "grey": 2}}
-    (copy.raw / "dataset.json").write_text(json.dumps(with_zeros))
-    other = weights_after(copy, 3)
-    assert not all(torch.equal(values, other[name]) for name, values in expected.items())
 
 
 @pytest.mark.parametrize("cls", [Trainer, nnUNetTrainerSoftSegSlidingWindow])
