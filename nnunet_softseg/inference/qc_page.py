@@ -9,6 +9,7 @@ import glob
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.postprocessing import Flag
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
-from nnunet_softseg.io.geometry import turned
+from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import grey_levels, render_page, save_figure, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import load_record, make_folder, replacing
@@ -186,26 +187,29 @@ def _case(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None)
 class _Upright:
     """Image and maps with axes in the order R-L, A-P, S-I, growing to R, A and S; no image: zeros.
 
-    `total` is the largest value of all maps in each voxel, `voxel_mm` the size of a voxel along the axes.
+    `total` is the largest value of all maps in each voxel, `box` the part of it above 0 (of length 0 if there
+    is none), `voxel_mm` the size of a voxel along the axes.
     """
 
-    image: Array
+    image: npt.NDArray[Any]
     maps: Mapping[str, Array]
     total: Array
+    box: tuple[slice, ...]
     affine: npt.NDArray[np.float64]
     voxel_mm: tuple[float, ...]
 
     def fullest(self, axis: int) -> int:
         """Return the index along an axis at which the maps' sum is largest; of empty maps the middle."""
-        mass = self.total.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
-        return int(mass.argmax()) if mass.any() else len(mass) // 2
+        mass = self.total[self.box].sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
+        return int(self.box[axis].start + mass.argmax() if mass.size else self.total.shape[axis] // 2)
 
     def window(self, axis: int, margin_mm: float, least_mm: float) -> tuple[float, float]:
         """Return the extent of the maps along an axis with a margin, in mm; of empty maps all there is."""
         whole = self.total.shape[axis] * self.voxel_mm[axis]
-        there = np.flatnonzero((self.total > _VISIBLE).any(axis=tuple({0, 1, 2} - {axis})))
-        low, high = (there[[0, -1]] + [0, 1]) * self.voxel_mm[axis] if there.size else (0.0, whole)
-        half = max((high - low) / 2 + margin_mm * bool(there.size), least_mm / 2)
+        low, high = (end * self.voxel_mm[axis] for end in (self.box[axis].start, self.box[axis].stop))
+        is_seen = high > low
+        low, high = (low, high) if is_seen else (0.0, whole)
+        half = max((high - low) / 2 + margin_mm * is_seen, least_mm / 2)
         return (low + high) / 2 - half, (low + high) / 2 + half
 
 
@@ -214,13 +218,14 @@ def _read(image: Path | None, maps: Mapping[str, Path]) -> _Upright:
     upright = {name: turned(_values(file), file.affine, np.eye(4)) for name, file in files.items()}
     affine = next(iter(upright.values()))[1]
     values = {name: each for name, (each, _) in upright.items()}
-    total = np.maximum.reduce([*values.values()])
-    grey = np.zeros_like(total)
+    total = reduce(np.maximum, values.values())
+    grey: npt.NDArray[Any] = np.zeros_like(total)
     if image is not None and image.is_file():
         file = nib.funcs.squeeze_image(load_nifti(image))
         if file.shape == next(iter(files.values())).shape:
-            grey = turned(_values(file), file.affine, np.eye(4))[0]
-    return _Upright(grey, values, total, affine, tuple(map(float, nib.affines.voxel_sizes(affine))))
+            grey = turned(np.asanyarray(file.dataobj), file.affine, np.eye(4))[0]
+    voxel_mm = tuple(map(float, nib.affines.voxel_sizes(affine)))
+    return _Upright(grey, values, total, bounding_box(total > 0), affine, voxel_mm)
 
 
 def _values(file: nib.Nifti1Image) -> Array:
@@ -281,7 +286,8 @@ def _draw_pair(axes: list[Axes], shown: _Upright, axis: int, window: tuple[_Span
     across, up = (other for other in range(3) if other != axis)
     size = [shown.total.shape[other] * shown.voxel_mm[other] for other in (across, up)]
     place: Any = {"origin": "lower", "extent": (0, size[0], 0, size[1]), "interpolation": "nearest"}
-    grey = grey_levels(np.take(shown.image, index, axis).T)
+    cut: tuple[Any, ...] = (*(slice(None),) * axis, index)
+    grey = grey_levels(np.asarray(shown.image[cut], np.float32).T)
     for panel in axes:
         panel.imshow(grey, cmap="gray", vmin=0, vmax=255, **place)
         panel.set(xlim=window[0][::-1], ylim=window[1], aspect="auto", xticks=[], yticks=[], facecolor="k")
@@ -289,11 +295,11 @@ def _draw_pair(axes: list[Axes], shown: _Upright, axis: int, window: tuple[_Span
             panel.text(x, 0.5, text, color="w", size=7, ha="center", va="center", transform=panel.transAxes)
     grid = [(np.arange(shown.total.shape[each]) + 0.5) * shown.voxel_mm[each] for each in (across, up)]
     for number, values in enumerate(shown.maps.values()):
-        plane = np.take(values, index, axis).T
+        plane = values[cut].T
         # A single row, as of an image of one slice, has no contour.
         if min(plane.shape) > 1 and plane.max() > _LEVELS[0] > plane.min():
             axes[0].contour(*grid, plane, _LEVELS, colors=_colour(number), linewidths=_WIDTHS)
-    plane = np.take(shown.total, index, axis).T
+    plane = shown.total[cut].T
     colours = mpl.colormaps["magma"](np.clip(plane, 0, 1))
     colours[..., 3] = np.where(plane > _VISIBLE, 0.9, 0)
     axes[1].imshow(colours, **place)
@@ -303,7 +309,7 @@ def _draw_areas(axes: Axes, shown: _Upright, up: _Span) -> None:
     """Draw the area of every map in each slice, beside the sagittal plane; not corrected for tilt."""
     heights = (np.arange(shown.total.shape[2]) + 0.5) * shown.voxel_mm[2]
     for number, values in enumerate(shown.maps.values()):
-        area = slice_areas(nib.Nifti1Image(values, shown.affine)).area_mm2
+        area = slice_areas(nib.Nifti1Image(values[shown.box[:2]], shown.affine)).area_mm2
         axes.plot(np.nan_to_num(area), heights, ".-", color=_DARK[number % len(_DARK)], lw=1, ms=2.5)
     axes.set(ylim=up, xlabel="area, mm²", yticks=[])
     axes.set_xlim(left=0)
