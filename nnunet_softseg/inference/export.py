@@ -107,7 +107,7 @@ def _on_image(
         box,
         network_shape,
         properties["shape_after_cropping_and_before_resampling"],
-        known_ways(plans_manager.plans, label_manager.foreground_names),
+        known_ways(plans_manager.plans, label_manager.scheme.names),
     )
     label_part = label_manager.convert_probabilities_to_segmentation(part)[None]
     corner = [start for start, _ in properties["bbox_used_for_cropping"]]
