@@ -16,6 +16,8 @@ from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 VOLUME_TOLERANCE = 0.01
 """Of the volume of a label, that the output stage may change; of less than 20 voxels, one voxel."""
+CASE_TOLERANCE = 0.006
+"""What the scale per case may take of it; the rest is for the clean-up and the way to the image's grid."""
 PEAK_TOLERANCE = 0.02
 _SMALL = 20  # voxels
 _REACHES_ONE = 0.9
@@ -160,7 +162,7 @@ def choose_output_scale(peaks: Mapping[str, LabelPeaks | None], settings: SoftSe
         scale = "fixed"
     elif scale == "auto":
         what = f"a map divided by its own peak would be off by {worst:.1%} of the volume in {worst_case}"
-        scale, why = ("case", "reaches 1 in every case") if worst <= VOLUME_TOLERANCE else ("fixed", what)
+        scale, why = ("case", "reaches 1 in every case") if worst <= CASE_TOLERANCE else ("fixed", what)
     faint = min(known, key=lambda case: known[case].weakest_component, default="")
     weakest = known[faint].weakest_component if known else 1.0
     core = HARD_THRESHOLD if weakest >= _REACHES_ONE else _MARGIN * weakest
