@@ -278,6 +278,7 @@ def with_cases(comparison: Comparison, change: Callable[[pd.DataFrame], pd.DataF
         comparison.slices,
         comparison.reliability,
         comparison.missing,
+        {},
         comparison.method_notes,
         (),
     )

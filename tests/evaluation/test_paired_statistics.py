@@ -287,6 +287,17 @@ def test_limits_with_several_per_subject_are_those_of_a_mixed_model() -> None:
     assert limits.low_interval.low < limits.low < limits.low_interval.high
 
 
+def test_the_intervals_of_limits_hold_the_true_ones_as_often_as_they_say() -> None:
+    random, held = np.random.default_rng(5), []
+    subjects = np.repeat(np.arange(8), 4)
+    true = 1.96 * math.sqrt(2**2 + 1)
+    for _ in range(1000):
+        limits = limits_of_agreement(random.normal(0, 2, 8)[subjects] + random.normal(0, 1, 32), subjects)
+        intervals = (limits.bias_interval, limits.low_interval, limits.high_interval)
+        held.append([low <= at <= high for (low, high), at in zip(intervals, (0, -true, true), strict=True)])
+    assert np.mean(held, axis=0) == pytest.approx([0.95] * 3, abs=0.025)
+
+
 def test_images_of_one_subject_are_not_taken_for_independent_ones() -> None:
     subjects = np.repeat(np.arange(8), 6)
     values = np.random.default_rng(4).normal(0, 1, 8)[subjects]  # six times the same

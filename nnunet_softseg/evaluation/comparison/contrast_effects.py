@@ -63,7 +63,7 @@ def _anova(values: Any) -> dict[str, Any]:
     return {"num_subjects": subjects, "num_contrasts": contrasts, **asdict(result), "note": note}
 
 
-def agreement_table(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
+def agreement_table(cases: pd.DataFrame) -> pd.DataFrame:
     """Return Bland-Altman statistics of prediction - reference, per contrast and (contrast "") of all."""
     rows = []
     for (method, label), table in cases.groupby(["method", "label"], sort=False):
@@ -72,7 +72,7 @@ def agreement_table(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
             error = f"{area.removesuffix('_mm2')}_error_mm2"
             chosen = table[table["contrast"] == contrast] if contrast else table
             chosen = chosen[np.isfinite(chosen[error])]
-            limits = paired_statistics.limits_of_agreement(chosen[error], chosen["subject"], seed=seed)
+            limits = paired_statistics.limits_of_agreement(chosen[error], chosen["subject"])
             subjects = chosen["subject"].nunique()
             note = f"too few subjects: {subjects}" if subjects < paired_statistics.FEWEST_SUBJECTS else ""
             intervals = (*limits.bias_interval, *limits.low_interval, *limits.high_interval)

@@ -246,19 +246,19 @@ class LimitsOfAgreement:
 
 
 def limits_of_agreement(
-    differences: npt.ArrayLike, subjects: npt.ArrayLike, *, factor: float = 1.96, seed: int = 0
+    differences: npt.ArrayLike, subjects: npt.ArrayLike, *, factor: float = 1.96
 ) -> LimitsOfAgreement:
     """Return bias and limits of agreement.
 
     One difference per subject: t intervals, with the variance of a limit as 3 s^2 / n (Bland & Altman 1986).
-    Several: the variance components of a one-way analysis of variance (Bland & Altman 2007, section 3), and
-    percentile intervals from a bootstrap of whole subjects, NaN for fewer than `FEWEST_SUBJECTS`.
+    Several: the variance components of a one-way analysis of variance (Bland & Altman 2007, section 3), a t
+    interval of the bias over subject means, and intervals of the limits by variance estimates recovery
+    (Zou 2013, section 3).
 
     Args:
         differences: (n,); NaN is passed over. One subject gives a bias only.
         subjects: (n,) whose they are.
         factor: standard deviations from the bias to a limit.
-        seed: of the bootstrap.
     """
     values = np.asarray(differences, dtype=np.float64)
     known = np.isfinite(values)
@@ -266,43 +266,44 @@ def limits_of_agreement(
     values = values[known]
     if not values.size:
         return LimitsOfAgreement()
-    count = int(owners.max()) + 1
-    bias, sd = (float(number[0]) for number in _bias_and_sd(values, owners, np.arange(count)[None]))
-    limits = bias - factor * sd, bias + factor * sd
-    if count < _TWO:
+    counts = np.bincount(owners)
+    means = np.bincount(owners, values) / counts
+    bias, subjects_there, replicates = float(values.mean()), counts.size, values.size - counts.size
+    if subjects_there < _TWO:
         return LimitsOfAgreement(bias=bias)
-    if count == values.size:
-        t = float(stats.t.ppf(0.975, values.size - 1))
-        of_bias, of_limit = t * sd / np.sqrt(values.size), t * sd * np.sqrt(3 / values.size)
-        ends = zip((bias, *limits), (of_bias, of_limit, of_limit), strict=True)
-        intervals = [Interval(float(centre - half), float(centre + half)) for centre, half in ends]
-    elif count < FEWEST_SUBJECTS:
-        intervals = [NO_INTERVAL] * 3
+    within = float(((values - means[owners]) ** 2).sum() / replicates) if replicates else 0.0
+    between = float((counts * (means - bias) ** 2).sum() / (subjects_there - 1))
+    typical = (values.size - (counts**2).sum() / values.size) / (subjects_there - 1)
+    sd = float(np.sqrt(max((between - within) / typical, 0.0) + within))
+    low, high = bias - factor * sd, bias + factor * sd
+    half = student_t(means)
+    of_bias = (half.high - half.low) / 2
+    if replicates:
+        share = 1 - float((1 / counts).mean())
+        shorter, longer = _spread_of_sd(
+            sd, float(means.var(ddof=1)), share * within, subjects_there, replicates
+        )
+        inner, outer = np.hypot(of_bias, factor * shorter), np.hypot(of_bias, factor * longer)
     else:
-        drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-        means, sds = _bias_and_sd(values, owners, drawn)
-        resampled = (means, means - factor * sds, means + factor * sds)
-        pairs = (np.quantile(each, [0.025, 0.975]) for each in resampled)
-        intervals = [Interval(float(low), float(high)) for low, high in pairs]
-    return LimitsOfAgreement(bias, sd, *limits, *intervals)
+        inner = outer = of_bias * np.sqrt(3)
+    ends = ((bias, of_bias, of_bias), (low, outer, inner), (high, inner, outer))
+    intervals = [Interval(float(centre - down), float(centre + up)) for centre, down, up in ends]
+    return LimitsOfAgreement(bias, sd, low, high, *intervals)
 
 
-def _bias_and_sd(
-    values: Floats, owners: npt.NDArray[np.intp], drawn: npt.NDArray[np.intp]
-) -> tuple[Floats, Floats]:
-    """Return both for each of (m, n) draws of subjects, by the variance components."""
-    counts, totals = (np.bincount(owners, weights).astype(np.float64) for weights in (None, values))
-    # About the middle, so that squares of large values do not drown their differences.
-    squares = np.bincount(owners, (values - (totals / counts)[owners]) ** 2)[drawn].sum(axis=1)
-    count, total, subjects = counts[drawn], totals[drawn], drawn.shape[1]
-    everything = count.sum(axis=1)
-    bias = total.sum(axis=1) / everything
-    between = (count * (total / count - bias[:, None]) ** 2).sum(axis=1) / max(subjects - 1, 1)
-    replicates = everything - subjects
-    within = np.divide(squares, replicates, out=np.zeros_like(bias), where=replicates > 0)
-    typical = (everything - (count**2).sum(axis=1) / everything) / max(subjects - 1, 1)
-    component = np.divide(between - within, typical, out=np.zeros_like(bias), where=typical > 0)
-    return bias, np.sqrt(np.maximum(component, 0) + within)
+def _spread_of_sd(
+    sd: float, between: float, within: float, subjects: int, replicates: int
+) -> tuple[float, float]:
+    """Return how far below and above a standard deviation its 95 % interval ends.
+
+    From the two parts of the variance, each with its own chi-squared interval.
+    """
+    parts = ((between, subjects - 1), (within, replicates))
+    below, above = (
+        np.sqrt(sum((part * (freedom / special.chdtri(freedom, tail) - 1)) ** 2 for part, freedom in parts))
+        for tail in (0.025, 0.975)
+    )
+    return float(sd - np.sqrt(max(sd**2 - below, 0.0))), float(np.sqrt(sd**2 + above) - sd)
 
 
 class Line(NamedTuple):

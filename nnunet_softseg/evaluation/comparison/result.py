@@ -120,7 +120,7 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
         outcomes=leaderboard.outcomes(scores, statistics, primary),
         statistics=statistics,
         anova=contrast_effects.anova_table(cases, methods),
-        agreement=contrast_effects.agreement_table(cases, seed),
+        agreement=contrast_effects.agreement_table(cases),
         contrast_agreement=contrast_effects.contrast_agreement_table(cases, methods),
         made_by=origin,
     )

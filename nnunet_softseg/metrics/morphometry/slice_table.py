@@ -50,8 +50,8 @@ COLUMNS = {
     "axis nearer to A-P, mm",
     "diameter_rl_mm": "the principal axis nearer to R-L, mm",
     "eccentricity": "of that ellipse, 0 for a circle: sqrt(1 - (minor / major)^2)",
-    "orientation_deg": "angle of its axis nearer to R-L against R-L, -45 to 45 degrees, above 0 if the "
-    "right end is the more anterior one",
+    "orientation_deg": "angle of its axis nearer to R-L against the slice's R-L (the scanner's, projected "
+    "into slice and section), -45 to 45 degrees, above 0 if the right end is the more anterior one",
     "length_mm": "length of the centreline within the slice's thickness, mm",
     "csa_sct_normalised_mm2": "csa_mm2 divided by the slice's largest value, as the Spinal Cord Toolbox "
     "rescales every slice, for comparison, mm2",
