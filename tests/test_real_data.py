@@ -55,4 +55,4 @@ def test_masks_become_soft_labels_and_come_back(real_data: Path, tmp_path: Path)
         for reader in READERS:
             read, _ = read_soft_label(soft_label, reader())
             assert read.sum(dtype=np.float64) == pytest.approx(0.37 * mask.sum(dtype=np.float64), rel=1e-6)
-            assert not hard_label_map([read], [1]).any()  # nothing exceeds a half
+            assert not hard_label_map([read], [(0, 1)]).any()  # nothing exceeds a half
