@@ -158,11 +158,12 @@ def _unknown_voxels(file: Path, reader: ImageReader) -> npt.NDArray[np.bool_]:
 
 def value_findings(file: Path, values: SoftLabel) -> list[Finding]:
     """Say whether the known values of a soft label are fractions; NaN means unknown and is no fault."""
-    known = values[~np.isnan(values)]
-    if not known.size:
+    unknown = np.isnan(values)
+    if unknown.all():
         what, expected, remedy = "nothing is known", "some voxels other than NaN", "nothing, if that is meant"
         return [Finding(short_name(file), what, expected, "NaN only", remedy, "warning")]
-    return content_findings(file, known)
+    # In space: neighbours tell labels from steps of fractions.
+    return content_findings(file, np.where(unknown, np.float32(0), values) if unknown.any() else values)
 
 
 def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], reference: Path) -> None:

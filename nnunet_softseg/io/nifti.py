@@ -414,7 +414,8 @@ def _are_whole(values: npt.NDArray[Any], tolerance: float) -> bool:
     if values.dtype.kind in "biu":
         return True
     # Plane by plane: the first one with fractions answers.
-    return all(bool((np.abs(plane - np.round(plane)) <= tolerance).all()) for plane in np.atleast_1d(values))
+    planes = values if values.ndim > 1 else values[None]
+    return all(bool((np.abs(plane - np.round(plane)) <= tolerance).all()) for plane in planes)
 
 
 def _scale(low: float, high: float) -> MapKind:
