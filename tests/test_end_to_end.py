@@ -26,6 +26,17 @@ SOFT, VANILLA, PLANS = "nnUNetTrainerSoftSegDemo", "nnUNetTrainer", "nnUNetSoftS
 DATASET = "Dataset900_Phantom"
 FOV_MM, CONTRASTS = (40.0, 40.0, 32.0), ("T1w", "T2w")
 BIN = Path(sys.executable).parent
+EPOCHS = 4
+SHORT_TRAINING = f"""
+import dataclasses
+from nnunetv2.run.run_training import run_training_entry
+from nnunet_softseg.training.variants import nnUNetTrainerSoftSegDemo as trainer
+trainer.settings = dataclasses.replace(
+    trainer.settings, num_epochs={EPOCHS}, iterations_per_epoch=50, save_every=1
+)
+run_training_entry()
+"""
+"""What `nnUNetv2_train` runs, with fewer steps than the demo has: they take half of the time of all tests."""
 
 
 class Workplace:
@@ -42,8 +53,11 @@ class Workplace:
         return self.root / "nnUNet_results" / DATASET / f"{trainer}__{PLANS}__3d_fullres"
 
     def run(self, command: str, *arguments: str, **extra: str) -> str:
+        return self.call(str(BIN / command), *arguments, **extra)
+
+    def call(self, *command: str, **extra: str) -> str:
         process = subprocess.run(
-            [str(BIN / command), *arguments],
+            command,
             env={**self.environment, **extra},
             capture_output=True,
             text=True,
@@ -98,17 +112,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         "2",
     )
     command = [
-        str(BIN / "nnUNetv2_train"),
-        "900",
-        "3d_fullres",
-        "0",
-        "-tr",
-        SOFT,
-        "-p",
-        PLANS,
-        "-device",
-        "cpu",
-    ]
+        sys.executable, "-c", SHORT_TRAINING, "900", "3d_fullres", "0", "-tr", SOFT, "-p", PLANS,
+        "-device", "cpu",
+    ]  # fmt: skip
     log = (place.root / "train.txt").open("w")
     process = subprocess.Popen(
         command, env=place.environment, stdout=log, stderr=log, text=True, start_new_session=True
@@ -121,7 +127,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         time.sleep(0.2)
     time.sleep(1)
     kill_group(process)
-    place.resumed = place.run(*["nnUNetv2_train", *command[1:], "--c"])  # type: ignore[attr-defined]
+    place.resumed = place.call(*command, "--c")  # type: ignore[attr-defined]
     return place
 
 
@@ -178,8 +184,8 @@ def test_training_resumed_where_it_was_killed(place: Workplace) -> None:
         for line in resumed.splitlines()
         if line.rstrip()[:-1].endswith("Epoch ")
     ]
-    assert epochs[0] >= 2
-    assert epochs == list(range(epochs[0], 10))
+    assert epochs[0] >= 1
+    assert epochs == list(range(epochs[0], EPOCHS))
     assert "Soft Dice" in resumed
     assert not list((place.root / "nnUNet_preprocessed").rglob(".*"))  # nothing left of the killed run
 
