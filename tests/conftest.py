@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -62,6 +63,11 @@ def in_new_python(tmp_path: Path) -> Callable[..., str]:
         return process.stdout.strip()
 
     return run
+
+
+def heed_ctrl_c() -> None:
+    """Before a command starts: take SIGINT as in a terminal; a shell's background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:

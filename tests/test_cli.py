@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY, clean_environment
+from conftest import REPOSITORY, clean_environment, heed_ctrl_c
 from stand_in import Site
 
 import nnunet_softseg
@@ -218,7 +218,9 @@ def test_ctrl_c_is_one_line_and_code_130_and_the_same_command_goes_on(tmp_path: 
     command = [sys.executable, "-m", "nnunet_softseg", "phantom", "-o", str(tmp_path / "bids"), "-n", "2"]
     command += ["--contrasts", "T2w", "--fov-mm", "32", "40", "30", "-np", "1"]
     env = clean_environment({"PYTHONPATH": str(REPOSITORY)})
-    process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=env, start_new_session=True, preexec_fn=heed_ctrl_c, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "bids" / "sub-01").exists():
         assert process.poll() is None

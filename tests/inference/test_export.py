@@ -20,7 +20,7 @@ from nnunet_softseg.preprocessing.soft_target import label_shape
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
-LABELS = {"background": 0, "cord": 1, "lesion": 3}
+LABELS = {"background": 0, "cord": 1, "lesion": 2}
 
 
 def source_image(path: Path, codes: str, shape: tuple[int, int, int] = (4, 5, 6)) -> nib.Nifti1Image:
@@ -107,7 +107,7 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     )
     source = nib.load(tmp_path / "sub-01_T2w_0000.nii.gz")
     cord = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")
-    lesion = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0003.nii.gz")
+    lesion = nib.load(tmp_path / "out" / "soft" / "sub-01_T2w_0002.nii.gz")
     label_map = nib.load(tmp_path / "out" / "sub-01_T2w.nii.gz")
     for image in (cord, lesion, label_map):
         assert image.shape == source.shape
@@ -116,7 +116,7 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     assert sorted(set(np.unique(values).round(6))) == [0.0, 0.37, 0.93]
     assert values.sum() == pytest.approx(54 * 0.37 + 6 * 0.93, rel=1e-6)
     assert lesion.get_fdata(dtype=np.float32).sum() == pytest.approx(4 * 0.61, rel=1e-6)  # residue gone
-    expected = np.where(values > 0.5, 1, np.where(lesion.get_fdata() > 0.5, 3, 0))
+    expected = np.where(lesion.get_fdata() > 0.5, 2, np.where(values > 0.5, 1, 0))
     np.testing.assert_array_equal(np.asarray(label_map.dataobj), expected)
     # the same voxels as nnU-Net's own reader sees them
     back, _ = reader().read_images([str(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")])
@@ -138,7 +138,7 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     left = {file.name for file in (tmp_path / "out").rglob("*") if file.is_file()}
     assert left == {
         "sub-01_T2w.nii.gz", "sub-01_T2w.npz", "sub-01_T2w.pkl", "softseg.json", ".softseg.json.lock",
-        "sub-01_T2w_0001.nii.gz", "sub-01_T2w_0003.nii.gz",
+        "sub-01_T2w_0001.nii.gz", "sub-01_T2w_0002.nii.gz",
     }  # fmt: skip
 
 

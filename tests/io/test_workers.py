@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, clean_environment
+from conftest import REPOSITORY, clean_environment, heed_ctrl_c
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.workers import map_jobs, succeeded, try_jobs
@@ -112,6 +112,7 @@ def test_ctrl_c_ends_all_at_once_and_the_workers_say_nothing(tmp_path: Path, at_
         [sys.executable, str(script), str(started)],
         env=clean_environment({"PYTHONPATH": str(REPOSITORY)}),
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -213,7 +213,8 @@ def test_spine_generic_offers_six_contrasts(tmp_path: Path) -> None:
             "dwi": "sub-amu01_rec-average_dwi",
         }
     }
-    assert cohort.warnings == ()
+    left_out = "sub-amu01/anat/sub-amu01_flip-1_mt-off_MTS.nii.gz, sub-amu01/dwi/sub-amu01_dwi.nii.gz"
+    assert cohort.warnings == (f"image without a mask, left out: 2 files ({left_out})",)
     report = run(tmp_path)
     assert report.failures == ()
     assert sorted(path.name for path in report.output.rglob("*probseg.nii.gz")) == sorted(

@@ -658,14 +658,15 @@ MISTAKES: list[tuple[Any, str]] = [
         r"sub-01_T1w_0001.nii.gz: shape differs.*\(z, y, x\) = \(30, 26, 24\), found \(29, 26, 24\)",
     ),
     (moved, "sub-01_T1w_0001.nii.gz: affine differs from that of the image by 0.5"),
-    (on_label(lambda a: np.where(a > 0.9, np.nan, a)), "sub-01_T1w_0001.nii.gz: NaN or infinite values"),
     (on_label(lambda a: np.where(a > 0.9, np.inf, a)), "sub-01_T1w_0001.nii.gz: NaN or infinite values"),
     (on_label(lambda a: a * 100), r"sub-01_T1w_0001.nii.gz: values outside \[0, 1\].*divide it by 100"),
     (on_label(lambda a: a * 255), r"sub-01_T1w_0001.nii.gz: values outside \[0, 1\].*divide it by 255"),
     (four_dimensional, "sub-01_T1w_0001.nii.gz: not a 3-D image"),
     (truncated, "sub-01_T1w_0001.nii.gz: corrupt or truncated gzip"),
-    (labels_in_json({"background": 0, "cord": 1, "ignore": 2}), "ignore label.*nnUNetTrainer"),
-    (labels_in_json({"background": 0, "cord": [1, 2], "grey": 2}), "region-based labels.*nnUNetTrainer"),
+    (
+        labels_in_json({"background": 0, "cord": [1, 2], "grey": 2}),
+        "regions_class_order does not fit the labels: expected 2 values",
+    ),
     (cascade, "3d_fullres of Dataset101_Tiny is a cascade.*nnUNetTrainer"),
     (flat_patch, "two-dimensional, expected a 3d configuration.*nnUNetTrainerSoftSegSlidingWindow"),
 ]
