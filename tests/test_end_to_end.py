@@ -32,7 +32,7 @@ import dataclasses
 from nnunetv2.run.run_training import run_training_entry
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegDemo as trainer
 trainer.settings = dataclasses.replace(
-    trainer.settings, num_epochs={EPOCHS}, iterations_per_epoch=50, save_every=1
+    trainer.settings, num_epochs={EPOCHS}, iterations_per_epoch=35, save_every=1
 )
 run_training_entry()
 """
@@ -45,7 +45,10 @@ class Workplace:
     def __init__(self, root: Path) -> None:
         self.root = root
         folders = {name: str(root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        self.environment = clean_environment({**folders, "nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2"})
+        # Threads that wait asleep: other tests run beside.
+        self.environment = clean_environment(
+            {**folders, "nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2", "OMP_WAIT_POLICY": "passive"}
+        )
         self.raw = root / "nnUNet_raw" / DATASET
         self.images = self.raw / "imagesTs"
 
