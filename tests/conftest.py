@@ -46,6 +46,15 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def larger_real_data(real_data: Path) -> Path:
+    """Folder with `lidc/`, `hippocampus/` and `gm/`."""
+    folder = real_data / "real"
+    if not folder.is_dir():
+        pytest.skip(f"no larger real data in {real_data}: expected a folder real/ in it")
+    return folder
+
+
 @pytest.fixture
 def in_new_python(tmp_path: Path) -> Callable[..., str]:
     """Run code in a Python of its own, outside of the repository, and return what it printed."""

@@ -32,8 +32,6 @@ from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 DEFAULT = SoftSegSettings()
 Cases = dict[str, np.ndarray]
 """Case -> soft labels (label, *space)."""
-REAL = Path("/work/shared/data/real")
-needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not here")
 
 
 def learned(cases: Cases, made_with: SoftSegSettings = DEFAULT) -> tuple[list[str], dict[str, Any]]:
@@ -167,13 +165,14 @@ def voxels(file: Path) -> np.ndarray:
     return np.asarray(nib.load(file).dataobj)
 
 
-@needs_real_data
-def test_nodules_marked_by_one_to_four_radiologists() -> None:
+def test_nodules_marked_by_one_to_four_radiologists(larger_real_data: Path) -> None:
     """LIDC-IDRI: median volume error per number of raters within 1 %."""
-    listed = json.loads((REAL / "lidc" / "cases.json").read_text())[::7]
+    listed = json.loads((larger_real_data / "lidc" / "cases.json").read_text())[::7]
     cases = {}
     for case in (row["case"] for row in listed):
-        drawn = [voxels(REAL / "lidc" / f"rater{at}" / f"{case}.nii.gz") > 0 for at in (1, 2, 3, 4)]
+        drawn = [
+            voxels(larger_real_data / "lidc" / f"rater{at}" / f"{case}.nii.gz") > 0 for at in (1, 2, 3, 4)
+        ]
         cases[case] = np.mean(drawn, axis=0, dtype=np.float32)[None]
     assert obey(cases) == ["fixed"]
     names, plans = learned(cases)
@@ -183,10 +182,9 @@ def test_nodules_marked_by_one_to_four_radiologists() -> None:
         assert abs(np.median(errors)) <= 0.01
 
 
-@needs_real_data
-def test_hippocampus_averaged_down() -> None:
+def test_hippocampus_averaged_down(larger_real_data: Path) -> None:
     cases = {}
-    for file in sorted((REAL / "hippocampus" / "labels").glob("*.nii.gz"))[::10]:
+    for file in sorted((larger_real_data / "hippocampus" / "labels").glob("*.nii.gz"))[::10]:
         values = voxels(file)
         even = values[tuple(slice(size // 2 * 2) for size in values.shape)]
         halves = [part for size in even.shape for part in (size // 2, 2)]
@@ -196,9 +194,8 @@ def test_hippocampus_averaged_down() -> None:
     obey(cases)
 
 
-@needs_real_data
-def test_grey_matter_in_cord() -> None:
-    folder = REAL / "gm" / "derivatives" / "labels"
+def test_grey_matter_in_cord(larger_real_data: Path) -> None:
+    folder = larger_real_data / "gm" / "derivatives" / "labels"
     cases = {}
     for cord in sorted(folder.rglob("*_seg-manual.nii.gz")):
         grey = cord.with_name(cord.name.replace("_seg-manual", "_gmseg-manual"))
