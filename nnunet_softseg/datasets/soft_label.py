@@ -143,13 +143,15 @@ def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[st
     channels, properties = read_image([file], reader)
     label = np.asarray(channels[0], dtype=np.float32)
     if type(reader).__name__.startswith("SimpleITK"):  # which reads NaN as 0
-        label[_unknown_voxels(file, reader)] = np.nan
+        unknown = np.isnan(stored_values(file))
+        if unknown.any():
+            label[_turned(unknown, file, reader)] = np.nan
     return label, properties
 
 
-def _unknown_voxels(file: Path, reader: ImageReader) -> npt.NDArray[np.bool_]:
-    """Return where a soft label (z, y, x), as the reader turns it, is NaN."""
-    image, unknown = load_nifti(file), np.isnan(stored_values(file))
+def _turned(unknown: npt.NDArray[np.bool_], file: Path, reader: ImageReader) -> npt.NDArray[np.bool_]:
+    """Return voxels (x, y, z) of a file as the reader turns them, (z, y, x)."""
+    image = load_nifti(file)
     with tempfile.TemporaryDirectory() as folder:
         marked = Path(folder) / "unknown.nii"
         nib.Nifti1Image(unknown.astype(np.uint8), image.affine).to_filename(marked)
