@@ -246,14 +246,16 @@ def make_ready_to_train(dataset: TinyDataset, patch: pytest.MonkeyPatch) -> None
     patch.setenv("nnUNet_n_proc_DA", "0")  # after the planning, which does not take a 0
 
 
-def small_plans(dataset: TinyDataset) -> dict[str, Any]:
+def small_plans(
+    dataset: TinyDataset, patch_size: tuple[int, ...] = (24, 16, 16), features: tuple[int, ...] = (4, 8, 8)
+) -> dict[str, Any]:
     """Return nnU-Net's plans with a small patch and network."""
     plans = dataset.plans()
     configuration = plans["configurations"]["3d_fullres"]
-    configuration.update(patch_size=[24, 16, 16], batch_size=2)
+    configuration.update(patch_size=list(patch_size), batch_size=2)
     configuration["architecture"]["arch_kwargs"].update(
         n_stages=3,
-        features_per_stage=[4, 8, 8],
+        features_per_stage=list(features),
         kernel_sizes=[[3, 3, 3]] * 3,
         strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]],
         n_conv_per_stage=[1] * 3,

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
-from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset
+from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset, small_plans
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -603,24 +603,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
 
 
 def trainer(dataset: TinyDataset, **changes: Any) -> nnUNetTrainerSoftSegPaperAug:
-    plans = dataset.plans()
-    configuration = plans["configurations"]["3d_fullres"]
-    configuration.update(patch_size=[16, 16, 16], batch_size=2)
-    configuration["architecture"]["arch_kwargs"].update(
-        n_stages=3,
-        features_per_stage=[4, 4, 4],
-        kernel_sizes=[[3, 3, 3]] * 3,
-        strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-        n_conv_per_stage=[1] * 3,
-        n_conv_per_stage_decoder=[1] * 2,
-    )
-
     class Changed(nnUNetTrainerSoftSegPaperAug):
         settings = dataclasses.replace(nnUNetTrainerSoftSegPaperAug.settings, **changes)
 
     with contextlib.redirect_stdout(io.StringIO()):
         return Changed(
-            {**plans, "continue_training": False},
+            small_plans(dataset, (16, 16, 16), (4, 4, 4)),
             "3d_fullres",
             "all",
             dataset.dataset_json,
