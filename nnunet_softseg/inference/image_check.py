@@ -12,6 +12,7 @@ from nnunet_softseg.datasets.check import CheckReport
 from nnunet_softseg.errors import Finding, UserError
 from nnunet_softseg.inference.case_record import KEY
 from nnunet_softseg.inference.network_image import header_findings, preprocess_files
+from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
 from nnunet_softseg.inference.predict import (
     CHECKPOINT,
     ImageCase,
@@ -20,7 +21,6 @@ from nnunet_softseg.inference.predict import (
     load_predictor,
     open_model,
 )
-from nnunet_softseg.inference.qc_page import WARNING, WORDS
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings
 from nnunet_softseg.io.nifti import StrPath, file_findings, is_nifti, load_nifti, not_finite, stored_values
 from nnunet_softseg.io.workers import try_jobs
@@ -93,7 +93,7 @@ def _check_case(case: ImageCase) -> _Said:
             if not np.isfinite((values.min(), values.max())).all():
                 of_file.append(not_finite(case.case_id, values))
             elif values.min() == values.max():
-                what, found = WORDS["constant image"][0], f"{values.flat[0]:g} everywhere"
+                what, found = WORDS[Flag.CONSTANT][0], f"{values.flat[0]:g} everywhere"
                 of_file.append(Finding(case.case_id, what, "an image", found, "repair it", "warning"))
         findings += of_file
     broken = any(finding.severity == "error" for finding in findings)

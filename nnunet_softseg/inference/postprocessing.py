@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnunet_softseg.inference.case_record import PredictionOptions
+from nnunet_softseg.io.case_files import REPORT
 from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
 from nnunet_softseg.preprocessing.soft_target import LabelShape, Range, known_range, label_shape
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY
@@ -60,6 +61,31 @@ class Flag(StrEnum):
     PIECES = "several pieces"
     UNLIKE = "unlike training"
     FEW_SLICES = "few slices"
+
+
+WARNING = "warning"
+"""In the place of a flag, of cases with a warning and no flag."""
+WORDS: Mapping[str, tuple[str, str]] = {
+    Flag.CONSTANT: ("with one value in all voxels", "repair the image"),
+    Flag.EMPTY: ("with nothing found", "right if the structure is absent, else look at the image"),
+    Flag.DISCARDED: ("emptied, as --discard-implausible asks", "look at the image"),
+    Flag.WEAK: ("with a weak response", "there may be none in the image: look at it"),
+    Flag.UNLIKE: ("unlike the labels of the training", "look at the map before you measure it"),
+    Flag.PIECES: ("in more pieces than in training", "--largest-piece keeps one of them"),
+    Flag.BROKEN_OFF: ("ending inside the image, or with a gap", "right if the structure ends there"),
+    Flag.BORDER: (
+        "at the border of what the network saw",
+        "the structure may be cut off: try --localize always, or crop the image around it",
+    ),
+    Flag.FEW_SLICES: ("in one or two slices", "look at it"),
+    Flag.MOVED: ("found off the centre", "look whether it is the right structure"),
+    Flag.SEEN: ("of subjects of the training", "no test of the model: leave them out of one"),
+    Flag.ORIENTATION: ("with axes turned another way than in training", "reorient the image"),
+    Flag.HEADER: ("with a doubtful header", "repair the image's header: its warning says how"),
+    Flag.SPACING: ("with voxels far from the sizes of the training", "trust it less, or resample the image"),
+    WARNING: ("with a warning", f"read it in {REPORT}"),
+}
+"""What is said of the cases with a flag, and what to do; the most serious first."""
 
 
 class Flagged(NamedTuple):
@@ -242,10 +268,13 @@ def outliers(shape: LabelShape, training: Mapping[str, Any]) -> list[str]:
         if score <= 1 or parts[figure] > 1:
             told.append(figure)
         score += parts[figure]
-    values = {figure: (getattr(shape, figure), *ranges[figure]) for figure in told if score > 1}
+    if score <= 1:
+        return []
     return [
-        f"{figure.replace('_', ' ')} {value:.3g} (in training {least:.3g} to {most:.3g})"
-        for figure, (value, least, most) in values.items()
+        f"{figure.replace('_', ' ')} {getattr(shape, figure):.3g} (in training {{:.3g}} to {{:.3g}})".format(
+            *ranges[figure]
+        )
+        for figure in told
     ]
 
 

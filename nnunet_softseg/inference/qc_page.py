@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.postprocessing import Flag
+from nnunet_softseg.inference.postprocessing import WARNING, WORDS
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import grey_levels, render_page, save_figure, template, write_page
@@ -37,29 +37,6 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 FOLDER = "qc"
 MOST_CASES = 200
 """Of more cases, no page is made without being asked: a picture takes about a third of a second."""
-WARNING = "warning"
-"""In the place of a flag, of cases with a warning and no flag."""
-WORDS: Mapping[str, tuple[str, str]] = {
-    Flag.CONSTANT: ("with one value in all voxels", "repair the image"),
-    Flag.EMPTY: ("with nothing found", "right if the structure is absent, else look at the image"),
-    Flag.DISCARDED: ("emptied, as --discard-implausible asks", "look at the image"),
-    Flag.WEAK: ("with a weak response", "there may be none in the image: look at it"),
-    Flag.UNLIKE: ("unlike the labels of the training", "look at the map before you measure it"),
-    Flag.PIECES: ("in more pieces than in training", "--largest-piece keeps one of them"),
-    Flag.BROKEN_OFF: ("ending inside the image, or with a gap", "right if the structure ends there"),
-    Flag.BORDER: (
-        "at the border of what the network saw",
-        "the structure may be cut off: try --localize always, or crop the image around it",
-    ),
-    Flag.FEW_SLICES: ("in one or two slices", "look at it"),
-    Flag.MOVED: ("found off the centre", "look whether it is the right structure"),
-    Flag.SEEN: ("of subjects of the training", "no test of the model: leave them out of one"),
-    Flag.ORIENTATION: ("with axes turned another way than in training", "reorient the image"),
-    Flag.HEADER: ("with a doubtful header", "repair the image's header: its warning says how"),
-    Flag.SPACING: ("with voxels far from the sizes of the training", "trust it less, or resample the image"),
-    WARNING: ("with a warning", f"read it in {REPORT}"),
-}
-"""What is said of the cases with a flag, and what to do; the most serious first."""
 CONTOURS = ("#00e0ff", "#ffb000", "#7cfc00", "#ff66c4", "#b28dff", "#ff5a36")
 """Of labels; the labels after these begin again."""
 _DARK = ("#0072B2", "#B8860B", "#3f8f00", "#CC3399", "#5E3C99", "#D5421E")

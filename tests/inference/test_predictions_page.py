@@ -13,8 +13,8 @@ from PIL import Image
 from tiny_dataset import affine_of
 
 from nnunet_softseg.inference import qc_page
-from nnunet_softseg.inference.postprocessing import Flag
-from nnunet_softseg.inference.qc_page import WARNING, WORDS, case_figure, flag_lines, summarise
+from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
+from nnunet_softseg.inference.qc_page import case_figure, flag_lines, summarise
 
 FLAGS = {"a": [Flag.UNLIKE, Flag.EMPTY], "b": [], "c": [Flag.UNLIKE], "d": [Flag.BORDER], "e": []}
 BAR = np.zeros((20, 24, 16), np.float32)
