@@ -66,7 +66,9 @@ class Finding:
 
 def short_name(file: Path | str) -> str:
     """Return the name of a file with that of its folder, enough to find it in a dataset; a str as it is."""
-    return file if isinstance(file, str) else f"{file.parent.name}/{file.name}"
+    if isinstance(file, str):
+        return file
+    return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
 
 
 def raise_first_error(findings: Iterable[Finding]) -> None:

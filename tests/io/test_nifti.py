@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, short_name
 from nnunet_softseg.io.nifti import load_nifti
 
 AFFINE = np.diag([0.5, 1.0, 3.0, 1.0])
@@ -88,3 +88,9 @@ def test_zeros_are_compressed_as_much_as_gzip_can(tmp_path: Path) -> None:
     finally:
         nib.openers.Opener.default_compresslevel = before
     assert load_nifti(tmp_path / "zeros.nii.gz").shape == (200, 200, 100)
+
+
+def test_a_file_in_the_working_folder_is_named_without_a_root() -> None:
+    assert short_name(Path("bad.nii.gz")) == "bad.nii.gz"
+    assert short_name(Path("imagesTr", "bad.nii.gz")) == "imagesTr/bad.nii.gz"
+    assert short_name(Path("/data/imagesTr/bad.nii.gz")) == "imagesTr/bad.nii.gz"
