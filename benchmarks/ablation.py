@@ -6,7 +6,8 @@ What decides is the summed soft map: CSA error, boundary error, STD of CSA over 
 residue in the background and to a boundary that is a little too far out.
 """
 
-from phantom_study import Method, Study, measure, parse, run, trainings
+from phantom_study import PhantomStudy, measure, parse, run
+from study import Method, trainings
 
 METHODS = {
     "default": Method(),
@@ -38,7 +39,7 @@ def main() -> None:
     print(table)
 
 
-def summary(study: Study, seeds: list[int]) -> str:
+def summary(study: PhantomStudy, seeds: list[int]) -> str:
     """Return a Markdown table: per method the mean over trainings, and their standard deviation."""
     cases = measure(study, seeds).cases
     keys = ["method", "subject"]

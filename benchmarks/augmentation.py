@@ -57,11 +57,10 @@ def trainer_plans(size: str) -> dict[str, Any]:
 
 def write_cases(folder: Path, size: str) -> None:
     """Write preprocessed cases with a soft and an integer cord, as nnU-Net and the trainer store them."""
-    import blosc2
     import numpy as np
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-    from nnunet_softseg.preprocessing.soft_target import soft_target_folder
+    from nnunet_softseg.preprocessing.soft_target import drawn_voxels, soft_target_folder, write_soft_target
 
     soft_target_folder(folder).mkdir(parents=True)
     folder.mkdir(parents=True)
@@ -88,20 +87,9 @@ def write_cases(folder: Path, size: str) -> None:
         }
         case = f"case_{index}"
         nnUNetDatasetBlosc2.save_case(image, hard, properties, str(folder / case), **options)
-        blocks, chunks = comp_blosc2_params(soft.shape, PATCHES[size], 2)
-        blosc2.asarray(
-            soft.astype(np.float16),
-            chunks=chunks,
-            blocks=blocks,
-            urlpath=str(soft_target_folder(folder) / f"{case}.b2nd"),
-            mode="w",
-            cparams={
-                "codec": blosc2.Codec.LZ4HC,
-                "clevel": 5,
-                "filters": [blosc2.Filter.SHUFFLE],
-                "nthreads": 1,
-            },
-        )
+        target = soft.astype(np.float16)
+        record = {"drawn_voxels": drawn_voxels(target)}
+        write_soft_target(soft_target_folder(folder) / f"{case}.b2nd", target, record, PATCHES[size])
 
 
 def make(name: str, size: str) -> Any:

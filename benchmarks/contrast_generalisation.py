@@ -10,19 +10,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phantom_study import (
-    DATASET_ID,
-    Method,
-    Study,
-    contrast_ids,
-    make_data,
-    measure,
-    parse,
-    predict,
-    protocol,
-    train,
-    trainings,
-)
+from phantom_study import DATASET_ID, PhantomStudy, contrast_ids, make_data, measure, parse
+from study import Method, Study, predict, protocol, train, trainings
 
 from nnunet_softseg.io.results import make_folder, write_json
 
@@ -35,11 +24,11 @@ METHODS = {BASELINE: Method(), AUGMENTED: Method("nnUNetTrainerSoftSegContrastAu
 MEASURES = {"soft_dice": "soft Dice", "boundary_mae": "boundary MAE", "abs_csa_error_mm2": "|CSA error|, mm2"}
 
 
-class AllContrastsTested(Study):
+class AllContrastsTested(PhantomStudy):
     """A study whose models, whatever they were trained on, are tested on all contrasts."""
 
     def images(self, dataset_id: int) -> Path:
-        """Folder of the test images of all contrasts."""
+        """Return the folder of the test images of all contrasts."""
         return super().images(DATASET_ID)
 
 
@@ -73,7 +62,7 @@ def train_and_predict(study: Study, name: str, seed: int) -> None:
     write_json(done, {**record, "epochs": study.epochs, "iterations": study.iterations})
 
 
-def by_contrast(study: Study, seeds: list[int]) -> "pd.DataFrame":
+def by_contrast(study: PhantomStudy, seeds: list[int]) -> "pd.DataFrame":
     """Return the measures per (method, contrast): means over trainings and subjects."""
     cases = measure(study, seeds).cases
     method_of = {name: method for name, (method, _) in trainings(study, seeds).items()}

@@ -12,7 +12,8 @@ optimiser, schedule and mirroring), for as many steps. On a GPU: --device cuda -
 from collections.abc import Sequence
 from pathlib import Path
 
-from phantom_study import Method, Study, average_trainings, measure, parse, protocol, run, trainings
+from phantom_study import PhantomStudy, measure, parse, run
+from study import Method, average_trainings, protocol, trainings
 
 from nnunet_softseg.io.results import make_folder
 
@@ -34,7 +35,7 @@ def main() -> None:
     report(study, asked.seeds)
 
 
-def report(study: Study, seeds: Sequence[int]) -> None:
+def report(study: PhantomStudy, seeds: Sequence[int]) -> None:
     """Compare the methods, the trainings of each averaged, and write the report."""
     from nnunet_softseg.evaluation.comparison.result import compared, write_comparison
     from nnunet_softseg.evaluation.comparison.scores import PRIMARY

@@ -18,17 +18,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from localiser import show, views_without_cord
-from phantom_study import (
-    DATASET_ID,
-    FOV_MM,
-    NAME,
-    Method,
-    Study,
-    make_data,
-    parse,
-    plan,
-    train,
-)
+from phantom_study import DATASET_ID, FOV_MM, NAME, PhantomStudy, make_data, parse
+from study import Method, plan, train
 
 from nnunet_softseg.io.results import new_folder, write_json
 from nnunet_softseg.phantom import CONTRAST_NAMES
@@ -59,7 +50,7 @@ def main() -> None:
             )
 
 
-def add_negatives(study: Study) -> None:
+def add_negatives(study: PhantomStudy) -> None:
     """Write the dataset of the second training: the first one's, and images without a cord in every fold."""
     target = study.raw / f"Dataset{WITH_NEGATIVES:03d}_{NAME}"
     if target.is_dir():

@@ -9,15 +9,8 @@ Nothing is predicted; what counts is the soft Dice of the last epoch on patches 
 import statistics
 from typing import Any
 
-from phantom_study import (
-    DATASET_ID,
-    Method,
-    Study,
-    make_data,
-    parse,
-    protocol,
-    train,
-)
+from phantom_study import DATASET_ID, make_data, parse
+from study import Method, Study, protocol, train
 
 from nnunet_softseg.io.results import make_folder, write_json
 

@@ -67,7 +67,7 @@ from nnunet_softseg.preprocessing.soft_target import (
 )
 from nnunet_softseg.settings import CROP_LOSS_WARNING, PLANS_KEY, SoftSegSettings
 
-FORMAT = 7
+FORMAT = 8
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
 
 
@@ -225,8 +225,8 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "kept_mass": kept_mass(target, job.box).tolist(),
         "shapes": [shape and asdict(shape) for shape in shapes],
         "peaks": [found and asdict(found) for found in peaks],
-        "known": (known := [float(share) for share in (~np.isnan(target)).reshape(len(target), -1).mean(1)]),
-        "drawn_voxels": drawn_voxels(target) if min(known) < 1 else None,
+        "known": [float(share) for share in (~np.isnan(target)).reshape(len(target), -1).mean(1)],
+        "drawn_voxels": drawn_voxels(target),
         "way_errors": errors,
         "warnings": warnings,
     }

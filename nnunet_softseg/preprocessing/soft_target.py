@@ -27,7 +27,7 @@ RECORD_KEY = "nnunet_softseg"
 """Of the record, a dictionary, among the variable-length metadata of a soft target."""
 KNOWN = 0.5
 """A voxel counts as known if at least this share of what it is interpolated from is."""
-DRAWN = 512
+DRAWN = 1024
 """So many voxels to centre patches on, of the known ones and of each label."""
 _SMOOTH_SLICES = 10.0  # sigma of the areas that the roughness is measured against
 _DEPTH = 0.25  # of the interior below the border, in radii of the structure
@@ -91,14 +91,18 @@ def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt
 def drawn_voxels(target: SoftTarget) -> list[list[list[int]]]:
     """Return voxels (*space) drawn at random: first of those where a label is known, then of each label.
 
-    Training patches of partly annotated cases are centred on them; the label is where it exceeds a half.
+    Training patches are centred on them. The label is where it exceeds half of its largest value in the case:
+    one that never exceeds 0.5, as where few raters agree, is found in as many patches as any other.
     """
     random = np.random.default_rng(0)
     drawn = []
-    for where in (~np.isnan(target).all(axis=0), *(target > HARD_THRESHOLD)):
+    unknown = np.isnan(target)
+    labelled = [label > HARD_THRESHOLD * label.max(initial=0) for label in np.where(unknown, 0, target)]
+    for where in (~unknown.all(axis=0), *labelled):
         voxels = np.flatnonzero(where)
-        chosen = voxels[random.integers(len(voxels), size=min(DRAWN, len(voxels)))] if len(voxels) else voxels
-        drawn.append(np.stack(np.unravel_index(chosen, where.shape), axis=1).tolist())
+        if len(voxels) > DRAWN:
+            voxels = voxels[random.integers(len(voxels), size=DRAWN)]
+        drawn.append(np.stack(np.unravel_index(voxels, where.shape), axis=1).tolist())
     return drawn
 
 

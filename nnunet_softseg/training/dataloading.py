@@ -20,7 +20,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.nn.functional import interpolate
 
 from nnunet_softseg.preprocessing.center_crop import inside, network_box, patch_centres
-from nnunet_softseg.preprocessing.soft_target import DRAWN, KNOWN, open_soft_target, read_record
+from nnunet_softseg.preprocessing.soft_target import KNOWN, open_soft_target, read_record
 
 Scales = Sequence[Sequence[float]] | None
 _LEAST_WEIGHT = 1e-6  # less is rounding
@@ -94,39 +94,28 @@ class SoftLabelDataset:
             # Nothing looks at it: a view of a single 0 saves reading it. Not of the type that the loader
             # converts to: so it makes a patch of its own, which PyTorch may write to.
             segmentation = np.broadcast_to(np.int8(0), (1, *image.shape[1:]))
-        if self.si_axis is not None or self.weighted:
-            centres = self._centres(image.shape[1:], properties["class_locations"], soft_target)
-            properties = {**properties, "class_locations": centres}
-        return case, segmentation, None, properties
+        centres = self._centres(image.shape[1:], soft_target)
+        return case, segmentation, None, {**properties, "class_locations": centres}
 
-    def _centres(
-        self, shape: tuple[int, ...], class_locations: dict[Any, Any], soft_target: Any
-    ) -> dict[int, npt.NDArray[np.int64]]:
-        """Return where patches may be centred, see `patch_centres`: key 0 anywhere known."""
-        drawn = (read_record(soft_target) or {}).get("drawn_voxels") if self.weighted else None
-        if drawn is None:  # all is known
-            # nnU-Net's key of all that is annotated, background too, starts with -1.
-            labelled = [rows for key, rows in class_locations.items() if np.ravel(key)[0] != -1 and len(rows)]
-            voxels = [np.asarray(rows)[:, 1:] for rows in labelled]
-        else:
-            known, *voxels = (np.reshape(rows, (-1, len(shape))).astype(np.int64) for rows in drawn)
+    def _centres(self, shape: tuple[int, ...], soft_target: Any) -> dict[int, npt.NDArray[np.int64]]:
+        """Return where patches may be centred: on each label; with a fixed crop see `patch_centres`.
+
+        Key 0 is anywhere known; without it, where all is known and there is no crop, nnU-Net draws patches
+        anywhere by itself.
+        """
+        drawn = (read_record(soft_target) or {})["drawn_voxels"]
+        known, *voxels = (np.reshape(rows, (-1, len(shape))).astype(np.int64) for rows in drawn)
         if self.si_axis is None:
-            if drawn is None:
-                known = np.random.default_rng(0).integers(shape, size=(DRAWN, len(shape)))
-            return {key: np.pad(rows, ((0, 0), (1, 0))) for key, rows in enumerate([known, *voxels])}
-        if drawn is not None:
-            box = inside(network_box(shape, self.patch_size, self.si_axis), shape)
-            start, stop = [part.start for part in box], [part.stop for part in box]
-            known, *voxels = (
-                rows[((rows >= start) & (rows < stop)).all(axis=1)] for rows in (known, *voxels)
-            )
-        label_si = [rows[:, self.si_axis] for rows in voxels]
+            keys = dict(enumerate(voxels, 1)) | ({0: known} if self.weighted else {})
+            return {key: np.pad(rows, ((0, 0), (1, 0))) for key, rows in sorted(keys.items())}
+        box = inside(network_box(shape, self.patch_size, self.si_axis), shape)
+        start, stop = [part.start for part in box], [part.stop for part in box]
+        known, *voxels = (
+            rows[((rows >= start) & (rows < stop)).all(axis=1), self.si_axis] for rows in (known, *voxels)
+        )
+        of_labels = np.concatenate(voxels)
         return patch_centres(
-            shape,
-            self.patch_size,
-            self.si_axis,
-            np.concatenate(label_si) if label_si else np.empty(0, dtype=np.int64),
-            None if drawn is None else known[:, self.si_axis],
+            shape, self.patch_size, self.si_axis, of_labels, known if self.weighted else None
         )
 
 

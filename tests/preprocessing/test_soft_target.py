@@ -45,6 +45,7 @@ from nnunet_softseg.preprocessing.preparation import (
     prepare_soft_targets,
 )
 from nnunet_softseg.preprocessing.soft_target import (
+    drawn_voxels,
     on_network_grid,
     open_soft_target,
     read_record,
@@ -172,6 +173,22 @@ def test_a_coarser_grid_of_another_ratio_keeps_the_sum() -> None:
     fine = np.random.default_rng(1).random((10, 9, 30)).astype(np.float32)
     coarse = on_network_grid(fine, ((0, 10), (0, 9), (0, 30)), (8, 7, 11))
     assert coarse.mean(dtype=np.float64) == pytest.approx(fine.mean(dtype=np.float64), abs=1e-7)
+
+
+@given(st.floats(0.05, 1), st.floats(0.05, 1), st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None)
+def test_patches_are_drawn_on_the_half_of_each_label_however_faint(
+    first: float, second: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    target = np.zeros((2, 6, 5, 4), dtype=np.float16)
+    target[0, 1:4, 2, 1:3] = first  # one rater of four marked it
+    target[0, 4, 2, 1] = 0.4 * first
+    target[1, 0, :, 3] = second * rng.uniform(0.6, 1, 5)
+    known, *drawn = (np.array(voxels) for voxels in drawn_voxels(target))
+    assert len(known) == 6 * 5 * 4  # all of them, as there are fewer than are drawn
+    assert {tuple(voxel) for voxel in drawn[0]} == {(z, 2, x) for z in (1, 2, 3) for x in (1, 2)}
+    assert {tuple(voxel) for voxel in drawn[1]} == {(0, y, 3) for y in range(5)}
 
 
 def test_thick_slices_are_interpolated_too() -> None:

@@ -196,8 +196,12 @@ def test_sliding_window_draws_patches_as_nnunet_does(dataset: TinyDataset) -> No
     made.on_train_start()
     assert made.si_axis is None
     assert made.oversample_foreground_percent == pytest.approx(0.33)
-    _, _, _, properties = made.get_tr_and_val_datasets()[0].load_case(dataset.cases[0])
-    assert set(properties["class_locations"]) == {1, 2}  # nnU-Net's own table
+    case, _, _, properties = made.get_tr_and_val_datasets()[0].load_case(dataset.cases[0])
+    assert set(properties["class_locations"]) == {1, 2}  # the rest anywhere, as nnU-Net's key -1 is no label
+    for label, rows in properties["class_locations"].items():
+        soft = case[:, :, :, :][label]  # behind the one channel of the image
+        assert (soft[tuple(rows[:, 1:].T)] > 0.5 * soft.max()).all()
+        assert len(rows) > 0
 
 
 def test_a_broken_fingerprint_is_refused(dataset: TinyDataset) -> None:

@@ -1,0 +1,323 @@
+"""Soft nnU-Net against vanilla on real images: one protocol, one command a study.
+
+    python benchmarks/evidence.py raters -o evidence/raters --data LIDC
+    python benchmarks/evidence.py hippocampus -o evidence/hippocampus --data HIPPOCAMPUS
+    python benchmarks/evidence.py gm -o evidence/gm --data GREY_MATTER
+
+Data -> stock plans -> every method is trained on the same plans, cases and number of steps, once per seed ->
+the test images are predicted by the stock command, without mirroring -> measures of every case against the
+reference -> FOLDER/evidence.json and evidence.md. The subject is the unit: trainings of a method are averaged
+first, then the cases of a person. A step that is done is kept: an interrupted study goes on where it was, and
+the same command prints the same table again. On a GPU: --device cuda --planner ExperimentPlanner --epochs 200
+--iterations 250.
+
+`vanilla` is nnU-Net's own trainer as it comes, its label map; `vanilla_softmax` the probabilities of the same
+network, taken for a soft map; `softseg` ours.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from evidence_data import RATERS, grey_matter, hippocampus, nodules, parts_of, person_of
+from study import Method, Study, add_arguments, plan, protocol, shared_by, train_and_predict
+
+from nnunet_softseg.io.results import make_folder, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHOLE_IMAGE = "nnUNetTrainerSoftSegSlidingWindow"
+SOFTMAX = "_softmax"
+SHOWN = {
+    "dice": "",
+    "soft_dice": "",
+    "boundary_mae": "",
+    "abs_rve_percent": "%",
+    "rve_percent": "%",
+    "brier": "",
+    "ece": "",
+    "asd_mm": "mm",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One study: its data, its methods and what it shows beyond the measures of every case.
+
+    Attributes:
+        name: of its datasets.
+        methods: what is compared.
+        make_data: (data, study) -> the ids of the datasets written.
+        more: (study, cases, data) -> further rows, from the table of all cases and methods.
+    """
+
+    name: str
+    methods: Mapping[str, Method]
+    make_data: Callable[[Path, Study], tuple[int, ...]]
+    more: Callable[[Study, "pd.DataFrame", Path], list[dict[str, Any]]]
+
+
+def main() -> None:
+    """Run what is missing, then print and write the table."""
+    study, asked = parse()
+    question = QUESTIONS[asked.study]
+    study = dataclasses.replace(study, dataset_ids=question.make_data(asked.data.resolve(), study))
+    for dataset_id in study.dataset_ids:
+        plan(study, dataset_id)
+    for seed in asked.seeds:
+        for name in study.methods:
+            train_and_predict(study, name, seed)
+    cases = measured(study, asked.seeds)
+    rows = [*rows_of(cases, asked.study), *question.more(study, cases, asked.data.resolve())]
+    write_json(study.output / "evidence.json", rows)
+    write_json(study.output / "protocol.json", protocol(study, asked.seeds))
+    cases.to_csv(study.output / "cases.csv", index=False)
+    text = as_markdown(rows)
+    (study.output / "evidence.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def parse() -> tuple[Study, argparse.Namespace]:
+    """Return the study that the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=list(QUESTIONS), help="what is asked")
+    every = {name: method for question in QUESTIONS.values() for name, method in question.methods.items()}
+    add_arguments(parser, every)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the study's images and labels")
+    parser.set_defaults(iterations=200, methods=None)
+    asked = parser.parse_args()
+    question = QUESTIONS[asked.study]
+    asked.methods = asked.methods or list(question.methods)
+    unknown = [name for name in asked.methods if name not in question.methods]
+    if unknown:
+        parser.error(f"{asked.study}: expected methods of {', '.join(question.methods)}, found {unknown[0]}")
+    return Study(
+        **shared_by(asked, question.methods), name=question.name, dataset_ids=(), mirroring=False
+    ), asked
+
+
+def nodule_data(data: Path, study: Study) -> tuple[int, ...]:
+    """Write the dataset of the lung nodules."""
+    cases = [entry["case"] for entry in json.loads((data / "cases.json").read_text("utf-8"))]
+    folder = study.raw / f"Dataset920_{study.name}"
+    raters = [data / name for name in RATERS]
+    nodules(raters, data / "images", folder, study.output / "fused", parts_of(cases))
+    return (920,)
+
+
+def hippocampus_data(data: Path, study: Study) -> tuple[int, ...]:
+    """Write the dataset of the hippocampi."""
+    hippocampus(data, study.raw / f"Dataset930_{study.name}")
+    return (930,)
+
+
+def grey_matter_data(data: Path, study: Study) -> tuple[int, ...]:
+    """Write a dataset for each person left out."""
+    return tuple(grey_matter(data, study.raw, range(940, 950), study.name))
+
+
+# Measures
+
+
+def measured(study: Study, seeds: Sequence[int]) -> "pd.DataFrame":
+    """Return the measures of every case, method and label, the trainings of a method averaged."""
+    import pandas as pd
+
+    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.measuring import EvaluationSettings
+
+    tables = []
+    for seed in seeds:
+        folders = {}
+        for name, method in study.methods.items():
+            folders[name] = study.prediction(name, seed)
+            if method.probabilities:
+                folders[f"{name}{SOFTMAX}"] = softmax_maps(study, name, seed)
+        settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)
+        tables.append(measure_methods(folders, references(study), settings).cases)
+    table = pd.concat(tables)
+    figures = table.select_dtypes("number").columns.difference(["label"])
+    keys = ["method", "label", "case"]
+    return table.groupby(keys, sort=False)[list(figures)].mean().reset_index()
+
+
+def references(study: Study) -> Path:
+    """Return a folder with the soft labels of all test cases, whatever dataset they are of."""
+    folder = study.output / "references"
+    make_folder(folder)
+    for dataset_id in study.dataset_ids:
+        for file in (study.folder_of(dataset_id) / "softLabelsTs").iterdir():
+            target = folder / file.name
+            if not target.is_file():
+                target.write_bytes(file.read_bytes())
+    first = study.folder_of(study.dataset_ids[0]) / "dataset.json"
+    (folder / "dataset.json").write_bytes(first.read_bytes())
+    return folder
+
+
+def softmax_maps(study: Study, name: str, seed: int) -> Path:
+    """Write the probabilities of a vanilla network as soft maps, and return their folder.
+
+    nnU-Net's .npz holds (class, z, y, x) for (x, y, z) of the label map, as its reader turns images.
+    """
+    source = study.prediction(name, seed)
+    folder = source.with_name(f"{name}{SOFTMAX}")
+    make_folder(folder)
+    for file in sorted(source.glob("*.npz")):
+        label_map = nib.load(file.with_suffix(".nii.gz"))
+        probabilities = np.load(file)["probabilities"]
+        for label, voxels in enumerate(probabilities[1:], 1):
+            target = folder / f"{file.stem}_{label:04d}.nii.gz"
+            if not target.is_file():
+                on_image = np.ascontiguousarray(to_stored_axes(voxels, label_map))
+                nib.save(nib.Nifti1Image(on_image, label_map.affine), target)
+    return folder
+
+
+def to_stored_axes(voxels: np.ndarray, stored: nib.Nifti1Image) -> np.ndarray:
+    """Return voxels (z, y, x) in RAS, as nnU-Net's reader orders them, in the axes of a stored image."""
+    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+    ras = np.asarray(voxels, dtype=np.float32).transpose(2, 1, 0)
+    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(stored.affine))
+    turned = np.asarray(apply_orientation(ras, back))
+    if turned.shape != stored.shape:
+        raise ValueError(f"probabilities of {turned.shape} voxels, label map of {stored.shape}")
+    return turned
+
+
+def rows_of(cases: "pd.DataFrame", study: str) -> list[dict[str, Any]]:
+    """Return a row per method, label and measure: mean over people, with its 95 % interval."""
+    rows = []
+    for (method, label), of_method in cases.groupby(["method", "label"], sort=False):
+        for measure in SHOWN.items():
+            rows.append(row(study, str(method), label, measure, by_person(of_method, measure[0])))
+    for label, of_label in cases.groupby("label", sort=False):
+        for method in of_label["method"].unique():
+            if method != "softseg" and "softseg" in set(of_label["method"]):
+                for measure in SHOWN.items():
+                    ours, theirs = (
+                        by_person(of_label[of_label["method"] == one], measure[0])
+                        for one in ("softseg", method)
+                    )
+                    rows.append(row(study, f"softseg - {method}", label, measure, ours - theirs))
+    return rows
+
+
+def by_person(cases: "pd.DataFrame", measure: str) -> "pd.Series":
+    """Return a measure of each person, infinite ones left out."""
+    finite = cases[np.isfinite(cases[measure])]
+    return finite.groupby(finite["case"].map(person_of))[measure].mean()
+
+
+def row(study: str, method: str, label: Any, measure: tuple[str, str], values: "pd.Series") -> dict[str, Any]:
+    """Return one row of evidence.json."""
+    from nnunet_softseg.evaluation.comparison.paired_statistics import confidence_interval
+
+    known = values.dropna()
+    low, high = confidence_interval(known)
+    what = {"study": study, "method": method, "label": int(label), "measure": measure[0], "unit": measure[1]}
+    figures = {"mean": known.mean(), "low": low, "high": high}
+    return {
+        **what,
+        **{name: None if not np.isfinite(value) else float(value) for name, value in figures.items()},
+        "n": len(known),
+    }
+
+
+def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as a Markdown table: a line per label and measure, a column per method."""
+    methods = list(dict.fromkeys(entry["method"] for entry in rows))
+    lines = [f"| label | measure | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
+    cells: dict[tuple[int, str], dict[str, str]] = {}
+    for entry in rows:
+        unit = f", {entry['unit']}" if entry["unit"] else ""
+        cells.setdefault((entry["label"], entry["measure"] + unit), {})[entry["method"]] = cell(entry)
+    for (label, measure), of_method in cells.items():
+        lines.append(f"| {label} | {measure} | {' | '.join(of_method.get(name, '') for name in methods)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(entry: Mapping[str, Any]) -> str:
+    """Return mean and interval for a table."""
+    if entry["mean"] is None:
+        return "-"
+    interval = "" if entry["low"] is None else f" ({entry['low']:.3g}, {entry['high']:.3g})"
+    return f"{entry['mean']:.4g}{interval}"
+
+
+def by_raters(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
+    """Return, per number of radiologists who marked a nodule: peak of the map, error of its volume."""
+    entries = json.loads((data / "cases.json").read_text("utf-8"))
+    raters = {entry["case"]: entry["raters"] for entry in entries}
+    rows = []
+    table = cases.assign(raters=cases["case"].map(raters), peak=peaks(study, cases))
+    for (method, number), group in table.groupby(["method", "raters"], sort=True):
+        for measure, unit in (("peak", ""), ("rve_percent", "%"), ("abs_rve_percent", "%")):
+            values = group.set_index("case")[measure]
+            what = (f"median {measure}, marked by {number}", unit)
+            entry = row("raters", str(method), 1, what, values)
+            rows.append({**entry, "mean": float(values.median()), "low": None, "high": None})
+    return rows
+
+
+def peaks(study: Study, cases: "pd.DataFrame") -> list[float]:
+    """Return the largest value of the map of each row, averaged over the trainings."""
+
+    def largest(method: str, case: str) -> float:
+        found = []
+        for seed in sorted(file.name for file in (study.output / "predictions").iterdir()):
+            folder = study.output / "predictions" / seed / method
+            for soft in (folder / "soft" / f"{case}_0001.nii.gz", folder / f"{case}_0001.nii.gz"):
+                if soft.is_file():
+                    found.append(float(np.asarray(nib.load(soft).dataobj).max()))
+            if not found:
+                found.append(float(np.asarray(nib.load(folder / f"{case}.nii.gz").dataobj).max()))
+        return float(np.mean(found))
+
+    return [largest(method, case) for method, case in zip(cases["method"], cases["case"], strict=True)]
+
+
+def nothing_more(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
+    """Return no further rows."""
+    return []
+
+
+VANILLA = Method("nnUNetTrainer", probabilities=True)
+QUESTIONS = {
+    "raters": Question(
+        "Nodules",
+        {
+            "softseg": Method(WHOLE_IMAGE),
+            "softseg_case": Method(WHOLE_IMAGE, settings={"output_scale": "case"}),
+            "vanilla": VANILLA,
+        },
+        nodule_data,
+        by_raters,
+    ),
+    "hippocampus": Question(
+        "Hippocampus",
+        {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},
+        hippocampus_data,
+        nothing_more,
+    ),
+    "gm": Question(
+        "GreyMatter",
+        {"softseg": Method(), "vanilla": VANILLA},
+        grey_matter_data,
+        nothing_more,
+    ),
+}
+
+
+if __name__ == "__main__":
+    main()

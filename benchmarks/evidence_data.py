@@ -1,0 +1,177 @@
+"""Real images as nnU-Net datasets: grey matter of the cord, lung nodules of four radiologists, hippocampus.
+
+Whatever people a folder holds, a third of them is for testing, drawn by a fixed seed; of the grey matter,
+each person, and so each site, is left out once. A dataset that is there is kept.
+"""
+
+import random
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.datasets.conversion import convert
+from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.results import new_folder, write_json
+from nnunet_softseg.labels.raters import fuse
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+RATERS = ("rater1", "rater2", "rater3", "rater4")
+CORD_LABELS = {"cord": "seg-manual", "grey_matter": "gmseg-manual"}
+HIPPOCAMPUS_LABELS = ("anterior", "posterior")
+DRAW = 2025
+VALIDATION_PEOPLE = 2
+
+
+def person_of(case: str) -> str:
+    """Return the person that a case shows, by the names of the three sets.
+
+    sub-0822n0_CT is nodule 0 of person 0822, sub-9709Ses2_T2starw session 2 of person 9709.
+    """
+    found = re.match(r"sub-([A-Za-z]*\d+)(?=n\d|Ses\d|_|-|$)", case)
+    return found.group(1) if found else case
+
+
+def parts_of(cases: Iterable[str]) -> dict[str, list[str]]:
+    """Return training, validation and test cases; all cases of a person are in one part."""
+    of_person = defaultdict(list)
+    for case in sorted(cases):
+        of_person[person_of(case)].append(case)
+    people = sorted(of_person)
+    random.Random(DRAW).shuffle(people)
+    third = len(people) // 3
+    drawn = {"test": people[:third], "validation": people[third : third + max(third // 4, 1)]}
+    drawn["train"] = people[third + len(drawn["validation"]) :]
+    return {part: sorted(case for one in names for case in of_person[one]) for part, names in drawn.items()}
+
+
+def write_dataset(
+    folder: Path,
+    labels: Sequence[str],
+    channel: str,
+    write_case: Callable[[str, Path, str], None],
+    parts: Mapping[str, list[str]],
+) -> None:
+    """Write an nnU-Net dataset whose cases a function writes one by one.
+
+    Args:
+        folder: of the dataset.
+        labels: names in the order of their values.
+        channel: name of the image's channel.
+        write_case: (case, folder of the dataset, "Tr" or "Ts") -> None.
+        parts: cases for training, validation, testing.
+    """
+    if folder.is_dir():
+        return
+    with new_folder(folder) as aside:
+        for part, cases in parts.items():
+            for case in cases:
+                write_case(case, aside, "Ts" if part == "test" else "Tr")
+        description = {
+            "channel_names": {"0": channel},
+            "labels": {"background": 0, **{name: value for value, name in enumerate(labels, 1)}},
+            "numTraining": len(parts["train"]) + len(parts["validation"]),
+            "file_ending": ".nii.gz",
+            "overwrite_image_reader_writer": "NibabelIOWithReorient",
+        }
+        write_json(aside / "dataset.json", description)
+        write_json(aside / "splits_final.json", [{"train": parts["train"], "val": parts["validation"]}])
+
+
+def nodules(
+    raters: Sequence[Path], images: Path, folder: Path, scratch: Path, parts: Mapping[str, list[str]]
+) -> None:
+    """Write the dataset of lung nodules: the soft label is the mean of the radiologists."""
+    if not folder.is_dir():
+        fuse(raters, scratch / "soft", label_maps=scratch / "hard", num_processes=2)
+
+    def write_case(case: str, target: Path, part: str) -> None:
+        place(images / f"{case}_0000.nii.gz", target / f"images{part}")
+        place(scratch / "soft" / f"{case}_0001.nii.gz", target / f"softLabels{part}")
+        place(scratch / "hard" / f"{case}.nii.gz", target / f"labels{part}")
+
+    write_dataset(folder, ["nodule"], "CT", write_case, parts)
+
+
+def place(file: Path, folder: Path) -> None:
+    """Copy a file into a folder, made if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / file.name)
+
+
+def hippocampus(data: Path, folder: Path) -> None:
+    """Write the dataset of hippocampi in voxels of twice the size; a soft label is the share of fine ones."""
+
+    def write_case(case: str, target: Path, part: str) -> None:
+        image = nib.load(data / "images" / f"{case}.nii.gz")
+        labels = np.asarray(nib.load(data / "labels" / f"{case}.nii.gz").dataobj)
+        affine = coarser(image.affine)
+        save(target / f"images{part}" / f"{case}_0000.nii.gz", halve(image.get_fdata()), affine)
+        fractions = [halve(labels == value) for value in range(1, len(HIPPOCAMPUS_LABELS) + 1)]
+        for value, fraction in enumerate(fractions, 1):
+            save(target / f"softLabels{part}" / f"{case}_{value:04d}.nii.gz", fraction, affine)
+        painted = sum(
+            value * (fraction > HARD_THRESHOLD).astype(np.uint8)
+            for value, fraction in enumerate(fractions, 1)
+        )
+        save(target / f"labels{part}" / f"{case}.nii.gz", painted, affine)
+
+    cases = [without_nifti_ending(file.name) for file in sorted((data / "images").glob("*.nii.gz"))]
+    write_dataset(folder, HIPPOCAMPUS_LABELS, "MRI", write_case, parts_of(cases))
+
+
+def halve(voxels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Return means of 2 x 2 x 2 voxels; an odd last slice is left out."""
+    even = tuple(length // 2 * 2 for length in voxels.shape)
+    kept = np.asarray(voxels[tuple(slice(length) for length in even)], dtype=np.float64)
+    shape = [size for length in even for size in (length // 2, 2)]
+    return kept.reshape(shape).mean(axis=(1, 3, 5)).astype(np.float32)
+
+
+def coarser(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the affine of voxels that each hold 2 x 2 x 2 of the given ones."""
+    return np.asarray(
+        affine @ np.array([[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1]], dtype=np.float64)
+    )
+
+
+def save(file: Path, voxels: npt.NDArray[np.generic], affine: npt.NDArray[np.float64]) -> None:
+    """Write a NIfTI file, its folder made if missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, affine), file)
+
+
+def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) -> dict[int, str]:
+    """Write a dataset for each person left out, of cord and grey matter; return dataset -> person.
+
+    The second scan of the person left out is there to be predicted, too, without a label.
+    """
+    subjects = sorted(file.name for file in data.glob("sub-*"))
+    people = sorted({person_of(subject) for subject in subjects})
+    left_out = dict(zip(dataset_ids, people, strict=False))
+    for dataset_id, person in left_out.items():
+        test = [subject for subject in subjects if person_of(subject) == person]
+        others = [subject for subject in subjects if subject not in test]
+        split_file = raw.parent / f"split-{dataset_id}.json"
+        write_json(split_file, {"train": others[1:], "validation": others[:1], "test": test})
+        convert(
+            data,
+            dataset_id,
+            name,
+            raw_folder=raw,
+            derivatives="derivatives/labels",
+            labels=CORD_LABELS,
+            distinguish_by=("run",),
+            split_file=split_file,
+            progress=False,
+        )
+        for subject in test:
+            for file in sorted((data / subject / "anat").glob(f"{subject}_run-2_*.nii.gz")):
+                name_of_case = f"{without_nifti_ending(file.name)}_0000.nii.gz"
+                shutil.copyfile(file, next(raw.glob(f"Dataset{dataset_id}_*")) / "imagesTs" / name_of_case)
+    return left_out

@@ -1,0 +1,87 @@
+"""Three annotated slices of each volume against all of them, on a phantom whose truth is known.
+
+    python benchmarks/partly_annotated.py -o partly_annotated
+
+The same images three times: with the whole soft label; with three slices of it, the rest unknown (NaN); with
+the same three slices and zeros in place of the rest, which is what a tool without unknown voxels would learn.
+All are trained alike; the test subjects, annotated throughout, chose nothing.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from phantom_study import DATASET_ID, PhantomStudy, make_data, measure, parse
+from study import Method, plan, protocol, train_and_predict, trainings
+
+from nnunet_softseg.io.results import make_folder, new_folder, write_json
+
+FULL, UNKNOWN, ZEROS = "all slices", "three slices", "three slices, zeros elsewhere"
+METHODS = {name: Method() for name in (FULL, UNKNOWN, ZEROS)}
+DATASETS = {FULL: DATASET_ID, UNKNOWN: DATASET_ID + 30, ZEROS: DATASET_ID + 31}
+FILLED: Mapping[str, float] = {UNKNOWN: np.nan, ZEROS: 0.0}
+ANNOTATED = (0.25, 0.5, 0.75)
+"""Where the annotated slices lie along S-I, as parts of the image."""
+MEASURES = ["csa_error_mm2", "abs_csa_error_mm2", "soft_dice", "boundary_mae", "dice"]
+
+
+class PartlyAnnotated(PhantomStudy):
+    """A study whose methods differ in the dataset that they are trained on."""
+
+    def datasets_of(self, method: str) -> tuple[int, ...]:
+        """Return the dataset of a method."""
+        return (DATASETS[method],)
+
+
+def main() -> None:
+    """Run what is missing, then print and write the table."""
+    study, asked = parse(__doc__, METHODS)
+    study = PartlyAnnotated(**vars(study))
+    make_data(study, (asked.subjects, asked.validation, asked.test), asked.more_test)
+    for name, rest in FILLED.items():
+        mask(study, DATASETS[name], rest)
+        plan(study, DATASETS[name])
+    for seed in asked.seeds:
+        for name in study.methods:
+            train_and_predict(study, name, seed)
+    cases = measure(study, asked.seeds).cases
+    by_training = cases.groupby("method", sort=False)[MEASURES].mean()
+    method_of = {name: method for name, (method, _) in trainings(study, asked.seeds).items()}
+    text = (
+        by_training.groupby(by_training.index.map(method_of), sort=False).mean().to_markdown(floatfmt=".3f")
+    )
+    folder = study.output / "report"
+    make_folder(folder)
+    (folder / "partly_annotated.md").write_text(f"{text}\n", encoding="utf-8")
+    write_json(folder / "partly_annotated.json", protocol(study, asked.seeds))
+    by_training.to_csv(folder / "trainings.csv")
+    print(by_training.to_string(float_format=lambda value: f"{value:.3f}"), text, sep="\n\n")
+
+
+def mask(study: PhantomStudy, dataset_id: int, rest: float) -> None:
+    """Write the dataset of which three slices are annotated, and the rest has one value."""
+    target = study.raw / f"Dataset{dataset_id:03d}_{study.name}"
+    if target.is_dir():
+        return
+    with new_folder(target) as aside:
+        shutil.copytree(study.dataset, aside, dirs_exist_ok=True)
+        for file in sorted((aside / "softLabelsTr").glob("*.nii.gz")):
+            keep_slices(file, rest)
+        if rest == 0:  # what is not annotated is background to nnU-Net, too
+            for file in sorted((aside / "labelsTr").glob("*.nii.gz")):
+                keep_slices(file, rest)
+
+
+def keep_slices(file: Path, rest: float) -> None:
+    """Replace all slices across S-I but the annotated ones, of a file in RAS."""
+    image = nib.load(file)
+    kept = [round(part * (image.shape[2] - 1)) for part in ANNOTATED]
+    voxels = np.full(image.shape, rest, dtype=image.get_data_dtype())
+    voxels[:, :, kept] = np.asarray(image.dataobj)[:, :, kept]
+    nib.save(nib.Nifti1Image(voxels, image.affine, image.header), file)
+
+
+if __name__ == "__main__":
+    main()
