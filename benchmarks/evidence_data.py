@@ -88,7 +88,7 @@ def nodules(
 ) -> None:
     """Write the dataset of lung nodules: the soft label is the mean of the radiologists."""
     if not folder.is_dir():
-        fuse(raters, scratch / "soft", label_maps=scratch / "hard", num_processes=2)
+        fuse(raters, scratch / "soft", label_maps=scratch / "hard", num_processes=2, progress=False)
 
     def write_case(case: str, target: Path, part: str) -> None:
         place(images / f"{case}_0000.nii.gz", target / f"images{part}")
