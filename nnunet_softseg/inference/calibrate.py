@@ -26,7 +26,7 @@ from nnunet_softseg.inference.validation import (
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_json, load_record, write_json
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.calibration import IsotonicMap, ReliabilityCurve, ValueTable
 from nnunet_softseg.settings import PLANS_KEY
 
@@ -162,11 +162,9 @@ def _cross_checked(
             f"{model.folder.name}: expected validation maps of two subjects or more, to cross-check the "
             f"calibration, found one, {subjects[files[0].case_id]}: add folds (-f)"
         )
-    options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
-    found = map_jobs(_table, files, description="Reading maps", **options)
     tables = dict.fromkeys(label_scheme(model.dataset_json).names, ValueTable.empty())
     by_group = {group: dict(tables) for group in dict.fromkeys(groups)}
-    for group, each, table in zip(groups, files, found, strict=True):
+    for group, each, table in zip(groups, files, _tables(files, num_processes, progress), strict=True):
         tables[each.label] += table
         by_group[group][each.label] += table
     after = {fold: dict.fromkeys(tables, ReliabilityCurve.empty()) for fold in maps}
@@ -183,6 +181,15 @@ def _cross_checked(
         before={name: table.curve() for name, table in tables.items()},
         after=after,
     )
+
+
+def _tables(maps: Sequence[ValidatedMap], num_processes: int, progress: bool) -> list[ValueTable]:
+    options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
+    outcomes = try_jobs(_table, maps, lambda each: each.case_id, description="Reading maps", **options)
+    for outcome in outcomes:
+        if isinstance(outcome, UserError):
+            raise outcome
+    return succeeded(outcomes)
 
 
 def _table(each: ValidatedMap) -> ValueTable:

@@ -13,8 +13,9 @@ import pandas as pd
 
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, training_cases
 from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.errors import raise_first_error
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
-from nnunet_softseg.io.geometry import VoxelGrid
+from nnunet_softseg.io.geometry import VoxelGrid, shape_findings
 from nnunet_softseg.io.nifti import load_nifti, stored_values
 from nnunet_softseg.io.results import write_json
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
@@ -47,8 +48,9 @@ class ValidatedMap:
         return VoxelGrid.of(load_nifti(self.soft_map))
 
     def values(self) -> tuple[Map, Map]:
-        """Return soft map and soft label (x, y, z), both 0 where nothing is known."""
+        """Return soft map and soft label (x, y, z), 0 where nothing is known; a UserError for two shapes."""
         predicted, expected = stored_values(self.soft_map), stored_values(self.soft_label)
+        raise_first_error(shape_findings(self.soft_map, expected.shape, predicted.shape, of="its soft label"))
         unknown = np.isnan(expected)
         if self.label_map is not None:
             unknown |= stored_values(self.label_map) == self.ignore

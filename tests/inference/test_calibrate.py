@@ -245,6 +245,10 @@ def test_without_a_calibration_or_maps_the_next_command_is_named(
     (model / "fold_0" / "validation" / "soft" / f"{CASES[0]}_0001.nii.gz").unlink()
     with pytest.raises(UserError, match=r"two subjects or more, .* found one, sub-02: add folds"):
         run(model, folds=["0"])
+    broken = model / "fold_1" / "validation" / "soft" / f"{CASES[2]}_0001.nii.gz"
+    save_nifti(broken, np.zeros((3, 4, 5), np.float32), affine_of())
+    with pytest.raises(UserError, match=f"{CASES[2]}_0001.nii.gz: shape differs"):
+        run(model)
     shutil.rmtree(model / "fold_0" / "validation")
     shutil.rmtree(model / "fold_1" / "validation")
     command = "run nnUNetv2_train 901 3d_fullres 0 -tr nnUNetTrainerSoftSeg -p nnUNetPlans --val"
