@@ -11,7 +11,7 @@ docstring says the order.
   labels/        where soft labels come from: masks of several contrasts (`make-gt`), several raters (`fuse`)
   preprocessing/ soft label -> soft target on the grid of the network; centre crop; planners
   network/       raw output, output activation, losses, optimiser, what runs a network (torch, OpenVINO)
-  inference/     image -> soft map -> files: patch, tiles, recentring, post-processing, `predict`
+  inference/     image -> soft map -> files: patch, tiles, recentring, calibration, `predict`
   training/      soft target -> patch -> loss: dataset, augmentation, trainer, variants, log
   evaluation/    numbers of many maps: `evaluate`, `compare`, statistics, the report
   phantom/       images with a known truth, `demo`
@@ -36,6 +36,7 @@ _HOMES = {
     "check": "nnunet_softseg.datasets.check",
     "prepare": "nnunet_softseg.preprocessing.preparation",
     "predict": "nnunet_softseg.inference.predict",
+    "calibrate": "nnunet_softseg.inference.calibrate",
     "csa": "nnunet_softseg.metrics.morphometry.csa",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
     "compare": "nnunet_softseg.evaluation.compare",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from nnunet_softseg.datasets.conversion import convert as convert
     from nnunet_softseg.evaluation.compare import compare as compare
     from nnunet_softseg.evaluation.evaluate import evaluate as evaluate
+    from nnunet_softseg.inference.calibrate import calibrate as calibrate
     from nnunet_softseg.inference.predict import predict as predict
     from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt
     from nnunet_softseg.labels.raters import fuse as fuse

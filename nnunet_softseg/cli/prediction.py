@@ -1,4 +1,4 @@
-"""Commands that predict and measure: predict, csa, evaluate, compare."""
+"""Commands that predict and measure: predict, calibrate, csa, evaluate, compare."""
 
 import sys
 from dataclasses import dataclass
@@ -56,6 +56,9 @@ class Predict(Command):
     discard_implausible: bool = switch(
         "--discard-implausible", "empty a map that is flagged as unlike every label of the training"
     )
+    calibrate: bool = switch(
+        "--calibrate", "map the values as nnunet-softseg calibrate found on the validation maps of the model"
+    )
     no_qc: bool = switch(
         "--no-qc",
         "make no OUT/qc/index.html, which shows each case, flagged ones first, in folders of up to 200 cases",
@@ -77,6 +80,33 @@ class Predict(Command):
         print_warnings(report.warnings)
         print(report.as_text())
         return 2 if report.failed else 0
+
+
+@dataclass
+class Calibrate(Command):
+    """Fit a calibration: for each label, the monotone map from predicted value to soft label.
+
+    Takes the soft maps that training has written of its validation cases (MODEL/fold_X/validation/soft), and
+    counts the voxels within 3 mm of the structure and all others above 0. Writes MODEL/calibration.json, with
+    the reliability before and after, and keeps the map in MODEL/plans.json; predict --calibrate applies it.
+    Figures after calibration are cross-checked: each fold (of one fold each subject) is mapped by the others.
+
+    Example:
+      nnunet-softseg calibrate -m MODEL
+    """
+
+    model: str = required("-m MODEL", "folder of a trained model, with its final validation")
+    folds: Words | None = option("-f FOLD", "folds whose validation is taken; all that have one if not given")
+    reference: str | None = option(
+        "-g REF", "folder of the soft labels; softLabelsTr of the dataset in nnUNet_raw if not given"
+    )
+    num_processes: int = option("-np N", "maps read at once", 2)
+
+    def run(self) -> int:
+        from nnunet_softseg.inference.calibrate import calibrate
+
+        print(calibrate(**vars(self)).as_text())
+        return 0
 
 
 @dataclass

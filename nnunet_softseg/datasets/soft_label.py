@@ -183,10 +183,16 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
 def write_label_map(file: Path, soft_files: Sequence[Path], labels: Sequence[int]) -> None:
     """Write the label map of soft labels, of the values as they are on disk, where `check` compares the two.
 
-    There is one soft file per label, on one grid; the first gives the header.
+    There is one soft file per label, on one grid; the first gives the header. Where no label is known, it
+    holds the label to ignore, the next value above the labels.
     """
     painted = sorted(enumerate(labels), key=lambda of_label: of_label[1])
-    label_map = hard_label_map([stored_values(soft_file) for soft_file in soft_files], painted)
+    soft_labels = [stored_values(soft_file) for soft_file in soft_files]
+    unknown = unknown_voxels(soft_labels)
+    if unknown.any():
+        soft_labels.append(unknown.astype(np.float32))
+        painted.append((len(labels), max(labels) + 1))
+    label_map = hard_label_map(soft_labels, painted)
     _write(file, label_map, load_nifti(soft_files[0]), max(labels), f"soft label > {HARD_THRESHOLD:g}")
 
 
@@ -206,6 +212,11 @@ def known_voxels(
     """Return where the labels are known, as (label, *space): not NaN, and not the label to ignore."""
     known = ~np.isnan(soft_labels)
     return known if ignore is None or label_map is None else known & (label_map != ignore)
+
+
+def unknown_voxels(soft_labels: Sequence[SoftLabel]) -> npt.NDArray[np.bool_]:
+    """Return where no label of a case is known: all are NaN there."""
+    return np.asarray(np.isnan(soft_labels).all(axis=0))
 
 
 def ignored_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel], ignored: Any) -> list[Finding]:

@@ -135,6 +135,16 @@ def training_cases(root: Path) -> dict[str, list[str]]:
     return read_in_or_above(root, REPORT, read) or {}
 
 
+def calibration_note(root: Path) -> str:
+    """Return in words whether a method's maps are calibrated, from softseg.json as `inference_seconds`."""
+
+    def read(content: Any) -> str:
+        folds, number = content["calibration"]["folds"], content["calibration"]["num_cases"]
+        return f"soft maps calibrated on {number} validation cases of fold {', '.join(map(str, folds))}"
+
+    return read_in_or_above(root, REPORT, read) or ""
+
+
 def inference_seconds(root: Path) -> dict[str, float]:
     """Return case id -> seconds of all stages, from softseg.json in or above a method's folder, if any."""
 

@@ -13,6 +13,7 @@ import pandas as pd
 from nnunet_softseg.errors import UserError, examples, grouped
 from nnunet_softseg.evaluation.areas import case_areas, mark_region
 from nnunet_softseg.evaluation.cases import (
+    calibration_note,
     describe_cases,
     inference_seconds,
     label_names,
@@ -178,7 +179,7 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
             if table and method in table.paths
             else prediction_files(images, cases, labels, settings.patterns.get(method))
         )
-        notes[method] = _note(images, found[method])
+        notes[method] = "; ".join(filter(None, (_note(images, found[method]), calibration_note(folder))))
         warnings += [*images.warnings(), *_of_no_case(method, images, found[method])]
     plan = _Plan(
         cases,

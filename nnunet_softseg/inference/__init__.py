@@ -4,13 +4,16 @@ The modules, in the order of their imports:
 
   recentring.py      the patch along a cord off the centre: coarse pass, path, upright slices
   case_record.py     options of a prediction; record of a case under way: times, boxes, warnings
+  calibration.py     monotone maps from soft map to soft label, kept with a model
   postprocessing.py  soft maps cleaned, the largest piece on request, doubtful maps flagged
   network_image.py   an image read and preprocessed as nnU-Net does, only the box that the network sees
   soft_prediction.py the box, forward in tiles, blend raw, NormReLU, recentring
   export.py          the way to the image's own grid; soft/*.nii.gz, label map and softseg.json
+  validation.py      maps of a fold's validation against soft labels: summary_soft.json
   qc_page.py         summary of a folder by flag; qc/index.html, a picture of each case
   simulation.py      what a perfect network would lose: soft targets through all that follows it
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   predict.py         the command: a trained model, the cases of a folder -> soft maps in one process
+  calibrate.py       the command: validation maps and soft labels -> calibration of a model
   image_check.py     what `predict` would say of images, before it runs
 """

@@ -21,6 +21,7 @@ VARIABLES = {
     "localize": "NNUNET_SOFTSEG_LOCALIZE",
     "largest_piece": "NNUNET_SOFTSEG_LARGEST_PIECE",
     "discard_implausible": "NNUNET_SOFTSEG_DISCARD_IMPLAUSIBLE",
+    "calibrate": "NNUNET_SOFTSEG_CALIBRATE",
     "no_qc": "NNUNET_SOFTSEG_NO_QC",
 }
 """Environment variable of each option."""
@@ -28,6 +29,7 @@ _REMOVED = "NNUNET_SOFTSEG_KEEP_UNLIKELY"
 _SWITCHES = {
     "largest_piece": "keep the largest piece of each label",
     "discard_implausible": "empty maps flagged as unlike every label of the training",
+    "calibrate": "calibrate maps as the model's calibration says",
     "no_qc": "make no qc/index.html",
 }
 
@@ -42,6 +44,7 @@ class PredictionOptions:
             image shows none, or one that is cut.
         largest_piece: keep only the largest component of each label, its values as they are.
         discard_implausible: empty a map that is flagged as unlike every label of the training.
+        calibrate: map the values of soft maps as the calibration kept with the model says.
         no_qc: make no page of pictures, qc/index.html.
         overruled: environment variables that say something else than an argument, one note each.
     """
@@ -50,6 +53,7 @@ class PredictionOptions:
     localize: Localize = "auto"
     largest_piece: bool = False
     discard_implausible: bool = False
+    calibrate: bool = False
     no_qc: bool = False
     overruled: tuple[str, ...] = ()
 

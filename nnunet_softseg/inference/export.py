@@ -18,6 +18,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.inference.calibration import CALIBRATION, calibrated, described, is_calibrated
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, flag_coverage, postprocess
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
@@ -102,13 +103,16 @@ def _on_image(
         raise ValueError(
             f"the soft maps have shape {soft_maps.shape[1:]}, but the box of the case has {size}"
         )
+    names, plans = label_manager.scheme.names, plans_manager.plans
     part, slices = on_image_grid(
         soft_maps,
         box,
         network_shape,
         properties["shape_after_cropping_and_before_resampling"],
-        known_ways(plans_manager.plans, label_manager.scheme.names),
+        known_ways(plans, names),
     )
+    if is_calibrated(plans, record.options):
+        part = calibrated(part, names, plans)
     label_part = label_manager.convert_probabilities_to_segmentation(part)[None]
     corner = [start for start, _ in properties["bbox_used_for_cropping"]]
     slices = tuple(slice(start + at.start, start + at.stop) for start, at in zip(corner, slices, strict=True))
@@ -241,6 +245,7 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
         "labels": {name: asdict(scale) for name, scale in scales.items()},
         "settings": settings.as_dict(),
         WAY_KEY: entry.get(WAY_KEY, {}),
+        CALIBRATION: described(plans, record.options),
     }
     with FileLock(target.parent / f".{REPORT}.lock"):
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

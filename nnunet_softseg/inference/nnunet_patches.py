@@ -37,6 +37,7 @@ from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_split
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference import export, network_image, soft_prediction
+from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
@@ -229,6 +230,8 @@ def _soft_sliding_window(
     """Let our networks predict their soft map where nnU-Net blends logits."""
     del original
     record = _with_options(_under_way.get() or CaseRecord())
+    if record.options.calibrate and predictor.list_of_parameters:  # of the final validation there are none
+        kept_calibration(predictor.plans_manager.plans, predictor.label_manager.scheme.names)
     if warning := version_warning(predictor.plans_manager.plans):
         record.add_warning(warning)
     return soft_prediction.predict_soft_map(predictor, input_image, record)

@@ -23,6 +23,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import label_scheme
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.inference.calibration import CALIBRATION, kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.io.case_files import (
     IMAGE_FOLDERS,
@@ -94,6 +95,7 @@ def predict(
     localize: str | None = None,
     largest_piece: bool = False,
     discard_implausible: bool = False,
+    calibrate: bool = False,
     no_qc: bool = False,
     backend: str | None = None,
     overwrite: bool = False,
@@ -115,9 +117,10 @@ def predict(
         contrasts: of a BIDS folder, those to take; None: all.
         device: "cpu", "cuda", "mps" or "auto": cuda where there is one, else cpu.
         localize: "always", "auto" or "never" look for the cord off the centre. Where this or one of the next
-            four is None or False, its environment variable decides (`case_record.VARIABLES`).
+            five is None or False, its environment variable decides (`case_record.VARIABLES`).
         largest_piece: keep only the largest component of each label, its values as they are.
         discard_implausible: empty maps that are flagged as unlike every label of the training.
+        calibrate: map the values as `calibrate` has found for this model.
         no_qc: make no `qc/index.html`, a page with a picture of each case, which is made of up to 200 cases.
         backend: runs the network: "auto", "torch", "openvino", or with a precision: "torch-float32".
         overwrite: predict every case again.
@@ -125,8 +128,8 @@ def predict(
         progress: show a bar.
 
     Raises:
-        UserError: for a mistake that concerns all cases: no image, no model of ours, an output folder that
-            cannot be written or holds predictions of another model.
+        UserError: for a mistake that concerns all cases: no image, no model of ours, no calibration where it
+            is asked for, an output folder that cannot be written or holds predictions of another model.
     """
     options = PredictionOptions.from_environment(
         os.environ,
@@ -134,10 +137,13 @@ def predict(
         localize=localize,
         largest_piece=largest_piece,
         discard_implausible=discard_implausible,
+        calibrate=calibrate,
         no_qc=no_qc,
     )
     with open_model(Path(model), folds, checkpoint) as found:
         dataset_json = found.dataset_json
+        if options.calibrate:
+            kept_calibration(found.plans, label_scheme(dataset_json).names)
         channels = dataset_json.get("channel_names") or dataset_json["modality"]
         cases = find_cases(Path(source), len(channels), contrasts)
         folder = _OutputFolder(Path(output), dataset_json["file_ending"], found.labels)
@@ -192,6 +198,7 @@ class Model:
             "version": __version__,
             "checkpoints": {fold: sha256(file) for fold, file in files.items()},
             **{name: getattr(options, name) for name in ("localize", "largest_piece", "discard_implausible")},
+            CALIBRATION: self.plans[PLANS_KEY].get(CALIBRATION) if options.calibrate else None,
         }
 
 

@@ -3,6 +3,8 @@
 Output activation, clean-up, the way back to the image's grid, export and label map are those of a prediction.
 """
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,17 +19,18 @@ from scipy import ndimage
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import training_cases
+from nnunet_softseg.datasets.raw_dataset import TrainingCase, training_cases
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.export import export_prediction
 from nnunet_softseg.inference.soft_prediction import predict_soft_map
+from nnunet_softseg.inference.validation import ValidatedMap
 from nnunet_softseg.io.case_files import SOFT_FOLDER
-from nnunet_softseg.io.nifti import stored_values
+from nnunet_softseg.io.geometry import bounding_box
 from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
-from nnunet_softseg.metrics.overlap import soft_measures
+from nnunet_softseg.metrics.overlap import boundary, mean_absolute_error
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, soft_plans
 from nnunet_softseg.preprocessing.output_scale import PEAK_TOLERANCE, describe, output_scales
@@ -140,10 +143,9 @@ def simulate(
     make_folder(output / SOFT_FOLDER)
     made_by = {"made_by": f"nnunet-softseg {__version__} check --simulate", "configuration": configuration}
     write_json(output / RECORD, made_by)
-    images = {case.case_id: case.images[0] for case in training_cases(found.raw_folder, dataset_json)}
+    raw = {case.case_id: case for case in training_cases(found.raw_folder, dataset_json)}
     jobs = [
-        _Job(case.case_id, images.get(case.case_id), found, plans, dataset_json, output)
-        for case in report.cases
+        _Job(case.case_id, raw.get(case.case_id), found, plans, dataset_json, output) for case in report.cases
     ]
     losses = map_jobs(
         _simulate_case,
@@ -163,7 +165,7 @@ def simulate(
 @dataclass(frozen=True)
 class _Job:
     case_id: str
-    image: Path | None
+    case: TrainingCase | None
     dataset: PreprocessedDataset
     plans: dict[str, Any]
     dataset_json: dict[str, Any]
@@ -182,7 +184,8 @@ def _simulate_case(job: _Job) -> list[Loss]:
     predictor = _perfect_predictor(job)
     properties = load_pickle(str(job.dataset.folder / f"{job.case_id}.pkl"))
     record = CaseRecord.of(properties)
-    record.given_options, record.image_files = _OPTIONS, (str(job.image),) if job.image else ()
+    record.given_options = _OPTIONS
+    record.image_files = (str(job.case.images[0]),) if job.case else ()
     target = open_soft_target(soft_target_folder(job.dataset.folder), job.case_id)[...]
     soft_maps = predict_soft_map(
         predictor, torch.from_numpy(np.nan_to_num(np.asarray(target, dtype=np.float32))), record
@@ -193,7 +196,8 @@ def _simulate_case(job: _Job) -> list[Loss]:
 
 
 def _perfect_predictor(job: _Job) -> Any:
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net says of each that there is no GPU
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.plans_manager = PlansManager(job.plans)
     predictor.configuration_manager = predictor.plans_manager.get_configuration(job.dataset.configuration)
     predictor.dataset_json = job.dataset_json
@@ -206,24 +210,26 @@ def _perfect_predictor(job: _Job) -> Any:
 
 
 def _loss(job: _Job, label: int) -> Loss:
-    written, source = (
-        stored_values(soft_label_file(folder, job.case_id, label)).astype(np.float64)
-        for folder in (job.output / SOFT_FOLDER, job.dataset.raw_folder / soft_label.FOLDER)
-    )
-    unknown = np.isnan(source)
-    written[unknown] = source[unknown] = 0
-    measures = soft_measures(written, source, 1.0)
+    folders = (job.output / SOFT_FOLDER, job.dataset.raw_folder / soft_label.FOLDER)
+    soft_map, source_file = (soft_label_file(folder, job.case_id, label) for folder in folders)
+    label_map = job.case.label_map if job.case and job.dataset.ignore is not None else None
+    pair = ValidatedMap(job.case_id, str(label), soft_map, source_file, label_map, job.dataset.ignore)
+    written, source = (values.astype(np.float64) for values in pair.values())
+    box = bounding_box((source > 0) | (written > 0))  # of a large image, most is 0 in both
+    written, source = written[box], source[box]
     volume, difference = float(source.sum()), float(written.sum() - source.sum())
     components, count = ndimage.label(source > 0, np.ones((3,) * source.ndim))
-    every = np.arange(1, count + 1)
-    counted = np.asarray(ndimage.maximum(source, components, every)) > PEAK_TOLERANCE
-    lost = counted & (np.asarray(ndimage.maximum(written, components, every)) <= 0)
+    peaks, left = np.zeros((2, count + 1))
+    for of_component, values in ((peaks, source), (left, written)):
+        np.maximum.at(of_component, components, values)
+    counted = peaks[1:] > PEAK_TOLERANCE
+    lost = counted & (left[1:] <= 0)
     return Loss(
         case_id=job.case_id,
         volume=volume,
         volume_error=difference / volume if volume else float(difference > 0),
-        peak_error=float(written.max() - source.max()),
+        peak_error=float(written.max(initial=0) - source.max(initial=0)),
         components=int(counted.sum()),
         components_lost=int(lost.sum()),
-        boundary_mae=float(np.nan_to_num(measures["boundary_mae"])),
+        boundary_mae=float(np.nan_to_num(mean_absolute_error(written, source, boundary(source)))),
     )

@@ -252,6 +252,7 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[list[float] 
         findings = soft_label.value_findings(file, stored_values(file))
         raise_first_error(findings)
         if ignored is not None:
+            findings += soft_label.ignored_findings([file], [label], ignored)
             label[ignored] = np.nan
         label = np.clip(label, 0, 1, out=label).transpose(job.dataset.transpose_forward)
         warnings += [*map(str, findings), *_lost_outside(job, label, channel)]

@@ -7,7 +7,7 @@ The modules, in the order of their imports:
   augmentation/paper.py      augmentation of Bedard et al. 2025
   augmentation/contrast.py   random changes of contrast, for contrasts that were not trained on
   augmentation/on_device.py  the same augmentation on batches on the GPU
-  training_log.py            soft measures of each epoch; time to go; summary_soft.json of a fold
+  training_log.py            soft measures of each epoch; time to go
   trainer.py                 soft labels in the hooks of nnU-Net's trainer
   variants.py                trainers of a few lines each
 """

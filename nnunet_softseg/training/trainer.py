@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
+from nnunet_softseg.inference.validation import VALIDATION, write_soft_summary
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
@@ -59,7 +60,6 @@ from nnunet_softseg.training.training_log import (
     SoftSegLogger,
     online_measures,
     print_progress,
-    write_soft_summary,
 )
 
 _POLL_S = 5.0
@@ -424,7 +424,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         super().perform_actual_validation(save_probabilities)
         soft_labels = self._raw_folder / soft_label.FOLDER
         if self.local_rank == 0 and soft_labels.is_dir():
-            write_soft_summary(Path(self.output_folder) / "validation", soft_labels, self.dataset_json)
+            write_soft_summary(Path(self.output_folder) / VALIDATION, soft_labels, self.dataset_json)
 
 
 def adam(

@@ -1,4 +1,4 @@
-"""Soft measures of each epoch, in nnU-Net's log and progress.png; time to go; summary_soft.json of a fold."""
+"""Soft measures of each epoch, in nnU-Net's log and progress.png; time to go."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,23 +6,9 @@ from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
-
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, training_cases
-from nnunet_softseg.datasets.soft_label import soft_label_file
-from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
-from nnunet_softseg.io.geometry import VoxelGrid
-from nnunet_softseg.io.nifti import load_nifti, stored_values
-from nnunet_softseg.io.results import write_json
-from nnunet_softseg.metrics.overlap import soft_measures
-from nnunet_softseg.preprocessing.model_plans import versions
-
-SUMMARY = "summary_soft.json"
-"""Soft measures of the final validation of a fold, beside nnU-Net's summary.json."""
-
 
 _RECENT_EPOCHS = 10
 _UNITS = ((86400, "days"), (3600, "h"), (60, "min"))
@@ -136,45 +122,3 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
         picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())  # type: ignore[attr-defined]
         plt.close(figure)
         return picture
-
-
-def write_soft_summary(
-    prediction_folder: Path, soft_label_folder: Path, dataset_json: dict[str, Any]
-) -> dict[str, Any]:
-    """Write and return the measures of `overlap.soft_measures` of the soft maps of a folder.
-
-    They are given per case and label, and as means over cases (without NaN). Unknown voxels do not count: NaN
-    in the soft label, or the label to ignore in labelsTr beside the folder of soft labels.
-    """
-    scheme = LabelScheme.of(dataset_json)
-    names = dict(zip(scheme.numbers, scheme.names, strict=True))
-    label_maps = {
-        case.case_id: case.label_map
-        for case in (training_cases(soft_label_folder.parent, dataset_json) if scheme.ignore else ())
-    }
-    cases: dict[str, dict[str, Any]] = {}
-    for file in sorted((prediction_folder / SOFT_FOLDER).glob("*.nii.gz")):
-        name = parse_numbered_name(file.name)
-        reference = soft_label_file(soft_label_folder, *name) if name else None
-        if name is None or reference is None or not reference.is_file():
-            continue
-        case, label = name
-        predicted, expected = stored_values(file), stored_values(reference)
-        unknown = np.isnan(expected)
-        if case in label_maps:
-            unknown |= stored_values(label_maps[case]) == scheme.ignore
-        predicted[unknown] = expected[unknown] = 0
-        voxel_mm3 = VoxelGrid.of(load_nifti(file)).voxel_mm3
-        cases.setdefault(case, {})[names[label]] = soft_measures(predicted, expected, voxel_mm3)
-    summary = {
-        "versions": versions(),
-        "units": {"volume_mm3": "mm3", "rve_percent": "percent, positive is over-segmentation"},
-        "mean": {
-            # NaN, of a label that is empty in a case, is left out.
-            name: pd.DataFrame([case[name] for case in cases.values() if name in case]).mean().to_dict()
-            for name in names.values()
-        },
-        "cases": cases,
-    }
-    write_json(prediction_folder / SUMMARY, summary)
-    return summary

@@ -123,6 +123,14 @@ SHIFT[2, 3] = 0.02
 
 ROWS = ("srow_x", "srow_y", "srow_z")
 
+
+def erase_overlap(dataset: TinyDataset) -> None:
+    """Label 2 lies in label 1, and labelsTr has neither where both are."""
+    whole = nib.load(soft(dataset)).get_fdata()
+    change_values(soft(dataset, 2), lambda a: 0.8 * whole)
+    change_values(dataset.label_map(CASE), lambda a: np.where(0.8 * whole > 0.5, 0, whole > 0.5))
+
+
 ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
     (
         "pixdim and affine",
@@ -181,6 +189,11 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         "regions",
         lambda d: change_json(d, labels={"background": 0, "cord": [1, 2], "grey": 2}),
         "regions_class_order does not fit the labels: expected 2 values out of 1, 2.*found None",
+    ),
+    (
+        "neither reading of overlapping labels",
+        erase_overlap,
+        "sub-02_T2w.nii.gz: label map disagrees with .*of labels that overlap, the later value",
     ),
     (
         "NaN in all cases",

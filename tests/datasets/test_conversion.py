@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnunet_softseg.datasets.check import check
 from nnunet_softseg.datasets.conversion import ConversionReport, convert
 from nnunet_softseg.datasets.conversion.splits import FOLDS, make_folds, split_subjects
 from nnunet_softseg.errors import UserError
@@ -267,6 +268,58 @@ def test_a_source_that_changed_is_noticed(bids: Path, raw: Path) -> None:
     nib.Nifti1Image(np.asarray(stored.dataobj) * 0.9, stored.affine).to_filename(soft_label_of(bids))
     with pytest.raises(UserError, match=r"exists with other content .cases differ"):
         to_dataset(bids, 900, "Phantom", raw_folder=raw)
+
+
+# Unknown voxels
+
+
+def test_where_no_label_is_known_the_label_map_has_the_label_to_ignore(bids: Path, raw: Path) -> None:
+    """Of the others, `dataset.json` names it only in datasets that have such a case."""
+    rewrite(soft_label_of(bids), with_unknown_slices)
+    report = run(bids, 900, "Phantom", raw_folder=raw, per_contrast=True, num_test=0)
+    labels = {
+        folder.name: json.loads((folder / "dataset.json").read_text())["labels"] for folder in report.folders
+    }
+    cord, ignore = {"background": 0, "cord": 1}, {"background": 0, "cord": 1, "ignore": 2}
+    assert labels == {
+        "Dataset900_Phantom": ignore,
+        "Dataset901_Phantom_dwi": cord,
+        "Dataset902_Phantom_mt-on": ignore,
+    }
+    for folder in (report.folders[0], report.folders[2]):
+        soft = values(folder / "softLabelsTr" / "sub-02_mt-on_0001.nii.gz")
+        np.testing.assert_array_equal(soft, values(soft_label_of(bids)))
+        label_map = values(folder / "labelsTr" / "sub-02_mt-on.nii.gz")
+        np.testing.assert_array_equal(label_map, np.where(np.isnan(soft), 2, soft > 0.5))
+    assert "vanilla trainers leave out voxels in which no label is known" in report.as_text()
+
+
+def test_where_one_label_is_known_it_is_painted(bids: Path, raw: Path, monkeypatch) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(raw))
+    for path in bids.rglob("*desc-truth_probseg.nii.gz"):
+        shutil.copyfile(path, path.with_name(path.name.replace("truth", "lesion")))
+    rewrite(soft_label_of(bids), with_unknown_slices)
+    lesion = soft_label_of(bids).with_name(soft_label_of(bids).name.replace("truth", "lesion"))
+    rewrite(lesion, with_lesion_unknown_in_two_slices)
+    labels = {"cord": TRUTH["suffix"], "lesion": TRUTH["suffix"].replace("truth", "lesion")}
+    options = {"suffix": None, "labels": labels, "num_test": 0, "raw_folder": raw}
+    folder = to_dataset(bids, 900, "Phantom", **options)
+    assert json.loads((folder / "dataset.json").read_text())["labels"]["ignore"] == 3
+    label_map = values(folder / "labelsTr" / "sub-02_mt-on.nii.gz")
+    assert (label_map[..., :2] == 3).all()  # unknown in both
+    assert (label_map[..., 2:4] == 0).all()  # the lesion is known to be absent
+    assert check(900, 0, progress=False).errors == ()
+
+
+def with_unknown_slices(volume, affine):
+    volume[..., :4] = np.nan
+    return volume, affine
+
+
+def with_lesion_unknown_in_two_slices(volume, affine):
+    volume[:] = 0
+    volume[..., :2] = np.nan
+    return volume, affine
 
 
 # Bad input

@@ -17,9 +17,9 @@ def test_without_anything_the_options_are_the_defaults() -> None:
 
 
 def test_each_option_has_a_variable() -> None:
-    words = ("torch-float32", "never", "1", "1", "1")
+    words = ("torch-float32", "never", "1", "1", "1", "1")
     options = PredictionOptions.from_environment(dict(zip(VARIABLES.values(), words, strict=True)))
-    assert options == PredictionOptions("torch-float32", "never", True, True, True)
+    assert options == PredictionOptions("torch-float32", "never", True, True, True, True)
     assert VARIABLES["backend"] == backends.VARIABLE
 
 

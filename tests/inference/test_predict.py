@@ -696,7 +696,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
     call = (
         "predict -i I -o O -m M -f 0 all -chk C --contrasts T2w -device cpu --localize never --backend torch"
     )
-    switches = ["--overwrite", "--largest-piece", "--discard-implausible", "--no-qc"]
+    switches = ["--overwrite", "--largest-piece", "--discard-implausible", "--calibrate", "--no-qc"]
     assert cli.main([*call.split(), *switches, "-np", "3"]) == 0
     assert calls == [
         (
@@ -712,6 +712,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
                 "localize": "never",
                 "largest_piece": True,
                 "discard_implausible": True,
+                "calibrate": True,
                 "no_qc": True,
                 "backend": "torch",
                 "overwrite": True,

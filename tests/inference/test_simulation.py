@@ -98,6 +98,31 @@ def test_what_the_settings_lose_is_told(dataset: TinyDataset, tmp_path: Path) ->
     assert "1 of 3 components lost" in lost.as_text()
 
 
+def test_absent_labels_and_unknown_voxels_are_no_loss(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label 2 is nowhere in one case, label 1 cut by slices where labelsTr has the label to ignore."""
+    copy = dataset.copied(tmp_path / "nnunet", monkeypatch)
+    labels = {**copy.dataset_json["labels"], "ignore": 3}
+    for folder in (copy.raw, copy.preprocessed):
+        (folder / "dataset.json").write_text(json.dumps({**copy.dataset_json, "labels": labels}))
+    first = copy.cases[0]
+    for case in copy.cases:
+        label_map = nib.load(copy.label_map(case))
+        slices = np.arange(label_map.shape[2]) < 12
+        ignored = np.where(slices, 3, np.asarray(label_map.dataobj)).astype(np.uint8)
+        save_nifti(copy.label_map(case), ignored, label_map.affine)
+    save_nifti(copy.soft_label(first, 2), np.zeros(label_map.shape, np.float32), label_map.affine)
+    losses = simulated(copy, tmp_path / "out").losses
+    (absent,) = (loss for loss in losses["label2"] if loss.case_id == first)
+    assert (absent.volume, absent.volume_error, absent.peak_error, absent.components) == (0, 0, 0, 0)
+    for case, loss in zip(copy.cases, losses["label1"], strict=True):
+        soft = np.asarray(nib.load(copy.soft_label(case, 1)).dataobj)
+        assert loss.volume == pytest.approx(soft[..., 12:].sum(), rel=1e-6)
+        assert soft[..., :12].sum() > 0.5 * loss.volume
+        assert abs(loss.volume_error) <= 0.02  # whole, it would be over 0.3
+
+
 def test_the_command(dataset: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["check", "-d", "101", "-np", "1", "--simulate", str(tmp_path / "out")]
     assert main([*words, "-tr", "nnUNetTrainerSoftSegSlidingWindow"]) == 0

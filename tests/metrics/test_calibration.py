@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
+from nnunet_softseg.metrics.calibration import IsotonicMap, ReliabilityCurve, ValueTable, reliability_curve
 
 SPACING_MM = (1.0, 1.0, 1.0)
 VALUES = st.floats(0, 1, width=32, allow_subnormal=False)
@@ -190,3 +190,108 @@ def test_bad_arguments() -> None:
         reliability_curve(one, one, (1.0, 1.0), margin_mm=-1)
     with pytest.raises(ValueError, match="4 and 5 bins"):
         ReliabilityCurve.empty(4) + ReliabilityCurve.empty(5)
+
+
+# Calibration by isotonic regression
+
+
+def table_of(prediction: np.ndarray, reference: np.ndarray) -> ValueTable:
+    return ValueTable.of(prediction, reference, SPACING_MM)
+
+
+@given(MAPS, MAPS)
+def test_the_table_holds_the_same_voxels_as_the_curve(p: np.ndarray, y: np.ndarray) -> None:
+    found, expected = table_of(p, y).curve(), reliability_curve(p, y, SPACING_MM)
+    np.testing.assert_array_equal(found.count, expected.count)
+    for name in ("prediction_sum", "reference_sum", "squared_error_sum"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-9)
+
+
+@given(MAPS, st.lists(st.floats(0, 1), min_size=1))
+def test_a_map_that_is_calibrated_stays_as_it_is(soft: np.ndarray, values: list[float]) -> None:
+    found = table_of(soft, soft).isotonic_map()
+    np.testing.assert_allclose(found(np.array(values)), values, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "g", [lambda p: p**2, np.sqrt, lambda p: 0.8 * p, lambda p: np.maximum(0, 2 * p - 1)]
+)
+def test_a_monotone_distortion_is_recovered(g: object) -> None:
+    p = np.random.default_rng(0).random((60, 60, 10))
+    p[:2] = 1
+    found = table_of(p, g(p)).isotonic_map()  # type: ignore[operator]
+    values = np.linspace(0.02, 1, 99)
+    np.testing.assert_allclose(found(values), g(values), atol=2e-3)  # type: ignore[operator]
+
+
+@given(MAPS, MAPS)
+def test_the_fit_is_isotonic_regression(p: np.ndarray, y: np.ndarray) -> None:
+    """By its min-max formula (Robertson et al. 1988), over the voxels above 0: largest mean from below."""
+    wide, soft = p.astype(float), y.astype(float)
+    counted = wide > 0  # all near the reference, or false
+    place = np.floor(wide * 500) + (wide == 1)
+    bins = np.unique(place[counted])
+    weight, predicted, expected = (
+        np.array([values[counted & (place == each)].sum() for each in bins])
+        for values in (np.ones_like(wide), wide, soft)
+    )
+    values = predicted / weight
+    assume(values.size)
+    found = table_of(p, y).isotonic_map()(values)
+    for at in range(len(bins)):
+        least = [
+            min(
+                expected[first:last].sum() / weight[first:last].sum() for last in range(at + 1, len(bins) + 1)
+            )
+            for first in range(at + 1)
+        ]
+        assert found[at] == pytest.approx(max(least), abs=1e-9)
+
+
+@given(MAPS, MAPS)
+def test_laws_of_the_map(p: np.ndarray, y: np.ndarray) -> None:
+    table = table_of(p, y)
+    found = table.isotonic_map()
+    values = np.linspace(0, 1, 1001, dtype=np.float32)
+    mapped = found(values)
+    assert mapped.dtype == np.float32
+    assert mapped[0] == 0
+    assert (np.diff(mapped) >= 0).all()
+    assert mapped.max() <= 1
+    # Of all monotone maps it has the smallest squared error on these voxels, so no larger than none.
+    before, after = table.curve().squared_error_sum.sum(), table.curve(found).squared_error_sum.sum()
+    assert after <= before + 1e-9
+
+
+def test_mapped_sums_are_those_of_mapped_voxels() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.random((20, 20, 20)) * (rng.random((20, 20, 20)) < 0.1)
+    p = np.clip(y + rng.normal(0, 0.1, y.shape), 0, 1)
+    mapping = IsotonicMap((0.0, 0.3, 1.0), (0.0, 0.1, 0.9))
+    found, expected = table_of(p, y).curve(mapping), reliability_curve(mapping(p), y, SPACING_MM)
+    assert found.brier_score == pytest.approx(expected.brier_score, rel=1e-3)
+    assert found.expected_calibration_error == pytest.approx(expected.expected_calibration_error, abs=2e-3)
+
+
+def test_values_beyond_those_of_the_fit_move_as_the_largest_of_them() -> None:
+    p, y = np.full((4, 4, 4), 0.5), np.full((4, 4, 4), 0.4)
+    found = table_of(p, y).isotonic_map()
+    np.testing.assert_allclose(found(np.array([0.25, 0.5, 0.75, 1.0])), [0.2, 0.4, 0.65, 0.9], atol=1e-6)
+    nothing = table_of(np.zeros_like(p), y).isotonic_map()
+    assert (nothing.x, nothing.y) == ((0, 1), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        ((0, 0.5), (0, 0.5)),
+        ((0, 0.5, 0.4, 1), (0, 0.1, 0.2, 0.3)),
+        ((0, 0.5, 1), (0, 0.5, 0.4)),
+        ((0, 1), (0.1, 1)),
+        ((0, 1), (0, 1.1)),
+        ((0, 0.5, 1), (0, 1)),
+    ],
+)
+def test_other_knots_are_no_map(x: tuple[float, ...], y: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="expected knots from"):
+        IsotonicMap(x, y)

@@ -25,6 +25,7 @@ from tiny_dataset import (
 from nnunet_softseg.datasets.check import check
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.predict import predict
+from nnunet_softseg.preprocessing.preparation import prepare
 from nnunet_softseg.preprocessing.soft_target import on_network_grid, open_soft_target, soft_target_folder
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 from nnunet_softseg.training.training_log import SoftSegLogger
@@ -111,6 +112,17 @@ def test_random_numbers_in_unknown_voxels_change_no_bit(
     assert expected.keys() == found.keys()
     for name, values in expected.items():
         assert torch.equal(values, found[name]), name
+
+
+def test_soft_labels_that_the_label_to_ignore_contradicts_are_named(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = dataset.copied(tmp_path / "nnunet", monkeypatch)
+    write_soft_labels(copy, CASES[0], lambda label: np.zeros_like(label))
+    write_soft_labels(copy, CASES[1], lambda label: np.full_like(label, np.nan))
+    warnings = prepare(101, "3d_fullres", num_processes=0, progress=False).warnings
+    named = [text for text in warnings if "where labelsTr has the label to ignore" in text]
+    assert [text.split(":")[0] for text in named] == ["softLabelsTr/sub-03_T2w_0001.nii.gz"]
 
 
 @pytest.mark.parametrize("cls", [Trainer, nnUNetTrainerSoftSegSlidingWindow])

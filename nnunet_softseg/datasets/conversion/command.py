@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.inspection import inspect_cases, inspection_warnings
@@ -145,7 +146,9 @@ def convert(
         dataset.folder: {"generated_by": made_by, **make_manifest(sources, dataset.cases, split, inspections)}
         for dataset in datasets
     }
-    written = write_datasets(datasets, manifests, split, num_processes=num_processes, progress=progress)
+    unknown = [inspection.case_id for inspection in inspections if inspection.is_partly_unknown]
+    options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
+    written = write_datasets(datasets, manifests, split, partly_unknown=unknown, **options)
     return ConversionReport(
         tuple(dataset.folder for dataset in datasets),
         tuple(dataset.folder for dataset in written),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_softseg.datasets.conversion.sources import SourceCase
-from nnunet_softseg.datasets.soft_label import overlap_findings, value_findings
+from nnunet_softseg.datasets.soft_label import overlap_findings, unknown_voxels, value_findings
 from nnunet_softseg.errors import Finding, UserError, examples, grouped, short_name, unfit
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.nifti import (
@@ -24,13 +24,17 @@ from nnunet_softseg.io.workers import try_jobs
 
 @dataclass(frozen=True)
 class Inspection:
-    """Faults and hashes (none if there is an error) of one case; its soft labels that hold 0 and 1 only."""
+    """Faults and hashes (none if there is an error) of one case; its soft labels that hold 0 and 1 only.
+
+    `is_partly_unknown`: somewhere no label is known.
+    """
 
     case_id: str
     errors: list[Finding]
     warnings: list[Finding] = field(default_factory=list)
     sha256: dict[Path, str] = field(default_factory=dict)
     masks: list[Path] = field(default_factory=list)
+    is_partly_unknown: bool = False
 
 
 def inspect_cases(cases: Sequence[SourceCase], *, num_processes: int, progress: bool) -> list[Inspection]:
@@ -64,7 +68,10 @@ def inspect(case: SourceCase) -> Inspection:
         unknown = np.isnan(soft_labels[-1])
         if unknown.any():
             what, expected, found = "unknown voxels (NaN)", "values", f"{int(unknown.sum())} of them"
-            remedy = "nothing, if nobody looked there; vanilla trainers take them for background"
+            remedy = (
+                "nothing, if nobody looked there; vanilla trainers leave out voxels in which no label is "
+            )
+            remedy += "known (the label to ignore in labelsTr), and take this label for absent in others"
             of_file.append(Finding(short_name(file), what, expected, found, remedy, "warning"))
         if not of_file and classify(soft_labels[-1]).kind is MapKind.MASK:
             masks.append(file)
@@ -73,7 +80,8 @@ def inspect(case: SourceCase) -> Inspection:
     if errors:
         return Inspection(case.case_id, errors)
     findings += [*geometry_warnings(case.image), *overlap_findings(case.soft_labels, soft_labels)]
-    return Inspection(case.case_id, [], findings, {file: sha256(file) for file in files}, masks)
+    hashes, unknown = {file: sha256(file) for file in files}, unknown_voxels(soft_labels)
+    return Inspection(case.case_id, [], findings, hashes, masks, bool(unknown.any()))
 
 
 def inspection_warnings(inspections: Sequence[Inspection]) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,10 +195,12 @@ def write_datasets(
     *,
     num_processes: int,
     progress: bool,
+    partly_unknown: Collection[str] = (),
 ) -> list[Dataset]:
     """Write the datasets that are not there, all of them aside first, and return them.
 
-    The manifests are by folder. A UserError if a folder that is there holds another dataset.
+    The manifests are by folder; `partly_unknown` are the ids of cases in which no label is known somewhere. A
+    UserError if a folder that is there holds another dataset.
     """
     new = [dataset for dataset in datasets if not dataset.folder.exists()]
     for dataset in datasets:
@@ -219,7 +221,10 @@ def write_datasets(
         )
         for dataset in new:
             folder, manifest = aside[dataset.folder], manifests[dataset.folder]
-            _write_descriptions(folder, dataset, list(manifest["labels"]), split)
+            labels = {"background": 0, **{name: value for value, name in enumerate(manifest["labels"], 1)}}
+            if any(case.case_id in partly_unknown for case in dataset.cases):
+                labels["ignore"] = len(labels)
+            _write_descriptions(folder, dataset, labels, split)
             write_json(folder / MANIFEST, manifest)
     return new
 
@@ -255,14 +260,14 @@ def _case_files(case_id: str, part: str, num_labels: int) -> list[str]:
     ]
 
 
-def _write_descriptions(folder: Path, dataset: Dataset, labels: Sequence[str], split: Split) -> None:
+def _write_descriptions(folder: Path, dataset: Dataset, labels: Mapping[str, int], split: Split) -> None:
     """Write dataset.json and splits_final.json."""
     description = {
         "name": dataset.name,
         "description": "Images with soft labels (softLabelsTr); labelsTr is soft label > 0.5",
         "converted_by": f"nnunet-softseg {__version__}",
         "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, **{label: value for value, label in enumerate(labels, 1)}},
+        "labels": dict(labels),
         "numTraining": sum(split.part_of(case.subject) != "test" for case in dataset.cases),
         "file_ending": ".nii.gz",
         "overwrite_image_reader_writer": "NibabelIOWithReorient",

@@ -1,0 +1,224 @@
+"""`nnunet-softseg calibrate`: soft maps of the validation folds -> a calibration kept with the model.
+
+What is said of it is cross-checked: each fold, or of one fold each subject, is mapped by what the others say.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any, Literal
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets import soft_label
+from nnunet_softseg.datasets.raw_dataset import dataset_number, label_scheme, nnunet_folder
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.inference.calibration import keep_calibration
+from nnunet_softseg.inference.predict import CHECKPOINT, Model, open_model
+from nnunet_softseg.inference.validation import (
+    SUMMARY,
+    VALIDATION,
+    ValidatedMap,
+    reliability_record,
+    validated_maps,
+)
+from nnunet_softseg.io.case_files import subjects_of
+from nnunet_softseg.io.nifti import StrPath
+from nnunet_softseg.io.results import load_json, load_record, write_json
+from nnunet_softseg.io.workers import succeeded, try_jobs
+from nnunet_softseg.metrics.calibration import IsotonicMap, ReliabilityCurve, ValueTable
+from nnunet_softseg.settings import PLANS_KEY
+
+RECORD = "calibration.json"
+_CALIBRATED = "reliability_calibrated"
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What `calibrate` found.
+
+    Attributes:
+        model: folder.
+        folds: whose validation maps were taken.
+        num_cases: in them.
+        held_out: what was left out in turn for the figures after calibration.
+        maps: by name of the label.
+        before: reliability of each label as predicted.
+        after: fold -> of its maps, calibrated by the cases of other folds or subjects.
+    """
+
+    model: Path
+    folds: tuple[str, ...]
+    num_cases: int
+    held_out: Literal["fold", "subject"]
+    maps: Mapping[str, IsotonicMap]
+    before: Mapping[str, ReliabilityCurve]
+    after: Mapping[str, Mapping[str, ReliabilityCurve]]
+
+    def after_all(self, name: str) -> ReliabilityCurve:
+        """Return the reliability of a label after calibration, all folds together."""
+        return reduce(add, (of_fold[name] for of_fold in self.after.values()))
+
+    def as_text(self) -> str:
+        """Return a line for each label, and the next command."""
+        lines = [
+            f"{self.model / RECORD}: {self.num_cases} validation cases of fold {', '.join(self.folds)}; "
+            f"figures after calibration are of cases whose {self.held_out} was left out of the fit"
+        ]
+        for name, before in self.before.items():
+            after = self.after_all(name)
+            errors = [curve.expected_calibration_error for curve in (before, after)]
+            scores = [curve.brier_score for curve in (before, after)]
+            line = (
+                "{}: calibration error {:.4f} before, {:.4f} after; Brier score {:.4f} before, {:.4f} after"
+            )
+            doubt = " (no better: predict without)" if scores[1] >= scores[0] else ""
+            lines.append(line.format(name, *errors, *scores) + doubt)
+        return "\n".join(
+            [*lines, f"next: nnunet-softseg predict -i IMAGES -o OUT -m {self.model} --calibrate"]
+        )
+
+
+def calibrate(
+    model: StrPath,
+    *,
+    folds: Sequence[str | int] | None = None,
+    reference: StrPath | None = None,
+    num_processes: int = 2,
+    progress: bool = True,
+) -> CalibrationReport:
+    """Fit, per label, the monotone map from soft map to soft label on validation maps; keep it with a model.
+
+    Writes `calibration.json` and the entry of the same content in the model's plans.json, by which `predict`
+    calibrates on request; summary_soft.json of each fold gets the reliability of its maps after calibration.
+
+    Args:
+        model: nnU-Net's folder of a trained model.
+        folds: whose final validation is taken; None: all numbered folds that have one.
+        reference: folder of the soft labels; None: softLabelsTr of the dataset in nnUNet_raw.
+        num_processes: maps read at once.
+        progress: show a bar.
+
+    Raises:
+        UserError: if it is no model of ours, a fold has no validation maps or validates on its own training
+            cases, or there is one subject only.
+    """
+    if Path(model).is_file():
+        raise UserError(f"-m {model}: expected the folder of a trained model, found a file: unpack it")
+    with open_model(Path(model), folds, CHECKPOINT) as found:
+        soft_labels = _soft_labels(found, reference)
+        maps = {fold: _maps_of(found, fold, soft_labels) for fold in found.folds}
+        if folds is None:
+            maps = {fold: of_fold for fold, of_fold in maps.items() if of_fold} or maps
+        for fold, of_fold in maps.items():
+            _require_validation(found, fold, of_fold, soft_labels)
+        report = _cross_checked(found, maps, num_processes, progress)
+    _write(report, reference=str(soft_labels))
+    return report
+
+
+def _soft_labels(model: Model, reference: StrPath | None) -> Path:
+    folder = Path(reference or nnunet_folder("nnUNet_raw", model.plans["dataset_name"]) / soft_label.FOLDER)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: expected the soft labels of the training, found no such folder: check nnUNet_raw, or "
+            "say where they are with -g"
+        )
+    return folder
+
+
+def _maps_of(model: Model, fold: str, soft_labels: Path) -> list[ValidatedMap]:
+    return validated_maps(model.folder / f"fold_{fold}" / VALIDATION, soft_labels, model.dataset_json)
+
+
+def _require_validation(model: Model, fold: str, maps: Sequence[ValidatedMap], soft_labels: Path) -> None:
+    """Raise a UserError for a fold without maps, and for one that was trained on what it validates on."""
+    entry, plans = model.plans[PLANS_KEY], model.plans
+    if not maps:
+        configuration = model.folder.name.rpartition("__")[2]
+        raise UserError(
+            f"{model.folder.name}/fold_{fold}/{VALIDATION}: expected soft maps of cases with soft labels in "
+            f"{soft_labels}, found none: run nnUNetv2_train {dataset_number(plans['dataset_name'])} "
+            f"{configuration} {fold} -tr {entry['trainer']} -p {plans['plans_name']} --val"
+        )
+    seen = {each.case_id for each in maps}.intersection(entry.get("training_cases", {}).get(fold, ()))
+    if fold == "all" or seen:
+        raise UserError(
+            f"fold {fold}: expected validation cases that it was not trained on, found "
+            f"{examples(sorted(seen)) or 'all cases'} in its training: calibrate on numbered folds (-f 0)"
+        )
+
+
+def _cross_checked(
+    model: Model, maps: Mapping[str, Sequence[ValidatedMap]], num_processes: int, progress: bool
+) -> CalibrationReport:
+    pairs = [(fold, each) for fold, of_fold in maps.items() for each in of_fold]
+    subjects = subjects_of(dict.fromkeys(each.case_id for _, each in pairs))
+    groups = [(fold, "" if len(maps) > 1 else subjects[each.case_id]) for fold, each in pairs]
+    files = [each for _, each in pairs]
+    if len(set(groups)) == 1:
+        raise UserError(
+            f"{model.folder.name}: expected validation maps of two subjects or more, to cross-check the "
+            f"calibration, found one, {subjects[files[0].case_id]}: add folds (-f)"
+        )
+    tables = dict.fromkeys(label_scheme(model.dataset_json).names, ValueTable.empty())
+    by_group = {group: dict(tables) for group in dict.fromkeys(groups)}
+    for group, each, table in zip(groups, files, _tables(files, num_processes, progress), strict=True):
+        tables[each.label] += table
+        by_group[group][each.label] += table
+    after = {fold: dict.fromkeys(tables, ReliabilityCurve.empty()) for fold in maps}
+    for (fold, _), held_out in by_group.items():
+        for name, table in held_out.items():
+            others = (of_group[name] for of_group in by_group.values() if of_group is not held_out)
+            after[fold][name] += table.curve(reduce(add, others).isotonic_map())
+    return CalibrationReport(
+        model=model.folder,
+        folds=tuple(maps),
+        num_cases=len({each.case_id for each in files}),
+        held_out="fold" if len(maps) > 1 else "subject",
+        maps={name: table.isotonic_map() for name, table in tables.items()},
+        before={name: table.curve() for name, table in tables.items()},
+        after=after,
+    )
+
+
+def _tables(maps: Sequence[ValidatedMap], num_processes: int, progress: bool) -> list[ValueTable]:
+    options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
+    outcomes = try_jobs(_table, maps, lambda each: each.case_id, description="Reading maps", **options)
+    for outcome in outcomes:
+        if isinstance(outcome, UserError):
+            raise outcome
+    return succeeded(outcomes)
+
+
+def _table(each: ValidatedMap) -> ValueTable:
+    return ValueTable.of(*each.values(), each.grid.spacing_mm)
+
+
+def _write(report: CalibrationReport, reference: str) -> None:
+    """Write calibration.json, what summary_soft.json says of it, and the entry in plans.json."""
+    plans = load_json(report.model / "plans.json")
+    keep_calibration(plans, report.maps, report.folds, report.num_cases)
+    record: dict[str, Any] = {
+        "made_by": f"nnunet-softseg {__version__} calibrate",
+        "folds": list(report.folds),
+        "num_cases": report.num_cases,
+        "soft_labels": reference,
+        "held_out_for_after": report.held_out,
+        "labels": {
+            name: {
+                **asdict(report.maps[name]),
+                "before": reliability_record([report.before[name]]),
+                "after": reliability_record([report.after_all(name)]),
+            }
+            for name in report.maps
+        },
+    }
+    write_json(report.model / RECORD, record)
+    for fold, of_fold in report.after.items():
+        summary = report.model / f"fold_{fold}" / VALIDATION / SUMMARY
+        if (before := load_record(summary)) is not None:
+            calibrated = {name: reliability_record([curve]) for name, curve in of_fold.items()}
+            write_json(summary, {**before, _CALIBRATED: calibrated})
+    write_json(report.model / "plans.json", plans)
