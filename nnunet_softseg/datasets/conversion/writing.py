@@ -234,7 +234,7 @@ def write_case(job: CaseJob) -> None:
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
     image, *soft_files, label_map = (first / name for name in names)
-    if job.case.image.suffix == ".gz":
+    if job.case.image.suffix.lower() == ".gz":
         shutil.copyfile(job.case.image, image)
     else:
         with job.case.image.open("rb") as plain, gzip.GzipFile(image, "wb", mtime=0) as compressed:
