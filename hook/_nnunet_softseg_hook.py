@@ -3,7 +3,8 @@
 nnU-Net finds trainers, planners, preprocessors, label managers and resampling functions by scanning its own
 folders with one function, `nnunetv2.utilities.find_class_by_name.recursive_find_python_class`. This hook
 waits until that module is imported and wraps the function: a name of ours comes from
-`nnunet_softseg.registry`, any other name goes to nnU-Net's own function.
+`nnunet_softseg.registry`, any other name goes to nnU-Net's own function. Where nnU-Net ends on a file that it
+does not find in the place of a model of ours, the package says in one line which models are there.
 
 Rules that keep it harmless, since every Python process of the environment loads this file:
 - standard library only, and at start only modules that Python has loaded by then anyway;
@@ -90,6 +91,7 @@ def _wrap(module):
     original = getattr(module, FUNCTION, None)
     if original is None or hasattr(original, "nnunet_softseg_original"):
         return
+    _explain_missing_models()
     wrapper = _make_wrapper(original)
     setattr(module, FUNCTION, wrapper)
     # Callers hold the function by `from ... import`. Those loaded before (a late install) get it, too.
@@ -115,6 +117,38 @@ def _make_wrapper(original):
     functools.update_wrapper(recursive_find_python_class, original)
     recursive_find_python_class.nnunet_softseg_original = original
     return recursive_find_python_class
+
+
+def _explain_missing_models():
+    shown_by = sys.excepthook
+    if hasattr(shown_by, "nnunet_softseg_original"):
+        return
+
+    def show(kind, error, traceback):
+        try:
+            mistake = _missing_model(error)
+        except Exception:  # the error itself says more than one on the way to explain it
+            mistake = None
+        if mistake is None:
+            shown_by(kind, error, traceback)
+        else:
+            print(f"nnunet-softseg: error: {mistake}", file=sys.stderr)
+
+    show.nnunet_softseg_original = shown_by
+    sys.excepthook = show
+
+
+def _missing_model(error):
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
+        return None
+    # nnU-Net's results: <dataset>/<trainer>__<plans>__<configuration>/<file>, or fold_<fold>/<file> in it.
+    dataset = os.path.dirname(os.path.dirname(error.filename))
+    names = [error.filename, *(os.listdir(dataset) if os.path.isdir(dataset) else ())]
+    if not any(mark in name for name in names for mark in MARKS):
+        return None
+    from nnunet_softseg.inference.predict import explain_missing_model
+
+    return explain_missing_model(error)
 
 
 def _could_be_ours(name, scanned):

@@ -190,6 +190,47 @@ def test_nnunet_of_another_form_still_imports(site: Site, text: str) -> None:
     assert site.printed("import nnunetv2.utilities.find_class_by_name; print('fine')") == "fine"
 
 
+PLACE = "results/Dataset101_Cord/{}__nnUNetPlans__3d_fullres/dataset.json"
+EXPLANATION = (
+    "def explain_missing_model(error): return 'there are others' if 'fullres' in str(error) else None"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "there", "stderr"),
+    [
+        ("nnUNetTrainerSoftSeg", None, "nnunet-softseg: error: there are others\n"),
+        (
+            "nnUNetTrainer",
+            "nnUNetTrainerSoftSeg__nnUNetPlans__2d",
+            "nnunet-softseg: error: there are others\n",
+        ),
+        ("nnUNetTrainer", "nnUNetTrainer__nnUNetPlans__2d", "Traceback"),
+    ],
+)
+def test_a_model_of_ours_that_nnunet_does_not_find_is_told_in_one_line(
+    site: Site, model: str, there: str | None, stderr: str
+) -> None:
+    """nnUNetv2_predict without -p, or -tr: it opens dataset.json in the model's folder before all else."""
+    site.write("nnunet_softseg/inference/__init__.py", "")
+    site.write("nnunet_softseg/inference/predict.py", EXPLANATION)
+    if there:
+        site.write(PLACE.replace("{}__nnUNetPlans__3d_fullres", there), "{}")
+    process = site.run(f"{ASK}open({PLACE.format(model)!r})")
+    assert process.returncode == 1
+    assert process.stderr[: len(stderr)] == stderr
+    assert process.stdout == ""
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('broken')", "def explain_missing_model(error): None"])
+def test_an_error_that_is_not_explained_is_shown_as_it_is(site: Site, text: str) -> None:
+    site.write("nnunet_softseg/inference/__init__.py", "")
+    site.write("nnunet_softseg/inference/predict.py", text)
+    process = site.run(f"{ASK}open({PLACE.format('nnUNetTrainerSoftSeg')!r})")
+    assert "FileNotFoundError: [Errno 2] No such file or directory: 'results/" in process.stderr
+    assert "broken" not in process.stderr
+
+
 def test_error_of_nnunet_is_passed_on(site: Site) -> None:
     site.write("nnunetv2/utilities/find_class_by_name.py", "raise ValueError('of nnU-Net')")
     assert "ValueError: of nnU-Net" in site.run(ASK).stderr

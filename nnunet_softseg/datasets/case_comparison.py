@@ -13,6 +13,9 @@ from nnunet_softseg.errors import Finding, examples
 from nnunet_softseg.io.case_files import subjects_of
 
 SPLITS = "splits_final.json"
+_SIDES = ("train", "val")
+_FEWEST_TO_SPLIT = 5
+"""nnU-Net makes five folds by itself, of which none may be empty."""
 UNLIKE_VOXELS = 3.0
 """Voxels are alike up to this ratio along each axis of the body."""
 _FEWEST_TO_COMPARE, _FEW_CASES = 3, 0.05
@@ -116,9 +119,9 @@ def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> 
         found = f"none yet, and several cases of {examples(repeated)}"
         return [Finding(file, what, expected, found, "write one grouped by subject", "warning")]
     findings = []
-    for fold, split in enumerate(splits):
-        findings += _fold_findings(file, fold, split, subjects)
-    used = {case_id for split in splits for side in ("train", "val") for case_id in split[side]}
+    for fold in range(len(splits)):
+        findings += fold_findings(fold, splits, subjects, file)
+    used = {case_id for split in splits for side in _SIDES for case_id in split[side]}
     if left_out := sorted(set(case_ids) - used):
         what, expected = f"{len(left_out)} cases are in no fold", "every case of imagesTr"
         remedy = "add them, or write the file anew"
@@ -126,9 +129,25 @@ def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> 
     return findings
 
 
-def _fold_findings(file: str, fold: int, split: Any, subjects: Mapping[str, str]) -> list[Finding]:
+def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str = SPLITS) -> list[Finding]:
+    """Return the faults of one fold; `subjects`: case -> subject.
+
+    Without a file (None) nnU-Net makes five folds; for a fold beyond those of the file it draws a split.
+    """
+    if splits is None:
+        what, expected = "nnU-Net cannot split so few cases", f"at least {_FEWEST_TO_SPLIT} cases"
+        few = Finding(file, what, expected, str(len(subjects)), 'train fold "all", or write a split')
+        return [few] if len(subjects) < _FEWEST_TO_SPLIT else []
+    are_folds = isinstance(splits, list)
+    if are_folds and fold >= len(splits):
+        return []
+    split = splits[fold] if are_folds and fold >= 0 else None
+    if not isinstance(split, Mapping) or not all(isinstance(split.get(side), list) for side in _SIDES):
+        what, expected = f"fold {fold} is no split", 'a list of {"train": [cases], "val": [cases]}'
+        found = f"{split if are_folds else splits!r}"[:60]
+        return [Finding(file, what, expected, found, "correct the fold, or write the file anew")]
     findings = []
-    for side, whose in (("train", "training"), ("val", "validation")):
+    for side, whose in zip(_SIDES, ("training", "validation"), strict=True):
         if not split[side]:
             what, expected = f"fold {fold} has no {whose} case", "at least one: nnU-Net cannot start without"
             findings.append(Finding(file, what, expected, "none", "add some, or remove the fold"))
@@ -136,7 +155,7 @@ def _fold_findings(file: str, fold: int, split: Any, subjects: Mapping[str, str]
     if unknown:
         what, expected = f"fold {fold} names unknown cases", "cases of imagesTr"
         findings.append(Finding(file, what, expected, examples(unknown), "correct or remove the file"))
-    train, val = ({subjects.get(case_id, case_id) for case_id in split[side]} for side in ("train", "val"))
+    train, val = ({subjects.get(case_id, case_id) for case_id in split[side]} for side in _SIDES)
     if both := sorted(train & val):
         what, expected = f"fold {fold} validates on subjects that it trains on", "each on one side"
         remedy = "write one grouped by subject"

@@ -20,13 +20,12 @@ from nnunet_softseg.datasets.case_comparison import (
 )
 from nnunet_softseg.datasets.raw_dataset import (
     VANILLA,
+    NnunetFolders,
     TrainingCase,
     dataset_finding,
     dataset_json_findings,
-    dataset_name,
     dataset_number,
     label_scheme,
-    nnunet_folder,
     reader_name,
     training_cases,
 )
@@ -82,19 +81,21 @@ def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) 
     Raises:
         UserError: if there is no such dataset; all other faults are findings of the report.
     """
-    name = dataset_name(dataset)
-    folder = nnunet_folder("nnUNet_raw", name)
+    folders = NnunetFolders.from_environment()
+    name = folders.dataset_name(dataset)
+    folder = folders.of_dataset("raw", name)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: expected a raw dataset, found no such folder: check nnUNet_raw and the id"
         )
-    cases, findings = _cases_and_findings(folder, num_processes, progress)
+    planned = folders.preprocessed / name if folders.preprocessed else folder  # not planned yet
+    cases, findings = _cases_and_findings(folder, planned, num_processes, progress)
     errors = tuple(finding for finding in findings if finding.severity == "error")
     return CheckReport(name, len(cases), errors, tuple(f for f in findings if f.severity == "warning"))
 
 
 def _cases_and_findings(
-    folder: Path, num_processes: int, progress: bool
+    folder: Path, planned: Path, num_processes: int, progress: bool
 ) -> tuple[tuple[TrainingCase, ...], list[Finding]]:
     try:
         dataset_json = load_json(folder / "dataset.json")
@@ -130,7 +131,7 @@ def _cases_and_findings(
         what, expected, found = "every soft label is a mask", "some values between 0 and 1", "0 and 1 only"
         remedy = "nothing, if masks are meant; else make them again without threshold or nearest neighbour"
         findings.append(Finding(soft_label.FOLDER, what, expected, found, remedy, "warning"))
-    findings += _preprocessed_findings(folder, dataset_json, case_ids)
+    findings += _preprocessed_findings(folder, planned, dataset_json, case_ids)
     return cases, findings
 
 
@@ -165,15 +166,10 @@ def _case_jobs(folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[Tr
 
 
 def _preprocessed_findings(
-    raw_folder: Path, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
+    raw_folder: Path, folder: Path, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
 ) -> list[Finding]:
     """Say whether splits and plans fit: of both folders, as a split in the raw one is there to be copied."""
-    name = raw_folder.name
-    try:
-        folder = nnunet_folder("nnUNet_preprocessed", name)
-    except UserError:
-        folder = raw_folder  # not planned yet
-    planned = folder / "dataset.json"
+    name, planned = raw_folder.name, folder / "dataset.json"
     try:
         findings = _split_findings([folder / SPLITS, raw_folder / SPLITS], case_ids)
         if planned.is_file() and load_json(planned)["labels"] != dataset_json["labels"]:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,43 +34,55 @@ def dataset_number(name: str) -> str:
     return name.removeprefix("Dataset").split("_")[0]
 
 
-def dataset_name(dataset: int | str) -> str:
-    """Return the full name, `DatasetNNN_Name`, of a dataset given by it, by its id or by `Name`.
+@dataclass(frozen=True)
+class NnunetFolders:
+    """NnU-Net's three folders, each None if its environment variable is not set; read once by a command."""
 
-    A UserError if there is none or several.
-    """
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+    raw: Path | None
+    preprocessed: Path | None
+    results: Path | None
 
-    named = _datasets_named(str(dataset))
-    if len(named) == 1:
-        return named[0]
-    try:
-        return str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError) as error:
-        folders = {name: os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
-        places = ", ".join(f"{name}={folder or 'not set'}" for name, folder in folders.items())
-        raise UserError(
-            f"dataset {dataset}: expected one folder DatasetNNN_Name with this id, found none or several "
-            f"({places}): check the id, and that these variables are set as for nnU-Net"
-        ) from error
+    @classmethod
+    def from_environment(cls) -> "NnunetFolders":
+        """Return those that nnU-Net's environment variables name."""
+        values = (os.environ.get(f"nnUNet_{field.name}") for field in fields(cls))
+        return cls(*(Path(value) if value else None for value in values))
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Those that are set."""
+        return tuple(filter(None, (self.raw, self.preprocessed, self.results)))
 
-def _datasets_named(name: str) -> list[str]:
-    roots = [os.environ.get(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
-    folders = [
-        folder.name for root in roots if root for folder in Path(root).glob("Dataset[0-9][0-9][0-9]_*")
-    ]
-    return sorted({folder for folder in folders if folder.partition("_")[2] == name})
+    def of_dataset(self, kind: Literal["raw", "preprocessed"], name: str) -> Path:
+        """Return the folder of a dataset, there or not; a UserError if the variable is not set."""
+        root: Path | None = getattr(self, kind)
+        if root is None:
+            raise UserError(
+                f"nnUNet_{kind}: expected a folder, found the environment variable not set: set it as for "
+                "nnU-Net"
+            )
+        return root / name
 
+    def dataset_name(self, dataset: int | str) -> str:
+        """Return the full name, `DatasetNNN_Name`, of a dataset given by it, by its id or by `Name`.
 
-def nnunet_folder(variable: str, name: str) -> Path:
-    """Return the folder of a dataset, there or not, in that of nnU-Net's variable; a UserError if not set."""
-    root = os.environ.get(variable)
-    if not root:
-        raise UserError(
-            f"{variable}: expected a folder, found the environment variable not set: set it as for nnU-Net"
-        )
-    return Path(root) / name
+        A UserError if there is none or several.
+        """
+        from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+        found = {folder.name for root in self.roots for folder in root.glob("Dataset[0-9][0-9][0-9]_*")}
+        named = [name for name in found if name.partition("_")[2] == str(dataset)]
+        if len(named) == 1:
+            return named[0]
+        try:
+            return str(maybe_convert_to_dataset_name(dataset))
+        except (RuntimeError, ValueError) as error:
+            folders = {"nnUNet_raw": self.raw, "nnUNet_preprocessed": self.preprocessed}
+            places = ", ".join(f"{variable}={folder or 'not set'}" for variable, folder in folders.items())
+            raise UserError(
+                f"dataset {dataset}: expected one folder DatasetNNN_Name with this id, found none or several "
+                f"({places}): check the id, and that these variables are set as for nnU-Net"
+            ) from error
 
 
 def dataset_json_findings(dataset_json: Any) -> list[Finding]:

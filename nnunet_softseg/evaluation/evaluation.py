@@ -167,11 +167,12 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
     if table and REFERENCE in table.paths:
         labels, listed = settings.labels or (1,), table.paths[REFERENCE]
         references = {(case, n): reference / path for case, path in listed.items() if path for n in labels}
+        way = "files named by the table of cases"
     else:
-        listed_references = list_files(reference)
-        references, labels = reference_files(listed_references, settings.labels, settings.reference_pattern)
+        pattern = settings.reference_pattern
+        references, labels, way = reference_files(list_files(reference), settings.labels, pattern)
     cases, warnings = describe_cases({case_id for case_id, _ in references}, table)
-    found, notes = {}, {}
+    found, notes = {}, {REFERENCE: f"{len(cases)} cases, label {examples(list(map(str, labels)))}, {way}"}
     for method, folder in methods.items():
         images = list_files(folder, expected=f"predictions of {method}")
         found[method] = (

@@ -10,7 +10,8 @@ The modules, in the order of their imports:
   soft_prediction.py the box, forward in tiles, blend raw, NormReLU, recentring
   export.py          the way to the image's own grid; soft/*.nii.gz, label map and softseg.json
   validation.py      maps of a fold's validation against soft labels: summary_soft.json
-  qc_page.py         summary of a folder by flag; qc/index.html, a picture of each case
+  qc_page.py         qc/index.html, a picture of each case
+  summary.py         the end of a prediction: cases by flag with what to do, the page if wanted
   simulation.py      what a perfect network would lose: soft targets through all that follows it
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   predict.py         the command: a trained model, the cases of a folder -> soft maps in one process

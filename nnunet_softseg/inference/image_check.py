@@ -11,7 +11,7 @@ from nnunet_softseg.datasets.case_comparison import spacing_findings
 from nnunet_softseg.datasets.check import CheckReport
 from nnunet_softseg.errors import Finding, UserError
 from nnunet_softseg.inference.case_record import KEY
-from nnunet_softseg.inference.network_image import header_findings, preprocess_files
+from nnunet_softseg.inference.network_image import preprocess_files, volume_findings
 from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
 from nnunet_softseg.inference.predict import (
     CHECKPOINT,
@@ -89,7 +89,7 @@ def _check_case(case: ImageCase) -> _Said:
         of_file = file_findings(file)
         if is_nifti(file.name) and not of_file:
             image, values = load_nifti(file), stored_values(file)
-            of_file = [*header_findings(file, flat=False), *geometry_findings(file, image)]
+            of_file = [*volume_findings(file, flat=False), *geometry_findings(file, image)]
             if not np.isfinite((values.min(), values.max())).all():
                 of_file.append(not_finite(case.case_id, values))
             elif values.min() == values.max():

@@ -409,7 +409,7 @@ def read_image(
     flat = len(configuration_manager.patch_size) == _SLICE
     for file in files:
         if is_nifti(file.name):
-            raise_first_error(header_findings(file, flat=flat))
+            raise_first_error(volume_findings(file, flat=flat))
     try:
         reader = plans_manager.image_reader_writer_class
         image, properties = _read(files, reader)
@@ -454,7 +454,7 @@ def check_content(image: Image, name: str = "the image") -> None:
         )
 
 
-def header_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
+def volume_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
     """Yield what the header alone tells to be wrong, before a voxel is read."""
     name, image = short_name(file), load_nifti(file)
     shape = tuple(int(size) for size in image.shape)

@@ -39,6 +39,7 @@ from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference import export, network_image, soft_prediction
 from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
+from nnunet_softseg.inference.summary import summarise
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 
@@ -292,8 +293,6 @@ def _summarised(
         channel = len(f"_0000{ending}")
         outputs = [str(Path(outputs, Path(files[0]).name[:-channel])) for files in images]
     if outputs:
-        from nnunet_softseg.inference.qc_page import summarise  # only here: it loads matplotlib
-
         options = PredictionOptions.from_environment(os.environ)
         written = {Path(file).name: Path(files[0]) for files, file in zip(images, outputs, strict=True)}
         folder, progress = Path(outputs[0]).parent, predictor.allow_tqdm

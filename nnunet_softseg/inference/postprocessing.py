@@ -88,6 +88,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
 """What is said of the cases with a flag, and what to do; the most serious first."""
 
 
+def seriousness(flag: str) -> int:
+    """Return the place of a flag in `WORDS`, by which lists are sorted; one of a later version comes last."""
+    return list(WORDS).index(flag) if flag in WORDS else len(WORDS)
+
+
 class Flagged(NamedTuple):
     """A flag and why it was raised."""
 

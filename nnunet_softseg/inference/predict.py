@@ -50,6 +50,8 @@ from nnunet_softseg.settings import PLANS_KEY
 RUN = "softseg_predict.json"
 CHECKPOINT = "checkpoint_final.pth"
 _PLANS = "plans.json"
+_NUM_NAMES = 3
+"""Of trainer, plans and configuration, in the name of a model's folder."""
 _UNLOADABLE = (
     RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError, AttributeError, ImportError,
     AssertionError,
@@ -157,15 +159,11 @@ def predict(
             report.warnings += filter(None, (version_warning(found.plans), *options.overruled))
             with tqdm(total=len(cases), initial=len(report.kept), disable=not progress, unit="case") as bar:
                 _predict_cases(found, folder, todo, _Run(report, bar, options, num_threads, device))
+        from nnunet_softseg.inference.summary import summarise  # only here: a mistake is told before it loads
+
         done = {case.case_id: case.files[0] for case in cases if case.case_id not in report.failed}
-        report.summary = _summary(folder.path, done, draw=not options.no_qc, progress=progress)
+        report.summary = summarise(folder.path, done, draw=not options.no_qc, progress=progress)
         return report
-
-
-def _summary(folder: Path, images: Mapping[str, Path], *, draw: bool, progress: bool) -> str:
-    from nnunet_softseg.inference.qc_page import summarise  # only here: it loads matplotlib
-
-    return summarise(folder, images, draw=draw, progress=progress)
 
 
 # The model
@@ -243,13 +241,7 @@ def _unpack(archive: Path, target: Path) -> Path:
 
 def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Model:
     if not (folder / _PLANS).is_file():
-        inside = sorted(file.parent.relative_to(folder).as_posix() for file in folder.glob(f"**/{_PLANS}"))
-        hint = f"; inside it is {', '.join(inside[:3])}" if inside else ""
-        found = "no plans.json" if folder.exists() else "nothing"
-        raise UserError(
-            f"{folder}: expected the folder of a trained model, nnUNet_results/DatasetNNN_Name/"
-            f"<trainer>__<plans>__<configuration>, found {found}{hint}: correct -m"
-        )
+        raise _missing_model(folder, "correct -m")
     from nnunet_softseg.preprocessing.model_plans import is_soft
 
     plans = load_json(folder / _PLANS)
@@ -267,6 +259,41 @@ def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> 
         )
     folds = _folds(folder, folds, checkpoint)
     return Model(folder, folds, checkpoint, plans, dataset_json, scheme.numbers)
+
+
+def _missing_model(folder: Path, remedy: str) -> UserError:
+    """Return the error that a folder is no trained model, with those inside it, or else beside it."""
+    models = {
+        where: sorted(file.parent.relative_to(root).as_posix() for file in root.glob(f"{pattern}/{_PLANS}"))
+        for where, root, pattern in (("inside", folder, "**"), ("beside", folder.parent, "*__*__*"))
+    }
+    there = (f"; {where} it is {examples(names)}" for where, names in models.items() if names)
+    found = "no plans.json" if folder.exists() else "nothing"
+    return UserError(
+        f"{folder}: expected the folder of a trained model, nnUNet_results/DatasetNNN_Name/"
+        f"<trainer>__<plans>__<configuration>, found {found}{next(there, '')}: {remedy}"
+    )
+
+
+def explain_missing_model(error: BaseException) -> UserError | None:
+    """Return the mistake behind an error of nnUNetv2_predict that opens a model or a fold that is not there.
+
+    It opens <model>/dataset.json and <model>/fold_<fold>/<checkpoint>, and says nothing more.
+    """
+    file = Path(str(error.filename)) if isinstance(error, FileNotFoundError) else Path()
+    is_checkpoint = file.parent.name.startswith("fold_")
+    folder = file.parent.parent if is_checkpoint else file.parent
+    if folder.name.count("__") != _NUM_NAMES - 1:
+        return None
+    if not (folder / _PLANS).is_file():
+        return _missing_model(folder, "name one with -tr, -p and -c, and its dataset with -d")
+    if not is_checkpoint:
+        return None
+    try:
+        _folds(folder, [file.parent.name.removeprefix("fold_")], file.name)
+    except UserError as mistake:
+        return mistake
+    return None
 
 
 def _folds(folder: Path, wanted: Sequence[str | int] | None, checkpoint: str) -> tuple[str, ...]:

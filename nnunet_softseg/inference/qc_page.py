@@ -1,4 +1,4 @@
-"""Quality control of a folder of predictions: summary by flag; `qc/index.html`, a picture of each case.
+"""Quality control of a folder of predictions: `qc/index.html`, a picture of each case.
 
 A picture shows a sagittal and an axial plane through the structure, as the image with the map's contours and
 as the map over the image, and the area of every slice. Voxels are shown as they are, the right of the patient
@@ -24,19 +24,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.postprocessing import WARNING, WORDS
-from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.postprocessing import WORDS, seriousness
+from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import grey_levels, render_page, save_figure, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import load_record, make_folder, replacing
+from nnunet_softseg.io.results import make_folder, replacing
 from nnunet_softseg.metrics.morphometry.slice_frame import slice_areas
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "qc"
-MOST_CASES = 200
-"""Of more cases, no page is made without being asked: a picture takes about a third of a second."""
 CONTOURS = ("#00e0ff", "#ffb000", "#7cfc00", "#ff66c4", "#b28dff", "#ff5a36")
 """Of labels; the labels after these begin again."""
 _DARK = ("#0072B2", "#B8860B", "#3f8f00", "#CC3399", "#5E3C99", "#D5421E")
@@ -51,46 +49,6 @@ _WIDEST = 3.2
 _UNREADABLE = (UserError, OSError, EOFError, ValueError, zlib.error)  # PIL's error is an OSError
 
 Array = npt.NDArray[np.float32]
-
-
-def summarise(folder: Path, images: Mapping[str, Path], *, draw: bool, progress: bool) -> str:
-    """Return in lines how many cases have which flag, why, and what to do; draw the page if asked to.
-
-    Args:
-        folder: of the predictions, with softseg.json.
-        images: the image of each case of the call, also of those that an earlier call predicted.
-        draw: make `qc/index.html`, of all cases in the folder.
-        progress: show a bar.
-    """
-    entries = (load_record(folder / REPORT, "cases") or {"cases": {}})["cases"]
-    lines = flag_lines({case: entries[case] for case in images if case in entries})
-    if draw and len(entries) > MOST_CASES:
-        lines.append(f"no pictures: expected at most {MOST_CASES} cases in a folder, found {len(entries)}")
-    elif draw and entries:
-        page = write_qc_page(folder, entries, images, progress=progress)
-        lines.append(f"pictures of all, flagged first: {page}")
-    return "\n".join(lines)
-
-
-def flag_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each flag that cases (entries of softseg.json) have: how many, which, what to do."""
-    by_flag: dict[str, list[str]] = {}
-    for case, entry in sorted(entries.items()):
-        for flag in entry["flags"] or [WARNING] * bool(entry["warnings"]):
-            by_flag.setdefault(flag, []).append(case)
-    counted = f"{len(entries)} case{'' if len(entries) == 1 else 's'}"
-    if not by_flag:
-        return [f"{counted}, none flagged"] if entries else []
-    flagged = sum(bool(entry["flags"]) for entry in entries.values())
-    lines = [f"{counted}, {flagged} flagged:"]
-    for flag in sorted(by_flag, key=_seriousness):
-        words, remedy = WORDS.get(flag, (f"flagged: {flag}", f"see {REPORT}"))
-        lines.append(f"  {len(by_flag[flag])} {words}: {examples(by_flag[flag])}: {remedy}")
-    return lines
-
-
-def _seriousness(flag: str) -> int:
-    return list(WORDS).index(flag) if flag in WORDS else len(WORDS)
 
 
 # The page
@@ -109,13 +67,13 @@ class _Case:
     @property
     def remedies(self) -> list[str]:
         """What to do about its flags."""
-        flags = sorted(self.entry["flags"], key=_seriousness)
+        flags = sorted(self.entry["flags"], key=seriousness)
         return list(dict.fromkeys(WORDS[flag][1] for flag in flags if flag in WORDS))
 
     @property
     def rank(self) -> tuple[bool, int, str]:
         """Sorts flagged cases to the top, the most serious first."""
-        worst = min(map(_seriousness, self.entry["flags"]), default=len(WORDS))
+        worst = min(map(seriousness, self.entry["flags"]), default=len(WORDS))
         return not self.entry["flags"], worst, self.name
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, is_nifti, without_nifti_ending
+from nnunet_softseg.io.geometry import VoxelGrid
+from nnunet_softseg.io.nifti import NIFTI_ENDINGS, is_nifti, load_nifti, without_nifti_ending
 from nnunet_softseg.io.results import read_in_or_above
 
 SOFT_FOLDER = "soft"
@@ -180,8 +181,9 @@ def numbers_are_labels(files: Iterable[Path]) -> bool | None:
 
     Seven patients scan_0001 to scan_0007 are not one patient with seven labels. What tells, the surest first:
     the folder is one of soft labels; dataset.json, in or above it, has no such label; labels begin with 1 and
-    leave out none; subjects as in BIDS; labelsTr and labelsTs hold one map per case; several cases have
-    labels.
+    leave out none; subjects as in BIDS; labelsTr and labelsTs hold one map per case; labels of a case are on
+    one grid, and those of another case on another. Patients of site A and site B have names like labels of
+    two cases: where all lie on one grid, nothing tells them apart.
     """
     numbered = {file: parsed for file in files if (parsed := parse_numbered_name(file.name))}
     of_case: dict[str, set[int]] = {}
@@ -202,7 +204,27 @@ def numbers_are_labels(files: Iterable[Path]) -> bool | None:
         return None if alike and several else False
     if are_subjects or all(folder.name.lower() in ("labelstr", "labelsts") for folder in folders):
         return are_subjects
-    return True if several or numbers == {1} else None
+    return True if numbers == {1} else _by_grids({file: case_id for file, (case_id, _) in numbered.items()})
+
+
+def _by_grids(case_of: Mapping[Path, str]) -> bool | None:
+    """Return whether files of one case, by names without numbers, are on one grid, which is no other case's.
+
+    True: they are labels; False: two of a case are on different grids; None: the grids do not tell.
+    """
+    grids: list[VoxelGrid] = []
+    of_case: dict[str, set[int]] = {}
+    for file, case_id in case_of.items():
+        try:
+            grid = VoxelGrid.of(load_nifti(file))
+        except UserError:  # it is named when it is read
+            continue
+        same = next((place for place, other in enumerate(grids) if grid.is_same(other)), len(grids))
+        grids += [grid] * (same == len(grids))
+        of_case.setdefault(case_id, set()).add(same)
+    if any(len(places) > 1 for places in of_case.values()):
+        return False
+    return True if len(grids) == len(of_case) > 1 else None
 
 
 def _labels_of_dataset(folder: Path) -> set[int]:

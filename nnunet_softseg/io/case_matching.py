@@ -7,6 +7,7 @@ first way that finds anything serves for all cases of a folder: soft maps and la
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import (
@@ -43,6 +44,14 @@ class Found:
     of_no_case: tuple[Path, ...] = ()
 
 
+class References(NamedTuple):
+    """The reference of each case and label, the labels, and the way in which names were read, in words."""
+
+    paths: dict[_Wanted, Path]
+    labels: tuple[int, ...]
+    way: str
+
+
 def folder_of_maps(folder: Path) -> Path:
     """Return the folder of soft maps, `soft`, of a folder of predictions; else the folder itself."""
     soft = folder / SOFT_FOLDER
@@ -60,8 +69,8 @@ def _group(named: Iterable[_Named]) -> dict[tuple[str, int | None], list[Path]]:
 
 def reference_files(
     images: ImageFiles, labels: Sequence[int] | None = None, pattern: str | None = None
-) -> tuple[dict[_Wanted, Path], tuple[int, ...]]:
-    """Return the reference of each case and label, and the labels.
+) -> References:
+    """Return the references.
 
     The images are soft labels `<case>_<label, 4 digits>`, or maps `<case>` with or without what a derivative
     adds; labels None takes all that the names tell, or 1. The pattern is a path inside the folder with
@@ -73,7 +82,12 @@ def reference_files(
         file for file in images.files if file.parent.name == SOFT_FOLDER and parse_numbered_name(file.name)
     ]
     files = soft or images.files
-    named = _group(_matching(images, files, pattern) if pattern else _reference_names(images, files))
+    names, way = (
+        (_matching(images, files, pattern), f"names that match {pattern}")
+        if pattern
+        else _reference_names(images, files)
+    )
+    named = _group(names)
     if not named:
         found = f"{len(images.files)} NIfTI files and {len(images.passed_over)} others"
         raise UserError(f"{images.root}: expected files that match {pattern}, found {found}: check the path")
@@ -94,19 +108,27 @@ def reference_files(
                     "four digits, give --reference-pattern '{case}.nii.gz'"
                 )
             paths[case_id, label] = found_files[0]
-    return paths, wanted
+    return References(paths, wanted, way)
 
 
-def _reference_names(images: ImageFiles, files: Sequence[Path]) -> Iterator[_Named]:
+def _reference_names(images: ImageFiles, files: Sequence[Path]) -> tuple[Iterator[_Named], str]:
+    """Return the files with what their names say, and how names were read."""
     by_label = numbers_are_labels(files)
+    numbered = [file for file in files if parse_numbered_name(file.name)]
+    ending = numbered[0].name[len(without_nifti_ending(numbered[0].name)) :] if numbered else ""
     if by_label is None:
-        numbered = [file for file in files if parse_numbered_name(file.name)]
-        ending = numbered[0].name[len(without_nifti_ending(numbered[0].name)) :]
         raise UserError(
             f"{images.root}: expected to know whether four digits at the end of a name are a label, found "
             f"{len(numbered)} files such as {examples([file.name for file in numbered])}: give "
             f"--reference-pattern '{{case}}{ending}' if each is a case, '{{case}}_{{label}}{ending}' if not"
         )
+    ways = [f"<case>_<label, 4 digits>{ending}", f"<case>{ending}"]
+    other = "{case}" if by_label else "{case}_{label}"
+    way = f"names read as {ways[not by_label]}; if that is wrong: --reference-pattern '{other}{ending}'"
+    return _named_by(files, by_label), way if numbered else "names read as <case>"
+
+
+def _named_by(files: Iterable[Path], by_label: bool) -> Iterator[_Named]:
     for file in files:
         case_id, label = case_and_label(file, numbered_by_label=by_label)
         yield file, (case_id if label else derivative_stem(case_id), label)

@@ -12,9 +12,8 @@ import numpy as np
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import (
     ONE_ORIENTATION,
-    dataset_name,
+    NnunetFolders,
     label_scheme,
-    nnunet_folder,
     training_cases,
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error
@@ -348,8 +347,9 @@ def preprocessed_dataset(
     dataset: int | str, configuration: str, plans_identifier: str, *, crop: bool
 ) -> tuple[PreprocessedDataset, dict[str, Any], dict[str, Any]]:
     """Return a preprocessed dataset, its plans and its dataset.json; arguments and errors as of `prepare`."""
-    name = dataset_name(dataset)
-    preprocessed = nnunet_folder("nnUNet_preprocessed", name)
+    folders = NnunetFolders.from_environment()
+    name = folders.dataset_name(dataset)
+    preprocessed = folders.of_dataset("preprocessed", name)
     plans_file = preprocessed / f"{plans_identifier}.json"
     if not plans_file.is_file():
         raise missing_plans(plans_file)
@@ -364,7 +364,7 @@ def preprocessed_dataset(
         configuration,
         (scheme := label_scheme(dataset_json)).numbers,
         ignore=scheme.ignore,
-        raw_folder=nnunet_folder("nnUNet_raw", name),
+        raw_folder=folders.of_dataset("raw", name),
         folder=preprocessed / data_identifier,
         crop=crop,
     )

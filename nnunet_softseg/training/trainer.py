@@ -23,9 +23,11 @@ from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.errors import UserError, show_without_traceback
+from nnunet_softseg.datasets.case_comparison import SPLITS, fold_findings
+from nnunet_softseg.errors import UserError, raise_first_error, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.inference.validation import VALIDATION, write_soft_summary
+from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
@@ -104,6 +106,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             self.oversample_foreground_percent = 1.0
         self.logger.local_logger = SoftSegLogger(self.logger.local_logger.verbose)
         self._empty_epochs = 0
+        self._split: tuple[list[str], list[str]] | None = None
         self._partly_unknown = False
 
     # The network
@@ -141,6 +144,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         if self._paper_augmentation:
             self._entry["paper_augmentation"] = asdict(self.paper_augmentation)
         self._record_geometry()
+        self.do_split()  # a mistake in it is told now, not after the preparation
         report = self._prepare_soft_targets()
         self._partly_unknown = report.is_partly_unknown
         if self._partly_unknown:
@@ -212,15 +216,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def _prepare_soft_targets(self) -> PreparationReport:
         """Let rank 0 prepare, the others wait for its files: a large dataset would time a barrier out."""
-        dataset = PreprocessedDataset.of(
-            self.plans_manager,
-            self.configuration_name,
-            self.label_manager.scheme.numbers,
-            ignore=self.label_manager.ignore_label,
-            raw_folder=self._raw_folder,
-            folder=Path(self.preprocessed_dataset_folder),
-            crop=self.settings.center_crop,
-        )
+        dataset = self._dataset
         while self.local_rank != 0 and not all_up_to_date(dataset):
             time.sleep(_POLL_S)
         processes = max(1, get_allowed_n_proc_DA())
@@ -230,6 +226,18 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         if self.is_ddp:
             dist.barrier()
         return report
+
+    @property
+    def _dataset(self) -> PreprocessedDataset:
+        return PreprocessedDataset.of(
+            self.plans_manager,
+            self.configuration_name,
+            self.label_manager.scheme.numbers,
+            ignore=self.label_manager.ignore_label,
+            raw_folder=self._raw_folder,
+            folder=Path(self.preprocessed_dataset_folder),
+            crop=self.settings.center_crop,
+        )
 
     @property
     def _raw_folder(self) -> Path:
@@ -256,6 +264,16 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return nnU-Net's split; the cases that each fold is trained on are kept with the plans."""
+        if self._split is None:
+            self._split = self._checked_split()
+        return self._split
+
+    def _checked_split(self) -> tuple[list[str], list[str]]:
+        """Return nnU-Net's split; a UserError for a fold that cannot be trained on."""
+        if self.fold != "all":
+            file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+            splits = load_json(file) if file.is_file() else None
+            raise_first_error(fold_findings(self.fold, splits, subjects_of(self._dataset.case_ids())))
         training, validation = super().do_split()
         before = load_record(Path(self.output_folder_base) / "plans.json", PLANS_KEY) or {PLANS_KEY: {}}
         others = before[PLANS_KEY].get("training_cases", {})

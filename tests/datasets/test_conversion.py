@@ -160,6 +160,12 @@ def test_our_own_check_finds_nothing(phantom_bids: Path, raw: Path, monkeypatch)
     assert report.errors == report.warnings == ()
 
 
+def test_an_image_whose_ending_is_in_capitals_is_copied_as_it_is(bids: Path, raw: Path) -> None:
+    image = image_of(bids).rename(bids / "sub-02" / "anat" / "sub-02_flip-1_mt-on_MTS.NII.GZ")
+    folder = to_dataset(bids, 900, "Phantom", raw_folder=raw, num_test=0)
+    assert (folder / "imagesTr" / "sub-02_mt-on_0000.nii.gz").read_bytes() == image.read_bytes()
+
+
 def test_other_types_and_endings_arrive_as_float_in_the_geometry_of_the_image(bids: Path, raw: Path) -> None:
     plain = bids / "sub-02" / "anat" / "sub-02_flip-1_mt-on_MTS.nii"
     content = gzip.decompress(image_of(bids).read_bytes())

@@ -177,8 +177,8 @@ def test_a_case_name_is_no_regular_expression(tmp_path: Path) -> None:
 
 
 def test_references_tell_cases_and_labels(tmp_path: Path) -> None:
-    touch(tmp_path, "x_0001.nii.gz", "x_0002.nii.gz", "y_0001.nii.gz", "y_0002.nii.gz")
-    paths, labels = reference_files(list_files(tmp_path))
+    touch(tmp_path := tmp_path / "soft", "x_0001.nii.gz", "x_0002.nii.gz", "y_0001.nii.gz", "y_0002.nii.gz")
+    paths, labels, _ = reference_files(list_files(tmp_path))
     assert labels == (1, 2)
     assert {key: path.name for key, path in paths.items()}["y", 2] == "y_0002.nii.gz"
     assert set(reference_files(list_files(tmp_path), labels=[2])[0]) == {("x", 2), ("y", 2)}
@@ -186,7 +186,7 @@ def test_references_tell_cases_and_labels(tmp_path: Path) -> None:
 
 def test_references_of_bids_lose_what_a_derivative_adds(tmp_path: Path) -> None:
     touch(tmp_path, "sub-1/anat/sub-1_T2w_label-SC_desc-softseg_probseg.nii.gz")
-    paths, labels = reference_files(list_files(tmp_path))
+    paths, labels, _ = reference_files(list_files(tmp_path))
     assert (set(paths), labels) == ({("sub-1_T2w", 1)}, (1,))
 
 
@@ -194,7 +194,7 @@ def test_reference_folders_that_do_not_tell_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "twice", "sub-1_T2w_seg.nii.gz", "sub-1_T2w_label-SC_seg.nii.gz")
     with pytest.raises(UserError, match="expected one reference of case sub-1_T2w, found 2"):
         reference_files(list_files(tmp_path / "twice"))
-    only, _ = reference_files(list_files(tmp_path / "twice"), pattern="{case}_label-SC_seg.nii.gz")
+    only, *_ = reference_files(list_files(tmp_path / "twice"), pattern="{case}_label-SC_seg.nii.gz")
     assert [path.name for path in only.values()] == ["sub-1_T2w_label-SC_seg.nii.gz"]
     with pytest.raises(UserError, match="imagesTs"):
         reference_files(list_files(touch(tmp_path / "images", "sub-1_T2w_0000.nii.gz")))
@@ -202,7 +202,7 @@ def test_reference_folders_that_do_not_tell_are_refused(tmp_path: Path) -> None:
         reference_files(list_files(touch(tmp_path / "notes", "README.txt")))
     with pytest.raises(UserError, match="label 2, found none"):
         reference_files(
-            list_files(touch(tmp_path / "one", "a_0001.nii.gz", "a_0002.nii.gz", "b_0001.nii.gz"))
+            list_files(touch(tmp_path / "soft", "a_0001.nii.gz", "a_0002.nii.gz", "b_0001.nii.gz"))
         )
     with pytest.raises(UserError, match="found nothing"):
         list_files(tmp_path / "nowhere")

@@ -23,7 +23,13 @@ from nnunet_softseg import cli
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import predict as command
 from nnunet_softseg.inference.nnunet_patches import images_of_folder
-from nnunet_softseg.inference.predict import RUN, PredictionReport, find_cases, predict
+from nnunet_softseg.inference.predict import (
+    RUN,
+    PredictionReport,
+    explain_missing_model,
+    find_cases,
+    predict,
+)
 from nnunet_softseg.preprocessing.model_plans import soft_plans, version_warning, versions
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -608,6 +614,32 @@ def test_calls_that_are_refused(
     with pytest.raises(UserError, match=match):
         predict(images, tmp_path / "out", (model / path).resolve(), progress=False, **options)
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
+
+
+def test_what_nnunets_command_does_not_find_is_told_with_what_is_there(model: Path, tmp_path: Path) -> None:
+    """It opens <model>/dataset.json and <model>/fold_<fold>/<checkpoint>, of folds 0 to 4 without -f."""
+    there = tmp_path / "Dataset901_Tiny" / f"{TRAINER}__nnUNetSoftSegPlans__3d_fullres"
+    shutil.copytree(model, there)
+
+    def told(file: Path) -> str | None:
+        with pytest.raises(FileNotFoundError) as missing:
+            file.open()
+        mistake = explain_missing_model(missing.value)
+        return mistake and str(mistake)
+
+    asked = there.with_name(FOLDER)
+    assert told(asked / "dataset.json") == (
+        f"{asked}: expected the folder of a trained model, nnUNet_results/DatasetNNN_Name/<trainer>__"
+        f"<plans>__<configuration>, found nothing; beside it is {there.name}: name one with -tr, -p "
+        "and -c, and its dataset with -d"
+    )
+    assert told(there / "fold_1" / "checkpoint_final.pth") == (
+        f"{there}: expected fold_1/checkpoint_final.pth, found fold_0/checkpoint_final.pth: correct -f or "
+        "-chk"
+    )
+    assert told(there / "debug.json") is None
+    assert told(tmp_path / "dataset.json") is None
+    assert explain_missing_model(KeyError("x")) is None
 
 
 def test_a_model_of_another_version_is_flagged(model: Path, images: Path, tmp_path: Path) -> None:

@@ -2,19 +2,22 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from matplotlib.contour import QuadContourSet
 from PIL import Image
 from tiny_dataset import affine_of
 
-from nnunet_softseg.inference import qc_page
+from nnunet_softseg.inference import summary
 from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
-from nnunet_softseg.inference.qc_page import case_figure, flag_lines, summarise
+from nnunet_softseg.inference.qc_page import case_figure
+from nnunet_softseg.inference.summary import flag_lines, summarise
 
 FLAGS = {"a": [Flag.UNLIKE, Flag.EMPTY], "b": [], "c": [Flag.UNLIKE], "d": [Flag.BORDER], "e": []}
 BAR = np.zeros((20, 24, 16), np.float32)
@@ -65,6 +68,19 @@ def test_every_flag_has_words_and_one_of_a_later_version_is_named() -> None:
     assert flag_lines({"a": entry(["of the future"])})[1] == "  1 flagged: of the future: a: see softseg.json"
 
 
+def test_a_summary_without_pictures_loads_no_matplotlib(
+    tmp_path: Path, in_new_python: Callable[..., str]
+) -> None:
+    write_predictions(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from nnunet_softseg.inference.summary import summarise; "
+        f"print(summarise(Path({str(tmp_path)!r}), {{'a': Path('a')}}, draw=False, progress=False)); "
+        "print('matplotlib' in sys.modules)"
+    )
+    said = in_new_python(code, env={"PYTHONPATH": str(REPOSITORY)})
+    assert said.splitlines()[0::3] == ["1 case, 1 flagged:", "False"]
+
+
 def test_the_page_shows_all_cases_flagged_first_and_a_repeated_call_draws_nothing_again(
     tmp_path: Path, browser_page: Any
 ) -> None:
@@ -94,7 +110,7 @@ def test_the_page_shows_all_cases_flagged_first_and_a_repeated_call_draws_nothin
 def test_no_page_where_none_is_wanted_and_of_many_cases(tmp_path: Path, monkeypatch) -> None:
     images = write_predictions(tmp_path)
     summarise(tmp_path, images, draw=False, progress=False)
-    monkeypatch.setattr(qc_page, "MOST_CASES", 4)
+    monkeypatch.setattr(summary, "MOST_CASES", 4)
     said = summarise(tmp_path, images, draw=True, progress=False)
     assert said.splitlines()[-1] == "no pictures: expected at most 4 cases in a folder, found 5"
     assert not (tmp_path / "qc").exists()

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from nnunet_softseg.errors import UserError
@@ -115,7 +117,7 @@ SEVEN = [f"scan_{number:04d}" for number in range(1, 8)]
         ("maps", ["siteA_2019", "siteA_2020"], False),
         ("maps", ["siteA_2019", "siteB_2019"], None),
         ("maps", ["scan_0002", "scan_0003"], False),
-        ("maps", ["a_0001", "a_0002", "b_0001", "b_0002"], True),
+        ("soft", ["a_0001", "a_0002", "b_0001", "b_0002"], True),
         ("maps", ["a_0001"], True),
         ("labelsTs", ["a_0001", "b_0001"], False),
         ("maps", ["sub-01_T2w_0001", "sub-01_T2w_0002"], True),
@@ -128,6 +130,38 @@ def test_four_digits_are_a_label_only_if_the_place_says_so(
 ) -> None:
     files = list_files(touch(tmp_path / folder, *(f"{stem}.nii.gz" for stem in stems))).files
     assert numbers_are_labels(files) is are_labels
+
+
+@pytest.mark.parametrize(
+    ("places", "are_labels"),
+    [
+        ({"a_0001": 0, "a_0002": 0, "b_0001": 5, "b_0002": 5}, True),
+        ({"a_0001": 0, "a_0002": 0, "b_0001": 5}, True),
+        ({"a_0001": 0, "a_0002": 3, "b_0001": 5, "b_0002": 5}, False),  # two patients of a site
+        ({"a_0001": 0, "a_0002": 3, "a_0003": 4}, False),
+        ({"a_0001": 0, "a_0002": 0, "b_0001": 0, "b_0002": 0}, None),  # resampled to one grid, or phantoms
+        ({"a_0001": 0, "a_0002": 0}, None),
+    ],
+)
+def test_where_names_do_not_tell_labels_from_patients_the_grids_may(
+    tmp_path: Path, places: dict[str, float], are_labels: bool | None
+) -> None:
+    """Labels of one patient lie on one grid; two patients hardly ever lie in one place of the scanner."""
+    for stem, place in places.items():
+        affine = np.diag([1.0, 1, 2, 1])
+        affine[2, 3] = place
+        nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), affine), tmp_path / f"{stem}.nii.gz")
+    touch(tmp_path, "a_0001_notes.txt")
+    assert numbers_are_labels(list_files(tmp_path).files) is are_labels
+
+
+def test_it_is_said_how_names_were_read_and_how_to_say_otherwise(tmp_path: Path) -> None:
+    labels = list_files(touch(tmp_path / "soft", "a_0001.nii.gz", "b_0001.nii.gz"))
+    cases = list_files(touch(tmp_path / "labelsTs", "a_0001.nii.gz", "b_0001.nii.gz"))
+    for images, other in ((labels, cases), (cases, labels)):
+        found = reference_files(images)
+        pattern = re.findall("'([^']+)'", found.way)[0]
+        assert set(reference_files(images, pattern=pattern).paths) == set(reference_files(other).paths)
 
 
 @pytest.mark.parametrize(("labels", "are_labels"), [((1,), False), ((1, 2), False), ((1, 2, 3), None)])
@@ -168,7 +202,7 @@ def test_predictions_of_no_case_are_named(tmp_path: Path) -> None:
 
 def test_soft_maps_come_before_label_maps(tmp_path: Path) -> None:
     references = list_files(touch(tmp_path / "r", "sub-1_T2w_0001.nii.gz", "sub-2_T2w_0001.nii.gz"))
-    paths, labels = reference_files(references)
+    paths, labels, _ = reference_files(references)
     cases = [Case.from_name(case_id) for case_id, _ in paths]
     method = touch(tmp_path / "m", "sub-1_T2w.nii.gz", "sub-2_T2w.nii.gz", "soft/sub-1_T2w_0001.nii.gz")
     found = prediction_files(list_files(method), cases, labels)

@@ -126,6 +126,47 @@ def test_the_training_cases_of_each_fold_are_kept_with_the_plans(
     assert len(training) > 1
 
 
+CASES = ["sub-01_T1w", "sub-01_T2w", "sub-02_T2w"]
+
+
+@pytest.mark.parametrize(
+    ("fold", "splits", "match"),
+    [
+        (1, [{"train": CASES, "val": CASES}, {"train": CASES, "val": []}], "fold 1 has no validation case"),
+        (0, [{"train": [], "val": CASES}], "fold 0 has no training case"),
+        (0, [{"train": ["sub-99_T2w"], "val": CASES}], "fold 0 names unknown cases: .*found sub-99_T2w"),
+        (0, [{"train": CASES}], "fold 0 is no split"),
+        (0, {"train": CASES, "val": CASES}, "fold 0 is no split"),
+        (-1, [{"train": CASES, "val": CASES}], "fold -1 is no split"),
+        (0, None, "nnU-Net cannot split so few cases: expected at least 5 cases, found 3: train fold"),
+    ],
+)
+def test_folds_that_cannot_be_trained_on_are_refused_before_anything_is_prepared(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch, fold: int, splits: Any, match: str
+) -> None:
+    monkeypatch.setattr(trainer_module, "prepare_soft_targets", lambda *_, **__: pytest.fail("prepared"))
+    made = make(dataset)
+    made.fold = fold
+    file = dataset.preprocessed / "splits_final.json"
+    if splits is not None:
+        file.write_text(json.dumps(splits))
+    try:
+        with pytest.raises(UserError, match=f"splits_final.json: {match}"):
+            made.on_train_start()
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def test_for_a_fold_beyond_those_of_the_file_nnunet_draws_a_split(dataset: TinyDataset) -> None:
+    file = dataset.preprocessed / "splits_final.json"
+    file.write_text(json.dumps([{"train": CASES[:1], "val": CASES[1:]}]))
+    made = make(dataset)
+    made.fold = 7
+    training, validation = made.do_split()
+    file.unlink()
+    assert (len(training), sorted([*training, *validation])) == (2, CASES)
+
+
 def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
     first = make(dataset)
     first.run_training()

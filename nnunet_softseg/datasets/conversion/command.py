@@ -26,6 +26,7 @@ from nnunet_softseg.datasets.conversion.writing import (
     make_manifest,
     write_datasets,
 )
+from nnunet_softseg.datasets.raw_dataset import NnunetFolders
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.image_choice import read_exclusions
 from nnunet_softseg.io.nifti import StrPath, without_nifti_ending
@@ -125,7 +126,8 @@ def convert(
     Raises:
         UserError: for data or arguments that don't fit; nothing is left behind.
     """
-    target = Dataset(find_raw_folder(raw_folder), dataset_id, name)
+    raw, elsewhere = find_raw_folder(raw_folder, NnunetFolders.from_environment())
+    target = Dataset(raw, dataset_id, name, elsewhere)
     selection = Selection(
         find_layout(layout),
         None if derivatives is None else os.fspath(derivatives),

@@ -6,7 +6,6 @@ conversion.json says where every file comes from, by which a later call knows it
 import contextlib
 import dataclasses
 import gzip
-import os
 import re
 import shutil
 from collections import defaultdict
@@ -19,9 +18,10 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.inspection import Inspection
 from nnunet_softseg.datasets.conversion.sources import Selection, SourceCase, Sources
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, folds_of_cases
+from nnunet_softseg.datasets.raw_dataset import NnunetFolders
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.nifti import stored_values
+from nnunet_softseg.io.nifti import StrPath, stored_values
 from nnunet_softseg.io.results import changed_keys, load_record, new_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
 
@@ -39,6 +39,8 @@ class Dataset:
     raw: Path
     dataset_id: int
     name: str
+    elsewhere: tuple[Path, ...] = ()
+    """Other folders that know ids: nnU-Net looks an id up in all three and refuses one that has two names."""
     cases: tuple[SourceCase, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,12 +48,7 @@ class Dataset:
             raise UserError(f"the dataset id must lie between 1 and {_ID_LIMIT - 1}, got {self.dataset_id}")
         if not _NAME.fullmatch(self.name):
             raise UserError(f"the dataset's name must consist of letters, digits, - and _, got {self.name!r}")
-        places, environment = [self.raw], os.environ.get("nnUNet_raw")
-        if environment and Path(environment).resolve() == self.raw.resolve():
-            # nnU-Net looks an id up in all three and refuses one that has two names.
-            others = (os.environ.get(name) for name in ("nnUNet_preprocessed", "nnUNet_results"))
-            places += [Path(other) for other in others if other]
-        for place in places:
+        for place in (self.raw, *self.elsewhere):
             found = sorted(path.name for path in place.glob(f"Dataset{self.dataset_id:03d}_*"))
             taken = next((name for name in found if name != self.folder.name), None)
             if taken:
@@ -64,14 +61,18 @@ class Dataset:
         return self.raw / f"Dataset{self.dataset_id:03d}_{self.name}"
 
 
-def find_raw_folder(raw_folder: str | os.PathLike[str] | None) -> Path:
-    """Return the folder of all datasets: the one that was given, or nnUNet_raw; a UserError if not set."""
-    folder = raw_folder or os.environ.get("nnUNet_raw")
-    if not folder:
+def find_raw_folder(raw_folder: StrPath | None, folders: NnunetFolders) -> tuple[Path, tuple[Path, ...]]:
+    """Return the folder of all datasets, the one that was given or nnU-Net's, and where else it knows ids.
+
+    Raise a UserError if none is given or set.
+    """
+    raw = Path(raw_folder) if raw_folder else folders.raw
+    if raw is None:
         raise UserError(
             "nnUNet_raw is not set: export nnUNet_raw=FOLDER, where nnU-Net's datasets lie, or give -o"
         )
-    return Path(folder)
+    is_nnunets = folders.raw is not None and folders.raw.resolve() == raw.resolve()
+    return raw, folders.roots if is_nnunets else ()
 
 
 def make_datasets(
@@ -95,7 +96,8 @@ def make_datasets(
         ids = {contrast: target.dataset_id + number for number, contrast in enumerate(contrasts, 1)}
     for contrast, dataset_id in ids.items():
         cases = tuple(case for case in sources.cases if case.contrast == contrast)
-        datasets.append(Dataset(target.raw, dataset_id, f"{target.name}_{contrast}", cases))
+        name = f"{target.name}_{contrast}"
+        datasets.append(dataclasses.replace(target, dataset_id=dataset_id, name=name, cases=cases))
     return datasets
 
 
@@ -237,7 +239,7 @@ def write_case(job: CaseJob) -> None:
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
     image, *soft_files, label_map = (first / name for name in names)
-    if job.case.image.suffix == ".gz":
+    if job.case.image.suffix.lower() == ".gz":
         shutil.copyfile(job.case.image, image)
     else:
         with job.case.image.open("rb") as plain, gzip.GzipFile(image, "wb", mtime=0) as compressed:
