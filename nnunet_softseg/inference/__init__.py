@@ -8,6 +8,7 @@ The modules, in the order of their imports:
   network_image.py   an image read and preprocessed as nnU-Net does, only the box that the network sees
   soft_prediction.py the box, forward in tiles, blend raw, NormReLU, recentring
   export.py          the way to the image's own grid; soft/*.nii.gz, label map and softseg.json
+  after_prediction.py soft maps in ensembles, cross-validation and post-processing
   qc_page.py         summary of a folder by flag; qc/index.html, a picture of each case
   simulation.py      what a perfect network would lose: soft targets through all that follows it
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment

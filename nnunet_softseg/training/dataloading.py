@@ -85,9 +85,12 @@ class SoftLabelDataset:
         self.weighted = weighted
         self.identifiers: list[str] = dataset.identifiers
 
-    def load_case(self, identifier: str) -> tuple[StackedCase, Any, None, dict[str, Any]]:
-        """Return (image and soft target, segmentation, None, properties), as nnU-Net's loader expects."""
-        image, segmentation, _, properties = self.dataset.load_case(identifier)
+    def load_case(self, identifier: str) -> tuple[StackedCase, Any, Any, dict[str, Any]]:
+        """Return (image and soft target, segmentation, first stage, properties) as nnU-Net's loader expects.
+
+        The label map of the first stage is that of a cascade; None without one.
+        """
+        image, segmentation, previous, properties = self.dataset.load_case(identifier)
         soft_target = open_soft_target(self.soft_target_folder, identifier)
         case = StackedCase(image, soft_target, weighted=self.weighted)
         if not self.keep_segmentation:
@@ -97,7 +100,7 @@ class SoftLabelDataset:
         if self.si_axis is not None or self.weighted:
             centres = self._centres(image.shape[1:], properties["class_locations"], soft_target)
             properties = {**properties, "class_locations": centres}
-        return case, segmentation, None, properties
+        return case, segmentation, previous, properties
 
     def _centres(
         self, shape: tuple[int, ...], class_locations: dict[Any, Any], soft_target: Any
@@ -133,7 +136,7 @@ class SoftLabelDataset:
 class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
     """Turn the last channels of the image, those of the soft target, into the `regression_target`.
 
-    Only nnU-Net's masked normalisation needs the integer segmentation, too.
+    Only nnU-Net's masked normalisation and cascades need the integer segmentation, too.
     """
 
     def __init__(self, num_channels: int, keep_segmentation: bool = False) -> None:
