@@ -4,6 +4,8 @@ import inspect
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from affines import oblique
+from conftest import clean_environment
 from grid_plans import vanilla_plans
 from nnunet_threads import threads_in_place_of_processes
 from nnunetv2.ensembling import ensemble
@@ -351,6 +354,46 @@ def test_between_two_pieces_the_nearer_one_decides() -> None:
     removed[0, 0, 8] = True
     left = after_prediction.without_pieces(soft, removed, (1.0, 1.0, 1.0))
     np.testing.assert_allclose(left[0, 0], [0.9, 0.9, 0.9, 0.2, 0.2, 0.2, 0, 0, 0])
+
+
+def stock(command: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    program = str(Path(sys.executable).parent / command)
+    environment = clean_environment()
+    return subprocess.run([program, *arguments], env=environment, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.soak
+def test_the_stock_commands_do_the_same_in_their_worker_processes(tmp_path: Path, images: list[Path]) -> None:
+    made = members(tmp_path, images, vanilla=False, soft=True)
+    folders = [str(one.folder) for one in made.values()]
+    ensemble.ensemble_folders(folders, str(tmp_path / "here"), num_processes=1)
+    functions = [remove_connected_components.remove_all_but_largest_component_from_segmentation]
+    pickled = tmp_path / "postprocessing.pkl"
+    pickled.write_bytes(pickle.dumps((functions, [{"labels_or_regions": [1]}])))
+    for command in (
+        ("nnUNetv2_ensemble", "-i", *folders, "-o", str(tmp_path / "out"), "-np", "2"),
+        (
+            "nnUNetv2_apply_postprocessing", "-i", str(tmp_path / "out"), "-o", str(tmp_path / "pp"),
+            "-pp_pkl_file", str(pickled), "-np", "2", "-plans_json", str(made["soft"].folder / "plans.json"),
+        ),
+    ):  # fmt: skip
+        run = stock(*command)
+        assert run.returncode == 0, run.stderr[-2000:]
+    for case in CASES:
+        np.testing.assert_array_equal(soft_maps(tmp_path / "out", case), soft_maps(tmp_path / "here", case))
+        label_map, soft = read(tmp_path / "pp", f"{case}.nii.gz"), soft_maps(tmp_path / "pp", case)
+        before = read(tmp_path / "out", f"{case}.nii.gz")
+        removed = (before == 1) & (label_map == 0)
+        assert removed.any()
+        assert float(soft[0][removed].max()) == 0
+    # A member of other labels is one line of the stock command.
+    described = json.loads((made["vanilla"].folder / "dataset.json").read_text())
+    described["labels"] = {"background": 0, "nerve": 1}
+    (made["vanilla"].folder / "dataset.json").write_text(json.dumps(described))
+    run = stock("nnUNetv2_ensemble", "-i", *folders, "-o", str(tmp_path / "other"))
+    assert run.returncode == 1
+    assert run.stderr.strip().startswith("nnunet-softseg: error: an ensemble of ")
+    assert len(run.stderr.strip().splitlines()) == 1
 
 
 # Contracts

@@ -52,8 +52,8 @@ def test_the_last_line_names_package_and_version(model: Path) -> None:
     assert process.returncode == 1
     assert process.stderr.strip().splitlines()[-1] == (
         f"RuntimeError: Requested configuration 3d_fullres [of nnunet-softseg {__version__}, which is "
-        f"missing here: pip install nnunet-softseg=={__version__}] not found in plans. Available configurations: "
-        "['3d_fullres']"
+        f"missing here: pip install nnunet-softseg=={__version__}] not found in plans. Available "
+        "configurations: ['3d_fullres']"
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from nnunet_threads import threads_in_place_of_processes
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.run_training import run_training
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import TinyDataset, in_this_process, make_ready_to_train, make_tiny_dataset, small_plans
 
@@ -135,6 +136,26 @@ def test_the_second_stage_is_not_below_the_first(trained: dict[str, float]) -> N
     print(f"Dice of the first stage {trained[FIRST]:.4f}, of the second {trained[SECOND]:.4f}")
     assert trained[FIRST] > 0.5
     assert trained[SECOND] >= trained[FIRST]
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_validation_alone_gives_the_same_and_probabilities(
+    trained: dict[str, float], dataset: TinyDataset, best: bool
+) -> None:
+    """`--val --npz`, and `--val_best`, of a training of one epoch: its checkpoint is the best."""
+    validation = model(dataset, FIRST) / "fold_all" / "validation"
+    with threads_in_place_of_processes():
+        run_training(
+            "101", FIRST, "all", "nnUNetTrainerSoftSeg", only_run_validation=True, val_with_best=best,
+            export_validation_probabilities=True, device=CPU,
+        )  # fmt: skip
+    summary = json.loads((validation / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] == trained[FIRST]
+    for case in dataset.cases:
+        stored = np.load(validation / f"{case}.npz")["probabilities"]
+        assert len(stored) == 2
+        np.testing.assert_array_equal(stored[0], 1 - stored[1])
+        (validation / f"{case}.npz").unlink()
 
 
 @pytest.mark.parametrize("cls", [nnUNetTrainerSoftSeg, nnUNetTrainerSoftSegPaperAug])

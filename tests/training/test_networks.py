@@ -71,10 +71,10 @@ NETWORKS = """
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDataset]:
-    """With a folder of trainers and a package of networks beside it."""
+    """Of two channels, with a folder of trainers and a package of networks beside it."""
     patch = pytest.MonkeyPatch()
     root = tmp_path_factory.mktemp("networks")
-    tiny = make_tiny_dataset(root, shape=(26, 30, 44), reader="NibabelIOWithReorient")
+    tiny = make_tiny_dataset(root, shape=(26, 30, 44), reader="NibabelIOWithReorient", channels=2)
     make_ready_to_train(tiny, patch)
     for folder, name, text in (
         ("trainers", "my_trainers", EXTERNAL),
@@ -132,7 +132,7 @@ def test_primus_by_nnunets_own_trainer_class_in_an_external_trainer(
     trainer = train(dataset, small_plans(dataset), "MyPrimusTrainer")
     assert type(trainer.network).__name__ == "Primus"
     expected = nnUNet_Primus_S_Trainer.build_network_architecture(
-        trainer.plans_manager, trainer.configuration_manager, 1, 1
+        trainer.plans_manager, trainer.configuration_manager, 2, 1
     )
     found = trainer.network.state_dict()
     assert {*found} - {*expected.state_dict()} == {"reference_plateau"}
@@ -205,9 +205,9 @@ def test_resenc_keeps_its_deep_supervision(dataset: TinyDataset) -> None:
     trainer = nnUNetTrainerSoftSeg(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
     trainer.initialize()
     assert has_deep_supervision(trainer.network)
-    assert len(trainer.network(torch.zeros(1, 1, 24, 16, 16))) == 2
+    assert len(trainer.network(torch.zeros(1, 2, 24, 16, 16))) == 2
     trainer.set_deep_supervision_enabled(False)
-    assert trainer.network(torch.zeros(1, 1, 24, 16, 16)).shape == (1, 1, 24, 16, 16)
+    assert trainer.network(torch.zeros(1, 2, 24, 16, 16)).shape == (1, 1, 24, 16, 16)
 
 
 def test_a_class_that_is_not_installed_is_named(dataset: TinyDataset) -> None:
@@ -226,4 +226,4 @@ def test_a_class_whose_module_does_not_import_is_named(
     plans = of_class(dataset, "broken_networks.Net")
     trainer = nnUNetTrainerSoftSeg(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
     with pytest.raises(UserError, match=r"broken_networks.Net .*No module named 'a_package_that_is_missing'"):
-        network_of_plans(trainer.configuration_manager, 1, 1, deep_supervision=False)
+        network_of_plans(trainer.configuration_manager, 2, 1, deep_supervision=False)
