@@ -369,7 +369,8 @@ def test_the_stock_commands_do_the_same_in_their_worker_processes(tmp_path: Path
     ensemble.ensemble_folders(folders, str(tmp_path / "here"), num_processes=1)
     functions = [remove_connected_components.remove_all_but_largest_component_from_segmentation]
     pickled = tmp_path / "postprocessing.pkl"
-    pickled.write_bytes(pickle.dumps((functions, [{"labels_or_regions": [1]}])))
+    arguments = [{"labels_or_regions": [1]}, {"labels_or_regions": [2]}]
+    pickled.write_bytes(pickle.dumps((functions * 2, arguments)))
     for command in (
         ("nnUNetv2_ensemble", "-i", *folders, "-o", str(tmp_path / "out"), "-np", "2"),
         (
@@ -379,13 +380,16 @@ def test_the_stock_commands_do_the_same_in_their_worker_processes(tmp_path: Path
     ):  # fmt: skip
         run = stock(*command)
         assert run.returncode == 0, run.stderr[-2000:]
+    removed = 0
     for case in CASES:
         np.testing.assert_array_equal(soft_maps(tmp_path / "out", case), soft_maps(tmp_path / "here", case))
         label_map, soft = read(tmp_path / "pp", f"{case}.nii.gz"), soft_maps(tmp_path / "pp", case)
         before = read(tmp_path / "out", f"{case}.nii.gz")
-        removed = (before == 1) & (label_map == 0)
-        assert removed.any()
-        assert float(soft[0][removed].max()) == 0
+        for label in (1, 2):
+            gone = (before == label) & (label_map == 0)
+            removed += int(gone.sum())
+            assert not soft[label - 1][gone].any()
+    assert removed
     # A member of other labels is one line of the stock command.
     described = json.loads((made["vanilla"].folder / "dataset.json").read_text())
     described["labels"] = {"background": 0, "nerve": 1}

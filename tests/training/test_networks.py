@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,24 +101,39 @@ def of_class(dataset: TinyDataset, name: str, **arguments: Any) -> dict[str, Any
     return plans
 
 
-def train(dataset: TinyDataset, plans: dict[str, Any], trainer: str = "nnUNetTrainerSoftSeg") -> Any:
-    """Train two steps, validate, and return the trainer."""
+def train(
+    dataset: TinyDataset,
+    plans: dict[str, Any],
+    trainer: str = "nnUNetTrainerSoftSeg",
+    *,
+    validate: bool = True,
+) -> Any:
+    """Train two steps, validate or save a checkpoint, and return the trainer."""
     cls = recursive_find_trainer_class_by_name(trainer)
     with threads_in_place_of_processes():
         made = cls(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
         made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = 1, 2, 1
-        made.run_training()
-        made.perform_actual_validation()
+        if validate:
+            made.run_training()
+            made.perform_actual_validation()
+            return made
+        made.on_train_start()
+        made.train_step(next(made.dataloader_train))
+        made.save_checkpoint(str(Path(made.output_folder) / "checkpoint_final.pth"))
     return made
 
 
-def predicted(dataset: TinyDataset, trainer: Any, out: Path) -> dict[str, Any]:
-    """Predict with the stock predictor, and return softseg.json."""
+def predicted(
+    dataset: TinyDataset, trainer: Any, out: Path, cases: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Predict all cases or some with the stock predictor, and return softseg.json."""
+    cases = cases or dataset.cases
+    files = [[str(file) for file in sorted((dataset.raw / "imagesTr").glob(f"{case}_*"))] for case in cases]
     predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, ("all",))
     out.mkdir()
-    predictor.predict_from_files(str(dataset.raw / "imagesTr"), str(out))
-    for case in dataset.cases:
+    predictor.predict_from_files(files, [str(out / case) for case in cases])
+    for case in cases:
         soft = nib.load(out / "soft" / f"{case}_0001.nii.gz")
         assert soft.shape == nib.load(dataset.image(case)).shape
         assert 0 <= float(np.asarray(soft.dataobj).min()) <= float(np.asarray(soft.dataobj).max()) <= 1
@@ -129,7 +144,9 @@ def predicted(dataset: TinyDataset, trainer: Any, out: Path) -> dict[str, Any]:
 def test_primus_by_nnunets_own_trainer_class_in_an_external_trainer(
     dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = train(dataset, small_plans(dataset), "MyPrimusTrainer")
+    plans = small_plans(dataset)
+    plans["configurations"]["3d_fullres"]["batch_size"] = 1
+    trainer = train(dataset, plans, "MyPrimusTrainer", validate=False)
     assert type(trainer.network).__name__ == "Primus"
     expected = nnUNet_Primus_S_Trainer.build_network_architecture(
         trainer.plans_manager, trainer.configuration_manager, 2, 1
@@ -139,7 +156,7 @@ def test_primus_by_nnunets_own_trainer_class_in_an_external_trainer(
     assert not trainer.enable_deep_supervision
     assert float(found["reference_plateau"]) > 0
     monkeypatch.setenv("NNUNET_SOFTSEG_LOCALIZE", "always")
-    report = predicted(dataset, trainer, tmp_path / "out")
+    report = predicted(dataset, trainer, tmp_path / "out", dataset.cases[:1])
     assert report["trainer"] == "MyPrimusTrainer"
     for case in report["cases"].values():
         assert case["localiser"]["not_run"] == "Primus takes no image of another size than the patch"
