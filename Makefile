@@ -4,12 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint unit docs setup clean
+.PHONY: help demo test lint unit soak docs setup clean
 
 help:
 	@echo "make demo   phantom -> train -> predict -> compare with vanilla nnU-Net, on a CPU in minutes; writes demo_output/"
 	@echo "make test   lint, types and all tests"
 	@echo "make lint   ruff and mypy only"
+	@echo "make soak   the long tests that make test leaves out"
 	@echo "make docs   the pages of docs/ and the Python API as a site; writes site/"
 	@echo "make setup  the environment in $(VENV) only (the others do it by themselves)"
 	@echo "make clean  remove $(VENV), demo_output/, site/ and caches"
@@ -27,6 +28,9 @@ lint: $(READY)
 # A file of tests in each of two processes, the long ones first.
 unit: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak
 
 # tests/test_docs.py builds it, too. The variable silences a note on other generators.
 docs: export NO_MKDOCS_2_WARNING = 1

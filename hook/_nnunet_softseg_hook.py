@@ -6,6 +6,11 @@ waits until that module is imported and wraps the function: a name of ours comes
 `nnunet_softseg.registry`, any other name goes to nnU-Net's own function. Where nnU-Net ends on a file that it
 does not find in the place of a model of ours, the package says in one line which models are there.
 
+Two more things are waited for. nnU-Net's commands after prediction (ensembles, cross-validation,
+post-processing) ask for no class of ours: what they do with folders of soft maps goes through
+`nnunet_softseg.inference.nnunet_patches`. And checkpoints of ours name this package behind the name of their
+configuration (`NEEDS`), which nnU-Net prints where neither the package nor this hook is installed.
+
 Rules that keep it harmless, since every Python process of the environment loads this file:
 - standard library only, and at start only modules that Python has loaded by then anyway;
 - nothing of nnunet_softseg is imported until one of its names is asked for, so that a broken package hurts no
@@ -23,6 +28,19 @@ SWITCH = "NNUNET_SOFTSEG_NO_HOOK"
 # Every name in the registry carries one of these marks and no name of nnU-Net does: a test checks both. They
 # tell our names from all others without importing our package.
 MARKS = ("SoftSeg", "SoftLabel", "soft_map", "nnUNetTrainerDemo")
+# Functions of nnU-Net that work on folders of predictions or models, by module. They are those of nnU-Net
+# unless a folder among their arguments holds soft maps, or a model of them.
+AFTER_PREDICTION = {
+    "nnunetv2.ensembling.ensemble": ("merge_files", "ensemble_folders", "ensemble_crossvalidations"),
+    "nnunetv2.evaluation.accumulate_cv_results": ("accumulate_cv_results",),
+    "nnunetv2.postprocessing.remove_connected_components": (
+        "determine_postprocessing",
+        "apply_postprocessing_to_folder",
+    ),
+}
+PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
+NEEDS = " [of nnunet-softseg "
+"""What follows the name of the configuration in checkpoints of ours; the trainer writes it."""
 
 
 def install():
@@ -32,19 +50,23 @@ def install():
             return False
         if not any(type(finder).__name__ == _Finder.__name__ for finder in sys.meta_path):
             sys.meta_path.insert(0, _Finder())
-        if TARGET in sys.modules:
-            _wrap(sys.modules[TARGET])
+        for name in _TARGETS:
+            if name in sys.modules:
+                _wrap(sys.modules[name])
     except Exception:  # a start-up file has to let Python start
         return False
     return True
 
 
+_TARGETS = (TARGET, PLANS, *AFTER_PREDICTION)
+
+
 class _Finder:
-    """Meta-path finder that answers for one module and leaves it to the other finders to locate it."""
+    """Meta-path finder that answers for a few modules and leaves it to the other finders to locate them."""
 
     @staticmethod
     def find_spec(fullname, path=None, target=None):
-        if fullname != TARGET:
+        if fullname not in _TARGETS:
             return None
         try:
             spec = _spec_from_others(fullname, path, target)
@@ -67,7 +89,7 @@ def _spec_from_others(fullname, path, target):
 
 
 class _Loader:
-    """Loads the module with its own loader, hands the loader back to it, then wraps the function."""
+    """Loads the module with its own loader, hands the loader back to it, then wraps its functions."""
 
     def __init__(self, loader):
         self._loader = loader
@@ -88,21 +110,71 @@ class _Loader:
 
 
 def _wrap(module):
-    original = getattr(module, FUNCTION, None)
+    name = getattr(module, "__name__", TARGET)
+    if name == PLANS:
+        _replace(module.PlansManager, "get_configuration", _without_needs)
+    for function in AFTER_PREDICTION.get(name, ()):
+        _replace(module, function, _for_soft_folders)
+    if name == TARGET:
+        _explain_missing_models()
+        _replace(module, FUNCTION, _make_wrapper)
+
+
+def _replace(owner, name, wrap):
+    original = getattr(owner, name, None)
     if original is None or hasattr(original, "nnunet_softseg_original"):
         return
-    _explain_missing_models()
-    wrapper = _make_wrapper(original)
-    setattr(module, FUNCTION, wrapper)
+    import functools
+
+    wrapper = wrap(original)
+    # Module and qualified name included: whoever pickles nnU-Net's function must be able to pickle this one.
+    functools.update_wrapper(wrapper, original)
+    wrapper.nnunet_softseg_original = original
+    setattr(owner, name, wrapper)
     # Callers hold the function by `from ... import`. Those loaded before (a late install) get it, too.
-    for name, other in list(sys.modules.items()):
-        if name.startswith("nnunetv2.") and getattr(other, FUNCTION, None) is original:
-            setattr(other, FUNCTION, wrapper)
+    for other_name, other in list(sys.modules.items()):
+        if other_name.startswith("nnunetv2.") and getattr(other, name, None) is original:
+            setattr(other, name, wrapper)
+
+
+def _without_needs(original):
+    def get_configuration(self, configuration_name):
+        return original(self, configuration_name.partition(NEEDS)[0])
+
+    return get_configuration
+
+
+def _for_soft_folders(original):
+    def function(*args, **kwargs):
+        if not any(_is_soft(path) for path in _paths(args, kwargs)):
+            return original(*args, **kwargs)
+        from nnunet_softseg.inference import nnunet_patches
+
+        return getattr(nnunet_patches, original.__name__)(original, *args, **kwargs)
+
+    return function
+
+
+def _paths(args, kwargs):
+    for value in (*args, *kwargs.values()):
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(each, (str, os.PathLike)):
+                yield os.fspath(each)
+
+
+def _is_soft(path):
+    # A folder of predictions of ours has a report, that of a model of ours plans that name our label manager.
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    if os.path.isfile(os.path.join(folder, "softseg.json")):
+        return True
+    try:
+        with open(os.path.join(folder, "plans.json"), encoding="utf-8") as file:
+            return '"SoftLabelManager"' in file.read()
+    except (OSError, ValueError):
+        return False
 
 
 def _make_wrapper(original):
-    import functools
-
     def recursive_find_python_class(*args, **kwargs):
         name = kwargs.get("class_name", args[1] if len(args) > 1 else None)
         scanned = kwargs.get("current_module", args[2] if len(args) > 2 else None)
@@ -113,9 +185,6 @@ def _make_wrapper(original):
                 return registry.find(name)
         return original(*args, **kwargs)
 
-    # Module and qualified name included: whoever pickles nnU-Net's function must be able to pickle this one.
-    functools.update_wrapper(recursive_find_python_class, original)
-    recursive_find_python_class.nnunet_softseg_original = original
     return recursive_find_python_class
 
 

@@ -17,6 +17,7 @@ from nnunet_softseg.settings import SoftSegSettings
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+SURFACE = ("What of nnU-Net works", "Kinds of labels")
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"^nnunet-softseg (.+)$", re.MULTILINE)
@@ -78,6 +79,24 @@ def test_the_table_of_measures_is_the_declared_one() -> None:
         for name, measure in MEASURES.items()
     }
     assert table == expected
+
+
+def test_every_row_of_nnunets_surface_names_a_test_that_exists() -> None:
+    text = (REPOSITORY / "docs" / "nnunet_surface.md").read_text(encoding="utf-8")
+    tables = [section for section in text.split("\n## ") if section.startswith(SURFACE)]
+    assert len(tables) == len(SURFACE)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for table in tables
+        for line in table.splitlines()
+        if line.startswith("| ") and not line.startswith(("| **", "| of nnU-Net", "| labels |"))
+    ]
+    assert len(rows) > 50
+    for what, answer, test in rows:
+        assert re.search("works|refused: |the same bits|nnU-Net's own error|see \\[", answer), what
+        file, _, name = test.strip("`").partition("::")
+        source = (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {name}(" in source, f"{what}: {test}"
 
 
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

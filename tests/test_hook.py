@@ -231,6 +231,22 @@ def test_an_error_that_is_not_explained_is_shown_as_it_is(site: Site, text: str)
     assert "broken" not in process.stderr
 
 
+def test_commands_after_prediction_are_nnunets_own_for_folders_without_soft_maps(site: Site) -> None:
+    """Nor does a broken package hurt them; where a folder holds soft maps, its error is shown."""
+    site.write("nnunetv2/ensembling/__init__.py", "")
+    site.write("nnunetv2/ensembling/ensemble.py", "def ensemble_folders(folders): return 'original'")
+    site.write("vanilla/plans.json", '{"label_manager": "LabelManager"}')
+    site.write("model/plans.json", '{"label_manager": "SoftLabelManager"}')
+    site.write("soft/softseg.json", "{}")
+    _break(site, *BROKEN_PACKAGES["package that raises"])
+    ask = "from nnunetv2.ensembling.ensemble import ensemble_folders as ensemble\n"
+    code = f"{ask}import sys; print(ensemble(['vanilla', 'missing']), 'nnunet_softseg' in sys.modules)"
+    assert site.printed(code) == "original False"
+    for folder in ("soft", "model"):
+        assert "RuntimeError: broken" in site.run(f"{ask}ensemble(['vanilla', '{folder}'])").stderr
+    assert site.printed(f"{ask}print(ensemble(['soft']))", NNUNET_SOFTSEG_NO_HOOK="1") == "original"
+
+
 def test_error_of_nnunet_is_passed_on(site: Site) -> None:
     site.write("nnunetv2/utilities/find_class_by_name.py", "raise ValueError('of nnU-Net')")
     assert "ValueError: of nnU-Net" in site.run(ASK).stderr

@@ -117,6 +117,7 @@ def make_tiny_dataset(
     affines: Sequence[Any] | None = None,
     reader: str | None = None,
     zero_border: int = 0,
+    channels: int = 1,
 ) -> TinyDataset:
     """Write a raw dataset: one noisy image per case, brighter in its soft blobs; no plans yet.
 
@@ -129,6 +130,7 @@ def make_tiny_dataset(
         affines: one per case; default: LAS with `SPACING_MM`.
         reader: for "overwrite_image_reader_writer".
         zero_border: voxels of exact zero around the image, which nnU-Net crops away.
+        channels: of each image; those after the first are brighter, with noise of their own.
     """
     dataset = TinyDataset(root, name, tuple(cases), tuple(labels))
     rng = np.random.default_rng(0)
@@ -142,11 +144,15 @@ def make_tiny_dataset(
             cropped[inner] = image[inner]
             image = cropped
         save_nifti(dataset.image(case), image.astype(np.float32), affine)
+        for channel in range(1, channels):
+            other = image + rng.normal(50 * channel, 5, shape)
+            file = dataset.image(case).with_name(f"{case}_{channel:04d}.nii.gz")
+            save_nifti(file, other.astype(np.float32), affine)
         save_nifti(dataset.label_map(case), label_map_of(blobs, labels), affine)
         for label, blob in zip(labels, blobs, strict=True):
             save_nifti(dataset.soft_label(case, label), blob, affine)
     content = {
-        "channel_names": {"0": "MRI"},
+        "channel_names": {str(channel): "MRI" for channel in range(channels)},
         "labels": {"background": 0, **{f"label{label}": label for label in labels}},
         "numTraining": len(cases),
         "file_ending": ".nii.gz",

@@ -19,7 +19,6 @@ from nnunet_softseg.datasets.case_comparison import (
     unknown_findings,
 )
 from nnunet_softseg.datasets.raw_dataset import (
-    VANILLA,
     NnunetFolders,
     TrainingCase,
     dataset_finding,
@@ -168,7 +167,7 @@ def _case_jobs(folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[Tr
 def _preprocessed_findings(
     raw_folder: Path, folder: Path, dataset_json: Mapping[str, Any], case_ids: Sequence[str]
 ) -> list[Finding]:
-    """Say whether splits and plans fit: of both folders, as a split in the raw one is there to be copied."""
+    """Say whether splits and labels fit: of both folders, as a split in the raw one is there to be copied."""
     name, planned = raw_folder.name, folder / "dataset.json"
     try:
         findings = _split_findings([folder / SPLITS, raw_folder / SPLITS], case_ids)
@@ -179,7 +178,7 @@ def _preprocessed_findings(
     except (UserError, KeyError, TypeError, AttributeError) as error:
         what = f"broken JSON in {'nnUNet_raw' if folder == raw_folder else 'nnUNet_preprocessed'}"
         findings = [Finding(name, what, "splits_final.json and dataset.json", str(error), "repair it")]
-    return findings + _cascade_findings(folder)
+    return findings
 
 
 def _split_findings(files: Sequence[Path], case_ids: Sequence[str]) -> list[Finding]:
@@ -199,19 +198,4 @@ def _split_findings(files: Sequence[Path], case_ids: Sequence[str]) -> list[Find
         )
         remedy = "copy the right one over the other"
         findings.append(Finding(SPLITS, what, expected, "two", remedy, "warning"))
-    return findings
-
-
-def _cascade_findings(folder: Path) -> list[Finding]:
-    findings = []
-    for file in sorted(folder.glob("*.json")):
-        try:
-            configurations = load_json(file)["configurations"]
-        except (UserError, KeyError, TypeError):  # not plans
-            continue
-        for name, configuration in configurations.items():
-            if configuration.get("previous_stage") is not None:
-                what, expected = "plans hold a cascade", "configurations without a previous stage"
-                found, remedy = f"{name}, not supported yet", f"use 3d_fullres or 3d_lowres, or {VANILLA}"
-                findings.append(Finding(file.name, what, expected, found, remedy, "warning"))
     return findings

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, LabelScheme, format_findings
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
-from nnunet_softseg.io.case_files import parse_numbered_name
+from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import shape_findings
 from nnunet_softseg.io.nifti import (
     NIFTI_ENDINGS,
@@ -51,6 +51,12 @@ def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
     The folder is softLabelsTr, or the `soft` folder of a prediction.
     """
     return compressed_or_plain(folder / f"{case_id}_{label:04d}{NIFTI_ENDINGS[0]}")
+
+
+def is_predicted(label_map: Path, case_id: str, labels: Iterable[int]) -> bool:
+    """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it."""
+    soft = (soft_label_file(label_map.parent / SOFT_FOLDER, case_id, label) for label in labels)
+    return label_map.is_file() and all(file.is_file() for file in soft)
 
 
 def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]) -> list[Finding]:

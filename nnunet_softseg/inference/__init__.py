@@ -10,6 +10,7 @@ The modules, in the order of their imports:
   soft_prediction.py the box, forward in tiles, blend raw, NormReLU, recentring
   export.py          the way to the image's own grid; soft/*.nii.gz, label map and softseg.json
   validation.py      maps of a fold's validation against soft labels: summary_soft.json
+  after_prediction.py soft maps in ensembles, cross-validation and post-processing
   qc_page.py         qc/index.html, a picture of each case
   summary.py         the end of a prediction: cases by flag with what to do, the page if wanted
   simulation.py      what a perfect network would lose: soft targets through all that follows it

@@ -52,7 +52,7 @@ def export_prediction(
         plans_manager: nnU-Net's.
         dataset_json: of the model.
         truncated_file: path of the label map without its ending.
-        save_probabilities: write the soft maps as nnU-Net's .npz, too.
+        save_probabilities: write the soft maps as nnU-Net's .npz, too, in its layout, (class, z, y, x).
     """
     started = time.perf_counter()
     label_manager = plans_manager.get_label_manager(dataset_json)
@@ -65,10 +65,10 @@ def export_prediction(
     target = Path(truncated_file)
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
     image = next(iter(record.image_files), None)
-    voxel_mm3 = _write_soft_maps(target, soft_maps, labels, image_geometry, image)
+    voxel_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, image)
     if save_probabilities:
         with replacing(target.with_name(target.name + ".npz")) as aside:
-            np.savez_compressed(aside, probabilities=soft_maps)
+            np.savez_compressed(aside, probabilities=label_manager.in_nnunets_layout(soft_maps))
         save_pickle(image_geometry, str(target) + ".pkl")
     for name, soft_map in zip(names, soft_maps, strict=True):
         volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
@@ -146,10 +146,18 @@ def _postprocessed(predicted: Any, names: Sequence[str], plans: Mapping[str, Any
     return kept
 
 
-def _write_soft_maps(
+def write_soft_maps(
     target: Path, soft_maps: Map, labels: Sequence[int], properties: Mapping[str, Any], image: str | None
 ) -> float:
-    """Write one file per label, and return the volume of a voxel in mm3, by the affine that they have."""
+    """Write one file per label, and return the volume of a voxel in mm3, by the affine that they have.
+
+    Args:
+        target: path of the label map without its ending; the files go to `soft/` beside it.
+        soft_maps: (label, z, y, x).
+        labels: their numbers.
+        properties: see `soft_nifti`, like the image.
+        image: see there.
+    """
     folder = target.parent / SOFT_FOLDER
     make_folder(folder)
     for label, soft_map in zip(labels, soft_maps, strict=True):
@@ -231,8 +239,7 @@ def _flag_seen(case_id: str, plans: Mapping[str, Any]) -> list[Flagged]:
 
 
 def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
-    """Add the case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
-    path = target.parent / REPORT
+    """Add the case to softseg.json of its folder."""
     entry, names = plans[PLANS_KEY], list(record.labels)
     scales = dict(zip(names, output_scales(plans, names), strict=True))
     made_by = {
@@ -247,10 +254,16 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
         WAY_KEY: entry.get(WAY_KEY, {}),
         CALIBRATION: described(plans, record.options),
     }
+    report_case(target, made_by, record.as_json())
+
+
+def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any]) -> None:
+    """Add a case to softseg.json of its folder; workers, and parts of a split prediction, take turns."""
+    path = target.parent / REPORT
     with FileLock(target.parent / f".{REPORT}.lock"):
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         same_model = {key: before.get(key) for key in made_by} == made_by
-        cases = {**(before["cases"] if same_model else {}), target.name: record.as_json()}
+        cases = {**(before["cases"] if same_model else {}), target.name: case}
         write_json(path, {**made_by, "cases": dict(sorted(cases.items()))})
 
 

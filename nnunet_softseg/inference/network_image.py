@@ -47,6 +47,7 @@ from nnunet_softseg.preprocessing.resampling import (
 from nnunet_softseg.settings import PLANS_KEY
 
 Image = npt.NDArray[np.floating[Any]]
+LabelMap = npt.NDArray[np.integer[Any]]
 MOST_VOXELS = 2**29
 """800 x 800 x 800, 2 GB as float32: more than any scan of a spine."""
 _VOLUME, _SLICE = 3, 2
@@ -75,6 +76,68 @@ def preprocess_files(
     Raises:
         UserError: if the files cannot be predicted; see `read_image`.
     """
+    image, box = _case_of_files(image_files, plans_manager, configuration_manager)
+    return box, image.properties
+
+
+def preprocess_second_stage(
+    image_files: Sequence[str],
+    previous_stage_file: str | None,
+    plans_manager: Any,
+    configuration_manager: Any,
+) -> tuple[Image, LabelMap, dict[str, Any]]:
+    """Return (image, label map, properties) of a case for the second stage of a cascade.
+
+    Args:
+        image_files: see `preprocess_files`.
+        previous_stage_file: label map that the first stage predicted.
+        plans_manager: nnU-Net's.
+        configuration_manager: nnU-Net's.
+
+    Returns:
+        image, properties: see `preprocess_files`.
+        label map: (1, *space) of the same box.
+
+    Raises:
+        UserError: if there is no label map, or on another grid; and as `preprocess_files`.
+    """
+    if previous_stage_file is None:
+        raise _no_previous_stage(configuration_manager)
+    image, box = _case_of_files(image_files, plans_manager, configuration_manager)
+    label_map, _ = plans_manager.image_reader_writer_class().read_seg(str(previous_stage_file))
+    with error_prefix([previous_stage_file]):
+        on_box = image.label_map_on(CaseRecord.of(image.properties).box or (), label_map[0])
+    return box, on_box[None], image.properties
+
+
+def second_stage_of_array(
+    data: Image,
+    label_map: LabelMap | None,
+    properties: dict[str, Any],
+    plans_manager: Any,
+    configuration_manager: Any,
+) -> tuple[Image, LabelMap, dict[str, Any]]:
+    """Return (image, label map, properties) of arrays (channel, z, y, x); as `preprocess_second_stage`."""
+    if label_map is None:
+        raise _no_previous_stage(configuration_manager)
+    image = NetworkImage.from_array(data, properties, plans_manager, configuration_manager)
+    image.properties[KEY] = record = CaseRecord()
+    box = _network_box(image, plans_manager, configuration_manager)
+    return box, image.label_map_on(record.box or (), label_map[0])[None], image.properties
+
+
+def _no_previous_stage(configuration_manager: Any) -> UserError:
+    stage = configuration_manager.previous_stage_name
+    return UserError(
+        f"the model is the second stage of a cascade: expected a label map of its first stage, {stage}, "
+        f"found none: predict with {stage} first"
+    )
+
+
+def _case_of_files(
+    image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
+) -> tuple["NetworkImage", Image]:
+    """Return the whole case and, preprocessed, the box of it that the network sees; its record is begun."""
     started = time.perf_counter()
     image = NetworkImage.from_files(image_files, plans_manager, configuration_manager)
     image.properties[KEY] = record = CaseRecord(image_files=tuple(map(str, image_files)))
@@ -82,7 +145,7 @@ def preprocess_files(
         box = _network_box(image, plans_manager, configuration_manager)
     record.add_flags(Flagged(Flag.HEADER, str(doubt)) for doubt in _doubts(image_files))
     record.seconds["preprocess"] = time.perf_counter() - started
-    return box, image.properties
+    return image, box
 
 
 def _doubts(image_files: Sequence[str]) -> list[Finding]:
@@ -164,6 +227,7 @@ class NetworkImage(WholeImage):
         self.properties = properties
         self._image = _normalised(data, properties, plans_manager, configuration_manager)
         self._configuration = configuration_manager
+        self._transpose = tuple(plans_manager.transpose_forward)
         own = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
         target = list(configuration_manager.spacing)
         # A 2d configuration keeps the spacing between slices.
@@ -244,6 +308,25 @@ class NetworkImage(WholeImage):
         for into, part, channel in zip(result, own_slices, self._image, strict=True):
             values = resample_part(part, starts, part.shape, shape, box, order=_ORDER)
             np.clip(values, channel.min(), channel.max(), out=into)
+        return result
+
+    def label_map_on(self, box: Box, label_map: LabelMap) -> LabelMap:
+        """Return a label map of the image, (z, y, x) as the reader gives it, on a box, 0 outside of the case.
+
+        Raises:
+            UserError: if it lies on another grid than the image.
+        """
+        turned = label_map.transpose(self._transpose)
+        expected = tuple(self.properties["shape_before_cropping"])
+        if turned.shape != expected:
+            raise UserError(
+                f"expected a label map on the grid of the image, {_times(expected)} voxels, found "
+                f"{_times(turned.shape)}: predict the first stage of the same image"
+            )
+        cropped = turned[bounding_box_to_slice(self.properties["bbox_used_for_cropping"])]
+        on_grid = self._configuration.resampling_fn_seg(cropped[None], self.shape, *self._spacings)[0]
+        result = np.zeros([stop - start for start, stop in box], on_grid.dtype)
+        result[inside_of_box(box, self.shape)] = on_grid[inside(box, self.shape)]
         return result
 
     def _padded(self, box: Box, shape: tuple[int, ...]) -> Image:

@@ -1,7 +1,8 @@
 """Where nnU-Net's own commands call this package: the preprocessor, and every place where nnU-Net is patched.
 
-nnU-Net offers no hook for three things: what happens between the forward pass and the resampling, what is
-written of a prediction, and where its workers run. These patches hand over to the original for every model
+nnU-Net offers no hook for four things: what happens between the forward pass and the resampling, what is
+written of a prediction, where its workers run, and what becomes of soft maps in ensembles, cross-validation
+and post-processing (the start-up hook calls these). These patches hand over to the original for every model
 that is not ours, so vanilla models in the same process are untouched. Its search for classes by name is made
 safe beside other threads, for all models. tests/inference/test_upstream.py fails when nnU-Net changes under
 them.
@@ -12,6 +13,7 @@ else. The forward pass alone sees no properties of its case: which case is under
 
 import contextlib
 import functools
+import inspect
 import multiprocessing
 import os
 import sys
@@ -24,6 +26,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json, subfiles
 from nnunetv2.configuration import default_num_processes
@@ -33,15 +36,19 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 from nnunetv2.utilities import find_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 
-from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference import export, network_image, soft_prediction
+from nnunet_softseg.datasets.soft_label import is_predicted
+from nnunet_softseg.errors import UserError, examples, show_without_traceback
+from nnunet_softseg.inference import after_prediction, export, network_image, soft_prediction
 from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.summary import summarise
-from nnunet_softseg.io.case_files import parse_numbered_name
+from nnunet_softseg.io.case_files import DATASET_JSON, parse_numbered_name
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
+from nnunet_softseg.settings import PLANS_KEY
 
 _MARK = "_nnunet_softseg"
 _changing_the_import_path = threading.Lock()
@@ -116,7 +123,8 @@ def under_way(record: CaseRecord) -> contextlib.AbstractContextManager[None]:
 class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
     """nnU-Net's preprocessor for the box of a case that the network sees; a record of the case is begun.
 
-    A case that comes with a segmentation is not one to predict: it goes nnU-Net's own way.
+    A case that comes with a segmentation is not one to predict, and goes nnU-Net's own way, but in the second
+    stage of a cascade, where that is the label map of the first.
     """
 
     def run_case(
@@ -128,12 +136,16 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         dataset_json: dict[str, Any] | str,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Return (image, segmentation, properties) of files; see `network_image.preprocess_files`."""
+        if _is_second_stage(configuration_manager):
+            arguments = (image_files, seg_file, plans_manager, configuration_manager)
+            return self._begun(*network_image.preprocess_second_stage(*arguments))
         if seg_file is not None:
-            arguments = (image_files, seg_file, plans_manager, configuration_manager, dataset_json)
-            whole: tuple[Any, Any, dict[str, Any]] = super().run_case(*arguments)
+            whole: tuple[Any, Any, dict[str, Any]] = super().run_case(
+                image_files, seg_file, plans_manager, configuration_manager, dataset_json
+            )
             return whole
-        case = network_image.preprocess_files(image_files, plans_manager, configuration_manager)
-        return self._begun(*case)
+        image, properties = network_image.preprocess_files(image_files, plans_manager, configuration_manager)
+        return self._begun(image, None, properties)
 
     def run_case_npy(  # noqa: PLR0917  nnU-Net's signature
         self,
@@ -145,17 +157,24 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         dataset_json: dict[str, Any] | str,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Return (image, segmentation, properties) of arrays; see `network_image.preprocess_array`."""
+        of_model = (plans_manager, configuration_manager)
+        if _is_second_stage(configuration_manager):
+            return self._begun(*network_image.second_stage_of_array(data, seg, properties, *of_model))
         if seg is not None:
-            arguments = (data, seg, properties, plans_manager, configuration_manager, dataset_json)
+            arguments = (data, seg, properties, *of_model, dataset_json)
             whole: tuple[Any, Any, dict[str, Any]] = super().run_case_npy(*arguments)
             return whole
-        case = network_image.preprocess_array(data, properties, plans_manager, configuration_manager)
-        return self._begun(*case)
+        image, properties = network_image.preprocess_array(data, properties, *of_model)
+        return self._begun(image, None, properties)
 
     @staticmethod
-    def _begun(image: Any, properties: dict[str, Any]) -> tuple[Any, None, dict[str, Any]]:
+    def _begun(image: Any, label_map: Any, properties: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         _under_way.set(CaseRecord.of(properties))
-        return image, None, properties
+        return image, label_map, properties
+
+
+def _is_second_stage(configuration_manager: Any) -> bool:
+    return configuration_manager.previous_stage_name is not None
 
 
 def export_prediction(  # noqa: PLR0917  nnU-Net's signature
@@ -246,18 +265,48 @@ def _record_keeping_iterator(
         return original(predictor, _announce(data_iterator), *args, **kwargs)
 
 
-def _lists_without_processes(
-    original: Callable[..., Any],
-    predictor: Any,
-    list_of_lists_or_source_folder: str | list[list[str]],
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """List the images of a folder here: nnU-Net forks twelve processes for that."""
-    images = list_of_lists_or_source_folder
+def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> Any:
+    """List the images of a folder here: nnU-Net forks twelve processes for that.
+
+    To go on with an interrupted prediction is to predict the cases of which any file is missing, not the
+    label map alone.
+    """
+    given = arguments_of(original, predictor, *args, **kwargs)
+    images = given["list_of_lists_or_source_folder"]
     if isinstance(images, str):
-        images = images_of_folder(images, predictor.dataset_json["file_ending"])
-    return original(predictor, images, *args, **kwargs)
+        given["list_of_lists_or_source_folder"] = images_of_folder(
+            images, predictor.dataset_json["file_ending"]
+        )
+    require_equal_channels(given["list_of_lists_or_source_folder"])
+    goes_on, given["overwrite"] = not given["overwrite"], True
+    lists = original(**given)
+    if goes_on and lists[1] is not None:
+        done = [_is_done(predictor, Path(target), given["save_probabilities"]) for target in lists[1]]
+        lists = tuple([one for one, is_done in zip(each, done, strict=True) if not is_done] for each in lists)
+        print(f"{sum(done)} cases are there, with all their files; {len(lists[0])} are predicted now")
+    missing = [Path(file).name for file in lists[2] if file is not None and not Path(file).is_file()]
+    if missing:
+        raise UserError(
+            f"-prev_stage_predictions {given['folder_with_segs_from_prev_stage']}: expected a label map of "
+            f"the first stage for each of {len(lists[2])} cases, found no {examples(missing)}: predict these "
+            f"with {predictor.configuration_manager.previous_stage_name} first"
+        )
+    return lists
+
+
+def _is_done(predictor: Any, target: Path, save_probabilities: bool) -> bool:
+    """Return whether all files of a case are there; the target is its label map without the ending."""
+    label_map = target.with_name(target.name + predictor.dataset_json["file_ending"])
+    has_probabilities = target.with_name(target.name + ".npz").is_file() or not save_probabilities
+    numbers = predictor.label_manager.scheme.numbers
+    return has_probabilities and is_predicted(label_map, target.name, numbers)
+
+
+def arguments_of(original: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of a call of nnU-Net's by their names, with its defaults."""
+    bound = inspect.signature(original).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 def _iterator_in_threads(  # noqa: PLR0917  nnU-Net's signature
@@ -269,23 +318,18 @@ def _iterator_in_threads(  # noqa: PLR0917  nnU-Net's signature
     num_processes: int,
 ) -> Any:
     """Let our preprocessing run in threads where nnU-Net spawns processes."""
-    files = (input_list_of_lists, output_filenames_truncated)
-    if any(seg_from_prev_stage_files or ()):
-        return original(predictor, files[0], seg_from_prev_stage_files, files[1], num_processes)
-    return preprocessed_cases(predictor, *files, num_processes)
+    del original
+    files = (input_list_of_lists, output_filenames_truncated, seg_from_prev_stage_files)
+    return preprocessed_cases(predictor, *files, num_threads=num_processes)
 
 
-def _summarised(
-    original: Callable[..., Any],
-    predictor: Any,
-    list_of_lists_or_source_folder: str | list[list[str]],
-    output_folder_or_list_of_truncated_output_files: str | list[str] | None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
+def _summarised(original: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> Any:
     """Predict, then say which cases have which flag, and show all on a page, as `nnunet-softseg predict`."""
-    images, outputs = list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files
-    predicted = original(predictor, images, outputs, *args, **kwargs)
+    given = arguments_of(original, predictor, *args, **kwargs)
+    images = given["list_of_lists_or_source_folder"]
+    outputs = given["output_folder_or_list_of_truncated_output_files"]
+    require_previous_stage(predictor, given["folder_with_segs_from_prev_stage"])
+    predicted = original(predictor, *args, **kwargs)
     ending = predictor.dataset_json["file_ending"]
     if isinstance(images, str):
         images = images_of_folder(images, ending)
@@ -298,6 +342,37 @@ def _summarised(
         folder, progress = Path(outputs[0]).parent, predictor.allow_tqdm
         print(summarise(folder, written, draw=not options.no_qc, progress=progress))
     return predicted
+
+
+def require_previous_stage(predictor: Any, folder: str | None) -> None:
+    """Raise a UserError unless predictions of the first stage are given just where the model is a second.
+
+    They must be those of the same trainer, where the folder says whose they are.
+    """
+    stage = predictor.configuration_manager.previous_stage_name
+    if stage is None:
+        if folder is not None:
+            raise UserError(
+                f"-prev_stage_predictions {folder}: expected none, as the model is not the second stage of a "
+                "cascade, found a folder: leave it out"
+            )
+        return
+    if folder is None:
+        raise UserError(
+            f"the model is the second stage of a cascade: expected predictions of its first stage, {stage}, "
+            f"found none: predict with {stage}, then again with -prev_stage_predictions FOLDER"
+        )
+    plans = Path(folder) / "plans.json"
+    if plans.is_file():
+        trainers = [
+            of_model.get(PLANS_KEY, {}).get("trainer", "a trainer of nnU-Net's own")
+            for of_model in (predictor.plans_manager.plans, load_json(str(plans)))
+        ]
+        if trainers[0] != trainers[1]:
+            raise UserError(
+                f"-prev_stage_predictions {folder}: expected predictions of {stage} by {trainers[0]}, found "
+                f"those of {trainers[1]}: the second stage knows the first of its own trainer only"
+            )
 
 
 def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
@@ -334,10 +409,24 @@ def images_of_folder(folder: str, file_ending: str) -> list[list[str]]:
     return [create_paths_fn(folder, names, file_ending, case) for case in cases]
 
 
+def require_equal_channels(cases: Sequence[Sequence[str]]) -> None:
+    """Raise a UserError if a case lacks a channel that others have."""
+    most = max(map(len, cases), default=0)
+    for files in cases:
+        if len(files) != most:
+            found = ", ".join(Path(file).name for file in files)
+            raise UserError(
+                f"{Path(files[0]).parent}: expected {most} channels of each case, found {found} alone of "
+                "one: add the missing ones, or remove the case"
+            )
+
+
 def preprocessed_cases(
     predictor: Any,
     image_files: Sequence[Sequence[str]],
     truncated_output_files: Sequence[str] | None,
+    previous_stage_files: Sequence[str | None] | None = None,
+    *,
     num_threads: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield cases to predict, in order, as nnU-Net's own iterator does; at most `num_threads` lie ready.
@@ -346,25 +435,38 @@ def preprocessed_cases(
         predictor: nnU-Net's, initialised.
         image_files: of each case, one file per channel.
         truncated_output_files: one per case; None: results are returned, not written.
+        previous_stage_files: label maps of the first stage, in the second of a cascade; one per case.
         num_threads: that read and preprocess.
     """
-    outputs: Sequence[str | None] = truncated_output_files or [None] * len(image_files)
+    nothing: Sequence[None] = [None] * len(image_files)
 
-    def prepare(job: tuple[Sequence[str], str | None]) -> dict[str, Any]:
+    def prepare(job: tuple[Sequence[str], str | None, str | None]) -> dict[str, Any]:
         return preprocessed_case(predictor, *job)
 
-    jobs = list(zip(image_files, outputs, strict=True))
+    others = (truncated_output_files or nothing, previous_stage_files or nothing)
+    jobs = list(zip(image_files, *others, strict=True))
     for prepared in map_ahead(prepare, jobs, num_threads=num_threads):
         yield prepared.result()
 
 
 def preprocessed_case(
-    predictor: Any, image_files: Sequence[str], truncated_output_file: str | None
+    predictor: Any,
+    image_files: Sequence[str],
+    truncated_output_file: str | None,
+    previous_stage_file: str | None = None,
 ) -> dict[str, Any]:
-    """Return a case as nnU-Net's predictor takes it: data (channel, *space), data_properties, ofile."""
-    data, properties = network_image.preprocess_files(
-        image_files, predictor.plans_manager, predictor.configuration_manager
-    )
+    """Return a case as nnU-Net's predictor takes it: data (channel, *space), data_properties, ofile.
+
+    In the second stage of a cascade a channel per label follows the image, 1 where the first stage found it.
+    """
+    of_model = (predictor.plans_manager, predictor.configuration_manager)
+    if _is_second_stage(predictor.configuration_manager):
+        arguments = (image_files, previous_stage_file, *of_model)
+        data, label_map, properties = network_image.preprocess_second_stage(*arguments)
+        labels = predictor.label_manager.foreground_labels
+        data = np.vstack([data, convert_labelmap_to_one_hot(label_map[0], labels, data.dtype)])
+    else:
+        data, properties = network_image.preprocess_files(image_files, *of_model)
     tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
     return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
 
@@ -424,3 +526,70 @@ class Multiprocessing:
 class _ThreadContext:
     def Pool(self, processes: int) -> ThreadPool:  # noqa: N802  the name in Python's contexts
         return thread_pool(processes)
+
+
+# After prediction. The start-up hook calls these in place of nnU-Net's functions of the same names, where a
+# folder among their arguments holds soft maps or a model of ours; in its worker processes, too.
+
+
+def merge_files(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Write the mean of a case's members; see `after_prediction.merge`."""
+    given = arguments_of(original, *args, **kwargs)
+    files = [Path(file) for file in given["list_of_files"]]
+    target = Path(given["output_filename_truncated"])
+    written = (given["output_file_ending"], given["image_reader_writer"], given["label_manager"])
+    mean = after_prediction.merge(files, target, *written)
+    if given["save_probabilities"]:
+        after_prediction.save_probabilities(files, target, mean)
+
+
+def ensemble_folders(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let nnU-Net make the ensemble of folders of predictions, if they have the same labels."""
+    show_without_traceback()
+    folders = [Path(folder) for folder in arguments_of(original, *args, **kwargs)["list_of_input_folders"]]
+    after_prediction.require_same_labels(folders)
+    after_prediction.require_probabilities(folders)
+    return original(*args, **kwargs)
+
+
+def ensemble_crossvalidations(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let nnU-Net make the ensemble of the cross-validations of models, if they have the same labels."""
+    show_without_traceback()
+    models = arguments_of(original, *args, **kwargs)["list_of_trained_model_folders"]
+    after_prediction.require_same_labels([Path(model) for model in models])
+    return original(*args, **kwargs)
+
+
+def accumulate_cv_results(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let nnU-Net gather the validation of all folds, and gather the soft maps."""
+    returned = original(*args, **kwargs)
+    given = arguments_of(original, *args, **kwargs)
+    model, merged = Path(given["trained_model_folder"]), Path(given["merged_output_folder"])
+    after_prediction.gather_folds(model, merged, given["folds"])
+    return returned
+
+
+def determine_postprocessing(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let nnU-Net choose the post-processing of a folder of predictions, and apply it to soft maps, too."""
+    returned = original(*args, **kwargs)
+    given = arguments_of(original, *args, **kwargs)
+    folder = Path(given["folder_predictions"])
+    _follow_postprocessing(folder, folder / "postprocessed", given)
+    return returned
+
+
+def apply_postprocessing_to_folder(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let nnU-Net apply a post-processing to label maps, and apply it to soft maps, too."""
+    returned = original(*args, **kwargs)
+    given = arguments_of(original, *args, **kwargs)
+    _follow_postprocessing(Path(given["input_folder"]), Path(given["output_folder"]), given)
+    return returned
+
+
+def _follow_postprocessing(source: Path, output: Path, given: dict[str, Any]) -> None:
+    dataset_json = given["dataset_json_file_or_dict"] or str(source / DATASET_JSON)
+    plans = given["plans_file_or_dict"] or str(source / "plans.json")
+    if isinstance(dataset_json, str):
+        dataset_json = load_json(dataset_json)
+    reader = PlansManager(plans).image_reader_writer_class()
+    after_prediction.follow_postprocessing(source, output, dataset_json, reader)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import label_scheme
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.soft_label import is_predicted
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.calibration import CALIBRATION, kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
@@ -332,6 +332,11 @@ def load_predictor(model: Model, device: Any) -> Any:
             f"{model.folder}: expected a checkpoint that fits plans.json and a trainer installed here, found "
             f"{found}: copy the model again, or install what it was trained with"
         ) from error
+    if stage := predictor.configuration_manager.previous_stage_name:
+        raise UserError(
+            f"{model.folder}: expected a model that needs the image alone, found the second stage of a "
+            f"cascade: predict {stage}, then this one, with nnUNetv2_predict -prev_stage_predictions"
+        )
     entry = predictor.plans_manager.plans[PLANS_KEY]
     if seen := entry.get("training_cases"):
         entry["training_cases"] = {fold: cases for fold, cases in seen.items() if fold in model.folds}
@@ -444,8 +449,7 @@ class _OutputFolder:
 
     def is_done(self, case: ImageCase) -> bool:
         """Return whether a case is written; its label map comes last."""
-        soft = (soft_label_file(self.path / SOFT_FOLDER, case.case_id, label) for label in self.labels)
-        return self._label_map(case).is_file() and all(file.is_file() for file in soft)
+        return is_predicted(self._label_map(case), case.case_id, self.labels)
 
     def _label_map(self, case: ImageCase) -> Path:
         return self.path / f"{case.case_id}{self.file_ending}"

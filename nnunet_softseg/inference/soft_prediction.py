@@ -34,6 +34,12 @@ _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
+_ONE_SIZE = "nnunet_softseg_one_size"  # attribute of a predictor: why its network takes patches alone
+_SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
+
+
+class _OneSizeError(Exception):
+    """The network takes no image of another size than the patch, such as Primus, which counts its tokens."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +183,20 @@ class _Case:
         mode = self._record.options.localize
         note: dict[str, Any] = {"mode": mode, "because": because, "used": False}
         self._record.localiser = note
-        image = self._whole()
+        image = None
+        if (not_run := self._why_not_recentred) is None and (image := self._whole()) is None:
+            not_run = "the image came as an array: there is no file to read all of it from"
         if image is None:
-            note["not_run"] = "the image came as an array: there is no file to read all of it from"
+            note["not_run"] = not_run
             return first
         started = time.perf_counter()
         # A tilted cord leaves the box in the middle, or is not known there at all.
-        tried = self._candidates(image, tilted=bool(first.reasons & {Flag.BORDER, Flag.EMPTY}))
+        try:
+            tried = self._candidates(image, tilted=bool(first.reasons & {Flag.BORDER, Flag.EMPTY}))
+        except _OneSizeError as error:
+            note["not_run"] = str(error)
+            setattr(self.predictor, _ONE_SIZE, str(error))
+            return first
         best = self._refined(image, max(tried, key=lambda one: one.score)) if tried else first
         used = bool(tried) and (mode == "always" or best.score > first.score)
         seconds = round(time.perf_counter() - started, 3)
@@ -192,6 +205,17 @@ class _Case:
         if used and because:
             self._record.add_flags([MOVED])
         return best if used else first
+
+    @property
+    def _why_not_recentred(self) -> str | None:
+        """Why the network cannot look for the structure; None where it can."""
+        configuration = self.predictor.configuration_manager
+        if getattr(configuration, "previous_stage_name", None):
+            return "the second stage of a cascade sees where the first has looked"
+        if "strides" not in configuration.network_arch_init_kwargs:
+            return "the plans do not say by which strides other sizes than the patch are taken"
+        known: str | None = getattr(self.predictor, _ONE_SIZE, None)
+        return known
 
     def _candidates(self, image: WholeImage, *, tilted: bool) -> list[BoxPrediction]:
         """Return the soft map at one candidate after the other, up to the first without a finding."""
@@ -286,13 +310,20 @@ def _at_any_size(predictor: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     What runs patches may be compiled for them alone.
     """
     network = predictor.network = predictor.network.to(predictor.device).eval()
-    if predictor.device.type == "cpu" and UNetInStages.fits(unwrapped(network)):
+    is_unet = UNetInStages.fits(unwrapped(network))
+    if predictor.device.type == "cpu" and is_unet:
         patch_shape = (1, *predictor.configuration_manager.patch_size)
         return TorchNetwork(network, backends.fastest_precision(patch_shape))
 
     def run(image: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cuda", enabled=predictor.device.type == "cuda"):
-            raw: torch.Tensor = network(image[None].to(predictor.device))[0].float().cpu()
+        try:
+            with torch.autocast("cuda", enabled=predictor.device.type == "cuda"):
+                raw: torch.Tensor = network(image[None].to(predictor.device))[0].float().cpu()
+        except _SHAPE_ERRORS as error:
+            if is_unet or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            name = type(unwrapped(network)).__name__
+            raise _OneSizeError(f"{name} takes no image of another size than the patch") from error
         return raw
 
     return run

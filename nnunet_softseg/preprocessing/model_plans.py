@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import VANILLA, LabelScheme, dataset_number, label_scheme
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, dataset_number, label_scheme
 from nnunet_softseg.datasets.soft_label import hard_label_map
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.preprocessing.center_crop import Box
@@ -52,8 +53,22 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
         """Return the soft maps as they are, as a float32 tensor."""
         return torch.as_tensor(logits).float()
 
+    def in_nnunets_layout(self, soft_maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return soft maps (label, *space) as nnU-Net stores probabilities, (class, *space).
+
+        The background comes first, as 1 - the largest of the soft maps; regions have none in nnU-Net either.
+        """
+        if self.scheme.has_regions:
+            return soft_maps
+        return np.concatenate([1 - soft_maps.max(axis=0, keepdims=True), soft_maps])
+
     def convert_probabilities_to_segmentation(self, predicted_probabilities: Array) -> Array:
-        """Return the integer label map of soft maps (label, *space), by `hard_label_map`."""
+        """Return the integer label map of soft maps, by `hard_label_map`.
+
+        They are (label, *space), or in nnU-Net's layout, whose background says nothing more.
+        """
+        if not self.scheme.has_regions and len(predicted_probabilities) == self.num_segmentation_heads + 1:
+            predicted_probabilities = predicted_probabilities[1:]
         if predicted_probabilities.shape[0] != self.num_segmentation_heads:
             raise ValueError(
                 f"expected {self.num_segmentation_heads} soft maps, one per foreground label "
@@ -80,6 +95,17 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
 
 
 LABEL_MANAGER = SoftLabelManager.__name__
+NEEDS = " [of nnunet-softseg "
+"""What follows the name of the configuration in a checkpoint, as in the start-up hook, which takes it off.
+
+Without this package nnU-Net finds no configuration of that name, and prints it before anything else fails.
+"""
+
+
+def named_after_package(configuration: str) -> str:
+    """Return the name of a configuration with that of this package, for `init_args` of a checkpoint."""
+    remedy = f"pip install nnunet-softseg=={__version__}"
+    return f"{configuration}{NEEDS}{__version__}, which is missing here: {remedy}]"
 
 
 def is_soft(plans: Mapping[str, Any]) -> bool:
@@ -122,14 +148,9 @@ def versions() -> dict[str, str]:
 def require_supported(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], *, center_crop: bool
 ) -> None:
-    """Raise a UserError for labels that do not fit together, a cascade, or the fixed crop in 2d."""
+    """Raise a UserError for labels that do not fit together, or the fixed crop in 2d."""
     label_scheme(dataset_json)
     dataset, entry = plans["dataset_name"], plans["configurations"].get(configuration, {})
-    if entry.get("previous_stage") is not None:
-        raise UserError(
-            f"{configuration} of {dataset} is a cascade, which soft training does not support yet: "
-            f"{VANILLA}, or use 3d_fullres or 3d_lowres"
-        )
     if center_crop and len(entry.get("patch_size", ())) == _AXES_OF_2D:
         raise UserError(
             f"{configuration} of {dataset} is two-dimensional, expected a 3d configuration for the fixed "

@@ -85,9 +85,12 @@ class SoftLabelDataset:
         self.weighted = weighted
         self.identifiers: list[str] = dataset.identifiers
 
-    def load_case(self, identifier: str) -> tuple[StackedCase, Any, None, dict[str, Any]]:
-        """Return (image and soft target, segmentation, None, properties), as nnU-Net's loader expects."""
-        image, segmentation, _, properties = self.dataset.load_case(identifier)
+    def load_case(self, identifier: str) -> tuple[StackedCase, Any, Any, dict[str, Any]]:
+        """Return (image and soft target, segmentation, first stage, properties) as nnU-Net's loader expects.
+
+        The label map of the first stage is that of a cascade; None without one.
+        """
+        image, segmentation, previous, properties = self.dataset.load_case(identifier)
         soft_target = open_soft_target(self.soft_target_folder, identifier)
         case = StackedCase(image, soft_target, weighted=self.weighted)
         if not self.keep_segmentation:
@@ -95,7 +98,7 @@ class SoftLabelDataset:
             # converts to: so it makes a patch of its own, which PyTorch may write to.
             segmentation = np.broadcast_to(np.int8(0), (1, *image.shape[1:]))
         centres = self._centres(image.shape[1:], soft_target)
-        return case, segmentation, None, {**properties, "class_locations": centres}
+        return case, segmentation, previous, {**properties, "class_locations": centres}
 
     def _centres(self, shape: tuple[int, ...], soft_target: Any) -> dict[int, npt.NDArray[np.int64]]:
         """Return where patches may be centred: on each label; with a fixed crop see `patch_centres`.
@@ -122,7 +125,7 @@ class SoftLabelDataset:
 class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
     """Turn the last channels of the image, those of the soft target, into the `regression_target`.
 
-    Only nnU-Net's masked normalisation needs the integer segmentation, too.
+    Only nnU-Net's masked normalisation and cascades need the integer segmentation, too.
     """
 
     def __init__(self, num_channels: int, keep_segmentation: bool = False) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813  a module, no class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -24,20 +25,22 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.case_comparison import SPLITS, fold_findings
-from nnunet_softseg.errors import UserError, raise_first_error, show_without_traceback
+from nnunet_softseg.errors import UserError, examples, raise_first_error, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.inference.validation import VALIDATION, write_soft_summary
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of
+from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of, unwrapped
+from nnunet_softseg.network.of_plans import has_deep_supervision, network_of_plans
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
 from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
     explain_missing_plans,
+    named_after_package,
     require_supported,
     soft_plans,
     spacing_range,
@@ -56,7 +59,11 @@ from nnunet_softseg.preprocessing.preparation import (
 )
 from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
-from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
+from nnunet_softseg.training.augmentation.paper import (
+    PaperAugmentation,
+    paper_transforms,
+    previous_stage_transforms,
+)
 from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms
 from nnunet_softseg.training.training_log import (
     SoftSegLogger,
@@ -83,6 +90,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     """Train on soft label > 0.5."""
     paper_augmentation: ClassVar[PaperAugmentation] = PaperAugmentation()
     """Used where the settings ask for it."""
+    network_of: ClassVar[type[nnUNetTrainer]] = nnUNetTrainer
+    """The trainer whose network is trained; nnU-Net's own: the network that the plans name."""
+    enable_deep_supervision: bool
+    my_init_kwargs: dict[str, Any]
 
     def __init__(
         self,
@@ -108,11 +119,14 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self._empty_epochs = 0
         self._split: tuple[list[str], list[str]] | None = None
         self._partly_unknown = False
+        name = named_after_package(configuration)
+        self.my_init_kwargs = {**self.my_init_kwargs, "configuration": name}
 
     # The network
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: Any,
         configuration_manager: Any,
         num_input_channels: int,
@@ -121,10 +135,20 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     ) -> nn.Module:
         """Return nnU-Net's network with one output per foreground label and its running scale."""
         channels = (num_input_channels, num_output_channels)
-        network = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, *channels, enable_deep_supervision
-        )
+        if cls.network_of is nnUNetTrainer:
+            network = network_of_plans(
+                configuration_manager, *channels, deep_supervision=enable_deep_supervision
+            )
+        else:
+            network = cls.network_of.build_network_architecture(
+                plans_manager, configuration_manager, *channels, enable_deep_supervision
+            )
         return add_running_scale(network, num_output_channels)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switch the coarse outputs of a network that has some."""
+        if has_deep_supervision(self.network):
+            super().set_deep_supervision_enabled(enabled)
 
     # The data
 
@@ -140,6 +164,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def on_train_start(self) -> None:
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
+        self._require_previous_stage()
         self._set_seed()
         if self._paper_augmentation:
             self._entry["paper_augmentation"] = asdict(self.paper_augmentation)
@@ -159,6 +184,28 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         super().on_train_start()
         fixed = [scale.is_fixed for scale in self._output_scales]
         self.loss.fixed = torch.tensor(fixed, device=self.device) if any(fixed) else None
+
+    def _require_previous_stage(self) -> None:
+        """Raise a UserError if the first stage of a cascade has not predicted every case of this fold."""
+        if not self.is_cascaded:
+            return
+        folder = Path(self.folder_with_segs_from_previous_stage)
+        training, validation = self.do_split()
+        cases = sorted({*training, *validation})
+        missing = [case for case in cases if not (folder / f"{case}.b2nd").is_file()]
+        if not missing:
+            return
+        stage, name = self.configuration_manager.previous_stage_name, type(self).__name__
+        models = folder.parents[2].glob(f"*__{self.plans_manager.plans_name}__{stage}")
+        within = Path(folder.parent.name, folder.name)
+        others = [model.name.partition("__")[0] for model in models if (model / within).is_dir()]
+        by_others = [other for other in sorted(others) if other != name]
+        hint = f" (there are those of {', '.join(by_others)}, another trainer)" if by_others else ""
+        raise UserError(
+            f"{self.configuration_name} of {self.plans_manager.dataset_name}: expected predictions of the "
+            f"first stage, {stage}, for {len(cases)} cases in {folder}, found none of "
+            f"{examples(missing)}{hint}: train all folds of {stage} with {name} first"
+        )
 
     def _learn_labels(self, report: PreparationReport) -> None:
         """Keep figures of the labels with the plans, choose the output scale of each, and say so."""
@@ -336,6 +383,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
                 in_plane=do_dummy_2d_data_aug,
                 masked_channels=np.flatnonzero(self.configuration_manager.use_mask_for_norm).tolist(),
             )
+            if self.is_cascaded:
+                of_first_stage = previous_stage_transforms(self.label_manager.foreground_labels)
+                augmentation = ComposeTransforms([*augmentation.transforms, *of_first_stage])
         else:
             augmentation = nnUNetTrainer.get_training_transforms(
                 patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
@@ -351,7 +401,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             augmentation,
             len(self.label_manager.scheme.names),
             scales,
-            keep_segmentation=any(self.configuration_manager.use_mask_for_norm),
+            keep_segmentation=self.is_cascaded or any(self.configuration_manager.use_mask_for_norm),
             hard_threshold=HARD_THRESHOLD if self.hard_target else None,
             weighted=self._partly_unknown,
         )
@@ -364,6 +414,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         return AdaptiveWingLoss(reduction=settings.loss_reduction, adaptive=settings.adaptive_exponent)
 
     def _build_loss(self) -> nn.Module:
+        if self.enable_deep_supervision and not has_deep_supervision(self.network):
+            # nnU-Net asks this attribute for the targets of each resolution.
+            self.enable_deep_supervision = False
+            name = type(unwrapped(self.network)).__name__
+            self.print_to_log_file(f"{name} has no deep supervision: trained at full resolution alone")
         weights = None
         if self.enable_deep_supervision:
             halving = 0.5 ** np.arange(len(self._get_deep_supervision_scales()))

@@ -94,6 +94,12 @@ class nnUNetTrainerSoftSegDeviceAug(nnUNetTrainerSoftSeg):  # noqa: N801
                 "on the device, found use_mask_for_norm: train nnUNetTrainerSoftSeg or "
                 "nnUNetTrainerSoftSegContrastAug"
             )
+        if self.is_cascaded:  # nor does the label map of the first stage
+            raise UserError(
+                f"{self.plans_manager.dataset_name}: expected a configuration without a previous stage, for "
+                f"augmentation on the device, found {self.configuration_name}: train nnUNetTrainerSoftSeg or "
+                "nnUNetTrainerSoftSegContrastAug"
+            )
         split, augmentation, target = super().get_training_transforms(*arguments, **options).transforms
         self._on_device = ComposeTransforms([for_device(augmentation), target])
         return ComposeTransforms([split, SoftTarget(None)])

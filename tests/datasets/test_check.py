@@ -94,11 +94,6 @@ def set_two_splits(dataset: TinyDataset) -> None:
     (dataset.raw / "splits_final.json").write_text(json.dumps([{"train": [first], "val": others}]))
 
 
-def set_plans(dataset: TinyDataset, configurations: Any) -> None:
-    dataset.preprocessed.mkdir(parents=True)
-    (dataset.preprocessed / "nnUNetPlans.json").write_text(json.dumps({"configurations": configurations}))
-
-
 def set_planned_labels(dataset: TinyDataset) -> None:
     dataset.preprocessed.mkdir(parents=True)
     (dataset.preprocessed / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cord": 1}}))
@@ -384,12 +379,6 @@ WARNINGS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         "subject on both sides",
         lambda d: set_splits(d, [{"train": ["sub-01_T2w", "sub-02_T2w"], "val": ["sub-01_T2w"]}]),
         "fold 0 validates on subjects that it trains on: .*found sub-01: write one grouped by subject",
-    ),
-    (
-        "cascade",
-        lambda d: set_plans(d, {"3d_fullres": {}, "3d_cascade_fullres": {"previous_stage": "3d_lowres"}}),
-        "nnUNetPlans.json: plans hold a cascade: .*found 3d_cascade_fullres, not supported yet: "
-        ".*nnUNetTrainer",
     ),
     (
         "case in no fold",

@@ -122,7 +122,7 @@ def test_export_writes_soft_maps_label_map_and_report(tmp_path: Path, reader: ty
     back, _ = reader().read_images([str(tmp_path / "out" / "soft" / "sub-01_T2w_0001.nii.gz")])
     np.testing.assert_allclose(back[0, 1:-1, 2:, :-3], soft[0], atol=1e-6)
     probabilities = np.load(tmp_path / "out" / "sub-01_T2w.npz")["probabilities"]
-    np.testing.assert_array_equal(probabilities[0], back[0])
+    np.testing.assert_array_equal(probabilities[1], back[0])  # behind the background
     report = json.loads((tmp_path / "out" / "softseg.json").read_text())
     entry = report["cases"]["sub-01_T2w"]
     assert report["threshold"] == 0.5

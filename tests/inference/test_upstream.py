@@ -23,6 +23,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # n
 from nnunetv2.utilities import file_path_utilities, find_class_by_name, utils
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import nnunet_patches as upstream
 from nnunet_softseg.inference.case_record import KEY, PredictionOptions
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
@@ -205,9 +206,7 @@ def test_a_vanilla_model_is_preprocessed_where_nnunet_does_it() -> None:
     patched = upstream._for_soft_models(lambda *args: calls.append(args), upstream._iterator_in_threads)
     vanilla = SimpleNamespace(plans_manager=VANILLA)
     patched(vanilla, [["a"]], [None], ["out/a"], 3)
-    cascade = SimpleNamespace(plans_manager=SOFT)
-    patched(cascade, [["a"]], ["previous"], ["out/a"], 3)
-    assert calls == [(vanilla, [["a"]], [None], ["out/a"], 3), (cascade, [["a"]], ["previous"], ["out/a"], 3)]
+    assert calls == [(vanilla, [["a"]], [None], ["out/a"], 3)]
 
 
 def test_a_folder_is_listed_as_nnunet_lists_it(tmp_path: Path) -> None:
@@ -225,17 +224,57 @@ def test_a_folder_is_listed_as_nnunet_lists_it(tmp_path: Path) -> None:
     assert [[Path(file).name for file in case] for case in expected if case] == [
         ["a_0000.nii.gz", "a_0001.nii.gz"], ["a_b_0000.nii.gz"], ["b_0000.nii.gz"],
     ]  # fmt: skip
-    seen = []
-    patched = upstream._for_soft_models(
-        lambda self, images, *rest: seen.append((images, *rest)), upstream._lists_without_processes
-    )
     for plans in (VANILLA, SOFT):
         owner = SimpleNamespace(plans_manager=plans, dataset_json={"file_ending": ".nii.gz"})
-        patched(owner, str(tmp_path), "out", None)
-        patched(owner, [["x"]], "out", None)
-    assert seen == [
-        (str(tmp_path), "out", None), ([["x"]], "out", None), (expected, "out", None), ([["x"]], "out", None),
-    ]  # fmt: skip
+        if plans is SOFT:  # nor does nnU-Net look whether all cases have the same channels
+            (tmp_path / "a_0001.nii.gz").unlink()
+            expected = [files[:1] for files in expected]
+        listed = nnUNetPredictor._manage_input_and_output_lists(owner, str(tmp_path), "out")
+        assert listed == (expected, ["out/a", "out/a_b", "out/b"], [None] * 3)
+        as_given = nnUNetPredictor._manage_input_and_output_lists(owner, [["x_0000.nii.gz"]], None)
+        assert as_given == ([["x_0000.nii.gz"]], None, [None])
+
+
+def test_a_folder_in_which_a_case_lacks_a_channel_is_refused(tmp_path: Path) -> None:
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0001.nii.gz"):
+        (tmp_path / name).touch()
+    owner = SimpleNamespace(plans_manager=SOFT, dataset_json={"file_ending": ".nii.gz"})
+    with pytest.raises(UserError, match=r"expected 2 channels of each case, found b_0001.nii.gz alone"):
+        nnUNetPredictor._manage_input_and_output_lists(owner, str(tmp_path), "out")
+
+
+MISSING = {
+    "nothing": (),
+    "label map": ("a.nii.gz",),
+    "soft map": ("soft/a_0001.nii.gz",),
+    "probabilities": ("a.npz",),
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("save_probabilities", [True, False])
+def test_a_case_of_which_any_file_is_missing_is_predicted_again(
+    tmp_path: Path, missing: str, save_probabilities: bool
+) -> None:
+    (tmp_path / "soft").mkdir()
+    for case in ("a", "b"):
+        for name in (f"{case}.nii.gz", f"{case}.npz", f"soft/{case}_0001.nii.gz"):
+            (tmp_path / name).touch()
+    for name in MISSING[missing]:
+        (tmp_path / name).unlink()
+    owner = SimpleNamespace(
+        plans_manager=SOFT,
+        dataset_json={"file_ending": ".nii.gz"},
+        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
+    )
+    images = [["a_0000.nii.gz"], ["b_0000.nii.gz"]]
+    lists = nnUNetPredictor._manage_input_and_output_lists(
+        owner, images, str(tmp_path), overwrite=False, save_probabilities=save_probabilities
+    )
+    again = missing in ("label map", "soft map") or (missing == "probabilities" and save_probabilities)
+    assert lists == (([images[0]], [str(tmp_path / "a")], [None]) if again else ([], [], []))
+    everything = nnUNetPredictor._manage_input_and_output_lists(owner, images, str(tmp_path))
+    assert everything[0] == images
 
 
 def test_threads_share_sums_as_the_forward_pass_does() -> None:

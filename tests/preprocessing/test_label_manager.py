@@ -44,5 +44,15 @@ def test_outside_of_the_crop_every_map_is_zero(manager: SoftLabelManager) -> Non
 
 
 def test_wrong_number_of_channels_is_named(manager: SoftLabelManager) -> None:
-    with pytest.raises(ValueError, match=r"expected 2 soft maps.*got 3"):
-        manager.convert_probabilities_to_segmentation(np.zeros((3, 2, 2, 2), np.float32))
+    with pytest.raises(ValueError, match=r"expected 2 soft maps.*got 4"):
+        manager.convert_probabilities_to_segmentation(np.zeros((4, 2, 2, 2), np.float32))
+
+
+def test_nnunets_layout_gives_the_same_label_map(manager: SoftLabelManager) -> None:
+    soft = np.random.default_rng(0).random((2, 3, 4, 5)).astype(np.float32)
+    stored = manager.in_nnunets_layout(soft)
+    assert stored.shape == (3, 3, 4, 5)
+    np.testing.assert_array_equal(
+        manager.convert_probabilities_to_segmentation(stored),
+        manager.convert_probabilities_to_segmentation(soft),
+    )

@@ -642,10 +642,6 @@ def labels_in_json(labels: Any) -> Callable[[TinyDataset], None]:
     return change
 
 
-def cascade(dataset: TinyDataset) -> None:
-    change_plans(dataset, previous_stage="3d_lowres")
-
-
 def flat_patch(dataset: TinyDataset) -> None:
     change_plans(dataset, patch_size=[32, 32])
 
@@ -684,7 +680,6 @@ MISTAKES: list[tuple[Any, str]] = [
         labels_in_json({"background": 0, "cord": [1, 2], "grey": 2}),
         "regions_class_order does not fit the labels: expected 2 values",
     ),
-    (cascade, "3d_fullres of Dataset101_Tiny is a cascade.*nnUNetTrainer"),
     (flat_patch, "two-dimensional, expected a 3d configuration.*nnUNetTrainerSoftSegSlidingWindow"),
 ]
 

@@ -18,6 +18,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from tiny_dataset import (
     TinyDataset,
     affine_of,
+    in_this_process,
     make_ready_to_train,
     make_tiny_dataset,
     plan_and_preprocess,
@@ -232,6 +233,56 @@ def test_a_vanilla_checkpoint_serves_for_fine_tuning(dataset: TinyDataset, tmp_p
         assert ".seg_layers." in name or torch.equal(source[name], loaded[name]), name
 
 
+def test_a_checkpoint_of_ours_serves_for_fine_tuning_of_a_vanilla_network(
+    dataset: TinyDataset, tmp_path: Path
+) -> None:
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    ours = make(dataset)
+    ours.initialize()
+    ours.save_checkpoint(str(tmp_path / "ours.pth"))
+    vanilla = nnUNetTrainer(small_plans(dataset), "3d_fullres", "all", dataset.dataset_json, CPU)
+    vanilla.initialize()
+    load_pretrained_weights(vanilla.network, str(tmp_path / "ours.pth"))
+    source, loaded = ours.network.state_dict(), vanilla.network.state_dict()
+    for name in loaded:
+        assert ".seg_layers." in name or torch.equal(source[name], loaded[name]), name
+    # Nothing in it needs this package to be read.
+    assert b"nnunet_softseg." not in (tmp_path / "ours.pth").read_bytes()
+
+
+def test_plans_of_another_dataset_serve(dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+    from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import (
+        move_plans_between_datasets,
+    )
+
+    other = make_tiny_dataset(
+        dataset.root, labels=(1, 2), name="Dataset102_Moved", shape=(22, 24, 28),
+        reader="NibabelIOWithReorient",
+    )  # fmt: skip
+    monkeypatch.delenv("nnUNet_n_proc_DA")
+    plan_and_preprocess(other, spacing_mm=(2.0, 2.0, 2.0))
+    move_plans_between_datasets(101, 102, "nnUNetPlans", "nnUNetMovedPlans")
+    with in_this_process():
+        preprocess_dataset(
+            102, "nnUNetMovedPlans", ["3d_fullres"], num_processes=[1], show_progress_bar=False
+        )
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    plans = {**small_plans(dataset), **{"dataset_name": other.name, "plans_name": "nnUNetMovedPlans"}}
+    moved = plans["configurations"]["3d_fullres"]
+    moved["data_identifier"] = other.plans("nnUNetMovedPlans")["configurations"]["3d_fullres"][
+        "data_identifier"
+    ]
+    made = nnUNetTrainerSoftSeg(plans, "3d_fullres", "all", other.dataset_json, CPU)
+    made.on_train_start()
+    assert moved["spacing"] == dataset.plans()["configurations"]["3d_fullres"]["spacing"]
+    batch = next(made.dataloader_val)
+    assert batch["target"][0].shape == (2, 2, 24, 16, 16)
+    assert soft_target_folder(other.preprocessed / "nnUNetMovedPlans_3d_fullres").is_dir()
+
+
 def test_sliding_window_draws_patches_as_nnunet_does(dataset: TinyDataset) -> None:
     made = make(dataset, nnUNetTrainerSoftSegSlidingWindow)
     made.on_train_start()
@@ -332,14 +383,7 @@ def test_labels_that_do_not_fit_together_are_refused(
         nnUNetTrainerSoftSeg(small_plans(dataset), "3d_fullres", 0, {**dataset.dataset_json, **change}, CPU)
 
 
-def test_cascade_and_2d_are_refused(dataset: TinyDataset) -> None:
-    plans = small_plans(dataset)
-    plans["configurations"]["3d_cascade_fullres"] = {
-        "inherits_from": "3d_fullres",
-        "previous_stage": "3d_lowres",
-    }
-    with pytest.raises(UserError, match=r"cascade.*nnUNetTrainer"):
-        nnUNetTrainerSoftSeg(plans, "3d_cascade_fullres", 0, dataset.dataset_json, CPU)
+def test_2d_is_refused(dataset: TinyDataset) -> None:
     with pytest.raises(UserError, match="nnUNetTrainerSoftSegSlidingWindow"):
         nnUNetTrainerSoftSeg(small_plans(dataset), "2d", 0, dataset.dataset_json, CPU)
 

@@ -14,6 +14,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, Im
 from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
@@ -21,6 +22,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_softseg.training.augmentation.movement import (
     Movement,
@@ -103,6 +105,19 @@ def paper_transforms(
         mask = MaskImageTransform(list(masked_channels), channel_idx_in_seg=0, set_outside_to=0)
         transforms.append(mask)
     return ComposeTransforms(transforms)
+
+
+def previous_stage_transforms(labels: Sequence[int]) -> list[BasicTransform]:
+    """Return nnU-Net's transforms that end the augmentation in the second stage of a cascade.
+
+    The label map of the first stage becomes a channel of the image per label, in training with faults.
+    """
+    stock = nnUNetTrainer.get_training_transforms(
+        (1, 1, 1), 0, None, (), False, is_cascaded=True, foreground_labels=labels
+    ).transforms
+    first = next(at for at, each in enumerate(stock) if isinstance(each, MoveSegAsOneHotToDataTransform))
+    last: list[BasicTransform] = stock[first:]
+    return last
 
 
 def _intensity_transforms(

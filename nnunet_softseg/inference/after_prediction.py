@@ -1,0 +1,233 @@
+"""Soft maps in what nnU-Net makes of predictions: ensembles, cross-validation, post-processing.
+
+nnU-Net's commands read and write label maps and probabilities alone. Here the soft maps follow: an ensemble
+has the mean of all members, the folder of a cross-validation those of its folds, and after post-processing
+a piece that was removed from the label map is gone from its soft map, too.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
+from scipy import ndimage
+
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
+from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, soft_label_file
+from nnunet_softseg.errors import UserError, short_name
+from nnunet_softseg.inference.export import report_case, write_soft_maps
+from nnunet_softseg.inference.postprocessing import Map
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
+from nnunet_softseg.io.results import load_json, make_folder, replacing, write_json
+from nnunet_softseg.preprocessing.model_plans import versions
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+_VALIDATION = "validation"
+
+Labels = npt.NDArray[np.integer[Any]]
+
+
+# Ensembles
+
+
+def require_same_labels(folders: Sequence[Path]) -> None:
+    """Raise a UserError unless all folders of an ensemble have the same labels in their dataset.json."""
+    keys = ("labels", "regions_class_order")
+    found = [{key: load_json(folder / DATASET_JSON).get(key) for key in keys} for folder in folders]
+    for folder, other in zip(folders[1:], found[1:], strict=True):
+        if other != found[0]:
+            expected, different = (json.dumps(one["labels"]) for one in (found[0], other))
+            raise UserError(
+                f"an ensemble of {folders[0]} and {folder}: expected models of the same labels, {expected}, "
+                f"found {different}: leave one out"
+            )
+
+
+def require_probabilities(folders: Sequence[Path]) -> None:
+    """Raise a UserError if a folder of predictions has no probabilities to be averaged."""
+    for folder in folders:
+        if not any(folder.glob("*.npz")):
+            raise UserError(
+                f"{folder}: expected probabilities, one .npz per case, found none: predict with "
+                "--save_probabilities"
+            )
+
+
+def merge(files: Sequence[Path], target: Path, ending: str, writer: Any, label_manager: Any) -> Map:
+    """Write label map and soft maps of an ensemble's case, and return the mean, (class, z, y, x).
+
+    Where a label of the mean exceeds 0.5 the label map is painted as that of one model. Of a soft model and
+    another one, whose probabilities add up to 1, it elsewhere has the class with the largest mean, as in
+    nnU-Net's own ensembles.
+
+    Args:
+        files: .npz of each member, in nnU-Net's layout.
+        target: path of the label map without its ending.
+        ending: of the label map.
+        writer: nnU-Net's, of images.
+        label_manager: of the first member.
+    """
+    scheme = _scheme_of(label_manager)
+    mean = _mean(files, scheme)
+    soft_maps = mean if scheme.has_regions else mean[1:]
+    label_map = hard_label_map(soft_maps, scheme.painted)
+    soft_folders = [file.parent for file in files if (file.parent / REPORT).is_file()]
+    if len(soft_folders) < len(files) and not scheme.has_regions:
+        above = (soft_maps > HARD_THRESHOLD).any(axis=0)
+        label_map = np.where(above, label_map, mean.argmax(axis=0)).astype(label_map.dtype)
+    properties = load_pickle(str(files[0].with_suffix(".pkl")))
+    like = (soft_label_file(folder / SOFT_FOLDER, target.name, scheme.numbers[0]) for folder in soft_folders)
+    image = next((str(file) for file in like if file.is_file()), None)
+    voxel_mm3 = write_soft_maps(target, soft_maps, scheme.numbers, properties, image)
+    volumes = (float(soft_map.sum(dtype=np.float64)) * voxel_mm3 for soft_map in soft_maps)
+    labels = {
+        name: {"soft_volume_mm3": round(volume, 3)}
+        for name, volume in zip(scheme.names, volumes, strict=True)
+    }
+    report_case(target, _made_by(files), {"labels": labels, "flags": [], "warnings": []})
+    with replacing(target.with_name(target.name + ending)) as aside:
+        writer.write_seg(label_map, str(aside), properties)
+    return mean
+
+
+def save_probabilities(files: Sequence[Path], target: Path, mean: Map) -> None:
+    """Write the mean of an ensemble's case as nnU-Net does, for an ensemble of ensembles."""
+    with replacing(target.with_name(target.name + ".npz")) as aside:
+        np.savez_compressed(aside, probabilities=mean)
+    save_pickle(load_pickle(str(files[0].with_suffix(".pkl"))), f"{target}.pkl")
+
+
+def _scheme_of(label_manager: Any) -> LabelScheme:
+    order = label_manager.regions_class_order
+    return label_scheme({"labels": label_manager.label_dict, "regions_class_order": order})
+
+
+def _mean(files: Sequence[Path], scheme: LabelScheme) -> Map:
+    """Return the mean of probabilities (class, z, y, x) float32, the files read one after the other."""
+    total: Map | None = None
+    expected = len(scheme.names) + (not scheme.has_regions)
+    for file in files:
+        probabilities = np.load(file)["probabilities"].astype(np.float32)
+        shape = (expected, *(probabilities.shape[1:] if total is None else total.shape[1:]))
+        if probabilities.shape != shape:
+            raise UserError(
+                f"{short_name(file)}: expected probabilities of shape {shape}, found {probabilities.shape}: "
+                "predict all members of the ensemble again, from the same images"
+            )
+        total = probabilities if total is None else total + probabilities
+    if total is None:
+        raise ValueError("an ensemble has one file at least, found none")
+    return np.asarray(total / np.float32(len(files)))
+
+
+def _made_by(files: Iterable[Path]) -> dict[str, Any]:
+    """Return what softseg.json says of an ensemble; cases of a cross-validation are seen by no member."""
+    seen: dict[str, set[str]] = {}
+    for file in files:
+        if file.parent.name != _VALIDATION and (file.parent / REPORT).is_file():
+            for fold, cases in load_json(file.parent / REPORT).get("training_cases", {}).items():
+                seen.setdefault(fold, set()).update(cases)
+    folders = [
+        str(file.parent.parents[1] if file.parent.name == _VALIDATION else file.parent) for file in files
+    ]
+    training_cases = {fold: sorted(cases) for fold, cases in seen.items()}
+    made_by = {"versions": versions(), "ensemble_of": folders, "threshold": HARD_THRESHOLD}
+    return {**made_by, "training_cases": training_cases}
+
+
+# Cross-validation
+
+
+def gather_folds(model: Path, merged: Path, folds: Sequence[int | str]) -> None:
+    """Copy the soft maps of each fold's validation, and what softseg.json says of them, to one folder."""
+    make_folder(merged / SOFT_FOLDER)
+    report: dict[str, Any] = {}
+    cases: dict[str, Any] = {}
+    for fold in folds:
+        validation = model / f"fold_{fold}" / _VALIDATION
+        for file in sorted((validation / SOFT_FOLDER).glob("*.*")):
+            _copy(file, merged / SOFT_FOLDER / file.name)
+        if (validation / REPORT).is_file():
+            report = load_json(validation / REPORT)
+            cases |= report["cases"]
+    if report:
+        # No case was trained on by the fold that predicted it.
+        write_json(merged / REPORT, {**report, "training_cases": {}, "cases": dict(sorted(cases.items()))})
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as aside:
+        shutil.copyfile(source, aside)
+
+
+# Post-processing
+
+
+def follow_postprocessing(source: Path, output: Path, dataset_json: Mapping[str, Any], reader: Any) -> None:
+    """Write the soft maps of post-processed label maps: what was removed from these is 0 in them.
+
+    Args:
+        source: folder of the predictions.
+        output: folder of their label maps after post-processing.
+        dataset_json: of the model.
+        reader: nnU-Net's, of images.
+    """
+    if not (source / SOFT_FOLDER).is_dir() or not output.is_dir():
+        return
+    scheme, ending = label_scheme(dataset_json), dataset_json["file_ending"]
+    make_folder(output / SOFT_FOLDER)
+    report = load_json(source / REPORT) if (source / REPORT).is_file() else {"cases": {}}
+    cases: dict[str, Any] = {}
+    for file in sorted(source.glob(f"*{ending}")):
+        case = file.name.removesuffix(ending)
+        if (output / file.name).is_file():
+            volumes = _follow_case(case, file, output / file.name, scheme, reader)
+            entry = report["cases"].get(case, {})
+            cases[case] = {**entry, "labels": {**entry.get("labels", {}), **volumes}}
+    write_json(output / REPORT, {**report, "postprocessed_from": str(source), "cases": cases})
+
+
+def _follow_case(
+    case: str, before_file: Path, after_file: Path, scheme: LabelScheme, reader: Any
+) -> dict[str, dict[str, float]]:
+    """Write the soft maps of a case; return the volumes of those that have changed, by label."""
+    before, after = (reader.read_seg(str(file))[0][0] for file in (before_file, after_file))
+    changed = before != after
+    volumes = {}
+    for name, number, region in zip(scheme.names, scheme.numbers, scheme.regions, strict=True):
+        source = soft_label_file(before_file.parent / SOFT_FOLDER, case, number)
+        removed = changed & np.isin(before, region)
+        if not source.is_file():
+            continue
+        if not removed.any():
+            _copy(source, after_file.parent / SOFT_FOLDER / source.name)
+            continue
+        soft_map, properties = read_soft_label(source, reader)
+        left = without_pieces(soft_map, removed, properties["spacing"])
+        target = after_file.parent / case
+        voxel_mm3 = write_soft_maps(target, left[None], [number], properties, str(source))
+        volumes[name] = {"soft_volume_mm3": round(float(left.sum(dtype=np.float64)) * voxel_mm3, 3)}
+    return volumes
+
+
+def without_pieces(soft_map: Map, removed: npt.NDArray[np.bool_], spacing_mm: Sequence[float]) -> Map:
+    """Return a soft map without the pieces that were removed from its label map.
+
+    A voxel goes if it is connected to removed ones by values above 0, and none that was kept is nearer.
+
+    Args:
+        soft_map: (z, y, x).
+        removed: (z, y, x), of the label map.
+        spacing_mm: per axis.
+    """
+    kept = (soft_map > HARD_THRESHOLD) & ~removed
+    pieces, _ = ndimage.label(soft_map > 0, structure=np.ones((3,) * soft_map.ndim))
+    nearest = ndimage.distance_transform_edt(
+        ~(kept | removed), sampling=spacing_mm, return_distances=False, return_indices=True
+    )
+    goes = removed[tuple(nearest)] & np.isin(pieces, np.unique(pieces[removed]))
+    return np.where(goes | removed, np.float32(0), soft_map)

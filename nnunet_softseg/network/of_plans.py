@@ -1,0 +1,74 @@
+"""The network that the plans name: one of nnU-Net's, or a class of any package that is installed."""
+
+import inspect
+import pydoc
+from typing import Any
+
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.network.norm_relu import unwrapped
+
+_SWITCH = "deep_supervision"
+_OF_NNUNET = "dynamic_network_architectures."
+
+
+def network_of_plans(
+    configuration: Any, input_channels: int, output_channels: int, *, deep_supervision: bool
+) -> nn.Module:
+    """Return the network of a configuration, with raw output at every resolution if it can have that.
+
+    Args:
+        configuration: nnU-Net's manager.
+        input_channels: of the image.
+        output_channels: one per label.
+        deep_supervision: whether several resolutions are wanted; see `has_deep_supervision`.
+
+    Raises:
+        UserError: if the class is not installed, or does not take the arguments of the plans.
+    """
+    name = configuration.network_arch_class_name
+    takes_switch = _takes_switch(name)
+
+    def build(on: bool) -> nn.Module:
+        network: nn.Module = get_network_from_plans(
+            name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+            input_channels,
+            output_channels,
+            allow_init=True,
+            deep_supervision=on if takes_switch else None,
+        )
+        return network
+
+    network = build(deep_supervision)
+    if deep_supervision and takes_switch and not has_deep_supervision(network):
+        return build(False)
+    return network
+
+
+def _takes_switch(name: str) -> bool:
+    """Return whether a class takes the argument deep_supervision, which nnU-Net gives to every network."""
+    try:
+        found: Any = pydoc.locate(name)
+    except pydoc.ErrorDuringImport as error:
+        raise UserError(
+            f"network class {name} of the plans: expected one that can be imported, found "
+            f"{' '.join(str(error).split())}: mend its package"
+        ) from error
+    if found is None:
+        if name.startswith(_OF_NNUNET):  # nnU-Net looks for it where it may have moved to
+            return True
+        raise UserError(
+            f"network class {name} of the plans: expected a class that is installed here, found none: "
+            f"install the package {name.partition('.')[0]}, or correct network_class_name in the plans"
+        )
+    parameters = inspect.signature(found).parameters.values()
+    return any(each.name == _SWITCH or each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def has_deep_supervision(network: nn.Module) -> bool:
+    """Return whether a network has raw output at several resolutions, with the switch that nnU-Net turns."""
+    return hasattr(getattr(unwrapped(network), "decoder", None), _SWITCH)
