@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import dataset_number, label_scheme, nnunet_folder
+from nnunet_softseg.datasets.raw_dataset import NnunetFolders, dataset_number, label_scheme
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.calibration import keep_calibration
 from nnunet_softseg.inference.predict import CHECKPOINT, Model, open_model
@@ -119,7 +119,10 @@ def calibrate(
 
 
 def _soft_labels(model: Model, reference: StrPath | None) -> Path:
-    folder = Path(reference or nnunet_folder("nnUNet_raw", model.plans["dataset_name"]) / soft_label.FOLDER)
+    if reference is None:
+        raw = NnunetFolders.from_environment().of_dataset("raw", model.plans["dataset_name"])
+        reference = raw / soft_label.FOLDER
+    folder = Path(reference)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: expected the soft labels of the training, found no such folder: check nnUNet_raw, or "
