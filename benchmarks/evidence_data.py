@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.io.nifti import without_nifti_ending
-from nnunet_softseg.io.results import new_folder, write_json
+from nnunet_softseg.io.results import make_folder, new_folder, write_json
 from nnunet_softseg.labels.raters import fuse
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -158,6 +158,7 @@ def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) ->
         test = [subject for subject in subjects if person_of(subject) == person]
         others = [subject for subject in subjects if subject not in test]
         split_file = raw.parent / f"split-{dataset_id}.json"
+        make_folder(split_file.parent)
         write_json(split_file, {"train": others[1:], "validation": others[:1], "test": test})
         convert(
             data,
