@@ -198,7 +198,7 @@ def test_soft_maps_of_soft_models_are_averaged_with_header_and_report(
     written = nib.load(tmp_path / "out" / "soft" / f"{CASES[0]}_0001.nii.gz")
     source = nib.load(images[0])
     for field in ("pixdim", "xyzt_units", "srow_x", "srow_y", "srow_z", "sform_code", "qform_code"):
-        np.testing.assert_allclose(written.header[field], source.header[field], rtol=1e-6)
+        np.testing.assert_allclose(written.header[field], source.header[field], atol=1e-5)
     report = json.loads((tmp_path / "out" / "softseg.json").read_text())
     assert report["ensemble_of"] == folders
     volume = float(np.asarray(written.dataobj).sum()) * abs(np.linalg.det(source.affine[:3, :3]))

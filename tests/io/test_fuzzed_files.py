@@ -1,6 +1,7 @@
 """No file makes a command end in a traceback, with another exit code, in minutes, or out of memory.
 
-Forty files and the quick commands here; `SOFTSEG_FUZZ=200 pytest -s tests/io/test_fuzzed_files.py` takes all.
+Forty files and the quick commands here. This takes all:
+`SOFTSEG_FUZZ=200 pytest -s --timeout 0 tests/io/test_fuzzed_files.py`.
 """
 
 import contextlib
