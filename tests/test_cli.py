@@ -117,6 +117,7 @@ FUNCTIONS = {
     "prepare": ("nnunet_softseg.preprocessing.preparation", "prepare"),
     "predict": ("nnunet_softseg.inference.predict", "predict"),
     "csa": ("nnunet_softseg.metrics.morphometry", "csa"),
+    "bridges": ("nnunet_softseg.metrics.morphometry.bridges", "bridges"),
     "evaluate": ("nnunet_softseg.evaluation.evaluate", "evaluate"),
     "compare": ("nnunet_softseg.evaluation.compare", "compare"),
 }
@@ -130,6 +131,7 @@ REQUIRED = {
     "prepare": "-d 101 -c 3d_fullres",
     "predict": "-i in -o out -m model",
     "csa": "-i a b -o out",
+    "bridges": "-i a --cord b -o out",
     "evaluate": "-i in -g reference -o out",
     "compare": "-g reference -o out --method a=b --method c=d",
 }
