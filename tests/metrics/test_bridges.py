@@ -17,7 +17,7 @@ from nnunet_softseg.metrics.morphometry.bridges import bridges
 from nnunet_softseg.metrics.morphometry.lesions import LESION_COLUMNS, measure_lesions
 
 GRIDS_MM = [(0.8, 0.8, 0.8), (0.6, 0.6, 3.0), (3.0, 0.6, 0.6)]
-BOX = Lesion("box", (0, 0.45, 0.3), (2.2, 1.63, 6.0))
+BOX = Lesion("box", (0, 1.2, 0.3), (2.2, 1.2, 6.0))
 ELLIPSOID = Lesion("ellipsoid", (0, -0.55, -0.4), (3.0, 1.87, 6.0))
 SHIFT = (0.21, -0.13, 0.34)
 
