@@ -38,6 +38,7 @@ _HOMES = {
     "predict": "nnunet_softseg.inference.predict",
     "calibrate": "nnunet_softseg.inference.calibrate",
     "csa": "nnunet_softseg.metrics.morphometry.csa",
+    "bridges": "nnunet_softseg.metrics.morphometry.bridges",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
     "compare": "nnunet_softseg.evaluation.compare",
     "AdaptiveWingLoss": "nnunet_softseg.network.adaptive_wing",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from nnunet_softseg.inference.predict import predict as predict
     from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt
     from nnunet_softseg.labels.raters import fuse as fuse
+    from nnunet_softseg.metrics.morphometry.bridges import bridges as bridges
     from nnunet_softseg.metrics.morphometry.csa import csa as csa
     from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss as AdaptiveWingLoss
     from nnunet_softseg.network.norm_relu import norm_relu as norm_relu

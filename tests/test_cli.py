@@ -118,6 +118,7 @@ FUNCTIONS = {
     "predict": ("nnunet_softseg.inference.predict", "predict"),
     "calibrate": ("nnunet_softseg.inference.calibrate", "calibrate"),
     "csa": ("nnunet_softseg.metrics.morphometry", "csa"),
+    "bridges": ("nnunet_softseg.metrics.morphometry.bridges", "bridges"),
     "evaluate": ("nnunet_softseg.evaluation.evaluate", "evaluate"),
     "compare": ("nnunet_softseg.evaluation.compare", "compare"),
 }
@@ -132,6 +133,7 @@ REQUIRED = {
     "predict": "-i in -o out -m model",
     "calibrate": "-m model",
     "csa": "-i a b -o out",
+    "bridges": "-i a --cord b -o out",
     "evaluate": "-i in -g reference -o out",
     "compare": "-g reference -o out --method a=b --method c=d",
 }

@@ -13,7 +13,8 @@ import nnunet_softseg
 PACKAGE = REPOSITORY / "nnunet_softseg"
 SOURCE = {"PYTHONPATH": str(REPOSITORY)}
 NAMES = {
-    "make_gt", "fuse", "convert", "check", "prepare", "predict", "calibrate", "csa", "evaluate", "compare",
+    "make_gt", "fuse", "convert", "check", "prepare", "predict", "calibrate", "csa", "bridges", "evaluate",
+    "compare",
     "AdaptiveWingLoss", "norm_relu",
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Commands that predict and measure: predict, calibrate, csa, evaluate, compare."""
+"""Commands that predict and measure: predict, calibrate, csa, bridges, evaluate, compare."""
 
 import sys
 from dataclasses import dataclass
@@ -121,7 +121,7 @@ class Csa(Command):
       nnunet-softseg csa -i OUT --levels LEVELS --vert 2:3 -o csa.csv --figure csa.png
     """
 
-    exclusive = ("levels", "discs")
+    exclusive = ("levels", "discs", "rootlets")
     maps: Words = required(
         "-i MAP", "soft maps or masks, or a folder; of a folder of predictions its soft maps (OUT/soft)"
     )
@@ -134,10 +134,26 @@ class Csa(Command):
     discs: Words | None = option(
         "--discs D", "points at the discs instead, on any grid of the same space; 3 is C2/C3, as in SCT"
     )
+    rootlets: Words | None = option(
+        "--rootlets R",
+        "nerve rootlets with the numbers of their spinal levels (8 is C8) on the map's grid: one for all "
+        "maps, one per map, or a folder; a spinal level reaches from their first to their last slice",
+    )
+    reach_mm: float = option("--reach-mm MM", "largest distance of rootlets from the cord", 3.0)
+    level_names: Literal["spinal", "vertebral"] | None = option(
+        "--level-names KIND",
+        "names of level 8 and up: C8, T1, ... (spinal) or T1, T2, ... (vertebral); if not given, spinal with "
+        "--rootlets, else vertebral",
+    )
     vert: Words | None = option("--vert LEVEL", "only slices of these levels: 2 3, 2:3 or C2 C3")
     summary: str | None = option("--summary CSV", "table of mean and STD per level and of --vert")
     figure: str | None = option("--figure PNG", "CSA along S-I, levels shaded (PNG, SVG or PDF)")
-    label: int | None = option("--label N", "measure this value of integer label maps")
+    label: Words | None = option(
+        "--label N|NAME=N",
+        "measure this value of integer label maps; or several labels beside each other, cord=1 gm=2 "
+        "wm=cord-gm, of label maps or soft maps of several labels: columns csa_mm2_cord, csa_mm2_gm, ...; "
+        "tilt and shape are those of the first",
+    )
     smoothing_mm: float = option("--smooth MM", "length over which the centreline is smooth", 30.0)
     num_processes: int = option("-np N", "maps measured at once", 2)
 
@@ -150,6 +166,35 @@ class Csa(Command):
         for failure in table.attrs["failed"]:
             print(f"nnunet-softseg: error: {failure}", file=sys.stderr)
         return 2 if table.attrs["failed"] else 0
+
+
+@dataclass
+class Bridges(Command):
+    """Measure lesions of the cord and the tissue bridges that they spare in the midsagittal plane, in mm.
+
+    One row per lesion, the largest first: volume, length along S-I, width along A-P, equivalent diameter,
+    axial damage ratio; ventral, dorsal and total bridge, as the Spinal Cord Toolbox defines them from 7.3 on.
+    Where both maps are soft and sagittal slices at most 1 mm thick, bridges are sums of the values
+    (definition: soft), else counts of voxels > 0.5 (hard). A JSON beside the CSV explains its columns.
+
+    Example:
+      nnunet-softseg bridges -i lesion.nii.gz --cord cord.nii.gz -o lesions.csv --figure bridges.png
+    """
+
+    lesion: str = required("-i LESION", "mask or soft map of the lesions")
+    cord: str = required("--cord CORD", "mask or soft map of the cord, on the same grid")
+    output: str = required("-o CSV", "table of the lesions")
+    figure: str | None = option("--figure PNG", "midsagittal plane with both bridges (PNG, SVG or PDF)")
+    hard: bool = switch("--hard", "count voxels > 0.5 of soft maps, too, as published numbers do")
+
+    def run(self) -> int:
+        from nnunet_softseg.metrics.morphometry.bridges import bridges, bridges_overview
+
+        table = bridges(**vars(self))
+        print_warnings(table.attrs["warnings"])
+        print(bridges_overview(table))
+        print(f"{self.output}{f', {self.figure}' * bool(self.figure)}")
+        return 0
 
 
 @dataclass

@@ -16,12 +16,18 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+PICTURES = (".png", ".svg", ".pdf")
+"""Types of a figure that is asked for by name."""
 ABANDONED_AFTER_S = 24 * 3600.0
 """Age at which a temporary file of another machine counts as abandoned: nothing here takes a day to write."""
 _TEMPORARY = re.compile(r"^\..+\.(?P<host>[\w-]+)@(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)*$")
@@ -47,6 +53,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def output_file(path: str | Path | None, endings: Sequence[str]) -> Path | None:
+    """Return the path of a file to write, None if none is asked for; raise a UserError for another type."""
+    if path and Path(path).suffix.lower() not in endings:
+        raise UserError(f"{path}: expected a file name that ends in {' or '.join(endings)}")
+    if path and Path(path).is_dir():
+        raise UserError(f"{path}: expected a file to write, found a folder")
+    return Path(path) if path else None
 
 
 def make_folder(folder: Path) -> None:
@@ -94,6 +109,18 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented, all at once."""
     with replacing(path) as aside:
         aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_table(
+    table: "pd.DataFrame", path: Path, columns: Mapping[str, str], command: str, parameters: Mapping[str, Any]
+) -> None:
+    """Write a CSV, and a JSON beside it that says what the columns are and what made them."""
+    make_folder(path.parent)
+    with replacing(path) as aside:
+        # File names need not be valid text on every system.
+        table.to_csv(aside, index=False, float_format="%.6g", errors="backslashreplace", lineterminator="\n")
+    made_by = {"Name": f"nnunet-softseg {command}", "Version": __version__, "Parameters": dict(parameters)}
+    write_json(path.with_suffix(".json"), {"Columns": dict(columns), "GeneratedBy": [made_by]})
 
 
 def remove_abandoned(folder: Path) -> list[Path]:

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import (
     Case,
@@ -19,21 +19,52 @@ from nnunet_softseg.io.case_files import (
 )
 from nnunet_softseg.io.case_matching import companion_files, folder_of_maps
 from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, without_nifti_ending
-from nnunet_softseg.io.results import make_folder, replacing, write_json
+from nnunet_softseg.io.results import PICTURES, make_folder, output_file, write_table
 from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
-from nnunet_softseg.metrics.morphometry.levels import SUMMARY_COLUMNS, level_name, level_summary, parse_levels
-from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS, slice_morphometry
+from nnunet_softseg.metrics.morphometry.levels import (
+    SUMMARY_COLUMNS,
+    LevelKind,
+    label_columns,
+    level_name,
+    level_summary,
+    parse_levels,
+)
+from nnunet_softseg.metrics.morphometry.named_labels import (
+    LabelTerms,
+    NamedMaps,
+    files_by_label,
+    parse_labels,
+)
+from nnunet_softseg.metrics.morphometry.slice_frame import slice_frame
+from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS, REACH_MM, slice_morphometry
 
-PICTURES = (".png", ".svg", ".pdf")
 Files = str | Path | Iterable[str | Path]
 
 
 @dataclass(frozen=True)
 class _Job:
-    map_file: Path
+    """One case: the file of each label (0: a map as it is), of which the first one names it."""
+
+    maps: dict[int, Path]
     levels: Path | None
     discs: Path | None
+    rootlets: Path | None
+
+    @property
+    def map_file(self) -> Path:
+        return next(iter(self.maps.values()))
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What holds for all maps."""
+
+    label: int | dict[str, LabelTerms] | None
+    smoothing_mm: float
+    wanted: tuple[int, ...] | None
+    reach_mm: float
+    kind: LevelKind
 
 
 def csa(
@@ -41,8 +72,11 @@ def csa(
     *,
     levels: Files | None = None,
     discs: Files | None = None,
+    rootlets: Files | None = None,
+    reach_mm: float = REACH_MM,
+    level_names: LevelKind | None = None,
     vert: int | str | Iterable[int | str] | None = None,
-    label: int | None = None,
+    label: int | str | Iterable[int | str] | None = None,
     smoothing_mm: float = SMOOTHING_MM,
     output: str | Path | None = None,
     summary: str | Path | None = None,
@@ -58,8 +92,14 @@ def csa(
         levels: vertebral levels: an image for all maps, one per map in the same order, or a folder where
             each map's is found by name (`companions_in`).
         discs: points at the discs instead, in the same ways; 3 is C2/C3.
+        rootlets: images of the nerve rootlets on the maps' grid instead, in the same ways; each has the
+            number of its spinal level.
+        reach_mm: how far rootlets may lie from the cord that they belong to.
+        level_names: "spinal" (8 is C8) or "vertebral" (8 is T1); None: spinal if there are rootlets.
         vert: levels to keep, such as (2, 3), "2:3" or "C2:C3".
-        label: the value to measure in integer label maps.
+        label: the value to measure in integer label maps; or several with names, "cord=1", "gm=2" and
+            combinations of them, "wm=cord-gm", of label maps and of soft maps `<case>_<label, 4 digits>`:
+            the first is measured as always, and each adds its areas as columns, csa_mm2_<name>.
         smoothing_mm: length over which the centreline is smooth.
         output: CSV of the slices, with a JSON of the same name that explains its columns.
         summary: CSV of the levels, likewise: mean and STD per level and of `vert`.
@@ -68,27 +108,22 @@ def csa(
         progress: show a bar.
 
     Returns:
-        `file` and the columns of `slice_table.COLUMNS`, one row per map and slice, in the order of the
-        stored arrays; with `vert`, the slices of these levels only. `attrs["warnings"]` lists what is odd,
-        `attrs["failed"]` the maps that have no row, and why.
+        `file` and the columns of `slice_table.COLUMNS`, and those of named labels, one row per map and slice,
+        in the order of the stored arrays; with `vert`, the slices of these levels only.
+        `attrs["warnings"]` lists what is odd, `attrs["failed"]` the maps that have no row, and why.
 
     Raises:
         UserError: if no map can be measured: its file cannot be used, or it has no level asked for.
     """
     targets = _Targets.checked(output, summary, figure)
-    wanted = None if vert is None else parse_levels(vert)
-    if levels is not None and discs is not None:
-        raise UserError("csa: expected --levels or --discs, found both: give one")
-    if wanted and levels is None and discs is None:
-        raise UserError(
-            f"csa: level {level_name(wanted)} is asked for: expected a level image (--levels) or points at "
-            "the discs (--discs), found neither"
-        )
-    files = _map_files(maps)
-    of_levels, of_discs = _companions(levels, files, "level"), _companions(discs, files, "disc")
-    jobs = [_Job(*paths) for paths in zip(files, of_levels, of_discs, strict=True)]
+    kind: LevelKind = level_names or ("vertebral" if rootlets is None else "spinal")
+    options = _Options(
+        parse_labels(label), smoothing_mm, None if vert is None else parse_levels(vert, kind), reach_mm, kind
+    )
+    _check_level_source(options, levels, discs, rootlets)
+    jobs = _jobs(_map_files(maps), options, levels, discs, rootlets)
     outcomes = try_jobs(
-        partial(_measure_file, label=label, smoothing_mm=smoothing_mm, wanted=wanted),
+        partial(_measure_file, options=options),
         jobs,
         lambda job: str(job.map_file),
         num_processes=num_processes,
@@ -98,36 +133,84 @@ def csa(
     measured = succeeded(outcomes)
     warnings = [*dict.fromkeys(line for table in measured for line in table.attrs.pop("warnings"))]
     every_slice = pd.concat(measured, ignore_index=True)
+    wanted = options.wanted
     table = every_slice[every_slice["level"].isin(wanted)].reset_index(drop=True) if wanted else every_slice
-    parameters = {
-        "maps": [str(file) for file in files],
-        "levels": sorted({str(job.levels) for job in jobs if job.levels}),
-        "discs": sorted({str(job.discs) for job in jobs if job.discs}),
-        "vert": list(wanted) if wanted else None,
-        "label": label,
-        "smoothing_mm": smoothing_mm,
-    }
-    targets.write(every_slice, table, wanted, parameters)
+    targets.write(every_slice, table, options, _parameters(jobs, options))
+    table.attrs["level_names"] = kind
     table.attrs["warnings"] = warnings
     table.attrs["failed"] = [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
     return table
 
 
+def _check_level_source(
+    options: _Options, levels: Files | None, discs: Files | None, rootlets: Files | None
+) -> None:
+    given = [source for source in (levels, discs, rootlets) if source is not None]
+    if len(given) > 1:
+        found = "both" if len(given) == 2 else "all"  # noqa: PLR2004
+        raise UserError(f"csa: expected --levels, --discs or --rootlets, found {found}: give one")
+    if options.wanted and not given:
+        raise UserError(
+            f"csa: level {level_name(options.wanted, options.kind)} is asked for: expected a level image "
+            "(--levels), points at the discs (--discs) or --rootlets, found none"
+        )
+    if not 0 < options.reach_mm < np.inf:
+        raise UserError(
+            f"--reach-mm {options.reach_mm:g}: expected a length above 0 mm: the default is {REACH_MM:g}"
+        )
+
+
+def _jobs(
+    files: Sequence[Path],
+    options: _Options,
+    levels: Files | None,
+    discs: Files | None,
+    rootlets: Files | None,
+) -> list[_Job]:
+    named = options.label if isinstance(options.label, dict) else None
+    cases = [{0: file} for file in files] if named is None else files_by_label(files, named)
+    firsts = [next(iter(of_case.values())) for of_case in cases]
+    companions = (
+        _companions(given, firsts, kind)
+        for given, kind in ((levels, "level"), (discs, "disc"), (rootlets, "rootlet"))
+    )
+    return [_Job(*job) for job in zip(cases, *companions, strict=True)]
+
+
+def _parameters(jobs: Sequence[_Job], options: _Options) -> dict[str, Any]:
+    """Return what a table was made with, for the JSON beside it."""
+    label = options.label
+    companions = {
+        "levels": sorted({str(job.levels) for job in jobs if job.levels}),
+        "discs": sorted({str(job.discs) for job in jobs if job.discs}),
+        "rootlets": sorted({str(job.rootlets) for job in jobs if job.rootlets}),
+    }
+    return {
+        "maps": [*dict.fromkeys(str(file) for job in jobs for file in job.maps.values())],
+        **companions,
+        "reach_mm": options.reach_mm if companions["rootlets"] else None,
+        "level_names": options.kind,
+        "vert": list(options.wanted) if options.wanted else None,
+        "label": {name: dict(terms) for name, terms in label.items()} if isinstance(label, dict) else label,
+        "smoothing_mm": options.smoothing_mm,
+    }
+
+
 def csa_overview(table: pd.DataFrame) -> str:
     """Return in words the mean and STD of the area of each map, over the slices of a table of `csa`."""
-    files = table["file"].unique()
+    files, kind = table["file"].unique(), table.attrs.get("level_names", "vertebral")
     folders = examples(sorted({str(Path(file).parent) for file in files}))
     lines = [f"{len(files)} maps measured, in {folders}"]
     for file, slices in table.groupby("file", sort=False):
         soft, hard = slices["csa_mm2"].dropna(), slices["csa_hard_mm2"].dropna()
         spread = f", STD {soft.std(ddof=1):.2f}" if len(soft) > 1 else ""
         area = f"CSA {soft.mean():.2f} mm2{spread} over " if len(soft) else "no area: "
-        lines.append(f"{file}: {area}{_slices_in_words(slices)}; map > 0.5: {hard.mean():.2f} mm2")
+        lines.append(f"{file}: {area}{_slices_in_words(slices, kind)}; map > 0.5: {hard.mean():.2f} mm2")
     # A file name may hold bytes that are no text; a terminal refuses them.
     return "\n".join(lines).encode(errors="backslashreplace").decode()
 
 
-def _slices_in_words(slices: pd.DataFrame) -> str:
+def _slices_in_words(slices: pd.DataFrame, kind: LevelKind) -> str:
     """Return how many slices of one map were measured, which, of what levels, and how many were empty."""
     there = slices.loc[slices["csa_mm2"].notna(), ["slice", "level"]]
     in_levels, levels = (
@@ -138,40 +221,43 @@ def _slices_in_words(slices: pd.DataFrame) -> str:
     if len(there):
         words += f" ({'-'.join(map(str, dict.fromkeys((there['slice'].min(), there['slice'].max()))))})"
     if levels and len(in_levels) < len(there):
-        words += f", of which {len(in_levels)} in {level_name(levels)}"
+        words += f", of which {len(in_levels)} in {level_name(levels, kind)}"
     elif levels:
-        words += f", {level_name(levels)}"
+        words += f", {level_name(levels, kind)}"
     empty = len(slices) - len(there)
     return words + (f", {empty} empty" if empty and len(in_levels) == len(there) else "")
 
 
-def _measure_file(
-    job: _Job, *, label: int | None, smoothing_mm: float, wanted: Sequence[int] | None
-) -> pd.DataFrame:
+def _measure_file(job: _Job, *, options: _Options) -> pd.DataFrame:
+    named = options.label if isinstance(options.label, dict) else {}
+    maps = NamedMaps(job.maps, named) if named else None
+    image = maps.image(next(iter(named)), job.map_file) if maps else load_nifti(job.map_file)
+    companions = {"levels": job.levels, "discs": job.discs, "rootlets": job.rootlets}
     table = slice_morphometry(
-        load_nifti(job.map_file),
-        levels=load_nifti(job.levels) if job.levels else None,
-        discs=load_nifti(job.discs) if job.discs else None,
-        label=label,
-        smoothing_mm=smoothing_mm,
+        image,
+        **{kind: load_nifti(file) for kind, file in companions.items() if file},
+        reach_mm=options.reach_mm,
+        label=options.label if isinstance(options.label, int) else None,
+        smoothing_mm=options.smoothing_mm,
     )
-    for file in filter(None, (job.map_file, job.levels, job.discs)):
+    if maps:
+        maps.add_areas(table, slice_frame(image.affine))
+    for file in dict.fromkeys(filter(None, (*job.maps.values(), *companions.values()))):
         table.attrs["warnings"] += map(str, geometry_warnings(file))
-    if wanted:
-        _check_levels(table, job, wanted)
+    if options.wanted:
+        _check_levels(table, job, options.wanted, options.kind)
     table.insert(0, "file", str(job.map_file))
     return table
 
 
-def _check_levels(table: pd.DataFrame, job: _Job, wanted: Sequence[int]) -> None:
+def _check_levels(table: pd.DataFrame, job: _Job, wanted: Sequence[int], kind: LevelKind) -> None:
     there = sorted(int(level) for level in table["level"].dropna().unique())
     missing = [level for level in wanted if level not in there]
     if not missing or (job.discs and table["csa_mm2"].isna().all()):
         return
-    names = ", ".join(level_name([level]) for level in there) or "no level"
-    found = (
-        f"{job.levels or job.discs}: expected slices of {level_name(wanted)} in {job.map_file}, found {names}"
-    )
+    names = ", ".join(level_name([level], kind) for level in there) or "no level"
+    source = job.levels or job.discs or job.rootlets
+    found = f"{source}: expected slices of {level_name(wanted, kind)} in {job.map_file}, found {names}"
     if len(missing) == len(wanted):
         remedy = "choose other levels with --vert"
         if job.discs:
@@ -261,13 +347,10 @@ class _Targets:
         cls, output: str | Path | None, summary: str | Path | None, figure: str | Path | None
     ) -> "_Targets":
         """Refuse names of another type before anything is measured."""
-        wanted: list[Path | None] = []
-        for path, endings in ((output, (".csv",)), (summary, (".csv",)), (figure, PICTURES)):
-            if path and Path(path).suffix.lower() not in endings:
-                raise UserError(f"{path}: expected a file name that ends in {' or '.join(endings)}")
-            if path and Path(path).is_dir():
-                raise UserError(f"{path}: expected a file to write, found a folder")
-            wanted.append(Path(path) if path else None)
+        wanted = (
+            output_file(path, endings)
+            for path, endings in ((output, (".csv",)), (summary, (".csv",)), (figure, PICTURES))
+        )
         if output and summary and Path(output).resolve() == Path(summary).resolve():
             raise UserError(f"{output}: expected two files for slices and levels, found one name for both")
         return cls(*wanted)
@@ -276,29 +359,28 @@ class _Targets:
         self,
         every_slice: pd.DataFrame,
         chosen: pd.DataFrame,
-        vert: Sequence[int] | None,
+        options: _Options,
         parameters: Mapping[str, Any],
     ) -> None:
         """Write what is asked for."""
+        of_labels = {column: _explained(column) for column in label_columns(chosen)}
         if self.output:
-            _write_table(chosen, self.output, {"file": "the map", **COLUMNS}, parameters)
+            columns = {"file": "the map", **COLUMNS, **of_labels}
+            write_table(chosen, self.output, columns, "csa", parameters)
         if self.summary:
-            _write_table(level_summary(every_slice, vert), self.summary, SUMMARY_COLUMNS, parameters)
+            levels = level_summary(
+                every_slice, options.wanted, options.kind, with_all=not parameters["rootlets"]
+            )
+            write_table(levels, self.summary, {**SUMMARY_COLUMNS, **of_labels}, "csa", parameters)
         if self.figure:
             # Only here: matplotlib takes longer to load than a map to measure; every worker imports this.
             from nnunet_softseg.metrics.morphometry.csa_figure import draw_csa
 
             make_folder(self.figure.parent)
-            draw_csa(every_slice, self.figure, vert)
+            draw_csa(every_slice, self.figure, options.wanted, options.kind)
 
 
-def _write_table(
-    table: pd.DataFrame, path: Path, columns: Mapping[str, str], parameters: Mapping[str, Any]
-) -> None:
-    """Write a CSV, and a JSON beside it that says what the columns are and what made them."""
-    make_folder(path.parent)
-    with replacing(path) as aside:
-        # File names need not be valid text on every system.
-        table.to_csv(aside, index=False, float_format="%.6g", errors="backslashreplace", lineterminator="\n")
-    made_by = {"Name": "nnunet-softseg csa", "Version": __version__, "Parameters": dict(parameters)}
-    write_json(path.with_suffix(".json"), {"Columns": dict(columns), "GeneratedBy": [made_by]})
+def _explained(column: str) -> str:
+    """Return the meaning of a column of one label, as csa_mm2_gm."""
+    area, _, name = column.partition("mm2_")
+    return f"{area}mm2 of {name}, with the tilt of the first label, mm2; empty where a slice has none of it"

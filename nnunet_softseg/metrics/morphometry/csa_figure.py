@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from nnunet_softseg import __version__
 from nnunet_softseg.io.results import replacing
-from nnunet_softseg.metrics.morphometry.levels import level_name, mean_csa
+from nnunet_softseg.metrics.morphometry.levels import LevelKind, level_name, mean_csa
 
 MOST_PANELS = 24
 _COLUMNS = 2
@@ -21,7 +21,9 @@ _SHADES = ("#eef1f4", "#dde3e9")
 _CHOSEN = ("#d3e8cb", "#e2f0dc")
 
 
-def draw_csa(table: pd.DataFrame, path: Path, vert: Sequence[int] | None = None) -> None:
+def draw_csa(
+    table: pd.DataFrame, path: Path, vert: Sequence[int] | None = None, kind: LevelKind = "vertebral"
+) -> None:
     """Draw csa_mm2 and csa_hard_mm2 along S-I, one panel per map; `vert` in green, with their mean.
 
     The table is that of `csa`, with all slices.
@@ -33,7 +35,7 @@ def draw_csa(table: pd.DataFrame, path: Path, vert: Sequence[int] | None = None)
     figure = Figure(figsize=(7.2 * columns if columns > 1 else 8.5, 3.1 * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for panel, (file, slices) in zip(panels, shown, strict=False):
-        _draw_panel(panel, str(file), slices.sort_values("z_mm"), vert)
+        _draw_panel(panel, str(file), slices.sort_values("z_mm"), vert, kind)
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
     highest = table[["csa_mm2", "csa_hard_mm2"]].max().max()
@@ -46,15 +48,17 @@ def draw_csa(table: pd.DataFrame, path: Path, vert: Sequence[int] | None = None)
         figure.savefig(aside, dpi=150, metadata=details)
 
 
-def _draw_panel(panel: Any, title: str, slices: pd.DataFrame, vert: Sequence[int] | None) -> None:
-    _shade_levels(panel, slices, vert)
+def _draw_panel(
+    panel: Any, title: str, slices: pd.DataFrame, vert: Sequence[int] | None, kind: LevelKind
+) -> None:
+    _shade_levels(panel, slices, vert, kind)
     soft, hard, z = slices["csa_mm2"], slices["csa_hard_mm2"], slices["z_mm"]
     panel.plot(z, hard, ".--", color=_HARD, lw=1, ms=3, label="map > 0.5", zorder=2)
     panel.plot(z, soft, ".-", color=_SOFT, lw=1.5, ms=4, label="soft", zorder=3)
     flagged = (slices["flags"] != "") & soft.notna()
     if flagged.any():
         panel.plot(z[flagged], soft[flagged], "o", color=_SOFT, mfc="white", ms=5, label="flagged", zorder=4)
-    _draw_mean(panel, slices, vert)
+    _draw_mean(panel, slices, vert, kind)
     # File names may hold anything: `$` is no formula here.
     panel.set_title(_shortened(title), fontsize=9, parse_math=False)
     panel.set_xlabel("z, mm (superior on the left)", fontsize=9)
@@ -67,22 +71,22 @@ def _draw_panel(panel: Any, title: str, slices: pd.DataFrame, vert: Sequence[int
         panel.text(0.5, 0.5, "empty map", transform=panel.transAxes, ha="center", fontsize=11)
 
 
-def _shade_levels(panel: Any, slices: pd.DataFrame, vert: Sequence[int] | None) -> None:
+def _shade_levels(panel: Any, slices: pd.DataFrame, vert: Sequence[int] | None, kind: LevelKind) -> None:
     name = {"transform": panel.get_xaxis_transform(), "ha": "center", "va": "top", "fontsize": 9}
     for number, (level, low, high) in enumerate(_bands(slices)):
         color = (_CHOSEN if vert and level in vert else _SHADES)[number % 2]
         panel.axvspan(low, high, color=color, linewidth=0, zorder=0)
-        panel.text((low + high) / 2, 0.97, level_name([level]), color="#445", **name)
+        panel.text((low + high) / 2, 0.97, level_name([level], kind), color="#445", **name)
 
 
-def _draw_mean(panel: Any, slices: pd.DataFrame, vert: Sequence[int] | None) -> None:
+def _draw_mean(panel: Any, slices: pd.DataFrame, vert: Sequence[int] | None, kind: LevelKind) -> None:
     mean = mean_csa(slices, vert)
     if not vert or not np.isfinite(mean):
         return
     chosen = slices[slices["level"].isin(vert)]["z_mm"]
     panel.hlines(mean, chosen.min(), chosen.max(), color="#2f7d32", lw=2, alpha=0.7, zorder=1)
     panel.annotate(
-        f"{level_name(list(vert))}: {mean:.1f} mm²",
+        f"{level_name(list(vert), kind)}: {mean:.1f} mm²",
         ((chosen.min() + chosen.max()) / 2, mean),
         xytext=(0, -14),
         textcoords="offset points",

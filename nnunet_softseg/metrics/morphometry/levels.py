@@ -1,12 +1,13 @@
-"""Vertebral level of each slice, from an image of levels or points at the discs; means over levels.
+"""Level of each slice, from an image of levels, points at the discs, or rootlets; means over levels.
 
-Levels are numbered as in the field: 1 to 7 are C1 to C7, 8 to 19 T1 to T12, 20 to 24 L1 to L5, then S1.
+Vertebral levels are numbered as in the field: 1 to 7 are C1 to C7, 8 to 19 T1 to T12, 20 to 24 L1 to L5, then
+S1. Of spinal levels, which rootlets mark, 8 is C8, and 9 to 20 are T1 to T12.
 """
 
 import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -14,20 +15,30 @@ import numpy.typing as npt
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.geometry import VoxelGrid, turned
+from nnunet_softseg.io.geometry import VoxelGrid, distances_mm, turned
 from nnunet_softseg.io.nifti import WHOLE_TOLERANCE, read_values
 from nnunet_softseg.metrics.morphometry.centreline import Centreline
 from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame
 
-_REGIONS = (("C", 7), ("T", 12), ("L", 5), ("S", 5))
-NAMES = tuple(f"{letter}{number + 1}" for letter, count in _REGIONS for number in range(count))
-"""NAMES[n - 1] is the name of level n."""
+LevelKind = Literal["vertebral", "spinal"]
+_CERVICAL: dict[LevelKind, int] = {"vertebral": 7, "spinal": 8}
+NAMES = {
+    kind: tuple(
+        f"{letter}{number + 1}"
+        for letter, count in (("C", cervical), ("T", 12), ("L", 5), ("S", 5))
+        for number in range(count)
+    )
+    for kind, cervical in _CERVICAL.items()
+}
+"""NAMES[kind][n - 1] is the name of level n."""
 LAST_DISC = 26
 """Discs are 1 (top of C1) to 26 (below S1). Higher values mark other things, as 50 the brain stem."""
 _LARGEST_LEVEL = 100
 _TALLEST_DISC_MM = 12.0
 # A disc marked in the middle of a slice divides below or above it by this, not by rounding.
 _AT_DISC_MM = 0.01
+_ROUNDING_MM = 1e-6
+_BETWEEN = 0.5  # less than a voxel, more than none
 _RANGE = re.compile(r"^([a-z]?\d+)(?:[:-]([a-z]?\d+))?$", re.IGNORECASE)
 
 Levels = npt.NDArray[np.integer[Any]]
@@ -46,12 +57,15 @@ _WITH_STD = AVERAGED[:2]
 SUMMARY_COLUMNS = {
     "file": "the map",
     "levels": "C2, or C2-C3 for a set that was asked for; all: every slice",
+    "level": "number of the level; empty for a set and for all",
     "num_slices": "slices of these levels that are not empty",
     "num_empty": "slices of these levels that are empty; they don't count in the means",
     "num_flagged": "slices among num_slices with a flag",
     "length_mm": "length of the centreline in num_slices, mm",
     **{f"{column}_mean": f"mean of {column} over num_slices" for column in AVERAGED},
     **{f"{column}_std": f"standard deviation (ddof 1) of {column} over num_slices" for column in _WITH_STD},
+    "csa_mm2": "csa_mm2_mean again, under the name that it has in the table of slices, mm2",
+    "area_mm2": "area_mm2_mean again, in the plane of the slices, mm2",
 }
 """The columns of the table of levels, with units."""
 
@@ -59,39 +73,45 @@ SUMMARY_COLUMNS = {
 # Asking for levels
 
 
-def parse_levels(wanted: int | str | Iterable[int | str]) -> tuple[int, ...]:
+def parse_levels(wanted: int | str | Iterable[int | str], kind: LevelKind = "vertebral") -> tuple[int, ...]:
     """Return level numbers, ascending, from numbers, names and ranges: 2, "C2", "2:4", "C2:C4", "2,3".
 
     Raises:
         UserError: if something else is asked for.
     """
     parts = [wanted] if isinstance(wanted, int | str) else list(wanted)
-    found = {level for part in parts for text in str(part).split(",") for level in _parse_range(text.strip())}
+    found = {
+        level for part in parts for text in str(part).split(",") for level in _parse_range(text.strip(), kind)
+    }
     if not found:
         raise UserError("levels: expected numbers, names or ranges such as 2 3, C2 C3 or 2:3, found none")
     return tuple(sorted(found))
 
 
-def _parse_range(text: str) -> range:
+def _parse_range(text: str, kind: LevelKind) -> range:
     match = _RANGE.match(text)
-    first, last = (_level_number(match[1]), _level_number(match[2] or match[1])) if match else (None, None)
+    first, last = (
+        (_level_number(match[1], kind), _level_number(match[2] or match[1], kind)) if match else (None, None)
+    )
     if first is None or last is None or last < first:
         raise UserError(
-            f"level {text!r}: expected a number from 1 to {len(NAMES)}, a name such as C2, or an ascending "
-            "range such as 2:3"
+            f"level {text!r}: expected a number from 1 to {len(NAMES[kind])}, a name such as C2, or an "
+            "ascending range such as 2:3"
         )
     return range(first, last + 1)
 
 
-def _level_number(text: str) -> int | None:
-    if text.upper() in NAMES:
-        return NAMES.index(text.upper()) + 1
-    return int(text) if text.isdigit() and 1 <= int(text) <= len(NAMES) else None
+def _level_number(text: str, kind: LevelKind) -> int | None:
+    names = NAMES[kind]
+    if text.upper() in names:
+        return names.index(text.upper()) + 1
+    return int(text) if text.isdigit() and 1 <= int(text) <= len(names) else None
 
 
-def level_name(levels: Sequence[int]) -> str:
+def level_name(levels: Sequence[int], kind: LevelKind = "vertebral") -> str:
     """Return `C2`, `C2-C3` or `C2+C4` for level numbers."""
-    names = [NAMES[level - 1] if 1 <= level <= len(NAMES) else str(level) for level in levels]
+    known = NAMES[kind]
+    names = [known[level - 1] if 1 <= level <= len(known) else str(level) for level in levels]
     consecutive = list(levels) == list(range(levels[0], levels[0] + len(levels)))
     return f"{names[0]}-{names[-1]}" if len(levels) > 1 and consecutive else "+".join(names)
 
@@ -99,8 +119,13 @@ def level_name(levels: Sequence[int]) -> str:
 # From an image of levels
 
 
-def levels_on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, name: str) -> Levels:
-    """Return the labels of a level image in the array order of the map.
+def levels_on_grid(
+    image: nib.Nifti1Image,
+    reference: nib.Nifti1Image,
+    name: str,
+    otherwise: str = ", or give points at the discs (--discs), which need no common grid",
+) -> Levels:
+    """Return the labels of a level image in the array order of the map; `otherwise`: another way out.
 
     An image of the same voxels in another orientation is turned. One of another grid is refused: levels are
     whole numbers, and no interpolation between C2 and C3 means anything.
@@ -114,7 +139,7 @@ def levels_on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, name: str
     if not found.is_same(expected):
         raise UserError(
             f"{name}: expected the grid of the map, {expected}, found {found}: bring it to that grid by "
-            "nearest neighbour, or give points at the discs (--discs), which need no common grid"
+            f"nearest neighbour{otherwise}"
         )
     return labels
 
@@ -236,6 +261,69 @@ def levels_from_discs(
     return levels
 
 
+# From rootlets
+
+
+def levels_from_rootlets(
+    rootlets: Levels, cord: npt.NDArray[np.bool_], frame: SliceFrame, reach_mm: float, name: str
+) -> tuple[Levels, list[str]]:
+    """Return the spinal level of each slice, 0 for none, and what is odd.
+
+    A level reaches from the first to the last slice in which its rootlets are within `reach_mm` of the cord,
+    centre of voxel to centre of voxel. A slice of two levels belongs to the one with more rootlets in it.
+    Rootlets, the numbers of their levels, and cord lie on one grid.
+
+    Raises:
+        UserError: if no rootlet is near the cord, or levels with higher numbers do not lie lower.
+    """
+    steps_mm, marked = frame.affine[:3, :3], rootlets > 0
+    near = np.zeros(rootlets.shape, dtype=bool)
+    if cord.any() and marked.any():
+        near[marked] = distances_mm(cord, steps_mm, marked) <= reach_mm + _ROUNDING_MM
+    in_slice = _votes(
+        np.where(near, rootlets, 0).transpose(frame.axis, *frame.in_plane), np.ones(1, dtype=np.float32)
+    )
+    there = np.flatnonzero(in_slice.any(axis=0))
+    if not there.size:
+        found = f"{np.count_nonzero(marked)} voxels of rootlets, all farther away" if marked.any() else "none"
+        raise UserError(
+            f"{name}: expected rootlets within {reach_mm:g} mm of the cord, found {found}: look for a mix-up "
+            "of files, or widen --reach-mm"
+        )
+    lost = [int(level) for level in np.unique(rootlets[marked]) if level not in there]
+    warnings = [
+        f"{name}: rootlets of {level_name([level], 'spinal')} are farther than {reach_mm:g} mm from the "
+        "cord: no such level"
+        for level in lost
+    ]
+    claims = np.zeros_like(in_slice)
+    for level in there:
+        rows = np.flatnonzero(in_slice[:, level])
+        reached = slice(rows[0], rows[-1] + 1)
+        # A slice between rootlets of a level, without any of its own, is still of that level.
+        claims[reached, level] = np.maximum(in_slice[reached, level], _BETWEEN)
+    _check_order(in_slice, there, frame.slice_centres_mm(rootlets.shape)[:, 2], name)
+    several = np.count_nonzero(claims, axis=1) > 1
+    if several.any():
+        shared = [int(level) for level in np.flatnonzero(claims[several].any(axis=0))]
+        warnings.append(
+            f"{name}: {level_name(shared, 'spinal')} overlap in {np.count_nonzero(several)} slice(s): each "
+            "goes to the level with more rootlets in it"
+        )
+    return np.asarray(claims.argmax(axis=1)), warnings
+
+
+def _check_order(in_slice: Floats, levels: npt.NDArray[np.intp], slices_mm: Floats, name: str) -> None:
+    middles = {int(level): float(np.average(slices_mm, weights=in_slice[:, level])) for level in levels}
+    for upper, lower in pairwise(middles):
+        if middles[lower] >= middles[upper]:
+            upper_name, lower_name = level_name([upper], "spinal"), level_name([lower], "spinal")
+            raise UserError(
+                f"{name}: expected rootlets of {lower_name} below those of {upper_name}, found them "
+                f"{middles[lower] - middles[upper]:.1f} mm above: number levels from the top, 8 is C8"
+            )
+
+
 # Slices -> levels
 
 
@@ -250,21 +338,42 @@ def mean_csa(
     return float(rows[column].mean())
 
 
-def level_summary(table: pd.DataFrame, vert: Sequence[int] | None = None) -> pd.DataFrame:
-    """Return one row per map and level, and one for the asked set, or for all slices if none is asked for.
+def level_summary(
+    table: pd.DataFrame,
+    vert: Sequence[int] | None = None,
+    kind: LevelKind = "vertebral",
+    *,
+    with_all: bool = True,
+) -> pd.DataFrame:
+    """Return one row per map and level, and one for the asked set, or `with_all` for all slices if none is.
 
-    Columns are `SUMMARY_COLUMNS`, NaN where all slices of a level are empty.
+    Columns are `SUMMARY_COLUMNS` and the means of those that the table has of single labels (`csa_mm2_gm`),
+    NaN where all slices of a level are empty.
     """
     rows = []
     for file, slices in table.groupby("file", sort=False):
         there = sorted(int(level) for level in slices["level"].dropna().unique())
         chosen = there if vert is None else list(vert)
-        rows += [_summarise(file, level_name([level]), slices[slices["level"] == level]) for level in chosen]
-        if vert is None:
+        rows += [
+            {
+                **_summarise(file, level_name([level], kind), slices[slices["level"] == level]),
+                "level": level,
+            }
+            for level in chosen
+        ]
+        if vert is None and with_all:
             rows.append(_summarise(file, "all", slices))
-        elif len(vert) > 1:
-            rows.append(_summarise(file, level_name(vert), slices[slices["level"].isin(vert)]))
-    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+        elif vert is not None and len(vert) > 1:
+            rows.append(_summarise(file, level_name(vert, kind), slices[slices["level"].isin(vert)]))
+    summary = pd.DataFrame(rows, columns=[*SUMMARY_COLUMNS, *label_columns(table)])
+    summary["level"] = summary["level"].astype("Int64")
+    return summary
+
+
+def label_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of single labels, such as csa_mm2_gm, in a table of slices."""
+    areas = ("csa_mm2", "csa_hard_mm2", "area_mm2")
+    return [column for column in table.columns if column.startswith(tuple(f"{area}_" for area in areas))]
 
 
 def _summarise(file: object, levels: str, slices: pd.DataFrame) -> dict[str, object]:
@@ -278,4 +387,5 @@ def _summarise(file: object, levels: str, slices: pd.DataFrame) -> dict[str, obj
         "length_mm": measured["length_mm"].sum() if len(measured) else np.nan,
         **{f"{column}_mean": measured[column].mean() for column in AVERAGED},
         **{f"{column}_std": measured[column].std(ddof=1) for column in _WITH_STD},
+        **{column: measured[column].mean() for column in ("csa_mm2", "area_mm2", *label_columns(slices))},
     }

@@ -25,6 +25,7 @@ from nnunet_softseg.metrics.morphometry.levels import (
     disc_points_mm,
     levels_from_discs,
     levels_from_image,
+    levels_from_rootlets,
     levels_on_grid,
 )
 from nnunet_softseg.metrics.morphometry.section import (
@@ -40,7 +41,8 @@ COLUMNS = {
     "slice": "index of the slice along the S-I axis of the stored array, from 0",
     "z_mm": "height of the structure's centre in the slice, scanner coordinates, mm; on the centreline "
     "where the slice is empty",
-    "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty if unknown",
+    "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty if unknown; spinal level if "
+    "rootlets are given: 1-8 are C1-C8, 9-20 T1-T12",
     "csa_mm2": "cross-sectional area of the soft map: area_mm2 times the cosine of tilt_deg, mm2; empty "
     "where the slice is",
     "csa_hard_mm2": "the same for the map > 0.5, mm2; empty where nothing is > 0.5",
@@ -60,6 +62,8 @@ COLUMNS = {
     "than one piece above 0.5. no_tilt: a single slice, no tilt known, csa_mm2 is area_mm2",
 }
 """The columns of the table of slices, with units."""
+REACH_MM = 3.0
+"""How far rootlets may lie from the cord that they belong to."""
 _CUT_ABOVE = 0.05
 
 
@@ -77,6 +81,8 @@ def slice_morphometry(
     *,
     levels: nib.Nifti1Image | None = None,
     discs: nib.Nifti1Image | None = None,
+    rootlets: nib.Nifti1Image | None = None,
+    reach_mm: float = REACH_MM,
     label: int | None = None,
     smoothing_mm: float = SMOOTHING_MM,
 ) -> pd.DataFrame:
@@ -89,7 +95,8 @@ def slice_morphometry(
     taken as drawn by hand, with nothing added. Length x area is volume.
 
     The image is a soft map, or a label map of which the value `label` is measured; axes in any order. For
-    levels and discs see `levels.levels_on_grid` and `levels.disc_points_mm`.
+    levels and discs see `levels.levels_on_grid` and `levels.disc_points_mm`, for rootlets, the numbers of
+    their spinal levels on the map's grid, `levels.levels_from_rootlets`.
 
     Returns:
         `COLUMNS`, one row per slice; NaN (and not 0) where a slice is empty. `attrs["warnings"]`: lines.
@@ -114,17 +121,21 @@ def slice_morphometry(
         table, line = _measure(structure, frame, image.shape, smoothing_mm)
     if line is not None and not line.known:
         warnings.append(f"{name}: a single slice: no tilt is known, csa_mm2 is the area in the slice's plane")
-    if levels is not None and discs is not None:
-        raise UserError("levels: expected a level image or points at the discs, found both: give one")
+    if sum(given is not None for given in (levels, discs, rootlets)) > 1:
+        raise UserError(
+            "levels: expected a level image, points at the discs or rootlets, found both or all: give one"
+        )
     if levels is not None:
         labels = levels_on_grid(levels, image, image_name(levels, "level image"))
         _set_levels(table, levels_from_image(labels, soft, frame.axis, image_name(levels, "level image")))
     elif discs is not None:
-        points = disc_points_mm(discs, frame, image_name(discs, "disc image"))
-        warnings += disc_gaps(points, image_name(discs, "disc image"))
-        positions = frame.slice_centres_mm(image.shape)[:, 2]
-        if line is not None:
-            _set_levels(table, levels_from_discs(points, line, positions, image_name(discs, "disc image")))
+        warnings += _set_levels_from_discs(table, discs, frame, line, image.shape)
+    elif rootlets is not None and line is not None:
+        root_name = image_name(rootlets, "rootlets")
+        marked = levels_on_grid(rootlets, image, root_name, otherwise="")
+        found, doubts = levels_from_rootlets(marked, soft > HARD_THRESHOLD, frame, reach_mm, root_name)
+        _set_levels(table, found)
+        warnings += doubts
     table.attrs["warnings"] = warnings
     return table
 
@@ -198,6 +209,15 @@ def _measure(
     return table, line
 
 
+def line_through(values: npt.NDArray[np.float32], frame: SliceFrame) -> Centreline | None:
+    """Return the centreline of a map in the order of its array, or None for an empty map."""
+    structure = _find_structure(values, frame)
+    if structure is None:
+        return None
+    mass, centres, _ = _moments_mm(structure, frame)
+    return fit_centreline(centres[mass > 0], mass[mass > 0], frame.spacing_mm)
+
+
 def _moments_mm(structure: _Structure, frame: SliceFrame) -> tuple[Floats, Floats, Floats]:
     """Return sum, centre in the frame (n, 3) and covariance in the slice (n, 2, 2), mm, of each slice."""
     mass, mean, covariance = slice_moments(structure.values.astype(np.float64))
@@ -264,6 +284,21 @@ def _empty_table(frame: SliceFrame, shape: tuple[int, ...], line: Centreline | N
     table["level"] = pd.array([pd.NA] * len(positions), dtype="Int64")
     table["flags"] = [""] * len(positions)
     return table
+
+
+def _set_levels_from_discs(
+    table: pd.DataFrame,
+    discs: nib.Nifti1Image,
+    frame: SliceFrame,
+    line: Centreline | None,
+    shape: tuple[int, ...],
+) -> list[str]:
+    """Set the levels between points at the discs, and return what is odd."""
+    name = image_name(discs, "disc image")
+    points = disc_points_mm(discs, frame, name)
+    if line is not None:
+        _set_levels(table, levels_from_discs(points, line, frame.slice_centres_mm(shape)[:, 2], name))
+    return disc_gaps(points, name)
 
 
 def _set_levels(table: pd.DataFrame, levels: Levels) -> None:
