@@ -119,6 +119,7 @@ FUNCTIONS = {
     "csa": ("nnunet_softseg.metrics.morphometry", "csa"),
     "evaluate": ("nnunet_softseg.evaluation.evaluate", "evaluate"),
     "compare": ("nnunet_softseg.evaluation.compare", "compare"),
+    "drift": ("nnunet_softseg.evaluation.drift", "drift"),
 }
 REQUIRED = {
     "demo": "-o out",
@@ -132,6 +133,7 @@ REQUIRED = {
     "csa": "-i a b -o out",
     "evaluate": "-i in -g reference -o out",
     "compare": "-g reference -o out --method a=b --method c=d",
+    "drift": "--old a --new b -o out",
 }
 
 

@@ -13,7 +13,7 @@ import nnunet_softseg
 PACKAGE = REPOSITORY / "nnunet_softseg"
 SOURCE = {"PYTHONPATH": str(REPOSITORY)}
 NAMES = {
-    "make_gt", "fuse", "convert", "check", "prepare", "predict", "csa", "evaluate", "compare",
+    "make_gt", "fuse", "convert", "check", "prepare", "predict", "csa", "evaluate", "compare", "drift",
     "AdaptiveWingLoss", "norm_relu",
 }  # fmt: skip
 
