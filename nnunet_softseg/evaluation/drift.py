@@ -1,6 +1,6 @@
 """The command `drift`: does a new release of a model measure other areas than the old one?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +87,26 @@ def drift(
         "manifest": manifest,
         "update": update,
     }
+    chosen_levels = list(settings.vert) if settings.vert else None
+    parameters = {**_with_hashes(given), "vert": chosen_levels, "label": label}
+    _write(report, Path(output), parameters)
+    if update is not None and updated is not None:
+        write_csv(Path(output) / f"{Path(update).stem}_updated.csv", updated)
+    return report
+
+
+def _with_hashes(given: Mapping[str, str | Path | None]) -> dict[str, Any]:
+    """Return the paths given, and the SHA-256 of those that are files, as JSON can hold them."""
     files = [Path(file) for file in given.values() if file is not None and Path(file).is_file()]
-    parameters: dict[str, Any] = {
-        name: None if value is None else str(value) for name, value in given.items()
-    }
-    parameters |= {"vert": list(settings.vert) if settings.vert else None, "label": label}
-    parameters |= {"sha256": {str(file): sha256(file) for file in files}}
-    folder = Path(output)
+    paths = {name: None if value is None else str(value) for name, value in given.items()}
+    return {**paths, "sha256": {str(file): sha256(file) for file in files}}
+
+
+def _write(report: DriftReport, folder: Path, parameters: Mapping[str, Any]) -> None:
     make_folder(folder)
     write_csv(folder / "drift.csv", report.table[[*DRIFT_COLUMNS]])
     write_json(folder / "drift.json", {"made_by": made_by("drift", parameters), **report.as_dict()})
     write_drift_page(report, folder / "drift.html")
-    if update is not None and updated is not None:
-        write_csv(folder / f"{Path(update).stem}_updated.csv", updated)
-    return report
 
 
 def _subjects(areas: ReleaseAreas) -> set[str]:
