@@ -264,7 +264,9 @@ class Drift(Command):
     )
     vert: Words | None = option("--vert LEVEL", "levels to compare, such as 2 3; all if not given")
     label: int | None = option("--label N", "label to measure, if the maps have several")
-    limits: str | None = option("--limits FILE", "JSON of limits; the default is a bias of 1 %")
+    limits: str | None = option(
+        "--limits FILE", "JSON of limits; if not given, a bias of one percent of the mean area"
+    )
     manifest: str | None = option(
         "--manifest FILE",
         "SHA-256 of the files of the frozen set, as sha256sum writes it, paths from its own folder; refused "
