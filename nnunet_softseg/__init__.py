@@ -6,14 +6,14 @@ docstring says the order.
   errors.py      the one error that a user can mend, and the one finding about data
   settings.py    every number of a run, kept with the model
   io/            files on disk: NIfTI, geometry, names of cases, atomic writes, records, workers
-  metrics/       numbers of one map: overlap, surface distance, calibration, morphometry
+  metrics/       numbers of one map: overlap, surface distance, calibration, instances, morphometry
   datasets/      nnU-Net raw datasets with soft labels: BIDS, splits, `convert`, `check`
   labels/        where soft labels come from: masks of several contrasts (`make-gt`), several raters (`fuse`)
   preprocessing/ soft label -> soft target on the grid of the network; centre crop; planners
   network/       raw output, output activation, losses, optimiser, what runs a network (torch, OpenVINO)
   inference/     image -> soft map -> files: patch, tiles, recentring, calibration, `predict`
   training/      soft target -> patch -> loss: dataset, augmentation, trainer, variants, log
-  evaluation/    numbers of many maps: `evaluate`, `compare`, statistics, the report
+  evaluation/    numbers of many maps: `evaluate`, `compare`, `drift`, statistics, the report
   phantom/       images with a known truth, `demo`
   registry.py    the names by which nnU-Net finds our classes
   run.py         stock commands where Python reads no start-up files
@@ -41,6 +41,7 @@ _HOMES = {
     "bridges": "nnunet_softseg.metrics.morphometry.bridges",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
     "compare": "nnunet_softseg.evaluation.compare",
+    "drift": "nnunet_softseg.evaluation.drift",
     "AdaptiveWingLoss": "nnunet_softseg.network.adaptive_wing",
     "norm_relu": "nnunet_softseg.network.norm_relu",
 }
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from nnunet_softseg.datasets.check import check as check
     from nnunet_softseg.datasets.conversion import convert as convert
     from nnunet_softseg.evaluation.compare import compare as compare
+    from nnunet_softseg.evaluation.drift import drift as drift
     from nnunet_softseg.evaluation.evaluate import evaluate as evaluate
     from nnunet_softseg.inference.calibrate import calibrate as calibrate
     from nnunet_softseg.inference.predict import predict as predict

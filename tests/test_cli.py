@@ -121,6 +121,7 @@ FUNCTIONS = {
     "bridges": ("nnunet_softseg.metrics.morphometry.bridges", "bridges"),
     "evaluate": ("nnunet_softseg.evaluation.evaluate", "evaluate"),
     "compare": ("nnunet_softseg.evaluation.compare", "compare"),
+    "drift": ("nnunet_softseg.evaluation.drift", "drift"),
 }
 REQUIRED = {
     "demo": "-o out",
@@ -136,6 +137,7 @@ REQUIRED = {
     "bridges": "-i a --cord b -o out",
     "evaluate": "-i in -g reference -o out",
     "compare": "-g reference -o out --method a=b --method c=d",
+    "drift": "--old a --new b -o out",
 }
 
 

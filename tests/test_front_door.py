@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "nnunet_softseg"
 SOURCE = {"PYTHONPATH": str(REPOSITORY)}
 NAMES = {
     "make_gt", "fuse", "convert", "check", "prepare", "predict", "calibrate", "csa", "bridges", "evaluate",
-    "compare",
+    "compare", "drift",
     "AdaptiveWingLoss", "norm_relu",
 }  # fmt: skip
 

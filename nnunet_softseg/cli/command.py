@@ -30,7 +30,7 @@ class Command:
     """Whether the same call, after it was interrupted, keeps what is done."""
 
     def run(self) -> int:
-        """Return the exit code: 0, 1 (doctor found a fault), or 2 (the user can mend it); Ctrl-C is 130."""
+        """Return the exit code: 0, 1 (doctor: a fault), 2 (to be mended) or 3 (drift); Ctrl-C is 130."""
         raise NotImplementedError
 
     def split(self, settings: type[Settings]) -> tuple[Settings, dict[str, Any]]:

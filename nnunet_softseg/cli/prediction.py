@@ -1,4 +1,4 @@
-"""Commands that predict and measure: predict, calibrate, csa, bridges, evaluate, compare."""
+"""Commands that predict and measure: predict, calibrate, csa, bridges, evaluate, compare, drift."""
 
 import sys
 from dataclasses import dataclass
@@ -241,9 +241,10 @@ _PATTERN_HELP = (
 class Evaluate(_Measuring):
     """Measure the predictions of one method case by case, as soft maps and as label maps.
 
-    Writes to the output folder: cases.csv (a row per case and label), slices.csv (CSA in mm2),
-    reliability.csv, cases.json (what each column means) and summary.json. Takes predictions of ours (the soft
-    maps in their folder soft/), label maps of nnU-Net, or masks of any other tool.
+    Writes to the output folder: cases.csv (a row per case and label), slices.csv (CSA in mm2), instances.csv
+    (a row per object: volume in mm3, centre in mm, IoU), reliability.csv, cases.json (what each column means)
+    and summary.json. Takes predictions of ours (the soft maps in their folder soft/), label maps of nnU-Net,
+    or masks of any other tool.
 
     Example:
       nnunet-softseg evaluate -i OUT -g softLabelsTs -o EVALUATION
@@ -259,7 +260,9 @@ class Evaluate(_Measuring):
         evaluation = evaluate(**vars(self))
         print_warnings(evaluation.warnings)
         print(evaluation.as_text())
-        print(f"{self.output}: cases.csv, slices.csv, reliability.csv, cases.json, summary.json")
+        print(
+            f"{self.output}: cases.csv, slices.csv, instances.csv, reliability.csv, cases.json, summary.json"
+        )
         return 2 if evaluation.failed else 0
 
 
@@ -304,3 +307,58 @@ class Compare(_Measuring):
         page = "report.html, " if self.report else ""
         print(f"{self.output}: {page}leaderboard.csv, statistics.csv, cases.csv and more")
         return 2 if comparison.failed else 0
+
+
+@dataclass
+class Drift(Command):
+    """Compare the areas of two releases of a model on the same people: does the new one measure otherwise?
+
+    Takes two folders of maps (of the same images), or two CSV files with columns subject, level, csa_mm2 and
+    perhaps contrast, in mm2; the CSV of `csa` will do. Writes to the output folder: drift.csv (per contrast
+    and level: bias with its 95 % interval, limits of agreement, ratios, Deming line), drift.json, and
+    drift.html, which works offline and in print.
+
+    Drift is a 95 % interval that lies wholly beyond a limit, or an area that the new release does not find.
+    No published limit exists: the default, a bias of 1 % of the mean area, is a choice. A file of limits is
+    JSON with some of bias_percent, bias_mm2, slope (of |Deming slope - 1|), contrast_std_mm2 (growth of the
+    STD over contrasts) and lost_areas.
+
+    Example:
+      nnunet-softseg drift --old v1.0/OUT --new v1.1/OUT --levels LEVELS --vert 2 3 -o DRIFT
+
+    Exit code 0: no drift. 3: drift. 2: a mistake; then nothing is written.
+    """
+
+    old: str = required("--old OLD", "folder of maps, or CSV of areas, of the old release")
+    new: str = required("--new NEW", "the same of the new release")
+    output: str = required("-o OUT", "folder, made if missing")
+    levels: str | None = option(
+        "--levels DIR",
+        "vertebral levels of the maps: a folder with an image per case, or one image; if not given, areas "
+        "are means over the whole map",
+    )
+    vert: Words | None = option("--vert LEVEL", "levels to compare, such as 2 3; all if not given")
+    label: int | None = option("--label N", "label to measure, if the maps have several")
+    limits: str | None = option(
+        "--limits FILE", "JSON of limits; if not given, a bias of one percent of the mean area"
+    )
+    manifest: str | None = option(
+        "--manifest FILE",
+        "SHA-256 of the files of the frozen set, as sha256sum writes it, paths from its own folder; refused "
+        "if one has changed, or its subjects are not those compared",
+    )
+    update: str | None = option(
+        "--update CSV",
+        "table of normal values of the old release (level, perhaps contrast, areas in columns that end in "
+        "_mm2): written to OUT as the new release would measure them, with standard errors",
+    )
+    num_processes: int = option("-np N", "maps measured at once", 2)
+
+    def run(self) -> int:
+        from nnunet_softseg.evaluation.drift import drift
+
+        report = drift(**vars(self))
+        print_warnings(report.warnings)
+        print(report.as_text())
+        print(f"{self.output}: drift.html, drift.csv, drift.json")
+        return 3 if report.drift else 0

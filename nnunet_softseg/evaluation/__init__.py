@@ -1,4 +1,4 @@
-"""Numbers of many maps: `evaluate`, `compare`, statistics, the report.
+"""Numbers of many maps: `evaluate`, `compare`, `drift`, statistics, the report.
 
 The modules, in the order of their imports:
 
@@ -11,6 +11,7 @@ The modules, in the order of their imports:
   evaluate.py                      the command: one method -> tables
   comparison/scores.py             the measures by which methods are ranked
   comparison/paired_statistics.py  tests, effect sizes and intervals of paired values
+  comparison/deming.py             line between two measurements that both have errors
   comparison/verdict.py            whether a difference is more than chance
   comparison/leaderboard.py        cases -> subjects -> ranks, tests, winners
   comparison/contrast_effects.py   area over contrasts: analysis of variance, agreement
@@ -22,4 +23,12 @@ The modules, in the order of their imports:
   report/worst_cases.py            the cases in which each method is furthest off, as pictures
   report/writing.py                report.html
   compare.py                       the command: methods -> leaderboard, report
+  releases/areas.py                areas of two releases of a model, from tables or maps
+  releases/frozen_set.py           the set of people: unchanged, unseen; versions
+  releases/limits.py               what counts as drift
+  releases/statistics.py           bias, agreement, ratios, line per contrast and level
+  releases/normative.py            a normative table brought to the new release
+  releases/drift_report.py         statistics held against limits
+  releases/page.py                 drift.html
+  drift.py                         the command: two releases -> drift or none
 """

@@ -32,9 +32,9 @@ def compare(
     """Return, and write, methods measured against one reference, with statistics and a leaderboard.
 
     Compared are the cases that all methods have; what some lack is reported. Subjects are the unit of all
-    tests. Writes cases.csv, cases.json, slices.csv, reliability.csv, subjects.csv, leaderboard.csv,
-    winners.csv, statistics.csv, statistics.json and summary.json to the output folder; other files there stay
-    as they are.
+    tests. Writes cases.csv, cases.json, slices.csv, instances.csv, reliability.csv, subjects.csv,
+    leaderboard.csv, winners.csv, statistics.csv, statistics.json and summary.json to the output folder; other
+    files there stay as they are.
 
     Args:
         methods: name -> folder of predictions, see `evaluate`; as a mapping or as pairs.

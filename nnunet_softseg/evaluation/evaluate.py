@@ -22,9 +22,9 @@ def evaluate(
 ) -> Evaluation:
     """Return, and write, all measures of one method.
 
-    Writes cases.csv, slices.csv, reliability.csv, cases.json (with the meaning of every column) and
-    summary.json (means, medians, standard deviations over cases) to the output folder; other files there stay
-    as they are.
+    Writes cases.csv, slices.csv, instances.csv, reliability.csv, cases.json (with the meaning of every
+    column) and summary.json (means, medians, standard deviations over cases) to the output folder; other
+    files there stay as they are.
 
     Args:
         prediction: folder of a prediction: of ours (soft maps in its folder `soft` are taken), of nnU-Net, or
@@ -50,8 +50,8 @@ def evaluate(
 
 
 def write_evaluation(evaluation: Evaluation, output: Path, origin: dict[str, Any]) -> None:
-    """Write the tables of cases, slices and reliability, and cases.json."""
-    for name in ("cases", "slices", "reliability"):
+    """Write the tables of cases, slices, instances and reliability, and cases.json."""
+    for name in ("cases", "slices", "instances", "reliability"):
         write_csv(output / f"{name}.csv", getattr(evaluation, name))
     described = {"made_by": origin, "columns": dict(CASE_COLUMNS), "cases": records(evaluation.cases)}
     write_json(output / "cases.json", described)

@@ -28,7 +28,13 @@ from nnunet_softseg.evaluation.measuring import (
     MeasuredCase,
     measure_case,
 )
-from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS, in_order
+from nnunet_softseg.evaluation.tables import (
+    CASE_COLUMNS,
+    INSTANCE_COLUMNS,
+    RELIABILITY_COLUMNS,
+    SLICE_COLUMNS,
+    in_order,
+)
 from nnunet_softseg.io.case_files import Case, ImageFiles, Reason, folds_trained_on, list_files
 from nnunet_softseg.io.case_matching import Found, companion_files, prediction_files, reference_files
 from nnunet_softseg.io.workers import succeeded, try_jobs
@@ -44,16 +50,17 @@ class Evaluation:
     """Measures of all methods on all cases; the columns of the tables are described in `tables`.
 
     `cases` has a row per method, label and case that all methods have; `slices` per method (and `REFERENCE`),
-    label, case and slice; `reliability` per method, label and bin, all cases together; `missing` (case,
-    method, reason) per case and method without it; `failed`: case in no table, as a file of it cannot be
-    used -> why. `labels`: value -> name; `method_notes`: method -> which files were used; `warnings`: the
-    gravest first.
+    label, case and slice; `instances` per method, label, case and object; `reliability` per method, label and
+    bin, all cases together; `missing` (case, method, reason) per case and method without it; `failed`: case
+    in no table, as a file of it cannot be used -> why. `labels`: value -> name; `method_notes`: method ->
+    which files were used; `warnings`: the gravest first.
     """
 
     methods: tuple[str, ...]
     labels: Mapping[int, str]
     cases: pd.DataFrame
     slices: pd.DataFrame
+    instances: pd.DataFrame
     reliability: pd.DataFrame
     missing: pd.DataFrame
     failed: Mapping[str, str]
@@ -154,6 +161,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         labels=label_names(scheme, plan.labels),
         cases=cases,
         slices=slices[list(SLICE_COLUMNS)],
+        instances=_in_order(((each.instances, each.case) for each in measured), methods)[[*INSTANCE_COLUMNS]],
         reliability=_reliability(measured, methods, plan.labels),
         missing=plan.missing(),
         failed=failed,
@@ -293,7 +301,7 @@ def _in_order(tables: Iterable[tuple[pd.DataFrame, Case]], methods: Iterable[str
         who = {"subject": case.subject, "session": case.session, "contrast": case.contrast}
         parts.append(table.assign(case=case.case_id, **who))
     table = pd.concat(parts, ignore_index=True)
-    keys = [name for name in ("method", "label", "case", "slice") if name in table]
+    keys = [name for name in ("method", "label", "case", "slice", "instance") if name in table]
     return in_order(table, keys, method=[REFERENCE, *methods])
 
 

@@ -22,6 +22,7 @@ from nnunet_softseg.io.case_files import Case, check_pattern
 from nnunet_softseg.io.geometry import NOWHERE
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
+from nnunet_softseg.metrics.instances import match_instances
 from nnunet_softseg.metrics.morphometry import slice_morphometry
 from nnunet_softseg.metrics.morphometry.levels import parse_levels
 from nnunet_softseg.metrics.overlap import case_measures
@@ -126,12 +127,14 @@ class MeasuredCase:
 
     `rows` has one per label and method: names of `measure_table.MEASURES`, method, label, kind, resampled,
     prediction, reference. `slices` has one per label, method (and `REFERENCE`) and slice of the reference.
-    `reliability`: (method, label) -> curve. `doubts` are about the geometry of its files.
+    `instances` has one per label, method and object. `reliability`: (method, label) -> curve. `doubts` are
+    about the geometry of its files.
     """
 
     case: Case
     rows: list[dict[str, Any]]
     slices: pd.DataFrame
+    instances: pd.DataFrame
     reliability: dict[tuple[str, int], ReliabilityCurve]
     doubts: tuple[Finding, ...]
 
@@ -144,7 +147,7 @@ class MeasuredCase:
 def measure_case(job: CaseJob) -> MeasuredCase:
     """Return all measures of one case; a `UserError` names the file that cannot be used."""
     stored: dict[Path, LabelMap] = {}
-    rows, slices, reliability = [], [], {}
+    rows, slices, instances, reliability = [], [], [], {}
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
         reference = _read(job, reference_file, label, stored, unknown=_unknown(job, reference_file))
@@ -156,8 +159,13 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
             prediction = known_part(prediction, reference)
             pair, grid = (prediction.values, reference.values), reference.grid
+            matches = match_instances(*pair)
+            instances.append(matches.table(grid.affine).assign(method=method, label=label))
             measures = case_measures(
-                *pair, grid.steps_mm, surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm
+                *pair,
+                grid.steps_mm,
+                surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm,
+                instances=matches,
             )
             who = {"method": method, "label": label, "kind": given.kind, "resampled": resampled}
             files_used = {"prediction": str(files[label]), "reference": str(reference_file)}
@@ -165,7 +173,8 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             reliability[method, label] = reliability_curve(*pair, grid.spacing_mm)
             slices.append(_tidy(_slice_areas(prediction, None), extent, label, method, table))
     doubts = tuple(doubt for each in stored.values() for doubt in each.doubts)
-    return MeasuredCase(job.case, rows, pd.concat(slices, ignore_index=True), reliability, doubts)
+    of_slices, of_objects = (pd.concat(each, ignore_index=True) for each in (slices, instances))
+    return MeasuredCase(job.case, rows, of_slices, of_objects, reliability, doubts)
 
 
 def _read(

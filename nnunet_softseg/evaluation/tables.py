@@ -11,6 +11,7 @@ import pandas as pd
 
 from nnunet_softseg import __version__
 from nnunet_softseg.io.results import replacing
+from nnunet_softseg.metrics.instances import INSTANCE_COLUMNS as _OF_INSTANCE
 from nnunet_softseg.metrics.measure_table import MEASURES
 
 _WHO = {
@@ -68,6 +69,7 @@ SLICE_COLUMNS: Mapping[str, str] = {
     "csa_hard_mm2": "the same for the map > 0.5, mm2",
     "in_region": "counts for the area of the case",
 }
+INSTANCE_COLUMNS: Mapping[str, str] = {**_WHO, **_OF_INSTANCE}
 RELIABILITY_COLUMNS: Mapping[str, str] = {
     "method": "as named by the user",
     "label": "value of the label",

@@ -1,9 +1,10 @@
-"""Numbers of one map: overlap, surface distance, calibration, morphometry.
+"""Numbers of one map: overlap, surface distance, calibration, instances, morphometry.
 
 The modules, in the order of their imports:
 
   surface_distance.py         distances between two surfaces, in mm
   calibration.py              reliability curve, calibration error, Brier score; isotonic map
+  instances.py                single objects: matched or not, panoptic quality
   measure_table.py            measures of a case: unit, best value, value where a map is empty
   overlap.py                  agreement of two soft maps
   morphometry/slice_frame.py  frame of the axial slices of an image, in mm; area in the plane of each

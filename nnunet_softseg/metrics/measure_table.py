@@ -78,6 +78,10 @@ _SOFT_RELATIVE = EmptyCases("soft", both=_NAN, prediction=None, reference=_NAN)
 _HARD_RELATIVE = EmptyCases("hard", both=_NAN, prediction=-100.0, reference=_NAN)
 _PREDICTION_FLAG = EmptyCases("hard", both=1.0, prediction=1.0, reference=0.0)
 _REFERENCE_FLAG = EmptyCases("hard", both=1.0, prediction=0.0, reference=1.0)
+_FOUND = EmptyCases("hard", both=0.0, prediction=0.0, reference=0.0)
+_FALSE = EmptyCases("hard", both=0.0, prediction=0.0, reference=None)
+_MISSED = EmptyCases("hard", both=0.0, prediction=None, reference=0.0)
+_OF_REFERENCE = EmptyCases("hard", both=_NAN, prediction=0.0, reference=_NAN)
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
@@ -116,5 +120,30 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "prediction_is_empty": Measure("1 if no voxel has p > 0.5, else 0", "", None, _PREDICTION_FLAG),
         "reference_is_empty": Measure("1 if no voxel has y > 0.5, else 0", "", None, _REFERENCE_FLAG),
+        "true_positives": Measure("objects of the reference that are matched, IoU > 0.5", "", None, _FOUND),
+        "false_positives": Measure("predicted objects without a match", "", None, _FALSE),
+        "false_negatives": Measure("objects of the reference without a match", "", None, _MISSED),
+        "rq": Measure(
+            "recognition quality, lesion-wise F1: TP / (TP + FP/2 + FN/2)",
+            "",
+            1.0,
+            _HARD_OVERLAP,
+            "Recognition quality",
+        ),
+        "sq": Measure(
+            "segmentation quality: mean IoU of matched objects, 0 without one",
+            "",
+            1.0,
+            _HARD_OVERLAP,
+            "Segmentation quality",
+        ),
+        "pq": Measure("panoptic quality: rq x sq", "", 1.0, _HARD_OVERLAP, "Panoptic quality"),
+        "soft_sq": Measure("sq with IoU of values: sum min(p, y) / sum max(p, y)", "", 1.0, _HARD_OVERLAP),
+        "instance_sensitivity": Measure(
+            "share of the reference's objects that are matched", "", 1.0, _OF_REFERENCE
+        ),
+        "instance_precision": Measure(
+            "share of the predicted objects that are matched", "", 1.0, _HARD_OVERLAP
+        ),
     }
 )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nnunet_softseg.io.geometry import Spacing, axis_lengths, bounding_box, check_grids, voxel_volume
 from nnunet_softseg.metrics.calibration import reliability_curve
+from nnunet_softseg.metrics.instances import InstanceMatches, match_instances
 from nnunet_softseg.metrics.measure_table import MEASURES, EmptyIf
 from nnunet_softseg.metrics.surface_distance import check_tolerance, surface_distances
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -93,12 +94,14 @@ def case_measures(
     spacing_mm: Spacing,
     *,
     surface_dice_tolerance_mm: float = 1.0,
+    instances: InstanceMatches | None = None,
 ) -> dict[str, float]:
     """Return every measure of one label in one case, under the names and in the order of `MEASURES`.
 
     `mae` and `rmse` are means over all voxels of the image, most of them empty: they compare methods on the
     same images, not images of different fields of view. Voxels of `brier` and `ece`: see `calibration`,
-    surfaces: `surface_distance`. That values lie in [0, 1] without NaN is not checked.
+    surfaces: `surface_distance`, objects: `instances` (of the same maps, if they are matched already). That
+    values lie in [0, 1] without NaN is not checked.
     """
     check_grids(prediction, reference, spacing_mm)
     calibration = reliability_curve(prediction, reference, axis_lengths(spacing_mm))
@@ -106,6 +109,7 @@ def case_measures(
     predicted, expected = (np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     computed = {
         **_voxel_measures(predicted, expected, voxel_volume(spacing_mm), prediction.size),
+        **(instances or match_instances(predicted, expected)).measures(),
         **_surface_measures(predicted, expected, spacing_mm, surface_dice_tolerance_mm),
         "brier": calibration.brier_score,
         "ece": calibration.expected_calibration_error,

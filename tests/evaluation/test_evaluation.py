@@ -616,7 +616,15 @@ def test_only_own_files_of_the_output_folder_are_replaced(tmp_path: Path) -> Non
     touch(tmp_path / "out", "cases.csv", "mine.txt")
     quiet(reference, reference, tmp_path / "out")
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {"cases.csv", "slices.csv", "reliability.csv", "cases.json", "summary.json", "mine.txt"}
+    assert names == {
+        "cases.csv",
+        "slices.csv",
+        "instances.csv",
+        "reliability.csv",
+        "cases.json",
+        "summary.json",
+        "mine.txt",
+    }
     assert (tmp_path / "out" / "cases.csv").stat().st_size > 0
 
 

@@ -38,7 +38,7 @@ from nnunet_softseg.evaluation.report.wording import (
 )
 from nnunet_softseg.evaluation.report.worst_cases import section_of, worst_cases
 from nnunet_softseg.evaluation.report.writing import write_report
-from nnunet_softseg.evaluation.tables import CASE_COLUMNS, made_by
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS, INSTANCE_COLUMNS, made_by
 from nnunet_softseg.metrics.measure_table import MEASURES
 
 HOSTILE = "<script>document.title='owned'</script>\"'$\\frac{1}{2}$ & ü 頭 ]]> --> \x07\n{{ 7 * 7 }}"
@@ -83,6 +83,7 @@ def make_comparison(
         labels=labels,
         cases=cases,
         slices=_slices(cases),
+        instances=pd.DataFrame(columns=[*INSTANCE_COLUMNS]),
         reliability=_reliability(offsets, labels),
         missing=pd.DataFrame([], columns=["case", "method", "reason"], dtype=str),
         failed={},

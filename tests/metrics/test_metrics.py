@@ -115,6 +115,16 @@ def test_a_case_by_hand() -> None:
         "surface_dice": 4 / 5,
         "prediction_is_empty": 0.0,
         "reference_is_empty": 0.0,
+        # one object each, of 3 and 2 voxels
+        "true_positives": 1.0,
+        "false_positives": 0.0,
+        "false_negatives": 0.0,
+        "rq": 1.0,
+        "sq": 2 / 3,
+        "pq": 2 / 3,
+        "soft_sq": (0.4 + 1.0 + 0.8) / (0.6 + 1.0 + 1.0),
+        "instance_sensitivity": 1.0,
+        "instance_precision": 1.0,
     }
     found = metrics.case_measures(prediction, reference, (3.0, 2.0))
     assert list(found) == list(MEASURES)
@@ -147,6 +157,15 @@ EMPTY_CASES = {
     "surface_dice": (NAN, 0.0, 0.0),
     "prediction_is_empty": (1.0, 1.0, 0.0),
     "reference_is_empty": (1.0, 0.0, 1.0),
+    "true_positives": (0.0, 0.0, 0.0),
+    "false_positives": (0.0, 0.0, 1.0),
+    "false_negatives": (0.0, 1.0, 0.0),
+    "rq": (NAN, 0.0, 0.0),
+    "sq": (NAN, 0.0, 0.0),
+    "pq": (NAN, 0.0, 0.0),
+    "soft_sq": (NAN, 0.0, 0.0),
+    "instance_sensitivity": (NAN, 0.0, NAN),
+    "instance_precision": (NAN, 0.0, 0.0),
 }
 
 
@@ -185,6 +204,8 @@ def blob(seed: int, steepness: float, threshold: float) -> np.ndarray:
     return np.clip((field - threshold) * steepness + 0.5, 0, 1).astype(np.float32)
 
 
+# what is false elsewhere counts in the first two; the others are numbers of objects
+WITHOUT_A_BOUND = {"brier", "ece", "true_positives", "false_positives", "false_negatives"}
 # a few values in an image mostly empty: what lies outside of the box around them has a share; or an object
 maps_3d = hnp.arrays(
     np.float32, (7, 6, 5), elements=st.floats(0, 1, width=32, allow_subnormal=False), fill=st.just(0.0)
@@ -212,14 +233,14 @@ def test_values_in_their_range_and_symmetry(
     p: np.ndarray, y: np.ndarray, spacing_mm: tuple[float, ...]
 ) -> None:
     forward, back = metrics.case_measures(p, y, spacing_mm), metrics.case_measures(y, p, spacing_mm)
-    for name in ("dice", "soft_dice", "mae", "rmse", "asd_mm", "hd95_mm", "surface_dice"):
+    for name in ("dice", "soft_dice", "mae", "rmse", "asd_mm", "hd95_mm", "surface_dice", "rq", "sq", "pq"):
         assert forward[name] == pytest.approx(back[name], nan_ok=True), name
     assert forward["volume_mm3"] == pytest.approx(back["reference_volume_mm3"])
     assert forward["hard_volume_mm3"] == pytest.approx(back["hard_reference_volume_mm3"])
     for name, value in forward.items():
         if MEASURES[name].unit in {"", "mm", "mm3"}:
             assert math.isnan(value) or value >= 0, name
-        if not MEASURES[name].unit and name not in {"brier", "ece"}:  # these count what is false elsewhere
+        if not MEASURES[name].unit and name not in WITHOUT_A_BOUND:
             assert math.isnan(value) or value <= 1 + 1e-9, name
         if MEASURES[name].unit == "%":
             assert math.isnan(value) or value >= -100 - 1e-9, name

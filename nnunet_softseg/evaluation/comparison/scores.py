@@ -23,6 +23,7 @@ def _of_areas(stem: str, maps: str, suffix: str) -> dict[str, Measure]:
 
 
 _OVERLAP = ("dice", "soft_dice", "mae", "rmse", "boundary_mae", "boundary_rmse", "brier", "ece")
+_INSTANCES = ("pq", "rq", "sq")
 _SURFACE = ("asd_mm", "hd95_mm", "surface_dice")
 _VOLUME = "Absolute relative volume error"
 # Signed errors have no better end: ranked are their absolute values, and the agreement shows the bias.
@@ -35,6 +36,7 @@ SCORES: Mapping[str, Measure] = {
         f"{_VOLUME_ERROR}, of maps > 0.5", "%", 0.0, title=f"{_VOLUME}, binarised"
     ),
     **{name: MEASURES[name] for name in _SURFACE},
+    **{name: MEASURES[name] for name in _INSTANCES},
     "seconds": Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
 }
 """The paper's two questions first: the area, and its dependence on the contrast."""

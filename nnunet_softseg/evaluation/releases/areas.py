@@ -1,0 +1,290 @@
+"""The areas of two releases of a model, image by image and level by level, from tables or from maps."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.evaluation.cases import describe_cases
+from nnunet_softseg.io.case_files import Case, case_and_label, derivative_stem, list_files, numbers_are_labels
+from nnunet_softseg.io.case_matching import folder_of_maps
+from nnunet_softseg.io.geometry import VoxelGrid
+from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
+from nnunet_softseg.metrics.morphometry.csa import csa
+from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
+
+IMAGE = ["subject", "session", "contrast"]
+KEYS = [*IMAGE, "level"]
+AREA = "csa_mm2"
+NO_LEVEL = 0
+"""The level of an area that is of no level: of a whole map."""
+_WHOLE = re.compile(r"\d+(\.0*)?")
+
+
+@dataclass(frozen=True)
+class ReleaseAreas:
+    """Areas that both releases have.
+
+    `pairs`: `KEYS`, old, new (mm2, above 0). `lost`: `KEYS` of areas of the old release where the new one
+    finds nothing. `warnings` are about the rest.
+    """
+
+    pairs: pd.DataFrame
+    lost: pd.DataFrame
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How maps are measured.
+
+    `levels` is an image of levels or a folder of them, `vert` those to take (None: all), `label` the one to
+    measure (None: the only one).
+    """
+
+    levels: Path | None = None
+    vert: tuple[int, ...] | None = None
+    label: int | None = None
+    num_processes: int = 2
+    progress: bool = True
+
+
+def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
+    """Return the areas of two releases: two folders of maps, or two CSV files.
+
+    Raises:
+        UserError: if the releases differ in cases, contrasts or levels, or a file cannot be used.
+    """
+    tables = [path.suffix.lower() == ".csv" for path in (old, new)]
+    if tables[0] != tables[1]:
+        raise UserError(
+            f"expected two folders of maps or two CSV files, found {old} and {new}: make a table of the maps "
+            "with nnunet-softseg csa"
+        )
+    both, warnings = _of_tables(old, new, settings.vert) if tables[0] else _of_maps(old, new, settings)
+    there = both["old"] > 0, both["new"] > 0
+    lost, gained, nowhere = there[0] & ~there[1], ~there[0] & there[1], ~there[0] & ~there[1]
+    for rows, words in ((gained, "only the new release finds"), (nowhere, "neither release finds")):
+        if rows.any():
+            warnings.append(
+                f"{rows.sum()} areas that {words}: {examples(names_of(both[rows]))}; not compared"
+            )
+    columns = [*KEYS, "old", "new"]
+    pairs = both.loc[there[0] & there[1], columns].sort_values(KEYS, ignore_index=True)
+    if pairs["subject"].nunique() <= 1:
+        raise UserError(
+            f"{new}: expected areas of at least 2 subjects in both releases, found "
+            f"{examples(sorted(pairs['subject'].unique())) or 'none'}: compare the releases on more people"
+        )
+    return ReleaseAreas(pairs, both.loc[lost, KEYS].sort_values(KEYS, ignore_index=True), tuple(warnings))
+
+
+def names_of(rows: pd.DataFrame) -> list[str]:
+    """Return each row in words, such as `sub-01 T2w C3`."""
+    levels = [level_name([level]) if level else "" for level in rows["level"]]
+    columns = (rows["subject"], rows["session"], rows["contrast"], levels)
+    return [" ".join(filter(None, words)) for words in zip(*columns, strict=True)]
+
+
+# Tables
+
+
+def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> tuple[pd.DataFrame, list[str]]:
+    first, second = (read_areas(file) for file in (old, new))
+    if vert:
+        first, second = (table[table["level"].isin(list(vert))] for table in (first, second))
+    columns = ({AREA: "old"}, {AREA: "new"})
+    both = first.rename(columns=columns[0]).merge(
+        second.rename(columns=columns[1]), on=KEYS, how="outer", indicator=True
+    )
+    for file, other, side in ((new, old, "left_only"), (old, new, "right_only")):
+        lacking = both[both["_merge"] == side]
+        if len(lacking):
+            raise UserError(
+                f"{file}: expected the subjects, contrasts and levels of {other}, found {len(lacking)} areas "
+                f"missing: {examples(names_of(lacking))}: measure both releases on the same images"
+            )
+    return both, []
+
+
+def read_areas(file: Path) -> pd.DataFrame:
+    """Return `KEYS` and `AREA` in mm2, a row each, from a CSV of areas or of slices.
+
+    Columns: subject (or, as `csa` writes it, file), perhaps session, contrast, level (a number, or C3) and
+    slice, and csa_mm2. Areas of several slices are averaged; a row that is there twice counts once.
+
+    Raises:
+        UserError: if it cannot be read, a column is missing, a value is no area, or two rows contradict.
+    """
+    table = _text_table(file)
+    if "subject" not in table and "file" in table:
+        stems = [derivative_stem(without_nifti_ending(Path(name).name)) for name in table["file"]]
+        cases = [Case.from_name(re.sub(r"_\d{4}$", "", stem)) for stem in stems]
+        table = table.assign(**{name: [getattr(case, name) for case in cases] for name in IMAGE})
+    missing = [name for name in ("subject", AREA) if name not in table]
+    if missing:
+        raise UserError(
+            f"{file}: expected columns subject, level and {AREA}, perhaps contrast, found "
+            f"{examples(list(table.columns), 8)}: add {', '.join(missing)}"
+        )
+    table = table.assign(**{name: "" for name in ("session", "contrast", "level") if name not in table})
+    table = table.assign(
+        **{AREA: _areas(file, table[AREA]), "level": [level_number(file, text) for text in table["level"]]}
+    )
+    if (table["level"] != NO_LEVEL).any():  # slices between the levels
+        table = table[table["level"] != NO_LEVEL]
+    _refuse_nameless(file, table)
+    row = [*KEYS, "slice"] if "slice" in table else KEYS
+    table = table[[*row, AREA]].drop_duplicates()
+    twice = table[table.duplicated(row)]
+    if len(twice):
+        raise UserError(
+            f"{file}: expected one area for {names_of(twice)[0]}, found several that differ "
+            f"({len(twice)} rows too many): keep one, or tell slices apart in a column slice"
+        )
+    return table.groupby(KEYS, as_index=False)[AREA].mean().astype({"level": int})
+
+
+def _text_table(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: expected a CSV file, found nothing: check the path") from error
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: expected a CSV file, found: {reason}: write it again") from error
+
+
+def _areas(file: Path, texts: "pd.Series[str]") -> "pd.Series[float]":
+    """Return areas as numbers; NaN where a field is empty."""
+    areas = pd.to_numeric(texts.where(texts != ""), errors="coerce").astype(np.float64)
+    wrong = texts.index[(texts != "") & ~((areas >= 0) & np.isfinite(areas))]
+    if len(wrong):
+        raise UserError(
+            f"{file}, line {wrong[0] + 2}: expected an area in mm2, 0 or more, found {texts[wrong[0]]!r}: "
+            "correct it, or leave it empty where there is none"
+        )
+    return areas
+
+
+def level_number(file: Path, text: str) -> int:
+    """Return the level that a field of a table names; `NO_LEVEL` if it is empty."""
+    if not text.strip():
+        return NO_LEVEL
+    try:
+        levels = parse_levels(str(int(float(text))) if _WHOLE.fullmatch(text.strip()) else text.strip())
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    if len(levels) > 1:
+        raise UserError(f"{file}: expected one level per row, found {text!r}: give each level its own row")
+    return levels[0]
+
+
+def _refuse_nameless(file: Path, table: pd.DataFrame) -> None:
+    nameless = table.index[table["subject"] == ""]
+    if len(nameless):
+        raise UserError(
+            f"{file}, line {nameless[0] + 2}: expected a subject in every row, found none: add it"
+        )
+
+
+# Maps
+
+
+def _of_maps(old: Path, new: Path, settings: MapSettings) -> tuple[pd.DataFrame, list[str]]:
+    files = [_maps_of(root, settings.label) for root in (old, new)]
+    _check_same(old, new, *files)
+    cases, warnings = describe_cases(files[0])
+    slices = [_slices(of_release, settings) for of_release in files]
+    for each in slices:
+        warnings += [line for line in each.attrs["warnings"] if line not in warnings]
+    both = slices[0].merge(slices[1], on=["case", "slice"], suffixes=("_old", "_new"), validate="one_to_one")
+    both = _in_levels(both, settings, old)
+    names = {case.case_id: case for case in cases}
+    told = {name: [getattr(names[case], name) for case in both["case"]] for name in IMAGE}
+    areas = both.assign(**told).groupby(KEYS, as_index=False)[["old", "new"]].mean()
+    return areas, warnings
+
+
+def _maps_of(root: Path, label: int | None) -> dict[str, Path]:
+    """Return case -> map of the label in a folder."""
+    place = folder_of_maps(root) if root.is_dir() else root
+    files = list_files(place, subfolders=False, expected="maps of a release").files
+    by_label = numbers_are_labels(files) is not False
+    told = {file: case_and_label(file, numbered_by_label=by_label) for file in files}
+    labels = sorted({number for _, number in told.values() if number})
+    if label is None and len(labels) > 1:
+        raise UserError(
+            f"{root}: expected maps of one label, found labels {examples([*map(str, labels)], 8)}: choose "
+            "one with --label"
+        )
+    wanted = (None, label or (labels[0] if labels else 1))
+    found = {derivative_stem(case): file for file, (case, number) in told.items() if number in wanted}
+    if not found:
+        raise UserError(f"{root}: expected maps of label {label}, found labels {labels}: choose with --label")
+    return found
+
+
+def _check_same(old: Path, new: Path, first: Mapping[str, Path], second: Mapping[str, Path]) -> None:
+    for root, other, lacking in ((new, old, {*first} - {*second}), (old, new, {*second} - {*first})):
+        if lacking:
+            raise UserError(
+                f"{root}: expected the cases of {other}, found {len(lacking)} missing: "
+                f"{examples(sorted(lacking))}: predict the same images with both releases"
+            )
+    for case, file in first.items():
+        grids = [_grid(path) for path in (file, second[case])]
+        if not grids[0].is_same(grids[1]):
+            raise UserError(
+                f"{second[case]}: expected the grid of {file}, {grids[0]}, found {grids[1]}: predict the "
+                "same images with both releases"
+            )
+
+
+def _grid(file: Path) -> VoxelGrid:
+    image = load_nifti(file)
+    return VoxelGrid(image.shape[:3], np.asarray(image.affine, dtype=np.float64))
+
+
+def _slices(files: Mapping[str, Path], settings: MapSettings) -> pd.DataFrame:
+    """Return case, slice, level, csa_mm2 and csa_hard_mm2 of every slice of a release."""
+    table = csa(
+        list(files.values()),
+        levels=settings.levels,
+        label=settings.label if all(case_and_label(file)[1] is None for file in files.values()) else None,
+        num_processes=settings.num_processes,
+        progress=settings.progress,
+    )
+    failed = table.attrs["failed"]
+    if failed:
+        raise UserError(failed[0] + (f" (and {len(failed) - 1} more maps)" if len(failed) > 1 else ""))
+    names = {str(file): case for case, file in files.items()}
+    chosen = table[["slice", "level", AREA, "csa_hard_mm2"]].assign(case=table["file"].map(names))
+    chosen.attrs["warnings"] = table.attrs["warnings"]
+    return chosen
+
+
+def _in_levels(both: pd.DataFrame, settings: MapSettings, root: Path) -> pd.DataFrame:
+    """Return case, level, old, new of the slices where either release exceeds 0.5, nothing there is 0 mm2.
+
+    Both releases are measured in the same slices: the level of one is that of the old map.
+    """
+    filled = both[["csa_hard_mm2_old", "csa_hard_mm2_new"]].notna().any(axis=1)
+    level = (
+        both["level_old"].fillna(both["level_new"]) if settings.levels else pd.Series(NO_LEVEL, both.index)
+    )
+    areas = {"old": both[f"{AREA}_old"].fillna(0.0), "new": both[f"{AREA}_new"].fillna(0.0)}
+    rows = both[["case"]].assign(level=level, **areas)[filled & level.notna()].astype({"level": int})
+    if settings.levels and settings.vert:
+        there = sorted(rows["level"].unique())
+        rows = rows[rows["level"].isin(list(settings.vert))]
+        if rows.empty:
+            raise UserError(
+                f"{settings.levels}: expected slices of {level_name(settings.vert)} in the maps of {root}, "
+                f"found {examples([level_name([n]) for n in there], 12) or 'no level'}: choose with --vert"
+            )
+    return rows

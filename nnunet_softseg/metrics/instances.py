@@ -1,0 +1,166 @@
+"""Single objects in two soft maps: which are found, how well each fits, and panoptic quality.
+
+An object is a connected component above 0.5 (26 neighbours, in a plane 8). Two match if their intersection
+over union (IoU) exceeds 0.5 strictly, so that no object can match two.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import ndimage
+
+from nnunet_softseg.io.geometry import bounding_box
+from nnunet_softseg.settings import HARD_THRESHOLD
+
+Map = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+
+INSTANCE_COLUMNS = {
+    "instance": "number of the object in its case, from 1: those of the reference, then the false ones",
+    "outcome": "true_positive, false_positive or false_negative",
+    "volume_mm3": "of the predicted object, its voxels > 0.5, mm3; empty if it is missed",
+    "reference_volume_mm3": "of the reference's, mm3; empty if there is none",
+    "x_mm": "centre of the reference's object (of a false one the predicted), scanner coordinates, R-L, mm",
+    "y_mm": "the same, A-P",
+    "z_mm": "the same, S-I",
+    "largest_value": "largest predicted value within that object",
+    "iou": "intersection over union with the object that it matches, or overlaps most; 0 if none",
+}
+_MATCH = 0.5
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """The components of one map: number of each voxel, and by number their sizes (0 at 0) and centres.
+
+    `sizes` (n + 1,) in voxels; `centres` (n + 1, 3) in voxels of the whole image; `largest` (n + 1,) the
+    largest predicted value within.
+    """
+
+    of_voxel: Numbers
+    sizes: Numbers
+    centres: Floats
+    largest: Floats
+
+    @property
+    def count(self) -> int:
+        return len(self.sizes) - 1
+
+
+@dataclass(frozen=True)
+class InstanceMatches:
+    """The objects of a prediction held against those of its reference.
+
+    `ious` of every pair that overlaps: IoU, soft IoU, number in the prediction, number in the reference.
+    """
+
+    predicted: _Objects
+    expected: _Objects
+    ious: pd.DataFrame
+
+    @property
+    def matched(self) -> pd.DataFrame:
+        """The pairs with an IoU above 0.5."""
+        return self.ious[self.ious["iou"] > _MATCH]
+
+    def measures(self) -> dict[str, float]:
+        """Return counts and qualities; SQ and soft SQ are 0 without a match, a share of nothing is NaN.
+
+        RQ = TP / (TP + FP/2 + FN/2), SQ = mean IoU of the matched, PQ = RQ SQ.
+
+        Source: Kirillov et al. 2019, Panoptic Segmentation, Eq. 1.
+        """
+        matched = self.matched
+        found, predicted, expected = len(matched), self.predicted.count, self.expected.count
+        quality = {name: float(matched[name].mean()) if found else 0.0 for name in ("iou", "soft_iou")}
+        rq = 2 * found / (predicted + expected) if predicted + expected else np.nan
+        return {
+            "true_positives": float(found),
+            "false_positives": float(predicted - found),
+            "false_negatives": float(expected - found),
+            "rq": rq,
+            "sq": quality["iou"],
+            "pq": rq * quality["iou"],
+            "soft_sq": quality["soft_iou"],
+            "instance_sensitivity": found / expected if expected else np.nan,
+            "instance_precision": found / predicted if predicted else np.nan,
+        }
+
+    def table(self, affine: Floats) -> pd.DataFrame:
+        """Return `INSTANCE_COLUMNS`, a row per object of the reference, then per false one.
+
+        `affine` (4, 4) leads from voxels to scanner coordinates in mm.
+        """
+        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+        partner = dict(zip(self.matched["expected"], self.matched["predicted"], strict=True))
+        false = sorted({*range(1, self.predicted.count + 1)} - {*partner.values()})
+        best = {side: self.ious.groupby(side)["iou"].max() for side in ("expected", "predicted")}
+        rows = []
+        for number in range(1, self.expected.count + 1):
+            twin = partner.get(number)
+            volume = self.predicted.sizes[twin] * voxel_mm3 if twin else np.nan
+            outcome = "true_positive" if twin else "false_negative"
+            own = self.expected.sizes[number] * voxel_mm3
+            rows.append((outcome, volume, own, *_row(self.expected, number, best["expected"], affine)))
+        for number in false:
+            volume = self.predicted.sizes[number] * voxel_mm3
+            row = _row(self.predicted, number, best["predicted"], affine)
+            rows.append(("false_positive", volume, np.nan, *row))
+        names = [*INSTANCE_COLUMNS][1:]
+        table = pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[1:], np.float64))
+        return table.rename_axis("instance").reset_index().assign(instance=lambda rows: rows["instance"] + 1)
+
+
+def _row(objects: _Objects, number: int, best: "pd.Series[float]", affine: Floats) -> tuple[float, ...]:
+    centre = affine[:3, :3] @ objects.centres[number] + affine[:3, 3]
+    return (*map(float, centre), float(objects.largest[number]), float(best.get(number, 0.0)))
+
+
+def match_instances(prediction: Map, reference: Map) -> InstanceMatches:
+    """Return the objects of two soft maps on one grid, (x, y, z) in [0, 1], and how they overlap."""
+    box = bounding_box((prediction > HARD_THRESHOLD) | (reference > HARD_THRESHOLD))
+    start = np.array([axis.start for axis in box], dtype=np.float64)
+    maps = tuple(np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
+    where = np.nonzero((maps[0] > HARD_THRESHOLD) | (maps[1] > HARD_THRESHOLD))
+    places = np.stack(where, axis=1) + start
+    values = tuple(whole[where] for whole in maps)
+    predicted, expected = (_objects(whole, where, places, values[0]) for whole in maps)
+    return InstanceMatches(predicted, expected, _overlaps(predicted, expected, *values))
+
+
+def _objects(whole: Map, where: tuple[Numbers, ...], places: Floats, predicted: Floats) -> _Objects:
+    components, count = ndimage.label(whole > HARD_THRESHOLD, np.ones((3,) * whole.ndim))
+    of_voxel = components[where].astype(np.int64)
+    sizes = np.bincount(of_voxel, minlength=count + 1)
+    sums = [np.bincount(of_voxel, axis, minlength=count + 1) for axis in places.T]
+    centres = np.stack(sums, axis=1) / np.maximum(sizes, 1)[:, None]
+    largest = np.zeros(count + 1)
+    np.maximum.at(largest, of_voxel, predicted)
+    sizes[0] = 0
+    return _Objects(of_voxel, sizes, centres, largest)
+
+
+def _overlaps(predicted: _Objects, expected: _Objects, prediction: Floats, reference: Floats) -> pd.DataFrame:
+    """Return the IoU of every pair that overlaps, of voxels > 0.5 and of values: sum min / sum max."""
+    both = (predicted.of_voxel > 0) & (expected.of_voxel > 0)
+    voxels = pd.DataFrame({"predicted": predicted.of_voxel[both], "expected": expected.of_voxel[both]})
+    low, high = np.minimum(prediction, reference), np.maximum(prediction, reference)
+    voxels = voxels.assign(shared=1, low=low[both], high=high[both])
+    pairs = voxels.groupby(["predicted", "expected"], as_index=False).sum()
+    numbers = pairs["predicted"].to_numpy(), pairs["expected"].to_numpy()
+    union = predicted.sizes[numbers[0]] + expected.sizes[numbers[1]] - pairs["shared"]
+    # Over the union: what lies in either object, once where it lies in both.
+    sums = {
+        name: _sums(predicted, of_all)[numbers[0]] + _sums(expected, of_all)[numbers[1]] - pairs[name]
+        for name, of_all in (("low", low), ("high", high))
+    }
+    return pairs.assign(iou=pairs["shared"] / union, soft_iou=sums["low"] / sums["high"])
+
+
+def _sums(objects: _Objects, values: Floats) -> Floats:
+    sums: Floats = np.bincount(objects.of_voxel, values, minlength=objects.count + 1).astype(np.float64)
+    return sums

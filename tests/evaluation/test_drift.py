@@ -1,0 +1,385 @@
+"""Drift between two releases: the values of a real update, laws, verdicts, bad input."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prisms import prism, write
+
+from nnunet_softseg.cli import main
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.evaluation.comparison.deming import deming_line
+from nnunet_softseg.evaluation.drift import drift
+from nnunet_softseg.evaluation.releases.areas import MapSettings, release_areas
+from nnunet_softseg.evaluation.releases.drift_report import DriftReport
+from nnunet_softseg.evaluation.releases.frozen_set import version_of
+from nnunet_softseg.evaluation.releases.limits import Limits, read_limits
+
+COLUMNS = [
+    "contrast", "level", "n", "bias_mm2", "bias_low_mm2", "bias_high_mm2", "loa_low_mm2", "loa_high_mm2",
+    "mean_ratio", "sd_ratio", "deming_slope", "deming_intercept_mm2",
+]  # fmt: skip
+CONTRASTS = ("T1w", "T2w", "T2star", "mt-on", "mt-off", "dwi")
+
+
+def people(
+    subjects: int = 12, seed: int = 0, contrasts: Any = CONTRASTS, scatter: float = 0.0
+) -> pd.DataFrame:
+    """Areas of people at C2 and C3 in each contrast, mm2; scatter: SD of an image about its person."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for subject in range(subjects):
+        person = rng.normal(80, 8)
+        for contrast in contrasts:
+            for level in (2, 3):
+                area = person + 2 * level + rng.normal(0, scatter)
+                rows.append((f"sub-{subject:02d}", contrast, level, area))
+    return pd.DataFrame(rows, columns=["subject", "contrast", "level", "csa_mm2"])
+
+
+def written(folder: Path, name: str, table: pd.DataFrame) -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    table.to_csv(folder / name, index=False)
+    return folder / name
+
+
+def quiet(old: Path, new: Path, output: Path, **options: Any) -> Any:
+    return drift(old, new, output, num_processes=1, progress=False, **options)
+
+
+def compared(folder: Path, old: pd.DataFrame, new: pd.DataFrame, limits: Limits | None = None) -> DriftReport:
+    files = written(folder, "old.csv", old), written(folder, "new.csv", new)
+    return DriftReport(*files, release_areas(*files, MapSettings()), limits or Limits())
+
+
+# Values
+
+
+def test_a_real_update_of_a_normative_database(larger_real_data: Path, tmp_path: Path) -> None:
+    folder = larger_real_data / "drift"
+    if not folder.is_dir():
+        pytest.skip(f"no areas of two releases in {folder}")
+    report = quiet(folder / "old.csv", folder / "new.csv", tmp_path)
+    table = pd.read_csv(tmp_path / "drift.csv", keep_default_na=False, na_values={"level": [""]})
+    assert list(table) == COLUMNS
+    assert table["level"].tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert set(table["n"]) == {203}
+    ratios = [0.9738, 0.9745, 0.9776, 0.9787, 0.9805, 0.9722, 0.9709]
+    np.testing.assert_allclose(table["mean_ratio"], ratios, atol=5e-5)
+    biases = [-1.960, -1.976, -1.917, -1.863, -1.556, -1.708, -1.460]
+    np.testing.assert_allclose(table["bias_mm2"], biases, atol=5e-4)
+    spreads = [0.949, 0.920, 0.881, 0.861, 0.861, 0.909, 0.943]
+    np.testing.assert_allclose(table["sd_ratio"], spreads, atol=5e-4)
+    assert (table["bias_high_mm2"] < 0).all()
+    assert report.drift
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000), st.floats(0.5, 2.0), st.floats(-5, 5))
+def test_the_line_is_the_first_principal_axis(seed: int, slope: float, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    true = rng.normal(80, 8, 25)
+    x, y = true + rng.normal(0, 1, 25), slope * true + shift + rng.normal(0, 1, 25)
+    found = deming_line(x, y, np.arange(25))
+    _, _, axes = np.linalg.svd(np.stack([x - x.mean(), y - y.mean()], axis=1))
+    assert found.slope == pytest.approx(axes[0, 1] / axes[0, 0])
+    assert found.at(x).mean() == pytest.approx(y.mean())
+    assert deming_line(y, x, np.arange(25)).slope == pytest.approx(1 / found.slope)
+
+
+def test_the_standard_errors_of_the_line_are_those_of_repeated_draws() -> None:
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(200):
+        true = rng.normal(80, 8, 40)
+        x, y = (each + rng.normal(0, 1, 40) for each in (true, 0.97 * true + 2))
+        lines.append(deming_line(x, y, np.arange(40)))
+    slopes = np.array([line.slope for line in lines])
+    # 200 draws know a standard deviation to 5 %
+    assert np.mean([line.slope_se for line in lines]) == pytest.approx(slopes.std(), rel=0.2)
+    at_80 = np.array([line.at(np.array(80.0)) for line in lines])
+    errors = np.mean([line.se_at(np.array(80.0)) for line in lines])
+    assert errors == pytest.approx(at_80.std(), rel=0.2)
+
+
+# Laws
+
+
+def test_an_affine_change_is_found_exactly(tmp_path: Path) -> None:
+    old = people()
+    report = compared(tmp_path, old, old.assign(csa_mm2=0.97 * old["csa_mm2"] + 2))
+    np.testing.assert_allclose(report.table["deming_slope"], 0.97, rtol=1e-9)
+    np.testing.assert_allclose(report.table["deming_intercept_mm2"], 2, rtol=1e-7)
+    np.testing.assert_allclose(report.table["sd_ratio"], 0.97, rtol=1e-9)
+
+
+def test_the_same_areas_are_no_drift(tmp_path: Path) -> None:
+    report = compared(tmp_path, people(scatter=1), people(scatter=1))
+    assert not report.drift
+    for name, value in {"bias_mm2": 0, "mean_ratio": 1, "deming_slope": 1, "sd_ratio": 1}.items():
+        assert report.table[name].tolist() == pytest.approx([value] * 12), name
+    code = main(["drift", "--old", str(tmp_path / "old.csv"), "--new", str(tmp_path / "new.csv"),
+                 "-o", str(tmp_path / "out")])  # fmt: skip
+    assert code == 0
+
+
+def test_rows_that_are_there_twice_or_in_another_order_change_nothing(tmp_path: Path) -> None:
+    old, new = people(scatter=1), people(scatter=1, seed=1)
+    plain = compared(tmp_path / "plain", old, new).as_dict()
+    twice = pd.concat([new, new.iloc[5:9]]).sample(frac=1, random_state=0)
+    assert compared(tmp_path / "twice", old.iloc[::-1], twice).as_dict() == plain
+
+
+def test_the_areas_of_slices_are_averaged_over_a_level(tmp_path: Path) -> None:
+    old = people(3)
+    up, down = (old.assign(slice=n, csa_mm2=old["csa_mm2"] + off) for n, off in ((0, 3), (1, -3)))
+    report = compared(tmp_path, old, pd.concat([up, down]))
+    np.testing.assert_allclose(report.pairs["old"], report.pairs["new"])
+
+
+# The verdict
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scatter_is_no_drift_and_two_percent_are(seed: int, tmp_path: Path) -> None:
+    """The difference of an image between releases has an SD of 1 mm2, about 80 mm2."""
+    old = people(seed=seed)
+    noise = np.random.default_rng(100 + seed).normal(0, 1, len(old))
+    same = compared(tmp_path / "same", old, old.assign(csa_mm2=old["csa_mm2"] + noise))
+    assert not same.drift, same.broken
+    wider = compared(tmp_path / "wider", old, old.assign(csa_mm2=1.02 * old["csa_mm2"] + noise))
+    assert wider.drift
+
+
+def test_drift_is_exit_code_three_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = people(contrasts=("T2w",))
+    files = (
+        written(tmp_path, "old.csv", old),
+        written(tmp_path, "new.csv", old.assign(csa_mm2=1.03 * old["csa_mm2"])),
+    )
+    out = tmp_path / "out"
+    assert main(["drift", "--old", str(files[0]), "--new", str(files[1]), "-o", str(out)]) == 3
+    assert "DRIFT: beyond the limit: bias_percent of T2w C2" in capsys.readouterr().out
+    content = json.loads((out / "drift.json").read_text())
+    assert content["drift"] is True
+    assert content["rows"][0]["beyond"] == ["bias_percent"]
+    assert content["made_by"]["parameters"]["sha256"]
+    page = (out / "drift.html").read_text(encoding="utf-8")
+    assert '<strong class="bad">Drift</strong>' in page
+    assert not re.findall(r"(?:src|href)=[\"']?https?://", page)
+
+
+def test_limits_come_from_a_file(tmp_path: Path) -> None:
+    old = people()
+    new = old.assign(csa_mm2=1.03 * old["csa_mm2"])
+    file = tmp_path / "limits.json"
+    file.write_text('{"bias_percent": null, "slope": 0.02}')
+    limits = read_limits(file)
+    assert limits == Limits(bias_percent=None, slope=0.02)
+    assert "slope of T2w C2" in compared(tmp_path, old, new, limits).broken
+    assert not compared(tmp_path, old, new, Limits(bias_percent=5)).drift
+    apart = old.assign(csa_mm2=old["csa_mm2"] + 5 * (old["contrast"] == "dwi"))
+    spread = Limits(bias_percent=None, contrast_std_mm2=0.5)
+    assert compared(tmp_path, old, apart, spread).broken == [
+        f"contrast_std_mm2 of C{level}" for level in (2, 3)
+    ]
+    assert not compared(tmp_path, apart, old, spread).drift  # a smaller spread is no fault
+
+
+def test_an_area_that_the_new_release_does_not_find_is_drift(tmp_path: Path) -> None:
+    old = people()
+    new = old.copy()
+    new.loc[4, "csa_mm2"] = np.nan
+    report = compared(tmp_path, old, new)
+    assert report.broken == ["1 areas lost (sub-00 T2star C2)"]
+
+
+# A normative table
+
+
+def test_a_normative_table_follows_the_line_not_a_factor(tmp_path: Path) -> None:
+    old = people(30, scatter=1)
+    new = old.assign(csa_mm2=0.9 * old["csa_mm2"] + 6)
+    table = pd.DataFrame(
+        {"level": [2, 3], "mean_csa_mm2": [80.0, 82.0], "sd_csa_mm2": [8.0, 8.0], "n": [9, 9]}
+    )
+    files = written(tmp_path, "old.csv", old), written(tmp_path, "new.csv", new)
+    quiet(*files, tmp_path / "out", update=written(tmp_path, "normal.csv", table))
+    found = pd.read_csv(tmp_path / "out" / "normal_updated.csv")
+    np.testing.assert_allclose(found["mean_csa_mm2"], [78, 79.8], rtol=1e-6)
+    np.testing.assert_allclose(found["sd_csa_mm2"], 7.2, rtol=1e-6)
+    np.testing.assert_allclose(found["mean_csa_se_mm2"], 0, atol=1e-5)  # nothing scatters about this line
+    assert found["n"].tolist() == [9, 9]
+    np.testing.assert_allclose(found["deming_slope"], 0.9, rtol=1e-6)
+    other = written(tmp_path, "other.csv", table.assign(level=[2, 9]))
+    with pytest.raises(UserError, match="expected levels and contrasts that were compared, found 9"):
+        quiet(*files, tmp_path / "out", update=other)
+
+
+# Maps
+
+
+def release(folder: Path, width: float, subjects: int = 3, **changed: float) -> Path:
+    for number in range(subjects):
+        name = f"sub-{number:02d}_T2w"
+        write(folder / f"{name}_0001.nii.gz", prism(changed.get(name, width + 0.1 * number)))
+    return folder
+
+
+def level_image(folder: Path) -> Path:
+    values = np.zeros((16, 16, 20))
+    values[:, :, 2:10], values[:, :, 10:18] = 3, 2
+    return write(folder / "levels.nii.gz", values)
+
+
+def test_maps_are_measured_in_the_same_slices(tmp_path: Path) -> None:
+    old, new = release(tmp_path / "v2" / "soft", 6.2), release(tmp_path / "v10" / "soft", 6.4)
+    levels = level_image(tmp_path)
+    report = quiet(old.parent, new.parent, tmp_path / "out", levels=levels, vert=(2, 3))
+    table = pd.read_csv(tmp_path / "out" / "drift.csv")
+    assert table["level"].tolist() == [2, 3]
+    assert table["contrast"].tolist() == ["T2w"] * 2
+    np.testing.assert_allclose(table["bias_mm2"], 6 * 0.2, atol=1e-4)  # 6 voxels times 0.2
+    assert report.drift
+    assert not any("mix-up" in warning for warning in report.warnings)
+    back = quiet(new.parent, old.parent, tmp_path / "back")
+    assert any("--old names version 10, --new 2, an earlier one" in warning for warning in back.warnings)
+    assert back.table["level"].isna().all()
+
+
+def test_an_empty_map_is_lost(tmp_path: Path) -> None:
+    old = release(tmp_path / "old", 6.2)
+    new = release(tmp_path / "new", 6.2, **{"sub-01_T2w": 0.0})
+    write(new / "sub-01_T2w_0001.nii.gz", np.zeros((16, 16, 20)))
+    assert quiet(old, new, tmp_path / "out").broken == ["1 areas lost (sub-01 T2w)"]
+
+
+def test_versions_are_ordered_as_numbers() -> None:
+    names = ["v10", "v2", "model_v2.10.zip", "model-2.9", "r1"]
+    assert sorted(names, key=lambda name: version_of(Path("/x") / name)) == [
+        "r1", "v2", "model-2.9", "model_v2.10.zip", "v10"
+    ]  # fmt: skip
+    assert version_of(Path("/release_3/sub-01/OUT")) == (3,)
+
+
+# The frozen set
+
+
+def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    old = release(tmp_path / "old", 6.2)
+    frozen = tmp_path / "frozen"
+    frozen.mkdir()
+    for number in range(3):
+        (frozen / f"sub-{number:02d}_T2w_0000.nii.gz").write_bytes(bytes([number]))
+    lines = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(frozen.iterdir())}
+    manifest = frozen / "SHA256SUMS"
+    manifest.write_text("".join(f"{digest}  {name}\n" for name, digest in lines.items()))
+    assert quiet(old, old, tmp_path / "out", manifest=manifest).manifest_files == 3
+    as_json = frozen / "manifest.json"
+    as_json.write_text(json.dumps(lines))
+    assert quiet(old, old, tmp_path / "out", manifest=as_json).manifest_files == 3
+
+    (frozen / "sub-01_T2w_0000.nii.gz").write_bytes(b"changed")
+    with pytest.raises(UserError, match=r"found 1 changed: sub-01_T2w_0000\.nii\.gz"):
+        quiet(old, old, tmp_path / "none", manifest=manifest)
+    assert not (tmp_path / "none").exists()
+    (frozen / "sub-01_T2w_0000.nii.gz").unlink()
+    with pytest.raises(UserError, match="found 1 missing"):
+        quiet(old, old, tmp_path / "none", manifest=manifest)
+    manifest.write_text("".join(f"{lines[name]}  {name}\n" for name in [*lines][:1]))
+    with pytest.raises(UserError, match=r"2 that it does not list \(sub-01, sub-02\)"):
+        quiet(old, old, tmp_path / "none", manifest=manifest)
+    manifest.write_text("hello\n")
+    with pytest.raises(UserError, match="found line 1: 'hello'"):
+        quiet(old, old, tmp_path / "none", manifest=manifest)
+
+
+def test_subjects_of_the_training_are_named(tmp_path: Path) -> None:
+    old, new = release(tmp_path / "old", 6.2), release(tmp_path / "new", 6.2)
+    (new / "softseg.json").write_text(json.dumps({"training_cases": {"0": ["sub-01_T1w", "sub-77_T1w"]}}))
+    report = quiet(old, new, tmp_path / "out")
+    assert report.trained_on == {str(new): ["sub-01"]}
+    assert "WAS TRAINED ON 1 of these subjects: sub-01" in report.warnings[0]
+
+
+# Bad input
+
+
+def changed(table: pd.DataFrame, row: int, **values: Any) -> pd.DataFrame:
+    table = table.astype({"csa_mm2": object})
+    for name, value in values.items():
+        table.loc[row, name] = value
+    return table
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "another case": (lambda old: old[old["subject"] != "sub-03"], "areas missing: sub-03"),
+    "another contrast": (lambda old: old[old["contrast"] != "dwi"], "areas missing: sub-00 dwi C2"),
+    "another level": (lambda old: old[old["level"] != 3], "areas missing: .* C3"),
+    "more cases": (lambda old: pd.concat([old, old.head(1).assign(subject="sub-99")]), "missing: sub-99"),
+    "a contradiction": (lambda old: pd.concat([old, changed(old.head(1), 0, csa_mm2=1)]), "sub-00 T1w C2"),
+    "text": (lambda old: changed(old, 3, csa_mm2="big"), "line 5: expected an area in mm2"),
+    "a negative area": (lambda old: changed(old, 3, csa_mm2=-1.0), "line 5: expected an area in mm2"),
+    "no column": (lambda old: old.drop(columns="csa_mm2"), "add csa_mm2"),
+    "no level": (lambda old: changed(old.astype({"level": object}), 0, level="upper"), "level 'upper'"),
+    "no subject": (lambda old: changed(old, 0, subject=""), "expected a subject in every row"),
+    "nothing": (lambda old: old.head(0), "areas missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_release_that_cannot_be_compared_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, message = BAD[name]
+    old = people(4)
+    files = written(tmp_path, "old.csv", old), written(tmp_path, "new.csv", change(old))
+    assert main(["drift", "--old", str(files[0]), "--new", str(files[1]), "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_subject_is_refused_and_few_are_a_warning(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected areas of at least 2 subjects"):
+        compared(tmp_path, people(1), people(1))
+    report = compared(tmp_path, people(3), people(3))
+    assert any("3 subjects only" in warning for warning in report.warnings)
+    assert not report.drift
+
+
+def test_folders_that_cannot_be_compared(tmp_path: Path) -> None:
+    old, new = release(tmp_path / "old", 6.2), release(tmp_path / "new", 6.2, subjects=2)
+    with pytest.raises(UserError, match="found 1 missing: sub-02_T2w"):
+        quiet(old, new, tmp_path / "out")
+    with pytest.raises(UserError, match="expected two folders of maps or two CSV files"):
+        quiet(old, written(tmp_path, "new.csv", people(2)), tmp_path / "out")
+    with pytest.raises(UserError, match="--vert: expected --levels with it"):
+        quiet(old, old, tmp_path / "out", vert=2)
+    with pytest.raises(UserError, match="expected slices of C5"):
+        quiet(old, old, tmp_path / "out", levels=level_image(tmp_path), vert=5)
+    table = written(tmp_path, "old.csv", people(2))
+    with pytest.raises(UserError, match="--levels: expected folders of maps with it"):
+        quiet(table, table, tmp_path / "out", levels=level_image(tmp_path))
+    other = release(tmp_path / "other", 6.2)
+    nib.save(nib.Nifti1Image(prism(6.2), np.diag([1, 1, 2, 1])), other / "sub-00_T2w_0001.nii.gz")
+    with pytest.raises(UserError, match="expected the grid of"):
+        quiet(old, other, tmp_path / "out")
+    limits = tmp_path / "limits.json"
+    for content, message in (
+        ('{"bias": 1}', "found \\['bias'\\]"),
+        ('{"slope": -1}', "found -1"),
+        ("[1]", "named"),
+    ):
+        limits.write_text(content)
+        with pytest.raises(UserError, match=message):
+            quiet(old, old, tmp_path / "out", limits=limits)

@@ -1,0 +1,115 @@
+"""Single objects: matched or not, panoptic quality, the table of objects."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from nnunet_softseg.metrics.instances import INSTANCE_COLUMNS, match_instances
+
+
+def boxes(*places: tuple[int, int, int], value: float = 1.0) -> np.ndarray:
+    """Boxes of 2 x 2 voxels from `start` to `end` along the last axis, in row `row` of the first."""
+    values = np.zeros((40, 6, 20))
+    for row, start, end in places:
+        values[row : row + 2, 2:4, start:end] = value
+    return values
+
+
+# Two are found, one exactly and one half as long again; one is missed; two are made up.
+REFERENCE = boxes((2, 2, 8), (8, 2, 6), (14, 2, 8))
+PREDICTION = boxes((2, 2, 8), (8, 2, 8), (20, 2, 8), (26, 2, 8))
+
+
+def test_five_boxes_have_the_values_worked_out_by_hand() -> None:
+    found = match_instances(PREDICTION, REFERENCE).measures()
+    assert (found["true_positives"], found["false_positives"], found["false_negatives"]) == (2, 2, 1)
+    assert found["rq"] == pytest.approx(0.5714285714285714, abs=1e-9)  # 2 / (2 + 1 + 0.5)
+    assert found["sq"] == pytest.approx(0.8333333333333333, abs=1e-9)  # of 1 and 4 / 6
+    assert found["pq"] == pytest.approx(0.4761904761904762, abs=1e-9)
+    assert found["soft_sq"] == pytest.approx(found["sq"])  # masks have no other
+    assert found["instance_sensitivity"] == pytest.approx(2 / 3)
+    assert found["instance_precision"] == pytest.approx(2 / 4)
+
+
+def test_a_half_of_overlap_is_no_match() -> None:
+    reference = boxes((2, 2, 6))
+    assert match_instances(boxes((2, 2, 10)), reference).measures()["true_positives"] == 0  # IoU 4 / 8
+    just_above = boxes((2, 2, 9))  # 4 / 7
+    assert match_instances(just_above, reference).measures()["sq"] == pytest.approx(4 / 7)
+
+
+def test_without_a_match_the_qualities_are_zero() -> None:
+    found = match_instances(boxes((2, 2, 6)), boxes((8, 2, 6))).measures()
+    assert (found["rq"], found["sq"], found["pq"], found["soft_sq"]) == (0, 0, 0, 0)
+
+
+def test_the_soft_quality_takes_the_values() -> None:
+    # all 24 voxels of one hold 0.8 instead of 1: sum min / sum max
+    found = match_instances(boxes((2, 2, 8), value=0.8), boxes((2, 2, 8))).measures()
+    assert (found["sq"], found["soft_sq"]) == pytest.approx((1, 0.8))
+
+
+def test_objects_that_touch_at_a_corner_are_one() -> None:
+    corner = np.zeros((4, 4, 4))
+    corner[1, 1, 1] = corner[2, 2, 2] = 1.0
+    assert match_instances(corner, corner).measures()["true_positives"] == 1
+
+
+def test_the_table_tells_volume_centre_value_and_overlap() -> None:
+    affine = np.diag([0.5, 1.0, 2.0, 1.0])
+    affine[:3, 3] = 10.0, 20.0, 30.0
+    table = match_instances(0.9 * PREDICTION, REFERENCE).table(affine)
+    assert list(table) == list(INSTANCE_COLUMNS)
+    assert table["outcome"].tolist() == ["true_positive"] * 2 + ["false_negative"] + ["false_positive"] * 2
+    longer = table.iloc[1]  # 2 x 2 x 6 voxels of 1 mm3 where the reference has 2 x 2 x 4
+    assert (longer["volume_mm3"], longer["reference_volume_mm3"]) == pytest.approx((24, 16))
+    assert (longer["x_mm"], longer["y_mm"], longer["z_mm"]) == pytest.approx((14.25, 22.5, 37.0))
+    assert (longer["largest_value"], longer["iou"]) == pytest.approx((0.9, 4 / 6))
+    missed, made_up = table.iloc[2], table.iloc[3]
+    assert np.isnan(missed["volume_mm3"])
+    assert (missed["largest_value"], missed["iou"]) == (0, 0)
+    assert np.isnan(made_up["reference_volume_mm3"])
+    assert made_up["x_mm"] == pytest.approx(10 + 0.5 * 20.5)
+
+
+few_voxels = hnp.arrays(np.float32, (6, 5, 4), elements=st.floats(0, 1, width=32), fill=st.just(0.0))
+
+
+@settings(max_examples=60)
+@given(few_voxels, few_voxels)
+def test_counts_and_overlaps_are_those_of_a_search_through_all_pairs(p: np.ndarray, y: np.ndarray) -> None:
+    matches = match_instances(p, y)
+    (first, n_first), (second, n_second) = (ndimage.label(each > 0.5, np.ones((3, 3, 3))) for each in (p, y))
+    hard, soft = [], []
+    for a in range(1, n_first + 1):
+        for b in range(1, n_second + 1):
+            inside, union = ((first == a) & (second == b)).sum(), (first == a) | (second == b)
+            if inside / union.sum() > 0.5:
+                hard.append(inside / union.sum())
+                soft.append(np.minimum(p, y)[union].sum() / np.maximum(p, y)[union].sum())
+    found = matches.measures()
+    assert found["true_positives"] == len(hard)
+    assert (found["false_positives"], found["false_negatives"]) == (n_first - len(hard), n_second - len(hard))
+    assert found["sq"] == pytest.approx(np.mean(hard) if hard else 0)
+    assert found["soft_sq"] == pytest.approx(np.mean(soft) if soft else 0, rel=1e-5)
+    assert len(matches.table(np.eye(4))) == n_first + n_second - len(hard)
+
+
+def test_a_thousand_lesions_take_less_than_five_seconds() -> None:
+    reference = np.zeros((200, 200, 100), dtype=np.float32)
+    corners = np.stack(np.meshgrid(*(np.arange(5, 195, 19),) * 2, np.arange(3, 93, 9)), -1).reshape(-1, 3)
+    for x, y, z in corners:
+        reference[x : x + 4, y : y + 4, z : z + 4] = 1.0
+    prediction = np.roll(reference, 1, axis=0)  # IoU 3 / 5
+    start = time.process_time()
+    matches = match_instances(prediction, reference)
+    found, table = matches.measures(), matches.table(np.eye(4))
+    assert time.process_time() - start < 5
+    assert (found["true_positives"], found["false_positives"]) == (1000, 0)
+    assert found["pq"] == pytest.approx(0.6)
+    assert len(table) == 1000
