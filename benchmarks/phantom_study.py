@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.results import make_folder, write_json
 
 if TYPE_CHECKING:

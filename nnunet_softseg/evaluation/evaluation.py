@@ -30,6 +30,7 @@ from nnunet_softseg.evaluation.measuring import (
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS, in_order
 from nnunet_softseg.io.case_files import Case, ImageFiles, Reason, folds_trained_on, list_files
 from nnunet_softseg.io.case_matching import Found, companion_files, prediction_files, reference_files
+from nnunet_softseg.io.formats import ANY_FORMAT
 from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name
 
@@ -167,12 +168,12 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
         labels, listed = settings.labels or (1,), table.paths[REFERENCE]
         references = {(case, n): reference / path for case, path in listed.items() if path for n in labels}
     else:
-        listed_references = list_files(reference)
+        listed_references = list_files(reference, formats=ANY_FORMAT)
         references, labels = reference_files(listed_references, settings.labels, settings.reference_pattern)
     cases, warnings = describe_cases({case_id for case_id, _ in references}, table)
     found, notes = {}, {}
     for method, folder in methods.items():
-        images = list_files(folder, expected=f"predictions of {method}")
+        images = list_files(folder, formats=ANY_FORMAT, expected=f"predictions of {method}")
         found[method] = (
             _listed_predictions(images, table.paths[method], cases, labels)
             if table and method in table.paths
@@ -213,7 +214,7 @@ def _companions(root: Path | None, cases: Sequence[Case], kind: str) -> dict[str
     if root is None:
         return {}
     names = {case.case_id: [f"{case.case_id}_0000", case.case_id] for case in cases}
-    return companion_files(list_files(root), names, kind, cases=cases)
+    return companion_files(list_files(root, formats=ANY_FORMAT), names, kind, cases=cases)
 
 
 def _note(images: ImageFiles, found: Found) -> str:
@@ -238,7 +239,7 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
     """Refuse a comparison of nothing, and warn of what some method lacks."""
     for method, folder in methods.items():
         if not plan.found[method].paths:
-            images = list_files(folder)
+            images = list_files(folder, formats=ANY_FORMAT)
             names = examples([images.relative(file) for file in images.files])
             raise UserError(
                 f"{images.root}: expected predictions of {method} for cases of {reference} such as "

@@ -18,13 +18,12 @@ from scipy import ndimage
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import training_cases
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.soft_label import soft_label_file, stored_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.export import export_prediction
 from nnunet_softseg.inference.soft_prediction import predict_soft_map
 from nnunet_softseg.io.case_files import SOFT_FOLDER
-from nnunet_softseg.io.nifti import stored_values
 from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.overlap import soft_measures
@@ -207,7 +206,7 @@ def _perfect_predictor(job: _Job) -> Any:
 
 def _loss(job: _Job, label: int) -> Loss:
     written, source = (
-        stored_values(soft_label_file(folder, job.case_id, label)).astype(np.float64)
+        stored_soft_label(soft_label_file(folder, job.case_id, label)).astype(np.float64)
         for folder in (job.output / SOFT_FOLDER, job.dataset.raw_folder / soft_label.FOLDER)
     )
     unknown = np.isnan(source)

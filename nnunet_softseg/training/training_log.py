@@ -12,7 +12,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
 
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, training_cases
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.soft_label import soft_label_file, stored_soft_label
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti, stored_values
@@ -153,13 +153,13 @@ def write_soft_summary(
         for case in (training_cases(soft_label_folder.parent, dataset_json) if scheme.ignore else ())
     }
     cases: dict[str, dict[str, Any]] = {}
-    for file in sorted((prediction_folder / SOFT_FOLDER).glob("*.nii.gz")):
-        name = parse_numbered_name(file.name)
+    for file in sorted((prediction_folder / SOFT_FOLDER).glob("*")):
+        name = parse_numbered_name(file.name)  # none of other files
         reference = soft_label_file(soft_label_folder, *name) if name else None
         if name is None or reference is None or not reference.is_file():
             continue
         case, label = name
-        predicted, expected = stored_values(file), stored_values(reference)
+        predicted, expected = stored_soft_label(file), stored_soft_label(reference)
         unknown = np.isnan(expected)
         if case in label_maps:
             unknown |= stored_values(label_maps[case]) == scheme.ignore

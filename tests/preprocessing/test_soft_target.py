@@ -33,9 +33,9 @@ from tiny_dataset import (
 )
 
 from nnunet_softseg import cli
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS
 from nnunet_softseg.datasets.soft_label import find_reader
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.formats import NIFTI_READERS
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.preprocessing import preparation
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, explain_missing_plans

@@ -287,7 +287,7 @@ def test_labels_that_do_not_fit_together_are_refused(
         nnUNetTrainerSoftSeg(small_plans(dataset), "3d_fullres", 0, {**dataset.dataset_json, **change}, CPU)
 
 
-def test_cascade_and_2d_are_refused(dataset: TinyDataset) -> None:
+def test_cascades_are_refused(dataset: TinyDataset) -> None:
     plans = small_plans(dataset)
     plans["configurations"]["3d_cascade_fullres"] = {
         "inherits_from": "3d_fullres",
@@ -295,8 +295,6 @@ def test_cascade_and_2d_are_refused(dataset: TinyDataset) -> None:
     }
     with pytest.raises(UserError, match=r"cascade.*nnUNetTrainer"):
         nnUNetTrainerSoftSeg(plans, "3d_cascade_fullres", 0, dataset.dataset_json, CPU)
-    with pytest.raises(UserError, match="nnUNetTrainerSoftSegSlidingWindow"):
-        nnUNetTrainerSoftSeg(small_plans(dataset), "2d", 0, dataset.dataset_json, CPU)
 
 
 def test_mixed_orientations_are_refused_with_the_way_out(
