@@ -222,7 +222,7 @@ def _note(images: ImageFiles, found: Found) -> str:
     of_all = f"{there} of {there + len(found.missing)} cases" if found.missing else f"{there} cases"
     parts = [f"{of_all}, {found.way}"]
     if found.num_unused:
-        parts.append(f"{found.num_unused} other NIfTI files not used")
+        parts.append(f"{found.num_unused} other images not used")
     others = sum(reason is Reason.NOT_NIFTI for reason in images.passed_over.values())
     if others:
         parts.append(f"{others} files that are no images passed over")
@@ -243,7 +243,7 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
             names = examples([images.relative(file) for file in images.files])
             raise UserError(
                 f"{images.root}: expected predictions of {method} for cases of {reference} such as "
-                f"{plan.cases[0].case_id}, found {len(images.files)} NIfTI files ({names}): check the "
+                f"{plan.cases[0].case_id}, found {len(images.files)} images ({names}): check the "
                 "folder, or say how files are named with --pattern"
             )
     common = plan.common()

@@ -115,7 +115,7 @@ def predict(
 
     Args:
         source: an image; a folder of images with nnU-Net's names or any; a BIDS folder, of which
-            `sub-*/[ses-*/]anat` and `dwi` count.
+            `sub-*/[ses-*/]anat` and `dwi` count. In NIfTI, or in the format of the training.
         output: folder, made if missing; not that of the images.
         model: nnU-Net's folder of a trained model, or an archive of nnUNetv2_export_model_to_zip.
         folds: whose soft maps are averaged; None: all that are there.
@@ -344,7 +344,7 @@ def find_cases(
     Raises:
         UserError: if there is no image, a channel is missing, or two cases have the same name.
     """
-    images = _images(source, contrasts, _formats(file_ending))
+    images = _images(source, contrasts, file_ending)
     if num_channels > 1 and is_picture(images[0].name):
         num_channels //= _colours(images[0])
     cases = _one_per_image(images) if num_channels == 1 else _by_channels(images, num_channels)
@@ -362,7 +362,7 @@ def find_cases(
 def _formats(file_ending: str | None) -> Sequence[Callable[[str], bool]]:
     if file_ending is None:
         return ANY_FORMAT
-    return NIFTI if is_nifti(file_ending) else (lambda name: name.lower().endswith(file_ending),)
+    return NIFTI if is_nifti(file_ending) else (lambda name: name.lower().endswith(file_ending.lower()),)
 
 
 def _colours(file: Path) -> int:
@@ -377,9 +377,7 @@ def images_passed_over(source: Path, file_ending: str | None = NIFTI_ENDINGS[0])
     return list_files(source, subfolders=False, formats=_formats(file_ending)).warnings()
 
 
-def _images(
-    source: Path, contrasts: Sequence[str] | None, formats: Sequence[Callable[[str], bool]]
-) -> Sequence[Path]:
+def _images(source: Path, contrasts: Sequence[str] | None, file_ending: str | None) -> Sequence[Path]:
     if is_bids(source):
         listing = list_bids(source)
         if contrasts is None:
@@ -392,8 +390,11 @@ def _images(
             f"{', sub-*/'.join(IMAGE_FOLDERS)}: leave --contrasts out"
         )
     expected = "NIfTI files (.nii or .nii.gz), or a BIDS folder with sub-*/anat"
-    if formats[0] is not is_nifti and not source.is_file():
-        expected = "images of the format of the training"
+    formats = _formats(file_ending)
+    if file_ending is not None and not is_nifti(file_ending):
+        expected = f"files that end in {file_ending}, as those of the training"
+        if source.is_file() and not formats[0](source.name):
+            raise UserError(f"{source}: expected a file or a folder with {expected}: convert it")
     return list_files(source, subfolders=False, formats=formats, expected=expected).files
 
 

@@ -37,7 +37,13 @@ from nnunet_softseg.io.results import (
     source_changed,
 )
 from nnunet_softseg.io.workers import try_jobs
-from nnunet_softseg.preprocessing.center_crop import Box, crop_axis, kept_mass, network_box
+from nnunet_softseg.preprocessing.center_crop import (
+    Box,
+    crop_axis,
+    describe_patches,
+    kept_mass,
+    network_box,
+)
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY, chosen_way, way_errors
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedCase,
@@ -100,12 +106,16 @@ class CasePreparation:
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """Result of the preparation of a dataset: soft targets in a folder, labels as stacked, cases by name."""
+    """Result of the preparation of a dataset: soft targets in a folder, labels as stacked, cases by name.
+
+    `patches` says in words where the network's patches are, around the centre or anywhere, and why.
+    """
 
     folder: Path
     labels: tuple[int, ...]
     cases: tuple[CasePreparation, ...]
     general_warnings: tuple[str, ...]
+    patches: str
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -408,7 +418,8 @@ def prepare_soft_targets(
         )
     made = {job.case.case_id for job in stale}
     reports = tuple(_report(job, prepared=job.case.case_id in made) for job in jobs)
-    return PreparationReport(folder, dataset.labels, reports, _general_warnings(dataset, jobs))
+    patches = describe_patches(jobs[0].si_axis, dataset.patch_size, wanted=dataset.crop)
+    return PreparationReport(folder, dataset.labels, reports, _general_warnings(dataset, jobs), patches)
 
 
 def all_up_to_date(dataset: PreprocessedDataset) -> bool:

@@ -30,7 +30,7 @@ from nnunet_softseg.io.results import load_json, load_record, make_folder, write
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
-from nnunet_softseg.preprocessing.center_crop import crop_axis, describe_patches
+from nnunet_softseg.preprocessing.center_crop import crop_axis
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
@@ -168,11 +168,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         keep_output_scales(self.plans_manager.plans, chosen)
         for line in describe(chosen):
             self.print_to_log_file(line)
-        patch_size, wanted = self.configuration_manager.patch_size, self.settings.center_crop
-        patch = describe_patches(self.si_axis, patch_size, wanted=wanted)
         ways = "; ".join(f"{name} {way}" for name, way in self._entry[WAY_KEY].items())
         self.print_to_log_file(
-            f"patches: {patch}; maps on finer images: {ways}; to overrule these: settings of "
+            f"patches: {report.patches}; maps on finer images: {ways}; to overrule these: settings of "
             f"{type(self).__name__}"
         )
 
