@@ -59,7 +59,7 @@ def write_png(file: Path, values: npt.NDArray[Any]) -> None:
 
 
 def write_tiff(file: Path, values: npt.NDArray[Any]) -> None:
-    tifffile.imwrite(file, values[0] if len(values) == 1 else values)
+    tifffile.imwrite(file, values[0] if len(values) == 1 else values, photometric="minisblack")
 
 
 def write_itk(file: Path, values: npt.NDArray[Any]) -> None:

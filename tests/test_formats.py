@@ -2,7 +2,7 @@
 
 import json
 import multiprocessing.dummy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +46,7 @@ from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry import csa
 from nnunet_softseg.preprocessing.soft_target import open_soft_target
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
+from nnunet_softseg.training import variants
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 from nnunet_softseg.training.training_log import SoftSegLogger
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegDemo
@@ -171,6 +172,40 @@ def test_train_predict_evaluate(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert stated["soft_volume_mm3"] == pytest.approx(total * voxel, rel=1e-4, abs=2e-3)
 
 
+@pytest.fixture(scope="module")
+def micrographs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiscDataset]:
+    """PNG images, preprocessed; nnU-Net's folders are those of the dataset."""
+    patch = pytest.MonkeyPatch()
+    dataset = make_disc_dataset(tmp_path_factory.mktemp("micrographs"), ".png", CASES)
+    ready(dataset, "2d", patch)
+    yield dataset
+    patch.undo()
+
+
+TRAINERS = [
+    trainer
+    for trainer in vars(variants).values()
+    if isinstance(trainer, type) and issubclass(trainer, nnUNetTrainerSoftSeg)
+]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_trainer_takes_2d(
+    trainer: type[nnUNetTrainerSoftSeg],
+    micrographs: DiscDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    plans = small_disc_plans(micrographs, "2d", (32, 32))
+    made = trainer(plans, "2d", 0, micrographs.dataset_json, CPU)
+    made.on_train_start()
+    batch = next(made.dataloader_train)
+    assert batch["data"].shape[:2] == (2, 1)
+    assert batch["data"].ndim == 4
+    assert np.isfinite(made.train_step(batch)["loss"])
+
+
 def test_2d_of_3d_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices of NIfTI images, with the default trainer: it neither refuses them nor crops."""
     dataset = make_disc_dataset(tmp_path / "nnunet", ".nii.gz", CASES, DEEP)
@@ -215,8 +250,9 @@ def test_soft_labels_of_pictures_are_exact(ending: str, soft_ending: str, tmp_pa
 def test_soft_labels_of_itk_images_are_exact_and_on_their_grid(
     reader: str, soft_ending: str, tmp_path: Path
 ) -> None:
-    """Against SimpleITK: the label written and read in any format lies as its image."""
+    """Against SimpleITK: the label written and read in any format lies as its image, unknown voxels too."""
     values = np.random.default_rng(0).random((5, 6, 7), dtype=np.float32)
+    values[1, 2, 3] = np.nan
     WRITERS[".mha"](tmp_path / "image.mha", values)
     if soft_ending == ".nii.gz":
         SimpleITK.WriteImage(
@@ -325,6 +361,18 @@ def test_labels_of_other_shapes_formats_and_broken_files_are_named(pictures: Dis
     assert "a_0001.mha: not a soft label of images that NaturalImage2DIO reads" in said(pictures)
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".tif"])
+def test_half_a_file_is_named(ending: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    WRITERS[ending](tmp_path / f"a{ending}", random.random((5, 40, 44), dtype=np.float32))
+    content = (tmp_path / f"a{ending}").read_bytes()
+    (tmp_path / f"a{ending}").write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        UserError, match=f"a{ending}: cannot be opened: expected a whole {ending[1:].upper()}"
+    ):
+        load_nifti(tmp_path / f"a{ending}")
+
+
 def test_a_reader_that_does_not_read_the_format_is_named(pictures: DiscDataset) -> None:
     content = {**pictures.dataset_json, "overwrite_image_reader_writer": "NibabelIO"}
     (pictures.raw / "dataset.json").write_text(json.dumps(content))
@@ -383,10 +431,22 @@ def test_the_discs_are_those_of_geometry() -> None:
 
 def test_images_of_a_format_hold_what_their_libraries_wrote(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((3, 4, 5), dtype=np.float32)
-    tifffile.imwrite(tmp_path / "a.tif", values)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
     np.testing.assert_array_equal(open_other(tmp_path / "a.tif").get_fdata(dtype=np.float32), values.T)
     imsave(tmp_path / "b.png", np.round(values[0] * 65535).astype(np.uint16), check_contrast=False)
     np.testing.assert_array_equal(
         np.asarray(open_other(tmp_path / "b.png").dataobj)[..., 0].T, np.round(values[0] * 65535)
     )
-    assert isinstance(load_nifti(tmp_path / "b.png"), nib.Nifti1Image)
+    imsave(tmp_path / "c.bmp", np.round(values[0] * 255).astype(np.uint8), check_contrast=False)
+    np.testing.assert_array_equal(
+        np.asarray(open_other(tmp_path / "c.bmp").dataobj)[..., 0].T, np.round(values[0] * 255)
+    )
+    geometry = {
+        "spacing": (1.0, 2.0, 3.0),
+        "origin": (0.0, 0.0, 0.0),
+        "direction": (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    }
+    write_other(tmp_path / "d.gipl", values, {"sitk_stuff": geometry})
+    assert isinstance(load_nifti(tmp_path / "d.gipl"), nib.Nifti1Image)
+    np.testing.assert_array_equal(open_other(tmp_path / "d.gipl").get_fdata(dtype=np.float32), values.T)
+    assert open_other(tmp_path / "d.gipl").header.get_zooms() == (1, 2, 3)
