@@ -629,10 +629,6 @@ def cascade(dataset: TinyDataset) -> None:
     change_plans(dataset, previous_stage="3d_lowres")
 
 
-def flat_patch(dataset: TinyDataset) -> None:
-    change_plans(dataset, patch_size=[32, 32])
-
-
 PREPROCESS = "run nnUNetv2_preprocess -d 101 -c 3d_fullres -plans_name nnUNetPlans"
 MISTAKES: list[tuple[Any, str]] = [
     (
@@ -668,7 +664,6 @@ MISTAKES: list[tuple[Any, str]] = [
         "regions_class_order does not fit the labels: expected 2 values",
     ),
     (cascade, "3d_fullres of Dataset101_Tiny is a cascade.*nnUNetTrainer"),
-    (flat_patch, "two-dimensional, expected a 3d configuration.*nnUNetTrainerSoftSegSlidingWindow"),
 ]
 
 
@@ -732,10 +727,12 @@ def test_case_that_is_not_preprocessed_is_a_warning(dataset: TinyDataset) -> Non
     assert PREPROCESS in report.warnings[0]
 
 
-def test_2d_configuration_without_crop(dataset: TinyDataset) -> None:
-    """nnU-Net leaves the distance of slices as it is there; the soft label must follow."""
+def test_2d_configuration(dataset: TinyDataset) -> None:
+    """nnU-Net leaves the distance of slices as it is there; the soft label must follow. Nothing is cropped."""
     plan_and_preprocess(dataset, "2d")
-    report = prepare(101, "2d", num_processes=0, progress=False, crop=False)
+    report = prepare(101, "2d", num_processes=0, progress=False)
+    assert report.patches.startswith("anywhere, as nnU-Net draws them: the configuration is 2d")
+    assert {kept for found in report.cases for kept in found.kept_mass} == {1.0}
     case = dataset.cases[0]
     image = nnUNetDatasetBlosc2(str(dataset.preprocessed / "nnUNetPlans_2d")).load_case(case)[0]
     assert open_soft_target(report.folder, case).shape == (2, *image.shape[1:])
