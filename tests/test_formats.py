@@ -169,6 +169,12 @@ def test_train_predict_evaluate(name: str, tmp_path: Path, monkeypatch: pytest.M
     )
     stated = json.loads((out / "softseg.json").read_text())["cases"][dataset.cases[0]]["labels"]["fibre"]
     total = stored_soft_label(soft_label_file(out / "soft", dataset.cases[0], FIBRE)).sum(dtype=np.float64)
+    flags = {
+        flag
+        for case in json.loads((out / "softseg.json").read_text())["cases"].values()
+        for flag in case["flags"]
+    }
+    assert not flags & {"few slices", "header"}
     assert stated["soft_volume_mm3"] == pytest.approx(total * voxel, rel=1e-4, abs=2e-3)
 
 

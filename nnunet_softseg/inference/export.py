@@ -82,8 +82,10 @@ def export_prediction(
     for name, soft_map in zip(names, soft_maps, strict=True):
         volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
         record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
-    si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
-    record.add_flags(flag_coverage(soft_maps, names, si_axis))
+    si_axis = plans_manager.plans[PLANS_KEY]["si_axis"]
+    if si_axis is not None or soft_maps.shape[1] > 1:  # a picture has one slice
+        axis = plans_manager.transpose_forward[si_axis or 0]
+        record.add_flags(flag_coverage(soft_maps, names, axis))
     record.add_flags(_flag_seen(target.name, plans_manager.plans))
     record.seconds["export"] = time.perf_counter() - started
     _report(target, record, plans_manager.plans, settings)
@@ -177,7 +179,7 @@ def _write_soft_maps(
                 write_other(aside, soft_map, properties)
     if is_picture(first.name) and soft_maps.shape[1] > 1:
         write_json(spacing_file(first), {"spacing": [float(size) for size in properties["spacing"]]})
-    return VoxelGrid.of(nifti or load_nifti(first)).voxel_mm3
+    return VoxelGrid.of(load_nifti(first) if nifti is None else nifti).voxel_mm3
 
 
 def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:

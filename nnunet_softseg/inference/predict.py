@@ -362,7 +362,10 @@ def find_cases(
 def _formats(file_ending: str | None) -> Sequence[Callable[[str], bool]]:
     if file_ending is None:
         return ANY_FORMAT
-    return NIFTI if is_nifti(file_ending) else (lambda name: name.lower().endswith(file_ending.lower()),)
+    if is_nifti(file_ending):
+        return NIFTI
+    ending = file_ending.lower()
+    return (lambda name: name.lower().endswith(ending),)
 
 
 def _colours(file: Path) -> int:

@@ -728,7 +728,7 @@ def test_case_that_is_not_preprocessed_is_a_warning(dataset: TinyDataset) -> Non
 
 
 def test_2d_configuration(dataset: TinyDataset) -> None:
-    """nnU-Net leaves the distance of slices as it is there; the soft label must follow. Nothing is cropped."""
+    """nnU-Net leaves the distance of slices as it is there; the soft label must follow. No crop."""
     plan_and_preprocess(dataset, "2d")
     report = prepare(101, "2d", num_processes=0, progress=False)
     assert report.patches.startswith("anywhere, as nnU-Net draws them: the configuration is 2d")
