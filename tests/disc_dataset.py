@@ -73,7 +73,7 @@ def write_itk(file: Path, values: npt.NDArray[Any]) -> None:
 
 
 def write_nifti(file: Path, values: npt.NDArray[Any]) -> None:
-    save_nifti(file, values.T, affine_of())
+    save_nifti(file, values.T, affine_of("LAS", SPACING_ZYX[::-1]))
 
 
 WRITERS: dict[str, Callable[[Path, npt.NDArray[Any]], None]] = {
