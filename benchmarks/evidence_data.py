@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.datasets.conversion import convert
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.results import make_folder, new_folder, write_json
 from nnunet_softseg.labels.raters import fuse
 from nnunet_softseg.settings import HARD_THRESHOLD

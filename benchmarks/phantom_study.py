@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from study import Method, Study, add_arguments, plan, shared_by, train_and_predict, trainings
 
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.results import make_folder, write_json
 
 if TYPE_CHECKING:

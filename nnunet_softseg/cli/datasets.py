@@ -210,6 +210,7 @@ class Prepare(Command):
         report = prepare(**vars(self))
         for warning in report.warnings:
             print(f"warning: {warning}")
+        print(f"patches: {report.patches}")
         up_to_date = len(report.cases) - report.num_prepared
         print(f"{report.folder}: {report.num_prepared} soft targets prepared, {up_to_date} up to date")
         return 0

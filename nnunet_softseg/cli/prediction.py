@@ -16,7 +16,8 @@ class Predict(Command):
       OUT/soft/<case>_<label, 4 digits>.nii.gz  float32 in [0, 1]
       OUT/softseg.json                          times, flags and warnings
       OUT/qc/index.html                         a page to look at them
-    A case is named as its image without .nii.gz and without nnU-Net's channel number _0000.
+    A case is named as its image without .nii.gz and without nnU-Net's channel number _0000. Soft maps of MHA
+    and NRRD images have their ending, those of PNG and TIFF are .tif.
 
     A call that was cut off can be repeated: what is written is kept. An image that cannot be predicted stops
     no other; it is named at the end.
@@ -30,8 +31,8 @@ class Predict(Command):
     goes_on = True
     source: str = required(
         "-i FILE|DIR|BIDS",
-        "an image (.nii, .nii.gz); a folder of images; a BIDS folder, of which sub-*/[ses-*/]anat and "
-        "dwi count",
+        "an image in NIfTI, or in the format of the training; a folder of images; a BIDS folder, of which "
+        "sub-*/[ses-*/]anat and dwi count",
     )
     output: str = required("-o OUT", "folder, made if missing; not that of the images")
     model: str = required(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, TrainingCase
 from nnunet_softseg.errors import Finding, UserError, short_name
+from nnunet_softseg.io.formats import is_picture, without_ending
 from nnunet_softseg.io.geometry import (
     TWO_SIZES,
     VoxelGrid,
@@ -21,18 +22,11 @@ from nnunet_softseg.io.geometry import (
     geometry_findings,
     grid_findings,
     reader_geometry_findings,
+    shape_findings,
     sizes_agree,
     sizes_in_file,
 )
-from nnunet_softseg.io.nifti import (
-    MapKind,
-    Values,
-    classify,
-    file_findings,
-    load_nifti,
-    stored_values,
-    without_nifti_ending,
-)
+from nnunet_softseg.io.nifti import MapKind, Values, classify, file_findings, load_nifti, stored_values
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 _READER_ORDER = (0, 1, 2)
@@ -114,8 +108,9 @@ def _image_findings(job: CaseJob) -> tuple[list[Finding], dict[str, Any] | None,
 
     Properties are None if it is unreadable.
     """
-    files, findings = job.case.images, _number_findings(job)
-    broken = [finding for image in files for finding in file_findings(image)]
+    files = job.case.images
+    broken = [finding for image in files for finding in file_findings(image, colours=True)]
+    findings = _number_findings(job, len(files) if broken else sum(map(_channels, files)))
     if broken:
         return findings + broken, None, []
     off_grid = [finding for image in files[1:] for finding in _channel_findings(image, files[0])]
@@ -125,7 +120,7 @@ def _image_findings(job: CaseJob) -> tuple[list[Finding], dict[str, Any] | None,
         with contextlib.redirect_stdout(io.StringIO()):
             _, properties = soft_label.read_image(together, soft_label.find_reader(job.reader))
     except UserError as error:
-        unreadable = Finding(short_name(files[0]), "unreadable image", "a NIfTI file", str(error), _AGAIN)
+        unreadable = Finding(short_name(files[0]), "unreadable image", "an image", str(error), _AGAIN)
         return [*findings, unreadable], None, []
     findings += off_grid
     images = []
@@ -146,19 +141,25 @@ def _geometry_findings(file: Path) -> list[Finding]:
     ]
 
 
-def _number_findings(job: CaseJob) -> list[Finding]:
+def _channels(file: Path) -> int:
+    """Return the channels in a file: 1, or the colours of a picture."""
+    shape = load_nifti(file).shape
+    return shape[-1] if len(shape) > len(_READER_ORDER) else 1
+
+
+def _number_findings(job: CaseJob, found: int) -> list[Finding]:
     files, maps = job.case.images, job.case.label_map.parent
-    if len(files) == job.num_channels:
+    if found == job.num_channels:
         return []
     expected, remedy = f"{job.num_channels}, as channel_names", "add or remove files"
     cases = [file for file in files if (maps / file.name).is_file()]
     if cases:  # scan_0001, scan_0002: ids that end in four digits
         stem, ending = (
-            without_nifti_ending(cases[0].name),
-            cases[0].name[len(without_nifti_ending(cases[0].name)) :],
+            without_ending(cases[0].name),
+            cases[0].name[len(without_ending(cases[0].name)) :],
         )
         remedy = f"if each is a case, add its channel: rename {cases[0].name} to {stem}_0000{ending}"
-    return [Finding(short_name(files[0]), "wrong number of channels", expected, str(len(files)), remedy)]
+    return [Finding(short_name(files[0]), "wrong number of channels", expected, str(found), remedy)]
 
 
 def _channel_findings(file: Path, first: Path) -> list[Finding]:
@@ -196,17 +197,18 @@ def _soft_label_findings(
     file: Path, job: CaseJob, properties: Mapping[str, Any] | None
 ) -> tuple[list[Finding], npt.NDArray[np.float32] | None]:
     """Return the faults of a soft label, and its values (x, y, z); None: unreadable."""
-    findings = file_findings(file)
+    reader = soft_label.find_reader(job.reader)
+    findings = file_findings(file) or soft_label.format_findings(file, reader)
     if findings:
         return findings, None
     try:
-        _, seen = soft_label.read_image([file], soft_label.find_reader(job.reader))
+        _, seen = soft_label.read_checked(file, reader)
     except UserError as error:
-        return [Finding(short_name(file), "unreadable soft label", "a NIfTI file", str(error), _AGAIN)], None
+        return [Finding(short_name(file), "unreadable soft label", "an image", str(error), _AGAIN)], None
     if properties is not None:
         findings = _grid_findings(file, job.case.images[0])
         findings = findings or reader_geometry_findings(file, properties, seen)
-    values = stored_values(file)
+    values = soft_label.stored_soft_label(file)
     return findings + soft_label.value_findings(file, values), values
 
 
@@ -234,7 +236,10 @@ def _label_map_findings(
 
 
 def _grid_findings(file: Path, image: Path) -> list[Finding]:
-    return grid_findings(file, VoxelGrid.of(load_nifti(image)), VoxelGrid.of(load_nifti(file)))
+    expected, found = (VoxelGrid.of(load_nifti(each)) for each in (image, file))
+    if is_picture(image.name) or is_picture(file.name):  # which do not say where they lie
+        return shape_findings(file, expected.shape[: len(_READER_ORDER)], found.shape)
+    return grid_findings(file, expected, found)
 
 
 def _has_error(findings: Iterable[Finding]) -> bool:

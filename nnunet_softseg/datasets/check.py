@@ -31,6 +31,7 @@ from nnunet_softseg.datasets.raw_dataset import (
 from nnunet_softseg.datasets.raw_files import place_findings, unused_findings
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import Finding, UserError, short_name, unfit
+from nnunet_softseg.io.formats import READERS
 from nnunet_softseg.io.results import load_json
 from nnunet_softseg.io.workers import try_jobs
 
@@ -122,6 +123,7 @@ def _cases_and_findings(
         found, remedy = str(dataset_json["numTraining"]), "correct it, or look for lost images"
         findings.append(dataset_finding(what, expected, found, remedy, severity="warning"))
     findings += soft_label.folder_findings(folder / soft_label.FOLDER, case_ids, jobs[0].scheme.numbers)
+    findings += soft_label.precision_findings(file for job in jobs for file in job.soft_files)
     findings += [finding for result in results for finding in result.findings]
     findings += _comparison_findings(dict(zip(cases, results, strict=True)), dataset_json)
     known = {case_id: result.known for case_id, result in zip(case_ids, results, strict=True) if result.known}
@@ -154,7 +156,7 @@ def _case_jobs(folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[Tr
     try:
         reader = reader_name(dataset_json, cases[0].images[0])
     except UserError:  # this image will be named among the findings; the others can still be looked at
-        reader = "NibabelIO"
+        reader = READERS[dataset_json["file_ending"]][-1]
     jobs = []
     for case in cases:
         files = [

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, load_nifti
+from nnunet_softseg.io.formats import IMAGE_ENDINGS, READERS
+from nnunet_softseg.io.nifti import load_nifti
 
-NIFTI_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 VANILLA = "train it with nnUNetTrainer"
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
 ONE_ORIENTATION = (
@@ -219,14 +219,16 @@ def _order_findings(
 
 
 def format_findings(dataset_json: Mapping[str, Any]) -> list[Finding]:
-    """Say whether the images are not NIfTI, or read by a reader that drops their geometry."""
+    """Say whether the images are of a format, or their reader one, that soft training does not know."""
     ending = dataset_json["file_ending"]
     reader = dataset_json.get("overwrite_image_reader_writer", "None")
-    remedy = f"convert the images to NIfTI, or {VANILLA}"
-    if ending not in NIFTI_ENDINGS:
-        return [dataset_finding("images are not NIfTI", " or ".join(NIFTI_ENDINGS), repr(ending), remedy)]
-    if reader not in ("None", *NIFTI_READERS):
-        return [dataset_finding("not a NIfTI reader", " or ".join(NIFTI_READERS), repr(reader), remedy)]
+    if ending not in IMAGE_ENDINGS:
+        what, remedy = "images of another format", f"convert the images, or {VANILLA}"
+        return [dataset_finding(what, f"one of {', '.join(IMAGE_ENDINGS)}", repr(ending), remedy)]
+    if reader not in ("None", *READERS[ending]):
+        what, expected = f"not a reader of {ending} images", " or ".join(READERS[ending])
+        remedy = f"correct overwrite_image_reader_writer, or {VANILLA}"
+        return [dataset_finding(what, expected, repr(reader), remedy)]
     return []
 
 

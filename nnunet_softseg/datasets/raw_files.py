@@ -8,7 +8,7 @@ from nnunet_softseg.datasets.raw_dataset import TrainingCase
 from nnunet_softseg.datasets.soft_label import FOLDER
 from nnunet_softseg.errors import Finding, examples, short_name
 from nnunet_softseg.io.case_files import parse_numbered_name
-from nnunet_softseg.io.nifti import is_nifti, without_nifti_ending
+from nnunet_softseg.io.formats import is_nifti, without_ending
 
 IMAGES, LABEL_MAPS = "imagesTr", "labelsTr"
 
@@ -42,9 +42,9 @@ def unused_findings(
         return []
     ending: str = dataset_json["file_ending"]
     used = {file for case in cases for file in (*case.images, case.label_map)}
-    images = [file for file in _nifti_files(folder / IMAGES) if file not in used]
+    images = [file for file in _image_files(folder / IMAGES, ending) if file not in used]
     findings = [_image_finding(file, ending) for file in images]
-    maps = [short_name(file) for file in _nifti_files(folder / LABEL_MAPS) if file not in used]
+    maps = [short_name(file) for file in _image_files(folder / LABEL_MAPS, ending) if file not in used]
     if maps:
         what, expected = f"{len(maps)} label maps of no case", f"<case>{ending} of a case of {IMAGES}"
         remedy = "add or rename their images, or remove them"
@@ -52,14 +52,16 @@ def unused_findings(
     return findings
 
 
-def _nifti_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path, ending: str) -> list[Path]:
+    """Return the files with the ending of the dataset, in capitals or not, and those in NIfTI."""
     files: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
-    return sorted(file for file in files if is_nifti(file.name) and not file.name.startswith("."))
+    shown = (file for file in files if not file.name.startswith("."))
+    return sorted(file for file in shown if is_nifti(file.name) or file.name.lower().endswith(ending))
 
 
 def _image_finding(file: Path, ending: str) -> Finding:
     """Return why an image is of no case: no channel number, which nnU-Net dies of, or another ending."""
-    stem = without_nifti_ending(file.name)
+    stem = without_ending(file.name)
     has_channel = parse_numbered_name(file.name) is not None
     name = stem if has_channel else f"{stem}_0000"
     if not file.name.endswith(ending):

@@ -1,8 +1,9 @@
 """Soft labels on disk: names, reading and writing, label maps.
 
 `softLabelsTr/<case>_<label, 4 digits>.nii.gz` holds the fraction of each voxel, in [0, 1], that belongs to a
-label, on the grid of the image. Functions named `..._findings` return faults and raise nothing;
-reading and writing raise `UserError`.
+label, on the grid of the image. Labels of MHA and NRRD images may be of their format, those of pictures TIFF
+or PNG; the integers of a PNG are fractions times the largest of their type. Functions named `..._findings`
+return faults and raise nothing; reading and writing raise `UserError`.
 """
 
 import tempfile
@@ -13,22 +14,30 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, LabelScheme, format_findings
-from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
+from nnunet_softseg.datasets.raw_dataset import LabelScheme
+from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
+from nnunet_softseg.io.formats import (
+    ITK_ENDINGS,
+    NIFTI_ENDINGS,
+    NIFTI_READERS,
+    PNG,
+    READERS,
+    is_image,
+    is_nifti,
+    without_ending,
+)
 from nnunet_softseg.io.geometry import shape_findings
 from nnunet_softseg.io.nifti import (
-    NIFTI_ENDINGS,
-    compressed_or_plain,
     content_findings,
     file_findings,
     first_line,
-    is_nifti,
     load_nifti,
+    stored_as,
     stored_values,
-    without_nifti_ending,
 )
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -36,6 +45,9 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 FOLDER = "softLabelsTr"
 _SUM_TOLERANCE = 1e-3
 EXTRA_FILE = "extra file"
+_LEAST_OF_PNG = 1 / 255
+_EIGHT_BITS = ("1", "L", "P")
+"""Modes of Pillow in which a grey PNG has no more than 256 levels."""
 _HOW_TO_MAKE = (
     "write one float NIfTI per case and label, <case>_<label, 4 digits>.nii.gz, with values in [0, 1] on the "
     "image's grid (docs/data.md shows how); labelsTr alone serves vanilla trainers only (nnUNetTrainer)"
@@ -46,11 +58,11 @@ SoftLabel = npt.NDArray[np.float32]
 
 
 def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
-    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only a `.nii` is there.
+    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only another is there.
 
     The folder is softLabelsTr, or the `soft` folder of a prediction.
     """
-    return compressed_or_plain(folder / f"{case_id}_{label:04d}{NIFTI_ENDINGS[0]}")
+    return stored_as(folder, f"{case_id}_{label:04d}")
 
 
 def is_predicted(label_map: Path, case_id: str, labels: Iterable[int]) -> bool:
@@ -91,18 +103,20 @@ def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]
 def _why_extra(file: Path, case_ids: Sequence[str], labels: Sequence[int]) -> tuple[str, str]:
     """Return the part of a file's name that is expected, and the one found."""
     case_id, label = parse_numbered_name(file.name) or (None, 0)
-    if case_id is None or without_nifti_ending(file.name) in case_ids:
+    if case_id is None or without_ending(file.name) in case_ids:
         return "only <case>_<label, 4 digits>.nii.gz", "another name"
     if case_id not in case_ids:
         return "a case of imagesTr", f"case {case_id}"
     if label not in labels:
         return f"a label of dataset.json ({', '.join(map(str, labels))})", f"label {label}"
-    return "one file per case and label", "both .nii and .nii.gz"
+    used = soft_label_file(file.parent, case_id, label).name
+    both = sorted(name[len(without_ending(name)) :] for name in (file.name, used))
+    return "one file per case and label", f"both {' and '.join(both)}"
 
 
 def _how_to_rename(file: Path, case_ids: Sequence[str], labels: Sequence[int]) -> str:
-    stem = without_nifti_ending(file.name)
-    if not is_nifti(file.name) or stem not in case_ids:
+    stem = without_ending(file.name)
+    if not is_image(file.name) or stem not in case_ids:
         return "remove or rename it"
     of_label = "" if len(labels) == 1 else ", if it holds the fractions of that label"
     return f"rename it to {stem}_{labels[0]:04d}{file.name[len(stem) :].lower()}{of_label}"
@@ -116,13 +130,16 @@ class ImageReader(Protocol):
 
 
 def find_reader(name: str) -> ImageReader:
-    """Return nnU-Net's reader of that name; a UserError unless it keeps the geometry of NIfTI files."""
-    if name not in NIFTI_READERS:
-        raise_first_error(format_findings({"file_ending": ".nii.gz", "overwrite_image_reader_writer": name}))
-    from nnunetv2.imageio import nibabel_reader_writer, simpleitk_reader_writer
+    """Return nnU-Net's reader of that name; a UserError for one that soft training does not know."""
+    known = sorted({reader for readers in READERS.values() for reader in readers})
+    if name not in known:
+        raise UserError(
+            f"dataset.json: expected a reader out of {', '.join(known)}, found {name}: correct "
+            "overwrite_image_reader_writer"
+        )
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-    module = simpleitk_reader_writer if name.startswith("SimpleITK") else nibabel_reader_writer
-    reader: ImageReader = getattr(module, name)()
+    reader: ImageReader = recursive_find_reader_writer_by_name(name)()
     return reader
 
 
@@ -132,8 +149,9 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
         return reader.read_images([str(file) for file in files])
     except Exception as error:
         names = ", ".join(short_name(file) for file in files)
+        expected = "a NIfTI file" if is_nifti(files[0].name) else "an image"
         raise UserError(
-            f"{names}: expected a NIfTI file that {type(reader).__name__} can read, found: "
+            f"{names}: expected {expected} that {type(reader).__name__} can read, found: "
             f"{first_line(error)}: write the file again, or choose another reader "
             '("overwrite_image_reader_writer" in dataset.json)'
         ) from error
@@ -142,17 +160,88 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
 def read_soft_label(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[str, Any]]:
     """Return a soft label (z, y, x) and its properties, just as the dataset's reader gives the image.
 
-    Voxels where nothing is known are NaN. Only the file is checked: a UserError if it is missing, broken or
-    not three-dimensional.
+    Voxels where nothing is known are NaN. Only the file is checked: a UserError if it is missing, broken, not
+    three-dimensional, or of a format that does not go with the reader's.
     """
-    raise_first_error(file_findings(file))
+    raise_first_error([*file_findings(file), *format_findings(file, reader)])
+    return read_checked(file, reader)
+
+
+def read_checked(file: Path, reader: ImageReader) -> tuple[SoftLabel, dict[str, Any]]:
+    """Return a soft label as `read_soft_label` does, of a file whose findings are known."""
+    if not _keeps_geometry(reader):
+        return _as_read(stored_soft_label(file)), {}
     channels, properties = read_image([file], reader)
     label = np.asarray(channels[0], dtype=np.float32)
-    if type(reader).__name__.startswith("SimpleITK"):  # which reads NaN as 0
+    if is_nifti(file.name) and type(reader).__name__.startswith("SimpleITK"):  # which reads NaN as 0
         unknown = np.isnan(stored_values(file))
         if unknown.any():
             label[_turned(unknown, file, reader)] = np.nan
     return label, properties
+
+
+def read_label_map(file: Path, reader: ImageReader) -> npt.NDArray[np.float32]:
+    """Return an integer label map (z, y, x) as the dataset's reader gives the image; UserError: broken."""
+    raise_first_error(file_findings(file))
+    return read_image([file], reader)[0][0] if _keeps_geometry(reader) else _as_read(stored_values(file))
+
+
+def _keeps_geometry(reader: ImageReader) -> bool:
+    """Return whether a reader is one of NIfTI, MHA and NRRD, and not of pictures."""
+    return type(reader).__name__ in NIFTI_READERS
+
+
+def _as_read(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return values (x, y, z) of a file as nnU-Net's readers of pictures give theirs, (z, y, x)."""
+    return np.ascontiguousarray(values.T)
+
+
+def format_findings(file: Path, reader: ImageReader) -> list[Finding]:
+    """Say whether a soft label is of a format that does not go with images of a reader."""
+    name = type(reader).__name__
+    wanted: tuple[str, ...] = NIFTI_ENDINGS
+    if name.startswith("SimpleITK"):
+        wanted = (*NIFTI_ENDINGS, *ITK_ENDINGS)
+    elif not _keeps_geometry(reader):
+        wanted = (*NIFTI_ENDINGS, ".tif", ".tiff", PNG)
+    if file.name.lower().endswith(wanted):
+        return []
+    what, expected = f"not a soft label of images that {name} reads", " or ".join(wanted)
+    return [Finding(short_name(file), what, expected, file.suffix, "write it in one of these formats")]
+
+
+def stored_soft_label(file: Path) -> SoftLabel:
+    """Return the fractions of a soft label of any format, (x, y, z); a UserError if it cannot be read.
+
+    They are exact to what is stored: the integers of a PNG are divided by the largest of their type.
+    """
+    values = stored_values(file)
+    full = png_full_scale(file, load_nifti(file).get_data_dtype()) if file.suffix.lower() == PNG else 1
+    return values if full == 1 else values / np.float32(full)
+
+
+def png_full_scale(file: Path, dtype: np.dtype[Any]) -> int:
+    """Return what means a whole voxel in the file of a soft label: 255 or 65535 in a PNG, else 1."""
+    is_scaled = file.suffix.lower() == PNG and dtype.kind == "u"
+    return int(np.iinfo(dtype).max) if is_scaled else 1
+
+
+def precision_findings(files: Iterable[Path]) -> list[Finding]:
+    """Warn once of soft labels in PNG files with 8 bits."""
+    coarse = []
+    for file in files:
+        if file.suffix.lower() == PNG and file.is_file():
+            try:
+                with Image.open(file) as picture:
+                    coarse += [short_name(file)] if picture.mode in _EIGHT_BITS else []
+            except OSError:  # `file_findings` says so
+                continue
+    if not coarse:
+        return []
+    what = f"{len(coarse)} soft labels have 256 levels ({examples(coarse)})"
+    expected, found = "16-bit PNG or float TIFF", "8-bit PNG, off by up to 0.002"
+    remedy = "nothing, if that is precise enough; else write them again"
+    return [Finding(FOLDER, what, expected, found, remedy, "warning")]
 
 
 def _turned(unknown: npt.NDArray[np.bool_], file: Path, reader: ImageReader) -> npt.NDArray[np.bool_]:
@@ -170,6 +259,11 @@ def value_findings(file: Path, values: SoftLabel) -> list[Finding]:
     if unknown.all():
         what, expected, remedy = "nothing is known", "some voxels other than NaN", "nothing, if that is meant"
         return [Finding(short_name(file), what, expected, "NaN only", remedy, "warning")]
+    if file.suffix.lower() == PNG and 0 < (highest := float(values.max())) <= _LEAST_OF_PNG * (1 + 1e-2):
+        what, expected = "hardly above 0 anywhere", "fractions times 65535 (16 bits) or 255 (8 bits)"
+        found = f"a largest fraction of {highest:.2g}"
+        remedy = "write fractions on that scale, the 1 of a mask as 65535 or 255; or write float TIFF"
+        return [Finding(short_name(file), what, expected, found, remedy)]
     # In space: neighbours tell labels from steps of fractions.
     return content_findings(file, np.where(unknown, np.float32(0), values) if unknown.any() else values)
 

@@ -37,6 +37,7 @@ from nnunet_softseg.evaluation.tables import (
 )
 from nnunet_softseg.io.case_files import Case, ImageFiles, Reason, folds_trained_on, list_files
 from nnunet_softseg.io.case_matching import Found, companion_files, prediction_files, reference_files
+from nnunet_softseg.io.formats import ANY_FORMAT
 from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name
 
@@ -177,12 +178,13 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
         references = {(case, n): reference / path for case, path in listed.items() if path for n in labels}
         way = "files named by the table of cases"
     else:
+        listed_references = list_files(reference, formats=ANY_FORMAT)
         pattern = settings.reference_pattern
-        references, labels, way = reference_files(list_files(reference), settings.labels, pattern)
+        references, labels, way = reference_files(listed_references, settings.labels, pattern)
     cases, warnings = describe_cases({case_id for case_id, _ in references}, table)
     found, notes = {}, {REFERENCE: f"{len(cases)} cases, label {examples(list(map(str, labels)))}, {way}"}
     for method, folder in methods.items():
-        images = list_files(folder, expected=f"predictions of {method}")
+        images = list_files(folder, formats=ANY_FORMAT, expected=f"predictions of {method}")
         found[method] = (
             _listed_predictions(images, table.paths[method], cases, labels)
             if table and method in table.paths
@@ -223,7 +225,7 @@ def _companions(root: Path | None, cases: Sequence[Case], kind: str) -> dict[str
     if root is None:
         return {}
     names = {case.case_id: [f"{case.case_id}_0000", case.case_id] for case in cases}
-    return companion_files(list_files(root), names, kind, cases=cases)
+    return companion_files(list_files(root, formats=ANY_FORMAT), names, kind, cases=cases)
 
 
 def _note(images: ImageFiles, found: Found) -> str:
@@ -231,7 +233,7 @@ def _note(images: ImageFiles, found: Found) -> str:
     of_all = f"{there} of {there + len(found.missing)} cases" if found.missing else f"{there} cases"
     parts = [f"{of_all}, {found.way}"]
     if found.num_unused:
-        parts.append(f"{found.num_unused} other NIfTI files not used")
+        parts.append(f"{found.num_unused} other images not used")
     others = sum(reason is Reason.NOT_NIFTI for reason in images.passed_over.values())
     if others:
         parts.append(f"{others} files that are no images passed over")
@@ -248,11 +250,11 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> 
     """Refuse a comparison of nothing, and warn of what some method lacks."""
     for method, folder in methods.items():
         if not plan.found[method].paths:
-            images = list_files(folder)
+            images = list_files(folder, formats=ANY_FORMAT)
             names = examples([images.relative(file) for file in images.files])
             raise UserError(
                 f"{images.root}: expected predictions of {method} for cases of {reference} such as "
-                f"{plan.cases[0].case_id}, found {len(images.files)} NIfTI files ({names}): check the "
+                f"{plan.cases[0].case_id}, found {len(images.files)} images ({names}): check the "
                 "folder, or say how files are named with --pattern"
             )
     common = plan.common()

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
+from nnunet_softseg.datasets.soft_label import png_full_scale
 from nnunet_softseg.errors import Finding, UserError, raise_first_error
-from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, turned
+from nnunet_softseg.io.formats import is_picture, without_ending
+from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, shape_findings, turned
 from nnunet_softseg.io.nifti import (
     as_fractions,
     classify,
@@ -21,7 +23,6 @@ from nnunet_softseg.io.nifti import (
     load_nifti,
     mask_of_label,
     read_values,
-    without_nifti_ending,
 )
 
 Kind = Literal["soft", "hard"]
@@ -33,7 +34,8 @@ class LabelMap:
 
     `values` are (x, y, z) in the order of the file, finite; of one label float32 in [0, 1]. `affine` is
     (4, 4), voxel to world RAS in mm; `doubts` are about the geometry in its header. Where nothing is known,
-    `unknown`, the values are 0; None: all is known.
+    `unknown`, the values are 0; None: all is known. Of a picture (PNG, TIFF) only the shape counts, as it
+    does not say where it lies.
     """
 
     file: Path
@@ -46,6 +48,11 @@ class LabelMap:
     def grid(self) -> VoxelGrid:
         """The voxels in the scanner."""
         return VoxelGrid(self.values.shape, self.affine)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether its file says where it lies."""
+        return not is_picture(self.file.name)
 
     @property
     def kind(self) -> Kind:
@@ -65,8 +72,10 @@ class Unknown:
     label_map: Path | None = None
 
 
-def read_stored(file: Path, unknown: Unknown | None = None) -> LabelMap:
+def read_stored(file: Path, unknown: Unknown | None = None, *, soft: bool = False) -> LabelMap:
     """Return the values of a file, scaled by its header, whatever its type of numbers.
+
+    `soft`: by its name it holds fractions of one label; those of a PNG are scaled to [0, 1].
 
     Raises:
         UserError: if it is missing, broken, not 3-D, or holds infinity, or NaN where all must be known.
@@ -74,6 +83,8 @@ def read_stored(file: Path, unknown: Unknown | None = None) -> LabelMap:
     opened = load_nifti(file)
     image, doubts = nib.funcs.squeeze_image(opened), tuple(geometry_findings(file, opened))
     values = read_values(image, str(file), nan=unknown is not None)
+    if soft and (full := png_full_scale(file, values.dtype)) > 1:
+        values = values / np.float32(full)
     stored = LabelMap(file, values, np.asarray(image.affine, dtype=np.float64), doubts)
     if unknown is None:
         return stored
@@ -96,7 +107,14 @@ def known_part(prediction: LabelMap, reference: LabelMap) -> LabelMap:
 
 def read_map(file: Path, label: int, labels: Sequence[int] = (1,), **how: Any) -> LabelMap:
     """Return one label of a file, see `read_stored` and `label_of`, also for errors and further arguments."""
-    return label_of(read_stored(file, how.pop("unknown", None)), label, labels, **how)
+    soft = is_of_label(file, label, how.get("case_id", ""))
+    return label_of(read_stored(file, how.pop("unknown", None), soft=soft), label, labels, **how)
+
+
+def is_of_label(file: Path, label: int, case_id: str = "") -> bool:
+    """Return whether a file is of one label by its name, `<case>_<label>`, and of no case of that name."""
+    stem = without_ending(file.name)
+    return stem.endswith(f"_{label:04d}") and stem != case_id
 
 
 def label_of(
@@ -121,8 +139,7 @@ def label_of(
         UserError: if the values are neither fractions nor the labels asked for.
     """
     content, values = classify(stored.values), stored.values
-    stem = without_nifti_ending(stored.file.name)
-    own_file = stem.endswith(f"_{label:04d}") and stem != case_id
+    own_file = is_of_label(stored.file, label, case_id)
     if content.is_fraction and (own_file or (len(labels) == 1 and label == 1)):
         return dataclasses.replace(stored, values=as_fractions(values, content))
     if content.labels is not None and not own_file and (chosen or len(labels) > 1 or label != 1):
@@ -138,12 +155,15 @@ def label_of(
 def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> tuple[LabelMap, bool]:
     """Return a prediction on the grid of its reference, and whether it had to be resampled.
 
-    The same voxels in another orientation are turned, which changes no value. `resample`: interpolate
-    linearly, 0 outside of the prediction.
+    The same voxels in another orientation are turned, which changes no value. Where one of the two is a
+    picture, equal shapes are one grid. `resample`: interpolate linearly, 0 outside of the prediction.
 
     Raises:
         UserError: if the grids differ and `resample` is false.
     """
+    if not (prediction.has_place and reference.has_place):
+        raise_first_error(shape_findings(str(prediction.file), reference.grid.shape, prediction.grid.shape))
+        return dataclasses.replace(prediction, affine=reference.affine), False
     upright = LabelMap(prediction.file, *turned(prediction.values, prediction.affine, reference.affine))
     if upright.grid.is_same(reference.grid):
         return upright, False

@@ -13,6 +13,7 @@ from nnunet_softseg.errors import Finding, UserError
 from nnunet_softseg.evaluation.maps import (
     LabelMap,
     Unknown,
+    is_of_label,
     known_part,
     label_of,
     on_grid_of,
@@ -20,7 +21,7 @@ from nnunet_softseg.evaluation.maps import (
 )
 from nnunet_softseg.io.case_files import Case, check_pattern
 from nnunet_softseg.io.geometry import NOWHERE
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import load_nifti, stored_as
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.instances import match_instances
 from nnunet_softseg.metrics.morphometry import slice_morphometry
@@ -128,7 +129,7 @@ class MeasuredCase:
     `rows` has one per label and method: names of `measure_table.MEASURES`, method, label, kind, resampled,
     prediction, reference. `slices` has one per label, method (and `REFERENCE`) and slice of the reference.
     `instances` has one per label, method and object. `reliability`: (method, label) -> curve. `doubts` are
-    about the geometry of its files.
+    about the geometry of its files, `is_placed`: whether these are of a format that has one.
     """
 
     case: Case
@@ -137,11 +138,12 @@ class MeasuredCase:
     instances: pd.DataFrame
     reliability: dict[tuple[str, int], ReliabilityCurve]
     doubts: tuple[Finding, ...]
+    is_placed: bool = True
 
     @property
     def has_place(self) -> bool:
         """Whether the heights of its slices can be compared with those of other images."""
-        return not any(doubt.what == NOWHERE for doubt in self.doubts)
+        return not any(doubt.what == NOWHERE for doubt in self.doubts) and self.is_placed
 
 
 def measure_case(job: CaseJob) -> MeasuredCase:
@@ -173,8 +175,9 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             reliability[method, label] = reliability_curve(*pair, grid.spacing_mm)
             slices.append(_tidy(_slice_areas(prediction, None), extent, label, method, table))
     doubts = tuple(doubt for each in stored.values() for doubt in each.doubts)
+    placed = all(each.has_place for each in stored.values())
     of_slices, of_objects = (pd.concat(each, ignore_index=True) for each in (slices, instances))
-    return MeasuredCase(job.case, rows, of_slices, of_objects, reliability, doubts)
+    return MeasuredCase(job.case, rows, of_slices, of_objects, reliability, doubts, placed)
 
 
 def _read(
@@ -182,7 +185,7 @@ def _read(
 ) -> LabelMap:
     """Return one label of a file; a label map of several labels is read once."""
     if file not in stored:
-        stored[file] = read_stored(file, unknown)
+        stored[file] = read_stored(file, unknown, soft=is_of_label(file, label, job.case.case_id))
     labels, chosen = tuple(job.references), job.settings.labels is not None
     region, case_id = job.scheme.region_of(label), job.case.case_id
     return label_of(stored[file], label, labels, case_id=case_id, chosen=chosen, region=region)
@@ -191,7 +194,7 @@ def _read(
 def _unknown(job: CaseJob, reference: Path) -> Unknown:
     """Return what marks unknown voxels of a reference: of softLabelsTr the label map in labelsTr, too."""
     folder = reference.parent
-    beside = folder.parent / folder.name.replace("softLabels", "labels") / f"{job.case.case_id}.nii.gz"
+    beside = stored_as(folder.parent / folder.name.replace("softLabels", "labels"), job.case.case_id)
     there = job.scheme.ignore is not None and folder.name.startswith("softLabels") and beside.is_file()
     return Unknown(job.scheme.ignore, beside if there else None)
 

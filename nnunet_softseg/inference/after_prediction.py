@@ -19,9 +19,12 @@ from scipy import ndimage
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
 from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, soft_label_file
 from nnunet_softseg.errors import UserError, short_name
-from nnunet_softseg.inference.export import report_case, write_soft_maps
+from nnunet_softseg.inference.export import report_case, write_segmentation, write_soft_maps
 from nnunet_softseg.inference.postprocessing import Map
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
+from nnunet_softseg.io.formats import spacing_file
+from nnunet_softseg.io.geometry import VoxelGrid
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import load_json, make_folder, replacing, write_json
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -82,15 +85,14 @@ def merge(files: Sequence[Path], target: Path, ending: str, writer: Any, label_m
     properties = load_pickle(str(files[0].with_suffix(".pkl")))
     like = (soft_label_file(folder / SOFT_FOLDER, target.name, scheme.numbers[0]) for folder in soft_folders)
     image = next((str(file) for file in like if file.is_file()), None)
-    voxel_mm3 = write_soft_maps(target, soft_maps, scheme.numbers, properties, image)
+    voxel_mm3 = write_soft_maps(target, soft_maps, scheme.numbers, properties, ending=ending, image=image)
     volumes = (float(soft_map.sum(dtype=np.float64)) * voxel_mm3 for soft_map in soft_maps)
     labels = {
         name: {"soft_volume_mm3": round(volume, 3)}
         for name, volume in zip(scheme.names, volumes, strict=True)
     }
     report_case(target, _made_by(files), {"labels": labels, "flags": [], "warnings": []})
-    with replacing(target.with_name(target.name + ending)) as aside:
-        writer.write_seg(label_map, str(aside), properties)
+    write_segmentation(target, ending, label_map, writer, properties)
     return mean
 
 
@@ -204,12 +206,15 @@ def _follow_case(
         if not source.is_file():
             continue
         if not removed.any():
-            _copy(source, after_file.parent / SOFT_FOLDER / source.name)
+            for file in filter(Path.is_file, (source, spacing_file(source))):
+                _copy(file, after_file.parent / SOFT_FOLDER / file.name)
             continue
         soft_map, properties = read_soft_label(source, reader)
+        if not properties:  # of pictures
+            properties = {"spacing": VoxelGrid.of(load_nifti(source)).spacing_mm[::-1]}
         left = without_pieces(soft_map, removed, properties["spacing"])
-        target = after_file.parent / case
-        voxel_mm3 = write_soft_maps(target, left[None], [number], properties, str(source))
+        written: dict[str, Any] = {"ending": after_file.name[len(case) :], "image": str(source)}
+        voxel_mm3 = write_soft_maps(after_file.parent / case, left[None], [number], properties, **written)
         volumes[name] = {"soft_volume_mm3": round(float(left.sum(dtype=np.float64)) * voxel_mm3, 3)}
     return volumes
 

@@ -1,4 +1,4 @@
-"""Soft maps on the network's grid -> on the image's -> files: soft NIfTI, label map, softseg.json."""
+"""Soft maps on the network's grid -> on the image's -> files: soft maps, label map, softseg.json."""
 
 import json
 import time
@@ -17,11 +17,18 @@ from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.inference.calibration import CALIBRATION, calibrated, described, is_calibrated
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, flag_coverage, postprocess
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
+from nnunet_softseg.io.formats import (
+    is_nifti,
+    is_picture,
+    itk_image,
+    soft_ending,
+    spacing_file,
+    write_other,
+)
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing, write_json
@@ -43,8 +50,9 @@ def export_prediction(
 ) -> None:
     """Write the soft maps of a case to `soft/<case>_<label>.nii.gz`, and what comes with them.
 
-    softseg.json gets an entry. The label map comes last: its presence tells nnU-Net's --continue_prediction
-    that the case is done.
+    Those of MHA, NRRD and GIPL images have their ending, those of pictures are float TIFF. softseg.json gets
+    an entry. The label map comes last: its presence tells nnU-Net's --continue_prediction that the case is
+    done.
 
     Args:
         predicted: soft maps (label, *space) of the box in the case's record, or of the whole case.
@@ -65,7 +73,8 @@ def export_prediction(
     target = Path(truncated_file)
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
     image = next(iter(record.image_files), None)
-    voxel_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, image)
+    ending: str = dataset_json["file_ending"]
+    voxel_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
     if save_probabilities:
         with replacing(target.with_name(target.name + ".npz")) as aside:
             np.savez_compressed(aside, probabilities=label_manager.in_nnunets_layout(soft_maps))
@@ -73,13 +82,29 @@ def export_prediction(
     for name, soft_map in zip(names, soft_maps, strict=True):
         volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
         record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
-    si_axis = plans_manager.transpose_forward[plans_manager.plans[PLANS_KEY]["si_axis"] or 0]
-    record.add_flags(flag_coverage(soft_maps, names, si_axis))
+    si_axis = plans_manager.plans[PLANS_KEY]["si_axis"]
+    if si_axis is not None or soft_maps.shape[1] > 1:  # a picture has one slice
+        axis = plans_manager.transpose_forward[si_axis or 0]
+        record.add_flags(flag_coverage(soft_maps, names, axis))
     record.add_flags(_flag_seen(target.name, plans_manager.plans))
     record.seconds["export"] = time.perf_counter() - started
     _report(target, record, plans_manager.plans, settings)
-    with replacing(target.with_name(target.name + dataset_json["file_ending"])) as aside:
-        plans_manager.image_reader_writer_class().write_seg(label_map, str(aside), properties)
+    write_segmentation(target, ending, label_map, plans_manager.image_reader_writer_class(), properties)
+
+
+def write_segmentation(
+    target: Path,
+    ending: str,
+    label_map: npt.NDArray[np.integer[Any]],
+    writer: Any,
+    properties: Mapping[str, Any],
+) -> None:
+    """Write a label map (z, y, x) with a writer of nnU-Net's; `target` is its path without the ending."""
+    with replacing(target.with_name(target.name + ending)) as aside:
+        writer.write_seg(label_map, str(aside), properties)
+        beside = spacing_file(aside)
+        if beside.is_file():  # of a TIFF with three axes, which cannot hold its spacing
+            beside.replace(target.with_name(f"{target.name}.json"))
 
 
 def convert_prediction(
@@ -147,24 +172,40 @@ def _postprocessed(predicted: Any, names: Sequence[str], plans: Mapping[str, Any
 
 
 def write_soft_maps(
-    target: Path, soft_maps: Map, labels: Sequence[int], properties: Mapping[str, Any], image: str | None
+    target: Path,
+    soft_maps: Map,
+    labels: Sequence[int],
+    properties: Mapping[str, Any],
+    *,
+    ending: str,
+    image: str | None,
 ) -> float:
     """Write one file per label, and return the volume of a voxel in mm3, by the affine that they have.
+
+    Of a picture with one slice that is 1, as of all whose size is not known: volumes are numbers of pixels.
 
     Args:
         target: path of the label map without its ending; the files go to `soft/` beside it.
         soft_maps: (label, z, y, x).
         labels: their numbers.
         properties: see `soft_nifti`, like the image.
-        image: see there.
+        ending: of the label map; soft maps have `soft_ending` of it.
+        image: see `soft_nifti`.
     """
     folder = target.parent / SOFT_FOLDER
+    names = [f"{target.name}_{label:04d}{soft_ending(ending)}" for label in labels]
     make_folder(folder)
-    for label, soft_map in zip(labels, soft_maps, strict=True):
-        nifti = soft_nifti(soft_map, properties, image)
-        with replacing(soft_label_file(folder, target.name, label)) as aside:
-            nib.save(nifti, aside)
-    return VoxelGrid.of(nifti).voxel_mm3
+    first, nifti = folder / names[0], None
+    for name, soft_map in zip(names, soft_maps, strict=True):
+        with replacing(folder / name) as aside:
+            if is_nifti(name):
+                nifti = soft_nifti(soft_map, properties, image)
+                nib.save(nifti, aside)
+            else:
+                write_other(aside, soft_map, properties)
+    if is_picture(first.name) and soft_maps.shape[1] > 1:
+        write_json(spacing_file(first), {"spacing": [float(size) for size in properties["spacing"]]})
+    return VoxelGrid.of(load_nifti(first) if nifti is None else nifti).voxel_mm3
 
 
 def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:
@@ -218,16 +259,11 @@ def _nibabel_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt
 
 
 def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(soft_map))
-    image.SetSpacing(geometry["spacing"])
-    image.SetOrigin(geometry["origin"])
-    image.SetDirection(geometry["direction"])
-    if "original_orientation" in geometry:
-        image = sitk.DICOMOrient(image, geometry["original_orientation"])
+    image = itk_image(soft_map, geometry)
     spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
     in_file = {"spacing": spacing, "origin": origin, "direction": direction}
     affine = reader_affines({"sitk_stuff": in_file})["original"]
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
+    return sitk.GetArrayFromImage(image).T, affine
 
 
 def _flag_seen(case_id: str, plans: Mapping[str, Any]) -> list[Flagged]:

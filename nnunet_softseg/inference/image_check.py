@@ -21,8 +21,9 @@ from nnunet_softseg.inference.predict import (
     load_predictor,
     open_model,
 )
+from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings
-from nnunet_softseg.io.nifti import StrPath, file_findings, is_nifti, load_nifti, not_finite, stored_values
+from nnunet_softseg.io.nifti import StrPath, file_findings, load_nifti, not_finite, stored_values
 from nnunet_softseg.io.workers import try_jobs
 
 _Said = tuple[list[Finding], tuple[float, ...] | None]
@@ -43,13 +44,9 @@ def check_images(
     Raises:
         UserError: if there is no image or no model of ours.
     """
-    root = Path(source)
-    findings = [
-        Finding(str(root), "files passed over", "images in NIfTI", text, "see there", "warning")
-        for text in images_passed_over(root)
-    ]
+    root, ending = Path(source), None
     if model is None:
-        cases = find_cases(root, 1)
+        cases = find_cases(root, 1, file_ending=ending)
         outcomes = _look(_check_case, cases, num_processes, progress)
     else:
         with open_model(Path(model), None, CHECKPOINT) as found:
@@ -57,8 +54,13 @@ def check_images(
 
             predictor = load_predictor(found, torch.device("cpu"))
             names = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
-            cases = find_cases(root, len(names))
+            ending = predictor.dataset_json["file_ending"]
+            cases = find_cases(root, len(names), file_ending=ending)
             outcomes = _look(partial(_check_for_model, predictor), cases, 0, progress)
+    findings = [
+        Finding(str(root), "files passed over", "images of one format", text, "see there", "warning")
+        for text in images_passed_over(root, ending)
+    ]
     spacings: dict[str, tuple[float, ...] | None] = {}
     for case, outcome in zip(cases, outcomes, strict=True):
         if isinstance(outcome, UserError):
@@ -86,10 +88,11 @@ def _check_case(case: ImageCase) -> _Said:
     """Return what any model would object to."""
     findings: list[Finding] = []
     for file in case.files:
-        of_file = file_findings(file)
-        if is_nifti(file.name) and not of_file:
+        of_file = file_findings(file, colours=True)
+        if not of_file:
             image, values = load_nifti(file), stored_values(file)
-            of_file = [*volume_findings(file, flat=False), *geometry_findings(file, image)]
+            of_file = [*volume_findings(file, flat=False)] if is_nifti(file.name) else []
+            of_file += geometry_findings(file, image)
             if not np.isfinite((values.min(), values.max())).all():
                 of_file.append(not_finite(case.case_id, values))
             elif values.min() == values.max():

@@ -28,14 +28,9 @@ from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_n
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import CONSTANT, Flag, Flagged, flag_orientation, flag_spacing
 from nnunet_softseg.inference.recentring import WholeImage
+from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
-from nnunet_softseg.io.nifti import (
-    bytes_needed,
-    geometry_warnings,
-    is_long_enough,
-    is_nifti,
-    load_nifti,
-)
+from nnunet_softseg.io.nifti import bytes_needed, geometry_warnings, is_long_enough, load_nifti
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.resampling import (
     area_means,
@@ -149,7 +144,7 @@ def _case_of_files(
 
 
 def _doubts(image_files: Sequence[str]) -> list[Finding]:
-    files = [Path(file) for file in image_files if is_nifti(file)]
+    files = [Path(file) for file in image_files]
     return [doubt for file in files for doubt in geometry_warnings(file)]
 
 

@@ -11,7 +11,7 @@ import pickle
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import AsyncResult
 from pathlib import Path, PurePosixPath
@@ -33,8 +33,16 @@ from nnunet_softseg.io.case_files import (
     list_files,
     parse_numbered_name,
 )
+from nnunet_softseg.io.formats import (
+    ANY_FORMAT,
+    NIFTI,
+    NIFTI_ENDINGS,
+    is_nifti,
+    is_picture,
+    without_ending,
+)
 from nnunet_softseg.io.image_choice import Exclusion, select_images
-from nnunet_softseg.io.nifti import StrPath, without_nifti_ending
+from nnunet_softseg.io.nifti import StrPath, load_nifti
 from nnunet_softseg.io.results import (
     changed_keys,
     load_json,
@@ -111,7 +119,7 @@ def predict(
 
     Args:
         source: an image; a folder of images with nnU-Net's names or any; a BIDS folder, of which
-            `sub-*/[ses-*/]anat` and `dwi` count.
+            `sub-*/[ses-*/]anat` and `dwi` count. In NIfTI, or in the format of the training.
         output: folder, made if missing; not that of the images.
         model: nnU-Net's folder of a trained model, or an archive of nnUNetv2_export_model_to_zip.
         folds: whose soft maps are averaged; None: all that are there.
@@ -147,12 +155,15 @@ def predict(
         if options.calibrate:
             kept_calibration(found.plans, label_scheme(dataset_json).names)
         channels = dataset_json.get("channel_names") or dataset_json["modality"]
-        cases = find_cases(Path(source), len(channels), contrasts)
-        folder = _OutputFolder(Path(output), dataset_json["file_ending"], found.labels)
+        ending: str = dataset_json["file_ending"]
+        cases = find_cases(Path(source), len(channels), contrasts, file_ending=ending)
+        folder = _OutputFolder(Path(output), ending, found.labels)
         folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
-        report = PredictionReport(folder.path, kept=sorted(kept), warnings=images_passed_over(Path(source)))
+        report = PredictionReport(
+            folder.path, kept=sorted(kept), warnings=images_passed_over(Path(source), ending)
+        )
         if todo:
             from nnunet_softseg.preprocessing.model_plans import version_warning
 
@@ -357,17 +368,24 @@ class ImageCase:
 
 
 def find_cases(
-    source: Path, num_channels: int, contrasts: Sequence[str] | None = None
+    source: Path,
+    num_channels: int,
+    contrasts: Sequence[str] | None = None,
+    *,
+    file_ending: str | None = NIFTI_ENDINGS[0],
 ) -> tuple[ImageCase, ...]:
     """Return the cases in a file or folder, by name; arguments as for `predict`.
 
     `<case>_0000` to `<case>_<num_channels - 1>` are one case, as in nnU-Net; for a model of one channel every
-    other name is a case of its own.
+    other name is a case of its own. Models of NIfTI images take NIfTI, others the format of their training,
+    `file_ending` (None: any); a picture in colours has all channels in one file.
 
     Raises:
         UserError: if there is no image, a channel is missing, or two cases have the same name.
     """
-    images = _images(source, contrasts)
+    images = _images(source, contrasts, file_ending)
+    if num_channels > 1 and is_picture(images[0].name):
+        num_channels //= _colours(images[0])
     cases = _one_per_image(images) if num_channels == 1 else _by_channels(images, num_channels)
     seen: dict[str, ImageCase] = {}
     for case in cases:
@@ -380,12 +398,28 @@ def find_cases(
     return tuple(sorted(cases, key=lambda case: case.case_id))
 
 
-def images_passed_over(source: Path) -> list[str]:
-    """Name the images of a folder that are not NIfTI; of a BIDS folder, nothing is said."""
-    return list_files(source, subfolders=False).warnings() if source.is_dir() and not is_bids(source) else []
+def _formats(file_ending: str | None) -> Sequence[Callable[[str], bool]]:
+    if file_ending is None:
+        return ANY_FORMAT
+    if is_nifti(file_ending):
+        return NIFTI
+    ending = file_ending.lower()
+    return (lambda name: name.lower().endswith(ending),)
 
 
-def _images(source: Path, contrasts: Sequence[str] | None) -> Sequence[Path]:
+def _colours(file: Path) -> int:
+    shape = load_nifti(file).shape
+    return shape[-1] if len(shape) > 3 else 1  # noqa: PLR2004  (x, y, 1, colour)
+
+
+def images_passed_over(source: Path, file_ending: str | None = NIFTI_ENDINGS[0]) -> list[str]:
+    """Name the images of a folder that are not taken (`find_cases`); of a BIDS folder, nothing is said."""
+    if not source.is_dir() or is_bids(source):
+        return []
+    return list_files(source, subfolders=False, formats=_formats(file_ending)).warnings()
+
+
+def _images(source: Path, contrasts: Sequence[str] | None, file_ending: str | None) -> Sequence[Path]:
     if is_bids(source):
         listing = list_bids(source)
         if contrasts is None:
@@ -398,7 +432,12 @@ def _images(source: Path, contrasts: Sequence[str] | None) -> Sequence[Path]:
             f"{', sub-*/'.join(IMAGE_FOLDERS)}: leave --contrasts out"
         )
     expected = "NIfTI files (.nii or .nii.gz), or a BIDS folder with sub-*/anat"
-    return list_files(source, subfolders=False, expected=expected).files
+    formats = _formats(file_ending)
+    if file_ending is not None and not is_nifti(file_ending):
+        expected = f"files that end in {file_ending}, as those of the training"
+        if source.is_file() and not formats[0](source.name):
+            raise UserError(f"{source}: expected a file or a folder with {expected}: convert it")
+    return list_files(source, subfolders=False, formats=formats, expected=expected).files
 
 
 def _one_per_image(images: Sequence[Path]) -> list[ImageCase]:
@@ -408,7 +447,7 @@ def _one_per_image(images: Sequence[Path]) -> list[ImageCase]:
     for image in images:
         named = parse_numbered_name(image.name)
         is_channel = named is not None and named[1] == 0 and named[0] not in numbered
-        case_id = named[0] if named and is_channel else without_nifti_ending(image.name)
+        case_id = named[0] if named and is_channel else without_ending(image.name)
         cases.append(ImageCase(case_id, (image,)))
     return cases
 

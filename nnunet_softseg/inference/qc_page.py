@@ -27,6 +27,7 @@ from tqdm import tqdm
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.postprocessing import WORDS, seriousness
 from nnunet_softseg.io.case_files import SOFT_FOLDER
+from nnunet_softseg.io.formats import is_image, is_picture
 from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import grey_levels, render_page, save_figure, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
@@ -101,7 +102,8 @@ def write_qc_page(
 
 def _case(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> _Case:
     file = folder / FOLDER / f"{name}.webp"
-    maps = sorted((folder / SOFT_FOLDER).glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9].nii.gz"))
+    beside = sorted((folder / SOFT_FOLDER).glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9].*"))
+    maps = [each for each in beside if is_image(each.name)]
     try:
         if not maps:
             raise UserError("its soft maps are not there")
@@ -123,7 +125,7 @@ class _Upright:
     """Image and maps with axes in the order R-L, A-P, S-I, growing to R, A and S; no image: zeros.
 
     `total` is the largest value of all maps in each voxel, `box` the part of it above 0 (of length 0 if there
-    is none), `voxel_mm` the size of a voxel along the axes.
+    is none), `voxel_mm` the size of a voxel along the axes, `has_sides` whether those of the body are known.
     """
 
     image: npt.NDArray[Any]
@@ -132,6 +134,7 @@ class _Upright:
     box: tuple[slice, ...]
     affine: npt.NDArray[np.float64]
     voxel_mm: tuple[float, ...]
+    has_sides: bool = True
 
     def fullest(self, axis: int) -> int:
         """Return the index along an axis at which the maps' sum is largest; of empty maps the middle."""
@@ -157,10 +160,17 @@ def _read(image: Path | None, maps: Mapping[str, Path]) -> _Upright:
     grey: npt.NDArray[Any] = np.zeros_like(total)
     if image is not None and image.is_file():
         file = nib.funcs.squeeze_image(load_nifti(image))
-        if file.shape == next(iter(files.values())).shape:
-            grey = turned(np.asanyarray(file.dataobj), file.affine, np.eye(4))[0]
+        if file.shape[:3] == next(iter(files.values())).shape:
+            grey = turned(_grey(file), file.affine, np.eye(4))[0]
     voxel_mm = tuple(map(float, nib.affines.voxel_sizes(affine)))
-    return _Upright(grey, values, total, bounding_box(total > 0), affine, voxel_mm)
+    has_sides = not any(is_picture(file.name) for file in maps.values())
+    return _Upright(grey, values, total, bounding_box(total > 0), affine, voxel_mm, has_sides)
+
+
+def _grey(file: nib.Nifti1Image) -> npt.NDArray[Any]:
+    """Return the values of an image, of one in colours their mean."""
+    values = np.asanyarray(file.dataobj)
+    return values.mean(axis=-1) if values.ndim > 3 else values  # noqa: PLR2004
 
 
 def _values(file: nib.Nifti1Image) -> Array:
@@ -226,7 +236,7 @@ def _draw_pair(axes: list[Axes], shown: _Upright, axis: int, window: tuple[_Span
     for panel in axes:
         panel.imshow(grey, cmap="gray", vmin=0, vmax=255, **place)
         panel.set(xlim=window[0][::-1], ylim=window[1], aspect="auto", xticks=[], yticks=[], facecolor="k")
-        for x, text in zip((0.04, 0.96), _SIDES[axis], strict=True):
+        for x, text in zip((0.04, 0.96), _SIDES[axis], strict=True) if shown.has_sides else ():
             panel.text(x, 0.5, text, color="w", size=7, ha="center", va="center", transform=panel.transAxes)
     grid = [(np.arange(shown.total.shape[each]) + 0.5) * shown.voxel_mm[each] for each in (across, up)]
     for number, values in enumerate(shown.maps.values()):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, training_cases
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.soft_label import soft_label_file, stored_soft_label
 from nnunet_softseg.errors import raise_first_error
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, shape_findings
@@ -49,7 +49,7 @@ class ValidatedMap:
 
     def values(self) -> tuple[Map, Map]:
         """Return soft map and soft label (x, y, z), 0 where nothing is known; a UserError for two shapes."""
-        predicted, expected = stored_values(self.soft_map), stored_values(self.soft_label)
+        predicted, expected = stored_soft_label(self.soft_map), stored_soft_label(self.soft_label)
         raise_first_error(shape_findings(self.soft_map, expected.shape, predicted.shape, of="its soft label"))
         unknown = np.isnan(expected)
         if self.label_map is not None:
@@ -67,8 +67,8 @@ def validated_maps(
     cases = training_cases(soft_labels.parent, dataset_json) if scheme.ignore else ()
     label_maps = {case.case_id: case.label_map for case in cases}
     found = []
-    for file in sorted((predictions / SOFT_FOLDER).glob("*.nii.gz")):
-        name = parse_numbered_name(file.name)
+    for file in sorted((predictions / SOFT_FOLDER).glob("*")):
+        name = parse_numbered_name(file.name)  # none of other files
         reference = soft_label_file(soft_labels, *name) if name else None
         if name and name[1] in names and reference and reference.is_file():
             case_id, number = name

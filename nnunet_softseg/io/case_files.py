@@ -13,8 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.formats import (
+    NIFTI,
+    NIFTI_ENDINGS,
+    is_image,
+    is_nifti,
+    without_ending,
+    without_nifti_ending,
+)
 from nnunet_softseg.io.geometry import VoxelGrid
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, is_nifti, load_nifti, without_nifti_ending
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import read_in_or_above
 
 SOFT_FOLDER = "soft"
@@ -171,8 +179,11 @@ def folds_trained_on(subject: str, training_cases: Mapping[str, Iterable[str]]) 
 
 
 def parse_numbered_name(name: str) -> tuple[str, int] | None:
-    """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None."""
-    match = _NUMBERED.match(without_nifti_ending(name)) if is_nifti(name) else None
+    """Return (case_id, number of the label or channel) of `<case>_<4 digits>.nii.gz`, or None.
+
+    The ending may be that of any image.
+    """
+    match = _NUMBERED.match(without_ending(name)) if is_image(name) else None
     return (match["case"], int(match["number"])) if match else None
 
 
@@ -240,7 +251,7 @@ def case_and_label(
     The name of a known case is taken as such even if it ends in four digits, and so is every name unless
     `numbered_by_label`. Raise a UserError if it is named as the channel of an image.
     """
-    stem = without_nifti_ending(file.name)
+    stem = without_ending(file.name)
     is_case = stem in known_cases or not numbered_by_label
     numbered = None if is_case else parse_numbered_name(file.name)
     if numbered and numbered[1] == 0:
@@ -311,18 +322,19 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The NIfTI files of a folder (or the one file `root`), sorted; the others, and why not taken."""
+    """The images of a folder (or the one file `root`), sorted; the other files, and why not taken."""
 
     root: Path
     files: tuple[Path, ...]
     passed_over: Mapping[Path, Reason] = field(default_factory=dict)
 
     def warnings(self) -> list[str]:
-        """Name the images of other formats, which no command reads."""
+        """Name the images of other formats; pictures may be figures."""
         others = [file for file in self.passed_over if file.name.lower().endswith(_OTHER_FORMATS)]
         listed = examples([self.relative(file) for file in others])
         found = f"{self.root}: {len(others)} images of other formats are passed over: {listed}"
-        return [f"{found}: convert them to NIfTI"] if others else []
+        taken = self.files[0].name if self.files else ""
+        return [f"{found}: convert them to {_format_of(taken)}"] if others else []
 
     @property
     def is_one_file(self) -> bool:
@@ -334,19 +346,26 @@ class ImageFiles:
         return file.name if self.is_one_file else file.relative_to(self.root).as_posix()
 
 
+def _format_of(name: str) -> str:
+    ending = name[len(without_ending(name)) :]
+    return ending[1:].upper() if ending and not is_nifti(name) else "NIfTI"
+
+
 def list_files(
     root: Path,
     *,
     subfolders: bool = True,
+    formats: Sequence[Callable[[str], bool]] = NIFTI,
     expected: str = f"files that end in {' or '.join(NIFTI_ENDINGS)}",
     remedy: str = "check the path",
 ) -> ImageFiles:
     """Return the NIfTI files in a folder, or the one file; `expected` and `remedy` are parts of the message.
 
-    Raise a UserError if there is nothing of that name, no NIfTI file in it, or it is a file of another kind.
+    `formats` tell by a name whether a file is taken: the first by which there is any. Raise a UserError if
+    there is nothing of that name, no such file in it, or it is a file of another kind.
     """
     if root.is_file():
-        if not is_nifti(root.name):
+        if not any(is_taken(root.name) for is_taken in formats):
             raise UserError(f"{root}: expected a folder, or a file that ends in {' or '.join(NIFTI_ENDINGS)}")
         return ImageFiles(root, (root,))
     if not root.is_dir():
@@ -355,7 +374,9 @@ def list_files(
         found = sorted(root.rglob("*") if subfolders else root.iterdir())
     except OSError as error:
         raise UserError(f"{root}: cannot be listed: {error.strerror or error}") from error
-    listing = _sort_out(root, [path for path in found if not path.is_dir()])
+    paths = [path for path in found if not path.is_dir()]
+    is_taken = next((of for of in formats if any(of(path.name) for path in paths)), formats[0])
+    listing = _sort_out(root, paths, is_taken=is_taken)
     if not listing.files:
         others = [listing.relative(path) for path in listing.passed_over]
         listed = f" ({examples(others)})" if others else ""
@@ -398,14 +419,17 @@ def _is_image_folder(parts: Sequence[str]) -> bool:
 
 
 def _sort_out(
-    root: Path, paths: Iterable[Path], is_wanted: Callable[[Sequence[str]], bool] = lambda _: True
+    root: Path,
+    paths: Iterable[Path],
+    is_wanted: Callable[[Sequence[str]], bool] = lambda _: True,
+    is_taken: Callable[[str], bool] = is_nifti,
 ) -> ImageFiles:
     files, passed_over = [], {}
     for path in paths:
         parts = path.relative_to(root).parts
         if any(part.startswith(".") for part in parts):
             passed_over[path] = Reason.HIDDEN
-        elif not is_nifti(path.name):
+        elif not is_taken(path.name):
             passed_over[path] = Reason.NOT_NIFTI
         elif not is_wanted(parts[:-1]):
             passed_over[path] = Reason.OTHER_FOLDER

@@ -22,7 +22,7 @@ from nnunet_softseg.io.case_files import (
     parse_numbered_name,
     pattern_regex,
 )
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, without_nifti_ending
+from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_ending
 
 _Wanted = tuple[str, int]  # case id and label
 _Named = tuple[Path, tuple[str, int | None]]
@@ -115,7 +115,7 @@ def _reference_names(images: ImageFiles, files: Sequence[Path]) -> tuple[Iterato
     """Return the files with what their names say, and how names were read."""
     by_label = numbers_are_labels(files)
     numbered = [file for file in files if parse_numbered_name(file.name)]
-    ending = numbered[0].name[len(without_nifti_ending(numbered[0].name)) :] if numbered else ""
+    ending = numbered[0].name[len(without_ending(numbered[0].name)) :] if numbered else ""
     if by_label is None:
         raise UserError(
             f"{images.root}: expected to know whether four digits at the end of a name are a label, found "
@@ -197,7 +197,7 @@ def _unambiguous(
             among = way if named else f"among {len(images.files)} images"
             missing[case.case_id] = f"no file{which} of this case ({among})"
     unused, case_ids = set(images.files) - set(paths.values()), {case.case_id for case in cases}
-    stems = {file: without_nifti_ending(file.name) for file in sorted(unused)}
+    stems = {file: without_ending(file.name) for file in sorted(unused)}
     of_no_case = tuple(file for file, stem in stems.items() if not _is_of_case(stem, case_ids))
     return Found(paths, way, missing, len(unused), of_no_case)
 
@@ -213,7 +213,7 @@ def _ways(images: ImageFiles, cases: Sequence[Case]) -> Iterator[tuple[str, Iter
     soft = {file: parsed for file, parsed in numbered.items() if file.parent.name == SOFT_FOLDER}
     yield f"soft maps {SOFT_FOLDER}/<case>_<label>.nii.gz", soft.items()
     yield "maps <case>_<label>.nii.gz", numbered.items()
-    stems = {file: without_nifti_ending(file.name) for file in images.files}
+    stems = {file: without_ending(file.name) for file in images.files}
     yield "maps <case>.nii.gz", ((file, (stem, None)) for file, stem in stems.items())
     case_ids = {case.case_id for case in cases}
     owners = {file: longest_prefix(stem, case_ids) for file, stem in stems.items() if file not in numbered}
@@ -229,7 +229,7 @@ def _by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[_Named]
     for case in cases:
         by_key.setdefault(case.key, []).append(case.case_id)
     for file in images.files:
-        name = parse_bids_name(f"{derivative_stem(without_nifti_ending(file.name))}.nii.gz")
+        name = parse_bids_name(f"{derivative_stem(without_ending(file.name))}.nii.gz")
         owners = by_key.get((name.subject, name.session or "", name.contrast), []) if name else []
         yield from ((file, (owner, None)) for owner in owners)
 
@@ -275,13 +275,13 @@ def companion_files(
     left_out = {file.resolve() for file in not_these}
     listed = [file for file in images.files if file.resolve() not in left_out]
     every_stem = {stem for of_case in stems.values() for stem in of_case}
-    owners = ((file, longest_prefix(without_nifti_ending(file.name), every_stem)) for file in listed)
+    owners = ((file, longest_prefix(without_ending(file.name), every_stem)) for file in listed)
     by_stem = _group((file, (owner, None)) for file, owner in owners if owner)
     by_bids = _group(_by_bids_name(images, cases))
     found = {}
     for case, of_case in stems.items():
         named = [*(by_stem.get((stem, None), []) for stem in of_case), by_bids.get((case, None), [])]
-        same = [[file for file in files if without_nifti_ending(file.name) in of_case] for files in named]
+        same = [[file for file in files if without_ending(file.name) in of_case] for files in named]
         of_kind = [[file for file in files if kind in file.name.lower()] for files in named]
         candidates = next(filter(None, (*of_kind, *same, *named)), [])
         if len(candidates) > 1:

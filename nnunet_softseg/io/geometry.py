@@ -26,6 +26,8 @@ SIZE_TOLERANCE = 0.01
 """How far pixdim may be off the affine, as a fraction, in training data: nnU-Net resamples by pixdim."""
 TWO_SIZES = "has two voxel sizes"
 NOWHERE = "does not say where it lies"
+SIZE_ASSUMED = "size_assumed"
+"""Key in `extra` of an image in memory: whether nothing says how large its voxels are."""
 _AXES = "ijk"
 _SPACE = 3
 _SHEARED_FROM_DEG = 0.5
@@ -133,6 +135,9 @@ def geometry_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Ite
         return
     sizes = np.array(sizes_in_file(file, image))
     spacing_mm, listed = np.asarray(grid.spacing_mm[: len(sizes)]), _listed(sizes)
+    if not nib.is_proxy(image.dataobj):  # no NIfTI file
+        yield from _size_findings(name, image)
+        return
     by_affine = int(header["sform_code"]) > 0
     if not (by_affine or (np.isfinite(sizes).all() and (sizes > 0).all())):
         what, remedy = "has voxel sizes that make no sense", "set the right voxel sizes in its header"
@@ -153,6 +158,14 @@ def geometry_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Ite
         yield Finding(name, "is not in mm", "mm in xyzt_units", found, remedy, "warning")
 
 
+def _size_findings(name: str, image: nib.Nifti1Image) -> Iterator[Finding]:
+    """Say whether the size of the voxels of a TIFF is not known."""
+    if image.extra.get(SIZE_ASSUMED):
+        what, expected = "has no voxel sizes", 'a file <case>.json beside it, {"spacing": [z, y, x]} in mm'
+        found, remedy = "none, so that 1 x 1 x 1 mm are taken", "add it, or nothing, if voxels are cubes"
+        yield Finding(name, what, expected, found, remedy, "warning")
+
+
 def _repair(header: Any) -> str:
     try:
         qform = header.get_qform(coded=True)[0]
@@ -167,7 +180,12 @@ def _repair(header: Any) -> str:
 
 
 def sizes_in_file(file: Path, image: nib.Nifti1Image) -> list[float]:
-    """Return the voxel sizes in pixdim as it stands: nibabel mends zero and negative ones, silently."""
+    """Return the voxel sizes in pixdim as it stands: nibabel mends zero and negative ones, silently.
+
+    Of an image that is no NIfTI file, those that it was opened with.
+    """
+    if not nib.is_proxy(image.dataobj):
+        return [float(size) for size in image.header.get_zooms()[:_SPACE]]
     with ImageOpener(str(file)) as opened:
         header = type(image.header).from_fileobj(opened, check=False)
     return [float(size) for size in header["pixdim"][1 : 1 + min(image.ndim, _SPACE)]]

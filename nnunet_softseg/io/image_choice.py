@@ -15,7 +15,7 @@ import yaml
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import BidsName, ImageFiles, Reason, parse_bids_name
-from nnunet_softseg.io.nifti import is_nifti, without_nifti_ending
+from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
 
 YAML_ENDINGS = (".yml", ".yaml")
 _STRUCTURED = (".json", *YAML_ENDINGS)

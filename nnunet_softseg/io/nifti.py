@@ -1,4 +1,7 @@
-"""A NIfTI file, opened, checked and read; the meaning of its values: mask, fractions, labels, percent."""
+"""An image file, opened, checked and read; the meaning of its values: mask, fractions, labels, percent.
+
+NIfTI files stay on disk until their voxels are read; those of other formats are opened by `formats`.
+"""
 
 import enum
 import glob
@@ -18,9 +21,17 @@ import numpy.typing as npt
 from nibabel.arrayproxy import ArrayProxy
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
+from nnunet_softseg.io.formats import (
+    NIFTI_ENDINGS,
+    is_image,
+    is_nifti,
+    is_picture,
+    open_other,
+    without_ending,
+    without_nifti_ending,
+)
 from nnunet_softseg.io.geometry import geometry_findings
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 _READ_IN_CHUNKS_OF = 1 << 20
 _MOST_INFLATED = 1032
 """How many times longer than its gzip a file can be; zlib's documentation, "Maximum Compression Factor"."""
@@ -44,11 +55,6 @@ Values = npt.NDArray[np.float32]
 StrPath = str | os.PathLike[str]
 
 
-def is_nifti(name: str) -> bool:
-    """Return whether a file name ends as a NIfTI file's, in capitals or not, as nibabel takes them."""
-    return name.lower().endswith(NIFTI_ENDINGS)
-
-
 def compressed_or_plain(compressed: Path) -> Path:
     """Return a `.nii.gz`, or what is there instead: a `.nii`, or an ending with capitals.
 
@@ -58,10 +64,19 @@ def compressed_or_plain(compressed: Path) -> Path:
     for file in (compressed, plain):
         if is_there(file):
             return file
-    stem = without_nifti_ending(compressed.name)
-    beside = compressed.parent.glob(f"{glob.escape(stem)}.*") if compressed.parent.is_dir() else ()
-    others = (file for file in beside if is_nifti(file.name) and without_nifti_ending(file.name) == stem)
-    return min(others, default=compressed)
+    others = _of_any_format(compressed.parent, without_nifti_ending(compressed.name))
+    return min((file for file in others if is_nifti(file.name)), default=compressed)
+
+
+def stored_as(folder: Path, stem: str) -> Path:
+    """Return the image in a folder by its name without an ending; NIfTI first, and where there is none."""
+    nifti = compressed_or_plain(folder / f"{stem}{NIFTI_ENDINGS[0]}")
+    return nifti if is_there(nifti) else min(_of_any_format(folder, stem), default=nifti)
+
+
+def _of_any_format(folder: Path, stem: str) -> list[Path]:
+    beside = folder.glob(f"{glob.escape(stem)}.*") if folder.is_dir() else ()
+    return [file for file in beside if is_image(file.name) and without_ending(file.name) == stem]
 
 
 def is_there(file: Path) -> bool:
@@ -69,17 +84,11 @@ def is_there(file: Path) -> bool:
     return file.is_file() or file.is_symlink()
 
 
-def without_nifti_ending(name: str) -> str:
-    """Return a file name without `.nii` or `.nii.gz`, capitals or not; other names come back as they are."""
-    ending = next((ending for ending in NIFTI_ENDINGS if name.lower().endswith(ending)), "")
-    return name[: len(name) - len(ending)]
-
-
 def load_nifti(file: Path) -> nib.Nifti1Image:
-    """Return an open NIfTI file, its voxels still on disk: the one way by which commands open them.
+    """Return an open NIfTI file, its voxels still on disk: the one way by which commands open images.
 
-    Raise a UserError if it is missing, its header cannot be read, promises more than the file can hold, or
-    places the voxels nowhere.
+    A file of another format comes as a NIfTI image in memory. Raise a UserError if it is missing, its header
+    cannot be read, promises more than the file can hold, or places the voxels nowhere.
     """
     image = _opened(file)
     if isinstance(image, Finding):
@@ -89,22 +98,23 @@ def load_nifti(file: Path) -> nib.Nifti1Image:
 
 
 def _opened(file: Path, name: str = "") -> nib.Nifti1Image | Finding:
+    other = is_image(file.name) and not is_nifti(file.name)
     try:
-        image = nib.load(file)
+        image = open_other(file) if other else nib.load(file)
         if isinstance(image, nib.Nifti1Image):
             return image
         found = type(image).__name__
     except Exception as error:  # each field of a broken header fails in its own way
         found = first_line(error)
-    return Finding(name or short_name(file), "cannot be opened", "a NIfTI file", found, _AGAIN)
+    expected = f"a whole {file.suffix[1:].upper()} image" if other else "a NIfTI file"
+    return Finding(name or short_name(file), "cannot be opened", expected, found, _AGAIN)
 
 
 def header_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Iterator[Finding]:
     """Say whether the header promises more than the file can hold, and what `geometry_findings` say."""
-    needed, size = bytes_needed(image), file.stat().st_size
-    ending = file.suffix.lower()
-    most = {".gz": size * _MOST_INFLATED, ".nii": size}.get(ending, needed)
-    if needed > most:
+    size, ending = file.stat().st_size, file.suffix.lower()
+    most = {".gz": size * _MOST_INFLATED, ".nii": size}.get(ending)
+    if most is not None and (needed := bytes_needed(image)) > most:
         expected, found = f"{needed} bytes by its header", f"{most}{' at most' * (ending == '.gz')}"
         yield Finding(name or short_name(file), "truncated data", expected, found, _AGAIN)
     yield from geometry_findings(file, image, name)
@@ -115,10 +125,11 @@ def geometry_warnings(file: Path) -> list[Finding]:
     return [*geometry_findings(file, load_nifti(file))]
 
 
-def file_findings(file: Path, name: str = "") -> list[Finding]:
-    """Say whether a NIfTI file is there, whole (by its checksum if compressed), 3-D and of real numbers.
+def file_findings(file: Path, name: str = "", *, colours: bool = False) -> list[Finding]:
+    """Say whether an image is there, whole (by its checksum if compressed), 3-D and of real numbers.
 
-    Its geometry's errors are among them, `geometry_findings` has warnings, too.
+    Its geometry's errors are among them, `geometry_findings` has warnings, too. `colours`: a picture may have
+    them.
 
     Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
     """
@@ -135,14 +146,19 @@ def file_findings(file: Path, name: str = "") -> list[Finding]:
     image = _opened(file, name)
     if isinstance(image, Finding):
         return [image]
-    findings = _stored_findings(name, image, size) or [*header_findings(file, image, name)]
+    findings = _stored_findings(name, image, size, colours=colours) or [*header_findings(file, image, name)]
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def _stored_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Finding]:
-    shape, dtype, expected = image.shape, image.get_data_dtype(), bytes_needed(image)
-    if size < expected:
+def _stored_findings(name: str, image: nib.Nifti1Image, size: int, *, colours: bool) -> list[Finding]:
+    shape, dtype = image.shape, image.get_data_dtype()
+    if nib.is_proxy(image.dataobj) and size < (expected := bytes_needed(image)):
         return [Finding(name, "truncated data", f"{expected} bytes by its header", str(size), _AGAIN)]
+    if is_picture(name) and len(shape) > _AXES:
+        if colours:
+            return []
+        found, remedy = f"{shape[-1]} colours", "write one value per pixel, as 16-bit grey PNG or float TIFF"
+        return [Finding(name, "is in colours", "a grey picture", found, remedy)]
     if len(shape) != _AXES:
         found = f"{len(shape)}-D, shape {shape}"
         return [Finding(name, "not a 3-D image", "shape (x, y, z)", found, _three_axes(shape))]

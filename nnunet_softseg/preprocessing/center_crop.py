@@ -11,22 +11,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.geometry import array_orientation
 
 Box = tuple[tuple[int, int], ...]
+_AXES = 3
 
 
-def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> int:
-    """Return which array axis of a preprocessed case runs along S-I, by the properties of its reader."""
+def crop_axis(
+    properties: Mapping[str, Any],
+    transpose_forward: Sequence[int],
+    patch_size: Sequence[int],
+    *,
+    wanted: bool = True,
+) -> int | None:
+    """Return the array axis along S-I of a preprocessed case; None: patches lie where nnU-Net puts them.
+
+    The one decision between the two: the patch is fixed where the settings want it so, the patch has three
+    axes, and the properties of nnU-Net's reader tell the orientation. It is kept with the model.
+    """
     orientation = array_orientation(properties, transpose_forward)
-    if orientation is None:
-        raise UserError(
-            "the fixed patch needs the orientation of the image, but its reader gave no affine: expected a "
-            "NIfTI reader (NibabelIOWithReorient, NibabelIO, SimpleITKIO); use one, or train "
-            "nnUNetTrainerSoftSegSlidingWindow"
-        )
+    if not wanted or len(patch_size) < _AXES or orientation is None:
+        return None
     return next(axis for axis, letter in enumerate(orientation) if letter in "SI")
+
+
+def describe_patches(si_axis: int | None, patch_size: Sequence[int], *, wanted: bool) -> str:
+    """Return in words where patches are, and why not around the centre if that was wanted."""
+    if si_axis is not None:
+        return "around the centre of the image"
+    if not wanted:
+        return "anywhere"
+    why = "the configuration is 2d" if len(patch_size) < _AXES else "images do not tell their orientation"
+    return f"anywhere, as nnU-Net draws them: {why}, and so there is no fixed patch around the centre"
 
 
 def network_box(shape: Sequence[int], patch_size: Sequence[int], si_axis: int | None) -> Box:

@@ -25,7 +25,6 @@ from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-_AXES_OF_2D = 2
 _NO_PLANS = ("dataset", "dataset_fingerprint", "splits_final")
 _PROPERTIES = {"shape_before_cropping", "bbox_used_for_cropping", "spacing"}
 
@@ -145,19 +144,6 @@ def versions() -> dict[str, str]:
     return {"nnunet_softseg": __version__, **others}
 
 
-def require_supported(
-    plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], *, center_crop: bool
-) -> None:
-    """Raise a UserError for labels that do not fit together, or the fixed crop in 2d."""
-    label_scheme(dataset_json)
-    dataset, entry = plans["dataset_name"], plans["configurations"].get(configuration, {})
-    if center_crop and len(entry.get("patch_size", ())) == _AXES_OF_2D:
-        raise UserError(
-            f"{configuration} of {dataset} is two-dimensional, expected a 3d configuration for the fixed "
-            "patch: use 3d_fullres, or train nnUNetTrainerSoftSegSlidingWindow"
-        )
-
-
 def version_warning(plans: Mapping[str, Any]) -> str | None:
     """Return one line if the model was trained with another nnunet-softseg or nnU-Net than predicts here."""
     trained, here = plans.get(PLANS_KEY, {}).get("versions", {}), versions()
@@ -195,7 +181,7 @@ class PreprocessedDataset:
     `labels` are the numbers of the soft label files, `ignore` the value of unknown voxels in the label map.
     `folder` is nnUNet_preprocessed/DatasetNNN_Name/<data_identifier>. `spacing_mm`, one value less in a 2d
     configuration, and `patch_size` are those of the network, of which `crop` says that it sees the fixed
-    patch. Plans that leave images on their own grid have `resamples` False.
+    patch where there is one. Plans that leave images on their own grid have `resamples` False.
     """
 
     name: str

@@ -18,6 +18,9 @@ VOLUME_TOLERANCE = 0.01
 """Of the volume of a label, that the output stage may change; of less than 20 voxels, one voxel."""
 CASE_TOLERANCE = 0.006
 """What the scale per case may take of it; the rest is for the clean-up and the way to the image's grid."""
+ANYWHERE_TOLERANCE = 0.001
+"""The same where no patch is fixed around one structure: images hold many, or of any size. The square root of
+a ratio of two areas, an axon's over its fibre's, is then off by less than 0.001."""
 PEAK_TOLERANCE = 0.02
 _SMALL = 20  # voxels
 _REACHES_ONE = 0.9
@@ -147,10 +150,12 @@ class OutputScale:
         return self.output_scale == "fixed"
 
 
-def choose_output_scale(peaks: Mapping[str, LabelPeaks | None], settings: SoftSegSettings) -> OutputScale:
+def choose_output_scale(
+    peaks: Mapping[str, LabelPeaks | None], settings: SoftSegSettings, tolerance: float = CASE_TOLERANCE
+) -> OutputScale:
     """Return the output scale of a label, of its figures in each case of the training.
 
-    Per case where every label reaches 1 and none is changed by more than the tolerances; else fixed. The
+    Per case where every label reaches 1 and none is changed by more than the tolerance; else fixed. The
     clean-up removes no component of them. What the settings name is as they say.
     """
     known = {case: found for case, found in peaks.items() if found is not None}
@@ -162,7 +167,7 @@ def choose_output_scale(peaks: Mapping[str, LabelPeaks | None], settings: SoftSe
         scale = "fixed"
     elif scale == "auto":
         what = f"a map divided by its own peak would be off by {worst:.1%} of the volume in {worst_case}"
-        scale, why = ("case", "reaches 1 in every case") if worst <= CASE_TOLERANCE else ("fixed", what)
+        scale, why = ("case", "reaches 1 in every case") if worst <= tolerance else ("fixed", what)
     faint = min(known, key=lambda case: known[case].weakest_component, default="")
     weakest = known[faint].weakest_component if known else 1.0
     core = HARD_THRESHOLD if weakest >= _REACHES_ONE else _MARGIN * weakest

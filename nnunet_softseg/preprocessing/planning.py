@@ -13,8 +13,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_softseg.datasets.raw_dataset import ONE_ORIENTATION
 from nnunet_softseg.errors import UserError, show_without_traceback
+from nnunet_softseg.io.formats import is_picture
 from nnunet_softseg.io.geometry import VoxelGrid
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, load_nifti
+from nnunet_softseg.io.nifti import load_nifti
 
 PATCH_MM = {"SI": 320.0, "AP": 192.0, "RL": 64.0}
 """Bedard et al. 2025, section 3.3: 64 x 192 x 320 voxels of 1 mm in R-L, A-P, S-I."""
@@ -40,6 +41,9 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
     patch_mm: ClassVar[Mapping[str, float]] = PATCH_MM
     features: ClassVar[tuple[int, ...]] = (32, 64, 128, 256, 320)
     batch_size: ClassVar[int] = 2
+    patch_2d: ClassVar[int | None] = None
+    """Pixels along the longest side of the patch of a 2d configuration; None: nnU-Net's patch and network."""
+    batch_size_2d: ClassVar[int] = 8
     default_plans_name: ClassVar[str] = "nnUNetSoftSegPlans"
     default_gpu_memory_gb: ClassVar[float] = 16.0
 
@@ -60,6 +64,9 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
             tuple(overwrite_target_spacing) if overwrite_target_spacing is not None else (1.0, 1.0, 1.0),
             True,  # with isotropic voxels there is nothing to transpose for
         )
+        is_flat = all(shape[0] == 1 for shape in self.dataset_fingerprint["shapes_after_crop"])
+        if is_flat and overwrite_target_spacing is None:
+            self.overwrite_target_spacing = None  # images of one slice: their own median, as in nnU-Net
         self.lowres_creation_threshold = 0.0
         self.UNet_base_num_features = self.features[0]
         self.UNet_max_features_3d = self.features[-1]
@@ -91,6 +98,10 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
         if len(spacing) == _AXES_OF_3D:
             plan["batch_size"] = self.batch_size
             self._fit_patch_and_network(plan, spacing, median_shape)
+        elif self.patch_2d is not None:
+            wanted = [min(self.patch_2d, int(length)) for length in np.ceil(median_shape)]
+            plan["patch_size"], _ = self._set_network(plan, spacing, wanted)
+            plan["batch_size"] = self.batch_size_2d
         return plan
 
     def _fit_patch_and_network(self, plan: dict[str, Any], spacing: Any, median_shape: Any) -> None:
@@ -173,11 +184,11 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
         reader: str = self.determine_reader_writer().__name__
         if "Reorient" in reader:
             return _BODY_AXES
-        if self.dataset_json["file_ending"] not in NIFTI_ENDINGS:
+        if is_picture(self.dataset_json["file_ending"]):
             raise UserError(
-                f"{self.dataset_name}: {type(self).__name__} must know which axis is S-I, expected files "
-                f"{' or '.join(NIFTI_ENDINGS)}, found {self.dataset_json['file_ending']}, of which {reader} "
-                "gives no orientation: convert the images to NIfTI, or use nnU-Net's own planner"
+                f"{self.dataset_name}: {type(self).__name__} must know which axis is S-I, expected NIfTI, "
+                f"MHA or NRRD, found {self.dataset_json['file_ending']}, of which {reader} gives no "
+                "orientation: plan without -pl, with nnU-Net's own planner, or convert the images"
             )
         by_case = {name: _body_axes_of(Path(case["images"][0])) for name, case in self.dataset.items()}
         first, axes = next(iter(by_case.items()))
@@ -206,9 +217,11 @@ class SoftSegResEncPlanner(SoftSegPlanner, ResEncUNetPlanner):  # type: ignore[m
 class SoftSegDemoPlanner(SoftSegPlanner):
     """A network small enough to train on a laptop's CPU in minutes; for trying things out, not for results.
 
-    1 mm isotropic, as the paper; a patch of 64 x 40 x 32 mm (S-I, A-P, R-L) at most; 8 to 64 features.
+    1 mm isotropic, as the paper; a patch of 64 x 40 x 32 mm (S-I, A-P, R-L) at most; 8 to 64 features. In 2d
+    64 x 64 pixels of the images' own size, and batches of 8.
     """
 
+    patch_2d = 64
     patch_mm = {"SI": 64.0, "AP": 40.0, "RL": 32.0}  # noqa: RUF012  as in the class above
     features = (8, 16, 32, 64)
     default_plans_name = "nnUNetSoftSegDemoPlans"

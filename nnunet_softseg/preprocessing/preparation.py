@@ -19,13 +19,14 @@ from nnunet_softseg.datasets.raw_dataset import (
 from nnunet_softseg.errors import UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import (
+    array_orientation,
     reader_affines,
     reader_geometry_findings,
     reader_spacing_mm,
     shape_findings,
     sizes_agree,
 )
-from nnunet_softseg.io.nifti import load_nifti, stored_values
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import (
     changed_keys,
     describe_source,
@@ -35,17 +36,24 @@ from nnunet_softseg.io.results import (
     source_changed,
 )
 from nnunet_softseg.io.workers import try_jobs
-from nnunet_softseg.preprocessing.center_crop import Box, kept_mass, network_box, superior_inferior_axis
+from nnunet_softseg.preprocessing.center_crop import (
+    Box,
+    crop_axis,
+    describe_patches,
+    kept_mass,
+    network_box,
+)
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY, chosen_way, way_errors
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedCase,
     PreprocessedDataset,
     configuration_of,
     missing_plans,
-    require_supported,
     versions,
 )
 from nnunet_softseg.preprocessing.output_scale import (
+    ANYWHERE_TOLERANCE,
+    CASE_TOLERANCE,
     LabelPeaks,
     choose_output_scale,
     keep_output_scales,
@@ -96,12 +104,16 @@ class CasePreparation:
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """Result of the preparation of a dataset: soft targets in a folder, labels as stacked, cases by name."""
+    """Result of the preparation of a dataset: soft targets in a folder, labels as stacked, cases by name.
+
+    `patches` says in words where the network's patches are, around the centre or anywhere, and why.
+    """
 
     folder: Path
     labels: tuple[int, ...]
     cases: tuple[CasePreparation, ...]
     general_warnings: tuple[str, ...]
+    patches: str
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -136,7 +148,9 @@ def learn_labels(
     shapes = {name: [case.shapes[at] for case in report.cases] for at, name in enumerate(names)}
     peaks = {name: {case.case_id: case.peaks[at] for case in report.cases} for at, name in enumerate(names)}
     plans[PLANS_KEY]["training_shapes"] = {name: training_ranges(found) for name, found in shapes.items()}
-    keep_output_scales(plans, {name: choose_output_scale(peaks[name], settings) for name in names})
+    is_fixed_patch = all(case.si_axis is not None for case in report.cases)
+    tolerance = CASE_TOLERANCE if is_fixed_patch else ANYWHERE_TOLERANCE
+    keep_output_scales(plans, {name: choose_output_scale(peaks[name], settings, tolerance) for name in names})
     ways = [chosen_way([case.way_errors[at] for case in report.cases], settings) for at in range(len(names))]
     plans[PLANS_KEY][WAY_KEY] = dict(zip(names, ways, strict=True))
 
@@ -241,14 +255,15 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[list[float] 
     errors, warnings = [], list[str]()
     ignored = None
     if job.label_map is not None:
-        ignored = soft_label.read_soft_label(job.label_map, reader)[0] == job.dataset.ignore
+        ignored = soft_label.read_label_map(job.label_map, reader) == job.dataset.ignore
         raise_first_error(shape_findings(job.label_map, image_shape.tolist(), ignored.shape, "z, y, x"))
     for channel, file in enumerate(job.soft_labels):
         label, properties = soft_label.read_soft_label(file, reader)
         raise_first_error(shape_findings(file, image_shape.tolist(), label.shape, "z, y, x"))
         raise_first_error(reader_geometry_findings(file, job.case.geometry, properties))
-        _require_sizes_of_affine(job, load_nifti(file))
-        findings = soft_label.value_findings(file, stored_values(file))
+        if array_orientation(job.case.geometry, job.dataset.transpose_forward):
+            _require_sizes_of_affine(job, load_nifti(file))
+        findings = soft_label.value_findings(file, soft_label.stored_soft_label(file))
         raise_first_error(findings)
         if ignored is not None:
             findings += soft_label.ignored_findings([file], [label], ignored)
@@ -334,7 +349,7 @@ def prepare(
         plans_identifier: name of the plans.
         num_processes: cases made at a time.
         progress: show a bar.
-        crop: measure how much of each label the fixed patch keeps; needs a 3d configuration.
+        crop: measure how much of each label the fixed patch keeps, where there is one (`crop_axis`).
 
     Raises:
         UserError: if soft labels or preprocessed data are missing, wrong or unsupported, or the disk is full.
@@ -358,11 +373,11 @@ def preprocessed_dataset(
     plans_manager = PlansManager(load_json(plans_file))
     data_identifier = configuration_of(plans_manager, configuration).data_identifier
     dataset_json = load_json(preprocessed / "dataset.json")
-    require_supported(plans_manager.plans, configuration, dataset_json, center_crop=crop)
+    scheme = label_scheme(dataset_json)
     found = PreprocessedDataset.of(
         plans_manager,
         configuration,
-        (scheme := label_scheme(dataset_json)).numbers,
+        scheme.numbers,
         ignore=scheme.ignore,
         raw_folder=folders.of_dataset("raw", name),
         folder=preprocessed / data_identifier,
@@ -403,7 +418,8 @@ def prepare_soft_targets(
         )
     made = {job.case.case_id for job in stale}
     reports = tuple(_report(job, prepared=job.case.case_id in made) for job in jobs)
-    return PreparationReport(folder, dataset.labels, reports, _general_warnings(dataset, jobs))
+    patches = describe_patches(jobs[0].si_axis, dataset.patch_size, wanted=dataset.crop)
+    return PreparationReport(folder, dataset.labels, reports, _general_warnings(dataset, jobs), patches)
 
 
 def all_up_to_date(dataset: PreprocessedDataset) -> bool:
@@ -419,7 +435,8 @@ def _jobs(dataset: PreprocessedDataset) -> list[SoftTargetJob]:
         )
     jobs, label_maps = [], _label_maps(dataset)
     for case in map(dataset.read_case, case_ids):
-        si_axis = superior_inferior_axis(case.geometry, dataset.transpose_forward) if dataset.crop else None
+        how = (case.geometry, dataset.transpose_forward, dataset.patch_size)
+        si_axis = crop_axis(*how, wanted=dataset.crop)
         box = network_box(case.shape, dataset.patch_size, si_axis)
         jobs.append(SoftTargetJob(case, dataset, si_axis, box, label_maps.get(case.case_id)))
     by_axis: dict[int | None, list[str]] = defaultdict(list)
@@ -448,12 +465,15 @@ def _general_warnings(dataset: PreprocessedDataset, jobs: Sequence[SoftTargetJob
     if not folder.is_dir():
         found = "no soft labels here, so that soft targets are taken as they are: they may be out of date"
         return (f"{folder}: {found}",)
+    precision = soft_label.precision_findings(file for job in jobs for file in job.soft_labels)
     others = set(folder.iterdir()) - {source for job in jobs for source in job.sources}
     names = (parse_numbered_name(file.name) for file in others)
     extra = sorted({name[0] for name in names if name} - {job.case.case_id for job in jobs})
+    coarse = tuple(map(str, precision))
     if not extra:
-        return ()
+        return coarse
     return (
+        *coarse,
         f"{len(extra)} cases have soft labels but are not preprocessed ({examples(extra)}) and will not be "
         f"trained on: run {dataset.preprocess_command}",
     )

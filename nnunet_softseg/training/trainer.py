@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.case_comparison import SPLITS, fold_findings
+from nnunet_softseg.datasets.raw_dataset import label_scheme
 from nnunet_softseg.errors import UserError, examples, raise_first_error, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.inference.validation import VALIDATION, write_soft_summary
@@ -35,13 +36,12 @@ from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, soft_map_of, unwrapped
 from nnunet_softseg.network.of_plans import has_deep_supervision, network_of_plans
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
-from nnunet_softseg.preprocessing.center_crop import superior_inferior_axis
+from nnunet_softseg.preprocessing.center_crop import crop_axis
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedDataset,
     explain_missing_plans,
     named_after_package,
-    require_supported,
     soft_plans,
     spacing_range,
 )
@@ -103,7 +103,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which its checkpoints record
     ) -> None:
-        require_supported(plans, configuration, dataset_json, center_crop=self.settings.center_crop)
+        label_scheme(dataset_json)  # labels that do not fit together are told before anything starts
         plans = soft_plans(plans, type(self).__name__, self.settings)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.settings.initial_lr
@@ -112,9 +112,6 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self.num_iterations_per_epoch = self.settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_iterations_per_epoch
         self.save_every = self.settings.save_every
-        if self.settings.center_crop:
-            # Every patch is drawn from the table of centres that the dataset gives; see `dataloading`.
-            self.oversample_foreground_percent = 1.0
         self.logger.local_logger = SoftSegLogger(self.logger.local_logger.verbose)
         self._empty_epochs = 0
         self._split: tuple[list[str], list[str]] | None = None
@@ -174,7 +171,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self._partly_unknown = report.is_partly_unknown
         if self._partly_unknown:
             self._require_annotations(report)
-            # Every patch is drawn from the voxels that the dataset gives; see `dataloading`.
+        if self._partly_unknown or self.si_axis is not None:
+            # Every patch is drawn from the table of centres that the dataset gives; see `dataloading`.
             self.oversample_foreground_percent = 1.0
         self._learn_labels(report)
         if self.local_rank == 0:
@@ -221,10 +219,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         keep_output_scales(self.plans_manager.plans, chosen)
         for line in describe(chosen):
             self.print_to_log_file(line)
-        patch = "around the centre of the image" if self.settings.center_crop else "anywhere"
         ways = "; ".join(f"{name} {way}" for name, way in self._entry[WAY_KEY].items())
         self.print_to_log_file(
-            f"patches: {patch}; maps on finer images: {ways}; to overrule these: settings of "
+            f"patches: {report.patches}; maps on finer images: {ways}; to overrule these: settings of "
             f"{type(self).__name__}"
         )
 
@@ -302,9 +299,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
                 f"-plans_name {self.plans_manager.plans_name} first"
             )
         properties, transpose = load_pickle(str(case)), self.plans_manager.transpose_forward
-        crop = self.settings.center_crop
+        how = (properties, transpose, self.configuration_manager.patch_size)
         self._entry["orientation"] = array_orientation(properties, transpose)
-        self._entry["si_axis"] = superior_inferior_axis(properties, transpose) if crop else None
+        self._entry["si_axis"] = crop_axis(*how, wanted=self.settings.center_crop)
         fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
         spacings = load_json(fingerprint)["spacings"] if fingerprint.is_file() else []
         self._entry["training_spacing_mm"] = spacing_range(spacings)

@@ -197,13 +197,13 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
     ),
     (
         "other format",
-        lambda d: change_json(d, file_ending=".png"),
-        "images are not NIfTI: .*found '.png'.*nnUNetTrainer",
+        lambda d: change_json(d, file_ending=".jpg"),
+        "images of another format: .*found '.jpg'.*nnUNetTrainer",
     ),
     (
         "other reader",
         lambda d: change_json(d, overwrite_image_reader_writer="Tiff3DIO"),
-        "not a NIfTI reader: .*NibabelIOWithReorient, found 'Tiff3DIO'",
+        "not a reader of .nii.gz images: .*NibabelIOWithReorient, found 'Tiff3DIO'",
     ),
     (
         "no images",

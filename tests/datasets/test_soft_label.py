@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS, LabelScheme, label_findings
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_findings
 from nnunet_softseg.datasets.soft_label import find_reader, soft_label_file
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import parse_numbered_name
+from nnunet_softseg.io.formats import NIFTI_READERS
 from nnunet_softseg.io.geometry import affine_findings, reader_affines, reader_geometry_findings
 from nnunet_softseg.io.nifti import content_findings, file_findings
 
@@ -212,12 +213,9 @@ def test_read_has_the_axis_order_of_the_image(tmp_path: Path, name: str, affine:
     assert reader_geometry_findings(tmp_path / "label", properties, seen) == []
 
 
-@pytest.mark.parametrize("name", ["NaturalImage2DIO", "Tiff3DIO", "Nonsense"])
-def test_other_readers_are_refused(name: str) -> None:
-    with pytest.raises(
-        UserError, match=f"not a NIfTI reader.*NibabelIOWithReorient.*found '{name}'.*nnUNetTrainer"
-    ):
-        find_reader(name)
+def test_other_readers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"expected a reader out of .*NibabelIOWithReorient.*found Nonsense"):
+        find_reader("Nonsense")
 
 
 # Writing

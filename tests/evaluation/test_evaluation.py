@@ -702,7 +702,7 @@ def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture
     ("options", "message"),
     [
         (["-i", "{empty}"], "expected predictions of prediction, found 0 NIfTI files and 0 others"),
-        (["-i", "{other}"], r"such as sub-01_T1w, found 1 NIfTI files \(sub-09_T1w.nii.gz\)"),
+        (["-i", "{other}"], r"such as sub-01_T1w, found 1 images \(sub-09_T1w.nii.gz\)"),
         (["-i", "{nowhere}"], "found nothing"),
         (["-i", "{good}", "--label", "0"], "0 is the background"),
         (["-i", "{good}", "--tolerance-mm", "-1"], "0 mm or more"),

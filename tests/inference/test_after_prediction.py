@@ -19,15 +19,20 @@ from grid_plans import vanilla_plans
 from nnunet_threads import threads_in_place_of_processes
 from nnunetv2.ensembling import ensemble
 from nnunetv2.evaluation import accumulate_cv_results, find_best_configuration
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.postprocessing import remove_connected_components
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import gaussian_filter
 
+from nnunet_softseg.datasets.soft_label import stored_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import after_prediction, nnunet_patches
 from nnunet_softseg.inference.export import export_prediction
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -345,6 +350,65 @@ def test_a_piece_that_is_removed_is_gone_from_the_soft_map_with_its_fringe(
     case = json.loads((out / "softseg.json").read_text())["cases"]["sub-01_T2w"]
     voxel = abs(np.linalg.det(nib.load(images[0]).affine[:3, :3]))
     assert case["labels"]["cord"]["soft_volume_mm3"] == pytest.approx(expected.sum() * voxel, rel=1e-3)
+
+
+def of_other_format(ending: str) -> tuple[Any, dict[str, Any], tuple[int, ...]]:
+    """nnU-Net's reader, what it tells of a case's geometry, and a shape (z, y, x)."""
+    if ending == ".png":
+        return NaturalImage2DIO(), {"spacing": (999, 1, 1)}, (1, 12, 14)
+    if ending == ".tif":
+        return Tiff3DIO(), {"spacing": [2.0, 0.5, 0.5]}, (4, 12, 14)
+    geometry = {
+        "spacing": (0.5, 0.5, 2.0),
+        "origin": (5.0, 0.0, 0.0),
+        "direction": np.eye(3).ravel().tolist(),
+    }
+    return SimpleITKIO(), {"sitk_stuff": geometry, "spacing": [2.0, 0.5, 0.5]}, (4, 12, 14)
+
+
+@pytest.mark.parametrize(
+    ("ending", "soft_ending", "voxel_mm3"),
+    [(".png", ".tif", 1), (".tif", ".tif", 0.5), (".mha", ".mha", 0.5)],
+)
+def test_other_formats_keep_their_endings_and_spacing(
+    tmp_path: Path, ending: str, soft_ending: str, voxel_mm3: float
+) -> None:
+    reader, properties, shape = of_other_format(ending)
+    described = {**dataset_json(LABELS), "file_ending": ending}
+    manager = Member(tmp_path / "m", soft=True).plans.get_label_manager(described)
+    large, small = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    large[0, 2:6, 2:6], small[0, 10, 10:12], small[0, 10, 12] = 0.8, 0.8, 0.25
+    lesion = np.zeros(shape, np.float32)
+    lesion[0, 8, 1] = 1
+    for name, cord in (("first", large + small), ("second", large)):
+        folder = tmp_path / name
+        folder.mkdir()
+        probabilities = np.stack([1 - np.maximum(cord, lesion), cord, lesion])
+        np.savez_compressed(folder / "a.npz", probabilities=probabilities)
+        (folder / "a.pkl").write_bytes(pickle.dumps(properties))
+        (folder / "softseg.json").write_text("{}")
+    files = [tmp_path / name / "a.npz" for name in ("first", "second")]
+    merged, done = tmp_path / "merged", tmp_path / "done"
+    for folder in (merged, done):
+        folder.mkdir()
+    after_prediction.merge(files, merged / "a", ending, reader, manager)
+    stored = {label: stored_soft_label(merged / "soft" / f"a_000{label}{soft_ending}").T for label in (1, 2)}
+    np.testing.assert_allclose(stored[1], large + small / 2, atol=1e-6)
+    np.testing.assert_array_equal(stored[2], lesion)
+    label_map = reader.read_seg(str(merged / f"a{ending}"))[0][0]
+    np.testing.assert_array_equal(label_map, np.where(lesion > 0, 2, large > 0.5))
+
+    reader.write_seg(np.where(label_map == 1, 0, label_map), str(done / f"a{ending}"), properties)
+    after_prediction.follow_postprocessing(merged, done, described, reader)
+    left = {label: load_nifti(done / "soft" / f"a_000{label}{soft_ending}") for label in (1, 2)}
+    np.testing.assert_allclose(left[1].get_fdata().T, small / 2, atol=1e-6)  # a piece of its own
+    np.testing.assert_array_equal(left[2].get_fdata().T, lesion)
+    before = load_nifti(merged / "soft" / f"a_0001{soft_ending}")
+    for image in left.values():
+        np.testing.assert_allclose(image.affine, before.affine, atol=1e-6)
+        assert np.prod(image.header.get_zooms()) == pytest.approx(voxel_mm3)
+    told = json.loads((done / "softseg.json").read_text())["cases"]["a"]["labels"]["cord"]["soft_volume_mm3"]
+    assert told == pytest.approx(small.sum() / 2 * voxel_mm3, abs=1e-3)
 
 
 def test_between_two_pieces_the_nearer_one_decides() -> None:

@@ -19,8 +19,9 @@ from nnunet_softseg.io.case_files import (
     parse_numbered_name,
 )
 from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.image_choice import Exclusion, select_images
-from nnunet_softseg.io.nifti import compressed_or_plain, without_nifti_ending
+from nnunet_softseg.io.nifti import compressed_or_plain
 
 
 def touch(root: Path, *names: str) -> Path:

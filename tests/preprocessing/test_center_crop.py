@@ -13,14 +13,14 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.preprocessing.center_crop import (
+    crop_axis,
+    describe_patches,
     inside,
     kept_mass,
     network_box,
     patch_centres,
-    superior_inferior_axis,
 )
 
 sizes = st.integers(1, 90)
@@ -123,10 +123,21 @@ def test_orientation_by_every_reader(tmp_path: Path, codes: str, reader: type) -
     expected = "SAR" if "Reorient" in reader.__name__ else codes[::-1]
     assert array_orientation(properties, [0, 1, 2]) == expected
     assert array_orientation(properties, [2, 0, 1]) == expected[2] + expected[0] + expected[1]
-    axis = superior_inferior_axis(properties, [2, 0, 1])
+    axis = crop_axis(properties, [2, 0, 1], [8, 8, 8])
+    assert axis is not None
     assert (expected[2] + expected[0] + expected[1])[axis] in "SI"
 
 
-def test_no_geometry_names_the_way_out() -> None:
-    with pytest.raises(UserError, match="nnUNetTrainerSoftSegSlidingWindow"):
-        superior_inferior_axis({"spacing": [1, 1, 1]}, [0, 1, 2])
+def test_without_orientation_or_a_third_axis_there_is_no_fixed_patch(tmp_path: Path) -> None:
+    """One decision, and one line that says why."""
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), tmp_path / "image.nii.gz")
+    _, known = NibabelIO().read_images([str(tmp_path / "image.nii.gz")])
+    picture = {"spacing": [999, 1, 1]}
+    assert crop_axis(known, [0, 1, 2], [8, 8, 8]) == 0
+    assert crop_axis(known, [0, 1, 2], [8, 8, 8], wanted=False) is None
+    assert crop_axis(known, [0, 1, 2], [8, 8]) is None
+    assert crop_axis(picture, [0, 1, 2], [8, 8, 8]) is None
+    assert describe_patches(0, [8, 8, 8], wanted=True) == "around the centre of the image"
+    assert describe_patches(None, [8, 8, 8], wanted=False) == "anywhere"
+    assert "the configuration is 2d" in describe_patches(None, [8, 8], wanted=True)
+    assert "do not tell their orientation" in describe_patches(None, [8, 8, 8], wanted=True)

@@ -144,7 +144,7 @@ def test_a_mirrored_axis_is_the_same_axis_and_a_swapped_one_is_refused(plan: Pla
 
 
 def test_files_that_tell_no_orientation_are_refused(plan: Plan) -> None:
-    with pytest.raises(UserError, match=r"which axis is S-I, expected files .nii.gz or .nii, found .tif"):
+    with pytest.raises(UserError, match=r"which axis is S-I, expected NIfTI, MHA or NRRD, found .tif"):
         plan(reader="Tiff3DIO", ending=".tif")
 
 
@@ -238,6 +238,17 @@ def test_two_dimensions_are_nnunets_own(plan: Plan) -> None:
     assert flat["spacing"] == [1, 1]  # in the axial plane
     assert len(flat["patch_size"]) == 2
     assert flat["architecture"]["arch_kwargs"]["features_per_stage"][0] == 32
+
+
+@pytest.mark.parametrize("planner", [SoftSegPlanner, SoftSegDemoPlanner])
+def test_pictures_keep_their_own_grid(plan: Plan, planner: type[SoftSegPlanner]) -> None:
+    """Their slices are 999 apart, as nnU-Net says: at 1 mm there would be 999 of them."""
+    plans = plan(((1, 96, 100), (1, 96, 90)), spacing=(999.0, 0.5, 0.5), planner=planner)
+    (flat,) = plans["configurations"].values()
+    assert flat["spacing"] == [0.5, 0.5]
+    if planner is SoftSegDemoPlanner:
+        assert flat["patch_size"] == [64, 64]
+        assert flat["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 16, 32, 64]
 
 
 def test_no_workers_at_all_do_not_stop_the_planner(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

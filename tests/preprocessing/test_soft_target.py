@@ -33,9 +33,9 @@ from tiny_dataset import (
 )
 
 from nnunet_softseg import cli
-from nnunet_softseg.datasets.raw_dataset import NIFTI_READERS
 from nnunet_softseg.datasets.soft_label import find_reader
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.formats import NIFTI_READERS
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.preprocessing import preparation
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, explain_missing_plans
@@ -642,10 +642,6 @@ def labels_in_json(labels: Any) -> Callable[[TinyDataset], None]:
     return change
 
 
-def flat_patch(dataset: TinyDataset) -> None:
-    change_plans(dataset, patch_size=[32, 32])
-
-
 PREPROCESS = "run nnUNetv2_preprocess -d 101 -c 3d_fullres -plans_name nnUNetPlans"
 MISTAKES: list[tuple[Any, str]] = [
     (
@@ -680,7 +676,6 @@ MISTAKES: list[tuple[Any, str]] = [
         labels_in_json({"background": 0, "cord": [1, 2], "grey": 2}),
         "regions_class_order does not fit the labels: expected 2 values",
     ),
-    (flat_patch, "two-dimensional, expected a 3d configuration.*nnUNetTrainerSoftSegSlidingWindow"),
 ]
 
 
@@ -744,10 +739,12 @@ def test_case_that_is_not_preprocessed_is_a_warning(dataset: TinyDataset) -> Non
     assert PREPROCESS in report.warnings[0]
 
 
-def test_2d_configuration_without_crop(dataset: TinyDataset) -> None:
-    """nnU-Net leaves the distance of slices as it is there; the soft label must follow."""
+def test_2d_configuration(dataset: TinyDataset) -> None:
+    """nnU-Net leaves the distance of slices as it is there; the soft label must follow. No crop."""
     plan_and_preprocess(dataset, "2d")
-    report = prepare(101, "2d", num_processes=0, progress=False, crop=False)
+    report = prepare(101, "2d", num_processes=0, progress=False)
+    assert report.patches.startswith("anywhere, as nnU-Net draws them: the configuration is 2d")
+    assert {kept for found in report.cases for kept in found.kept_mass} == {1.0}
     case = dataset.cases[0]
     image = nnUNetDatasetBlosc2(str(dataset.preprocessed / "nnUNetPlans_2d")).load_case(case)[0]
     assert open_soft_target(report.folder, case).shape == (2, *image.shape[1:])

@@ -383,11 +383,6 @@ def test_labels_that_do_not_fit_together_are_refused(
         nnUNetTrainerSoftSeg(small_plans(dataset), "3d_fullres", 0, {**dataset.dataset_json, **change}, CPU)
 
 
-def test_2d_is_refused(dataset: TinyDataset) -> None:
-    with pytest.raises(UserError, match="nnUNetTrainerSoftSegSlidingWindow"):
-        nnUNetTrainerSoftSeg(small_plans(dataset), "2d", 0, dataset.dataset_json, CPU)
-
-
 def test_mixed_orientations_are_refused_with_the_way_out(
     dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,8 +28,9 @@ from nnunet_softseg.datasets.conversion.writing import (
 )
 from nnunet_softseg.datasets.raw_dataset import NnunetFolders
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.image_choice import read_exclusions
-from nnunet_softseg.io.nifti import StrPath, without_nifti_ending
+from nnunet_softseg.io.nifti import StrPath
 
 _LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _RESERVED = ("background", "ignore")

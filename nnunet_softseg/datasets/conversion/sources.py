@@ -16,8 +16,9 @@ from nnunet_softseg.io.case_files import (
     list_bids,
     parse_bids_name,
 )
+from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
-from nnunet_softseg.io.nifti import compressed_or_plain, is_nifti, is_there, without_nifti_ending
+from nnunet_softseg.io.nifti import compressed_or_plain, is_there
 
 DEFAULT_LABEL = "cord"
 _REPORTED = (Reason.EXCLUDED, Reason.NO_CONTRAST, Reason.OTHER_CONTRAST)

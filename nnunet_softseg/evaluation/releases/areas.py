@@ -12,8 +12,9 @@ from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import describe_cases
 from nnunet_softseg.io.case_files import Case, case_and_label, derivative_stem, list_files, numbers_are_labels
 from nnunet_softseg.io.case_matching import folder_of_maps
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.geometry import VoxelGrid
-from nnunet_softseg.io.nifti import load_nifti, without_nifti_ending
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry.csa import csa
 from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
 

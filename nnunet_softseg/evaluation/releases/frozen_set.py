@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import training_cases
 from nnunet_softseg.io.case_files import Case, folds_trained_on
-from nnunet_softseg.io.nifti import without_nifti_ending
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.results import load_json, sha256
 
 _LINE = re.compile(r"^([0-9a-f]{64}) [ *](.+)$", re.IGNORECASE)

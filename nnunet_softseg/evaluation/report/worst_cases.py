@@ -20,6 +20,7 @@ from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.evaluation.maps import LabelMap, Unknown, on_grid_of, read_map
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.wording import MINUS, number, quantity, shortened
+from nnunet_softseg.io.formats import is_picture
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.html import WINDOW_PERCENTILES, picture
 from nnunet_softseg.io.nifti import load_nifti
@@ -292,7 +293,9 @@ def _image_plane(file: Path | None, reference: LabelMap, axis: int, index: int) 
         return None, "no image given"
     try:
         image = nib.funcs.squeeze_image(load_nifti(file))
-        if not VoxelGrid.of(image).is_same(reference.grid):
+        placed = reference.has_place and not is_picture(file.name)
+        same = VoxelGrid.of(image).is_same(reference.grid) if placed else image.shape == reference.grid.shape
+        if not same:
             return None, "the image lies on another grid"
         return np.nan_to_num(_plane(image, axis, index)), ""
     except (UserError, OSError, EOFError, ValueError, zlib.error) as error:

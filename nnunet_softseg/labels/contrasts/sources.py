@@ -13,6 +13,7 @@ from nibabel.orientations import io_orientation
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.case_files import Reason, derivative_file, list_bids, list_files, parse_bids_name
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
 from nnunet_softseg.io.nifti import (
@@ -25,7 +26,6 @@ from nnunet_softseg.io.nifti import (
     file_findings,
     load_nifti,
     stored_values,
-    without_nifti_ending,
 )
 from nnunet_softseg.labels.contrasts.volume import Volume
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import parse_numbered_name
-from nnunet_softseg.io.nifti import NIFTI_ENDINGS, StrPath, without_nifti_ending
+from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
+from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import remove_abandoned, replacing, write_json
 from nnunet_softseg.io.workers import as_user_error, map_jobs
 from nnunet_softseg.labels.raters.case import (

@@ -18,7 +18,8 @@ from nnunet_softseg.io.case_files import (
     numbers_are_labels,
 )
 from nnunet_softseg.io.case_matching import companion_files, folder_of_maps
-from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, without_nifti_ending
+from nnunet_softseg.io.formats import ANY_FORMAT, is_picture, without_ending
+from nnunet_softseg.io.nifti import geometry_warnings, load_nifti
 from nnunet_softseg.io.results import PICTURES, make_folder, output_file, write_table
 from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
@@ -276,7 +277,16 @@ def _paths(given: Files) -> list[Path]:
 def _map_files(maps: Files) -> list[Path]:
     files: list[Path] = []
     for item in _paths(maps):
-        files += list_files(folder_of_maps(item), subfolders=False).files if item.is_dir() else [item]
+        if item.is_dir():
+            files += list_files(folder_of_maps(item), subfolders=False, formats=ANY_FORMAT).files
+        else:
+            files.append(item)
+    pictures = [str(file) for file in files if is_picture(file.name)]
+    if pictures:
+        raise UserError(
+            f"csa: expected maps that say where S-I is, found {examples(pictures)}: the "
+            "sum of a picture's values is its area in pixels (soft_volume_mm3 in softseg.json)"
+        )
     if not files:
         raise UserError("csa: expected at least one map, found none: give NIfTI files or a folder with them")
     twice = sorted({str(file) for file in files if files.count(file) > 1})
@@ -316,7 +326,7 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
     cases = []
     by_label = numbers_are_labels(maps) is not False
     for file in maps:
-        stem, (case_id, _) = without_nifti_ending(file.name), case_and_label(file, numbered_by_label=by_label)
+        stem, (case_id, _) = without_ending(file.name), case_and_label(file, numbered_by_label=by_label)
         stems[str(file)] = list(dict.fromkeys((stem, case_id, derivative_stem(stem))))
         cases.append(replace(Case.from_name(derivative_stem(case_id)), case_id=str(file)))
     found = companion_files(images, stems, kind, cases=cases, not_these=maps)
