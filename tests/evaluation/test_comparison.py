@@ -513,7 +513,7 @@ def test_the_user_may_name_another_primary_measure() -> None:
 @pytest.mark.parametrize("measure", SCORES)
 def test_the_better_end_of_every_measure(measure: str) -> None:
     """More is better for overlaps, less for errors, distances and times."""
-    more_is_better = measure in {"dice", "soft_dice", "surface_dice"}
+    more_is_better = measure in {"dice", "soft_dice", "surface_dice", "pq", "rq", "sq"}
     scores, pairs, found = tables({measure: UP}, {measure: UP + 1})
     best = "b" if more_is_better else "a"
     assert scores.set_index("method")["rank"].to_dict() == {best: 1, "ab".replace(best, ""): 2}
