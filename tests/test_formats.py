@@ -174,7 +174,8 @@ def test_train_predict_evaluate(name: str, tmp_path: Path, monkeypatch: pytest.M
         for case in json.loads((out / "softseg.json").read_text())["cases"].values()
         for flag in case["flags"]
     }
-    assert not flags & {"few slices", "header"}
+    # of a network that has hardly learned, volumes may lack slices; a picture cannot
+    assert not flags & ({"header"} if oriented else {"few slices", "header"})
     assert stated["soft_volume_mm3"] == pytest.approx(total * voxel, rel=1e-4, abs=2e-3)
 
 
@@ -350,7 +351,7 @@ def test_tiff_without_spacing_counts_as_1_mm_with_a_warning(
 ) -> None:
     dataset = make_disc_dataset(tmp_path, ".tif", {"a": CASES["img0"]}, DEEP, with_spacing=False)
     use(dataset, monkeypatch)
-    assert said(dataset) == ""
+    assert "a_0000.tif" not in said(dataset)  # there is one case only, which no fold can be trained on
     assert "imagesTr/a_0000.tif: has no voxel sizes: expected a file <case>.json" in said(dataset, "warnings")
     (dataset.raw / "imagesTr/a.json").write_text(json.dumps({"spacing": SPACING_ZYX}))
     assert "voxel sizes" not in said(dataset, "warnings")

@@ -31,6 +31,7 @@ from scipy.ndimage import gaussian_filter
 from nnunet_softseg.datasets.soft_label import stored_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import after_prediction, nnunet_patches
+from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.export import export_prediction
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.preprocessing.model_plans import soft_plans
@@ -96,6 +97,7 @@ class Member:
         heads = manager.get_label_manager(described).num_segmentation_heads
         if self.soft:
             maps = smooth(seed, heads)
+            properties[KEY] = CaseRecord(image_files=(str(image),))
             export_prediction(maps, properties, manager, described, str(target), save_probabilities=True)
         else:
             logits = 8 * smooth(100 + seed, heads)
