@@ -24,7 +24,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_softseg import registry
 from nnunet_softseg.errors import UserError
 
-PACKAGE_TO_MODULE = {"pillow": "pil", "PyYAML": "yaml", "scikit-image": "skimage"}
+PACKAGE_TO_MODULE = {
+    "pillow": "pil",
+    "PyYAML": "yaml",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
 TRAINERS = [name for name in registry.CLASSES if name.startswith("nnUNetTrainer")]
 
 
