@@ -230,6 +230,7 @@ def test_soft_maps_lie_on_their_images_and_are_soft(place: Workplace, predicted:
     assert report["trainer"] == SOFT
 
 
+@pytest.mark.soak
 def test_sequential_parts_and_model_folder_give_the_same_files(place: Workplace, predicted: Path) -> None:
     assert_same(predicted, place.predict("sequential", "-npp", "0", "-nps", "0"))
     for part in ("0", "1", "2"):  # of two images: the last part has none

@@ -211,6 +211,7 @@ def test_wheel_is_found_and_uninstalls_cleanly(wheel: Path, packages: Path, tmp_
     assert environment.look_up(VANILLA) == VANILLA
 
 
+@pytest.mark.soak
 def test_broken_package_does_not_hurt_vanilla(wheel: Path, packages: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv", packages)
     environment.install(str(wheel))
@@ -235,6 +236,7 @@ def test_start_up_file_without_its_module_lets_python_start(
         assert process.stdout == "started\n"
 
 
+@pytest.mark.soak
 def test_editable_install_is_found_and_follows_the_source(
     our_source: Path, packages: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +256,7 @@ def test_editable_install_is_found_and_follows_the_source(
     assert environment.files_of_ours() == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("ours", ["editable", "regular"])
 def test_editable_nnunet(
     ours: str,

@@ -155,6 +155,7 @@ def test_what_is_joined_at_a_skip_connection_is_convolved_in_two(monkeypatch: py
     torch.testing.assert_close(raw, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_trained_network_keeps_its_map_and_its_areas(

@@ -63,6 +63,7 @@ def train(rank: int, root: str, plans: dict[str, Any], dataset_json: dict[str, A
     distributed.destroy_process_group()
 
 
+@pytest.mark.soak
 def test_two_processes_learn_one_network_from_different_patches(dataset: TinyDataset, tmp_path: Path) -> None:
     plans = small_plans(dataset)
     torch.multiprocessing.spawn(train, (str(tmp_path), plans, dataset.dataset_json), nprocs=2)
