@@ -1016,6 +1016,7 @@ def test_two_runs_at_once_are_refused(made: Path) -> None:
         run(bids)
 
 
+@pytest.mark.soak
 def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
     """SIGKILL to the whole group while some subjects are done: these are kept, the others made, no litter."""
     bids, output, clean = tmp_path / "bids", tmp_path / "out", tmp_path / "clean"

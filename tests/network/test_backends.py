@@ -449,6 +449,7 @@ def test_marks_that_openvino_does_not_heed_are_noticed(
         openvino_network.OpenVinoNetwork(unet(1), "bfloat16", PATCH, [tmp_path])
 
 
+@pytest.mark.soak
 @needs_openvino
 def test_openvino_tells_nobody(tmp_path: Path, in_new_python: Any) -> None:
     """Imported as it comes, it makes an identity in the user's folder and sends events under it."""
@@ -476,6 +477,7 @@ def test_bfloat16_as_the_system_says() -> None:
     assert backends.has_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
+@pytest.mark.soak
 def test_a_kept_heap_computes_the_same(in_new_python: Any) -> None:
     code = (
         "import torch; from nnunet_softseg.network.backends import keep_heap;"

@@ -148,6 +148,7 @@ def test_files_that_tell_no_orientation_are_refused(plan: Plan) -> None:
         plan(reader="Tiff3DIO", ending=".tif")
 
 
+@pytest.mark.soak
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
 @given(shape=st.tuples(*[st.integers(2, 400)] * 3))
 def test_smaller_data_get_a_smaller_patch_of_whole_strides(plan: Plan, shape: tuple[int, int, int]) -> None:
