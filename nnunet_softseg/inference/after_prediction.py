@@ -13,13 +13,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from scipy import ndimage
 
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
 from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, soft_label_file
 from nnunet_softseg.errors import UserError, short_name
-from nnunet_softseg.inference.export import report_case, write_segmentation, write_soft_maps
+from nnunet_softseg.inference.export import (
+    report_case,
+    write_probabilities,
+    write_segmentation,
+    write_soft_maps,
+)
 from nnunet_softseg.inference.postprocessing import Map
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import spacing_file
@@ -98,9 +103,7 @@ def merge(files: Sequence[Path], target: Path, ending: str, writer: Any, label_m
 
 def save_probabilities(files: Sequence[Path], target: Path, mean: Map) -> None:
     """Write the mean of an ensemble's case as nnU-Net does, for an ensemble of ensembles."""
-    with replacing(target.with_name(target.name + ".npz")) as aside:
-        np.savez_compressed(aside, probabilities=mean)
-    save_pickle(load_pickle(str(files[0].with_suffix(".pkl"))), f"{target}.pkl")
+    write_probabilities(target, mean, load_pickle(str(files[0].with_suffix(".pkl"))))
 
 
 def _scheme_of(label_manager: Any) -> LabelScheme:

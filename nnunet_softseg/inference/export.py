@@ -76,9 +76,7 @@ def export_prediction(
     ending: str = dataset_json["file_ending"]
     voxel_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
     if save_probabilities:
-        with replacing(target.with_name(target.name + ".npz")) as aside:
-            np.savez_compressed(aside, probabilities=label_manager.in_nnunets_layout(soft_maps))
-        save_pickle(image_geometry, str(target) + ".pkl")
+        write_probabilities(target, label_manager.in_nnunets_layout(soft_maps), image_geometry)
     for name, soft_map in zip(names, soft_maps, strict=True):
         volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
         record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
@@ -90,6 +88,13 @@ def export_prediction(
     record.seconds["export"] = time.perf_counter() - started
     _report(target, record, plans_manager.plans, settings)
     write_segmentation(target, ending, label_map, plans_manager.image_reader_writer_class(), properties)
+
+
+def write_probabilities(target: Path, probabilities: Map, properties: Mapping[str, Any]) -> None:
+    """Write probabilities (class, z, y, x) and properties of a case beside its label map, as nnU-Net does."""
+    with replacing(target.with_name(target.name + ".npz")) as aside:
+        np.savez_compressed(aside, probabilities=probabilities)
+    save_pickle(dict(properties), str(target) + ".pkl")
 
 
 def write_segmentation(
