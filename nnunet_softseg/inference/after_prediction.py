@@ -26,6 +26,7 @@ from nnunet_softseg.inference.export import (
     write_soft_maps,
 )
 from nnunet_softseg.inference.postprocessing import Map
+from nnunet_softseg.inference.validation import VALIDATION
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import spacing_file
 from nnunet_softseg.io.geometry import VoxelGrid
@@ -33,8 +34,6 @@ from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import load_json, make_folder, replacing, write_json
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.settings import HARD_THRESHOLD
-
-_VALIDATION = "validation"
 
 Labels = npt.NDArray[np.integer[Any]]
 
@@ -133,11 +132,11 @@ def _made_by(files: Iterable[Path]) -> dict[str, Any]:
     """Return what softseg.json says of an ensemble; cases of a cross-validation are seen by no member."""
     seen: dict[str, set[str]] = {}
     for file in files:
-        if file.parent.name != _VALIDATION and (file.parent / REPORT).is_file():
+        if file.parent.name != VALIDATION and (file.parent / REPORT).is_file():
             for fold, cases in load_json(file.parent / REPORT).get("training_cases", {}).items():
                 seen.setdefault(fold, set()).update(cases)
     folders = [
-        str(file.parent.parents[1] if file.parent.name == _VALIDATION else file.parent) for file in files
+        str(file.parent.parents[1] if file.parent.name == VALIDATION else file.parent) for file in files
     ]
     training_cases = {fold: sorted(cases) for fold, cases in seen.items()}
     made_by = {"versions": versions(), "ensemble_of": folders, "threshold": HARD_THRESHOLD}
@@ -153,7 +152,7 @@ def gather_folds(model: Path, merged: Path, folds: Sequence[int | str]) -> None:
     report: dict[str, Any] = {}
     cases: dict[str, Any] = {}
     for fold in folds:
-        validation = model / f"fold_{fold}" / _VALIDATION
+        validation = model / f"fold_{fold}" / VALIDATION
         for file in sorted((validation / SOFT_FOLDER).glob("*.*")):
             _copy(file, merged / SOFT_FOLDER / file.name)
         if (validation / REPORT).is_file():

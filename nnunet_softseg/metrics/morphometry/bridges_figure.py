@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from nnunet_softseg import __version__
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.morphometry.lesions import Bridge, Lesions
+from nnunet_softseg.metrics.morphometry.midsagittal import MidsagittalPlane
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 _DORSAL, _VENTRAL, _LESION, _CORD = "#1f5fa8", "#c7521a", "#9b2335", "#445566"
@@ -28,7 +29,7 @@ def draw_bridges(lesions: Lesions, path: Path) -> None:
         panel.text(0.5, 0.5, "no lesion", transform=panel.transAxes, ha="center", fontsize=11)
         panel.set_axis_off()
     else:
-        _draw_plane(panel, lesions)
+        _draw_plane(panel, lesions, lesions.plane)
         for number, (dorsal, ventral) in lesions.bridges.items():
             _draw_bridge(panel, lesions, dorsal, _DORSAL, f"lesion {number}, dorsal")
             _draw_bridge(panel, lesions, ventral, _VENTRAL, f"lesion {number}, ventral")
@@ -43,9 +44,8 @@ def draw_bridges(lesions: Lesions, path: Path) -> None:
         figure.savefig(aside, dpi=150, metadata=details)
 
 
-def _draw_plane(panel: Any, lesions: Lesions) -> None:
-    image, plane = lesions.image, lesions.plane
-    assert plane is not None
+def _draw_plane(panel: Any, lesions: Lesions, plane: MidsagittalPlane) -> None:
+    image = lesions.image
     cord, lesion = plane.of_map(image.cord).T, plane.of_map(image.lesion).T
     _, anterior_mm, superior_mm = image.grid.spacing_mm
     along, up = np.arange(cord.shape[1]) * anterior_mm, np.arange(cord.shape[0]) * superior_mm
