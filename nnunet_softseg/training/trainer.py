@@ -1,6 +1,7 @@
 """Trainer on soft labels: hooks of nnU-Net's own trainer, everything else inherited."""
 
 import contextlib
+import gc
 import math
 import random
 import time
@@ -359,6 +360,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's two loaders, their workers seeded."""
+        gc.collect()  # in a forked worker, freeing an OpenVINO network of this process would hang or abort
         with _seeded_workers():
             return cast("tuple[Any, Any]", super().get_dataloaders())
 

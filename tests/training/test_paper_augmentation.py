@@ -6,10 +6,12 @@ tenth of a voxel, noise and scaling undone by the z-score, a flip of all axes at
 
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import math
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -706,3 +708,30 @@ def test_more_workers_than_cores_each_with_its_own_random_numbers(
     assert [len(options["seeds"]) for options in seen] == [3, 1]
     assert len({seed for options in seen for seed in options["seeds"]}) == 4
     assert len({float(batch["data"].sum()) for batch in batches}) == 4
+
+
+def test_nothing_is_left_that_a_forked_worker_would_free(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An OpenVINO network that only a cycle holds hangs or aborts the process that frees it after a fork."""
+
+    class Held:
+        itself: "Held"
+
+    freed = []
+
+    def fork(_trainer: Any) -> tuple[None, None]:
+        freed.append(lost() is None)
+        return None, None
+
+    made, held = trainer(dataset), Held()
+    held.itself = held
+    lost = weakref.ref(held)
+    monkeypatch.setattr(trainer_module.nnUNetTrainer, "get_dataloaders", fork)
+    gc.disable()
+    try:
+        del held
+        made.get_dataloaders()
+    finally:
+        gc.enable()
+    assert freed == [True]
