@@ -4,7 +4,8 @@
 
 The same images three times: with the whole soft label; with three slices of it, the rest unknown (NaN); with
 the same three slices and zeros in place of the rest, which is what a tool without unknown voxels would learn.
-All are trained alike; the test subjects, annotated throughout, chose nothing.
+All are trained alike; the test subjects, annotated throughout, chose nothing. With the whole label it is the
+leaderboard's `soft_all`: in that benchmark's folder its trainings are taken.
 """
 
 import shutil
@@ -18,7 +19,7 @@ from study import Method, plan, protocol, train_and_predict, trainings
 
 from nnunet_softseg.io.results import make_folder, new_folder, write_json
 
-FULL, UNKNOWN, ZEROS = "all slices", "three slices", "three slices, zeros elsewhere"
+FULL, UNKNOWN, ZEROS = "soft_all", "three_slices", "three_slices_zeros"
 METHODS = {name: Method() for name in (FULL, UNKNOWN, ZEROS)}
 DATASETS = {FULL: DATASET_ID, UNKNOWN: DATASET_ID + 30, ZEROS: DATASET_ID + 31}
 FILLED: Mapping[str, float] = {UNKNOWN: np.nan, ZEROS: 0.0}
