@@ -50,15 +50,14 @@ def main() -> None:
     cases = measure(study, asked.seeds).cases
     by_training = cases.groupby("method", sort=False)[MEASURES].mean()
     method_of = {name: method for name, (method, _) in trainings(study, asked.seeds).items()}
-    text = (
-        by_training.groupby(by_training.index.map(method_of), sort=False).mean().to_markdown(floatfmt=".3f")
-    )
+    by_method = by_training.groupby(by_training.index.map(method_of), sort=False).mean()
     folder = study.output / "report"
     make_folder(folder)
-    (folder / "partly_annotated.md").write_text(f"{text}\n", encoding="utf-8")
     write_json(folder / "partly_annotated.json", protocol(study, asked.seeds))
-    by_training.to_csv(folder / "trainings.csv")
-    print(by_training.to_string(float_format=lambda value: f"{value:.3f}"), text, sep="\n\n")
+    by_training.to_csv(folder / "partly_annotated_trainings.csv")
+    by_method.to_csv(folder / "partly_annotated.csv")
+    for table in (by_training, by_method):
+        print(table.to_string(float_format=lambda value: f"{value:.3f}"))
 
 
 def mask(study: PhantomStudy, dataset_id: int, rest: float) -> None:
