@@ -56,12 +56,15 @@ class Question:
         methods: what is compared.
         make_data: (data, study) -> the ids of the datasets written.
         more: (study, cases, data) -> further rows, from the table of all cases and methods.
+        nested: each label lies within the one before: vanilla, which knows one label per voxel, has the outer
+            structure where it has any of them.
     """
 
     name: str
     methods: Mapping[str, Method]
     make_data: Callable[[Path, Study], tuple[int, ...]]
     more: Callable[[Study, "pd.DataFrame", Path], list[dict[str, Any]]]
+    nested: bool = False
 
 
 def main() -> None:
@@ -74,7 +77,7 @@ def main() -> None:
     for seed in asked.seeds:
         for name in study.methods:
             train_and_predict(study, name, seed)
-    cases = measured(study, asked.seeds)
+    cases = measured(study, asked.seeds, question.nested)
     rows = [*rows_of(cases, asked.study), *question.more(study, cases, asked.data.resolve())]
     write_json(study.output / "evidence.json", rows)
     write_json(study.output / "protocol.json", protocol(study, asked.seeds))
@@ -128,7 +131,7 @@ def grey_matter_data(data: Path, study: Study) -> tuple[int, ...]:
 # Measures
 
 
-def measured(study: Study, seeds: Sequence[int]) -> "pd.DataFrame":
+def measured(study: Study, seeds: Sequence[int], nested: bool) -> "pd.DataFrame":
     """Return the measures of every case, method and label, the trainings of a method averaged."""
     import pandas as pd
 
@@ -139,15 +142,26 @@ def measured(study: Study, seeds: Sequence[int]) -> "pd.DataFrame":
     for seed in seeds:
         folders = {}
         for name, method in study.methods.items():
-            folders[name] = study.prediction(name, seed)
+            folders[name] = maps_folder(study, name, seed)
             if method.probabilities:
-                folders[f"{name}{SOFTMAX}"] = softmax_maps(study, name, seed)
+                folders[f"{name}{SOFTMAX}"] = maps_folder(study, f"{name}{SOFTMAX}", seed)
+                write_vanilla(study.prediction(name, seed), folders[name], nested, softmax=False)
+                write_vanilla(study.prediction(name, seed), folders[f"{name}{SOFTMAX}"], nested, softmax=True)
         settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)
         tables.append(measure_methods(folders, references(study), settings).cases)
     table = pd.concat(tables)
     figures = table.select_dtypes("number").columns.difference(["label"])
     keys = ["method", "label", "case"]
     return table.groupby(keys, sort=False)[list(figures)].mean().reset_index()
+
+
+def maps_folder(study: Study, method: str, seed: int) -> Path:
+    """Return the folder with a file `<case>_<label>` for each map of a method."""
+    known = study.methods.get(method)
+    is_ours = known is not None and not known.probabilities
+    return (
+        study.prediction(method, seed) / "soft" if is_ours else study.output / "vanilla" / str(seed) / method
+    )
 
 
 def references(study: Study) -> Path:
@@ -164,23 +178,26 @@ def references(study: Study) -> Path:
     return folder
 
 
-def softmax_maps(study: Study, name: str, seed: int) -> Path:
-    """Write the probabilities of a vanilla network as soft maps, and return their folder.
+def write_vanilla(source: Path, folder: Path, nested: bool, *, softmax: bool) -> None:
+    """Write a file per label of a vanilla network: its mask, or its probabilities taken for a soft map.
 
     nnU-Net's .npz holds (class, z, y, x) for (x, y, z) of the label map, as its reader turns images.
     """
-    source = study.prediction(name, seed)
-    folder = source.with_name(f"{name}{SOFTMAX}")
     make_folder(folder)
     for file in sorted(source.glob("*.npz")):
         label_map = nib.load(file.with_suffix(".nii.gz"))
-        probabilities = np.load(file)["probabilities"]
-        for label, voxels in enumerate(probabilities[1:], 1):
+        classes = np.load(file)["probabilities"]
+        painted = np.asarray(label_map.dataobj)
+        for label in range(1, len(classes)):
             target = folder / f"{file.stem}_{label:04d}.nii.gz"
-            if not target.is_file():
-                on_image = np.ascontiguousarray(to_stored_axes(voxels, label_map))
-                nib.save(nib.Nifti1Image(on_image, label_map.affine), target)
-    return folder
+            if target.is_file():
+                continue
+            last = len(classes) if nested else label + 1
+            if softmax:
+                voxels = to_stored_axes(classes[label:last].sum(axis=0), label_map)
+            else:
+                voxels = ((painted >= label) & (painted < last)).astype(np.float32)
+            nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels), label_map.affine), target)
 
 
 def to_stored_axes(voxels: np.ndarray, stored: nib.Nifti1Image) -> np.ndarray:
@@ -195,16 +212,16 @@ def to_stored_axes(voxels: np.ndarray, stored: nib.Nifti1Image) -> np.ndarray:
     return turned
 
 
-def rows_of(cases: "pd.DataFrame", study: str) -> list[dict[str, Any]]:
+def rows_of(cases: "pd.DataFrame", study: str, measures: Mapping[str, str] = SHOWN) -> list[dict[str, Any]]:
     """Return a row per method, label and measure: mean over people, with its 95 % interval."""
     rows = []
     for (method, label), of_method in cases.groupby(["method", "label"], sort=False):
-        for measure in SHOWN.items():
+        for measure in measures.items():
             rows.append(row(study, str(method), label, measure, by_person(of_method, measure[0])))
     for label, of_label in cases.groupby("label", sort=False):
         for method in of_label["method"].unique():
             if method != "softseg" and "softseg" in set(of_label["method"]):
-                for measure in SHOWN.items():
+                for measure in measures.items():
                     ours, theirs = (
                         by_person(of_label[of_label["method"] == one], measure[0])
                         for one in ("softseg", method)
@@ -255,12 +272,28 @@ def cell(entry: Mapping[str, Any]) -> str:
     return f"{entry['mean']:.4g}{interval}"
 
 
+def maps_of(study: Study, method: str, case: str, label: int = 1) -> list[nib.Nifti1Image]:
+    """Return a method's map of a case by each training."""
+    seeds = sorted(int(folder.name.split("-")[1]) for folder in (study.output / "predictions").iterdir())
+    return [nib.load(maps_folder(study, method, seed) / f"{case}_{label:04d}.nii.gz") for seed in seeds]
+
+
 def by_raters(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
-    """Return, per number of radiologists who marked a nodule: peak of the map, error of its volume."""
+    """Return measures against each radiologist, and peak and volume by the number who marked a nodule."""
+    import pandas as pd
+
     entries = json.loads((data / "cases.json").read_text("utf-8"))
     raters = {entry["case"]: entry["raters"] for entry in entries}
-    rows = []
-    table = cases.assign(raters=cases["case"].map(raters), peak=peaks(study, cases))
+    figures = [
+        against_raters(study, method, case, data)
+        for method, case in zip(cases["method"], cases["case"], strict=True)
+    ]
+    table = cases.assign(raters=cases["case"].map(raters)).reset_index(drop=True).join(pd.DataFrame(figures))
+    rows = [
+        row("raters", str(method), 1, (measure, unit), by_person(of_method, measure))
+        for method, of_method in table.groupby("method", sort=False)
+        for measure, unit in AGAINST_RATERS.items()
+    ]
     for (method, number), group in table.groupby(["method", "raters"], sort=True):
         for measure, unit in (("peak", ""), ("rve_percent", "%"), ("abs_rve_percent", "%")):
             values = group.set_index("case")[measure]
@@ -270,21 +303,74 @@ def by_raters(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str,
     return rows
 
 
-def peaks(study: Study, cases: "pd.DataFrame") -> list[float]:
-    """Return the largest value of the map of each row, averaged over the trainings."""
+AGAINST_RATERS = {"threshold_dice": "", "ece_per_rater": "", "volume_crps_mm3": "mm3"}
 
-    def largest(method: str, case: str) -> float:
-        found = []
-        for seed in sorted(file.name for file in (study.output / "predictions").iterdir()):
-            folder = study.output / "predictions" / seed / method
-            for soft in (folder / "soft" / f"{case}_0001.nii.gz", folder / f"{case}_0001.nii.gz"):
-                if soft.is_file():
-                    found.append(float(np.asarray(nib.load(soft).dataobj).max()))
-            if not found:
-                found.append(float(np.asarray(nib.load(folder / f"{case}.nii.gz").dataobj).max()))
-        return float(np.mean(found))
 
-    return [largest(method, case) for method, case in zip(cases["method"], cases["case"], strict=True)]
+def against_raters(study: Study, method: str, case: str, data: Path) -> dict[str, float]:
+    """Return a nodule's measures against its four radiologists, and its peak, averaged over the trainings."""
+    from nnunet_softseg.metrics.several_raters import (
+        calibration_error_per_rater,
+        threshold_dice,
+        volume_crps,
+    )
+
+    masks = [
+        np.asarray(nib.load(data / rater / f"{case}.nii.gz").dataobj, dtype=np.float32) for rater in RATERS
+    ]
+    share = np.mean(masks, axis=0)
+    found = []
+    for image in maps_of(study, method, case):
+        voxels = np.asarray(image.dataobj, dtype=np.float32)
+        spacing_mm = [float(length) for length in image.header.get_zooms()]
+        voxel_mm3 = float(np.prod(spacing_mm))
+        volumes = [float(mask.sum()) * voxel_mm3 for mask in masks]
+        found.append(
+            (
+                threshold_dice(voxels, share),
+                calibration_error_per_rater(voxels, masks, spacing_mm),
+                volume_crps(float(voxels.sum(dtype=np.float64)) * voxel_mm3, volumes),
+                float(voxels.max()),
+            )
+        )
+    return dict(zip([*AGAINST_RATERS, "peak"], np.nanmean(found, axis=0).tolist(), strict=True))
+
+
+def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
+    """Return how much an area differs between two scans without moving in between: no truth is needed.
+
+    The slices that are annotated in the first scan are cut into three ranges along the cord. The area of a
+    range is the mean of its slices' sums; the within-subject standard deviation of a session is
+    sqrt(mean of (difference of both scans)^2 / 2) over its ranges. Sessions of a person are averaged.
+    """
+    import pandas as pd
+
+    figures = []
+    for (method, label, case), _ in cases.groupby(["method", "label", "case"], sort=False):
+        reference = nib.load(study.output / "references" / f"{case}_{int(label):04d}.nii.gz")
+        annotated = np.flatnonzero(areas(reference))
+        again = case.replace("run-1", "run-2")
+        trainings = (maps_of(study, str(method), one, int(label)) for one in (case, again))
+        for runs in zip(*trainings, strict=True):
+            ranges = [
+                [area[part].mean() for part in np.array_split(annotated, RANGES)] for area in map(areas, runs)
+            ]
+            spread = float(np.sqrt(np.square(np.subtract(*ranges)).mean() / 2))
+            percent = 100 * spread / max(float(np.mean(ranges)), 1e-9)
+            figures.append((method, label, case, spread, percent))
+    names = ["within_subject_sd_mm2", "within_subject_cv_percent"]
+    table = pd.DataFrame(figures, columns=["method", "label", "case", *names])
+    table = table.groupby(["method", "label", "case"], sort=False)[names].mean().reset_index()
+    return rows_of(table, "gm", dict(zip(names, ("mm2", "%"), strict=True)))
+
+
+RANGES = 3
+
+
+def areas(image: nib.Nifti1Image) -> np.ndarray:
+    """Return the area of each slice across S-I in mm2: the sum over its voxels, from below to above."""
+    upright = nib.as_closest_canonical(image)
+    pixel_mm2 = float(np.prod(upright.header.get_zooms()[:2]))
+    return np.asarray(np.asarray(upright.dataobj).sum(axis=(0, 1), dtype=np.float64) * pixel_mm2)
 
 
 def nothing_more(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
@@ -292,12 +378,15 @@ def nothing_more(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[s
     return []
 
 
+FIVE = ("0", "1", "2", "3", "4")
 VANILLA = Method("nnUNetTrainer", probabilities=True)
 QUESTIONS = {
     "raters": Question(
         "Nodules",
         {
             "softseg": Method(WHOLE_IMAGE),
+            "softseg_folds": Method(WHOLE_IMAGE, folds=FIVE, trained_as="softseg"),
+            "softseg_calibrated": Method(WHOLE_IMAGE, folds=FIVE, trained_as="softseg", calibrated=True),
             "softseg_case": Method(WHOLE_IMAGE, settings={"output_scale": "case"}),
             "vanilla": VANILLA,
         },
@@ -314,7 +403,8 @@ QUESTIONS = {
         "GreyMatter",
         {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},  # one person's cord is 25 mm off the centre
         grey_matter_data,
-        nothing_more,
+        repeatability,
+        nested=True,
     ),
 }
 

@@ -8,7 +8,8 @@ import random
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -25,7 +26,7 @@ RATERS = ("rater1", "rater2", "rater3", "rater4")
 CORD_LABELS = {"cord": "seg-manual", "grey_matter": "gmseg-manual"}
 HIPPOCAMPUS_LABELS = ("anterior", "posterior")
 DRAW = 2025
-VALIDATION_PEOPLE = 2
+FOLDS = 5
 
 
 def person_of(case: str) -> str:
@@ -37,17 +38,38 @@ def person_of(case: str) -> str:
     return found.group(1) if found else case
 
 
-def parts_of(cases: Iterable[str]) -> dict[str, list[str]]:
-    """Return training, validation and test cases; all cases of a person are in one part."""
+@dataclass(frozen=True)
+class Parts:
+    """Cases for testing, the others, and the validation cases of each fold of the others."""
+
+    test: Sequence[str]
+    others: Sequence[str]
+    folds: Sequence[Sequence[str]]
+
+    @property
+    def splits(self) -> list[dict[str, list[str]]]:
+        """As nnU-Net's splits_final.json."""
+        return [
+            {"train": [case for case in self.others if case not in fold], "val": list(fold)}
+            for fold in self.folds
+        ]
+
+
+def parts_of(cases: Iterable[str]) -> Parts:
+    """Return the parts; all cases of a person are in one. A fold has an eighth of those not tested on."""
     of_person = defaultdict(list)
     for case in sorted(cases):
         of_person[person_of(case)].append(case)
     people = sorted(of_person)
     random.Random(DRAW).shuffle(people)
     third = len(people) // 3
-    drawn = {"test": people[:third], "validation": people[third : third + max(third // 4, 1)]}
-    drawn["train"] = people[third + len(drawn["validation"]) :]
-    return {part: sorted(case for one in names for case in of_person[one]) for part, names in drawn.items()}
+    size = max(third // 4, 1)
+
+    def cases_of(first: int, last: int | None) -> list[str]:
+        return sorted(case for person in people[first:last] for case in of_person[person])
+
+    starts = [third + fold * size for fold in range(FOLDS)]
+    return Parts(cases_of(0, third), cases_of(third, None), [cases_of(at, at + size) for at in starts])
 
 
 def write_dataset(
@@ -55,7 +77,7 @@ def write_dataset(
     labels: Sequence[str],
     channel: str,
     write_case: Callable[[str, Path, str], None],
-    parts: Mapping[str, list[str]],
+    parts: Parts,
 ) -> None:
     """Write an nnU-Net dataset whose cases a function writes one by one.
 
@@ -64,28 +86,26 @@ def write_dataset(
         labels: names in the order of their values.
         channel: name of the image's channel.
         write_case: (case, folder of the dataset, "Tr" or "Ts") -> None.
-        parts: cases for training, validation, testing.
+        parts: which case is for what.
     """
     if folder.is_dir():
         return
     with new_folder(folder) as aside:
-        for part, cases in parts.items():
+        for part, cases in (("Ts", parts.test), ("Tr", parts.others)):
             for case in cases:
-                write_case(case, aside, "Ts" if part == "test" else "Tr")
+                write_case(case, aside, part)
         description = {
             "channel_names": {"0": channel},
             "labels": {"background": 0, **{name: value for value, name in enumerate(labels, 1)}},
-            "numTraining": len(parts["train"]) + len(parts["validation"]),
+            "numTraining": len(parts.others),
             "file_ending": ".nii.gz",
             "overwrite_image_reader_writer": "NibabelIOWithReorient",
         }
         write_json(aside / "dataset.json", description)
-        write_json(aside / "splits_final.json", [{"train": parts["train"], "val": parts["validation"]}])
+        write_json(aside / "splits_final.json", parts.splits)
 
 
-def nodules(
-    raters: Sequence[Path], images: Path, folder: Path, scratch: Path, parts: Mapping[str, list[str]]
-) -> None:
+def nodules(raters: Sequence[Path], images: Path, folder: Path, scratch: Path, parts: Parts) -> None:
     """Write the dataset of lung nodules: the soft label is the mean of the radiologists."""
     if not folder.is_dir():
         fuse(raters, scratch / "soft", label_maps=scratch / "hard", num_processes=2, progress=False)

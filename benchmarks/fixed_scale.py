@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from evidence_data import RATERS, nodules, parts_of
+from evidence_data import RATERS, Parts, nodules, parts_of
 from study import Method, Study, add_arguments, plan, protocol, shared_by, train, trainings
 
 from nnunet_softseg.io.results import make_folder, write_json
@@ -51,9 +51,9 @@ def main() -> None:
 def make_data(data: Path, study: Study) -> None:
     """Write the dataset: the people that are tested on elsewhere are left out."""
     cases = [entry["case"] for entry in json.loads((data / "cases.json").read_text("utf-8"))]
-    first = parts_of(cases)
-    again = parts_of([*first["train"], *first["validation"]])
-    parts = {"train": [*again["train"], *again["validation"]], "validation": again["test"], "test": []}
+    known = parts_of(cases).others
+    measured = parts_of(known).test
+    parts = Parts(test=(), others=known, folds=[measured])
     folder = study.raw / f"Dataset{DATASET_ID}_{study.name}"
     nodules([data / name for name in RATERS], data / "images", folder, study.output / "fused", parts)
 

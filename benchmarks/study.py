@@ -43,6 +43,9 @@ class Method:
         probabilities: predicted with the probabilities of its softmax beside the label maps.
         activation: name in torch, put behind the network; only for trainers of ours, and only where the
             validation cases of the training are measured, as no stock command knows of it.
+        folds: of the dataset's splits; their networks are averaged.
+        trained_as: the method whose trainings it takes, for those that differ in what follows.
+        calibrated: its maps by `nnunet-softseg calibrate` on the validation cases of its folds.
     """
 
     trainer: str = "nnUNetTrainerSoftSeg"
@@ -51,6 +54,9 @@ class Method:
     per_contrast: bool = False
     probabilities: bool = False
     activation: str | None = None
+    folds: tuple[str, ...] = (FOLD,)
+    trained_as: str | None = None
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,15 @@ class Study:
         there = self.raw.glob(f"Dataset{dataset_id:03d}_*")
         return next(there, self.raw / f"Dataset{dataset_id:03d}_{self.name}")
 
-    def checkpoint(self, method: str, dataset_id: int, seed: int) -> Path:
+    def results(self, method: str, seed: int) -> str:
+        """Return the folder of a method's trainings within nnUNet_results."""
+        return f"seed-{seed}/{self.methods[method].trained_as or method}"
+
+    def checkpoint(self, method: str, dataset_id: int, seed: int, fold: str = FOLD) -> Path:
         """Return the file that a training ends with; nnU-Net's folder of the model is two above it."""
-        results = self.output / "nnUNet_results" / f"seed-{seed}" / method
+        results = self.output / "nnUNet_results" / self.results(method, seed)
         model = f"{self.methods[method].trainer}__{PLANS[self.planner]}__{CONFIGURATION}"
-        return results / self.folder_of(dataset_id).name / model / f"fold_{FOLD}" / "checkpoint_final.pth"
+        return results / self.folder_of(dataset_id).name / model / f"fold_{fold}" / "checkpoint_final.pth"
 
     def images(self, dataset_id: int) -> Path:
         """Return the folder of a dataset's test images."""
@@ -118,7 +128,9 @@ class Study:
         }
         return {**os.environ, **workers, **heap, **folders}
 
-    def command(self, name: str, *arguments: str, results: str = ".", log: str) -> None:
+    def command(
+        self, name: str, *arguments: str, results: str = ".", log: str, variables: Mapping[str, str] = {}
+    ) -> None:
         """Run a command of this environment, its output in a log file."""
         executable = shutil.which(name, path=str(Path(sys.executable).parent)) or name
         make_folder(self.output / "logs")
@@ -128,7 +140,7 @@ class Study:
         with log_file.open("w", encoding="utf-8") as stream:
             done = subprocess.run(
                 [executable, *arguments],
-                env=self.environment(results),
+                env={**self.environment(results), **variables},
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 check=False,
@@ -154,20 +166,25 @@ def train_and_predict(study: Study, name: str, seed: int) -> None:
     done = study.prediction(name, seed) / "done.json"
     if done.is_file():
         return
+    method = study.methods[name]
     for dataset_id in study.datasets_of(name):
-        if not study.checkpoint(name, dataset_id, seed).is_file():
-            train(study, name, dataset_id, seed)
+        for fold in method.folds:
+            if not study.checkpoint(name, dataset_id, seed, fold).is_file():
+                train(study, name, dataset_id, seed, fold)
+        if method.calibrated:
+            calibrate(study, name, dataset_id, seed)
         predict(study, name, dataset_id, seed)
-    record = {**dataclasses.asdict(study.methods[name]), "seed": seed}
+    record = {**dataclasses.asdict(method), "seed": seed}
     write_json(done, {**record, "epochs": study.epochs, "iterations": study.iterations})
 
 
-def train(study: Study, name: str, dataset_id: int, seed: int) -> None:
+def train(study: Study, name: str, dataset_id: int, seed: int, fold: str = FOLD) -> None:
     """Train in a process of its own."""
     training = {
         "method": dataclasses.asdict(study.methods[name]),
         "dataset": str(dataset_id),
         "plans": PLANS[study.planner],
+        "fold": fold,
         "seed": seed,
         "device": study.device,
         "epochs": study.epochs,
@@ -178,29 +195,52 @@ def train(study: Study, name: str, dataset_id: int, seed: int) -> None:
         sys.executable,
         __file__,
         json.dumps(training),
-        results=f"seed-{seed}/{name}",
-        log=f"train-{name}-seed-{seed}-{dataset_id}",
+        results=study.results(name, seed),
+        log=f"train-{name}-seed-{seed}-{dataset_id}-fold-{fold}",
+    )
+
+
+def calibrate(study: Study, name: str, dataset_id: int, seed: int) -> None:
+    """Predict the validation cases of a method's folds where that is missing, and calibrate its model."""
+    method, results = study.methods[name], study.results(name, seed)
+    for fold in method.folds:
+        model = study.checkpoint(name, dataset_id, seed, fold).parent
+        if not (model / "validation" / "summary.json").is_file():
+            what = [str(dataset_id), CONFIGURATION, fold, "-tr", method.trainer, "-p", PLANS[study.planner]]
+            how = ["--val", "-device", study.device]
+            log = f"validate-{name}-seed-{seed}-{dataset_id}-fold-{fold}"
+            study.command("nnUNetv2_train", *what, *how, results=results, log=log)
+    arguments = ["-m", str(study.checkpoint(name, dataset_id, seed).parents[1]), "-f", *method.folds]
+    study.command(
+        "nnunet-softseg",
+        "calibrate",
+        *arguments,
+        results=results,
+        log=f"calibrate-{name}-seed-{seed}-{dataset_id}",
     )
 
 
 def predict(study: Study, name: str, dataset_id: int, seed: int) -> None:
     """Predict a dataset's test images with the stock command."""
+    method = study.methods[name]
     folders = ["-i", str(study.images(dataset_id)), "-o", str(study.prediction(name, seed))]
-    trainer, plans = study.methods[name].trainer, PLANS[study.planner]
-    model = ["-d", str(dataset_id), "-c", CONFIGURATION, "-f", FOLD, "-tr", trainer, "-p", plans]
+    folds = ["-f", *method.folds]
+    model = ["-d", str(dataset_id), "-c", CONFIGURATION, "-tr", method.trainer, "-p", PLANS[study.planner]]
     how = ["-device", study.device, "-npp", "1", "-nps", "1", "--continue_prediction"]
     how += ["--disable_progress_bar"]
     if not study.mirroring:
         how.append("--disable_tta")
-    if study.methods[name].probabilities:
+    if method.probabilities:
         how.append("--save_probabilities")
     study.command(
         "nnUNetv2_predict",
         *folders,
         *model,
+        *folds,
         *how,
-        results=f"seed-{seed}/{name}",
+        results=study.results(name, seed),
         log=f"predict-{name}-seed-{seed}-{dataset_id}",
+        variables={"NNUNET_SOFTSEG_CALIBRATE": "1"} if method.calibrated else {},
     )
 
 
@@ -235,7 +275,7 @@ def train_here(training: Mapping[str, Any]) -> None:
         if method.loss is not None:
             loss = LOSSES[method.loss]
             trainer_class.voxel_loss = lambda _: loss
-    what = (training["dataset"], CONFIGURATION, int(FOLD), method.trainer, training["plans"])
+    what = (training["dataset"], CONFIGURATION, int(training["fold"]), method.trainer, training["plans"])
     trainer = get_trainer_from_args(*what, device=torch.device(training["device"]))
     trainer.num_epochs, trainer.num_iterations_per_epoch = training["epochs"], training["iterations"]
     trainer.num_val_iterations_per_epoch, trainer.save_every = 5, 2

@@ -111,13 +111,17 @@ def reliability_curve(
     *,
     margin_mm: float = MARGIN_MM,
     bins: int = BINS,
+    near: Map | None = None,
 ) -> ReliabilityCurve:
-    """Return the reliability curve of one label in one case, over the voxels described at the top."""
+    """Return the reliability curve of one label in one case, over the voxels described at the top.
+
+    `near`: a map in place of the reference, near whose voxels above 0 the counted ones lie.
+    """
     check_grids(prediction, reference, spacing_mm)
     if bins < 1 or not margin_mm >= 0:
         raise ValueError(f"a curve needs 1 bin and a margin of 0 mm or more, got {bins} and {margin_mm}")
-    near = _near(reference, spacing_mm, margin_mm)
-    return _summed(prediction, reference, near, np.linspace(0, 1, bins + 1)[1:-1])
+    counted = _near(reference if near is None else near, spacing_mm, margin_mm)
+    return _summed(prediction, reference, counted, np.linspace(0, 1, bins + 1)[1:-1])
 
 
 def _summed(prediction: Map, reference: Map, near: npt.NDArray[np.bool_], edges: Floats) -> ReliabilityCurve:
