@@ -29,8 +29,10 @@ lint: $(READY)
 unit: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# What make test leaves out, then its laws with ten times as many examples.
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m "hypothesis and not soak" -n 2
 
 # tests/test_docs.py builds it, too. The variable silences a note on other generators.
 docs: export NO_MKDOCS_2_WARNING = 1
