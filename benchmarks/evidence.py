@@ -3,6 +3,7 @@
     python benchmarks/evidence.py raters -o evidence/raters --data LIDC
     python benchmarks/evidence.py hippocampus -o evidence/hippocampus --data HIPPOCAMPUS
     python benchmarks/evidence.py gm -o evidence/gm --data GREY_MATTER
+    python benchmarks/evidence.py contrasts -o evidence/contrasts
 
 Data -> stock plans -> every method is trained on the same plans, cases and number of steps, once per seed ->
 the test images are predicted by the stock command, without mirroring -> measures of every case against the
@@ -25,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-from evidence_data import RATERS, grey_matter, hippocampus, nodules, parts_of, person_of
-from study import Method, Study, add_arguments, plan, protocol, shared_by, train_and_predict
+from evidence_data import RATERS, biased_contrasts, grey_matter, hippocampus, nodules, parts_of, person_of
+from study import Method, Study, add_arguments, freeze, plan, shared_by, train_and_predict
 
 from nnunet_softseg.io.results import make_folder, write_json
 
@@ -54,35 +55,44 @@ class Question:
     Attributes:
         name: of its datasets.
         methods: what is compared.
-        make_data: (data, study) -> the ids of the datasets written.
+        make_data: (data, study) -> what it says of the study's datasets, which it writes.
         more: (study, cases, data) -> further rows, from the table of all cases and methods.
+        on_request: methods that are compared if `--methods` names them.
         nested: each label lies within the one before: vanilla, which knows one label per voxel, has the outer
             structure where it has any of them.
     """
 
     name: str
     methods: Mapping[str, Method]
-    make_data: Callable[[Path, Study], tuple[int, ...]]
+    make_data: Callable[[Path, Study], dict[str, Any]]
     more: Callable[[Study, "pd.DataFrame", Path], list[dict[str, Any]]]
     nested: bool = False
+    on_request: Mapping[str, Method] = dataclasses.field(default_factory=dict)
+
+    @property
+    def all_methods(self) -> dict[str, Method]:
+        """Those that are always compared, then those that `--methods` must name."""
+        return {**self.methods, **self.on_request}
 
 
 def main() -> None:
     """Run what is missing, then print and write the table."""
     study, asked = parse()
     question = QUESTIONS[asked.study]
-    study = dataclasses.replace(study, dataset_ids=question.make_data(asked.data.resolve(), study))
-    for dataset_id in study.dataset_ids:
+    settings_hash = freeze(study, asked.seeds)
+    study = dataclasses.replace(study, **question.make_data(asked.data, study))
+    for dataset_id in sorted({one for name in study.methods for one in study.datasets_of(name)}):
         plan(study, dataset_id)
     for seed in asked.seeds:
         for name in study.methods:
             train_and_predict(study, name, seed)
-    cases = measured(study, asked.seeds, question.nested)
-    rows = [*rows_of(cases, asked.study), *question.more(study, cases, asked.data.resolve())]
+    by_seed = measured(study, asked.seeds, question.nested)
+    cases = averaged(by_seed)
+    rows = [*rows_of(cases, asked.study), *by_chance(by_seed, asked.study)]
+    rows += question.more(study, cases, asked.data)
     write_json(study.output / "evidence.json", rows)
-    write_json(study.output / "protocol.json", protocol(study, asked.seeds))
     cases.to_csv(study.output / "cases.csv", index=False)
-    text = as_markdown(rows)
+    text = f"{as_markdown(rows)}\nprotocol.json: SHA-256 {settings_hash}\n"
     (study.output / "evidence.md").write_text(text, encoding="utf-8")
     print(text)
 
@@ -93,46 +103,59 @@ def parse() -> tuple[Study, argparse.Namespace]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", choices=list(QUESTIONS), help="what is asked")
-    every = {name: method for question in QUESTIONS.values() for name, method in question.methods.items()}
+    every = {name: method for question in QUESTIONS.values() for name, method in question.all_methods.items()}
     add_arguments(parser, every)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the study's images and labels")
+    text = "folder of the study's images and labels; `contrasts` makes its own"
+    parser.add_argument("--data", type=lambda name: Path(name).resolve(), help=text)
     parser.set_defaults(iterations=200, methods=None)
     asked = parser.parse_args()
     question = QUESTIONS[asked.study]
     asked.methods = asked.methods or list(question.methods)
-    unknown = [name for name in asked.methods if name not in question.methods]
+    known = question.all_methods
+    unknown = [name for name in asked.methods if name not in known]
     if unknown:
-        parser.error(f"{asked.study}: expected methods of {', '.join(question.methods)}, found {unknown[0]}")
-    return Study(
-        **shared_by(asked, question.methods), name=question.name, dataset_ids=(), mirroring=False
-    ), asked
+        parser.error(f"{asked.study}: expected methods of {', '.join(known)}, found {unknown[0]}")
+    if asked.data is None and question.make_data is not contrast_data:
+        parser.error(f"{asked.study}: expected --data, the folder of its images and labels, found none")
+    study = Study(**shared_by(asked, known), name=question.name, dataset_ids=(), mirroring=False)
+    return study, asked
 
 
-def nodule_data(data: Path, study: Study) -> tuple[int, ...]:
+def nodule_data(data: Path, study: Study) -> dict[str, Any]:
     """Write the dataset of the lung nodules."""
     cases = [entry["case"] for entry in json.loads((data / "cases.json").read_text("utf-8"))]
     folder = study.raw / f"Dataset920_{study.name}"
     raters = [data / name for name in RATERS]
     nodules(raters, data / "images", folder, study.output / "fused", parts_of(cases))
-    return (920,)
+    return {"dataset_ids": (920,)}
 
 
-def hippocampus_data(data: Path, study: Study) -> tuple[int, ...]:
+def hippocampus_data(data: Path, study: Study) -> dict[str, Any]:
     """Write the dataset of the hippocampi."""
     hippocampus(data, study.raw / f"Dataset930_{study.name}")
-    return (930,)
+    return {"dataset_ids": (930,)}
 
 
-def grey_matter_data(data: Path, study: Study) -> tuple[int, ...]:
+def grey_matter_data(data: Path, study: Study) -> dict[str, Any]:
     """Write a dataset for each person left out."""
-    return tuple(grey_matter(data, study.raw, range(940, 950), study.name))
+    return {"dataset_ids": tuple(grey_matter(data, study.raw, range(940, 950), study.name))}
+
+
+def contrast_data(_data: Path | None, study: Study) -> dict[str, Any]:
+    """Write the datasets of the phantom: soft labels of biased masks, the masks themselves, and the truth."""
+    contrasts = biased_contrasts(study, 950, study.num_processes)
+    return {
+        "dataset_ids": (contrasts.soft,),
+        "datasets": {"own masks": (contrasts.own_masks,), "a contrast each": contrasts.per_contrast},
+        "reference_ids": (contrasts.truth,),
+    }
 
 
 # Measures
 
 
 def measured(study: Study, seeds: Sequence[int], nested: bool) -> "pd.DataFrame":
-    """Return the measures of every case, method and label, the trainings of a method averaged."""
+    """Return the measures of every case, method, label and training."""
     import pandas as pd
 
     from nnunet_softseg.evaluation.evaluation import measure_methods
@@ -149,10 +172,29 @@ def measured(study: Study, seeds: Sequence[int], nested: bool) -> "pd.DataFrame"
                 write_vanilla(study.prediction(name, seed), folders[f"{name}{SOFTMAX}"], nested, softmax=True)
         settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)
         tables.append(measure_methods(folders, references(study), settings).cases)
-    table = pd.concat(tables)
-    figures = table.select_dtypes("number").columns.difference(["label"])
-    keys = ["method", "label", "case"]
-    return table.groupby(keys, sort=False)[list(figures)].mean().reset_index()
+    return pd.concat(tables, keys=seeds, names=["seed", "row"]).reset_index("seed")
+
+
+def averaged(by_seed: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the measures of every case, method and label, the trainings of a method averaged."""
+    keys = ["method", "label", "case", "contrast"]
+    figures = by_seed.select_dtypes("number").columns.difference([*keys, "seed"])
+    return by_seed.groupby(keys, sort=False, dropna=False)[list(figures)].mean().reset_index()
+
+
+def by_chance(by_seed: "pd.DataFrame", study: str) -> list[dict[str, Any]]:
+    """Return the differences of two trainings of one method, other seeds: how large chance makes them."""
+    first, *others = by_seed["seed"].unique()
+    if not others:
+        return []
+    rows = []
+    for (method, label), of_method in by_seed.groupby(["method", "label"], sort=False):
+        one, other = (of_method[of_method["seed"] == seed] for seed in (first, others[0]))
+        for measure in SHOWN.items():
+            difference = by_person(one, measure[0]) - by_person(other, measure[0])
+            name = f"{method}, seed {first} - seed {others[0]}"
+            rows.append(row(study, name, label, measure, difference))
+    return rows
 
 
 def maps_folder(study: Study, method: str, seed: int) -> Path:
@@ -168,12 +210,13 @@ def references(study: Study) -> Path:
     """Return a folder with the soft labels of all test cases, whatever dataset they are of."""
     folder = study.output / "references"
     make_folder(folder)
-    for dataset_id in study.dataset_ids:
+    dataset_ids = study.reference_ids or study.dataset_ids
+    for dataset_id in dataset_ids:
         for file in (study.folder_of(dataset_id) / "softLabelsTs").iterdir():
             target = folder / file.name
             if not target.is_file():
                 target.write_bytes(file.read_bytes())
-    first = study.folder_of(study.dataset_ids[0]) / "dataset.json"
+    first = study.folder_of(dataset_ids[0]) / "dataset.json"
     (folder / "dataset.json").write_bytes(first.read_bytes())
     return folder
 
@@ -213,20 +256,22 @@ def to_stored_axes(voxels: np.ndarray, stored: nib.Nifti1Image) -> np.ndarray:
 
 
 def rows_of(cases: "pd.DataFrame", study: str, measures: Mapping[str, str] = SHOWN) -> list[dict[str, Any]]:
-    """Return a row per method, label and measure: mean over people, with its 95 % interval."""
+    """Return a row per method, label and measure: mean over people, with its 95 % interval.
+
+    Then those of the differences between the first method and each other.
+    """
     rows = []
     for (method, label), of_method in cases.groupby(["method", "label"], sort=False):
         for measure in measures.items():
             rows.append(row(study, str(method), label, measure, by_person(of_method, measure[0])))
     for label, of_label in cases.groupby("label", sort=False):
-        for method in of_label["method"].unique():
-            if method != "softseg" and "softseg" in set(of_label["method"]):
-                for measure in measures.items():
-                    ours, theirs = (
-                        by_person(of_label[of_label["method"] == one], measure[0])
-                        for one in ("softseg", method)
-                    )
-                    rows.append(row(study, f"softseg - {method}", label, measure, ours - theirs))
+        ours, *others = of_label["method"].unique()
+        for method in others:
+            for measure in measures.items():
+                one, other = (
+                    by_person(of_label[of_label["method"] == name], measure[0]) for name in (ours, method)
+                )
+                rows.append(row(study, f"{ours} - {method}", label, measure, one - other))
     return rows
 
 
@@ -373,11 +418,50 @@ def areas(image: nib.Nifti1Image) -> np.ndarray:
     return np.asarray(np.asarray(upright.dataobj).sum(axis=(0, 1), dtype=np.float64) * pixel_mm2)
 
 
+def over_contrasts(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
+    """Return the spread of a subject's area over contrasts, the area's error, and the tests of both."""
+    subjects = cases.assign(subject=cases["case"].map(person_of)).groupby(["method", "subject"], sort=False)
+    table = subjects.agg(std_csa_mm2=("csa_mm2", "std"), abs_csa_error_mm2=("abs_csa_error_mm2", "mean"))
+    rows = rows_of(
+        table.reset_index().assign(label=1, case=lambda frame: "sub-" + frame["subject"]), "contrasts", AREAS
+    )
+    return [*rows, *tested(table, "soft_all")]
+
+
+AREAS = {"std_csa_mm2": "mm2", "abs_csa_error_mm2": "mm2"}
+
+
+def tested(table: "pd.DataFrame", ours: str) -> list[dict[str, Any]]:
+    """Return ratio and p (Wilcoxon signed rank, corrected over all by Holm) of ours against each method."""
+    from nnunet_softseg.evaluation.comparison.paired_statistics import corrected, signed_rank_test
+
+    others = [name for name in dict.fromkeys(table.index.get_level_values("method")) if name != ours]
+    pairs = [(name, measure) for name in others for measure in AREAS]
+    p_values = [
+        signed_rank_test((table.loc[ours, measure] - table.loc[name, measure]).dropna()).p
+        for name, measure in pairs
+    ]
+    rows = []
+    for (name, measure), p in zip(pairs, corrected(p_values), strict=True):
+        ratio = table.loc[ours, measure].mean() / table.loc[name, measure].mean()
+        what = {"study": "contrasts", "method": f"{ours} / {name}", "label": 1, "unit": ""}
+        n = len(table.loc[name])
+        for kind, value in ((f"ratio of {measure}", ratio), (f"p (Holm) of {measure}", p)):
+            rows.append({**what, "measure": kind, "mean": float(value), "low": None, "high": None, "n": n})
+    return rows
+
+
 def nothing_more(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
     """Return no further rows."""
     return []
 
 
+ON_REQUEST = {
+    "vanilla_adam": Method("nnUNetTrainerAdam1en3", probabilities=True),
+    "vanilla_smoothed": Method("nnUNetTrainer", probabilities=True, label_smoothing=0.1),
+    "hard_all": Method("nnUNetTrainerSoftSegHardGT", settings={"center_crop": False}),
+    "softseg_dice": Method("nnUNetTrainerSoftSegDice", settings={"center_crop": False}),
+}
 FIVE = ("0", "1", "2", "3", "4")
 VANILLA = Method("nnUNetTrainer", probabilities=True)
 QUESTIONS = {
@@ -392,12 +476,14 @@ QUESTIONS = {
         },
         nodule_data,
         by_raters,
+        on_request=ON_REQUEST,
     ),
     "hippocampus": Question(
         "Hippocampus",
         {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},
         hippocampus_data,
         nothing_more,
+        on_request=ON_REQUEST,
     ),
     "gm": Question(
         "GreyMatter",
@@ -405,6 +491,18 @@ QUESTIONS = {
         grey_matter_data,
         repeatability,
         nested=True,
+        on_request=ON_REQUEST,
+    ),
+    "contrasts": Question(
+        "Contrasts",
+        {
+            "soft_all": Method(),
+            "hard_all": Method(data="own masks"),
+            "vanilla": Method("nnUNetTrainer", probabilities=True, data="own masks"),
+        },
+        contrast_data,
+        over_contrasts,
+        on_request={"soft_per_contrast": Method(data="a contrast each")},
     ),
 }
 

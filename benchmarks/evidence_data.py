@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from study import Study
 
 from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.io.formats import without_nifti_ending
@@ -27,6 +28,8 @@ CORD_LABELS = {"cord": "seg-manual", "grey_matter": "gmseg-manual"}
 HIPPOCAMPUS_LABELS = ("anterior", "posterior")
 DRAW = 2025
 FOLDS = 5
+PHANTOMS = 18
+PHANTOM_MM = (56.0, 60.0, 64.0)
 
 
 def person_of(case: str) -> str:
@@ -196,3 +199,56 @@ def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) ->
                 name_of_case = f"{without_nifti_ending(file.name)}_0000.nii.gz"
                 shutil.copyfile(file, next(raw.glob(f"Dataset{dataset_id}_*")) / "imagesTs" / name_of_case)
     return left_out
+
+
+@dataclass(frozen=True)
+class BiasedContrasts:
+    """Ids of the datasets of one phantom: the same images and parts, other labels.
+
+    `soft`: the mean of the masks of all contrasts, each biased as a rater's is; `own_masks`: each contrast
+    has its own; `per_contrast`: the soft labels, a dataset of each contrast; `truth`: the share of cord.
+    """
+
+    soft: int
+    own_masks: int
+    per_contrast: tuple[int, ...]
+    truth: int
+
+
+def biased_contrasts(study: Study, first_id: int, num_processes: int) -> BiasedContrasts:
+    """Write the datasets of a phantom of 18 subjects to train with and 18 others to test on."""
+    from nnunet_softseg.labels.contrasts.make_gt import make_gt
+    from nnunet_softseg.phantom import CONTRAST_NAMES, TRUTH, TRUTH_SUFFIX, phantom
+
+    num = len(CONTRAST_NAMES)
+    ids = BiasedContrasts(
+        first_id, first_id + num + 1, tuple(range(first_id + 1, first_id + num + 1)), first_id + num + 2
+    )
+    bids = phantom(
+        study.output / "bids", n=2 * PHANTOMS, seed=DRAW, fov_mm=PHANTOM_MM, num_processes=num_processes
+    )
+    soft = bids / "derivatives" / "softseg"
+    make_gt(bids, soft, num_processes=num_processes, progress=False)
+    subjects = sorted(path.name for path in bids.glob("sub-*"))
+    split_file = study.output / "split.json"
+    parts = {"test": subjects[PHANTOMS:], "validation": subjects[:2], "train": subjects[2:PHANTOMS]}
+    write_json(split_file, parts)
+    contrast_ids = dict(zip(CONTRAST_NAMES, ids.per_contrast, strict=True))
+    for dataset_id, name, derivatives, suffix, per_contrast in (
+        (ids.soft, "Soft", soft, None, contrast_ids),
+        (ids.own_masks, "OwnMasks", bids / "derivatives" / "labels", "_seg-manual", False),
+        (ids.truth, "Truth", TRUTH, TRUTH_SUFFIX, False),
+    ):
+        convert(
+            bids,
+            dataset_id,
+            name,
+            raw_folder=study.raw,
+            derivatives=derivatives,
+            suffix=suffix,
+            split_file=split_file,
+            per_contrast=per_contrast,
+            num_processes=num_processes,
+            progress=False,
+        )
+    return ids

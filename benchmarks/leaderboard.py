@@ -9,9 +9,11 @@ optimiser, schedule and mirroring), for as many steps. On a GPU: --device cuda -
 --epochs 200 --iterations 250.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from phantom_study import PhantomStudy, measure, parse, run
 from study import Method, average_trainings, protocol, trainings
 
@@ -25,6 +27,7 @@ METHODS = {
     "nnUNet": Method("nnUNetTrainer"),
     "soft_per_contrast": Method(per_contrast=True),
 }
+VOXELS = ["soft_dice", "ece", "boundary_mae", "rve_percent"]
 SHOWN = ["dice", "soft_dice", "boundary_mae", "asd_mm", "abs_csa_error_mm2", "abs_csa_hard_error_mm2"]
 
 
@@ -53,11 +56,32 @@ def report(study: PhantomStudy, seeds: Sequence[int]) -> None:
     make_folder(output)
     write_comparison(comparison, output)
     write_report(comparison, output)
+    if "soft_all" in study.methods:
+        threshold_of_its_own(study, seeds).to_csv(output / "soft_map_and_its_threshold.csv")
     by_training = each.cases.groupby("method", sort=False)[SHOWN].mean()
     by_training.to_csv(output / "trainings.csv")
     print(by_training.to_string(float_format=lambda value: f"{value:.3f}"))
     print(comparison.as_text())
     print(output / "report.html")
+
+
+def threshold_of_its_own(study: PhantomStudy, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return, per contrast, the soft map of soft_all beside its own voxels above 0.5: which is nearer?"""
+    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.measuring import EvaluationSettings
+
+    settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)
+    tables = []
+    for seed in seeds:
+        soft = study.prediction("soft_all", seed)
+        above = study.output / "above_threshold" / f"seed-{seed}"
+        make_folder(above)
+        for label_map in soft.glob("*.nii.gz"):
+            shutil.copyfile(label_map, above / label_map.name)
+        folders = {"soft map": soft, "its own threshold": above}
+        tables.append(measure_methods(folders, study.dataset / "softLabelsTs", settings).cases)
+    cases = pd.concat(tables)
+    return cases.groupby(["contrast", "method"], sort=False)[VOXELS].mean()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Run as a script, this file is one training: `python benchmarks/study.py TRAINING
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,8 @@ class Method:
         folds: of the dataset's splits; their networks are averaged.
         trained_as: the method whose trainings it takes, for those that differ in what follows.
         calibrated: its maps by `nnunet-softseg calibrate` on the validation cases of its folds.
+        data: name in the study's `datasets` of what it is trained on.
+        label_smoothing: of vanilla's cross-entropy.
     """
 
     trainer: str = "nnUNetTrainerSoftSeg"
@@ -57,6 +60,8 @@ class Method:
     folds: tuple[str, ...] = (FOLD,)
     trained_as: str | None = None
     calibrated: bool = False
+    data: str = ""
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class Study:
     """Where a study works, and what all of its methods share.
 
     `name`: of its datasets. `dataset_ids`: each method is trained on each of them, and their test images are
-    predicted into one folder: several for the folds of a cross-validation. `mirroring`: at test time, where
+    predicted into one folder: several for the folds of a cross-validation. `datasets`: in place of these for
+    methods that name them. `reference_ids`: hold the references; else `dataset_ids`. `mirroring`: where
     the trainer asks for it. `validates`: each training ends with the prediction of its validation cases.
     """
 
@@ -79,6 +85,8 @@ class Study:
     dataset_ids: tuple[int, ...]
     mirroring: bool = True
     validates: bool = False
+    datasets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reference_ids: tuple[int, ...] = ()
 
     @property
     def raw(self) -> Path:
@@ -92,7 +100,7 @@ class Study:
 
     def datasets_of(self, method: str) -> tuple[int, ...]:
         """Return the datasets that a method is trained on."""
-        return self.dataset_ids
+        return self.datasets.get(self.methods[method].data, self.dataset_ids)
 
     def folder_of(self, dataset_id: int) -> Path:
         """Return a raw dataset; that of one contrast has the contrast in its name."""
@@ -280,11 +288,21 @@ def train_here(training: Mapping[str, Any]) -> None:
     trainer.num_epochs, trainer.num_iterations_per_epoch = training["epochs"], training["iterations"]
     trainer.num_val_iterations_per_epoch, trainer.save_every = 5, 2
     maybe_load_checkpoint(trainer, True, False, None)
+    if method.label_smoothing:
+        smooth_labels(trainer, method.label_smoothing)
     if method.activation is not None:
         activate(trainer, getattr(torch, method.activation))
     trainer.run_training()
     if training["validates"]:
         trainer.perform_actual_validation(False)
+
+
+def smooth_labels(trainer: Any, amount: float) -> None:
+    """Smooth the labels of vanilla's cross-entropy; its Dice term sees them as they are."""
+    if not trainer.was_initialized:
+        trainer.initialize()
+    loss = getattr(trainer.loss, "loss", trainer.loss)  # within deep supervision, or alone
+    loss.ce.label_smoothing = amount
 
 
 def activate(trainer: Any, activation: Any) -> None:
@@ -304,8 +322,9 @@ def trainings(study: Study, seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
 
 
 def protocol(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return what was the same for all methods."""
+    """Return all that decides the figures: what was the same for all methods, and the methods."""
     return {
+        "methods": {name: dataclasses.asdict(method) for name, method in study.methods.items()},
         "planner": study.planner,
         "steps": study.steps,
         "seeds": list(seeds),
@@ -313,6 +332,28 @@ def protocol(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
         "initial_lr_of_our_trainers": SHORT_TRAINING_LR,
         "device": study.device,
     }
+
+
+def freeze(study: Study, seeds: Sequence[int]) -> str:
+    """Write the protocol before anything is drawn or trained, and return its hash.
+
+    An earlier call's must be the same but for more methods and seeds, which change no figure of the others.
+    """
+    file = study.output / "protocol.json"
+    frozen = json.loads(json.dumps(protocol(study, seeds)))
+    if file.is_file():
+        before = json.loads(file.read_text("utf-8"))
+        frozen["methods"] = {**before["methods"], **frozen["methods"]}
+        frozen["seeds"] = sorted({*before["seeds"], *frozen["seeds"]})
+        changed = [
+            name for name in before if name not in ("seeds", "methods") and frozen[name] != before[name]
+        ]
+        changed += [name for name, method in before["methods"].items() if method != frozen["methods"][name]]
+        if changed:
+            sys.exit(f"{file}: other settings than before ({', '.join(changed)}): take another folder")
+    make_folder(study.output)
+    write_json(file, frozen)
+    return hashlib.sha256(json.dumps(frozen, sort_keys=True).encode()).hexdigest()
 
 
 def average_trainings(each: "Evaluation", method_of: Mapping[str, str]) -> "Evaluation":
@@ -334,7 +375,7 @@ def average_trainings(each: "Evaluation", method_of: Mapping[str, str]) -> "Eval
         cases=_averaged(each.cases, method_of, ["method", "case", "label"]),
         slices=_averaged(each.slices, method_of, ["method", "case", "label", "slice"]),
         reliability=reliability[list(each.reliability.columns)],
-        method_notes={method_of[name]: note for name, note in each.method_notes.items()},
+        method_notes={method_of.get(name, name): note for name, note in each.method_notes.items()},
     )
 
 

@@ -70,6 +70,9 @@ class Predict(Command):
         "openvino-bfloat16); if not given, as NNUNET_SOFTSEG_BACKEND says, else auto",
     )
     overwrite: bool = switch("--overwrite", "predict every case again")
+    trust_model: bool = switch(
+        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
+    )
     num_threads: int = option(
         "-np N", "threads that read, and that write, beside the network; at most N cases wait on each side", 2
     )

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.pool import AsyncResult
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -109,6 +109,7 @@ def predict(
     no_qc: bool = False,
     backend: str | None = None,
     overwrite: bool = False,
+    trust_model: bool = False,
     num_threads: int = 2,
     progress: bool = True,
 ) -> PredictionReport:
@@ -134,6 +135,7 @@ def predict(
         no_qc: make no `qc/index.html`, a page with a picture of each case, which is made of up to 200 cases.
         backend: runs the network: "auto", "torch", "openvino", or with a precision: "torch-float32".
         overwrite: predict every case again.
+        trust_model: open a checkpoint that holds more than weights and numbers, and may run code.
         num_threads: that read and preprocess, and that export; so many cases at most wait on either side.
         progress: show a bar.
 
@@ -150,7 +152,8 @@ def predict(
         calibrate=calibrate,
         no_qc=no_qc,
     )
-    with open_model(Path(model), folds, checkpoint) as found:
+    with open_model(Path(model), folds, checkpoint) as opened:
+        found = replace(opened, trusted=trust_model)
         dataset_json = found.dataset_json
         if options.calibrate:
             kept_calibration(found.plans, label_scheme(dataset_json).names)
@@ -191,6 +194,7 @@ class Model:
         plans: saved beside it, with our entries.
         dataset_json: of its training.
         labels: numbers of the soft maps.
+        trusted: whether its checkpoints may run code when they are opened.
     """
 
     folder: Path
@@ -199,6 +203,7 @@ class Model:
     plans: Mapping[str, Any]
     dataset_json: Mapping[str, Any]
     labels: tuple[int, ...]
+    trusted: bool = False
 
     def made_by(self, options: PredictionOptions) -> dict[str, Any]:
         """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
@@ -232,22 +237,22 @@ def open_model(path: Path, folds: Sequence[str | int] | None, checkpoint: str) -
 
 def _unpack(archive: Path, target: Path) -> Path:
     """Return the folder of the one soft model in an archive of nnU-Net's, unpacked."""
+    from nnunet_softseg.inference import safe_loading  # loads torch
+
     try:
         with zipfile.ZipFile(archive) as content:
             names = [PurePosixPath(name) for name in content.namelist()]
-            folders = [name.parent for name in names if name.name == _PLANS]
-            if len(folders) != 1:
-                raise UserError(
-                    f"{archive}: expected one trained model, found {len(folders)}: export one, or unpack it "
-                    "and give the folder of one"
-                )
-            inside = [name for name in content.namelist() if PurePosixPath(name).is_relative_to(folders[0])]
-            content.extractall(target, inside)
+        folders = [name.parent for name in names if name.name == _PLANS]
+        if len(folders) != 1:
+            raise UserError(
+                f"{archive}: expected one trained model, found {len(folders)}: export one, or unpack it "
+                "and give the folder of one"
+            )
+        return safe_loading.unpack(archive, folders[0], target)
     except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UserError(
             f"{archive}: expected an archive of nnUNetv2_export_model_to_zip, found: {error}: copy it again"
         ) from error
-    return target / folders[0]
 
 
 def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Model:
@@ -326,12 +331,17 @@ def load_predictor(model: Model, device: Any) -> Any:
     """Return nnU-Net's predictor on a torch device, with the weights of all folds.
 
     Raises:
-        UserError: if the checkpoint is cut off, does not fit the plans, or its trainer is not installed.
+        UserError: if the checkpoint is cut off, holds code and is not trusted, does not fit the plans, or its
+            trainer is not installed.
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    from nnunet_softseg.inference.safe_loading import require_no_code
     from nnunet_softseg.network import backends
 
+    if not model.trusted:
+        for fold in model.folds:
+            require_no_code(model.folder / f"fold_{fold}" / model.checkpoint)
     folds = tuple(fold if fold == "all" else int(fold) for fold in model.folds)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
