@@ -16,8 +16,6 @@ from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 VOLUME_TOLERANCE = 0.01
 """Of the volume of a label, that the output stage may change; of less than 20 voxels, one voxel."""
-CASE_TOLERANCE = 0.006
-"""What the scale per case may take of it; the rest is for the clean-up and the way to the image's grid."""
 ANYWHERE_TOLERANCE = 0.001
 """The same where no patch is fixed around one structure: images hold many, or of any size. The square root of
 a ratio of two areas, an axon's over its fibre's, is then off by less than 0.001."""
@@ -27,6 +25,8 @@ _REACHES_ONE = 0.9
 _FULL = 0.98  # of the largest value: not partial volume
 _SUPPORTS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 _LOST = 0.002  # of the volume, to the clean-up
+CASE_TOLERANCE = VOLUME_TOLERANCE - _LOST
+"""What the scale per case may take of it: less than a network errs in the height of one scale for all cases."""
 _MARGIN = 0.5  # what a network answers, of what the label is
 
 SoftArray = npt.NDArray[np.floating[Any]]
