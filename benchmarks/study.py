@@ -43,6 +43,8 @@ class Method:
         probabilities: predicted with the probabilities of its softmax beside the label maps.
         activation: name in torch, put behind the network; only for trainers of ours, and only where the
             validation cases of the training are measured, as no stock command knows of it.
+        configuration: of the plans.
+        folds: trained one after the other; their maps of the test images are averaged.
     """
 
     trainer: str = "nnUNetTrainerSoftSeg"
@@ -51,6 +53,8 @@ class Method:
     per_contrast: bool = False
     probabilities: bool = False
     activation: str | None = None
+    configuration: str = CONFIGURATION
+    folds: Sequence[str] = (FOLD,)
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,11 @@ class Study:
         there = self.raw.glob(f"Dataset{dataset_id:03d}_*")
         return next(there, self.raw / f"Dataset{dataset_id:03d}_{self.name}")
 
-    def checkpoint(self, method: str, dataset_id: int, seed: int) -> Path:
+    def checkpoint(self, method: str, dataset_id: int, seed: int, fold: str = FOLD) -> Path:
         """Return the file that a training ends with; nnU-Net's folder of the model is two above it."""
         results = self.output / "nnUNet_results" / f"seed-{seed}" / method
-        model = f"{self.methods[method].trainer}__{PLANS[self.planner]}__{CONFIGURATION}"
-        return results / self.folder_of(dataset_id).name / model / f"fold_{FOLD}" / "checkpoint_final.pth"
+        model = f"{self.methods[method].trainer}__{PLANS[self.planner]}__{self.methods[method].configuration}"
+        return results / self.folder_of(dataset_id).name / model / f"fold_{fold}" / "checkpoint_final.pth"
 
     def images(self, dataset_id: int) -> Path:
         """Return the folder of a dataset's test images."""
@@ -138,13 +142,13 @@ class Study:
         print(f"  {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def plan(study: Study, dataset_id: int) -> None:
+def plan(study: Study, dataset_id: int, configuration: str = CONFIGURATION) -> None:
     """Plan and preprocess a dataset unless that is done."""
     done = study.output / "logs" / f"planned-{dataset_id}.json"
     if done.is_file():
         return
     processes = ["-npfp", str(study.num_processes), "-np", str(study.num_processes)]
-    arguments = ["-d", str(dataset_id), "-c", CONFIGURATION, "-pl", study.planner, *processes]
+    arguments = ["-d", str(dataset_id), "-c", configuration, "-pl", study.planner, *processes]
     study.command("nnUNetv2_plan_and_preprocess", *arguments, log=f"plan-{dataset_id}")
     write_json(done, {"planner": study.planner})
 
@@ -155,18 +159,20 @@ def train_and_predict(study: Study, name: str, seed: int) -> None:
     if done.is_file():
         return
     for dataset_id in study.datasets_of(name):
-        if not study.checkpoint(name, dataset_id, seed).is_file():
-            train(study, name, dataset_id, seed)
+        for fold in study.methods[name].folds:
+            if not study.checkpoint(name, dataset_id, seed, fold).is_file():
+                train(study, name, dataset_id, seed, fold)
         predict(study, name, dataset_id, seed)
     record = {**dataclasses.asdict(study.methods[name]), "seed": seed}
     write_json(done, {**record, "epochs": study.epochs, "iterations": study.iterations})
 
 
-def train(study: Study, name: str, dataset_id: int, seed: int) -> None:
+def train(study: Study, name: str, dataset_id: int, seed: int, fold: str = FOLD) -> None:
     """Train in a process of its own."""
     training = {
         "method": dataclasses.asdict(study.methods[name]),
         "dataset": str(dataset_id),
+        "fold": fold,
         "plans": PLANS[study.planner],
         "seed": seed,
         "device": study.device,
@@ -179,15 +185,16 @@ def train(study: Study, name: str, dataset_id: int, seed: int) -> None:
         __file__,
         json.dumps(training),
         results=f"seed-{seed}/{name}",
-        log=f"train-{name}-seed-{seed}-{dataset_id}",
+        log=f"train-{name}-seed-{seed}-{dataset_id}-{fold}",
     )
 
 
 def predict(study: Study, name: str, dataset_id: int, seed: int) -> None:
     """Predict a dataset's test images with the stock command."""
     folders = ["-i", str(study.images(dataset_id)), "-o", str(study.prediction(name, seed))]
-    trainer, plans = study.methods[name].trainer, PLANS[study.planner]
-    model = ["-d", str(dataset_id), "-c", CONFIGURATION, "-f", FOLD, "-tr", trainer, "-p", plans]
+    method, plans = study.methods[name], PLANS[study.planner]
+    model = ["-d", str(dataset_id), "-c", method.configuration, "-f", *method.folds]
+    model += ["-tr", method.trainer, "-p", plans]
     how = ["-device", study.device, "-npp", "1", "-nps", "1", "--continue_prediction"]
     how += ["--disable_progress_bar"]
     if not study.mirroring:
@@ -235,7 +242,8 @@ def train_here(training: Mapping[str, Any]) -> None:
         if method.loss is not None:
             loss = LOSSES[method.loss]
             trainer_class.voxel_loss = lambda _: loss
-    what = (training["dataset"], CONFIGURATION, int(FOLD), method.trainer, training["plans"])
+    fold = int(training["fold"])
+    what = (training["dataset"], method.configuration, fold, method.trainer, training["plans"])
     trainer = get_trainer_from_args(*what, device=torch.device(training["device"]))
     trainer.num_epochs, trainer.num_iterations_per_epoch = training["epochs"], training["iterations"]
     trainer.num_val_iterations_per_epoch, trainer.save_every = 5, 2
