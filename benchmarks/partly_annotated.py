@@ -75,11 +75,13 @@ def mask(study: PhantomStudy, dataset_id: int, rest: float) -> None:
 
 
 def keep_slices(file: Path, rest: float) -> None:
-    """Replace all slices across S-I but the annotated ones, of a file in RAS."""
+    """Replace all slices across S-I but the annotated ones."""
     image = nib.load(file)
-    kept = [round(part * (image.shape[2] - 1)) for part in ANNOTATED]
+    axis = nib.aff2axcodes(image.affine, (("R", "R"), ("A", "A"), ("S", "S"))).index("S")
+    kept = [round(part * (image.shape[axis] - 1)) for part in ANNOTATED]
+    annotated = tuple(kept if at == axis else slice(None) for at in range(3))
     voxels = np.full(image.shape, rest, dtype=image.get_data_dtype())
-    voxels[:, :, kept] = np.asarray(image.dataobj)[:, :, kept]
+    voxels[annotated] = np.asarray(image.dataobj)[annotated]
     nib.save(nib.Nifti1Image(voxels, image.affine, image.header), file)
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from study import Method, Study, add_arguments, plan, shared_by, train_and_predict, trainings
 
@@ -57,25 +57,21 @@ def run(study: PhantomStudy, asked: argparse.Namespace) -> None:
             train_and_predict(study, name, seed)
 
 
-def make_data(study: PhantomStudy, drawn: tuple[int, int, int], more_test: int) -> None:
+def make_data(study: PhantomStudy, drawn: tuple[int, int, int], more_test: int, **of_phantom: Any) -> None:
     """Make phantom, datasets and plans where they are missing.
 
     Args:
         study: where.
         drawn: number of subjects in the draw, and of these for validation and for testing.
         more_test: subjects after these, all for testing. More of them change no training.
+        of_phantom: arguments of `phantom` in place of the study's own.
     """
     from nnunet_softseg.datasets.conversion import convert
     from nnunet_softseg.datasets.conversion.splits import split_subjects
     from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
 
-    bids = phantom(
-        study.output / "bids",
-        n=drawn[0] + more_test,
-        seed=0,
-        fov_mm=FOV_MM,
-        num_processes=study.num_processes,
-    )
+    options = {"fov_mm": FOV_MM, "num_processes": study.num_processes} | of_phantom
+    bids = phantom(study.output / "bids", n=drawn[0] + more_test, seed=0, **options)
     subjects = sorted(path.name for path in bids.glob("sub-*"))
     split = split_subjects(subjects[: drawn[0]], num_validation=drawn[1], num_test=drawn[2])
     parts = {**dataclasses.asdict(split), "test": [*split.test, *subjects[drawn[0] :]]}

@@ -44,6 +44,7 @@ class Method:
         probabilities: predicted with the probabilities of its softmax beside the label maps.
         activation: name in torch, put behind the network; only for trainers of ours, and only where the
             validation cases of the training are measured, as no stock command knows of it.
+        configuration: of the plans.
         folds: of the dataset's splits; their networks are averaged.
         trained_as: the method whose trainings it takes, for those that differ in what follows.
         calibrated: its maps by `nnunet-softseg calibrate` on the validation cases of its folds.
@@ -57,6 +58,7 @@ class Method:
     per_contrast: bool = False
     probabilities: bool = False
     activation: str | None = None
+    configuration: str = CONFIGURATION
     folds: tuple[str, ...] = (FOLD,)
     trained_as: str | None = None
     calibrated: bool = False
@@ -114,7 +116,7 @@ class Study:
     def checkpoint(self, method: str, dataset_id: int, seed: int, fold: str = FOLD) -> Path:
         """Return the file that a training ends with; nnU-Net's folder of the model is two above it."""
         results = self.output / "nnUNet_results" / self.results(method, seed)
-        model = f"{self.methods[method].trainer}__{PLANS[self.planner]}__{CONFIGURATION}"
+        model = f"{self.methods[method].trainer}__{PLANS[self.planner]}__{self.methods[method].configuration}"
         return results / self.folder_of(dataset_id).name / model / f"fold_{fold}" / "checkpoint_final.pth"
 
     def images(self, dataset_id: int) -> Path:
@@ -158,13 +160,13 @@ class Study:
         print(f"  {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def plan(study: Study, dataset_id: int) -> None:
+def plan(study: Study, dataset_id: int, configuration: str = CONFIGURATION) -> None:
     """Plan and preprocess a dataset unless that is done."""
     done = study.output / "logs" / f"planned-{dataset_id}.json"
     if done.is_file():
         return
     processes = ["-npfp", str(study.num_processes), "-np", str(study.num_processes)]
-    arguments = ["-d", str(dataset_id), "-c", CONFIGURATION, "-pl", study.planner, *processes]
+    arguments = ["-d", str(dataset_id), "-c", configuration, "-pl", study.planner, *processes]
     study.command("nnUNetv2_plan_and_preprocess", *arguments, log=f"plan-{dataset_id}")
     write_json(done, {"planner": study.planner})
 
@@ -191,8 +193,8 @@ def train(study: Study, name: str, dataset_id: int, seed: int, fold: str = FOLD)
     training = {
         "method": dataclasses.asdict(study.methods[name]),
         "dataset": str(dataset_id),
-        "plans": PLANS[study.planner],
         "fold": fold,
+        "plans": PLANS[study.planner],
         "seed": seed,
         "device": study.device,
         "epochs": study.epochs,
@@ -214,7 +216,15 @@ def calibrate(study: Study, name: str, dataset_id: int, seed: int) -> None:
     for fold in method.folds:
         model = study.checkpoint(name, dataset_id, seed, fold).parent
         if not (model / "validation" / "summary.json").is_file():
-            what = [str(dataset_id), CONFIGURATION, fold, "-tr", method.trainer, "-p", PLANS[study.planner]]
+            what = [
+                str(dataset_id),
+                method.configuration,
+                fold,
+                "-tr",
+                method.trainer,
+                "-p",
+                PLANS[study.planner],
+            ]
             how = ["--val", "-device", study.device]
             log = f"validate-{name}-seed-{seed}-{dataset_id}-fold-{fold}"
             study.command("nnUNetv2_train", *what, *how, results=results, log=log)
@@ -233,7 +243,8 @@ def predict(study: Study, name: str, dataset_id: int, seed: int) -> None:
     method = study.methods[name]
     folders = ["-i", str(study.images(dataset_id)), "-o", str(study.prediction(name, seed))]
     folds = ["-f", *method.folds]
-    model = ["-d", str(dataset_id), "-c", CONFIGURATION, "-tr", method.trainer, "-p", PLANS[study.planner]]
+    model = ["-d", str(dataset_id), "-c", method.configuration, "-tr", method.trainer]
+    model += ["-p", PLANS[study.planner]]
     how = ["-device", study.device, "-npp", "1", "-nps", "1", "--continue_prediction"]
     how += ["--disable_progress_bar"]
     if not study.mirroring:
@@ -283,7 +294,8 @@ def train_here(training: Mapping[str, Any]) -> None:
         if method.loss is not None:
             loss = LOSSES[method.loss]
             trainer_class.voxel_loss = lambda _: loss
-    what = (training["dataset"], CONFIGURATION, int(training["fold"]), method.trainer, training["plans"])
+    fold = int(training["fold"])
+    what = (training["dataset"], method.configuration, fold, method.trainer, training["plans"])
     trainer = get_trainer_from_args(*what, device=torch.device(training["device"]))
     trainer.num_epochs, trainer.num_iterations_per_epoch = training["epochs"], training["iterations"]
     trainer.num_val_iterations_per_epoch, trainer.save_every = 5, 2

@@ -11,7 +11,7 @@ docstring says the order.
   labels/        where soft labels come from: masks of several contrasts (`make-gt`), several raters (`fuse`)
   preprocessing/ soft label -> soft target on the grid of the network; centre crop; planners
   network/       raw output, output activation, losses, optimiser, what runs a network (torch, OpenVINO)
-  inference/     image -> soft map -> files: patch, tiles, recentring, calibration, `predict`
+  inference/     image -> soft map -> files: patch, tiles, recentring, calibration, `predict`, `pseudo-label`
   training/      soft target -> patch -> loss: dataset, augmentation, trainer, variants, log
   evaluation/    numbers of many maps: `evaluate`, `compare`, `drift`, statistics, the report
   phantom/       images with a known truth, `demo`
@@ -37,6 +37,7 @@ _HOMES = {
     "prepare": "nnunet_softseg.preprocessing.preparation",
     "predict": "nnunet_softseg.inference.predict",
     "calibrate": "nnunet_softseg.inference.calibrate",
+    "pseudo_label": "nnunet_softseg.inference.pseudo_label",
     "csa": "nnunet_softseg.metrics.morphometry.csa",
     "bridges": "nnunet_softseg.metrics.morphometry.bridges",
     "evaluate": "nnunet_softseg.evaluation.evaluate",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from nnunet_softseg.evaluation.evaluate import evaluate as evaluate
     from nnunet_softseg.inference.calibrate import calibrate as calibrate
     from nnunet_softseg.inference.predict import predict as predict
+    from nnunet_softseg.inference.pseudo_label import pseudo_label as pseudo_label
     from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt
     from nnunet_softseg.labels.raters import fuse as fuse
     from nnunet_softseg.metrics.morphometry.bridges import bridges as bridges

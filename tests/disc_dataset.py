@@ -13,6 +13,8 @@ import tifffile
 from skimage.io import imsave
 from tiny_dataset import TinyDataset, affine_of, save_nifti
 
+from nnunet_softseg.phantom.discs import Disc, disc_shares
+
 Plane = npt.NDArray[np.float32]
 FIBRE, AXON = 1, 2
 SPACING_ZYX = (2.0, 0.5, 0.4)
@@ -20,36 +22,9 @@ DIRECTION = (0.0, -1.0, 0.0, 0.8, 0.0, -0.6, 0.6, 0.0, 0.8)
 """Of 3-D MHA and NRRD images: oblique, and in another order of axes than the body's."""
 
 
-@dataclass(frozen=True)
-class Disc:
-    """A fibre around a point (row, column), and its axon; in pixels."""
-
-    row: float
-    column: float
-    fibre: float
-    axon: float
-
-
-def disc_fraction(shape: Sequence[int], row: float, column: float, radius: float) -> Plane:
-    """Return the share of each pixel in a disc: the exact length in each of 64 columns of a pixel."""
-    across = (np.arange(shape[1] * 64) + 0.5) / 64
-    half = np.sqrt(np.clip(radius**2 - (across - column) ** 2, 0, None))
-    edges = np.arange(shape[0])[:, None]
-    inside = np.clip(np.minimum(row + half, edges + 1) - np.maximum(row - half, edges), 0, 1)
-    return inside.reshape(shape[0], shape[1], 64).mean(axis=2).astype(np.float32)
-
-
 def fractions(shape: Sequence[int], discs: Sequence[Disc]) -> dict[int, Plane]:
     """Return the share of each pixel in a fibre, with all that is in it, and in an axon."""
-    fibre, axon = (
-        np.sum(
-            [disc_fraction(shape, disc.row, disc.column, getattr(disc, name)) for disc in discs],
-            axis=0,
-            dtype=np.float32,
-        )
-        for name in ("fibre", "axon")
-    )
-    return {FIBRE: np.clip(fibre, 0, 1), AXON: np.clip(axon, 0, 1)}
+    return dict(zip((FIBRE, AXON), disc_shares(shape, discs), strict=True))
 
 
 def write_png(file: Path, values: npt.NDArray[Any]) -> None:

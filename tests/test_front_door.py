@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "nnunet_softseg"
 SOURCE = {"PYTHONPATH": str(REPOSITORY)}
 NAMES = {
     "make_gt", "fuse", "convert", "check", "prepare", "predict", "calibrate", "csa", "bridges", "evaluate",
-    "compare", "drift",
+    "pseudo_label", "compare", "drift",
     "AdaptiveWingLoss", "norm_relu",
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The command `nnunet-softseg`: reading of the command line only.
 
   command.py       a command as a dataclass, each option a field; help and one-line errors
-  label_making.py  make-gt and fuse
+  label_making.py  make-gt, fuse and pseudo-label
   datasets.py      convert, check and prepare
   prediction.py    predict and calibrate; csa, bridges, evaluate, compare and drift
   set_up.py        doctor and run; demo and phantom
@@ -19,7 +19,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg import run as _run_module  # noqa: F401
 from nnunet_softseg.cli.command import Command, Parser
 from nnunet_softseg.cli.datasets import Check, Convert, Prepare
-from nnunet_softseg.cli.label_making import Fuse, MakeGt
+from nnunet_softseg.cli.label_making import Fuse, MakeGt, PseudoLabel
 from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Predict
 from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run
 from nnunet_softseg.errors import UserError
@@ -31,6 +31,7 @@ COMMANDS: dict[str, type[Command]] = {
     "phantom": Phantom,
     "make-gt": MakeGt,
     "fuse": Fuse,
+    "pseudo-label": PseudoLabel,
     "convert": Convert,
     "check": Check,
     "prepare": Prepare,

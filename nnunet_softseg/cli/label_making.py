@@ -1,11 +1,11 @@
-"""Commands that make soft labels: make-gt, fuse."""
+"""Commands that make soft labels: make-gt, fuse, pseudo-label."""
 
 import shlex
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunet_softseg.cli.command import Command, Words, option, required, switch
+from nnunet_softseg.cli.command import Command, Words, option, print_warnings, required, switch
 
 
 @dataclass
@@ -150,3 +150,60 @@ class Fuse(Command):
         for case in report.failures:
             print(f"nnunet-softseg: error: {case.failure}", file=sys.stderr)
         return 2 if report.failures else 0
+
+
+@dataclass
+class PseudoLabel(Command):
+    """Label images by models that have not seen their subjects, as a new dataset of nnU-Net's.
+
+    A case is labelled by the mean of all folds that have not trained on its subject: of an annotated subject
+    the fold that validates on it, of a new one all. --splits is held against what is kept with each model; a
+    case that no fold covers, or that a fold would label that has seen its subject, is named, and nothing is
+    written. Models of the configuration 2d label volumes slice by slice.
+
+    Writes to nnUNet_raw/Dataset<id>_<name>:
+      imagesTr, softLabelsTr, labelsTr   the images, their soft labels (shares in [0, 1]), soft > 0.5
+      dataset.json, splits_final.json    folds as in --splits, by subject; new subjects train in all
+      pseudo_labels.json                 of each case the models, folds, hashes, versions, and flags
+
+    With --max-disagreement, voxels where folds disagree are unknown: NaN in softLabelsTr, the label to ignore
+    in labelsTr; no loss is taken there. A call that was cut off can be repeated: predictions are kept until
+    the dataset is whole.
+
+    Example:
+      nnunet-softseg pseudo-label -i IMAGES --models MODEL --splits splits_final.json -d 201 --name Student
+    """
+
+    goes_on = True
+    source: str = required(
+        "-i IMAGES", "images to label, as predict takes them: a folder, a BIDS folder, or one image (NIfTI)"
+    )
+    models: Words = required(
+        "--models MODEL",
+        "folders of trained models (all numbered folds), or of single folds, MODEL/fold_0",
+    )
+    splits: str = required(
+        "--splits FILE", "splits_final.json of nnUNet_preprocessed by which the models were trained"
+    )
+    dataset_id: int = required("-d ID", "id of the new dataset, 1-999")
+    name: str = required("--name NAME", "name of the new dataset: Dataset<id>_<name>")
+    raw_folder: str | None = option("-o nnUNet_raw", "folder of datasets; else the variable nnUNet_raw")
+    max_disagreement: float | None = option(
+        "--max-disagreement SHARE",
+        "voxels are unknown where two folds differ by more than this share of a voxel, such as 0.3; if not "
+        "given, all are known",
+    )
+    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
+    contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "-device", "device of the network; auto: cuda if there is one", "auto"
+    )
+    num_processes: int = option("-np N", "cases read and written at once", 2)
+
+    def run(self) -> int:
+        from nnunet_softseg.inference.pseudo_label import pseudo_label
+
+        report = pseudo_label(**vars(self))
+        print_warnings(report.warnings)
+        print(report.as_text())
+        return 0

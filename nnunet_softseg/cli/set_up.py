@@ -2,8 +2,10 @@
 
 import argparse
 from dataclasses import dataclass
+from typing import Literal
 
 from nnunet_softseg.cli.command import Command, Words, option, required, switch
+from nnunet_softseg.errors import UserError
 
 
 @dataclass
@@ -74,12 +76,21 @@ class Phantom(Command):
     derivatives/truth (share of cord in every voxel, levels, areas). The same arguments give the same files,
     bit by bit. A call that was interrupted can be repeated; a larger -n adds subjects.
 
+    Other kinds are raw datasets of nnU-Net's with the share of each label in every voxel (softLabelsTr), and
+    truth/truth.csv with what geometry says: lesions in a cord with their tissue bridges (mm), rootlets of
+    spinal levels (mm, mm2), a spine of 14 vertebrae and discs (mm3), discs with rings in 2-D (pixels,
+    g-ratio). Of the options, -n, --seed and -np are theirs, too.
+
     Example:
       nnunet-softseg phantom -o BIDS -n 4
+      nnunet-softseg phantom --kind lesions -o nnUNet_raw/Dataset301_Lesions
     """
 
     goes_on = True
     output: str = required("-o BIDS", "folder to write")
+    kind: Literal["cord", "lesions", "rootlets", "spine", "discs"] = option(
+        "--kind KIND", "what it is of: cord (in its neck), lesions, rootlets, spine or discs", "cord"
+    )
     n: int = option("-n N", "number of subjects", 12)
     seed: int = option("--seed N", "random seed", 0)
     fov_mm: tuple[float, float, float] = option(
@@ -97,7 +108,21 @@ class Phantom(Command):
     num_processes: int = option("-np N", "subjects made at once", 2)
 
     def run(self) -> int:
-        from nnunet_softseg.phantom import CONTRAST_NAMES, phantom
+        from nnunet_softseg.phantom import CONTRAST_NAMES, phantom, phantom_of_kind
 
-        print(phantom(**vars(self) | {"contrasts": self.contrasts or CONTRAST_NAMES}))
+        options = {name: value for name, value in vars(self).items() if name != "kind"}
+        if self.kind == "cord":
+            print(phantom(**options | {"contrasts": self.contrasts or CONTRAST_NAMES}))
+            return 0
+        theirs = ("output", "n", "seed", "num_processes")
+        plain = vars(Phantom(output=self.output))
+        surplus = [name for name, value in options.items() if name not in theirs and value != plain[name]]
+        if surplus:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in surplus).replace(
+                "--cord", "--no-cord"
+            )
+            raise UserError(
+                f"{flags}: expected options of --kind {self.kind} (-n, --seed, -np): leave it out"
+            )
+        print(phantom_of_kind(kind=self.kind, **{name: options[name] for name in theirs}))
         return 0

@@ -16,6 +16,8 @@ The modules, in the order of their imports:
   simulation.py      what a perfect network would lose: soft targets through all that follows it
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   predict.py         the command: a trained model, the cases of a folder -> soft maps in one process
+  teachers.py        which fold of which model may label a case: one that has not seen its subject
+  pseudo_label.py    the command: images and models that have not seen them -> a raw dataset with soft labels
   calibrate.py       the command: validation maps and soft labels -> calibration of a model
   image_check.py     what `predict` would say of images, before it runs
 """

@@ -11,7 +11,7 @@ import pickle
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.pool import AsyncResult
 from pathlib import Path, PurePosixPath
@@ -101,6 +101,7 @@ def predict(
     folds: Sequence[str | int] | None = None,
     checkpoint: str = CHECKPOINT,
     contrasts: Sequence[str] | None = None,
+    only: Collection[str] | None = None,
     device: str = "auto",
     localize: str | None = None,
     largest_piece: bool = False,
@@ -126,6 +127,7 @@ def predict(
         folds: whose soft maps are averaged; None: all that are there.
         checkpoint: file name in the folders of the folds.
         contrasts: of a BIDS folder, those to take; None: all.
+        only: ids of the cases to predict; None: all.
         device: "cpu", "cuda", "mps" or "auto": cuda where there is one, else cpu.
         localize: "always", "auto" or "never" look for the cord off the centre. Where this or one of the next
             five is None or False, its environment variable decides (`case_record.VARIABLES`).
@@ -160,6 +162,7 @@ def predict(
         channels = dataset_json.get("channel_names") or dataset_json["modality"]
         ending: str = dataset_json["file_ending"]
         cases = find_cases(Path(source), len(channels), contrasts, file_ending=ending)
+        cases = tuple(case for case in cases if only is None or case.case_id in only)
         folder = _OutputFolder(Path(output), ending, found.labels)
         folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]

@@ -11,6 +11,12 @@ The modules, in the order of their imports:
   truth.py           the true area of each slice in mm2
   acquisition.py     a subject -> one image with all that is known about it
   bids.py            the phantom as a BIDS folder
+  scene.py           a simple object with its truth: image, shares, numbers; shares by points, and exact ones
+  lesions.py         a cord with lesions of known tissue bridges
+  rootlets.py        a cord with rootlets per spinal level
+  spine.py           a row of vertebrae and discs, 14 labels
+  discs.py           micrographs of fibres with axons, of known g-ratio
+  kinds.py           phantoms of these as raw datasets, with the truth as files
   demo.py            phantom -> soft against vanilla in minutes, with a table and a figure
 """
 
@@ -18,11 +24,13 @@ from nnunet_softseg.phantom.acquisition import PhantomSpec, Simulated, simulate
 from nnunet_softseg.phantom.anatomy import Anatomy, straight_cylinder
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
 from nnunet_softseg.phantom.contrasts import CONTRAST_NAMES, CONTRASTS
+from nnunet_softseg.phantom.kinds import KINDS, phantom_of_kind
 from nnunet_softseg.phantom.partial_volume import cord_fraction
 
 __all__ = [
     "CONTRASTS",
     "CONTRAST_NAMES",
+    "KINDS",
     "TRUTH",
     "TRUTH_SUFFIX",
     "Anatomy",
@@ -30,6 +38,7 @@ __all__ = [
     "Simulated",
     "cord_fraction",
     "phantom",
+    "phantom_of_kind",
     "simulate",
     "straight_cylinder",
 ]

@@ -239,17 +239,22 @@ def write_case(job: CaseJob) -> None:
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
     image, *soft_files, label_map = (first / name for name in names)
-    if job.case.image.suffix.lower() == ".gz":
-        shutil.copyfile(job.case.image, image)
-    else:
-        with job.case.image.open("rb") as plain, gzip.GzipFile(image, "wb", mtime=0) as compressed:
-            shutil.copyfileobj(plain, compressed)
+    copy_image(job.case.image, image)
     for source, file in zip(job.case.soft_labels, soft_files, strict=True):
         write_soft_label(file, stored_values(source), image)
     write_label_map(label_map, soft_files, range(1, len(soft_files) + 1))
     for folder in others:
         for name in names:
             shutil.copyfile(first / name, folder / name)
+
+
+def copy_image(source: Path, target: Path) -> None:
+    """Copy a NIfTI file to a name that ends in .nii.gz, compressed if it is not."""
+    if source.suffix.lower() == ".gz":
+        shutil.copyfile(source, target)
+    else:
+        with source.open("rb") as plain, gzip.GzipFile(target, "wb", mtime=0) as compressed:
+            shutil.copyfileobj(plain, compressed)
 
 
 def _case_files(case_id: str, part: str, num_labels: int) -> list[str]:

@@ -1,0 +1,349 @@
+"""`nnunet-softseg pseudo-label`: images -> soft labels by models that have not seen them -> a raw dataset."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets.case_comparison import SPLITS
+from nnunet_softseg.datasets.conversion.writing import Dataset, copy_image, find_raw_folder
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, NnunetFolders, label_scheme
+from nnunet_softseg.datasets.soft_label import (
+    FOLDER,
+    soft_label_file,
+    stored_soft_label,
+    write_label_map,
+    write_soft_label,
+)
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.inference.predict import CHECKPOINT, ImageCase, Model, find_cases, open_model, predict
+from nnunet_softseg.inference.summary import flag_lines
+from nnunet_softseg.inference.teachers import (
+    SIDES,
+    Teacher,
+    find_teachers,
+    folds_of_images,
+    kept_cases,
+    read_splits,
+    same_subjects,
+    who_labels,
+)
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
+from nnunet_softseg.io.formats import is_nifti
+from nnunet_softseg.io.nifti import StrPath
+from nnunet_softseg.io.results import load_json, load_record, make_folder, new_folder, sha256, write_json
+from nnunet_softseg.io.workers import map_jobs
+
+RECORD = "pseudo_labels.json"
+"""In the dataset: which fold of which model has labelled which case."""
+_ENDING = ".nii.gz"
+_SAME = ("labels", "channel_names", "regions_class_order", "file_ending")
+
+
+@dataclass(frozen=True)
+class PseudoLabelReport:
+    """What `pseudo_label` did: its dataset, whether it was there before, and its pseudo_labels.json."""
+
+    folder: Path
+    was_there: bool
+    record: Mapping[str, Any]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Where nothing could be told of disagreement."""
+        alone = [case for case, entry in self.record["cases"].items() if len(entry["labelled_by"]) == 1]
+        if not alone or self.record["max_disagreement"] is None:
+            return []
+        return [f"{len(alone)} cases have one fold, so all in them counts as known: {examples(alone)}"]
+
+    def as_text(self) -> str:
+        """Return the report in lines."""
+        cases = self.record["cases"]
+        folds = [len(entry["labelled_by"]) for entry in cases.values()]
+        lines = [
+            f"{self.folder}{' (was there already, the same)' if self.was_there else ''}",
+            f"{len(cases)} images of {len({entry['subject'] for entry in cases.values()})} subjects, each "
+            f"labelled by {min(folds)} to {max(folds)} folds that have not seen its subject",
+            *flag_lines(cases),
+        ]
+        if (limit := self.record["max_disagreement"]) is not None:
+            share = 100 * np.mean([entry["unknown_share"] for entry in cases.values()])
+            lines.append(f"{share:.3g} % of the voxels unknown: folds disagree by more than {limit:g} there")
+        return "\n".join([*lines, f"next: nnunet-softseg check -d {self.folder.name}"])
+
+
+def pseudo_label(
+    source: StrPath,
+    dataset_id: int,
+    name: str,
+    *,
+    models: Sequence[StrPath],
+    splits: StrPath,
+    raw_folder: StrPath | None = None,
+    max_disagreement: float | None = None,
+    checkpoint: str = CHECKPOINT,
+    contrasts: Sequence[str] | None = None,
+    device: str = "auto",
+    num_processes: int = 1,
+    progress: bool = True,
+) -> PseudoLabelReport:
+    """Label images by models that have not seen their subjects, as a dataset `nnUNet_raw/DatasetNNN_<name>`.
+
+    A soft label is the mean over the folds that have not trained on its subject. Predictions are kept beside
+    the dataset until it is whole, so that an interrupted call goes on; it is written aside and renamed.
+
+    Args:
+        source: an image, a folder of images, or a BIDS folder, as `predict` takes them.
+        dataset_id: of the new dataset, from 1 to 999.
+        name: of the new dataset.
+        models: folders of trained models, or `fold_<X>` in one; of a folder all numbered folds count.
+        splits: splits_final.json by which they were trained; also gives the folds of the new dataset.
+        raw_folder: of all datasets; None: the environment variable nnUNet_raw.
+        max_disagreement: voxels are unknown where the soft maps of two folds differ by more, in (0, 1]: NaN
+            in the soft labels, the label to ignore in labelsTr. None: all are known.
+        checkpoint: file name in the folders of the folds.
+        contrasts: of a BIDS folder, those to take; None: all.
+        device: as of `predict`.
+        num_processes: cases read and written at once.
+        progress: show bars.
+
+    Raises:
+        UserError: if a case has no fold that covers it or would be labelled by one that has seen its subject,
+            the models do not fit each other, or an image cannot be predicted. No dataset is written then.
+    """
+    if max_disagreement is not None and not 0 < max_disagreement <= 1:
+        raise UserError(f"--max-disagreement: expected a share above 0, up to 1, found {max_disagreement:g}")
+    raw, elsewhere = find_raw_folder(raw_folder, NnunetFolders.from_environment())
+    target = Dataset(raw, dataset_id, name, elsewhere)
+    with contextlib.ExitStack() as stack:
+        found = [each for path in models for each in _folds(Path(path), checkpoint, stack)]
+        channels = _require_alike(found)
+        cases = find_cases(Path(source), channels, contrasts)
+        job = _labelling(target, cases, found, read_splits(Path(splits)), max_disagreement)
+        if target.folder.exists():
+            return PseudoLabelReport(target.folder, True, job.record_there())
+        job.make_work_folder()
+        how = {"contrasts": contrasts, "device": device, "checkpoint": checkpoint, "progress": progress}
+        for teacher, labelled in job.by_teacher():
+            _predict(
+                Path(source), teacher, labelled, job.folder_of(teacher), how | {"num_threads": num_processes}
+            )
+    record = _write(job, num_processes, progress=progress)
+    shutil.rmtree(job.work, ignore_errors=True)
+    return PseudoLabelReport(target.folder, False, record)
+
+
+def _folds(path: Path, checkpoint: str, stack: contextlib.ExitStack) -> list[Model]:
+    """Return the folds of a model, each as a model of one fold; of `MODEL/fold_0` this one."""
+    only = [path.name.removeprefix("fold_")] if path.name.startswith("fold_") else None
+    model = stack.enter_context(open_model(path.parent if only else path, only, checkpoint))
+    return [dataclasses.replace(model, folds=(fold,)) for fold in model.folds]
+
+
+def _require_alike(models: Sequence[Model]) -> int:
+    """Return the number of channels; a UserError unless all models have one input and one set of labels."""
+    inputs: list[dict[str, Any]] = [{key: each.dataset_json.get(key) for key in _SAME} for each in models]
+    first = inputs[0]
+    for model, other in zip(models, inputs, strict=True):
+        if changed := [key for key in _SAME if other[key] != first[key]]:
+            raise UserError(
+                f"{model.folder}: expected {changed[0]} {first[changed[0]]} as of {models[0].folder.name}, "
+                f"found {other[changed[0]]}: give models of the same images and labels"
+            )
+    if not is_nifti(first["file_ending"]):
+        raise UserError(
+            f"{models[0].folder}: expected a model of NIfTI images, found {first['file_ending']}: use "
+            "nnunet-softseg predict; its folder soft/ can serve as softLabelsTr"
+        )
+    return len(first["channel_names"])
+
+
+@dataclass(frozen=True)
+class _Labelling:
+    """All that decides the pseudo-labels: who labels which case, and how the dataset is made of that."""
+
+    target: Dataset
+    cases: Sequence[ImageCase]
+    labelled_by: Mapping[str, Sequence[Teacher]]
+    entries: Mapping[str, dict[str, Any]]
+    splits: Sequence[Mapping[str, Sequence[str]]]
+    dataset_json: Mapping[str, Any]
+    max_disagreement: float | None
+
+    @property
+    def work(self) -> Path:
+        """The folder of the predictions."""
+        return self.target.raw / f".{self.target.folder.name}.predictions"
+
+    def folder_of(self, teacher: Teacher) -> Path:
+        """Return where the predictions of a teacher go."""
+        return self.work / str(teacher.record["sha256"])
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What a later call compares."""
+        digest = _digest([self.entries, self.splits, self.dataset_json["labels"]])
+        return {"version": __version__, "request": digest, "max_disagreement": self.max_disagreement}
+
+    def by_teacher(self) -> list[tuple[Teacher, list[str]]]:
+        """Return each teacher with the cases that it labels."""
+        labelled: dict[str, tuple[Teacher, list[str]]] = {}
+        for case, teachers in self.labelled_by.items():
+            for each in teachers:
+                labelled.setdefault(each.record["sha256"], (each, []))[1].append(case)
+        return [*labelled.values()]
+
+    def record_there(self) -> dict[str, Any]:
+        """Return the record of the dataset that is there; a UserError if it is not of this call."""
+        there = load_record(self.target.folder / RECORD, "cases") or {}
+        if not self.request.items() <= there.items():
+            raise UserError(
+                f"{self.target.folder}: expected nothing, or the dataset of this call, found one of other "
+                "images, models or options: remove it, or choose another dataset id"
+            )
+        return there
+
+    def make_work_folder(self) -> None:
+        """Make the folder of predictions; those of other images or of another version are removed."""
+        made_of, record = {"made_of": _digest([__version__, self.entries])}, self.work / "made_of.json"
+        if self.work.exists() and load_record(record) != made_of:
+            shutil.rmtree(self.work)
+        make_folder(self.work)
+        write_json(record, made_of)
+
+
+def _labelling(
+    target: Dataset,
+    cases: Sequence[ImageCase],
+    models: Sequence[Model],
+    splits: Sequence[Mapping[str, Sequence[str]]],
+    max_disagreement: float | None,
+) -> _Labelling:
+    """Return who labels which case; a UserError as of `who_labels`."""
+    names = [case.case_id for case in cases]
+    others = [case for fold in splits for side in SIDES for case in fold[side]]
+    subjects = same_subjects([*names, *others, *(case for model in models for case in kept_cases(model))])
+    labelled_by = who_labels(names, find_teachers(models, splits, subjects), subjects)
+    entries = {
+        case.case_id: {
+            "subject": subjects[case.case_id],
+            "images": {file.name: sha256(file) for file in case.files},
+            "labelled_by": [each.record for each in labelled_by[case.case_id]],
+        }
+        for case in cases
+    }
+    folds = folds_of_images(names, splits, subjects)
+    return _Labelling(target, cases, labelled_by, entries, folds, models[0].dataset_json, max_disagreement)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _predict(
+    source: Path, teacher: Teacher, cases: Sequence[str], folder: Path, how: Mapping[str, Any]
+) -> None:
+    """Predict the cases that a teacher labels; a UserError that names those that cannot be."""
+    if how["progress"]:
+        print(f"{teacher.name}: {len(cases)} images", flush=True)
+    model = teacher.model
+    report = predict(source, folder, model.folder, folds=model.folds, only=cases, no_qc=True, **how)
+    if report.failed:
+        told = "; ".join(f"{case}: {why}" for case, why in sorted(report.failed.items()))
+        raise UserError(
+            f"{len(report.failed)} of {len(cases)} images cannot be predicted (the others are kept for the "
+            f"next call): {told}"
+        )
+
+
+@dataclass(frozen=True)
+class _CaseJob:
+    """One case to write to the new dataset, and the folders of its soft maps, one per teacher."""
+
+    case: ImageCase
+    predictions: tuple[Path, ...]
+    target: Path
+    scheme: LabelScheme
+    max_disagreement: float | None
+
+
+def _write(job: _Labelling, num_processes: int, *, progress: bool) -> dict[str, Any]:
+    """Write the dataset, whole or not at all, and return its record."""
+    scheme = label_scheme(job.dataset_json)
+    with new_folder(job.target.folder) as aside:
+        for folder in ("imagesTr", "labelsTr", FOLDER):
+            make_folder(aside / folder)
+        folders = {name: tuple(map(job.folder_of, of)) for name, of in job.labelled_by.items()}
+        jobs = [
+            _CaseJob(case, folders[case.case_id], aside, scheme, job.max_disagreement) for case in job.cases
+        ]
+        options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
+        written = map_jobs(_write_case, jobs, description="Writing cases", **options)
+        said = {folder: load_json(folder / REPORT)["cases"] for of in folders.values() for folder in of}
+        cases = {
+            name: {**entry, **outcome, **_flags([said[folder][name] for folder in folders[name]])}
+            for (name, entry), outcome in zip(job.entries.items(), written, strict=True)
+        }
+        made_by = {"made_by": f"nnunet-softseg {__version__} pseudo-label", **job.request}
+        record = {**made_by, "cases": cases}
+        write_json(aside / DATASET_JSON, _description(job, any(each["unknown_share"] for each in written)))
+        write_json(aside / SPLITS, job.splits)
+        write_json(aside / RECORD, record)
+    return record
+
+
+def _flags(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the flags and warnings of a case in the predictions of all its teachers, each once."""
+    return {
+        kind: [*dict.fromkeys(word for each in predictions for word in each[kind])]
+        for kind in ("flags", "warnings")
+    }
+
+
+def _write_case(job: _CaseJob) -> dict[str, float]:
+    """Write images, soft labels and label map of one case; return how far its folds disagree."""
+    name, numbers = job.case.case_id, job.scheme.numbers
+    images = [job.target / "imagesTr" / f"{name}_{at:04d}{_ENDING}" for at in range(len(job.case.files))]
+    for source, image in zip(job.case.files, images, strict=True):
+        copy_image(source, image)
+    maps = np.stack(
+        [
+            [stored_soft_label(soft_label_file(folder / SOFT_FOLDER, name, number)) for number in numbers]
+            for folder in job.predictions
+        ]
+    )
+    spread = np.ptp(maps, axis=0).max(axis=0)
+    unknown = spread > (np.inf if job.max_disagreement is None else job.max_disagreement)
+    labels = np.where(unknown, np.float32(np.nan), maps.mean(axis=0))
+    files = [job.target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
+    for file, label in zip(files, labels, strict=True):
+        write_soft_label(file, label, images[0])
+    write_label_map(job.target / "labelsTr" / f"{name}{_ENDING}", files, painted=job.scheme.painted)
+    return {"largest_disagreement": float(spread.max()), "unknown_share": float(unknown.mean())}
+
+
+def _description(job: _Labelling, partly_unknown: bool) -> dict[str, Any]:
+    """Return dataset.json: images and labels as of the models."""
+    of_model = job.dataset_json
+    labels = {name: value for name, value in of_model["labels"].items() if name != "ignore"}
+    if partly_unknown:
+        labels["ignore"] = max(label_scheme(of_model).values) + 1
+    reader = "overwrite_image_reader_writer"
+    return {
+        "name": job.target.name,
+        "description": f"Images labelled by models that have not seen their subjects, see {RECORD}",
+        "converted_by": f"nnunet-softseg {__version__}",
+        **{key: of_model[key] for key in ("channel_names", "regions_class_order") if key in of_model},
+        "labels": labels,
+        "numTraining": len(job.cases),
+        "file_ending": _ENDING,
+        reader: of_model.get(reader, "NibabelIOWithReorient"),
+    }
