@@ -26,7 +26,7 @@ _FULL = 0.98  # of the largest value: not partial volume
 _SUPPORTS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 _LOST = 0.002  # of the volume, to the clean-up
 CASE_TOLERANCE = VOLUME_TOLERANCE - _LOST
-"""What the scale per case may take of it: less than a network errs in the height of one scale for all cases."""
+"""What the scale per case may take of it: less than a network errs in a scale that is one for all cases."""
 _MARGIN = 0.5  # what a network answers, of what the label is
 
 SoftArray = npt.NDArray[np.floating[Any]]
