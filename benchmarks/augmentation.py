@@ -1,7 +1,7 @@
 """Cost of the augmentation against nnU-Net's own, on the same patch, in one run.
 
     python benchmarks/augmentation.py --size demo --samples 200 --json augmentation.json
-    python benchmarks/augmentation.py --size paper --samples 40
+    python benchmarks/augmentation.py --size paper --samples 40 --labels 14
 
 Two things are timed, with one thread, the candidates taking samples in turn:
 
@@ -21,7 +21,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -30,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training_step import plans
+from training_step import dataset_json, peak_gb, plans, segments
 
 PATCHES = {"demo": (64, 40, 32), "paper": (320, 192, 64)}
 CASES_MM = {"demo": (96, 96, 96), "paper": (320, 256, 192)}
@@ -40,7 +39,7 @@ CANDIDATES = {
     "nnUNetTrainerSoftSeg": "nnunet_softseg.training.trainer",
     "nnUNetTrainerSoftSegPaperAug": "nnunet_softseg.training.variants",
 }
-WARM_UP, HARD_THRESHOLD, CORD_RADIUS, NUM_CASES = 3, 0.5, 6.0, 4
+WARM_UP, HARD_THRESHOLD, NUM_CASES = 3, 0.5, 4
 
 
 def trainer_plans(size: str) -> dict[str, Any]:
@@ -55,8 +54,8 @@ def trainer_plans(size: str) -> dict[str, Any]:
     return made
 
 
-def write_cases(folder: Path, size: str) -> None:
-    """Write preprocessed cases with a soft and an integer cord, as nnU-Net and the trainer store them."""
+def write_cases(folder: Path, size: str, labels: int) -> None:
+    """Write preprocessed cases with soft and integer labels, as nnU-Net and the trainer store them."""
     import numpy as np
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
@@ -69,13 +68,12 @@ def write_cases(folder: Path, size: str) -> None:
     for index in range(NUM_CASES):
         z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij", sparse=True)
         bent = y - shape[1] / 2 - 8 * np.sin(z / shape[0] * 3)
-        distance = np.sqrt(bent**2 + (x - shape[2] / 2) ** 2)
-        soft = np.clip((CORD_RADIUS - distance) / 2 + 0.5, 0, 1)[None]
-        image = (soft + rng.normal(0, 0.3, (1, *shape))).astype(np.float32)
+        soft = segments(np.sqrt(bent**2 + (x - shape[2] / 2) ** 2), labels)
+        image = (soft.sum(0, keepdims=True) + rng.normal(0, 0.3, (1, *shape))).astype(np.float32)
         image = (image - image.mean()) / image.std()
-        hard = (soft > HARD_THRESHOLD).astype(np.int8)
-        located = np.argwhere(hard)[:: max(1, int(hard.sum()) // 10000)]
-        properties = {"class_locations": {1: located}}
+        hard = label_map(soft)
+        located = {number: np.argwhere(hard == number)[::7][:10000] for number in range(1, labels + 1)}
+        properties = {"class_locations": located}
         options = {
             f"{kind}{suffix}": value
             for suffix, array in (("", image), ("_seg", hard))
@@ -92,7 +90,14 @@ def write_cases(folder: Path, size: str) -> None:
         write_soft_target(soft_target_folder(folder) / f"{case}.b2nd", target, record, PATCHES[size])
 
 
-def make(name: str, size: str) -> Any:
+def label_map(soft: Any) -> Any:
+    """Return the label map (1, *space) of soft labels (label, *space), 0 the background."""
+    import numpy as np
+
+    return np.where(soft.max(0) > HARD_THRESHOLD, soft.argmax(0) + 1, 0).astype(np.int8)[None]
+
+
+def make(name: str, size: str, labels: int) -> Any:
     """Return a trainer that can load batches; its network is not built."""
     import importlib
 
@@ -100,25 +105,21 @@ def make(name: str, size: str) -> Any:
 
     from nnunet_softseg.settings import PLANS_KEY
 
-    dataset_json = {
-        "labels": {"background": 0, "cord": 1},
-        "channel_names": {"0": "MRI"},
-        "file_ending": ".nii.gz",
-    }
     cls = getattr(importlib.import_module(CANDIDATES[name]), name)
     with contextlib.redirect_stdout(io.StringIO()):
-        made = cls(trainer_plans(size), "3d_fullres", "all", dataset_json, torch.device("cpu"))
+        made = cls(trainer_plans(size), "3d_fullres", "all", dataset_json(labels), torch.device("cpu"))
     made._set_batch_size_and_oversample()
     if PLANS_KEY in made.plans_manager.plans:
         made.plans_manager.plans[PLANS_KEY]["si_axis"] = 0
     return made
 
 
-def transform_of(name: str, size: str) -> Callable[[], Any]:
-    """Return a function that takes a loaded patch of noise and cord through the transforms of a trainer."""
+def transform_of(name: str, size: str, labels: int) -> Callable[[], Any]:
+    """Return a function that takes a loaded patch of noise and labels through the transforms of a trainer."""
+    import numpy as np
     import torch
 
-    made = make(name, size)
+    made = make(name, size, labels)
     with contextlib.redirect_stdout(io.StringIO()):
         rotation, in_plane, initial, mirror_axes = (
             made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -130,15 +131,14 @@ def transform_of(name: str, size: str) -> Callable[[], Any]:
         mirror_axes,
         in_plane,
         use_mask_for_norm=[False],
-        foreground_labels=[1],
+        foreground_labels=list(range(1, labels + 1)),
     )
     image = torch.randn(1, *initial)
-    axes = torch.meshgrid(*[torch.arange(n) - n / 2 for n in initial[1:]], indexing="ij")
-    distance = torch.sqrt(axes[0] ** 2 + axes[1] ** 2)
-    soft = torch.clamp((CORD_RADIUS - distance) / 2 + 0.5, 0, 1).expand(1, *initial)
+    _, y, x = np.meshgrid(*[np.arange(n) - n / 2 for n in initial], indexing="ij")
+    soft = segments(np.hypot(y, x), labels)
     vanilla = name == "nnUNetTrainer"
-    loaded = image if vanilla else torch.cat([image, soft])
-    segmentation = (soft > HARD_THRESHOLD).to(torch.int16)
+    loaded = image if vanilla else torch.cat([image, torch.from_numpy(soft)])
+    segmentation = torch.from_numpy(label_map(soft)).to(torch.int16)
 
     def sample() -> Any:
         with torch.no_grad():
@@ -147,9 +147,9 @@ def transform_of(name: str, size: str) -> Callable[[], Any]:
     return sample
 
 
-def loader_of(name: str, size: str) -> Callable[[], Any]:
+def loader_of(name: str, size: str, labels: int) -> Callable[[], Any]:
     """Return a function that gives a batch."""
-    made = make(name, size)
+    made = make(name, size, labels)
     with contextlib.redirect_stdout(io.StringIO()):
         training, _ = made.get_dataloaders()
     return lambda: next(training)
@@ -193,49 +193,41 @@ def in_turn(candidates: dict[str, Callable[[], Any]], number: int, per_call: int
     }
 
 
-def peak_of_loader(name: str, size: str, batches: int) -> float:
+def peak_of_loader(name: str, size: str, labels: int, batches: int) -> float:
     """Return the peak memory, in GB, of a process of its own that loads so many batches."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_load, (name, size, batches))
+        return pool.apply(_load, (name, size, labels, batches))
 
 
-def _load(name: str, size: str, batches: int) -> float:
+def _load(name: str, size: str, labels: int, batches: int) -> float:
     import torch
 
     torch.set_num_threads(1)
-    load = loader_of(name, size)
+    load = loader_of(name, size, labels)
     for _ in range(batches):
         load()
-    return round(_peak_kib() / 2**20, 3)
+    return peak_gb()
 
 
-def _peak_kib() -> int:
-    """Return the peak memory of this process; what getrusage tells on Linux is at least its parent's."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def measure(size: str, samples: int) -> dict[str, Any]:
+def measure(size: str, samples: int, labels: int) -> dict[str, Any]:
     """Return all figures of a size; nnU-Net's folders must be set."""
     import torch
 
     torch.set_num_threads(1)
     folder = Path(os.environ["nnUNet_preprocessed"]) / "Dataset999_Benchmark" / "benchmark"
-    write_cases(folder, size)
+    write_cases(folder, size, labels)
     load = os.getloadavg()[0]
     return {
         "size": size,
+        "labels": labels,
         "patch": PATCHES[size],
         "samples": samples,
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "load": round(load, 1),
-        "transforms": in_turn({name: transform_of(name, size) for name in CANDIDATES}, samples, 1),
-        "loaders": in_turn({name: loader_of(name, size) for name in CANDIDATES}, samples // 2, 2),
-        "peak_gb_of_loader": {name: peak_of_loader(name, size, 10) for name in CANDIDATES},
+        "transforms": in_turn({name: transform_of(name, size, labels) for name in CANDIDATES}, samples, 1),
+        "loaders": in_turn({name: loader_of(name, size, labels) for name in CANDIDATES}, samples // 2, 2),
+        "peak_gb_of_loader": {name: peak_of_loader(name, size, labels, 10) for name in CANDIDATES},
     }
 
 
@@ -246,6 +238,7 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=list(PATCHES), default="demo", help="patch (default: demo)")
     parser.add_argument("--samples", type=int, default=100, help="timed samples of each (default: 100)")
+    parser.add_argument("--labels", type=int, default=1, help="number of labels (default: 1)")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -256,7 +249,7 @@ def main() -> None:
         dataset = Path(folder) / "Dataset999_Benchmark"
         dataset.mkdir()
         (dataset / "dataset.json").write_text("{}", encoding="utf-8")
-        figures = measure(arguments.size, arguments.samples)
+        figures = measure(arguments.size, arguments.samples, arguments.labels)
     print(json.dumps(figures, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -11,6 +11,8 @@ from nnunet_softseg.network.norm_relu import at_least_float32
 Reduction = Literal["none", "mean", "sum"]
 _LEAST_ALPHA = 2
 """The exponent is alpha - target; at 1 or less the slope at no error is infinite."""
+_SMALLEST = 1e-12
+"""An error below this, far below rounding, counts as this."""
 
 
 class AdaptiveWingLoss(nn.Module):
@@ -84,7 +86,7 @@ class AdaptiveWingLoss(nn.Module):
                 f"prediction and target must have the same shape, got {tuple(prediction.shape)} "
                 f"and {tuple(target.shape)}"
             )
-        loss = self._per_voxel(at_least_float32(prediction), at_least_float32(target).clamp(0, 1))
+        loss, _ = self.with_slope(at_least_float32(prediction), at_least_float32(target).clamp(0, 1))
         if weight is not None:
             loss = loss * weight
         if self.reduction == "none":
@@ -93,11 +95,14 @@ class AdaptiveWingLoss(nn.Module):
             return loss.sum()
         return loss.mean() if weight is None else loss.sum() / weight.sum().clamp(min=1)
 
-    def _per_voxel(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        exponent = self.alpha - target if self.adaptive else self.alpha  # a number costs less than an array
-        form = (self.omega, self.epsilon, self.theta)
-        loss: torch.Tensor = _Wing.apply(prediction - target, exponent, form)  # type: ignore[no-untyped-call]
-        return loss
+    def with_slope(self, prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of each voxel, and its slope along the prediction, which has no gradient itself.
+
+        Prediction and target are of the same shape, the target in [0, 1].
+        """
+        loss: torch.Tensor
+        loss, slope = _Wing.apply(prediction, target, self)  # type: ignore[no-untyped-call]
+        return loss, slope
 
 
 class _Wing(torch.autograd.Function):
@@ -105,34 +110,25 @@ class _Wing(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        difference: torch.Tensor,
-        exponent: torch.Tensor | float,
-        omega_epsilon_theta: tuple[float, float, float],
-    ) -> torch.Tensor:
-        omega, epsilon, theta = omega_epsilon_theta
+        ctx: Any, prediction: torch.Tensor, target: torch.Tensor, form: AdaptiveWingLoss
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        exponent = form.alpha - target if form.adaptive else form.alpha  # a number costs less than an array
+        difference = prediction - target
         error = difference.abs()
-        ratio = error.clamp(max=theta).div_(epsilon)
-        power = ratio**exponent
-        # At theta the line meets the curve: there the curved part is already the constant part of the line.
-        loss = torch.log1p(power).mul_(omega)
-        loss += _slope(theta / epsilon, (theta / epsilon) ** exponent, exponent, omega, epsilon) * (
-            error - theta
-        ).clamp_(min=0)
-        if ctx.needs_input_grad[0]:
-            # Without an error the slope is 0, as the exponent is above 1, and not 0 / 0.
-            ratio.clamp_(min=torch.finfo(ratio.dtype).tiny)
-            slope = _slope(ratio, power, exponent, omega, epsilon)
-            ctx.save_for_backward(slope.copysign_(difference))
-        return loss
+        # Logarithms of 0 and exponentials of what they give cost ten times those of other numbers.
+        curved = error.clamp(_SMALLEST, form.theta)
+        logarithm = curved.log() if form.epsilon == 1 else curved.div(form.epsilon).log_()
+        power = logarithm.mul_(exponent).exp_()  # half of the cost of a power
+        # From theta on, power and slope stay what they are there: the line goes on from the curve.
+        slope = power.div(curved.addcmul(curved, power)).mul_(exponent).mul_(form.omega)
+        loss = power.log1p_().mul_(form.omega).addcmul_(error.sub_(curved), slope)
+        slope.mul_(difference.sign_())  # without an error 0, as the exponent is above 1
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(slope)
+        return loss, slope
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None
-
-
-def _slope(ratio: Any, power: Any, exponent: Any, omega: float, epsilon: float) -> Any:
-    """Return the slope at error / epsilon = ratio, with power = ratio ** exponent; numbers or arrays."""
-    return power / (ratio * (1 + power)) * (exponent * omega / epsilon)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_softseg.preprocessing.output_scale import OutputScale
@@ -51,38 +50,15 @@ def robust_peak(raw: torch.Tensor) -> torch.Tensor:
     Args:
         raw: (batch, channel, *space), raw network output.
     """
-    peaks: torch.Tensor = _RobustPeak.apply(at_least_float32(raw))  # type: ignore[no-untyped-call]
-    return peaks
-
-
-class _RobustPeak(torch.autograd.Function):
-    """Value and slope in closed form: left to autograd, the slope costs several times the value.
-
-    With r = x / max x and the robust peak m max x, the slope is r^3 (5 r - 4 m) / sum r^4.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, raw: torch.Tensor) -> torch.Tensor:
-        positive = raw.flatten(2).clamp(min=0)
-        tiny = torch.finfo(raw.dtype).tiny
-        # Powers of values relative to the peak neither overflow nor vanish, whatever the network's scale.
-        scale = positive.amax(dim=2, keepdim=True).clamp_(min=tiny)
-        relative = positive.div_(scale)
-        weight = relative.square().square_()  # a fifth of the cost of ** 4
-        total = weight.sum(2, keepdim=True).clamp_(min=tiny)
-        mean = (weight * relative).sum(2, keepdim=True) / total
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(relative, mean, total)
-            ctx.shape = raw.shape
-        return _keep_axes((scale * mean)[..., 0], raw.ndim)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        relative, mean, total = ctx.saved_tensors
-        cubed = relative.square().mul_(relative)
-        slope: torch.Tensor = (relative * 5).sub_(4 * mean).mul_(cubed).mul_(gradient.flatten(2) / total)
-        return slope.reshape(ctx.shape)
+    positive = at_least_float32(raw).flatten(2).clamp(min=0)
+    tiny = torch.finfo(positive.dtype).tiny
+    # Powers of values relative to the peak neither overflow nor vanish, whatever the network's scale. The
+    # result does not depend on it.
+    scale = positive.detach().amax(dim=2, keepdim=True).clamp_(min=tiny)
+    relative = positive / scale
+    weight = relative.square().square()  # a fifth of the cost of ** 4
+    mean = (weight * relative).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=tiny)
+    return _keep_axes((scale * mean)[..., 0], raw.ndim)
 
 
 def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: bool = False) -> torch.Tensor:
@@ -153,12 +129,9 @@ def normalised_for_loss(
 ) -> torch.Tensor:
     """Return the soft map of a patch, as it will be in the whole case, with a gradient on every label.
 
-    At inference the robust peak of the case becomes that of the labels of the training, and here that of the
-    target: raw output in proportion to the target gives the target, of a patch that holds only the fringe of
-    the structure and of the averages of a coarse level, too. A patch without a label (below 0.5) is measured
-    against the running scale instead, so that it learns to stay low. On a fixed scale nothing is divided.
-    Where the target is above 0 the raw output is not cut off at 0: a head that has gone negative everywhere
-    still gets a gradient back. Where it is below 1, nothing is cut off at 1.
+    It is raw output over `denominator_for_loss`. Where the target is above 0 the raw output is not cut off at
+    0: a head that has gone negative everywhere still gets a gradient back. Where it is below 1, nothing is
+    cut off at 1.
 
     Args:
         raw: (batch, label, *space).
@@ -168,40 +141,55 @@ def normalised_for_loss(
         scale: (label,) running scale, 0 where not known yet.
         fixed: (label,) whether the output scale is fixed; None: nowhere.
     """
-    largest = peak(target)
-    running = broadcast_floor(scale, raw).expand_as(largest)
-    height = robust_peak(target).clamp(min=torch.finfo(raw.dtype).tiny)
-    labelled = torch.maximum(peaks, floor_fraction * running) / height
+    denominator = denominator_for_loss(
+        peaks,
+        largest=peak(target),
+        height=robust_peak(target),
+        floor=floor_fraction * scale,
+        scale=scale,
+        fixed=fixed,
+    )
+    return cut_off(raw / denominator, target)
+
+
+def denominator_for_loss(
+    peaks: torch.Tensor,
+    *,
+    largest: torch.Tensor,
+    height: torch.Tensor,
+    floor: torch.Tensor,
+    scale: torch.Tensor,
+    fixed: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return what the raw output of a patch is divided by, (batch, label, 1, ...), with a gradient on peaks.
+
+    At inference the robust peak of the case becomes that of the labels of the training, and here that of the
+    target: raw output in proportion to the target gives the target, of a patch that holds only the fringe of
+    the structure and of the averages of a coarse level, too. A patch without a label (below 0.5) is measured
+    against the running scale instead, so that it learns to stay low. On a fixed scale nothing is divided.
+
+    Args:
+        peaks: (batch, label, 1, ...), robust peak of the raw output.
+        largest: as peaks; `peak` of the target.
+        height: as peaks; `robust_peak` of the target.
+        floor: (label,), the smallest peak that counts.
+        scale: (label,), running scale.
+        fixed: (label,), whether the output scale is fixed; None: nowhere.
+    """
+    tiny = torch.finfo(peaks.dtype).tiny
+    running, smallest = (broadcast_floor(values, peaks).expand_as(largest) for values in (scale, floor))
+    labelled = torch.maximum(peaks, smallest) / height.clamp(min=tiny)
     denominator = torch.where(largest > LABELLED, labelled, running)
     if fixed is not None:
-        denominator = torch.where(_keep_axes(fixed[None], raw.ndim), torch.ones_like(running), denominator)
-    denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
-    normalised: torch.Tensor = _Normalised.apply(raw, denominator, target)  # type: ignore[no-untyped-call]
-    return normalised
+        denominator = torch.where(_keep_axes(fixed[None], peaks.ndim), torch.ones_like(running), denominator)
+    return torch.where(denominator > 0, denominator, torch.ones_like(denominator))
 
 
-class _Normalised(torch.autograd.Function):
-    """raw / denominator, cut off at 0 where the target is 0, and at 1 where it is 1.
-
-    The slopes are those that autograd finds, which reads and writes the arrays twice as often.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, raw: torch.Tensor, denominator: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        ratio = raw / denominator
-        normalised = torch.where(target > 0, ratio, ratio.clamp(min=0))
-        normalised = torch.where(target < 1, normalised, normalised.clamp(max=1))
-        ctx.save_for_backward(normalised, normalised == ratio, denominator)
-        return normalised
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        normalised, not_cut, denominator = ctx.saved_tensors
-        of_raw = (gradient * not_cut).div_(denominator)
-        axes = tuple(range(2, of_raw.ndim))
-        of_denominator = (of_raw * normalised).sum(axes, keepdim=True).neg_()
-        return of_raw, of_denominator, None
+def cut_off(ratio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return ratio, cut off at 0 where the target is 0, and at 1 where it is 1."""
+    # Bounds that are 0 and 1 there, and out of reach elsewhere: a tenth of the cost of choosing by masks.
+    beyond = torch.finfo(ratio.dtype).max
+    return ratio.clamp(-beyond * target, 1 + beyond * (1 - target))
 
 
 # The running scale
@@ -227,7 +215,7 @@ def running_scale(network: nn.Module) -> torch.Tensor:
 def update_running_scale(
     scale: torch.Tensor,
     peaks: torch.Tensor,
-    target: torch.Tensor,
+    largest: torch.Tensor,
     momentum: float,
     *,
     fixed: torch.Tensor | None = None,
@@ -237,11 +225,11 @@ def update_running_scale(
     Args:
         scale: (label,), 0 where not known yet.
         peaks: (batch, label, 1, ...), `robust_peak` of the raw output.
-        target: (batch, label, *space).
+        largest: as peaks; `peak` of the target.
         momentum: share of the old value.
         fixed: (label,) whether the output scale is fixed: its running scale is 1; None: nowhere.
     """
-    labelled = (peak(target).flatten(1) > LABELLED).to(scale.dtype)
+    labelled = (largest.flatten(1) > LABELLED).to(scale.dtype)
     count = labelled.sum(0)
     of_batch = (peaks.flatten(1) * labelled).sum(0) / count.clamp(min=1)
     moved = torch.where(scale > 0, momentum * scale + (1 - momentum) * of_batch, of_batch)

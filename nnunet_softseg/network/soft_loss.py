@@ -5,11 +5,15 @@ regresses the raw output and applies NormReLU after inference only. Both are her
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
+from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
+from nnunet_softseg.network.loss_in_parts import Peaks, loss_in_parts
 from nnunet_softseg.network.norm_relu import (
+    denominator_for_loss,
     normalised_for_loss,
     robust_peak,
     update_running_scale,
@@ -72,15 +76,28 @@ class SoftSegLoss(nn.Module):
 
     def _level_loss(self, raw: torch.Tensor, target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         raw, target, weight = known_part(raw.float(), target)
-        weights = () if weight is None else (weight,)
-        # Raw output that is regressed as it is gets no gradient from its robust peak.
-        peaks = robust_peak(raw if self.normalise else raw.detach())
+        peaks, of_target = Peaks.of(raw), Peaks.of(target)
         if torch.is_grad_enabled():
-            update_running_scale(scale, peaks, target, self.momentum, fixed=self.fixed)
-        if not self.normalise:
-            return self.voxel_loss(raw, target, *weights)
-        soft_map = normalised_for_loss(raw, peaks, target, self.floor_fraction, scale, fixed=self.fixed)
-        return self.voxel_loss(soft_map, target, *weights)
+            update_running_scale(scale, peaks.robust, of_target.largest, self.momentum, fixed=self.fixed)
+        of_loss = self.voxel_loss
+        if type(of_loss) is not AdaptiveWingLoss or of_loss.reduction == "none":
+            weights = () if weight is None else (weight,)
+            return of_loss(self._soft_map(raw, target, scale) if self.normalise else raw, target, *weights)
+        denominator_of = partial(
+            denominator_for_loss,
+            largest=of_target.largest,
+            height=of_target.robust,
+            floor=self.floor_fraction * scale,
+            scale=scale,
+            fixed=self.fixed,
+        )
+        normalise = (peaks, denominator_of) if self.normalise else None
+        return loss_in_parts(of_loss, raw, target, weight, normalise)
+
+    def _soft_map(self, raw: torch.Tensor, target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return normalised_for_loss(
+            raw, robust_peak(raw), target, self.floor_fraction, scale, fixed=self.fixed
+        )
 
 
 def known_part(

@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunet_softseg.network import loss_in_parts
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
     normalised_for_loss,
+    peak,
     robust_peak,
     soft_map_of,
     update_running_scale,
@@ -163,10 +165,10 @@ def test_running_peak_follows_labelled_samples_only() -> None:
     raw[0, 0, 1], raw[1, 0, 2], raw[0, 1, 0] = 3.0, 7.0, 5.0
     target = torch.zeros(2, 2, 4)
     target[0, 0, 1] = 1  # label 1 in sample 0 only, label 2 nowhere
-    update_running_scale(reference, robust_peak(raw), target, 0.9)
+    update_running_scale(reference, robust_peak(raw), peak(target), 0.9)
     assert reference.tolist() == [3.0, 0.0]
     raw[0, 0, 1] = 1.0
-    update_running_scale(reference, robust_peak(raw), target, 0.9)
+    update_running_scale(reference, robust_peak(raw), peak(target), 0.9)
     assert reference[0] == pytest.approx(0.9 * 3 + 0.1 * 1)
 
 
@@ -197,6 +199,51 @@ def test_soft_dice_of_the_paper() -> None:
     p, y = torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.5, 0.0])
     # -(2 * (0.5 + 0.5) + 1) / (1.5 + 1.5 + 1)
     assert float(SoftDiceLoss()(p, y)) == pytest.approx(-0.75)
+
+
+# In parts
+
+
+class PrintedLoss(torch.nn.Module):
+    """The two printed branches of the adaptive wing loss, whose slope autograd finds."""
+
+    def forward(
+        self, prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        d, p = (prediction - target).abs(), 2.1 - target
+        half = 0.5**p
+        a = 8 / (1 + half) * p * 0.5 ** (p - 1)
+        curve = 8 * torch.log1p(d.clamp(min=1e-30, max=0.5) ** p)
+        loss = torch.where(d < 0.5, curve, a * d - 0.5 * a + 8 * torch.log1p(half))
+        return loss.mean() if weight is None else (loss * weight).sum() / weight.sum().clamp(min=1)
+
+
+@pytest.mark.parametrize("cached", [5, 36, 2**18])
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("with_weight", [True, False])
+def test_the_loss_in_parts_is_that_which_autograd_takes_as_a_whole(
+    normalise: bool, with_weight: bool, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four labels: one of a fixed scale, one absent, one that is all fringe; parts of rows and of many."""
+    monkeypatch.setattr(loss_in_parts, "_CACHED", cached)
+    generator = torch.Generator().manual_seed(0)
+    target = (3 * torch.rand(2, 4, 5, 7, generator=generator) - 1).clamp(0, 1)
+    target[:, 2], target[:, 3] = 0, 0.4 * target[:, 3]
+    raw = 0.6 * torch.randn(2, 4, 5, 7, generator=generator) + 1.3 * target
+    weight = torch.rand(2, 4, 5, 7, generator=generator) * (torch.arange(7) > 1)
+    expected_target = torch.cat([target, weight], 1) if with_weight else target
+    found = []
+    for voxel_loss in (AdaptiveWingLoss(), PrintedLoss()):
+        loss, scale = make(normalise, labels=4)
+        loss.voxel_loss, loss.fixed = voxel_loss, torch.tensor([False, True, False, False])
+        scale += 0.7
+        leaf = raw.clone().requires_grad_()
+        value = loss(leaf, expected_target)
+        (3 * value).backward()
+        found.append((value.detach(), scale, leaf.grad))
+    for ours, autograds in zip(*found, strict=True):
+        torch.testing.assert_close(ours, autograds, rtol=1e-4, atol=1e-6)
+    assert float(found[0][2].abs().max()) > 0.05
 
 
 # Unknown voxels
