@@ -83,7 +83,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     Flag.FEW_SLICES: ("in one or two slices", "look at it"),
     Flag.SHORT: (
         "shorter than half of the shortest label of the training",
-        "right if the image shows no more of the structure: else it was lost on the way",
+        "right if the image shows no more of the structure, else it was lost on the way",
     ),
     Flag.MOVED: ("found off the centre", "look whether it is the right structure"),
     Flag.SEEN: ("of subjects of the training", "no test of the model: leave them out of one"),
