@@ -4,7 +4,8 @@ nnU-Net finds trainers, planners, preprocessors, label managers and resampling f
 folders with one function, `nnunetv2.utilities.find_class_by_name.recursive_find_python_class`. This hook
 waits until that module is imported and wraps the function: a name of ours comes from
 `nnunet_softseg.registry`, any other name goes to nnU-Net's own function. Where nnU-Net ends on a file that it
-does not find in the place of a model of ours, the package says in one line which models are there.
+does not find in the place of a model of ours, the package says in one line which models are there; likewise
+of a fold that is no number and a trainer of `nnUNet_extTrainer` that does not load.
 
 Two more things are waited for. nnU-Net's commands after prediction (ensembles, cross-validation,
 post-processing) ask for no class of ours: what they do with folders of soft maps goes through
@@ -195,7 +196,7 @@ def _explain_missing_models():
 
     def show(kind, error, traceback):
         try:
-            mistake = _missing_model(error)
+            mistake = _missing_model(error) or _mistake_in_training(error)
         except Exception:  # the error itself says more than one on the way to explain it
             mistake = None
         if mistake is None:
@@ -218,6 +219,16 @@ def _missing_model(error):
     from nnunet_softseg.inference.predict import explain_missing_model
 
     return explain_missing_model(error)
+
+
+def _mistake_in_training(error):
+    # The fold is read, and the trainer looked for, before anything of ours is imported.
+    asked = any(mark in word for word in sys.argv for mark in MARKS)
+    if not asked and not os.environ.get("nnUNet_extTrainer"):
+        return None
+    from nnunet_softseg.run import explain
+
+    return explain(error)
 
 
 def _could_be_ours(name, scanned):

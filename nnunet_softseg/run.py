@@ -7,12 +7,15 @@ with it this one: that is why the call stands at module level.
 import contextlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
+from nnunet_softseg import registry
 from nnunet_softseg.errors import UserError
 
 HOOK = "_nnunet_softseg_hook"
@@ -65,6 +68,62 @@ def run(command: str, arguments: Sequence[str] = ()) -> Any:
         raise UserError(f"the hook is switched off: unset the environment variable {hook.SWITCH}")
     sys.argv = [command, *arguments]
     return commands[command].load()()
+
+
+# What ends a stock command
+
+
+def explain(error: BaseException) -> UserError | None:
+    """Return the mistake behind an error that ends a stock command before a class of ours is there.
+
+    That is a fold that is no number, an unknown trainer, or a file of `nnUNet_extTrainer` that asks for this
+    package and does not load; None: anything else, which is shown as it is.
+    """
+    frames = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if "importlib" not in frame.f_code.co_filename
+    ]
+    if not frames:
+        return None
+    last, line = frames[-1]
+    name = last.f_code.co_name
+    if isinstance(error, ValueError) and name == "run_training" and _is_marked(last, "trainer_class_name"):
+        fold = last.f_locals.get("fold")
+        return UserError(f"fold: expected all, or a number from 0 on, found {fold!r}: correct it")
+    if name == "recursive_find_trainer_class_by_name" and _is_marked(last, "trainer_name"):
+        return UserError(
+            f"-tr: expected one of {', '.join(_trainers())}, or of the folders that nnUNet_extTrainer names, "
+            f"found {last.f_locals['trainer_name']}: correct it"
+        )
+    if isinstance(error, SyntaxError) and name == "_recursive_find_python_class":
+        return _broken_trainer(error, error.filename or "", error.lineno or 0)
+    return _broken_trainer(error, last.f_code.co_filename, line) if name == "<module>" else None
+
+
+def _is_marked(frame: FrameType, variable: str) -> bool:
+    """Return whether the name that a variable holds is like those of this package."""
+    return any(mark in str(frame.f_locals.get(variable)) for mark in load_hook().MARKS)
+
+
+def _trainers() -> list[str]:
+    return [name for name in registry.CLASSES if "Trainer" in name]
+
+
+def _broken_trainer(error: BaseException, file: str, line: int) -> UserError | None:
+    """Return what is wrong with a file of `nnUNet_extTrainer`; None for other files, and without our name."""
+    folders = filter(None, os.environ.get("nnUNet_extTrainer", "").split(os.pathsep))
+    path, ours = Path(file).resolve(), registry.__name__.partition(".")[0]
+    if not any(path.is_relative_to(Path(folder).resolve()) for folder in folders):
+        return None
+    if ours not in path.read_text("utf-8", errors="replace"):
+        return None
+    remedy = "correct the file, or take it out of the folder that nnUNet_extTrainer names"
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == ours:
+        homes = [f"{registry.CLASSES[name]}.{name}" for name in _trainers()]
+        remedy = f"import one of {', '.join(homes)}"
+    found = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(f"{file}, line {line}: expected a trainer that can be imported, found {found}: {remedy}")
 
 
 # `run` and `doctor` say what is wrong; every other command works without the hook.

@@ -55,7 +55,9 @@ class Predict(Command):
         "--largest-piece", "keep only the largest piece of each label; its values stay as they are"
     )
     discard_implausible: bool = switch(
-        "--discard-implausible", "empty a map that is flagged as unlike every label of the training"
+        "--discard-implausible",
+        "empty a map that is flagged as unlike every label of the training: also a right one of anatomy that "
+        "the training did not show, such as a compressed or swollen cord, or that of a child",
     )
     calibrate: bool = switch(
         "--calibrate", "map the values as nnunet-softseg calibrate found on the validation maps of the model"

@@ -37,6 +37,8 @@ ROUGHNESS_MARGIN = 3.0
 labels. Refuted by good maps (Dice > 0.9) of real images, 1 in 20 of which is rougher."""
 INTERIOR_MARGIN = 0.95
 """How far the interior mean may fall, relative to the training's least. Refuted in the same way."""
+_SHORTEST = 0.5
+"""A map that is shorter than this part of the training's shortest label is flagged."""
 _MARGINS: dict[str, Range] = {
     "largest_area": (1 / SIZE_MARGIN, SIZE_MARGIN),
     "area_roughness": (-math.inf, ROUGHNESS_MARGIN),  # none is too smooth
@@ -60,6 +62,7 @@ class Flag(StrEnum):
     BROKEN_OFF = "ends inside the image"
     PIECES = "several pieces"
     UNLIKE = "unlike training"
+    SHORT = "short"
     FEW_SLICES = "few slices"
 
 
@@ -78,6 +81,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "the structure may be cut off: try --localize always, or crop the image around it",
     ),
     Flag.FEW_SLICES: ("in one or two slices", "look at it"),
+    Flag.SHORT: (
+        "shorter than half of the shortest label of the training",
+        "right if the image shows no more of the structure, else it was lost on the way",
+    ),
     Flag.MOVED: ("found off the centre", "look whether it is the right structure"),
     Flag.SEEN: ("of subjects of the training", "no test of the model: leave them out of one"),
     Flag.ORIENTATION: ("with axes turned another way than in training", "reorient the image"),
@@ -252,7 +259,16 @@ def flag_map(
             unlike = f"{name} is unlike the labels of the training: "
             findings += [Flagged(Flag.UNLIKE, unlike + outlier) for outlier in outliers(shape, known)]
             findings += [Flagged(Flag.BROKEN_OFF, f"{name}: {end}") for end in _ends(shape, known)]
+            findings += _flag_length(name, shape.length, known_range(known, "length"))
     return findings
+
+
+def _flag_length(name: str, length: int, in_training: Range) -> list[Flagged]:
+    low, high = in_training
+    if length >= _SHORTEST * low:
+        return []
+    why = f"{name} is too short: {length} slices of the network's grid (in training {low:.0f} to {high:.0f})"
+    return [Flagged(Flag.SHORT, why)]
 
 
 def outliers(shape: LabelShape, training: Mapping[str, Any]) -> list[str]:

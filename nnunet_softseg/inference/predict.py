@@ -132,7 +132,8 @@ def predict(
         localize: "always", "auto" or "never" look for the cord off the centre. Where this or one of the next
             five is None or False, its environment variable decides (`case_record.VARIABLES`).
         largest_piece: keep only the largest component of each label, its values as they are.
-        discard_implausible: empty maps that are flagged as unlike every label of the training.
+        discard_implausible: empty maps that are flagged as unlike every label of the training, also right
+            ones of anatomy that the training did not show.
         calibrate: map the values as `calibrate` has found for this model.
         no_qc: make no `qc/index.html`, a page with a picture of each case, which is made of up to 200 cases.
         backend: runs the network: "auto", "torch", "openvino", or with a precision: "torch-float32".

@@ -7,7 +7,8 @@ on the left, anterior on the left. Of an image of one slice there is the axial p
 
 import glob
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -84,8 +85,9 @@ def write_qc_page(
     """Return `qc/index.html`, with a picture beside it of each case; a picture that is up to date is kept."""
     target = folder / FOLDER
     make_folder(target)
-    with tqdm(entries.items(), desc="pictures", disable=not progress, unit="case") as bar:
-        cases = [_case(folder, name, entry, images.get(name)) for name, entry in bar]
+    read = _read_ahead(folder, entries, images)
+    with tqdm(read, "pictures", len(entries), disable=not progress, unit="case") as bar:
+        cases = [_case(folder, name, entries[name], shown) for name, shown in bar]
     cases.sort(key=lambda case: case.rank)
     context = {
         "style_of_page": Markup(template("qc.css")),
@@ -100,17 +102,41 @@ def write_qc_page(
     return page
 
 
-def _case(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> _Case:
-    file = folder / FOLDER / f"{name}.webp"
+def _read_ahead(
+    folder: Path, entries: Mapping[str, Mapping[str, Any]], images: Mapping[str, Path]
+) -> Iterator[tuple[str, "Future[_Upright | None]"]]:
+    """Yield what is to be drawn of each case, while that of the next is read: half of the time is gzip's."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[tuple[str, Future[_Upright | None]]] = []
+        for name, entry in entries.items():
+            waiting.append((name, pool.submit(_read_new, folder, name, entry, images.get(name))))
+            if len(waiting) > 1:
+                yield waiting.pop(0)
+        yield from waiting
+
+
+def _read_new(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> "_Upright | None":
+    """Return image and maps of a case; None if its picture is up to date."""
+    file = _picture(folder, name)
     beside = sorted((folder / SOFT_FOLDER).glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9].*"))
     maps = [each for each in beside if is_image(each.name)]
+    if not maps:
+        raise UserError("its soft maps are not there")
+    if file.is_file() and file.stat().st_mtime_ns >= max(each.stat().st_mtime_ns for each in maps):
+        return None
+    return read_case(image, dict(zip(entry["labels"], maps, strict=True)))
+
+
+def _picture(folder: Path, name: str) -> Path:
+    return folder / FOLDER / f"{name}.webp"
+
+
+def _case(folder: Path, name: str, entry: Mapping[str, Any], shown: "Future[_Upright | None]") -> _Case:
+    file = _picture(folder, name)
     try:
-        if not maps:
-            raise UserError("its soft maps are not there")
-        if not file.is_file() or file.stat().st_mtime_ns < max(each.stat().st_mtime_ns for each in maps):
-            figure = case_figure(image, dict(zip(entry["labels"], maps, strict=True)))
+        if (upright := shown.result()) is not None:
             with replacing(file) as aside:
-                save_figure(figure, aside)
+                save_figure(case_figure(upright), aside)
         with Image.open(file) as picture:
             return _Case(name, entry, quote(file.name), picture.size, "")
     except _UNREADABLE as error:
@@ -151,7 +177,8 @@ class _Upright:
         return (low + high) / 2 - half, (low + high) / 2 + half
 
 
-def _read(image: Path | None, maps: Mapping[str, Path]) -> _Upright:
+def read_case(image: Path | None, maps: Mapping[str, Path]) -> _Upright:
+    """Return the image of a case (None: zeros) and the soft map of each label, by name."""
     files = {name: load_nifti(file) for name, file in maps.items()}
     upright = {name: turned(_values(file), file.affine, np.eye(4)) for name, file in files.items()}
     affine = next(iter(upright.values()))[1]
@@ -178,9 +205,8 @@ def _values(file: nib.Nifti1Image) -> Array:
 
 
 @mpl.rc_context({"text.parse_math": False, "font.size": 8.0, "axes.titlesize": 8.0})
-def case_figure(image: Path | None, maps: Mapping[str, Path]) -> Figure:
-    """Return the picture of a case: its image (None: black) and the soft map of each label, by name."""
-    shown = _read(image, maps)
+def case_figure(shown: _Upright) -> Figure:
+    """Return the picture of a case."""
     square = _squared(*(shown.window(axis, _AXIAL_MARGIN_MM, _LEAST_AXIAL_MM) for axis in (0, 1)))
     if shown.total.shape[_AXIAL] == 1:
         figure, axes = _layout([(_HEIGHT, _HEIGHT, 0)] * 2)

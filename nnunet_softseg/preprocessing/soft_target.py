@@ -182,6 +182,7 @@ class LabelShape:
             their mean.
         interior_mean: mean of the values a quarter of a radius and more from the border of the voxels above a
             half, in-plane; 1 where none lies so deep.
+        length: slices from the first to the last with a voxel above a half; 0: not known.
     """
 
     components: int
@@ -191,6 +192,7 @@ class LabelShape:
     gap: int = 0
     area_roughness: float = 0.0
     interior_mean: float = 1.0
+    length: int = 0
 
     @classmethod
     def from_record(cls, stored: Mapping[str, Any]) -> "LabelShape":
@@ -231,6 +233,7 @@ def label_shape(
         gap=int(np.diff(filled).max(initial=1) - 1),
         area_roughness=float((areas - smooth).std() / areas.mean()),
         interior_mean=_interior_mean(part, core, axis, float(np.median(areas))),
+        length=stop - start,
     )
 
 

@@ -22,6 +22,7 @@ from nnunet_softseg.inference.postprocessing import (
     flag_spacing,
 )
 from nnunet_softseg.preprocessing.model_plans import spacing_range
+from nnunet_softseg.preprocessing.soft_target import LabelShape, training_ranges
 
 TRAINING = {
     "cord": {
@@ -65,6 +66,20 @@ def test_a_map_that_ends_inside_the_image(start: int, stop: int, told: str) -> N
     ((flag, why),) = flag_map(column(start, stop), ["cord"], TRAINING, 0)
     assert flag is Flag.BROKEN_OFF
     assert told in why
+
+
+@pytest.mark.parametrize("length", [3, 19, 20, 40])
+def test_a_map_shorter_than_half_of_the_shortest_label_of_the_training(length: int) -> None:
+    """An image of three slices: the map is whole, and no label of the training was so short."""
+    known = training_ranges([LabelShape(1, 30.0, length=40), LabelShape(1, 30.0, length=66)])
+    assert known is not None
+    findings = flag_map(np.ones((1, length, 5, 6), np.float32), ["cord"], {"cord": known}, 0)
+    assert raised(findings) == [Flag.SHORT] * (length < 20)
+    if findings:
+        told = f"{length} slices of the network's grid (in training 40 to 66)"
+        assert findings[0].why == f"cord is too short: {told}"
+    earlier = {name: values for name, values in known.items() if name != "length"}
+    assert flag_map(np.ones((1, length, 5, 6), np.float32), ["cord"], {"cord": earlier}, 0) == []
 
 
 def test_missing_slices_make_two_pieces_that_end() -> None:

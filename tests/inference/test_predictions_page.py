@@ -16,7 +16,7 @@ from tiny_dataset import affine_of
 
 from nnunet_softseg.inference import summary
 from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
-from nnunet_softseg.inference.qc_page import case_figure
+from nnunet_softseg.inference.qc_page import case_figure, read_case
 from nnunet_softseg.inference.summary import flag_lines, summarise
 
 FLAGS = {"a": [Flag.UNLIKE, Flag.EMPTY], "b": [], "c": [Flag.UNLIKE], "d": [Flag.BORDER], "e": []}
@@ -135,7 +135,7 @@ def test_planes_and_areas_are_the_same_however_the_file_is_stored(tmp_path: Path
     )
     stored = plain.as_reoriented(turn)
     file = save(tmp_path / "a.nii.gz", np.asarray(stored.dataobj), stored.affine)
-    figure = case_figure(None, {"cord": file})
+    figure = case_figure(read_case(None, {"cord": file}))
     sagittal, _, areas, axial, _ = figure.axes
     (line,) = areas.lines
     expected = np.where((np.arange(16) >= 3) & (np.arange(16) < 13), 21.25, 0)
@@ -152,5 +152,5 @@ def test_planes_and_areas_are_the_same_however_the_file_is_stored(tmp_path: Path
 def test_one_slice_and_an_empty_map_have_a_picture(tmp_path: Path) -> None:
     flat = save(tmp_path / "flat.nii.gz", BAR[:, :, 5:6], np.eye(4))
     empty = save(tmp_path / "empty.nii.gz", 0 * BAR, np.eye(4))
-    assert len(case_figure(flat, {"fibre": flat, "axon": flat}).axes) == 2
-    assert len(case_figure(empty, {"cord": empty}).axes) == 5
+    assert len(case_figure(read_case(flat, {"fibre": flat, "axon": flat})).axes) == 2
+    assert len(case_figure(read_case(empty, {"cord": empty})).axes) == 5

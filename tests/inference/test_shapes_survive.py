@@ -66,7 +66,7 @@ KINDS: dict[str, tuple[np.ndarray, list[Flag]]] = {
     "conus": (75.0 * np.clip((150 - ALONG) / 60, 0, 1), [Flag.UNLIKE, Flag.BROKEN_OFF]),
     "tumour": (widened(3.5, 0.6), [Flag.UNLIKE]),
     "thinning": (np.linspace(85.0, 25.0, SLICES), []),
-    "32 slices of 200": (75.0 * ((ALONG >= 90) & (ALONG < 122)), [Flag.BROKEN_OFF]),
+    "32 slices of 200": (75.0 * ((ALONG >= 90) & (ALONG < 122)), [Flag.BROKEN_OFF, Flag.SHORT]),
     "five gaps": (interrupted(5), [Flag.PIECES, Flag.BROKEN_OFF]),
 }
 

@@ -26,6 +26,8 @@ from fuzzed_nifti import SHAPE, cord, fuzzed, volume_mm3
 from nnunet_softseg.cli import main
 
 MOST_S, MOST_BYTES = 10, 1 << 30
+DRIFT = (0, 2, 3)
+MODEL = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 WANTED = os.environ.get("SOFTSEG_FUZZ")
 NUMBER = int(WANTED or 40)
 everything = pytest.mark.skipif(not WANTED, reason="takes minutes: set SOFTSEG_FUZZ=200")
@@ -38,6 +40,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for path, content in zip(paths, fuzzed(NUMBER), strict=True):
         path.write_bytes(content)
     return paths
+
+
+@pytest.fixture(scope="module")
+def some(files: list[Path]) -> list[Path]:
+    """Those for commands that take longer."""
+    return files if WANTED else files[::4]
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +79,22 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def call(*words: object, seconds: float = MOST_S, memory: int = MOST_BYTES) -> tuple[int, str]:
+def call(
+    *words: object, seconds: float = MOST_S, memory: int = MOST_BYTES, codes: tuple[int, ...] = (0, 2)
+) -> tuple[int, str]:
     """The exit code of a command, and all it printed; libraries may map more than a gigabyte, not fill it."""
     said = io.StringIO()
     started, peak = time.process_time(), peak_bytes()
     with limits(seconds, memory), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = main([str(word) for word in words])
     text = said.getvalue()
-    assert peak_bytes() - peak < MOST_BYTES, text
-    assert code in (0, 2), text
+    grown = peak_bytes() - peak
+    assert grown < MOST_BYTES, text
+    assert code in codes, text
     assert "Traceback" not in text
     assert "unexpected " not in text, text
-    print(f"{words[0]}: {time.process_time() - started:.2f} s of CPU, exit code {code}", file=sys.stderr)
+    took_s = time.process_time() - started
+    print(f"{words[0]}: {took_s:.2f} s of CPU, {grown >> 20} MiB, exit code {code}", file=sys.stderr)
     return code, text
 
 
@@ -154,6 +166,92 @@ def test_a_bad_file_stops_no_other_in_a_folder(files: list[Path], whole: Path, t
     assert len(named) == NUMBER - len(alone)
 
 
+def values_of(file: Path) -> np.ndarray:
+    return np.asarray(nib.load(file).get_fdata())
+
+
+def test_levels_discs_and_rootlets_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
+    """Beside a whole map: what is no image of levels is named, and else there are rows of all slices."""
+    for file in some:
+        for option in ("--levels", "--discs", "--rootlets"):
+            code, text = call("csa", "-i", whole, option, file, "-o", tmp_path / "csa.csv", "-np", 1)
+            if code:
+                is_named_in_one_line(file, text)
+            else:
+                assert len(pd.read_csv(tmp_path / "csa.csv")) == SHAPE[2]
+
+
+def test_bridges_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
+    """As a cord around a whole lesion, whose volume is known, and as a lesion in a whole cord."""
+    values, affine = np.zeros(SHAPE, np.float32), nib.load(whole).affine
+    values[6:9, 5:7, 4:6] = 1
+    lesion = tmp_path / "lesion.nii.gz"
+    nib.save(nib.Nifti1Image(values, affine), lesion)
+    measured = 0
+    for file in some:
+        for given in ((lesion, file), (file, whole)):
+            table = tmp_path / "lesions.csv"
+            code, text = call("bridges", "-i", given[0], "--cord", given[1], "-o", table)
+            if code:
+                is_named_in_one_line(given[0] if "of the cord" in text else file, text)
+            elif given[0] == lesion:
+                measured += 1
+                (volume,) = pd.read_csv(table)["volume_mm3"]
+                assert volume == pytest.approx(12 * abs(np.linalg.det(affine[:3, :3])), rel=1e-5)
+    assert measured > 0.2 * len(some)
+
+
+def test_drift_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
+    """Of two persons in two releases, one map is the file."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+        for number in (1, 2):
+            shutil.copy(whole, folder / f"sub-{number}_T2w.nii.gz")
+    for file in some:
+        place = new / "sub-2_T2w.nii.gz"
+        shutil.copy(file, place)
+        code, text = call("drift", "--old", old, "--new", new, "-o", tmp_path / "out", "-np", 1, codes=DRIFT)
+        if code == 2:
+            is_named_in_one_line(place, text)
+
+
+def test_calibrate_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
+    """Of the validation maps, and of the soft labels, one is the file."""
+    model = tmp_path / MODEL.name
+    shutil.copytree(MODEL / "fold_all", model / "fold_0")
+    for name in ("plans.json", "dataset.json"):
+        shutil.copy(MODEL / name, model)
+    maps, labels = model / "fold_0" / "validation" / "soft", tmp_path / "softLabelsTr"
+    for folder in (maps, labels):
+        folder.mkdir(parents=True)
+        for case in ("sub-1_T2w", "sub-2_T2w"):
+            for label in (1, 2):
+                shutil.copy(whole, folder / f"{case}_{label:04d}.nii.gz")
+    for file in some:
+        for place in (maps / "sub-2_T2w_0001.nii.gz", labels / "sub-2_T2w_0001.nii.gz"):
+            shutil.copy(file, place)
+            code, text = call("calibrate", "-m", model, "-g", labels, "-np", 1)
+            if code:
+                is_named_in_one_line(place, text)
+            else:
+                values = values_of(file)
+                assert values.shape == SHAPE
+                assert np.nanmin(values) >= -1e-5
+                assert np.nanmax(values) <= 1 + 1e-5
+            shutil.copy(whole, place)
+
+
+def test_check_of_images_names_those_that_predict_would_refuse(files: list[Path], whole: Path) -> None:
+    code, text = call("check", "-i", files[0].parent, "-m", MODEL, "-np", 1, seconds=60)
+    assert code == 2, text
+    for file in files:
+        try:
+            values_of(file)
+        except Exception:
+            assert file.name in text, file
+
+
 def raw_dataset(root: Path, files: list[Path], whole: Path, place: str, monkeypatch: Any) -> Path:
     """A dataset in which an image, a soft label or a label map of each case is one of the files."""
     for name in ("raw", "preprocessed", "results"):
@@ -200,9 +298,8 @@ def test_check_reports_all_cases(
 
 @everything
 def test_predict_goes_on(files: list[Path], whole: Path, tmp_path: Path) -> None:
-    model = next((Path(__file__).parents[1] / "data" / "model_of_0.1.0").rglob("plans.json")).parent
     code, text = call(
-        *("predict", "-i", files[0].parent, "-o", tmp_path / "out", "-m", model),
+        *("predict", "-i", files[0].parent, "-o", tmp_path / "out", "-m", MODEL),
         *("-device", "cpu", "--backend", "torch", "--no-qc"),
         **LONG,
     )

@@ -29,10 +29,10 @@ def shape_of(soft: np.ndarray, axis: int, tilt_factor: np.ndarray | None = None)
 
 
 def test_a_column_by_counting() -> None:
-    assert shape_of(column(), 0) == LabelShape(components=1, largest_area=25 + 24 / 4)
+    assert shape_of(column(), 0) == LabelShape(components=1, largest_area=25 + 24 / 4, length=12)
     along_another = shape_of(column(), 1)
     assert along_another.largest_area == pytest.approx(12 * (5 + 2 / 4))
-    assert (along_another.empty_start, along_another.empty_end) == (8, 7)
+    assert (along_another.empty_start, along_another.empty_end, along_another.length) == (8, 7, 5)
 
 
 def test_a_faint_background_has_no_part() -> None:
@@ -70,13 +70,14 @@ def test_nothing_above_a_half_has_no_shape() -> None:
 
 def test_the_training_keeps_the_range_of_each_figure() -> None:
     shapes = [
-        LabelShape(1, 80.0, empty_end=9, area_roughness=0.02, interior_mean=0.9),
+        LabelShape(1, 80.0, empty_end=9, area_roughness=0.02, interior_mean=0.9, length=31),
         None,
-        LabelShape(2, 60.0, empty_start=2, gap=1),
+        LabelShape(2, 60.0, empty_start=2, gap=1, length=38),
     ]
     assert training_ranges(shapes) == {
         "components": [1, 2], "largest_area": [60.0, 80.0], "empty_start": [0, 2], "empty_end": [0, 9],
         "gap": [0, 1], "area_roughness": [0.0, 0.02], "interior_mean": [0.9, 1.0],
+        "length": [31, 38],
     }  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def test_where_a_label_ends_and_its_gap() -> None:
     soft[:2] = soft[6:9] = soft[11:] = 0
     for axis in range(3):
         shape = shape_of(np.moveaxis(soft, 0, axis), axis)
-        assert (shape.empty_start, shape.empty_end, shape.gap) == (2, 1, 3)
+        assert (shape.empty_start, shape.empty_end, shape.gap, shape.length) == (2, 1, 3, 9)
 
 
 def test_roughness_is_the_change_from_slice_to_slice() -> None:
