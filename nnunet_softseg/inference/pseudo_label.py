@@ -24,7 +24,15 @@ from nnunet_softseg.datasets.soft_label import (
     write_soft_label,
 )
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.predict import CHECKPOINT, ImageCase, Model, find_cases, open_model, predict
+from nnunet_softseg.inference.predict import (
+    CHECKPOINT,
+    RUN,
+    ImageCase,
+    Model,
+    find_cases,
+    open_model,
+    predict,
+)
 from nnunet_softseg.inference.summary import flag_lines
 from nnunet_softseg.inference.teachers import (
     SIDES,
@@ -55,14 +63,17 @@ class PseudoLabelReport:
     folder: Path
     was_there: bool
     record: Mapping[str, Any]
+    of_models: Sequence[str] = ()
+    """Warnings about the models and the images."""
 
     @property
     def warnings(self) -> list[str]:
-        """Where nothing could be told of disagreement."""
+        """Those about the models and the images, and where nothing could be told of disagreement."""
         alone = [case for case, entry in self.record["cases"].items() if len(entry["labelled_by"]) == 1]
         if not alone or self.record["max_disagreement"] is None:
-            return []
-        return [f"{len(alone)} cases have one fold, so all in them counts as known: {examples(alone)}"]
+            return [*self.of_models]
+        told = f"{len(alone)} cases have one fold, so all in them counts as known: {examples(alone)}"
+        return [*self.of_models, told]
 
     def as_text(self) -> str:
         """Return the report in lines."""
@@ -131,14 +142,21 @@ def pseudo_label(
         if target.folder.exists():
             return PseudoLabelReport(target.folder, True, job.record_there())
         job.make_work_folder()
-        how = {"contrasts": contrasts, "device": device, "checkpoint": checkpoint, "progress": progress}
-        for teacher, labelled in job.by_teacher():
-            _predict(
-                Path(source), teacher, labelled, job.folder_of(teacher), how | {"num_threads": num_processes}
-            )
+        how: dict[str, Any] = {
+            "contrasts": contrasts,
+            "device": device,
+            "checkpoint": checkpoint,
+            "progress": progress,
+        }
+        how["num_threads"] = num_processes
+        warnings = [
+            warning
+            for teacher, labelled in job.by_teacher()
+            for warning in _predict(Path(source), teacher, labelled, job.folder_of(teacher), how)
+        ]
     record = _write(job, num_processes, progress=progress)
     shutil.rmtree(job.work, ignore_errors=True)
-    return PseudoLabelReport(target.folder, False, record)
+    return PseudoLabelReport(target.folder, False, record, [*dict.fromkeys(warnings)])
 
 
 def _folds(path: Path, checkpoint: str, stack: contextlib.ExitStack) -> list[Model]:
@@ -250,8 +268,8 @@ def _digest(content: Any) -> str:
 
 def _predict(
     source: Path, teacher: Teacher, cases: Sequence[str], folder: Path, how: Mapping[str, Any]
-) -> None:
-    """Predict the cases that a teacher labels; a UserError that names those that cannot be."""
+) -> list[str]:
+    """Predict the cases that a teacher labels; return warnings, or raise what cannot be predicted."""
     if how["progress"]:
         print(f"{teacher.name}: {len(cases)} images", flush=True)
     model = teacher.model
@@ -262,6 +280,7 @@ def _predict(
             f"{len(report.failed)} of {len(cases)} images cannot be predicted (the others are kept for the "
             f"next call): {told}"
         )
+    return report.warnings
 
 
 @dataclass(frozen=True)
@@ -292,8 +311,11 @@ def _write(job: _Labelling, num_processes: int, *, progress: bool) -> dict[str, 
             name: {**entry, **outcome, **_flags([said[folder][name] for folder in folders[name]])}
             for (name, entry), outcome in zip(job.entries.items(), written, strict=True)
         }
+        options = {
+            key: value for key, value in load_json(next(iter(said)) / RUN).items() if key != "checkpoints"
+        }
         made_by = {"made_by": f"nnunet-softseg {__version__} pseudo-label", **job.request}
-        record = {**made_by, "cases": cases}
+        record = {**made_by, "predicted_with": options, "cases": cases}
         write_json(aside / DATASET_JSON, _description(job, any(each["unknown_share"] for each in written)))
         write_json(aside / SPLITS, job.splits)
         write_json(aside / RECORD, record)

@@ -46,7 +46,7 @@ class Teacher:
     @property
     def name(self) -> str:
         """Return in words which fold of which model it is."""
-        return f"fold {self.model.folds[0]} of {self.model.folder.parent.name}/{self.model.folder.name}"
+        return f"fold {self.record['fold']} of {self.record['model']}"
 
     @property
     def kept_cases(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class Teacher:
         model, entry = self.model, self.model.plans[PLANS_KEY]
         checkpoint = model.folder / f"fold_{model.folds[0]}" / model.checkpoint
         return {
-            "model": str(model.folder),
+            "model": f"{model.folder.parent.name}/{model.folder.name}",
             "fold": model.folds[0],
             "checkpoint": model.checkpoint,
             "sha256": sha256(checkpoint),

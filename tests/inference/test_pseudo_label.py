@@ -102,7 +102,7 @@ def test_a_case_is_labelled_by_the_folds_that_have_not_seen_its_subject(
     folds = {case: [each["fold"] for each in entry["labelled_by"]] for case, entry in record.items()}
     assert folds == dict(zip(CASES, (["0"], ["0"], ["1"], ["0", "1"]), strict=True))
     (by,) = record["sub-02_T2w"]["labelled_by"]
-    assert by["model"] == str(model)
+    assert by["model"] == f"Dataset901_Tiny/{FOLDER}"
     assert len(by["sha256"]) == 64
     assert set(by["versions"]) == {"nnunet_softseg", "nnunetv2", "torch"}
     assert json.loads((dataset / "splits_final.json").read_text()) == [
@@ -125,9 +125,8 @@ def test_single_folds_and_several_models_go_together(
         case: [each["model"] for each in entry["labelled_by"]]
         for case, entry in report.record["cases"].items()
     }
-    assert by == dict(
-        zip(CASES, ([str(model)], [str(model)], [str(other)], [str(model), str(other)]), strict=True)
-    )
+    mine, others = (f"Dataset{number}_Tiny/{FOLDER}" for number in (901, 902))
+    assert by == dict(zip(CASES, ([mine], [mine], [others], [mine, others]), strict=True))
 
 
 def test_models_that_have_seen_a_subject_are_refused_case_by_case(
