@@ -9,7 +9,12 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md", "LICENSE": "LICENSE"}
+PAGES = {
+    "README.md": "overview.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+    "LICENSE": "LICENSE",
+}
 
 
 def on_files(files: Files, *, config: Any) -> Files:

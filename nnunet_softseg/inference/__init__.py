@@ -15,6 +15,7 @@ The modules, in the order of their imports:
   summary.py         the end of a prediction: cases by flag with what to do, the page if wanted
   simulation.py      what a perfect network would lose: soft targets through all that follows it
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
+  safe_loading.py    checkpoints and archives of other people, opened without running what they hold
   predict.py         the command: a trained model, the cases of a folder -> soft maps in one process
   teachers.py        which fold of which model may label a case: one that has not seen its subject
   pseudo_label.py    the command: images and models that have not seen them -> a raw dataset with soft labels

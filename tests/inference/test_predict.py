@@ -677,6 +677,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
         "predict -i I -o O -m M -f 0 all -chk C --contrasts T2w -device cpu --localize never --backend torch"
     )
     switches = ["--overwrite", "--largest-piece", "--discard-implausible", "--calibrate", "--no-qc"]
+    switches.append("--trust-model")
     assert cli.main([*call.split(), *switches, "-np", "3"]) == 0
     assert calls == [
         (
@@ -696,6 +697,7 @@ def test_the_command_hands_on_its_arguments(monkeypatch: pytest.MonkeyPatch) -> 
                 "no_qc": True,
                 "backend": "torch",
                 "overwrite": True,
+                "trust_model": True,
                 "num_threads": 3,
             },
         )

@@ -78,7 +78,7 @@ def test_areas_by_spinal_level() -> None:
         slices = table[table["level"] == row["level"]]
         assert slices["z_mm"].min() - 0.4 == pytest.approx(row["bottom_mm"], abs=0.8)
         assert slices["z_mm"].max() + 0.4 == pytest.approx(row["top_mm"], abs=0.8)
-        assert slices["area_mm2"].iloc[1:-1].mean() == pytest.approx(row["csa_mm2"], rel=0.002)
+        assert slices["area_mm2"].iloc[1:-1].mean() == pytest.approx(row["csa_mm2"], rel=0.005)
 
 
 def test_volumes_and_centres_of_a_spine() -> None:
@@ -92,7 +92,7 @@ def test_volumes_and_centres_of_a_spine() -> None:
         centre = [np.average(index, weights=share) for index in np.indices(share.shape)]
         found = scene.affine[:3, :3] @ centre + scene.affine[:3, 3]
         assert found.tolist() == pytest.approx(
-            [row[f"{to}_mm"] for to in ("right", "anterior", "superior")], abs=0.01
+            [row[f"{to}_mm"] for to in ("right", "anterior", "superior")], abs=0.03
         )
     heights = [row["superior_mm"] for row in scene.rows]
     assert heights == sorted(heights, reverse=True)
