@@ -26,7 +26,7 @@ from nnunet_softseg.io.geometry import (
     sizes_agree,
     sizes_in_file,
 )
-from nnunet_softseg.io.nifti import MapKind, Values, classify, file_findings, load_nifti, stored_values
+from nnunet_softseg.io.nifti import Values, file_findings, load_nifti, stored_values
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 _READER_ORDER = (0, 1, 2)
@@ -79,13 +79,13 @@ def check_case(job: CaseJob) -> CaseResult:
     if properties is None:
         return CaseResult(findings)
     known, of_unknown = _known_voxels(job, [] if _has_error(findings) else soft_labels)
-    kinds = {classify(values[~np.isnan(values)]).kind for values in soft_labels}
+    is_binary = bool(soft_labels) and not any(((values > 0) & (values < 1)).any() for values in soft_labels)
     return CaseResult(
         findings + of_unknown,
         array_orientation(properties, _READER_ORDER),
         VoxelGrid.of(load_nifti(job.case.images[0])).body_spacing_mm,
         tuple(_appearance(image, soft_labels) for image in images),
-        bool(kinds) and kinds <= {MapKind.MASK, MapKind.EMPTY},
+        is_binary,
         known,
     )
 

@@ -318,7 +318,7 @@ def known_voxels(
     soft_labels: Sequence[SoftLabel], label_map: npt.NDArray[Any] | None, ignore: int | None
 ) -> npt.NDArray[np.bool_]:
     """Return where the labels are known, as (label, *space): not NaN, and not the label to ignore."""
-    known = ~np.isnan(soft_labels)
+    known = np.stack([~np.isnan(values) for values in soft_labels])
     return known if ignore is None or label_map is None else known & (label_map != ignore)
 
 
@@ -389,8 +389,9 @@ def label_map_findings(
         expected, found = ", ".join(map(str, allowed)), ", ".join(f"{value:g}" for value in strange[:5])
         return [Finding(name, "values that are not in dataset.json", expected, f"({found})", remedy)]
     known = known_voxels(soft_labels, label_map, scheme.ignore).all(axis=0)
-    values = label_map.astype(np.int64)
-    for value in scheme.values:  # of values that only make up regions together, one is painted for all
+    values = label_map.copy() if scheme.has_regions else label_map
+    for value in scheme.values if scheme.has_regions else ():
+        # of values that only make up regions together, one is painted for all
         values[label_map == value] = scheme.painted_value(value)
     differs = (values != hard_label_map(soft_labels, scheme.painted)) & known
     if not differs.any():
