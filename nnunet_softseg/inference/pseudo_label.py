@@ -146,9 +146,9 @@ def pseudo_label(
             "contrasts": contrasts,
             "device": device,
             "checkpoint": checkpoint,
+            "num_threads": num_processes,
             "progress": progress,
         }
-        how["num_threads"] = num_processes
         warnings = [
             warning
             for teacher, labelled in job.by_teacher()
@@ -306,16 +306,16 @@ def _write(job: _Labelling, num_processes: int, *, progress: bool) -> dict[str, 
         ]
         options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
         written = map_jobs(_write_case, jobs, description="Writing cases", **options)
-        said = {folder: load_json(folder / REPORT)["cases"] for of in folders.values() for folder in of}
+        of_teachers = [job.folder_of(teacher) for teacher, _ in job.by_teacher()]
+        said = {folder: load_json(folder / REPORT)["cases"] for folder in of_teachers}
         cases = {
             name: {**entry, **outcome, **_flags([said[folder][name] for folder in folders[name]])}
             for (name, entry), outcome in zip(job.entries.items(), written, strict=True)
         }
-        options = {
-            key: value for key, value in load_json(next(iter(said)) / RUN).items() if key != "checkpoints"
-        }
+        run = load_json(of_teachers[0] / RUN)
+        predicted_with = {key: value for key, value in run.items() if key != "checkpoints"}
         made_by = {"made_by": f"nnunet-softseg {__version__} pseudo-label", **job.request}
-        record = {**made_by, "predicted_with": options, "cases": cases}
+        record = {**made_by, "predicted_with": predicted_with, "cases": cases}
         write_json(aside / DATASET_JSON, _description(job, any(each["unknown_share"] for each in written)))
         write_json(aside / SPLITS, job.splits)
         write_json(aside / RECORD, record)

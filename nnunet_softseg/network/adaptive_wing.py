@@ -122,7 +122,9 @@ class _Wing(torch.autograd.Function):
         # From theta on, power and slope stay what they are there: the line goes on from the curve.
         slope = power.div(curved.addcmul(curved, power)).mul_(exponent).mul_(form.omega)
         loss = power.log1p_().mul_(form.omega).addcmul_(error.sub_(curved), slope)
-        slope.mul_(difference.sign_())  # without an error 0, as the exponent is above 1
+        sign = difference.sign_()
+        slope.mul_(sign)  # without an error 0, as the exponent is above 1
+        loss.mul_(sign).mul_(sign)  # likewise, and not what the smallest error has
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(slope)
         return loss, slope
