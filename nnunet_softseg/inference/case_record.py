@@ -3,7 +3,7 @@
 The record travels in the case's properties, which nnU-Net hands from preprocessing to export.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,7 +12,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.preprocessing.center_crop import Box
 
 if TYPE_CHECKING:  # its import loads torch, for which nobody should wait who has made a mistake
-    from nnunet_softseg.inference.recentring import Placement
+    from nnunet_softseg.inference.recentring import Placement, WholeImage
 
 KEY = "nnunet_softseg"
 Localize = Literal["always", "auto", "never"]
@@ -104,6 +104,7 @@ class CaseRecord:
     Attributes:
         given_options: None until somebody has said how to predict it.
         image_files: one per channel; none for a case that came as an array.
+        read_whole: gives the whole case, to look for the structure elsewhere; None: that cannot be done.
         backend: names of what ran the network; several only if one has failed.
         seconds: by stage.
         labels: numbers by label.
@@ -120,6 +121,7 @@ class CaseRecord:
 
     given_options: PredictionOptions | None = None
     image_files: tuple[str, ...] = ()
+    read_whole: "Callable[[], WholeImage] | None" = None
     backend: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)

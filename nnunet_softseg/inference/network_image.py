@@ -6,6 +6,7 @@ the voxels around it that a spline needs. The values are those of nnU-Net's prep
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,8 +135,13 @@ def _case_of_files(
 ) -> tuple["NetworkImage", Image]:
     """Return the whole case and, preprocessed, the box of it that the network sees; its record is begun."""
     started = time.perf_counter()
-    image = NetworkImage.from_files(image_files, plans_manager, configuration_manager)
-    image.properties[KEY] = record = CaseRecord(image_files=tuple(map(str, image_files)))
+    read_whole = functools.partial(
+        NetworkImage.from_files, tuple(image_files), plans_manager, configuration_manager
+    )
+    image = read_whole()
+    image.properties[KEY] = record = CaseRecord(
+        image_files=tuple(map(str, image_files)), read_whole=read_whole
+    )
     with error_prefix(image_files):
         box = _network_box(image, plans_manager, configuration_manager)
     record.add_flags(Flagged(Flag.HEADER, str(doubt)) for doubt in _doubts(image_files))
@@ -156,8 +162,13 @@ def preprocess_array(
     Raises:
         UserError: if the S-I axis is not the one of training, or the image holds NaN or infinity.
     """
-    image = NetworkImage.from_array(data, properties, plans_manager, configuration_manager)
-    image.properties[KEY] = CaseRecord()  # one may be left over from another array
+    of_model = plans_manager, configuration_manager
+    # Without the record of another array, which may be left over in its properties.
+    own = {key: value for key, value in properties.items() if key != KEY}
+    image = NetworkImage.from_array(data, properties, *of_model)
+    image.properties[KEY] = CaseRecord(
+        read_whole=functools.partial(NetworkImage.from_array, data, own, *of_model)
+    )
     return _network_box(image, plans_manager, configuration_manager), image.properties
 
 

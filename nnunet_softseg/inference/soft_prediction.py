@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from nnunet_softseg.inference import recentring
 from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.network_image import NetworkImage
 from nnunet_softseg.inference.postprocessing import MOVED, Flag, Flagged, flag_border, flag_map, flag_response
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.network import backends
@@ -162,9 +161,7 @@ class _Case:
         """Return the whole case; None where it cannot be read again."""
         if not self.is_box:
             return WholeImage(self._image)
-        files = self._record.image_files
-        plans = self.predictor.plans_manager, self.predictor.configuration_manager
-        return NetworkImage.from_files(files, *plans) if files else None
+        return self._record.read_whole() if self._record.read_whole else None
 
     def _in_the_middle(self) -> BoxPrediction:
         if self.is_box and self._central is not None:
@@ -185,7 +182,7 @@ class _Case:
         self._record.localiser = note
         image = None
         if (not_run := self._why_not_recentred) is None and (image := self._whole()) is None:
-            not_run = "the image came as an array: there is no file to read all of it from"
+            not_run = "the preprocessed case does not say how to read the whole of it"
         if image is None:
             note["not_run"] = not_run
             return first

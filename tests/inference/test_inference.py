@@ -338,17 +338,17 @@ class InFile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._image, name)
 
-    def from_files(self, *_: Any) -> "InFile":
+    def read(self) -> "InFile":
         self.reads += 1
         return self
 
 
-def box_of_a_case(image: torch.Tensor, files: tuple[str, ...]) -> tuple[torch.Tensor, CaseRecord]:
+def box_of_a_case(image: torch.Tensor, read_whole: Any) -> tuple[torch.Tensor, CaseRecord]:
     """Return the middle of an image as the preprocessing would give it, and its record, under way."""
     shape = tuple(image.shape[1:])
     box = inference.network_box(shape, PATCH, 0)
     record = begin("auto")
-    record.box, record.network_shape, record.image_files = box, shape, files
+    record.box, record.network_shape, record.read_whole = box, shape, read_whole
     return WholeImage(image).extract(box), record
 
 
@@ -358,8 +358,7 @@ def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
 ) -> None:
     image = tube((90, 76, 74), (12, 60), (slope, 0))
     file = InFile(image)
-    monkeypatch.setattr(inference, "NetworkImage", file)
-    middle, record = box_of_a_case(image, ("sub-01_T2w.nii.gz",))
+    middle, record = box_of_a_case(image, file.read)
     made = trained()
     first = predict_soft_map(made, middle, record)
     box = record.box
@@ -381,7 +380,7 @@ def test_the_box_moves_in_the_record_and_every_fold_follows_the_first(
 
 def test_a_second_fold_stays_in_the_middle_where_the_first_did(monkeypatch: pytest.MonkeyPatch) -> None:
     image = tube((90, 76, 74), (37.5, 36), (0, 0))
-    middle, record = box_of_a_case(image, ("sub-01_T2w.nii.gz",))
+    middle, record = box_of_a_case(image, InFile(image).read)
     box = record.box
     made = trained()
     predict_soft_map(made, middle, record)
@@ -392,16 +391,16 @@ def test_a_second_fold_stays_in_the_middle_where_the_first_did(monkeypatch: pyte
     assert record.flags == ["weak response"]
 
 
-def test_an_image_that_came_as_an_array_cannot_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    middle, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), ())
+def test_a_case_that_cannot_be_read_again_stays_in_the_middle() -> None:
+    middle, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), None)
     box = record.box
     assert float(predict_soft_map(trained(), middle, record).sum()) == 0
     assert record.box == box
-    assert "array" in record.localiser["not_run"]
+    assert "read the whole" in record.localiser["not_run"]
 
 
 def test_a_record_of_another_case_says_nothing_about_this_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), ("another.nii.gz",))
+    _, record = box_of_a_case(tube((90, 76, 74), (12, 60), (0, 0)), None)
     image = tube((50, 40, 42), (19.5, 20), (0, 0))
     assert tuple(predict_soft_map(trained(), image, record).shape) == tuple(image.shape)
 
