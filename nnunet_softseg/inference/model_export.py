@@ -67,7 +67,7 @@ def export(
     """
     if not openvino_network.installed():
         raise UserError(f"export: expected OpenVINO, which converts the network, found none: {INSTALL}")
-    file = output_file(output, (ENDING,))
+    file = output_file(Path(output), (ENDING,))
     if file is None or precision not in get_args(Precision):
         raise UserError(
             f"export: expected a file that ends in {ENDING}, and precision float16 or float32, found "

@@ -158,6 +158,10 @@ def predict(
         no_qc=no_qc,
     )
     with open_any_model(Path(model), folds, checkpoint, trusted=trust_model) as found:
+        if isinstance(found, FileModel):
+            from nnunet_softseg.inference.runtime import require_runtime
+
+            require_runtime(found.file, options.backend, device)
         dataset_json = found.dataset_json
         if options.calibrate:
             kept_calibration(found.plans, label_scheme(dataset_json).names)
@@ -644,9 +648,8 @@ class _NnunetModel:
 def _ready(model: Model | FileModel, run: _Run) -> Iterator[_ReadyModel]:
     """Give a model ready to predict, for as long as the block lasts; a mistake in an option is told now."""
     if isinstance(model, FileModel):
-        from nnunet_softseg.inference.runtime import RuntimeModel, require_runtime
+        from nnunet_softseg.inference.runtime import RuntimeModel
 
-        require_runtime(model.file, run.options.backend, run.device)
         yield RuntimeModel(model)
         return
     from nnunet_softseg.network.backend_choice import parse_choice

@@ -136,7 +136,9 @@ class RuntimePredictor:
         self._axes = model.content.mirror_axes
         self._fold, self._networks = fold, model.networks
         self._fastest = self._networks.fastest_precision(len(self.configuration.patch_size))
-        self._precision = parse_choice(asked).precision or self._fastest
+        # Who has exported in float32 wants its digits.
+        default = "float32" if model.content.precision == "float32" else self._fastest
+        self._precision = parse_choice(asked).precision or default
 
     def in_less_memory(self) -> "RuntimePredictor":
         """Return the same: sums are on the CPU."""
@@ -220,7 +222,7 @@ class _Networks:
 
 
 def require_runtime(file: Path, backend: str, device: str) -> None:
-    """Raise a UserError unless OpenVINO is here to run a model in one file, and nothing else was asked for."""
+    """Raise a UserError unless OpenVINO is here to run a model in one file, and is what was asked for."""
     if device not in ("auto", "cpu"):
         raise UserError(
             f"-device {device}: expected cpu, on which {file.name} runs, found {device}: leave it out, or "

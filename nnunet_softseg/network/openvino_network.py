@@ -266,6 +266,10 @@ def write_converted(
         ValueError: if the converted network does not compute what torch does.
     """
     model = _checked(network, patch_shape, smallest_patch(network, patch_shape[1:]))
+    # OpenVINO numbers these names through the process: the same network is to give the same file.
+    model.set_friendly_name("network")
+    for output in model.get_results():
+        output.set_friendly_name("raw_output")
     _save(openvino_package(), model, folder, half=half)
     return folder / _XML, folder / _BIN
 
