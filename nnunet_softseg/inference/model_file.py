@@ -8,6 +8,7 @@ It is a zip of `softseg.json` (what is in it: format, configuration, folds, hash
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,9 @@ FORMAT = 1
 """Raised when a file of this package could not be read by an earlier one."""
 MANIFEST, PLANS = "softseg.json", "plans.json"
 _XML, _BIN = "fold_{}/model.xml", "fold_{}/model.bin"
-_KEYS = ("format", "configuration", "folds", "precision", "mirror_axes", "sha256")
+_KEYS = {"configuration": dict, "folds": dict, "precision": str, "mirror_axes": list, "sha256": dict}
+_REMEDY = "copy it again, or export it again with nnunet-softseg export"
+_MOST_UNPACKED = 2**28  # of text; weights are not packed
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every member: the same model gives the same file
 
 
@@ -150,48 +153,66 @@ def open_model_file(file: Path, folds: Sequence[str | int] | None) -> FileModel:
     Raises:
         UserError: if it is missing, cut off, changed since it was written, of a later format, or lacks one.
     """
-    remedy = "copy it again, or export it again with nnunet-softseg export"
     try:
         with zipfile.ZipFile(file) as archive:
-            members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+            manifest = _manifest(file, _read(file, archive, MANIFEST))
+            chosen = _chosen(file, manifest, folds)
+            networks = (name.format(fold) for fold in chosen for name in (_XML, _BIN))
+            members = {name: _read(file, archive, name) for name in (PLANS, DATASET_JSON, *networks)}
     except FileNotFoundError as error:
         raise UserError(f"{file}: expected a model in one file, found nothing: correct -m") from error
-    except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise UserError(
-            f"{file}: expected a whole file of nnunet-softseg export, found: {error}: {remedy}"
+            f"{file}: expected a whole file of nnunet-softseg export, found: {error}: {_REMEDY}"
         ) from error
-    manifest = _manifest(file, members, remedy)
-    chosen = _chosen(file, manifest, folds)
-    wanted = [PLANS, DATASET_JSON, *(name.format(fold) for fold in chosen for name in (_XML, _BIN))]
-    for name in wanted:
-        found = hashlib.sha256(members[name]).hexdigest() if name in members else "nothing"
-        if found != manifest["sha256"].get(name):
+    for name, member in members.items():
+        found, known = hashlib.sha256(member).hexdigest(), manifest["sha256"].get(name)
+        if found != known:
             raise UserError(
-                f"{file}: expected {name} as it was written, SHA-256 {manifest['sha256'].get(name)}, found "
-                f"{found}: {remedy}"
+                f"{file}: expected {name} as it was written, SHA-256 {known}, found {found}: {_REMEDY}"
             )
-    return _opened(file, manifest, members, chosen)
-
-
-def _manifest(file: Path, members: Mapping[str, bytes], remedy: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(members[MANIFEST])
-        number = int(manifest["format"])
-    except (KeyError, TypeError, ValueError) as error:
+        return _opened(file, manifest, members, chosen)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{file}: expected a file of nnunet-softseg export, found none of its {MANIFEST}: correct -m, or "
-            f"{remedy}"
+            f"{file}: expected what nnunet-softseg export writes, found {type(error).__name__} {error}: "
+            f"{_REMEDY}"
         ) from error
+
+
+def _read(file: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a member; raise a UserError if it is missing, or would unpack to more than any model needs."""
+    try:
+        entry = archive.getinfo(name)
+    except KeyError as error:
+        raise UserError(
+            f"{file}: expected a file of nnunet-softseg export, found no {name} in it: correct -m, or "
+            f"{_REMEDY}"
+        ) from error
+    if entry.file_size > max(entry.compress_size, _MOST_UNPACKED):
+        raise UserError(
+            f"{file}: expected at most {_MOST_UNPACKED / 2**20:.0f} MiB of text in {name}, found "
+            f"{entry.file_size / 2**20:.0f} MiB: it is not unpacked; ask for the model again"
+        )
+    return archive.read(entry)
+
+
+def _manifest(file: Path, member: bytes) -> dict[str, Any]:
+    try:
+        manifest = dict(json.loads(member))
+        number = int(manifest["format"])
+        missing = [key for key in _KEYS if not isinstance(manifest.get(key), _KEYS[key])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: expected a format number in {MANIFEST}, found none: {_REMEDY}") from error
     if number > FORMAT:
         raise UserError(
             f"{file}: expected a file of format {FORMAT} at most, found {number}, made by "
             f"{manifest.get('made_by', 'a later version')} (here {__version__}): "
             "pip install -U nnunet-softseg"
         )
-    missing = [key for key in _KEYS if key not in manifest]
     if missing:
-        raise UserError(f"{file}: expected {', '.join(missing)} in its {MANIFEST}, found none: {remedy}")
-    return dict(manifest)
+        raise UserError(f"{file}: expected {', '.join(missing)} in its {MANIFEST}, found none: {_REMEDY}")
+    return manifest
 
 
 def _chosen(file: Path, manifest: Mapping[str, Any], folds: Sequence[str | int] | None) -> tuple[str, ...]:

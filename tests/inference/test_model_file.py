@@ -1,5 +1,6 @@
 """A model in one file: maps of the full path without torch and nnU-Net, and every file that is refused."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from tiny_dataset import affine_of, save_nifti, soft_blob
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference import model_export
+from nnunet_softseg.inference import model_export, model_file
 from nnunet_softseg.inference.model_export import export
 from nnunet_softseg.inference.predict import open_model, predict
 from nnunet_softseg.network import openvino_network
@@ -252,7 +253,7 @@ def changed(source: Path, target: Path, change: Callable[[dict[str, bytes]], Non
     with zipfile.ZipFile(source) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     change(members)
-    with zipfile.ZipFile(target, "w") as archive:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return target
@@ -277,6 +278,21 @@ def without_manifest(members: dict[str, bytes]) -> None:
     del members["softseg.json"]
 
 
+def with_other_plans(members: dict[str, bytes]) -> None:
+    manifest = json.loads(members["softseg.json"])
+    members["plans.json"] = b"{}"
+    manifest["sha256"]["plans.json"] = hashlib.sha256(b"{}").hexdigest()
+    members["softseg.json"] = json.dumps(manifest).encode()
+
+
+def with_a_bomb(members: dict[str, bytes]) -> None:
+    members["plans.json"] = bytes(2 * 2**20)
+
+
+def with_words_for_numbers(members: dict[str, bytes]) -> None:
+    members["softseg.json"] = b'["format", 1]'
+
+
 def with_half_a_manifest(members: dict[str, bytes]) -> None:
     members["softseg.json"] = b'{"format": 1}'
 
@@ -286,17 +302,26 @@ def with_half_a_manifest(members: dict[str, bytes]) -> None:
     [
         (of_a_later_format, "format 1 at most, found 2, made by nnunet-softseg 9.0 export (here"),
         (with_other_weights, "expected fold_all/model.bin as it was written, SHA-256"),
-        (without_weights, "found nothing: copy it again"),
-        (without_manifest, "found none of its softseg.json"),
+        (without_weights, "found no fold_all/model.bin in it"),
+        (without_manifest, "found no softseg.json in it"),
         (with_half_a_manifest, "expected configuration, folds, precision, mirror_axes, sha256 in its"),
+        (with_other_plans, "expected what nnunet-softseg export writes, found KeyError"),
+        (with_a_bomb, "expected at most 1 MiB of text in plans.json, found 2 MiB: it is not unpacked"),
+        (with_words_for_numbers, "expected a format number in softseg.json, found none"),
         ("cut off", "expected a whole file of nnunet-softseg export"),
         ("empty", "expected a whole file of nnunet-softseg export"),
         ("missing", "expected a model in one file, found nothing: correct -m"),
     ],
 )
-def test_a_file_that_is_not_whole_or_not_ours_is_refused_in_a_line(
-    trained: dict[str, Path], tmp_path: Path, change: Any, said: str, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_is_not_whole_or_not_ours_is_refused_in_a_line(  # noqa: PLR0917
+    trained: dict[str, Path],
+    tmp_path: Path,
+    change: Any,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(model_file, "_MOST_UNPACKED", 2**20)
     file = tmp_path / "model.softseg"
     if callable(change):
         changed(trained["float16"], file, change)
