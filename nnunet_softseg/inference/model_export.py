@@ -17,6 +17,7 @@ from nnunet_softseg.inference.model_file import (
     write_model_file,
 )
 from nnunet_softseg.inference.predict import CHECKPOINT, Model, load_predictor, open_model
+from nnunet_softseg.inference.runtime import needs_nnunet
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import make_folder, output_file, sha256
 from nnunet_softseg.network import openvino_network
@@ -84,7 +85,7 @@ def _content(model: Model, precision: Precision) -> ModelContent:
     import torch
 
     predictor = load_predictor(model, torch.device("cpu"))
-    _require_unet(model, predictor)
+    _require_convertible(model, predictor)
     plans = deepcopy(dict(predictor.plans_manager.plans))
     plans[PLANS_KEY][EXPORTED] = {"format": FORMAT, "precision": precision, "versions": _versions()}
     axes = predictor.allowed_mirroring_axes if predictor.use_mirroring else None
@@ -106,7 +107,8 @@ def _versions() -> dict[str, str]:
     return {**versions(), "openvino": importlib.metadata.version("openvino")}
 
 
-def _require_unet(model: Model, predictor: Any) -> None:
+def _require_convertible(model: Model, predictor: Any) -> None:
+    """Raise a UserError for a model that cannot be run without torch and nnU-Net."""
     from nnunet_softseg.network.backends import UNetInStages
     from nnunet_softseg.network.norm_relu import unwrapped
 
@@ -115,6 +117,12 @@ def _require_unet(model: Model, predictor: Any) -> None:
         raise UserError(
             f"{model.folder}: expected one of nnU-Net's U-Nets, found {type(network).__name__}, which is not "
             "converted: predict with the folder"
+        )
+    configuration = predictor.configuration_manager.configuration
+    if needed := needs_nnunet(predictor.plans_manager.plans, configuration):
+        raise UserError(
+            f"{model.folder}: expected a model that runs without nnU-Net, found {needed}: predict with the "
+            "folder"
         )
 
 

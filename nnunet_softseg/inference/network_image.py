@@ -240,7 +240,7 @@ class NetworkImage(WholeImage):
                 "axis: give an image that covers the structure, and look at its voxel sizes"
             )
         self.constant = all(_is_constant(channel) for channel in self._image)
-        self.whole_because = _not_default(configuration_manager.configuration)
+        self.whole_because = unusual_resampling(configuration_manager.configuration)
         self._whole: Image | None = None
 
     @classmethod
@@ -448,7 +448,7 @@ def _replaced(values: Sequence[Any], axis: int, value: Any) -> tuple[Any, ...]:
     return tuple(value if index == axis else old for index, old in enumerate(values))
 
 
-def _not_default(configuration: Mapping[str, Any]) -> str | None:
+def unusual_resampling(configuration: Mapping[str, Any]) -> str | None:
     """Return the part of the plans that keeps a crop from being resampled as the whole image would be."""
     name, keywords = configuration["resampling_fn_data"], configuration["resampling_fn_data_kwargs"]
     if name != _DEFAULT:

@@ -161,7 +161,7 @@ def predict(
         if isinstance(found, FileModel):
             from nnunet_softseg.inference.runtime import require_runtime
 
-            require_runtime(found.file, options.backend, device)
+            require_runtime(found, options.backend, device)
         dataset_json = found.dataset_json
         if options.calibrate:
             kept_calibration(found.plans, label_scheme(dataset_json).names)

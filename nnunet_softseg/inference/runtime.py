@@ -6,7 +6,6 @@ and its predictor are to them.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,15 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.model_file import FileModel, FoldContent, ModelContent
-from nnunet_softseg.inference.network_image import preprocess_files
+from nnunet_softseg.inference.network_image import preprocess_files, unusual_resampling
 from nnunet_softseg.inference.soft_prediction import predict_soft_map
-from nnunet_softseg.io.readers import is_known
+from nnunet_softseg.io.readers import is_known, simpleitk
 from nnunet_softseg.network import openvino_network
 from nnunet_softseg.network.backend_choice import parse_choice
 from nnunet_softseg.network.openvino_network import CompiledModel
 from nnunet_softseg.network.sliding_window import mirrored
 from nnunet_softseg.preprocessing.model_plans import version_warning
-from nnunet_softseg.preprocessing.normalisation import FULL_INSTALLATION
+from nnunet_softseg.preprocessing.normalisation import FULL_INSTALLATION, SCHEMES
 
 Image = npt.NDArray[np.float32]
 _TILE_STEP = 0.5  # nnU-Net's
@@ -45,17 +44,8 @@ class RuntimePlans:
 
     @property
     def image_reader_writer_class(self) -> type:
-        """A class of the reader's name, which is all that is asked of one in `io.readers`.
-
-        Raises:
-            UserError: if the reader is another one of nnU-Net's.
-        """
-        name = self.plans["image_reader_writer"]
-        if not is_known(name):
-            raise UserError(
-                f"the model's images are read by {name} of nnU-Net: expected NIfTI: {FULL_INSTALLATION}"
-            )
-        return type(name, (), {})
+        """A class of the reader's name, which is all that `io.readers` asks of one that it knows."""
+        return type(self.plans["image_reader_writer"], (), {})
 
 
 class RuntimeConfiguration:
@@ -70,15 +60,6 @@ class RuntimeConfiguration:
         self.normalization_schemes: Sequence[str] = configuration["normalization_schemes"]
         self.use_mask_for_norm: Sequence[bool] = configuration["use_mask_for_norm"]
         self.network_arch_init_kwargs: Mapping[str, Any] = configuration["architecture"]["arch_kwargs"]
-
-    @property
-    def resampling_fn_data(self) -> Any:
-        """Raise a UserError: only plans that nobody has changed are resampled without nnU-Net."""
-        name = self.configuration["resampling_fn_data"]
-        raise UserError(
-            f"the plans resample images by {name} in a way of their own: expected nnU-Net's default: "
-            f"{FULL_INSTALLATION}"
-        )
 
 
 class RuntimeModel:
@@ -221,8 +202,23 @@ class _Networks:
         return CompiledModel(model, "float32", threads)
 
 
-def require_runtime(file: Path, backend: str, device: str) -> None:
-    """Raise a UserError unless OpenVINO is here to run a model in one file, and is what was asked for."""
+def needs_nnunet(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> str | None:
+    """Return what in the plans of a model only nnU-Net itself can do; None: nothing."""
+    if not is_known(plans["image_reader_writer"]):
+        return f"images read by {plans['image_reader_writer']}"
+    others = [scheme for scheme in configuration["normalization_schemes"] if scheme not in SCHEMES]
+    return f"normalisation by {others[0]}" if others else unusual_resampling(configuration)
+
+
+def require_runtime(model: FileModel, backend: str, device: str) -> None:
+    """Raise a UserError unless what runs a model in one file is here, and is what was asked for."""
+    file = model.file
+    if needed := needs_nnunet(model.plans, model.content.configuration):
+        raise UserError(
+            f"{file}: expected a model that runs without nnU-Net, found {needed}: {FULL_INSTALLATION}"
+        )
+    if model.plans["image_reader_writer"].startswith("SimpleITK"):
+        simpleitk()
     if device not in ("auto", "cpu"):
         raise UserError(
             f"-device {device}: expected cpu, on which {file.name} runs, found {device}: leave it out, or "

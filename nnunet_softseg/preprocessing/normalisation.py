@@ -47,8 +47,8 @@ def _by_another_scheme(scheme: str, image: Image, mask: Mask | None, intensities
         from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
     except ImportError as error:
         raise UserError(
-            f"normalisation {scheme} of the plans: expected one of {', '.join(SCHEMES)}, which work without "
-            f"nnU-Net, found another: {FULL_INSTALLATION}"
+            f"normalisation {scheme} of the plans: expected nnU-Net here, which has it, found none: "
+            f"{FULL_INSTALLATION}"
         ) from error
     folder = f"{nnunetv2.__path__[0]}/preprocessing/normalization"
     found = recursive_find_python_class(folder, scheme, "nnunetv2.preprocessing.normalization")

@@ -196,8 +196,28 @@ def test_a_model_whose_images_need_another_package_says_which(tmp_path: Path) ->
     images = write_images(tmp_path / "images")
     done = without_torch("predict", "-i", images, "-o", tmp_path / "o", "-m", tmp_path / "model.softseg")
     assert done.returncode == 2
-    assert "pip install SimpleITK" in done.stdout
-    assert "Traceback" not in done.stderr
+    assert "pip install SimpleITK" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"image_reader_writer": "NaturalImage2DIO"}, "images read by NaturalImage2DIO"),
+        ({"normalization_schemes": ["OwnScheme"]}, "normalisation by OwnScheme"),
+        ({"resampling_fn_data": "no_resampling_data_or_seg_to_shape"}, "resampling function no_resampling"),
+    ],
+)
+def test_a_model_that_only_nnunet_can_run_is_not_exported(
+    tmp_path: Path, changes: dict[str, Any], found: str
+) -> None:
+    model = write_model(tmp_path / "model", ("0",))
+    plans = json.loads((model / "plans.json").read_text())
+    for key, value in changes.items():
+        (plans if key in plans else plans["configurations"]["3d_fullres"])[key] = value
+    (model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(UserError, match=f"expected a model that runs without nnU-Net, found {found}"):
+        export(model, tmp_path / "model.softseg")
 
 
 def test_a_fold_can_be_chosen_and_its_training_cases_go_with_it(tmp_path: Path) -> None:
@@ -313,7 +333,7 @@ def with_half_a_manifest(members: dict[str, bytes]) -> None:
         ("missing", "expected a model in one file, found nothing: correct -m"),
     ],
 )
-def test_a_file_that_is_not_whole_or_not_ours_is_refused_in_a_line(  # noqa: PLR0917
+def test_a_file_that_is_not_whole_or_not_ours_is_refused_in_a_line(
     trained: dict[str, Path],
     tmp_path: Path,
     change: Any,
