@@ -234,6 +234,11 @@ class _Measuring(Command):
         "bring predictions on another grid to that of the reference, linearly; else they are refused",
     )
     surface_dice_tolerance_mm: float = option("--tolerance-mm MM", "of the surface Dice coefficient", 1.0)
+    split_touching: bool = switch(
+        "--split-touching",
+        "objects that touch count one by one: a watershed splits them where they are narrower by more than a "
+        "voxel; else what touches is one object",
+    )
     num_processes: int = option("-np N", "cases measured at once", 2)
 
 
