@@ -4,13 +4,15 @@
     python benchmarks/evidence.py hippocampus -o evidence/hippocampus --data HIPPOCAMPUS
     python benchmarks/evidence.py gm -o evidence/gm --data GREY_MATTER
     python benchmarks/evidence.py contrasts -o evidence/contrasts
+    python benchmarks/evidence.py generalisation -o evidence/generalisation --data BIDS
 
 Data -> stock plans -> every method is trained on the same plans, cases and number of steps, once per seed ->
 the test images are predicted by the stock command, without mirroring -> measures of every case against the
-reference -> FOLDER/evidence.json and evidence.md. The subject is the unit: trainings of a method are averaged
-first, then the cases of a person. A step that is done is kept: an interrupted study goes on where it was, and
-the same command prints the same table again. On a GPU: --device cuda --planner ExperimentPlanner --epochs 200
---iterations 250.
+reference -> evidence.json, evidence.md and evidence.png in FOLDER. The subject is the unit: trainings of a
+method are averaged first, then the cases of a person. A step that is done is kept: an interrupted study goes
+on where it was, and the same command prints the same table again. Does a method gain with longer trainings?
+`--methods ... softseg_half softseg_double` trains it for half and for twice the steps, too. On a GPU:
+--device cuda --planner ExperimentPlanner --epochs 200 --iterations 250.
 
 `vanilla` is nnU-Net's own trainer as it comes, its label map; `vanilla_softmax` the probabilities of the same
 network, taken for a soft map; `softseg` ours.
@@ -26,7 +28,17 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-from evidence_data import RATERS, biased_contrasts, grey_matter, hippocampus, nodules, parts_of, person_of
+from evidence_data import (
+    RATERS,
+    biased_contrasts,
+    grey_matter,
+    hippocampus,
+    nodules,
+    one_contrast,
+    parts_of,
+    person_of,
+)
+from evidence_figure import draw
 from study import Method, Study, add_arguments, freeze, plan, shared_by, train_and_predict
 
 from nnunet_softseg.io.results import make_folder, write_json
@@ -36,6 +48,8 @@ if TYPE_CHECKING:
 
 WHOLE_IMAGE = "nnUNetTrainerSoftSegSlidingWindow"
 SOFTMAX = "_softmax"
+LENGTHS = {"half": 0.5, "double": 2.0}
+"""Of the trainings of further methods, relative to the study's."""
 SHOWN = {
     "dice": "",
     "soft_dice": "",
@@ -57,6 +71,7 @@ class Question:
         methods: what is compared.
         make_data: (data, study) -> what it says of the study's datasets, which it writes.
         more: (study, cases, data) -> further rows, from the table of all cases and methods.
+        drawn: measures in the figure, or what their names begin with.
         on_request: methods that are compared if `--methods` names them.
         nested: each label lies within the one before: vanilla, which knows one label per voxel, has the outer
             structure where it has any of them.
@@ -67,12 +82,19 @@ class Question:
     make_data: Callable[[Path, Study], dict[str, Any]]
     more: Callable[[Study, "pd.DataFrame", Path], list[dict[str, Any]]]
     nested: bool = False
+    drawn: Sequence[str] = ("dice", "boundary_mae", "abs_rve_percent", "brier")
     on_request: Mapping[str, Method] = dataclasses.field(default_factory=dict)
 
     @property
     def all_methods(self) -> dict[str, Method]:
-        """Those that are always compared, then those that `--methods` must name."""
-        return {**self.methods, **self.on_request}
+        """Those that are always compared, then those that `--methods` must name: do longer trainings gain?"""
+        of_other_length = {
+            f"{name}_{word}": dataclasses.replace(method, length=length)
+            for name, method in self.methods.items()
+            for word, length in LENGTHS.items()
+            if method.trained_as is None
+        }
+        return {**self.methods, **self.on_request, **of_other_length}
 
 
 def main() -> None:
@@ -94,6 +116,7 @@ def main() -> None:
     cases.to_csv(study.output / "cases.csv", index=False)
     text = f"{as_markdown(rows)}\nprotocol.json: SHA-256 {settings_hash}\n"
     (study.output / "evidence.md").write_text(text, encoding="utf-8")
+    draw(rows, question.drawn, study.output / "evidence.png")
     print(text)
 
 
@@ -149,6 +172,16 @@ def contrast_data(_data: Path | None, study: Study) -> dict[str, Any]:
         "datasets": {"own masks": (contrasts.own_masks,), "a contrast each": contrasts.per_contrast},
         "reference_ids": (contrasts.truth,),
     }
+
+
+def one_contrast_data(data: Path, study: Study) -> dict[str, Any]:
+    """Write the dataset of one contrast of healthy phantoms, and which test case is of which group."""
+    make_folder(study.output)
+    write_json(study.output / GROUPS, one_contrast(study, data, 960, study.num_processes))
+    return {"dataset_ids": (960,)}
+
+
+GROUPS = "groups.json"
 
 
 # Measures
@@ -451,6 +484,19 @@ def tested(table: "pd.DataFrame", ours: str) -> list[dict[str, Any]]:
     return rows
 
 
+def by_group(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
+    """Return the rows of each group of test cases: the contrast learned, others, shapes, real images."""
+    groups = cases["case"].map(json.loads((study.output / GROUPS).read_text("utf-8")))
+    return [
+        {**entry, "measure": f"{entry['measure']}, {group}"}
+        for group, of_group in cases.groupby(groups, sort=False)
+        for entry in rows_of(of_group, "generalisation", OF_GROUP)
+    ]
+
+
+OF_GROUP = {"dice": "", "soft_dice": "", "boundary_mae": "", "abs_csa_error_percent": "%"}
+
+
 def nothing_more(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
     """Return no further rows."""
     return []
@@ -491,6 +537,7 @@ QUESTIONS = {
         grey_matter_data,
         repeatability,
         nested=True,
+        drawn=("dice", "abs_rve_percent", "within_subject_sd_mm2"),
         on_request=ON_REQUEST,
     ),
     "contrasts": Question(
@@ -502,7 +549,20 @@ QUESTIONS = {
         },
         contrast_data,
         over_contrasts,
+        drawn=("dice", "boundary_mae", "std_csa_mm2", "abs_csa_error_mm2"),
         on_request={"soft_per_contrast": Method(data="a contrast each")},
+    ),
+    "generalisation": Question(
+        "OneContrast",
+        {
+            "softseg": Method(),
+            "softseg_contrast_augmentation": Method("nnUNetTrainerSoftSegContrastAug"),
+            "vanilla": VANILLA,
+        },
+        one_contrast_data,
+        by_group,
+        drawn=tuple(f"{measure}, " for measure in ("dice", "abs_csa_error_percent")),
+        on_request=ON_REQUEST,
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Real images as nnU-Net datasets: grey matter of the cord, lung nodules of four radiologists, hippocampus.
+"""The datasets of `evidence.py`: grey matter of the cord, nodules of four raters, hippocampus, phantoms.
 
 Whatever people a folder holds, a third of them is for testing, drawn by a fixed seed; of the grey matter,
 each person, and so each site, is left out once. A dataset that is there is kept.
@@ -15,12 +15,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from localiser import View, show
+from shapes import KINDS, SI_MM, ShapedAnatomy
 from study import Study
 
 from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.results import make_folder, new_folder, write_json
 from nnunet_softseg.labels.raters import fuse
+from nnunet_softseg.phantom.acquisition import PhantomSpec
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 RATERS = ("rater1", "rater2", "rater3", "rater4")
@@ -30,6 +33,11 @@ DRAW = 2025
 FOLDS = 5
 PHANTOMS = 18
 PHANTOM_MM = (56.0, 60.0, 64.0)
+SEEN = "T1w"
+"""The contrast that a network learns from which is tested on all."""
+SHAPED = {"narrowed discs": "3 discs narrowed by 40 %", "tumour": "tumour: 3.5 x over 60 %"}
+"""Kinds of `shapes.py`, by the group of their cases."""
+SHAPED_SEED = 11
 
 
 def person_of(case: str) -> str:
@@ -252,3 +260,97 @@ def biased_contrasts(study: Study, first_id: int, num_processes: int) -> BiasedC
             progress=False,
         )
     return ids
+
+
+def one_contrast(study: Study, data: Path, dataset_id: int, num_processes: int) -> dict[str, str]:
+    """Write a dataset that learns from one contrast of healthy phantoms, tested on many kinds of images.
+
+    Returns:
+        case -> its group: the contrast seen, the others, cords of unusual shape, real images (of `data`, in
+        BIDS, with manual masks).
+    """
+    everything = _all_contrasts(study, dataset_id + 1, num_processes)
+    shaped = {f"sub-{word}{number:02d}_{SEEN}": group
+              for group, word in zip(SHAPED, ("narrow", "wide"), strict=True)
+              for number in range(1, PHANTOMS // 2 + 1)}  # fmt: skip
+    masks = sorted((data / "derivatives" / "labels").glob("sub-*/anat/*_seg-manual.nii.gz"))
+    real = {mask.name.removesuffix("_seg-manual.nii.gz"): mask for mask in masks}
+
+    def write_case(case: str, target: Path, part: str) -> None:
+        if case in shaped:
+            image, affine, truth = _shaped_phantom(case, KINDS[SHAPED[shaped[case]]])
+            write_images(target, part, case, (image, truth), affine)
+        elif case in real:
+            mask = nib.load(real[case])
+            image = nib.load(
+                data / real[case].parent.relative_to(data / "derivatives/labels") / f"{case}.nii.gz"
+            )
+            write_images(target, part, case, (image.get_fdata(), mask.get_fdata()), mask.affine)
+        else:
+            for folder, name in (
+                ("images", f"{case}_0000"),
+                ("softLabels", f"{case}_0001"),
+                ("labels", case),
+            ):
+                place(everything / f"{folder}{part}" / f"{name}.nii.gz", target / f"{folder}{part}")
+
+    phantoms = {part: _case_ids(everything / f"labels{part}") for part in ("Tr", "Ts")}
+    learned = [case for case in phantoms["Tr"] if case.endswith(f"_{SEEN}")]
+    parts = Parts([*phantoms["Ts"], *shaped, *real], learned, [learned[:2]])
+    write_dataset(study.raw / f"Dataset{dataset_id:03d}_{study.name}", ["cord"], "MRI", write_case, parts)
+    seen = {case: f"{SEEN}, as learned" if case in _of_contrast(phantoms["Ts"], SEEN) else "other contrasts"
+            for case in phantoms["Ts"]}  # fmt: skip
+    return seen | shaped | dict.fromkeys(real, "real images")
+
+
+def _all_contrasts(study: Study, dataset_id: int, num_processes: int) -> Path:
+    """Return the dataset of all contrasts of healthy phantoms, half of the subjects to train with."""
+    from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
+
+    bids = phantom(
+        study.output / "bids", n=2 * PHANTOMS, seed=DRAW + 1, fov_mm=PHANTOM_MM, num_processes=num_processes
+    )
+    subjects = sorted(path.name for path in bids.glob("sub-*"))
+    split_file = study.output / "split.json"
+    parts = {"test": subjects[PHANTOMS:], "validation": subjects[:2], "train": subjects[2:PHANTOMS]}
+    write_json(split_file, parts)
+    convert(
+        bids, dataset_id, "AllContrasts", raw_folder=study.raw, derivatives=TRUTH, suffix=TRUTH_SUFFIX,
+        split_file=split_file, num_processes=num_processes, progress=False,
+    )  # fmt: skip
+    return study.folder_of(dataset_id)
+
+
+def _shaped_phantom(
+    case: str, factor: Callable[..., np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, affine and share of cord of a subject whose cord is narrowed or widened."""
+    number = int(re.findall(r"\d+", case)[0])
+    extent_mm = (*PHANTOM_MM[:2], SI_MM)
+    return show(
+        View(number, SEEN, extent_mm),
+        PhantomSpec(SHAPED_SEED, extent_mm),
+        shaped=lambda anatomy: ShapedAnatomy(**vars(anatomy), factor=factor),
+    )
+
+
+def write_images(
+    target: Path,
+    part: str,
+    case: str,
+    image_and_label: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]],
+    affine: npt.NDArray[np.float64],
+) -> None:
+    """Write the image of a case, its soft label and its label map."""
+    image, label = image_and_label
+    save(target / f"images{part}" / f"{case}_0000.nii.gz", np.asarray(image, np.float32), affine)
+    save(target / f"softLabels{part}" / f"{case}_0001.nii.gz", np.asarray(label, np.float32), affine)
+    save(target / f"labels{part}" / f"{case}.nii.gz", (label > HARD_THRESHOLD).astype(np.uint8), affine)
+
+
+def _case_ids(folder: Path) -> list[str]:
+    return [without_nifti_ending(file.name) for file in sorted(folder.glob("*.nii.gz"))]
+
+
+def _of_contrast(cases: Iterable[str], contrast: str) -> set[str]:
+    return {case for case in cases if case.endswith(f"_{contrast}")}

@@ -50,6 +50,7 @@ class Method:
         calibrated: its maps by `nnunet-softseg calibrate` on the validation cases of its folds.
         data: name in the study's `datasets` of what it is trained on.
         label_smoothing: of vanilla's cross-entropy.
+        length: of its training, relative to the study's number of epochs: does it still gain?
     """
 
     trainer: str = "nnUNetTrainerSoftSeg"
@@ -64,6 +65,7 @@ class Method:
     calibrated: bool = False
     data: str = ""
     label_smoothing: float = 0.0
+    length: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def train(study: Study, name: str, dataset_id: int, seed: int, fold: str = FOLD)
         "plans": PLANS[study.planner],
         "seed": seed,
         "device": study.device,
-        "epochs": study.epochs,
+        "epochs": max(1, round(study.epochs * study.methods[name].length)),
         "iterations": study.iterations,
         "validates": study.validates,
     }

@@ -24,6 +24,7 @@ CLASSES: dict[str, str] = {
     "SoftSegPreprocessor": "nnunet_softseg.inference.nnunet_patches",
     "SoftSegPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegResEncPlanner": "nnunet_softseg.preprocessing.planning",
+    "SoftSegCordPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegDemoPlanner": "nnunet_softseg.preprocessing.planning",
     "resample_soft_map": "nnunet_softseg.inference.export",
 }

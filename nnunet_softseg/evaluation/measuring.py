@@ -47,6 +47,7 @@ class EvaluationSettings:
         images: folder of the images, for pictures in the report.
         resample: bring predictions on another grid to the reference's, linearly.
         surface_dice_tolerance_mm: how far apart two surfaces may lie and still agree.
+        split_touching: count objects that touch one by one, see `metrics.instances.numbered_objects`.
     """
 
     labels: tuple[int, ...] | None = None
@@ -58,6 +59,7 @@ class EvaluationSettings:
     images: Path | None = None
     resample: bool = False
     surface_dice_tolerance_mm: float = 1.0
+    split_touching: bool = False
     num_processes: int = 2
     progress: bool = True
 
@@ -104,6 +106,7 @@ class EvaluationSettings:
             "vert": list(self.vert) if self.levels else None,
             "resample": self.resample,
             "surface_dice_tolerance_mm": self.surface_dice_tolerance_mm,
+            "split_touching": self.split_touching,
         }
 
 
@@ -161,7 +164,8 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
             prediction = known_part(prediction, reference)
             pair, grid = (prediction.values, reference.values), reference.grid
-            matches = match_instances(*pair)
+            split = tuple(grid.spacing_mm) if job.settings.split_touching else None
+            matches = match_instances(*pair, split_touching=split)
             instances.append(matches.table(grid.affine).assign(method=method, label=label))
             measures = case_measures(
                 *pair,

@@ -1,9 +1,11 @@
 """Single objects in two soft maps: which are found, how well each fits, and panoptic quality.
 
-An object is a connected component above 0.5 (26 neighbours, in a plane 8). Two match if their intersection
-over union (IoU) exceeds 0.5 strictly, so that no object can match two.
+An object is a connected component above 0.5 (26 neighbours, in a plane 8), or, where touching objects are
+split, what a watershed makes of one. Two match if their intersection over union (IoU) exceeds 0.5 strictly,
+so that no object can match two.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,21 +122,59 @@ def _row(objects: _Objects, number: int, best: "pd.Series[float]", affine: Float
     return (*map(float, centre), float(objects.largest[number]), float(best.get(number, 0.0)))
 
 
-def match_instances(prediction: Map, reference: Map) -> InstanceMatches:
-    """Return the objects of two soft maps on one grid, (x, y, z) in [0, 1], and how they overlap."""
+def match_instances(
+    prediction: Map, reference: Map, *, split_touching: Sequence[float] | None = None
+) -> InstanceMatches:
+    """Return the objects of two soft maps on one grid, and how they overlap.
+
+    Args:
+        prediction: (x, y, z) in [0, 1].
+        reference: as prediction.
+        split_touching: size of a voxel per axis, mm, where touching objects are split; None: they are one.
+    """
     box = bounding_box((prediction > HARD_THRESHOLD) | (reference > HARD_THRESHOLD))
     start = np.array([axis.start for axis in box], dtype=np.float64)
     maps = tuple(np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     where = np.nonzero((maps[0] > HARD_THRESHOLD) | (maps[1] > HARD_THRESHOLD))
     places = np.stack(where, axis=1) + start
     values = tuple(whole[where] for whole in maps)
-    predicted, expected = (_objects(whole, where, places, values[0]) for whole in maps)
+    numbers = ((whole > HARD_THRESHOLD) for whole in maps)
+    found = [numbered_objects(above, split_touching)[where].astype(np.int64) for above in numbers]
+    predicted, expected = (_objects(of_voxel, places, values[0]) for of_voxel in found)
     return InstanceMatches(predicted, expected, _overlaps(predicted, expected, *values))
 
 
-def _objects(whole: Map, where: tuple[Numbers, ...], places: Floats, predicted: Floats) -> _Objects:
-    components, count = ndimage.label(whole > HARD_THRESHOLD, np.ones((3,) * whole.ndim))
-    of_voxel = components[where].astype(np.int64)
+def numbered_objects(
+    above: npt.NDArray[np.bool_], split_touching: Sequence[float] | None = None
+) -> npt.NDArray[np.int32]:
+    """Return the number of the object of each voxel, 0 outside of all.
+
+    Split are components whose distance to their surface has several maxima: it must fall by more than a voxel
+    on the way from one to the next. Each voxel belongs to the maximum that a watershed leads it to.
+
+    Args:
+        above: (x, y, z) voxels of all objects.
+        split_touching: as `match_instances` has it.
+    """
+    around = np.ones((3,) * above.ndim)
+    if split_touching is None or not above.any():
+        return np.asarray(ndimage.label(above, around)[0], dtype=np.int32)
+    from skimage.morphology import h_maxima  # only here: it takes longer to load than a map to read
+    from skimage.segmentation import watershed
+
+    # A ring of background: else an object that is cut off by the border would be deepest there.
+    depth_mm = ndimage.distance_transform_edt(np.pad(above, 1), sampling=split_touching)
+    depth_mm = depth_mm[tuple(slice(1, -1) for _ in split_touching)]
+    maxima = h_maxima(depth_mm, max(split_touching)) > 0
+    # A component that is nowhere as deep as that has no such maximum: it is one object.
+    components, count = ndimage.label(above, around)
+    without = np.setdiff1d(np.arange(1, count + 1), components[maxima])
+    markers, _ = ndimage.label(maxima | np.isin(components, without), around)
+    return np.asarray(watershed(-depth_mm, markers, connectivity=around, mask=above), dtype=np.int32)
+
+
+def _objects(of_voxel: Numbers, places: Floats, predicted: Floats) -> _Objects:
+    count = int(of_voxel.max(initial=0))
     sizes = np.bincount(of_voxel, minlength=count + 1)
     sums = [np.bincount(of_voxel, axis, minlength=count + 1) for axis in places.T]
     centres = np.stack(sums, axis=1) / np.maximum(sizes, 1)[:, None]

@@ -214,6 +214,16 @@ class SoftSegResEncPlanner(SoftSegPlanner, ResEncUNetPlanner):  # type: ignore[m
     default_plans_name = "nnUNetSoftSegResEncPlans"
 
 
+class SoftSegCordPlanner(SoftSegPlanner):
+    """The paper's network for the spinal cord, with a patch of 48 x 96 mm in R-L and A-P: 0.375 of the work.
+
+    A cord is 12 mm wide. One that does not run in the middle of its image is looked for at prediction.
+    """
+
+    patch_mm = {"SI": 320.0, "AP": 96.0, "RL": 48.0}  # noqa: RUF012  as in the class above
+    default_plans_name = "nnUNetSoftSegCordPlans"
+
+
 class SoftSegDemoPlanner(SoftSegPlanner):
     """A network small enough to train on a laptop's CPU in minutes; for trying things out, not for results.
 

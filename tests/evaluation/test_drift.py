@@ -186,8 +186,16 @@ def test_limits_come_from_a_file(tmp_path: Path) -> None:
     assert limits == Limits(bias_percent=None, slope=0.02)
     assert "slope of T2w C2" in compared(tmp_path, old, new, limits).broken
     assert not compared(tmp_path, old, new, Limits(bias_percent=5)).drift
+    one = old.assign(csa_mm2=old["csa_mm2"].where(old["contrast"] != "T2w", 1.02 * old["csa_mm2"]))
+    assert not compared(tmp_path, old, one).drift  # 2 % in one of six is a third of a percent over all
+    assert compared(tmp_path, old, one, Limits(contrast_bias_percent=1.5)).broken == [
+        "contrast_bias_percent of T2w C2",
+        "contrast_bias_percent of T2w C3",
+    ]
+    one["csa_mm2"] = old["csa_mm2"].where(old["contrast"] != "T2w", 1.03 * old["csa_mm2"])
+    assert "contrast_bias_percent of T2w C2" in compared(tmp_path, old, one).broken
     apart = old.assign(csa_mm2=old["csa_mm2"] + 5 * (old["contrast"] == "dwi"))
-    spread = Limits(bias_percent=None, contrast_std_mm2=0.5)
+    spread = Limits(bias_percent=None, contrast_bias_percent=None, contrast_std_mm2=0.5)
     assert compared(tmp_path, old, apart, spread).broken == [
         f"contrast_std_mm2 of C{level}" for level in (2, 3)
     ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from nnunet_softseg.metrics.instances import INSTANCE_COLUMNS, match_instances
+from nnunet_softseg.metrics.instances import INSTANCE_COLUMNS, match_instances, numbered_objects
 
 
 def boxes(*places: tuple[int, int, int], value: float = 1.0) -> np.ndarray:
@@ -113,3 +113,48 @@ def test_a_thousand_lesions_take_less_than_five_seconds() -> None:
     assert (found["true_positives"], found["false_positives"]) == (1000, 0)
     assert found["pq"] == pytest.approx(0.6)
     assert len(table) == 1000
+
+
+def balls(
+    *centres_mm: tuple[float, float, float], radius_mm: float, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """Voxels whose centre lies in one of the balls, on a grid of 40 x 30 x 30 mm."""
+    axes = [np.arange(0.5 * step, size, step) for size, step in zip((40, 30, 30), spacing_mm, strict=True)]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    return (np.linalg.norm(places[..., None, :] - np.array(centres_mm), axis=-1) <= radius_mm).any(axis=-1)
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.5, 0.5, 0.5), (0.5, 0.5, 2.0)])
+def test_balls_that_touch_are_split_in_the_plane_between_them(spacing_mm: tuple[float, float, float]) -> None:
+    """Two balls of 7 mm, 12 mm apart: each is the ball less a cap of 1 mm height."""
+    centres = (13.0, 15.0, 15.0), (25.0, 15.0, 15.0)
+    above = balls(*centres, radius_mm=7.0, spacing_mm=spacing_mm)
+    assert numbered_objects(above).max() == 1
+    numbers = numbered_objects(above, spacing_mm)
+    assert numbers.max() == 2
+    cap_mm3 = np.pi * 1.0**2 * (3 * 7.0 - 1.0) / 3
+    volume_mm3 = 4 / 3 * np.pi * 7.0**3 - cap_mm3
+    for number in (1, 2):
+        assert (numbers == number).sum() * np.prod(spacing_mm) == pytest.approx(volume_mm3, rel=0.02)
+
+
+def test_one_ball_and_a_speck_stay_whole() -> None:
+    above = balls((20.0, 15.0, 15.0), radius_mm=9.0, spacing_mm=(1.0, 1.0, 1.0))
+    above[0, 0, 0] = True
+    assert np.unique(numbered_objects(above, (1.0, 1.0, 1.0))).tolist() == [0, 1, 2]
+
+
+def test_everything_is_one_object() -> None:
+    assert (numbered_objects(np.ones((6, 6, 6), dtype=bool), (1.0, 1.0, 1.0)) == 1).all()
+
+
+def test_touching_objects_count_when_they_are_split() -> None:
+    spacing_mm = (1.0, 1.0, 1.0)
+    both = balls((14.0, 15.0, 15.0), (25.0, 15.0, 15.0), radius_mm=7.0, spacing_mm=spacing_mm)
+    one = balls((14.0, 15.0, 15.0), radius_mm=7.0, spacing_mm=spacing_mm)
+    whole, split = (
+        match_instances(one.astype(float), both.astype(float), split_touching=how).measures()
+        for how in (None, spacing_mm)
+    )
+    assert (whole["true_positives"], whole["false_negatives"]) == (1, 0)  # more than half of the two is found
+    assert (split["true_positives"], split["false_negatives"]) == (1, 1)

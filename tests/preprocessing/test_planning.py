@@ -17,7 +17,12 @@ from tiny_dataset import affine_of, in_this_process, make_tiny_dataset, save_nif
 from torch import nn
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.preprocessing.planning import SoftSegDemoPlanner, SoftSegPlanner, SoftSegResEncPlanner
+from nnunet_softseg.preprocessing.planning import (
+    SoftSegCordPlanner,
+    SoftSegDemoPlanner,
+    SoftSegPlanner,
+    SoftSegResEncPlanner,
+)
 
 NAME = "Dataset101_Planned"
 LARGE = (320, 256, 192)
@@ -223,6 +228,15 @@ def test_residual_encoder_with_the_same_patch(plan: Plan) -> None:
     encoder = network_of(full).encoder
     assert [len(stage.blocks) for stage in encoder.stages] == [1, 3, 4, 6, 6]
     assert [stage.output_channels for stage in encoder.stages] == [32, 64, 128, 256, 320]
+
+
+def test_a_narrow_patch_for_cords_with_the_papers_widths(plan: Plan) -> None:
+    plans = plan(planner=SoftSegCordPlanner)
+    full = plans["configurations"]["3d_fullres"]
+    assert plans["plans_name"] == "nnUNetSoftSegCordPlans"
+    assert full["patch_size"] == [320, 96, 48]
+    assert full["architecture"]["arch_kwargs"]["features_per_stage"] == [32, 64, 128, 256, 320]
+    assert stride_of(full).tolist() == [16, 16, 8]  # nnU-Net pools no axis below 4 voxels
 
 
 def test_the_demo_s_configuration(plan: Plan) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nnunet_softseg.errors import examples
@@ -59,8 +60,9 @@ class DriftReport:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row per contrast and level: `DRIFT_COLUMNS` and more, and `beyond`, the limits broken."""
-        return self._judged(statistics_table(self.pairs))
+        """A row per contrast and level: `DRIFT_COLUMNS` and more, the limit of the bias, and those broken."""
+        several = self.pairs["contrast"].nunique() > 1
+        return self._judged(statistics_table(self.pairs), one_of_several=several)
 
     @cached_property
     def pooled(self) -> pd.DataFrame:
@@ -82,8 +84,13 @@ class DriftReport:
         """All rows of the statistics, those of all contrasts together last."""
         return pd.concat([self.table, self.pooled], ignore_index=True) if len(self.pooled) else self.table
 
-    def _judged(self, table: pd.DataFrame) -> pd.DataFrame:
-        return table.assign(beyond=[self.limits.broken(row) for row in table.to_dict("records")])
+    def _judged(self, table: pd.DataFrame, *, one_of_several: bool = False) -> pd.DataFrame:
+        rows = table.to_dict("records")
+        _, limit = self.limits.of_bias(one_of_several=one_of_several)
+        return table.assign(
+            beyond=[self.limits.broken(row, one_of_several=one_of_several) for row in rows],
+            limit_percent=np.nan if limit is None else limit,
+        )
 
     @property
     def broken(self) -> list[str]:

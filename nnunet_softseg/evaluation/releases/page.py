@@ -17,6 +17,7 @@ from nnunet_softseg.io.html import figure_as_svg, render_page, template, write_p
 from nnunet_softseg.metrics.morphometry.levels import level_name
 
 _COLOUR, _BAD, _GREY = "#0072B2", "#B3261E", "#6b757f"
+_HALF_ROW = 0.5
 _INCHES_A_ROW = 0.24
 
 
@@ -69,9 +70,9 @@ def draw_bias(report: DriftReport) -> Figure:
         figure = new_figure(6.5, 1.1 + _INCHES_A_ROW * len(rows))
         axis = figure.subplots()
         axis.axvline(0, color=_GREY, lw=0.8)
-        if report.limits.bias_percent is not None:
-            for side in (-1, 1):
-                axis.axvline(side * report.limits.bias_percent, color=_GREY, lw=1, ls="--")
+        for side in (-1, 1):
+            limits = side * rows["limit_percent"]
+            axis.vlines(limits, places - _HALF_ROW, places + _HALF_ROW, colors=_GREY, lw=1, ls="--")
         colours = [_BAD if broken else _COLOUR for broken in rows["beyond"]]
         axis.hlines(places, rows["bias_percent_low"], rows["bias_percent_high"], colors=colours)
         axis.scatter(rows["bias_percent"], places, c=colours, s=22, zorder=3)
