@@ -57,6 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"nnunet-softseg: error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __package__.partition(".")[0]:
+            raise
+        print(
+            f"nnunet-softseg: error: expected the package {error.name}, which this needs, found none: "
+            "pip install nnunet-softseg, with all that it depends on",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         goes_on = command is not None and command.goes_on and not getattr(command, "overwrite", False)
         what_next = "; the same command goes on" if goes_on else ""

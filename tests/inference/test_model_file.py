@@ -97,7 +97,8 @@ def test_without_torch_and_nnunet_the_maps_are_those_of_the_full_path(
     np.testing.assert_array_equal(label_map, np.where(two, 2, one))
     entry = json.loads((tmp_path / "softseg.json").read_text())
     assert set(entry["versions"]) == {"nnunet_softseg", "openvino"}
-    assert entry["cases"]["image"]["backend"].startswith("openvino")
+    is_fast = precision == "float16" and openvino_network.has_bfloat16()
+    assert entry["cases"]["image"]["backend"] == f"openvino {'bfloat16' if is_fast else 'float32'}"
     assert (tmp_path / "qc" / "index.html").is_file()
 
 
@@ -218,6 +219,13 @@ def test_a_model_that_only_nnunet_can_run_is_not_exported(
     (model / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match=f"expected a model that runs without nnU-Net, found {found}"):
         export(model, tmp_path / "model.softseg")
+
+
+def test_a_folder_of_a_model_needs_the_rest_and_a_line_says_so(tmp_path: Path) -> None:
+    done = without_torch("predict", "-i", TRAINED / "image.nii.gz", "-o", tmp_path, "-m", TRAINED)
+    assert done.returncode == 2
+    assert "expected the package nnunetv2, which this needs, found none" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_fold_can_be_chosen_and_its_training_cases_go_with_it(tmp_path: Path) -> None:
