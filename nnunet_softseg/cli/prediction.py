@@ -93,8 +93,8 @@ class Export(Command):
     """Write a trained model as one file that predicts without PyTorch and nnU-Net.
 
     FILE.softseg holds the networks as OpenVINO runs them, the plans, and a SHA-256 of each part; opening it
-    runs no code. predict -m FILE.softseg needs NumPy, SciPy, nibabel and OpenVINO, starts in half the time,
-    and writes the files that the model's folder would give.
+    runs no code. predict -m FILE.softseg needs NumPy, SciPy, nibabel and OpenVINO, starts sooner, and writes
+    the files that the model's folder would give.
 
     Example:
       nnunet-softseg export -m MODEL -o cord.softseg

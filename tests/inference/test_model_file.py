@@ -22,8 +22,10 @@ from tiny_dataset import affine_of, save_nifti, soft_blob
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import model_export, model_file
+from nnunet_softseg.inference.calibration import keep_calibration
 from nnunet_softseg.inference.model_export import export
 from nnunet_softseg.inference.predict import open_model, predict
+from nnunet_softseg.metrics.calibration import IsotonicMap
 from nnunet_softseg.network import openvino_network
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -102,17 +104,41 @@ def test_without_torch_and_nnunet_the_maps_are_those_of_the_full_path(
     assert (tmp_path / "qc" / "index.html").is_file()
 
 
-def write_model(folder: Path, folds: Sequence[str], *, channels: int = 1, reader: str | None = None) -> Path:
+def flatten(configuration: dict[str, Any]) -> None:
+    """Make it one of slices, as nnU-Net's 2d."""
+    configuration |= {"patch_size": [16, 12], "spacing": [1.0, 1.0]}
+    configuration["architecture"]["arch_kwargs"] |= {
+        "conv_op": "torch.nn.modules.conv.Conv2d",
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "kernel_sizes": [[3, 3]] * 2,
+        "strides": [[1, 1], [2, 2]],
+    }
+
+
+def write_model(
+    folder: Path,
+    folds: Sequence[str],
+    *,
+    channels: int = 1,
+    reader: str | None = None,
+    flat: bool = False,
+    **entry: Any,
+) -> Path:
     """A model of ours with random weights, one seed per fold."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
     plans = soft_plans(vanilla_plans(), TRAINER, SoftSegSettings())
-    plans[PLANS_KEY].update(si_axis=0, orientation="SAR", training_cases={fold: [fold] for fold in folds})
+    si_axis = None if flat else 0
+    plans[PLANS_KEY].update(
+        si_axis=si_axis, orientation="SAR", training_cases={fold: [fold] for fold in folds}, **entry
+    )
     plans["image_reader_writer"] = reader or plans["image_reader_writer"]
     plans["foreground_intensity_properties_per_channel"] = {str(i): {} for i in range(channels)}
     configuration = plans["configurations"]["3d_fullres"]
+    if flat:
+        flatten(configuration)
     configuration["normalization_schemes"] *= channels
     configuration["use_mask_for_norm"] *= channels
     manager = PlansManager(plans)
@@ -191,6 +217,13 @@ def test_channels_read_by_simpleitk_are_those_of_the_full_path(tmp_path: Path) -
     assert_as_the_full_path(model, images, tmp_path, localize="never", largest_piece=True)
 
 
+def test_a_model_of_slices_and_calibrated_maps_are_those_of_the_full_path(tmp_path: Path) -> None:
+    plans: dict[str, Any] = {PLANS_KEY: {}}
+    keep_calibration(plans, {"cord": IsotonicMap((0.0, 0.5, 1.0), (0.0, 0.2, 1.0))}, ("0",), 5)
+    model = write_model(tmp_path / "model", ("0",), flat=True, **plans[PLANS_KEY])
+    assert_as_the_full_path(model, write_images(tmp_path / "images"), tmp_path, calibrate=True)
+
+
 def test_a_model_whose_images_need_another_package_says_which(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", ("0",), reader="SimpleITKIO")
     export(model, tmp_path / "model.softseg")
@@ -224,7 +257,7 @@ def test_a_model_that_only_nnunet_can_run_is_not_exported(
 def test_a_folder_of_a_model_needs_the_rest_and_a_line_says_so(tmp_path: Path) -> None:
     done = without_torch("predict", "-i", TRAINED / "image.nii.gz", "-o", tmp_path, "-m", TRAINED)
     assert done.returncode == 2
-    assert "expected the package nnunetv2, which this needs, found none" in done.stderr
+    assert "expected the package torch, which this needs, found none" in done.stderr
     assert "Traceback" not in done.stderr
 
 
