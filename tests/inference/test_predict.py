@@ -1,6 +1,5 @@
 """`nnunet-softseg predict`: which images, which model, the stock command's files, and what goes wrong."""
 
-import importlib
 import json
 import multiprocessing
 import multiprocessing.process
@@ -22,6 +21,7 @@ from tiny_dataset import affine_of, save_nifti, soft_blob
 
 from nnunet_softseg import cli
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference import export as map_export
 from nnunet_softseg.inference import predict as command
 from nnunet_softseg.inference.nnunet_patches import images_of_folder
 from nnunet_softseg.inference.predict import (
@@ -248,7 +248,7 @@ def test_what_is_done_is_kept_and_the_rest_is_predicted(
 def test_an_interrupted_call_leaves_whole_files_and_is_continued(
     model: Path, images: Path, predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = command._soft_maps, []
+    original, calls = command._NnunetModel.soft_maps, []
 
     def interrupt_third(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -257,7 +257,7 @@ def test_an_interrupted_call_leaves_whole_files_and_is_continued(
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_soft_maps", interrupt_third)
+        patch.setattr(command._NnunetModel, "soft_maps", interrupt_third)
         with pytest.raises(KeyboardInterrupt):
             predict(images, tmp_path, model, num_threads=1, progress=False)
     done = maps(tmp_path)
@@ -292,17 +292,18 @@ def test_a_broken_image_stops_no_other(
     assert "1 predicted, 2 kept, 0 failed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("module", "stage"), [("predict", "_soft_maps"), ("export", "export_prediction")])
+@pytest.mark.parametrize(
+    ("home", "stage"), [(command._NnunetModel, "soft_maps"), (map_export, "export_prediction")]
+)
 def test_a_case_that_fails_later_stops_no_other_either(
     model: Path,
     images: Path,
     tmp_path: Path,
-    module: str,
+    home: Any,
     stage: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    home = importlib.import_module(f"nnunet_softseg.inference.{module}")
     original = getattr(home, stage)
 
     def fail_on_second(first: Any, *arguments: Any) -> Any:
