@@ -3,7 +3,7 @@
   command.py       a command as a dataclass, each option a field; help and one-line errors
   label_making.py  make-gt, fuse and pseudo-label
   datasets.py      convert, check and prepare
-  prediction.py    predict and calibrate; csa, bridges, evaluate, compare and drift
+  prediction.py    predict, export and calibrate; csa, bridges, evaluate, compare and drift
   set_up.py        doctor and run; demo and phantom
 
 The fields of a command are the arguments of the function that does the work; `run()` imports this function
@@ -20,7 +20,7 @@ from nnunet_softseg import run as _run_module  # noqa: F401
 from nnunet_softseg.cli.command import Command, Parser
 from nnunet_softseg.cli.datasets import Check, Convert, Prepare
 from nnunet_softseg.cli.label_making import Fuse, MakeGt, PseudoLabel
-from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Predict
+from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Export, Predict
 from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run
 from nnunet_softseg.errors import UserError
 
@@ -36,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "check": Check,
     "prepare": Prepare,
     "predict": Predict,
+    "export": Export,
     "calibrate": Calibrate,
     "csa": Csa,
     "bridges": Bridges,
@@ -55,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run()
     except UserError as error:
         print(f"nnunet-softseg: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __package__.partition(".")[0]:
+            raise
+        print(
+            f"nnunet-softseg: error: expected the package {error.name}, which this needs, found none: "
+            "pip install nnunet-softseg, with all that it depends on",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         goes_on = command is not None and command.goes_on and not getattr(command, "overwrite", False)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from nnunet_softseg.network.norm_relu import at_least_float32
+from nnunet_softseg.network.soft_map import at_least_float32
 
 Reduction = Literal["none", "mean", "sum"]
 _LEAST_ALPHA = 2

@@ -15,9 +15,9 @@ from nnunet_softseg.network.loss_in_parts import Peaks, loss_in_parts
 from nnunet_softseg.network.norm_relu import (
     denominator_for_loss,
     normalised_for_loss,
-    robust_peak,
     update_running_scale,
 )
+from nnunet_softseg.network.soft_map import robust_peak
 
 VoxelLoss = Callable[..., torch.Tensor]
 """(prediction, target) -> scalar; with unknown voxels (prediction, target, weight)."""

@@ -369,7 +369,7 @@ def test_memory_that_runs_out_is_a_line_too(tmp_path: Path, monkeypatch: pytest.
         raise MemoryError("Unable to allocate 1.00 TiB")
 
     file = saved(tmp_path)
-    monkeypatch.setattr(SimpleITKIO, "read_images", no_memory)
+    monkeypatch.setattr(network_image, "read_channels", no_memory)
     assert "does not fit into memory" in refused(file, SimpleITKIO)
 
 

@@ -10,11 +10,10 @@ from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
     normalised_for_loss,
     peak,
-    robust_peak,
-    soft_map_of,
     update_running_scale,
 )
 from nnunet_softseg.network.soft_loss import SoftDiceLoss, SoftSegLoss
+from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.output_scale import OutputScale
 
 

@@ -17,8 +17,8 @@ from nnunet_softseg.metrics.morphometry.midsagittal import (
     midsagittal_plane,
     spared_in_plane,
 )
-from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame
 from nnunet_softseg.metrics.morphometry.slice_table import line_through
+from nnunet_softseg.metrics.slice_frame import Floats, SliceFrame, slice_frame
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 LESION_COLUMNS = {
