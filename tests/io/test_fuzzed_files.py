@@ -193,12 +193,12 @@ def test_bridges_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None
             table = tmp_path / "lesions.csv"
             code, text = call("bridges", "-i", given[0], "--cord", given[1], "-o", table)
             if code:
-                is_named_in_one_line(given[0] if "of the cord" in text else file, text)
+                is_named_in_one_line(given[0] if "that of the cord" in text else file, text)
             elif given[0] == lesion:
                 measured += 1
                 (volume,) = pd.read_csv(table)["volume_mm3"]
                 assert volume == pytest.approx(12 * abs(np.linalg.det(affine[:3, :3])), rel=1e-5)
-    assert measured > 0.2 * len(some)
+    assert measured > 0.1 * len(some)
 
 
 def test_drift_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
@@ -324,24 +324,45 @@ def bids_of(root: Path, files: list[Path], whole: Path, derivative: str, end: st
 
 
 @everything
-def test_make_gt_and_convert_go_on(files: list[Path], whole: Path, tmp_path: Path) -> None:
+def test_make_gt_goes_on(files: list[Path], whole: Path, tmp_path: Path) -> None:
     images = bids_of(tmp_path / "a", files, whole, "labels", "_seg-manual")
     code, text = call("make-gt", "-i", images, "-o", tmp_path / "gt", "--soft-masks", "-np", 1, **LONG)
     made = list((tmp_path / "gt").glob("sub-*/anat/*T2w*probseg.nii.gz"))
     failed = json.loads((tmp_path / "gt" / "qc" / "failed.json").read_text())
     assert (code, len(made) + len(failed)) == (2, NUMBER), text
     print(f"make-gt: {len(made)} of {NUMBER} made", file=sys.stderr)
+
+
+def test_convert_takes_the_values_or_says_what_is_wrong(
+    some: list[Path], whole: Path, tmp_path: Path
+) -> None:
+    """Of three persons, the image or the soft label of one is the file."""
     end = "_label-SC_desc-softseg_probseg"
-    images = bids_of(tmp_path / "b", files, whole, "softseg", end)
-    words = ("convert", "-i", images, "-d", 778, "--name", "F", "-o", tmp_path / "raw", "-np", 1)
-    code, text = call(*words, **LONG)
-    assert code == 2
-    assert "is not fit: " in text
-    assert not list((tmp_path / "raw").glob("*"))
-    for file in files:
-        code, text = call(*words, "--exclude", *(f"{other.name[:7]}" for other in files if other != file))
-        assert code == 2 or (tmp_path / "raw" / "Dataset778_F").is_dir()
-        shutil.rmtree(tmp_path / "raw", ignore_errors=True)
+    persons = [tmp_path / f"sub-{number}_T1w.nii.gz" for number in (1, 2, 3)]
+    for person in persons:
+        shutil.copy(whole, person)
+    bids = bids_of(tmp_path / "bids", persons, whole, "softseg", end)
+    dataset = tmp_path / "raw" / "Dataset778_F"
+    words = ("convert", "-i", bids, "-d", 778, "--name", "F", "-o", dataset.parent, "-np", 1)
+    anat = Path("sub-3", "anat")
+    label = bids / "derivatives" / "softseg" / anat / f"sub-3_T1w{end}.nii.gz"
+    converted = 0
+    for file in some:
+        for place in (bids / anat / "sub-3_T1w.nii.gz", label):
+            shutil.copy(file, place)
+            code, text = call(*words)
+            shutil.copy(whole, place)
+            if code:
+                is_named_in_one_line(Path("sub-3_T1w"), text)
+                assert not list(dataset.parent.glob("*"))
+                continue
+            (made,) = dataset.glob(
+                "soft*/sub-3_T1w_0001.nii.gz" if place == label else "im*/sub-3_T1w_0000.nii.gz"
+            )
+            np.testing.assert_allclose(values_of(made), values_of(file), atol=1e-5)
+            converted += place == label
+            shutil.rmtree(dataset)
+    assert converted > 0.2 * len(some)
 
 
 @everything
