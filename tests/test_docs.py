@@ -1,11 +1,13 @@
 """What the documentation promises and a machine can check: links, commands, defaults."""
 
+import ast
 import dataclasses
 import math
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,50 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?([^\"' >]+)", html)
         assert loaded
         assert [address for address in loaded if re.match(r"(https?:)?//", address)] == []
+
+
+# The page of findings
+
+
+def assigned(scope: ast.AST, name: str) -> Iterator[ast.expr]:
+    for node in ast.walk(scope):
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=True))
+            yield from (value for each, value in pairs if isinstance(each, ast.Name) and each.id == name)
+
+
+def words_of(node: ast.expr, scopes: tuple[ast.AST, ...]) -> Iterator[str]:
+    """The texts that an expression is made of; a name is looked up in the function, then in the module."""
+    if isinstance(node, ast.Constant):
+        yield str(node.value)
+    elif isinstance(node, ast.JoinedStr):
+        yield from (text for value in node.values for text in words_of(value, scopes))
+    elif isinstance(node, ast.IfExp):
+        yield from (text for value in (node.body, node.orelse) for text in words_of(value, scopes))
+    elif isinstance(node, ast.Name):
+        values = next(filter(None, (list(assigned(scope, node.id)) for scope in scopes)), [])
+        yield from (text for value in values for text in words_of(value, scopes))
+
+
+def findings_in_code() -> set[str]:
+    """Of all that findings say is wrong, each piece of two words or more."""
+    found = set()
+    for file in (REPOSITORY / "nnunet_softseg").rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        module = ast.parse(source if "Finding(" in source else "")
+        for function in (node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)):
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "Finding":
+                    found |= {text.strip(" :,(") for text in words_of(call.args[1], (function, module))}
+    return {text for text in found if " " in text}
+
+
+def test_every_finding_is_on_the_pages_of_findings() -> None:
+    pages = [REPOSITORY / "docs" / name for name in ("checks.md", "data.md")]
+    told = " ".join(" ".join(page.read_text(encoding="utf-8").split()).lower() for page in pages)
+    findings = findings_in_code()
+    assert len(findings) > 60
+    assert {"has two voxel sizes", "corrupt or truncated gzip", "label maps of no case"} <= findings
+    assert not {text for text in findings if text.lower() not in told}
