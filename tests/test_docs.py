@@ -19,7 +19,7 @@ from nnunet_softseg.settings import SoftSegSettings
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-SURFACE = ("What of nnU-Net works", "Kinds of labels")
+NAMED_TEST = re.compile(r"`([\w/]+\.py(?:::[^`]*)?)`")
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"^nnunet-softseg (.+)$", re.MULTILINE)
@@ -83,22 +83,34 @@ def test_the_table_of_measures_is_the_declared_one() -> None:
     assert table == expected
 
 
-def test_every_row_of_nnunets_surface_names_a_test_that_exists() -> None:
-    text = (REPOSITORY / "docs" / "nnunet_surface.md").read_text(encoding="utf-8")
-    tables = [section for section in text.split("\n## ") if section.startswith(SURFACE)]
-    assert len(tables) == len(SURFACE)
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for table in tables
-        for line in table.splitlines()
-        if line.startswith("| ") and not line.startswith(("| **", "| of nnU-Net", "| labels |"))
-    ]
-    assert len(rows) > 50
-    for what, answer, test in rows:
-        assert re.search("works|refused: |the same bits|nnU-Net's own error|see \\[", answer), what
-        file, _, name = test.strip("`").partition("::")
-        source = (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
-        assert f"def {name}(" in source, f"{what}: {test}"
+def rows_of_nnunets_surface() -> list[list[str]]:
+    lines = (REPOSITORY / "docs" / "nnunet_surface.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if "|" in line]
+    return [row for row in rows if row[-1] not in ("", "test") and not row[-1].startswith("---")]
+
+
+def test_every_row_of_nnunets_surface_has_an_answer_and_names_tests() -> None:
+    rows = rows_of_nnunets_surface()
+    assert len(rows) > 75
+    for row in rows:
+        answer = row[-2]
+        assert re.search("works|refused: |the same bits|nnU-Net's own error|see \\[", answer), row
+        assert NAMED_TEST.sub("", row[-1]).strip(", ") == "", row
+        for name in NAMED_TEST.findall(row[-1]):
+            file, _, test = name.partition("::")
+            source = (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+            assert f"def {test.partition('[')[0]}(" in source, name
+
+
+@pytest.mark.soak
+def test_pytest_finds_each_test_that_nnunets_surface_names() -> None:
+    names = {name for row in rows_of_nnunets_surface() for name in NAMED_TEST.findall(row[-1])}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", "-m", ""]
+    files = sorted({f"tests/{name.partition('::')[0]}" for name in names})
+    done = subprocess.run([*command, *files], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    found = {line.removeprefix("tests/") for line in done.stdout.splitlines() if "::" in line}
+    found |= {line.partition("[")[0] for line in found}
+    assert names <= found, names - found
 
 
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
