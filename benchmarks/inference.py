@@ -292,7 +292,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return all figures."""
     made = paper_plans(arguments.features, arguments.patch)
     model = arguments.model
-    # The prediction itself: a picture of a case for qc/index.html comes after it, about 1 s of this size.
+    # The prediction itself: a picture for qc/index.html comes after it (qc_page.py).
     environment = {"XDG_CACHE_HOME": str(folder / "cache"), "NNUNET_SOFTSEG_NO_QC": "1"}
     # To Linux, the peak memory of a new process is at least what the process had that started it.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as aside:

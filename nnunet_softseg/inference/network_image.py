@@ -22,7 +22,7 @@ from nnunet_softseg.inference.postprocessing import CONSTANT, Flag, Flagged, fla
 from nnunet_softseg.inference.recentring import WholeImage, averaged
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
-from nnunet_softseg.io.nifti import bytes_needed, geometry_warnings, is_long_enough, load_nifti
+from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, stream_findings
 from nnunet_softseg.io.readers import is_known, read_channels
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.normalisation import normalise
@@ -546,10 +546,7 @@ def volume_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         yield Finding(name, "holds no grey values", "integers or floats", str(dtype), "convert it")
-    needed = bytes_needed(image)
-    if not is_long_enough(file, needed):  # to SimpleITK, what is missing is silently 0
-        expected = f"{needed} bytes by its header"
-        yield Finding(name, "truncated data", expected, "fewer", "write or copy the file again")
+    yield from stream_findings(file, image)  # to SimpleITK, what is missing is silently 0
 
 
 def _unreadable(files: Sequence[Path], error: Exception) -> Finding:

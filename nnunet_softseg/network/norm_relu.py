@@ -92,7 +92,7 @@ def normalised_for_loss(
         scale: (label,) running scale, 0 where not known yet.
         fixed: (label,) whether the output scale is fixed; None: nowhere.
     """
-    denominator = denominator_for_loss(
+    denominator, _ = denominator_for_loss(
         peaks,
         largest=peak(target),
         height=robust_peak(target),
@@ -100,7 +100,7 @@ def normalised_for_loss(
         scale=scale,
         fixed=fixed,
     )
-    return cut_off(raw / denominator, target)
+    return target + cut_off(raw / denominator - target, target)
 
 
 def denominator_for_loss(
@@ -111,8 +111,10 @@ def denominator_for_loss(
     floor: torch.Tensor,
     scale: torch.Tensor,
     fixed: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return what the raw output of a patch is divided by, (batch, label, 1, ...), with a gradient on peaks.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the raw output of a patch is divided by, and its slope along the peaks.
+
+    Both are (batch, label, 1, ...). The first has a gradient on peaks, the second is its value.
 
     At inference the robust peak of the case becomes that of the labels of the training, and here that of the
     target: raw output in proportion to the target gives the target, of a patch that holds only the fringe of
@@ -129,18 +131,22 @@ def denominator_for_loss(
     """
     tiny = torch.finfo(peaks.dtype).tiny
     running, smallest = (broadcast_floor(values, peaks).expand_as(largest) for values in (scale, floor))
-    labelled = torch.maximum(peaks, smallest) / height.clamp(min=tiny)
-    denominator = torch.where(largest > LABELLED, labelled, running)
+    height = height.clamp(min=tiny)
+    measured = largest > LABELLED
     if fixed is not None:
-        denominator = torch.where(_keep_axes(fixed[None], peaks.ndim), torch.ones_like(running), denominator)
-    return torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+        alone = _keep_axes(fixed[None], peaks.ndim)
+        running, measured = torch.where(alone, 1, running), measured & ~alone
+    denominator = torch.where(measured, torch.maximum(peaks, smallest) / height, running)
+    slope = (measured & (peaks > smallest)) / height
+    return torch.where(denominator > 0, denominator, 1), slope
 
 
-def cut_off(ratio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return ratio, cut off at 0 where the target is 0, and at 1 where it is 1."""
-    # Bounds that are 0 and 1 there, and out of reach elsewhere: a tenth of the cost of choosing by masks.
-    beyond = torch.finfo(ratio.dtype).max
-    return ratio.clamp(-beyond * target, 1 + beyond * (1 - target))
+def cut_off(difference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return prediction minus target, a prediction cut off at 0 where the target is 0, at 1 where it is 1."""
+    # Bounds that are 0 there, and out of reach elsewhere: a tenth of the cost of choosing by masks.
+    beyond = torch.finfo(difference.dtype).max
+    below = -beyond * target
+    return torch.clamp(difference, below, below + beyond)
 
 
 # The running scale

@@ -5,7 +5,6 @@ regresses the raw output and applies NormReLU after inference only. Both are her
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import nn
@@ -83,16 +82,17 @@ class SoftSegLoss(nn.Module):
         if type(of_loss) is not AdaptiveWingLoss or of_loss.reduction == "none":
             weights = () if weight is None else (weight,)
             return of_loss(self._soft_map(raw, target, scale) if self.normalise else raw, target, *weights)
-        denominator_of = partial(
-            denominator_for_loss,
+        if not self.normalise:
+            return loss_in_parts(of_loss, raw, target, weight)
+        denominator, slope = denominator_for_loss(
+            peaks.robust,
             largest=of_target.largest,
             height=of_target.robust,
             floor=self.floor_fraction * scale,
             scale=scale,
             fixed=self.fixed,
         )
-        normalise = (peaks, denominator_of) if self.normalise else None
-        return loss_in_parts(of_loss, raw, target, weight, normalise)
+        return loss_in_parts(of_loss, raw, target, weight, (peaks, denominator, slope))
 
     def _soft_map(self, raw: torch.Tensor, target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return normalised_for_loss(

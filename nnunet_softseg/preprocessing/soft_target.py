@@ -90,8 +90,8 @@ def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt
     return result
 
 
-def drawn_voxels(target: SoftTarget) -> list[list[list[int]]]:
-    """Return voxels (*space) drawn at random: first of those where a label is known, then of each label.
+def drawn_voxels(target: SoftTarget) -> list[npt.NDArray[np.int32]]:
+    """Return voxels (voxel, *space) drawn at random: of those where a label is known, then of each label.
 
     Training patches are centred on them. The label is where it exceeds half of its largest value in the case:
     one that never exceeds 0.5, as where few raters agree, is found in as many patches as any other.
@@ -104,8 +104,23 @@ def drawn_voxels(target: SoftTarget) -> list[list[list[int]]]:
         voxels = np.flatnonzero(where)
         if len(voxels) > DRAWN:
             voxels = voxels[random.integers(len(voxels), size=DRAWN)]
-        drawn.append(np.stack(np.unravel_index(voxels, where.shape), axis=1).tolist())
+        drawn.append(np.stack(np.unravel_index(voxels, where.shape), axis=1).astype(np.int32))
     return drawn
+
+
+def drawn_voxels_for_record(target: SoftTarget) -> list[bytes]:
+    """Return `drawn_voxels` as a record holds them: parsing so many numbers takes longer than a patch."""
+    return [voxels.astype("<i4").tobytes() for voxels in drawn_voxels(target)]
+
+
+def drawn_voxels_of_record(record: Mapping[str, Any], axes: int) -> list[npt.NDArray[np.int64]]:
+    """Return `drawn_voxels` of a record, also of one that holds lists of numbers, as they did before."""
+    return [
+        np.reshape(np.frombuffer(voxels, "<i4") if isinstance(voxels, bytes) else voxels, (-1, axes)).astype(
+            np.int64
+        )
+        for voxels in record["drawn_voxels"]
+    ]
 
 
 # Files

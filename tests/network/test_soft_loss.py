@@ -245,6 +245,14 @@ def test_the_loss_in_parts_is_that_which_autograd_takes_as_a_whole(
     assert float(found[0][2].abs().max()) > 0.05
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_network_that_diverged_is_not_taken_for_one_without_output(normalise: bool) -> None:
+    loss, _ = make(normalise, labels=2)
+    raw = torch.full((1, 2, 8, 8), -1.0)
+    raw[0, 1, 3, 4] = torch.nan
+    assert loss(raw, torch.zeros_like(raw)).isnan()
+
+
 # Unknown voxels
 
 KNOWN = (slice(None), slice(None), slice(None), slice(0, 10))
