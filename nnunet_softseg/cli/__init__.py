@@ -4,6 +4,7 @@
   label_making.py  make-gt, fuse and pseudo-label
   datasets.py      convert, check and prepare
   prediction.py    predict and calibrate; csa, bridges, evaluate, compare and drift
+  cohorts.py       workflow
   set_up.py        doctor and run; demo and phantom
   bids_app.py      the command `nnunet-softseg-bids`
 
@@ -17,6 +18,7 @@ from nnunet_softseg import __version__
 
 # Imported for its effect: spawned workers of a command import this file again and need the hook, too.
 from nnunet_softseg import run as _run_module  # noqa: F401
+from nnunet_softseg.cli.cohorts import Workflow
 from nnunet_softseg.cli.command import Command, Parser, exit_code
 from nnunet_softseg.cli.datasets import Check, Convert, Prepare
 from nnunet_softseg.cli.label_making import Fuse, MakeGt, PseudoLabel
@@ -39,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "drift": Drift,
+    "workflow": Workflow,
     "doctor": Doctor,
     "run": Run,
 }

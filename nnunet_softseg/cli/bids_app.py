@@ -4,7 +4,8 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from nnunet_softseg import __version__
 
@@ -92,6 +93,9 @@ class BidsApp(Command):
     num_threads: int = option(
         "-np N", "threads that read and write beside the network; images measured at once", 2
     )
+    report: str | None = option(
+        "--report JSON", "file for the outcome: images written, kept, missing, failed"
+    )
     skip_bids_validator: bool = switch(
         "--skip-bids-validator --skip_bids_validator",
         "does nothing: no validator is run, images with names that are not BIDS are passed over and named",
@@ -110,9 +114,10 @@ class BidsApp(Command):
             )
         from nnunet_softseg.evaluation.cohort.participants import analyse_participants
 
-        left_out = ("level", "skip_bids_validator")
+        left_out = ("level", "report", "skip_bids_validator")
         options = {name: value for name, value in vars(self).items() if name not in left_out}
         report = analyse_participants(**options, num_processes=self.num_threads)
+        self._write_outcome(written=report.written, kept=report.kept, failed=report.failed)
         print_warnings(report.warnings)
         print(report.as_text())
         return 2 if report.failed else 0
@@ -121,9 +126,16 @@ class BidsApp(Command):
         from nnunet_softseg.evaluation.cohort.group import report_group
 
         report = report_group(**{name: getattr(self, name) for name in _SHARED})
+        self._write_outcome(missing=report.missing, flagged=report.flagged)
         print_warnings(report.warnings)
         print(report.as_text())
         return 0
+
+    def _write_outcome(self, **outcome: Any) -> None:
+        if self.report:
+            from nnunet_softseg.io.results import write_json
+
+            write_json(Path(self.report), outcome)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

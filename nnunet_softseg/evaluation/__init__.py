@@ -34,4 +34,5 @@ The modules, in the order of their imports:
   cohort/derivatives.py            derivatives of a BIDS folder: names, and the model that made them
   cohort/participants.py           images of participants -> soft maps, areas, a page of pictures each
   cohort/group.py                  all participants: one table, one page, what is missing
+  cohort/workflow.py               the command: a cohort in batches, by Snakemake
 """

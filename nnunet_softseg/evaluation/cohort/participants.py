@@ -113,16 +113,8 @@ def analyse_participants(
     """
     bids, root = Path(bids), Path(output)
     images, warnings = chosen_images(bids, root, Choice(participants, sessions, contrasts))
-    decisive = {name: options.get(name) for name in _DECISIVE}
-    with open_model(Path(model), folds, checkpoint) as opened:
-        if not is_nifti(opened.dataset_json["file_ending"]):
-            raise UserError(
-                f"{model}: expected a model of NIfTI images, as BIDS has, found one of "
-                f"{opened.dataset_json['file_ending']}: predict with nnunet-softseg predict"
-            )
-        made_by = opened.made_by(PredictionOptions.from_environment(os.environ, **decisive))
-        scheme = label_scheme(opened.dataset_json)
-    start(root, bids, made_by, _values_in_label_map(scheme))
+    options |= {"folds": folds, "checkpoint": checkpoint}
+    scheme = start_with_model(root, bids, model, options)
     report = ParticipantsReport(root, warnings=warnings)
     report.kept = [image.case_id for image in images if image.is_done]
     work = root / WORK / _name_of_work(images)
@@ -132,7 +124,6 @@ def analyse_participants(
             call = _Call(bids, work, scheme, report, num_processes, progress)
             call.publish(images)  # what a call that was killed has predicted
             if todo := [image for image in images if not image.is_done]:
-                options |= {"folds": folds, "checkpoint": checkpoint}
                 call.predict(
                     todo, model, contrasts or sorted({image.name.contrast for image in todo}), options
                 )
@@ -145,6 +136,32 @@ def analyse_participants(
             f"{root}: another process is at work on the same participants: wait for it, or end it"
         ) from error
     return report
+
+
+def start_with_model(
+    root: Path,
+    bids: Path,
+    model: StrPath,
+    options: Mapping[str, Any],
+) -> LabelScheme:
+    """Return the labels of a model, which the folder of derivatives is started with; see `start`.
+
+    Of the options of `predict`, those count that decide the values: folds, checkpoint, localize, ...
+
+    Raises:
+        UserError: if it is no model of NIfTI images, or the folder holds derivatives of another one.
+    """
+    decisive = {name: options.get(name) for name in _DECISIVE}
+    with open_model(Path(model), options.get("folds"), options["checkpoint"]) as opened:
+        if not is_nifti(opened.dataset_json["file_ending"]):
+            raise UserError(
+                f"{model}: expected a model of NIfTI images, as BIDS has, found one of "
+                f"{opened.dataset_json['file_ending']}: predict with nnunet-softseg predict"
+            )
+        made_by = opened.made_by(PredictionOptions.from_environment(os.environ, **decisive))
+        scheme = label_scheme(opened.dataset_json)
+    start(root, bids, made_by, _values_in_label_map(scheme))
+    return scheme
 
 
 def _values_in_label_map(scheme: LabelScheme) -> dict[str, int]:

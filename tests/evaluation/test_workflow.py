@@ -1,0 +1,221 @@
+"""`nnunet-softseg workflow`: a cohort in batches by Snakemake, here and on a SLURM of one node."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+from slurm_node import slurm_node
+
+from nnunet_softseg.cli import main
+from nnunet_softseg.evaluation.cohort import workflow
+from nnunet_softseg.evaluation.cohort.derivatives import Derivative
+from nnunet_softseg.io.case_files import parse_bids_name
+
+MODEL = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
+OPTIONS = ["-device", "cpu", "--backend", "torch-float32", "--localize", "never", "--threads", "1"]
+needs_snakemake = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake") is None, reason="needs `pip install 'nnunet-softseg[workflow]'`"
+)
+needs_plugin = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
+    reason="needs snakemake-executor-plugin-slurm, see nnunet-softseg[workflow]",
+)
+
+
+def make_bids(folder: Path, number: int, cut_off: Sequence[str] = ()) -> Path:
+    for subject in (f"sub-{n:02d}" for n in range(1, number + 1)):
+        image = folder / subject / "anat" / f"{subject}_T2w.nii.gz"
+        image.parent.mkdir(parents=True)
+        content = (MODEL / "image.nii.gz").read_bytes()
+        image.write_bytes(content[:2000] if subject in cut_off else content)
+    return folder
+
+
+def call(bids: Path, output: Path, *more: str) -> list[str]:
+    return ["workflow", "-i", str(bids), "-o", str(output), "-m", str(MODEL), *OPTIONS, *more]
+
+
+def label_maps(output: Path) -> dict[str, tuple[str, int]]:
+    """Content and time of change of every label map."""
+    return {
+        file.name: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
+        for file in sorted(output.glob("sub-*/anat/*_dseg.nii.gz"))
+    }
+
+
+@needs_snakemake
+def test_a_failed_image_is_named_stops_no_other_and_is_all_that_a_repeated_call_does(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bids, output = make_bids(tmp_path / "my bids", 3, cut_off=["sub-02"]), tmp_path / "the output"
+    assert main(call(bids, output, "--batch-size", "1")) == 2
+    said = capfd.readouterr().out
+    assert "2 participants, 2 images" in said
+    assert said.count("failed: sub-02_T2w: ") == 1
+    assert "truncated data" in said
+    before = label_maps(output)
+    assert list(before) == ["sub-01_T2w_dseg.nii.gz", "sub-03_T2w_dseg.nii.gz"]
+    assert (output / "group_csa.tsv").read_text().count("sub-03_T2w") == 2  # labels
+
+    shutil.copyfile(MODEL / "image.nii.gz", bids / "sub-02" / "anat" / "sub-02_T2w.nii.gz")
+    assert main(call(bids, output, "--batch-size", "1")) == 0
+    after = label_maps(output)
+    assert {name: after[name] for name in before} == before
+    assert after["sub-02_T2w_dseg.nii.gz"][0] == before["sub-01_T2w_dseg.nii.gz"][0]  # the same image
+    assert (output / "group_csa.tsv").read_text().count("sub-02_T2w") == 2
+    outcomes = {
+        file.name.split("-")[1]: json.loads(file.read_text())
+        for file in output.glob(".workflow/batch-*.json")
+    }
+    assert [outcomes[f"{n:05d}"]["written"] for n in (1, 2, 3)] == [
+        ["sub-01_T2w"],
+        ["sub-02_T2w"],
+        ["sub-03_T2w"],
+    ]
+
+
+@needs_snakemake
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform == "win32", reason="kills a process group")
+def test_a_killed_workflow_goes_on_and_computes_no_image_twice(tmp_path: Path) -> None:
+    bids, output = make_bids(tmp_path / "bids", 4), tmp_path / "out"
+    words = [sys.executable, "-m", "nnunet_softseg", *call(bids, output, "--batch-size", "2", "--cores", "1")]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 250
+    while not list(output.glob(".workflow/batch-00001*.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)  # the second batch has begun
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)
+    before = label_maps(output)
+    assert 2 <= len(before) < 4
+    assert subprocess.run(words, cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
+    after = label_maps(output)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 4
+    assert len({digest for digest, _ in after.values()}) == 1  # the same image four times
+    assert not [file for file in output.rglob(".*@*") if file.is_file()]
+
+
+@needs_snakemake
+@needs_plugin
+@pytest.mark.soak
+def test_the_same_through_jobs_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bids, output = make_bids(tmp_path / "bids", 4, cut_off=["sub-04"]), tmp_path / "out"
+    with slurm_node(tmp_path / "slurm") as commands:
+        monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+        words = call(
+            bids, output, "--batch-size", "2", "--profile", "slurm", "--memory", "1500", "--minutes", "30"
+        )
+        assert main(words) == 2
+    said = capfd.readouterr()
+    assert "has been submitted with SLURM jobid" in said.err
+    assert "failed: sub-04_T2w: " in said.out
+    assert list(label_maps(output)) == [f"sub-0{n}_T2w_dseg.nii.gz" for n in (1, 2, 3)]
+    assert (output / "group.html").is_file()
+
+
+# Mistakes
+
+
+def found(*names: str) -> Any:
+    return lambda name: object() if name in names else None
+
+
+@pytest.mark.parametrize(
+    ("modules", "more", "said"),
+    [
+        ((), [], "expected Snakemake, found none: run `pip install 'nnunet-softseg[workflow]'`"),
+        (("snakemake",), ["--profile", "slurm"], "expected snakemake-executor-plugin-slurm, found none"),
+        (
+            ("snakemake", "snakemake_executor_plugin_slurm"),
+            ["--profile", "slurm"],
+            "expected the command sbatch, found none",
+        ),
+        (("snakemake",), ["--profile", "lsf"], "--profile lsf: expected local, slurm, or a folder"),
+        (("snakemake",), ["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+        (("snakemake",), ["--participant-label", "9"], "--participant-label 9: expected some of those"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    modules: tuple[str, ...],
+    more: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(workflow.importlib.util, "find_spec", found(*modules))
+    monkeypatch.setattr(workflow.shutil, "which", lambda _: None)
+    bids = make_bids(tmp_path / "bids", 1)
+    assert main(call(bids, tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_second_workflow_in_the_same_folder_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow.importlib.util, "find_spec", found("snakemake"))
+    bids, output = make_bids(tmp_path / "bids", 1), tmp_path / "out"
+    (output / ".workflow").mkdir(parents=True)
+    with FileLock(output / ".workflow" / ".lock"):
+        assert main(call(bids, output)) == 2
+    assert "another workflow is at work in this folder" in capsys.readouterr().err
+
+
+def test_a_workflow_of_which_no_job_ran_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow.importlib.util, "find_spec", found("snakemake"))
+    monkeypatch.setattr(workflow, "_snakemake", lambda *_: None)
+    assert main(call(make_bids(tmp_path / "bids", 1), tmp_path / "out")) == 2
+    assert "no image was predicted: see " in capsys.readouterr().err
+
+
+# Batches
+
+
+@given(
+    images=st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["T1w", "T2w"])), unique=True, min_size=1),
+    size=st.integers(1, 40),
+)
+def test_batches_hold_every_image_once_and_whole_participants(
+    images: list[tuple[int, str]], size: int
+) -> None:
+    derivatives = []
+    for subject, contrast in sorted(images):
+        place = Path(f"sub-{subject:02d}/anat/sub-{subject:02d}_{contrast}.nii.gz")
+        name = parse_bids_name(place.name)
+        assert name
+        derivatives.append(Derivative(Path("out"), place, name))
+    batches = workflow._batches(derivatives, size)
+    people = [{image.name.subject for image in batch} for batch in batches.values()]
+    assert sorted(image.case_id for batch in batches.values() for image in batch) == sorted(
+        image.case_id for image in derivatives
+    )
+    assert all(len(group) == size for group in people[:-1])
+    assert 1 <= len(people[-1]) <= size
+    assert sum(map(len, people)) == len(set.union(*people))
+    assert list(workflow._batches(derivatives, size)) == list(batches)
+    assert "".join(batches).isascii()
