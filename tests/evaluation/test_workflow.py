@@ -4,6 +4,8 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -25,6 +27,7 @@ from nnunet_softseg.evaluation.cohort import workflow
 from nnunet_softseg.evaluation.cohort.derivatives import Derivative
 from nnunet_softseg.io.case_files import parse_bids_name
 
+WORKFLOW = REPOSITORY / "nnunet_softseg" / "workflow"
 MODEL = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 OPTIONS = ["-device", "cpu", "--backend", "torch-float32", "--localize", "never", "--threads", "1"]
 needs_snakemake = pytest.mark.skipif(
@@ -219,3 +222,56 @@ def test_batches_hold_every_image_once_and_whole_participants(
     assert sum(map(len, people)) == len(set.union(*people))
     assert list(workflow._batches(derivatives, size)) == list(batches)
     assert "".join(batches).isascii()
+
+
+# Trainings
+
+
+@needs_snakemake
+def test_trainings_are_datasets_x_trainers_x_folds_x_seeds_and_only_those_missing(tmp_path: Path) -> None:
+    configuration = {
+        "results": str(tmp_path / "results"),
+        "datasets": ["Dataset101_A", "Dataset102_B"],
+        "trainers": ["nnUNetTrainerSoftSeg", "nnUNetTrainer"],
+        "plans": "nnUNetSoftSegPlans",
+        "configuration": "3d_fullres",
+        "folds": [0, 1, 2],
+        "seeds": [0, 1],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(configuration))
+    model = "nnUNetTrainer__nnUNetSoftSegPlans__3d_fullres"
+    done = tmp_path / "results" / "seed-1" / "Dataset102_B" / model / "fold_2" / "validation" / "summary.json"
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    words = [
+        "--snakefile",
+        str(WORKFLOW / "train.smk"),
+        "--configfile",
+        "train.json",
+        "--cores",
+        "1",
+        "--dry-run",
+    ]
+    dry = subprocess.run(
+        [sys.executable, "-m", "snakemake", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^train +23$", dry.stdout + dry.stderr, re.MULTILINE)  # 2 x 2 x 3 x 2 less the one done
+
+
+@pytest.mark.parametrize(
+    ("trainer", "seeded"), [("nnUNetTrainerSoftSegDemo", True), ("nnUNetTrainer", False)]
+)
+def test_a_training_gets_its_seed_where_the_trainer_has_one(
+    trainer: str, seeded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = runpy.run_path(str(WORKFLOW / "train_seeded.py"))
+    calls: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(module["run"], "run", lambda name, words: calls.append((name, words)))
+    from nnunet_softseg import registry
+
+    found = registry.find("nnUNetTrainerSoftSegDemo")
+    monkeypatch.setattr(found, "settings", found.settings)  # as it was, afterwards
+    words = ["Dataset101_A", "3d_fullres", "0", "-tr", trainer]
+    module["train"](7, words)
+    assert calls == [("nnUNetv2_train", words)]
+    assert (found.settings.seed == 7) is seeded
