@@ -17,7 +17,8 @@ from nnunet_softseg.registry import CLASSES
 from nnunet_softseg.settings import SoftSegSettings
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+ROOT_PAGES = [REPOSITORY / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
+PAGES = [*ROOT_PAGES, *sorted((REPOSITORY / "docs").glob("*.md"))]
 SURFACE = ("What of nnU-Net works", "Kinds of labels")
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
