@@ -158,17 +158,24 @@ def test_what_a_killed_call_had_predicted_is_put_in_place_by_the_next(
 ) -> None:
     call = [str(bids), str(tmp_path), "participant", "-m", str(MODEL), *AS_THEN, "--participant-label", "01"]
 
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+    copied: list[Path] = []
+
+    def killed_at_the_second(source: Path, target: Path) -> None:
+        if copied:
+            raise KeyboardInterrupt
+        shutil.copyfile(source, target)
+        copied.append(target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(participants, "_copy", killed)
+        patch.setattr(participants, "_copy", killed_at_the_second)
         assert main(call) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*_dseg.nii.gz"))
+    assert [file.name for file in copied] == ["sub-01_T2w_label-label1_probseg.nii.gz"]
     monkeypatch.setattr(participants, "predict", refuse)
     assert main(call) == 0
     assert "1 images written, 0 kept, 0 failed" in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("*_probseg.nii.gz"))) == 2
+    assert (tmp_path / "sub-01" / "anat" / "sub-01_T2w_dseg.nii.gz").is_file()
 
 
 def copy_of_model(folder: Path) -> Path:

@@ -197,7 +197,9 @@ def undisturbed(
 
     def of(command: Callable[[Inputs, Path], Call]) -> Undisturbed:
         if command.__name__ not in known:
-            out = tmp_path_factory.mktemp(command.__name__) / "out"  # as deep as the others, for relative paths
+            out = (
+                tmp_path_factory.mktemp(command.__name__) / "out"
+            )  # as deep as the others, for relative paths
             call = command(inputs, out)
             start = time.monotonic()
             commands.start(*call)
