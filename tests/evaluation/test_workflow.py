@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slurm_node import slurm_node
 
-from nnunet_softseg.cli import main
+from nnunet_softseg.cli import bids_app, main
 from nnunet_softseg.evaluation.cohort import workflow
 from nnunet_softseg.evaluation.cohort.derivatives import Derivative
 from nnunet_softseg.io.case_files import parse_bids_name
@@ -65,7 +65,7 @@ def test_a_failed_image_is_named_stops_no_other_and_is_all_that_a_repeated_call_
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bids, output = make_bids(tmp_path / "my bids", 3, cut_off=["sub-02"]), tmp_path / "the output"
-    assert main(call(bids, output, "--batch-size", "1")) == 2
+    assert main(call(bids, output, "--batch-size", "2")) == 2
     said = capfd.readouterr().out
     assert "2 participants, 2 images" in said
     assert said.count("failed: sub-02_T2w: ") == 1
@@ -73,22 +73,41 @@ def test_a_failed_image_is_named_stops_no_other_and_is_all_that_a_repeated_call_
     before = label_maps(output)
     assert list(before) == ["sub-01_T2w_dseg.nii.gz", "sub-03_T2w_dseg.nii.gz"]
     assert (output / "group_csa.tsv").read_text().count("sub-03_T2w") == 2  # labels
+    second = next(output.glob(".workflow/batch-00002-*.json")).stat().st_mtime_ns
 
     shutil.copyfile(MODEL / "image.nii.gz", bids / "sub-02" / "anat" / "sub-02_T2w.nii.gz")
-    assert main(call(bids, output, "--batch-size", "1")) == 0
+    assert main(call(bids, output, "--batch-size", "2")) == 0
     after = label_maps(output)
     assert {name: after[name] for name in before} == before
     assert after["sub-02_T2w_dseg.nii.gz"][0] == before["sub-01_T2w_dseg.nii.gz"][0]  # the same image
     assert (output / "group_csa.tsv").read_text().count("sub-02_T2w") == 2
-    outcomes = {
-        file.name.split("-")[1]: json.loads(file.read_text())
-        for file in output.glob(".workflow/batch-*.json")
-    }
-    assert [outcomes[f"{n:05d}"]["written"] for n in (1, 2, 3)] == [
-        ["sub-01_T2w"],
-        ["sub-02_T2w"],
-        ["sub-03_T2w"],
-    ]
+    again = json.loads(next(output.glob(".workflow/batch-00001-*.json")).read_text())
+    assert again == {"written": ["sub-02_T2w"], "kept": ["sub-01_T2w"], "failed": {}}
+    assert next(output.glob(".workflow/batch-00002-*.json")).stat().st_mtime_ns == second
+
+
+def test_a_batch_that_dies_is_named_with_its_log_and_the_others_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def second_batch_alone(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
+        configuration = json.loads((folder / "config.json").read_text())
+        name, people = list(configuration["batches"].items())[1]
+        words = [*configuration["app"][3:], "participant", "--participant-label", *people]
+        assert (
+            bids_app.main([*words, *configuration["options"], "--report", str(folder / f"{name}.json")]) == 0
+        )
+
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", second_batch_alone)
+    output = tmp_path / "out"
+    assert main(call(make_bids(tmp_path / "bids", 2), output, "--batch-size", "1")) == 2
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^failed: batch-00001-\w+: ended without an outcome: see .*batch-00001-\w+\.log$", said, re.M
+    )
+    assert "missing: sub-01_T2w: not predicted yet" in said
+    assert "batch-00002" not in said
+    assert "sub-02_T2w" in (output / "group_csa.tsv").read_text()
 
 
 @needs_snakemake
