@@ -71,7 +71,7 @@ class Question:
         methods: what is compared.
         make_data: (data, study) -> what it says of the study's datasets, which it writes.
         more: (study, cases, data) -> further rows, from the table of all cases and methods.
-        drawn: measures in the figure, or what their names begin with.
+        drawn: measures in the figure.
         on_request: methods that are compared if `--methods` names them.
         nested: each label lies within the one before: vanilla, which knows one label per voxel, has the outer
             structure where it has any of them.
@@ -561,7 +561,7 @@ QUESTIONS = {
         },
         one_contrast_data,
         by_group,
-        drawn=tuple(f"{measure}, " for measure in ("dice", "abs_csa_error_percent")),
+        drawn=("dice", "abs_csa_error_percent"),
         on_request=ON_REQUEST,
     ),
 }

@@ -11,11 +11,11 @@ _DIFFERENCE = " - "
 
 
 def draw(rows: Sequence[Mapping[str, Any]], measures: Sequence[str], file: Path) -> None:
-    """Write the figure of the measures named, or of those that begin so, as PNG.
+    """Write the figure of the measures named, of a group of cases (`dice, real images`), too, as PNG.
 
     Args:
         rows: of evidence.json; differences between methods and rows without a mean are left out.
-        measures: the first words of their names.
+        measures: their names.
         file: to write.
     """
     shown = [
@@ -23,7 +23,7 @@ def draw(rows: Sequence[Mapping[str, Any]], measures: Sequence[str], file: Path)
         for row in rows
         if row["mean"] is not None
         and not any(sign in row["method"] for sign in (_DIFFERENCE, " / "))
-        and row["measure"].startswith(tuple(measures))
+        and row["measure"].split(", ")[0] in measures
     ]
     panels = sorted(
         dict.fromkeys((row["label"], row["measure"]) for row in shown), key=lambda panel: panel[0]

@@ -85,7 +85,8 @@ def make_model(folder: Path, made: Mapping[str, Any], image: Path) -> None:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_softseg.network.norm_relu import robust_peak, running_scale
+    from nnunet_softseg.network.norm_relu import running_scale
+    from nnunet_softseg.network.soft_map import robust_peak
     from nnunet_softseg.preprocessing.model_plans import soft_plans
     from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
     from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
@@ -291,7 +292,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return all figures."""
     made = paper_plans(arguments.features, arguments.patch)
     model = arguments.model
-    # The prediction itself: a picture of a case for qc/index.html comes after it, about 1 s of this size.
+    # The prediction itself: a picture for qc/index.html comes after it (qc_page.py).
     environment = {"XDG_CACHE_HOME": str(folder / "cache"), "NNUNET_SOFTSEG_NO_QC": "1"}
     # To Linux, the peak memory of a new process is at least what the process had that started it.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as aside:

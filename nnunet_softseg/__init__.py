@@ -36,6 +36,7 @@ _HOMES = {
     "check": "nnunet_softseg.datasets.check",
     "prepare": "nnunet_softseg.preprocessing.preparation",
     "predict": "nnunet_softseg.inference.predict",
+    "export": "nnunet_softseg.inference.model_export",
     "calibrate": "nnunet_softseg.inference.calibrate",
     "pseudo_label": "nnunet_softseg.inference.pseudo_label",
     "csa": "nnunet_softseg.metrics.morphometry.csa",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from nnunet_softseg.evaluation.drift import drift as drift
     from nnunet_softseg.evaluation.evaluate import evaluate as evaluate
     from nnunet_softseg.inference.calibrate import calibrate as calibrate
+    from nnunet_softseg.inference.model_export import export as export
     from nnunet_softseg.inference.predict import predict as predict
     from nnunet_softseg.inference.pseudo_label import pseudo_label as pseudo_label
     from nnunet_softseg.labels.contrasts.make_gt import make_gt as make_gt

@@ -20,7 +20,7 @@ CLASSES: dict[str, str] = {
     "nnUNetTrainerSoftSegContrastDeviceAug": "nnunet_softseg.training.variants",
     "nnUNetTrainerSoftSegDemo": "nnunet_softseg.training.variants",
     "nnUNetTrainerDemo": "nnunet_softseg.training.variants",
-    "SoftLabelManager": "nnunet_softseg.preprocessing.model_plans",
+    "SoftLabelManager": "nnunet_softseg.preprocessing.label_manager",
     "SoftSegPreprocessor": "nnunet_softseg.inference.nnunet_patches",
     "SoftSegPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegResEncPlanner": "nnunet_softseg.preprocessing.planning",

@@ -75,7 +75,10 @@ class ForkedCommands:
         """End the server."""
         assert self._server.stdin
         self._server.stdin.close()
-        self._server.wait(timeout=60)
+        try:
+            self._server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
         self._errors.close()
 
     def _answer(self) -> str:
@@ -104,6 +107,7 @@ def _serve(log: str) -> None:
         print(pid, file=answers, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+    os._exit(0)  # all that was imported would take seconds to be taken down
 
 
 def _run(request: dict[str, Any], log: str, ready: int) -> None:

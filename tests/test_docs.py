@@ -1,11 +1,13 @@
 """What the documentation promises and a machine can check: links, commands, defaults."""
 
+import ast
 import dataclasses
 import math
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from nnunet_softseg.settings import SoftSegSettings
 REPOSITORY = Path(__file__).parents[1]
 ROOT_PAGES = [REPOSITORY / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
 PAGES = [*ROOT_PAGES, *sorted((REPOSITORY / "docs").glob("*.md"))]
-SURFACE = ("What of nnU-Net works", "Kinds of labels")
+NAMED_TEST = re.compile(r"`([\w/]+\.py(?:::[^`]*)?)`")
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"^nnunet-softseg (.+)$", re.MULTILINE)
@@ -86,22 +88,34 @@ def test_the_table_of_measures_is_the_declared_one() -> None:
     assert table == expected
 
 
-def test_every_row_of_nnunets_surface_names_a_test_that_exists() -> None:
-    text = (REPOSITORY / "docs" / "nnunet_surface.md").read_text(encoding="utf-8")
-    tables = [section for section in text.split("\n## ") if section.startswith(SURFACE)]
-    assert len(tables) == len(SURFACE)
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for table in tables
-        for line in table.splitlines()
-        if line.startswith("| ") and not line.startswith(("| **", "| of nnU-Net", "| labels |"))
-    ]
-    assert len(rows) > 50
-    for what, answer, test in rows:
-        assert re.search("works|refused: |the same bits|nnU-Net's own error|see \\[", answer), what
-        file, _, name = test.strip("`").partition("::")
-        source = (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
-        assert f"def {name}(" in source, f"{what}: {test}"
+def rows_of_nnunets_surface() -> list[list[str]]:
+    lines = (REPOSITORY / "docs" / "nnunet_surface.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if "|" in line]
+    return [row for row in rows if row[-1] not in ("", "test") and not row[-1].startswith("---")]
+
+
+def test_every_row_of_nnunets_surface_has_an_answer_and_names_tests() -> None:
+    rows = rows_of_nnunets_surface()
+    assert len(rows) > 75
+    for row in rows:
+        answer = row[-2]
+        assert re.search("works|refused: |the same bits|nnU-Net's own error|see \\[", answer), row
+        assert NAMED_TEST.sub("", row[-1]).strip(", ") == "", row
+        for name in NAMED_TEST.findall(row[-1]):
+            file, _, test = name.partition("::")
+            source = (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+            assert f"def {test.partition('[')[0]}(" in source, name
+
+
+@pytest.mark.soak
+def test_pytest_finds_each_test_that_nnunets_surface_names() -> None:
+    names = {name for row in rows_of_nnunets_surface() for name in NAMED_TEST.findall(row[-1])}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", "-m", ""]
+    files = sorted({f"tests/{name.partition('::')[0]}" for name in names})
+    done = subprocess.run([*command, *files], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    found = {line.removeprefix("tests/") for line in done.stdout.splitlines() if "::" in line}
+    found |= {line.partition("[")[0] for line in found}
+    assert names <= found, names - found
 
 
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -121,3 +135,50 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?([^\"' >]+)", html)
         assert loaded
         assert [address for address in loaded if re.match(r"(https?:)?//", address)] == []
+
+
+# The page of findings
+
+
+def assigned(scope: ast.AST, name: str) -> Iterator[ast.expr]:
+    for node in ast.walk(scope):
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=True))
+            yield from (value for each, value in pairs if isinstance(each, ast.Name) and each.id == name)
+
+
+def words_of(node: ast.expr, scopes: tuple[ast.AST, ...]) -> Iterator[str]:
+    """The texts that an expression is made of; a name is looked up in the function, then in the module."""
+    if isinstance(node, ast.Constant):
+        yield str(node.value)
+    elif isinstance(node, ast.JoinedStr):
+        yield from (text for value in node.values for text in words_of(value, scopes))
+    elif isinstance(node, ast.IfExp):
+        yield from (text for value in (node.body, node.orelse) for text in words_of(value, scopes))
+    elif isinstance(node, ast.Name):
+        values = next(filter(None, (list(assigned(scope, node.id)) for scope in scopes)), [])
+        yield from (text for value in values for text in words_of(value, scopes))
+
+
+def findings_in_code() -> set[str]:
+    """Of all that findings say is wrong, each piece of two words or more."""
+    found = set()
+    for file in (REPOSITORY / "nnunet_softseg").rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        module = ast.parse(source if "Finding(" in source else "")
+        for function in (node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)):
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "Finding":
+                    found |= {text.strip(" :,(") for text in words_of(call.args[1], (function, module))}
+    return {text for text in found if " " in text}
+
+
+def test_every_finding_is_on_the_pages_of_findings() -> None:
+    pages = [REPOSITORY / "docs" / name for name in ("checks.md", "data.md")]
+    told = " ".join(" ".join(page.read_text(encoding="utf-8").split()).lower() for page in pages)
+    findings = findings_in_code()
+    assert len(findings) > 60
+    assert {"has two voxel sizes", "corrupt or truncated gzip", "label maps of no case"} <= findings
+    assert not {text for text in findings if text.lower() not in told}

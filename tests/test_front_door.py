@@ -13,8 +13,8 @@ import nnunet_softseg
 PACKAGE = REPOSITORY / "nnunet_softseg"
 SOURCE = {"PYTHONPATH": str(REPOSITORY)}
 NAMES = {
-    "make_gt", "fuse", "convert", "check", "prepare", "predict", "calibrate", "csa", "bridges", "evaluate",
-    "pseudo_label", "compare", "drift",
+    "make_gt", "fuse", "convert", "check", "prepare", "predict", "export", "calibrate", "csa", "bridges",
+    "evaluate", "pseudo_label", "compare", "drift",
     "AdaptiveWingLoss", "norm_relu",
 }  # fmt: skip
 

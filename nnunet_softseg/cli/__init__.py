@@ -3,7 +3,7 @@
   command.py       a command as a dataclass, each option a field; help and one-line errors
   label_making.py  make-gt, fuse and pseudo-label
   datasets.py      convert, check and prepare
-  prediction.py    predict and calibrate; csa, bridges, evaluate, compare and drift
+  prediction.py    predict, export and calibrate; csa, bridges, evaluate, compare and drift
   cohorts.py       workflow
   set_up.py        doctor and run; demo and phantom
   bids_app.py      the command `nnunet-softseg-bids`
@@ -22,7 +22,7 @@ from nnunet_softseg.cli.cohorts import Workflow
 from nnunet_softseg.cli.command import Command, Parser, exit_code
 from nnunet_softseg.cli.datasets import Check, Convert, Prepare
 from nnunet_softseg.cli.label_making import Fuse, MakeGt, PseudoLabel
-from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Predict
+from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Export, Predict
 from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run
 
 COMMANDS: dict[str, type[Command]] = {
@@ -35,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "check": Check,
     "prepare": Prepare,
     "predict": Predict,
+    "export": Export,
     "calibrate": Calibrate,
     "csa": Csa,
     "bridges": Bridges,

@@ -68,8 +68,8 @@ class BidsApp(Command):
     model: str | None = option(
         "-m MODEL",
         "of level participant: folder of a trained model, "
-        "nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, or a .zip of "
-        "nnUNetv2_export_model_to_zip",
+        "nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, a .zip of "
+        "nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export",
     )
     folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
     checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")

@@ -84,6 +84,15 @@ def exit_code(program: str, read: Callable[[], Command]) -> int:
     except UserError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __package__.partition(".")[0]:
+            raise
+        print(
+            f"{program}: error: expected the package {error.name}, which this needs, found none: "
+            "pip install nnunet-softseg, with all that it depends on",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         goes_on = command is not None and command.goes_on and not getattr(command, "overwrite", False)
         what_next = "; the same command goes on" if goes_on else ""

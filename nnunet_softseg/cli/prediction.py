@@ -1,4 +1,4 @@
-"""Commands that predict and measure: predict, calibrate, csa, bridges, evaluate, compare, drift."""
+"""Commands that predict and measure: predict, export, calibrate, csa, bridges, evaluate, compare, drift."""
 
 import sys
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Predict(Command):
     model: str = required(
         "-m MODEL",
         "folder of a trained model, nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, "
-        "or a .zip of nnUNetv2_export_model_to_zip",
+        "a .zip of nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export",
     )
     folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
     checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
@@ -86,6 +86,41 @@ class Predict(Command):
         print_warnings(report.warnings)
         print(report.as_text())
         return 2 if report.failed else 0
+
+
+@dataclass
+class Export(Command):
+    """Write a trained model as one file that predicts without PyTorch and nnU-Net.
+
+    FILE.softseg holds the networks as OpenVINO runs them, the plans, and a SHA-256 of each part; opening it
+    runs no code. predict -m FILE.softseg needs NumPy, SciPy, nibabel and OpenVINO, starts in half the time,
+    and writes the files that the model's folder would give.
+
+    Example:
+      nnunet-softseg export -m MODEL -o cord.softseg
+    """
+
+    model: str = required(
+        "-m MODEL",
+        "folder of a trained model, or a .zip of nnUNetv2_export_model_to_zip",
+    )
+    output: str = required("-o FILE", "file to write, which ends in .softseg; replaced if it is there")
+    folds: Words | None = option("-f FOLD", "folds to take; all if not given")
+    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
+    precision: Literal["float16", "float32"] = option(
+        "--precision",
+        "of the weights; float16 halves the file, and moves soft maps in the third digit at most",
+        "float16",
+    )
+    trust_model: bool = switch(
+        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
+    )
+
+    def run(self) -> int:
+        from nnunet_softseg.inference.model_export import export
+
+        print(export(**vars(self)).as_text())
+        return 0
 
 
 @dataclass

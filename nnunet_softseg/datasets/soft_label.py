@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import LabelScheme
@@ -228,6 +227,8 @@ def png_full_scale(file: Path, dtype: np.dtype[Any]) -> int:
 
 def precision_findings(files: Iterable[Path]) -> list[Finding]:
     """Warn once of soft labels in PNG files with 8 bits."""
+    from PIL import Image  # only here: predictions go without
+
     coarse = []
     for file in files:
         if file.suffix.lower() == PNG and file.is_file():
@@ -369,6 +370,16 @@ def hard_label_map(
     for index, value in painted:
         label_map[np.asarray(soft_labels[index]) > HARD_THRESHOLD] = value
     return label_map
+
+
+def in_nnunets_layout(soft_maps: SoftLabel, scheme: LabelScheme) -> SoftLabel:
+    """Return soft maps (label, *space) as nnU-Net stores probabilities, (class, *space).
+
+    The background comes first, as 1 - the largest of the soft maps; regions have none in nnU-Net either.
+    """
+    if scheme.has_regions:
+        return soft_maps
+    return np.concatenate([1 - soft_maps.max(axis=0, keepdims=True), soft_maps])
 
 
 def label_map_findings(

@@ -16,9 +16,12 @@ The modules, in the order of their imports:
   simulation.py      what a perfect network would lose: soft targets through all that follows it
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   safe_loading.py    checkpoints and archives of other people, opened without running what they hold
+  model_file.py      a model in one file, FILE.softseg: written, and opened with its hashes checked
+  runtime.py         such a model at work, with OpenVINO, without torch and nnU-Net
   predict.py         the command: a trained model, the cases of a folder -> soft maps in one process
   teachers.py        which fold of which model may label a case: one that has not seen its subject
   pseudo_label.py    the command: images and models that have not seen them -> a raw dataset with soft labels
   calibrate.py       the command: validation maps and soft labels -> calibration of a model
+  model_export.py    the command: a trained model -> FILE.softseg
   image_check.py     what `predict` would say of images, before it runs
 """

@@ -1,6 +1,7 @@
 """Soft maps on the network's grid -> on the image's -> files: soft maps, label map, softseg.json."""
 
 import json
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,13 +11,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813  its own documentation's name
-import torch
-from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunet_softseg import __version__
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
+from nnunet_softseg.datasets.soft_label import hard_label_map, in_nnunets_layout
 from nnunet_softseg.inference.calibration import CALIBRATION, calibrated, described, is_calibrated
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, flag_coverage, postprocess
@@ -31,6 +31,7 @@ from nnunet_softseg.io.formats import (
 )
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.readers import is_known, simpleitk, write_label_map
 from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY, known_ways, on_image_grid, placed
@@ -63,20 +64,19 @@ def export_prediction(
         save_probabilities: write the soft maps as nnU-Net's .npz, too, in its layout, (class, z, y, x).
     """
     started = time.perf_counter()
-    label_manager = plans_manager.get_label_manager(dataset_json)
+    scheme = label_scheme(dataset_json)
     settings = SoftSegSettings.from_plans(plans_manager.plans)
     record = CaseRecord.of(properties)
-    labels = label_manager.scheme.numbers
-    names = label_manager.scheme.names
+    labels, names = scheme.numbers, scheme.names
     on_network_grid = _postprocessed(predicted, names, plans_manager.plans, record)
-    label_map, soft_maps = _on_image(on_network_grid, plans_manager, label_manager, properties)
+    label_map, soft_maps = _on_image(on_network_grid, plans_manager, scheme, properties)
     target = Path(truncated_file)
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
     image = next(iter(record.image_files), None)
     ending: str = dataset_json["file_ending"]
     voxel_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
     if save_probabilities:
-        write_probabilities(target, label_manager.in_nnunets_layout(soft_maps), image_geometry)
+        write_probabilities(target, in_nnunets_layout(soft_maps, scheme), image_geometry)
     for name, soft_map in zip(names, soft_maps, strict=True):
         volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
         record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
@@ -94,7 +94,8 @@ def write_probabilities(target: Path, probabilities: Map, properties: Mapping[st
     """Write probabilities (class, z, y, x) and properties of a case beside its label map, as nnU-Net does."""
     with replacing(target.with_name(target.name + ".npz")) as aside:
         np.savez_compressed(aside, probabilities=probabilities)
-    save_pickle(dict(properties), str(target) + ".pkl")
+    with replacing(target.with_name(target.name + ".pkl")) as aside:
+        aside.write_bytes(pickle.dumps(dict(properties)))
 
 
 def write_segmentation(
@@ -104,9 +105,12 @@ def write_segmentation(
     writer: Any,
     properties: Mapping[str, Any],
 ) -> None:
-    """Write a label map (z, y, x) with a writer of nnU-Net's; `target` is its path without the ending."""
+    """Write a label map (z, y, x) as nnU-Net's writer does; `target` is its path without the ending."""
     with replacing(target.with_name(target.name + ending)) as aside:
-        writer.write_seg(label_map, str(aside), properties)
+        if is_known(type(writer).__name__):
+            write_label_map(label_map, aside, properties)
+        else:
+            writer.write_seg(label_map, str(aside), properties)
         beside = spacing_file(aside)
         if beside.is_file():  # of a TIFF with three axes, which cannot hold its spacing
             beside.replace(target.with_name(f"{target.name}.json"))
@@ -116,13 +120,13 @@ def convert_prediction(
     predicted: Any, properties: dict[str, Any], plans_manager: Any, label_manager: Any
 ) -> tuple[npt.NDArray[np.integer[Any]], Map]:
     """Return label map (z, y, x) and soft maps (label, z, y, x); arguments as for `export_prediction`."""
-    names = label_manager.scheme.names
-    soft_maps = _postprocessed(predicted, names, plans_manager.plans, CaseRecord.of(properties))
-    return _on_image(soft_maps, plans_manager, label_manager, properties)
+    scheme: LabelScheme = label_manager.scheme
+    soft_maps = _postprocessed(predicted, scheme.names, plans_manager.plans, CaseRecord.of(properties))
+    return _on_image(soft_maps, plans_manager, scheme, properties)
 
 
 def _on_image(
-    soft_maps: Map, plans_manager: Any, label_manager: Any, properties: dict[str, Any]
+    soft_maps: Map, plans_manager: Any, scheme: LabelScheme, properties: dict[str, Any]
 ) -> tuple[npt.NDArray[np.integer[Any]], Map]:
     """Return label map (z, y, x) and soft maps (label, z, y, x) on the grid that nnU-Net's reader gave."""
     record = CaseRecord.of(properties)
@@ -133,7 +137,7 @@ def _on_image(
         raise ValueError(
             f"the soft maps have shape {soft_maps.shape[1:]}, but the box of the case has {size}"
         )
-    names, plans = label_manager.scheme.names, plans_manager.plans
+    names, plans = scheme.names, plans_manager.plans
     part, slices = on_image_grid(
         soft_maps,
         box,
@@ -143,7 +147,7 @@ def _on_image(
     )
     if is_calibrated(plans, record.options):
         part = calibrated(part, names, plans)
-    label_part = label_manager.convert_probabilities_to_segmentation(part)[None]
+    label_part: Any = hard_label_map(part, scheme.painted)[None]
     corner = [start for start, _ in properties["bbox_used_for_cropping"]]
     slices = tuple(slice(start + at.start, start + at.stop) for start, at in zip(corner, slices, strict=True))
     back = (0, *(axis + 1 for axis in plans_manager.transpose_backward))
@@ -268,7 +272,7 @@ def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, n
     spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
     in_file = {"spacing": spacing, "origin": origin, "direction": direction}
     affine = reader_affines({"sitk_stuff": in_file})["original"]
-    return sitk.GetArrayFromImage(image).T, affine
+    return simpleitk().GetArrayFromImage(image).T, affine
 
 
 def _flag_seen(case_id: str, plans: Mapping[str, Any]) -> list[Flagged]:
@@ -284,7 +288,7 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
     entry, names = plans[PLANS_KEY], list(record.labels)
     scales = dict(zip(names, output_scales(plans, names), strict=True))
     made_by = {
-        "versions": versions(),
+        "versions": versions(plans),
         "trainer": entry["trainer"],
         "trained_with": entry["versions"],
         "orientation": entry["orientation"],
@@ -312,7 +316,7 @@ def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any
 
 
 def resample_soft_map(
-    data: npt.NDArray[np.floating[Any]] | torch.Tensor,
+    data: Any,
     new_shape: Sequence[int],
     current_spacing: Sequence[float],
     new_spacing: Sequence[float],
@@ -328,7 +332,7 @@ def resample_soft_map(
     `keep_supported`.
 
     Args:
-        data: (label, *space) soft maps in [0, 1].
+        data: (label, *space) soft maps in [0, 1], in an array of NumPy's or torch's.
         new_shape: of the space.
         current_spacing: in mm; not needed, nor is the new one, as both grids cover the same field of view.
         new_spacing: in mm.

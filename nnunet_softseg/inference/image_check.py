@@ -11,16 +11,19 @@ from nnunet_softseg.datasets.case_comparison import spacing_findings
 from nnunet_softseg.datasets.check import CheckReport
 from nnunet_softseg.errors import Finding, UserError
 from nnunet_softseg.inference.case_record import KEY
+from nnunet_softseg.inference.model_file import FileModel
 from nnunet_softseg.inference.network_image import preprocess_files, volume_findings
 from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
 from nnunet_softseg.inference.predict import (
     CHECKPOINT,
     ImageCase,
+    Model,
     find_cases,
     images_passed_over,
     load_predictor,
-    open_model,
+    open_any_model,
 )
+from nnunet_softseg.inference.runtime import RuntimeModel
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings
 from nnunet_softseg.io.nifti import StrPath, file_findings, load_nifti, not_finite, stored_values
@@ -49,10 +52,8 @@ def check_images(
         cases = find_cases(root, 1, file_ending=ending)
         outcomes = _look(_check_case, cases, num_processes, progress)
     else:
-        with open_model(Path(model), None, CHECKPOINT) as found:
-            import torch
-
-            predictor = load_predictor(found, torch.device("cpu"))
+        with open_any_model(Path(model), None, CHECKPOINT) as found:
+            predictor = _plans_of(found)
             names = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
             ending = predictor.dataset_json["file_ending"]
             cases = find_cases(root, len(names), file_ending=ending)
@@ -73,6 +74,15 @@ def check_images(
     warnings = tuple(finding for finding in findings if finding.severity == "warning")
     command = f"nnunet-softseg check -i {source}" + (f" -m {model}" if model else "")
     return CheckReport(root.name, len(cases), errors, warnings, command)
+
+
+def _plans_of(model: Model | FileModel) -> Any:
+    """Return what holds the plans of a model: nnU-Net's predictor, or that of a model in one file."""
+    if isinstance(model, FileModel):
+        return RuntimeModel(model)
+    import torch
+
+    return load_predictor(model, torch.device("cpu"))
 
 
 def _look(check: Any, cases: Sequence[ImageCase], num_processes: int, progress: bool) -> list[Any]:

@@ -14,31 +14,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
-from nibabel.orientations import io_orientation
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
-from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.preprocessing.resampling.default_resampling import (
-    compute_new_shape,
-    determine_do_sep_z_and_axis,
-)
+from scipy import ndimage
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import CONSTANT, Flag, Flagged, flag_orientation, flag_spacing
-from nnunet_softseg.inference.recentring import WholeImage
+from nnunet_softseg.inference.recentring import WholeImage, averaged
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
-from nnunet_softseg.io.nifti import bytes_needed, geometry_warnings, is_long_enough, load_nifti
+from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, stream_findings
+from nnunet_softseg.io.readers import is_known, read_channels
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
+from nnunet_softseg.preprocessing.normalisation import normalise
 from nnunet_softseg.preprocessing.resampling import (
     area_means,
     nearest,
+    new_shape,
     positions,
     resample_part,
     source_extent,
+    thick_axis,
 )
 from nnunet_softseg.settings import PLANS_KEY
 
@@ -181,8 +176,7 @@ def _network_box(image: "NetworkImage", plans_manager: Any, configuration_manage
     record.add_flags([CONSTANT] if image.constant else [])
     box = network_box(image.shape, configuration_manager.patch_size, entry.get("si_axis"))
     record.network_shape, record.box, record.resampled_whole = image.shape, box, image.whole_because
-    values: Image = image.extract(box).numpy()
-    return values
+    return image.extract(box)
 
 
 def _orientation_flags(properties: dict[str, Any], plans_manager: Any) -> list[Flagged]:
@@ -238,8 +232,7 @@ class NetworkImage(WholeImage):
         target = list(configuration_manager.spacing)
         # A 2d configuration keeps the spacing between slices.
         self._spacings = own, [*own[: len(own) - len(target)], *target]
-        shape = compute_new_shape(self._image.shape[1:], *self._spacings)
-        self.shape: tuple[int, ...] = tuple(int(size) for size in shape)
+        self.shape: tuple[int, ...] = new_shape(self._image.shape[1:], *self._spacings)
         if not all(self.shape):
             raise UserError(
                 f"the image has {_times(self._image.shape[1:])} voxels of {_times(own)} mm (without its "
@@ -247,7 +240,7 @@ class NetworkImage(WholeImage):
                 "axis: give an image that covers the structure, and look at its voxel sizes"
             )
         self.constant = all(_is_constant(channel) for channel in self._image)
-        self.whole_because = _not_default(configuration_manager.configuration)
+        self.whole_because = unusual_resampling(configuration_manager.configuration)
         self._whole: Image | None = None
 
     @classmethod
@@ -272,7 +265,7 @@ class NetworkImage(WholeImage):
         copy = np.array(data, dtype=np.float32)
         return cls(copy, properties, plans_manager, configuration_manager)
 
-    def extract(self, box: Box) -> torch.Tensor:
+    def extract(self, box: Box) -> npt.NDArray[np.float32]:
         """Return (channel, *size of a box) float32 of the preprocessed case, 0 outside of the case.
 
         The values are those of nnU-Net's preprocessing of the whole image, to 1e-5 of the largest around the
@@ -284,7 +277,7 @@ class NetworkImage(WholeImage):
         Raises:
             UserError: if the box holds more voxels than can be worked on.
         """
-        return torch.from_numpy(self._padded(box, self.shape))
+        return self._padded(box, self.shape)
 
     def own_slices(self, box: Box, axis: int) -> Image:
         """Return a box as `extract` does, but along one axis all of the case, in the image's own slices."""
@@ -329,13 +322,13 @@ class NetworkImage(WholeImage):
                 f"expected a label map on the grid of the image, {_times(expected)} voxels, found "
                 f"{_times(turned.shape)}: predict the first stage of the same image"
             )
-        cropped = turned[bounding_box_to_slice(self.properties["bbox_used_for_cropping"])]
+        cropped = turned[tuple(slice(*extent) for extent in self.properties["bbox_used_for_cropping"])]
         on_grid = self._configuration.resampling_fn_seg(cropped[None], self.shape, *self._spacings)[0]
         result = np.zeros([stop - start for start, stop in box], on_grid.dtype)
         result[inside_of_box(box, self.shape)] = on_grid[inside(box, self.shape)]
         return result
 
-    def _padded(self, box: Box, shape: tuple[int, ...]) -> Image:
+    def _padded(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Return a box of the case on a grid of that shape, 0 outside of the case."""
         size = tuple(stop - start for start, stop in box)
         if np.prod(size, dtype=np.float64) > MOST_VOXELS:
@@ -394,24 +387,21 @@ class NetworkImage(WholeImage):
         """Return the axis along which nnU-Net takes the nearest slice instead of a spline."""
         keywords = self._configuration.configuration["resampling_fn_data_kwargs"]
         name = "separate_z_anisotropy_threshold"
-        threshold = {name: keywords[name]} if name in keywords else {}
-        force = keywords.get("force_separate_z", False)
-        separate, axis = determine_do_sep_z_and_axis(force, *self._spacings, **threshold)
-        return int(axis) if separate else None
+        threshold = {"threshold": keywords[name]} if name in keywords else {}
+        return thick_axis(*self._spacings, force=keywords.get("force_separate_z", False), **threshold)
 
-    def coarse(self, stride: int | Sequence[int]) -> torch.Tensor:
+    def coarse(self, stride: int | Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the whole case averaged onto a coarser grid: (channel, *ceil(shape / stride)) float32.
 
         Voxel j of the result is the mean of the image over voxels j * stride to (j + 1) * stride of the
         network's grid; what sticks out of the case is left out of the mean.
         """
         strides = np.broadcast_to(np.asarray(stride), len(self.shape))
-        first, second, third = (
-            area_means(source, -(-target // int(step)), int(step) * source / target).astype(np.float32)
+        means = [
+            area_means(source, -(-target // int(step)), int(step) * source / target)
             for source, target, step in zip(self._image.shape[1:], self.shape, strides, strict=True)
-        )
-        averaged = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in self._image]
-        return torch.stack([torch.from_numpy(channel) for channel in averaged])
+        ]
+        return averaged(self._image, means)
 
 
 def _normalised(
@@ -420,21 +410,16 @@ def _normalised(
     data = data.transpose(0, *(axis + 1 for axis in plans_manager.transpose_forward))
     masked = any(configuration_manager.use_mask_for_norm)
     # Filling the holes of the mask takes seconds, and does not change its bounding box.
-    mask = create_nonzero_mask(data) if masked else None
-    box = nonzero_box(data) if mask is None else get_bbox_from_mask(mask)
-    slices = bounding_box_to_slice(box)
+    mask = ndimage.binary_fill_holes((data != 0).any(axis=0)) if masked else None
+    box = nonzero_box(data if mask is None else mask[None])
+    slices = tuple(slice(*extent) for extent in box)
     properties["shape_before_cropping"] = data.shape[1:]
     properties["bbox_used_for_cropping"] = box
     data = data[(slice(None), *slices)]
     properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
-    # As nnU-Net marks what is outside of the mask; without one no normalisation looks at it.
-    inside_mask = np.True_ if mask is None else mask[slices]
-    outside = np.where(inside_mask, np.int8(0), np.int8(-1))
-    segmentation = np.broadcast_to(outside, data.shape[1:])[None]
+    within = None if mask is None else mask[slices]
     intensities = plans_manager.foreground_intensity_properties_per_channel
-    preprocessor = DefaultPreprocessor(verbose=False)
-    normalised: Image = preprocessor._normalize(data, segmentation, configuration_manager, intensities)
-    return normalised
+    return normalise(data, within, configuration_manager, intensities)
 
 
 def nonzero_box(data: Image) -> list[list[int]]:
@@ -442,8 +427,14 @@ def nonzero_box(data: Image) -> list[list[int]]:
 
     If all are zero, it is the whole image.
     """
-    # Planes are looked at from every side, up to the first that is not zero: six, in most images.
-    box: list[list[int]] = get_bbox_from_mask(data[0] if len(data) == 1 else (data != 0).any(axis=0))
+    found = data[0] if len(data) == 1 else (data != 0).any(axis=0)
+    box = []
+    for axis, size in enumerate(found.shape):
+        # Planes are looked at from every side, up to the first that is not zero: six, in most images.
+        planes = np.moveaxis(found, axis, 0)
+        first = next((place for place in range(size) if planes[place].any()), 0)
+        last = next((place for place in reversed(range(size)) if planes[place].any()), size - 1)
+        box.append([first, last + 1])
     return box
 
 
@@ -457,7 +448,7 @@ def _replaced(values: Sequence[Any], axis: int, value: Any) -> tuple[Any, ...]:
     return tuple(value if index == axis else old for index, old in enumerate(values))
 
 
-def _not_default(configuration: Mapping[str, Any]) -> str | None:
+def unusual_resampling(configuration: Mapping[str, Any]) -> str | None:
     """Return the part of the plans that keeps a crop from being resampled as the whole image would be."""
     name, keywords = configuration["resampling_fn_data"], configuration["resampling_fn_data_kwargs"]
     if name != _DEFAULT:
@@ -506,6 +497,8 @@ def read_image(
             affine, reorients = load_nifti(files[0]).affine, "Reorient" in reader.__name__
             stated = properties["spacing"]
             properties["spacing"] = reader_spacing_mm(stated, affine, reorients=reorients)
+    except UserError:
+        raise
     except Exception as error:  # where voxels are missing, or nnU-Net's reader objects
         raise UserError(str(_unreadable(files, error))) from error
     found, expected = len(image), len(configuration_manager.normalization_schemes)
@@ -518,18 +511,11 @@ def read_image(
 
 
 def _read(files: Sequence[Path], reader: Any) -> tuple[Image, dict[str, Any]]:
-    """Return what nnU-Net's reader gives; of one NIfTI file without its detour over float64."""
-    if reader not in (NibabelIO, NibabelIOWithReorient) or len(files) > 1:
-        given: tuple[Image, dict[str, Any]] = reader().read_images([str(file) for file in files])
-        return given
-    stored = image = load_nifti(files[0])
-    geometry = {"original_affine": stored.affine}
-    if reader is NibabelIOWithReorient:
-        image = stored.as_reoriented(io_orientation(stored.affine))
-        geometry["reoriented_affine"] = image.affine
-    spacing_mm = [float(size) for size in image.header.get_zooms()[::-1]]
-    array = np.asarray(image.dataobj).astype(np.float32).transpose(2, 1, 0)
-    return array[None], {"nibabel_stuff": geometry, "spacing": spacing_mm}
+    """Return what nnU-Net's reader gives; of NIfTI files without its detour over float64."""
+    if is_known(reader.__name__):
+        return read_channels(files, reader.__name__)
+    given: tuple[Image, dict[str, Any]] = reader().read_images([str(file) for file in files])
+    return given
 
 
 def check_content(image: Image, name: str = "the image") -> None:
@@ -560,10 +546,7 @@ def volume_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         yield Finding(name, "holds no grey values", "integers or floats", str(dtype), "convert it")
-    needed = bytes_needed(image)
-    if not is_long_enough(file, needed):  # to SimpleITK, what is missing is silently 0
-        expected = f"{needed} bytes by its header"
-        yield Finding(name, "truncated data", expected, "fewer", "write or copy the file again")
+    yield from stream_findings(file, image)  # to SimpleITK, what is missing is silently 0
 
 
 def _unreadable(files: Sequence[Path], error: Exception) -> Finding:

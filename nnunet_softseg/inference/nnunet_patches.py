@@ -18,9 +18,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -47,6 +45,8 @@ from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.summary import summarise
 from nnunet_softseg.io.case_files import DATASET_JSON, parse_numbered_name
+from nnunet_softseg.io.workers import map_ahead
+from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 from nnunet_softseg.settings import PLANS_KEY
 
@@ -254,7 +254,9 @@ def _soft_sliding_window(
         kept_calibration(predictor.plans_manager.plans, predictor.label_manager.scheme.names)
     if warning := version_warning(predictor.plans_manager.plans):
         record.add_warning(warning)
-    return soft_prediction.predict_soft_map(predictor, input_image, record)
+    arrays = TorchPredictor(predictor, record.options.backend)
+    soft_maps = soft_prediction.predict_soft_map(arrays, input_image.float().cpu().numpy(), record)
+    return torch.from_numpy(soft_maps)
 
 
 def _record_keeping_iterator(
@@ -445,7 +447,7 @@ def preprocessed_cases(
 
     others = (truncated_output_files or nothing, previous_stage_files or nothing)
     jobs = list(zip(image_files, *others, strict=True))
-    for prepared in map_ahead(prepare, jobs, num_threads=num_threads):
+    for prepared in map_ahead(prepare, jobs, num_threads=num_threads, initializer=same_arithmetic()):
         yield prepared.result()
 
 
@@ -469,28 +471,6 @@ def preprocessed_case(
         data, properties = network_image.preprocess_files(image_files, *of_model)
     tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
     return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
-
-
-def map_ahead(
-    function: Callable[[Any], Any], jobs: Sequence[Any], *, num_threads: int
-) -> Iterator[Future[Any]]:
-    """Yield the future of each job, in order; threads work them off ahead of the caller.
-
-    At most `num_threads` results wait for the caller beside the one it has. The function must not hold
-    Python's lock all the time, or nothing is gained.
-    """
-    num_threads = max(1, num_threads)
-    pool = ThreadPoolExecutor(num_threads, initializer=same_arithmetic())
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(function, job))
-            if len(waiting) > num_threads:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:  # where the caller stops early, too
-        pool.shutdown(wait=False, cancel_futures=bool(waiting))
 
 
 def thread_pool(num_threads: int) -> ThreadPool:

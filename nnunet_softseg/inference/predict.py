@@ -13,9 +13,9 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.pool import AsyncResult
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -25,6 +25,7 @@ from nnunet_softseg.datasets.soft_label import is_predicted
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.calibration import CALIBRATION, kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
+from nnunet_softseg.inference.model_file import FileModel, is_model_file, open_model_file
 from nnunet_softseg.io.case_files import (
     IMAGE_FOLDERS,
     SOFT_FOLDER,
@@ -52,7 +53,7 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
-from nnunet_softseg.io.workers import as_user_error
+from nnunet_softseg.io.workers import as_user_error, map_ahead
 from nnunet_softseg.settings import PLANS_KEY
 
 RUN = "softseg_predict.json"
@@ -123,7 +124,8 @@ def predict(
         source: an image; a folder of images with nnU-Net's names or any; a BIDS folder, of which
             `sub-*/[ses-*/]anat` and `dwi` count. In NIfTI, or in the format of the training.
         output: folder, made if missing; not that of the images.
-        model: nnU-Net's folder of a trained model, or an archive of nnUNetv2_export_model_to_zip.
+        model: nnU-Net's folder of a trained model, an archive of nnUNetv2_export_model_to_zip, or a file of
+            `export`, which needs neither torch nor nnU-Net.
         folds: whose soft maps are averaged; None: all that are there.
         checkpoint: file name in the folders of the folds.
         contrasts: of a BIDS folder, those to take; None: all.
@@ -155,8 +157,11 @@ def predict(
         calibrate=calibrate,
         no_qc=no_qc,
     )
-    with open_model(Path(model), folds, checkpoint) as opened:
-        found = replace(opened, trusted=trust_model)
+    with open_any_model(Path(model), folds, checkpoint, trusted=trust_model) as found:
+        if isinstance(found, FileModel):
+            from nnunet_softseg.inference.runtime import require_runtime
+
+            require_runtime(found, options.backend, device)
         dataset_json = found.dataset_json
         if options.calibrate:
             kept_calibration(found.plans, label_scheme(dataset_json).names)
@@ -232,11 +237,37 @@ def open_model(path: Path, folds: Sequence[str | int] | None, checkpoint: str) -
     Raises:
         UserError: if it is no model, not one of ours, or lacks a fold.
     """
+    if is_model_file(path):
+        raise UserError(
+            f"{path}: expected the folder of a trained model, found a file of nnunet-softseg export, which "
+            "predicts alone: give the folder that it was exported from"
+        )
     if path.is_file() and path.suffix == ".zip":
         with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as unpacked:
             yield _model(_unpack(path, Path(unpacked)), folds, checkpoint)
     else:
         yield _model(path, folds, checkpoint)
+
+
+@contextlib.contextmanager
+def open_any_model(
+    path: Path, folds: Sequence[str | int] | None, checkpoint: str, *, trusted: bool = False
+) -> Iterator[Model | FileModel]:
+    """Give a model as `open_model` does, or one that was exported to one file.
+
+    Raises:
+        UserError: likewise; if the file is cut off, changed or of a later format.
+    """
+    if not is_model_file(path):
+        with open_model(path, folds, checkpoint) as found:
+            yield replace(found, trusted=trusted)
+        return
+    if checkpoint != CHECKPOINT:
+        raise UserError(
+            f"-chk {checkpoint}: expected a folder of a model to choose from, found the file {path}, which "
+            "holds one checkpoint: leave -chk out"
+        )
+    yield open_model_file(path, folds)
 
 
 def _unpack(archive: Path, target: Path) -> Path:
@@ -574,39 +605,86 @@ class _Run:
         self.bar.update()
 
 
-def _predict_cases(model: Model, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
-    from nnunet_softseg.network import backends
+class _ReadyModel(Protocol):
+    """A model that predicts: with nnU-Net, or as `runtime.RuntimeModel` without it."""
+
+    plans_manager: Any
+    dataset_json: dict[str, Any]
+    initializer: Callable[[], None] | None
+
+    def prepare(self, files: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+        """Return image and properties of a case, preprocessed."""
+
+    def soft_maps(self, image: Any, properties: dict[str, Any], options: PredictionOptions) -> Any:
+        """Return the soft maps (label, *space) of a preprocessed case."""
+
+
+class _NnunetModel:
+    """A model in the hands of nnU-Net's predictor."""
+
+    def __init__(self, predictor: Any) -> None:
+        from nnunet_softseg.inference.nnunet_patches import same_arithmetic
+
+        self.plans_manager, self.dataset_json = predictor.plans_manager, predictor.dataset_json
+        self.initializer = same_arithmetic()
+        self._predictor = predictor
+
+    def prepare(self, files: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+        from nnunet_softseg.inference.nnunet_patches import preprocessed_case
+
+        item = preprocessed_case(self._predictor, files, None)
+        return item["data"], item["data_properties"]
+
+    def soft_maps(self, image: Any, properties: dict[str, Any], options: PredictionOptions) -> Any:
+        from nnunet_softseg.inference.nnunet_patches import under_way
+
+        record = CaseRecord.of(properties)
+        record.given_options = options
+        with under_way(record):
+            return self._predictor.predict_logits_from_preprocessed_data(image).cpu().numpy()
+
+
+@contextlib.contextmanager
+def _ready(model: Model | FileModel, run: _Run) -> Iterator[_ReadyModel]:
+    """Give a model ready to predict, for as long as the block lasts; a mistake in an option is told now."""
+    if isinstance(model, FileModel):
+        from nnunet_softseg.inference.runtime import RuntimeModel
+
+        yield RuntimeModel(model)
+        return
+    from nnunet_softseg.network.backend_choice import parse_choice
 
     with _nnunets_threads(run.device) as device:
-        backends.parse_choice(run.options.backend)  # a mistake in it is told now, not once for every case
-        predictor = load_predictor(model, device)
-        write_json(folder.path / "dataset.json", predictor.dataset_json)
-        write_json(folder.path / "plans.json", predictor.plans_manager.plans)
-        _pipeline(predictor, folder, cases, run)
+        parse_choice(run.options.backend)
+        yield _NnunetModel(load_predictor(model, device))
 
 
-def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
+def _predict_cases(
+    model: Model | FileModel, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run
+) -> None:
+    with _ready(model, run) as ready:
+        write_json(folder.path / "dataset.json", ready.dataset_json)
+        write_json(folder.path / _PLANS, ready.plans_manager.plans)
+        _pipeline(ready, folder, cases, run)
+
+
+def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
     """Read and preprocess in threads, forward here, export in threads; few cases wait in between."""
     from nnunet_softseg.inference.export import export_prediction
-    from nnunet_softseg.inference.nnunet_patches import map_ahead, preprocessed_case, thread_pool
 
-    def prepare(case: ImageCase) -> dict[str, Any]:
-        return preprocessed_case(predictor, [*map(str, case.files)], str(folder.path / case.case_id))
+    def prepare(case: ImageCase) -> tuple[Any, dict[str, Any]]:
+        return model.prepare([*map(str, case.files)])
 
-    of_model = (predictor.plans_manager, predictor.dataset_json)
+    of_model = (model.plans_manager, model.dataset_json)
     exports: deque[tuple[ImageCase, AsyncResult[None]]] = deque()
-    ahead = map_ahead(prepare, cases, num_threads=run.num_threads)
-    pool = thread_pool(run.num_threads)
+    ahead = map_ahead(prepare, cases, num_threads=run.num_threads, initializer=model.initializer)
+    pool = ThreadPool(max(1, run.num_threads), initializer=model.initializer)
     try:
         for case, prepared in zip(cases, ahead, strict=True):
             try:
-                item = prepared.result()
-                written = (
-                    _soft_maps(predictor, item, run.options),
-                    item["data_properties"],
-                    *of_model,
-                    item["ofile"],
-                )
+                image, properties = prepared.result()
+                soft_maps = model.soft_maps(image, properties, run.options)
+                written = (soft_maps, properties, *of_model, str(folder.path / case.case_id))
                 export = pool.apply_async(export_prediction, written)
             except Exception as error:
                 run.failed(case, error)
@@ -619,16 +697,6 @@ def _pipeline(predictor: Any, folder: _OutputFolder, cases: Sequence[ImageCase],
     finally:  # what has been predicted is written, also where the user has had enough
         pool.close()
         pool.join()
-
-
-def _soft_maps(predictor: Any, item: Mapping[str, Any], options: PredictionOptions) -> Any:
-    """Return the soft maps of a preprocessed case."""
-    from nnunet_softseg.inference.nnunet_patches import under_way
-
-    record = CaseRecord.of(item["data_properties"])
-    record.given_options = options
-    with under_way(record):
-        return predictor.predict_logits_from_preprocessed_data(item["data"]).cpu().numpy()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import grey_levels, render_page, save_figure, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing
-from nnunet_softseg.metrics.morphometry.slice_frame import slice_areas
+from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "qc"

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from scipy import ndimage
-from torch.nn.functional import avg_pool3d, pad
 
-from nnunet_softseg.network.norm_relu import robust_peak
-from nnunet_softseg.preprocessing.center_crop import Box
+from nnunet_softseg.network.soft_map import robust_peak
+from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
+from nnunet_softseg.preprocessing.resampling import area_means
 
+Image = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Values = npt.NDArray[np.floating[Any]]
 WINDOW_VOXELS = 32 * 192 * 320
@@ -51,6 +50,7 @@ _UNSURE_MM = 5.0  # at either end of a map: its middle is that of the path, rath
 _END_MM = 8.0  # of the rest, by which the path is extended
 _FEWEST_SURE = 4  # as many lengths of the unsure end, or all of it is taken
 _HALF = 0.5
+_LEAST_REFERENCE = 1e-6
 _TRUNCATE = 4.0  # of the smoothing, in its sigmas
 _DRIFT = 0.25
 """How far the path may move within one box, relative to the patch: then it stays near the box's middle."""
@@ -63,19 +63,22 @@ class WholeImage:
     `network_image.NetworkImage` makes the parts that are asked for.
     """
 
-    def __init__(self, image: torch.Tensor) -> None:
+    def __init__(self, image: Image) -> None:
         self._values = image
         self.shape = tuple(image.shape[1:])
 
-    def extract(self, box: Box) -> torch.Tensor:
+    def extract(self, box: Box) -> Image:
         """Return (channel, *size of the box), 0 outside of the case."""
-        part: torch.Tensor = crop_and_pad_nd(self._values, [list(extent) for extent in box])
+        part = np.zeros((len(self._values), *(stop - start for start, stop in box)), self._values.dtype)
+        within = inside(box, self.shape)
+        if all(extent.stop > extent.start for extent in within):
+            part[(slice(None), *inside_of_box(box, self.shape))] = self._values[(slice(None), *within)]
         return part
 
     def own_slices(self, box: Box, axis: int) -> Values:
         """Return (channel, *size of the box), but along the axis the image's own slices: here the grid's."""
         del axis
-        return self.extract(box).numpy()
+        return self.extract(box)
 
     def slice_positions(self, axis: int) -> Floats:
         """Return the positions of these, in slices of the network's grid."""
@@ -86,9 +89,19 @@ class WholeImage:
         del axis
         return own_slices
 
-    def coarse(self, stride: Sequence[int]) -> torch.Tensor:
+    def coarse(self, stride: Sequence[int]) -> Image:
         """Return (channel, *ceil(shape / stride)), averaged."""
-        return avg_pool3d(self._values[None], tuple(stride), ceil_mode=True, count_include_pad=False)[0]
+        means = [
+            area_means(size, -(-size // step), step) for size, step in zip(self.shape, stride, strict=True)
+        ]
+        return averaged(self._values, means)
+
+
+def averaged(image: Values, means: Sequence[Floats]) -> Image:
+    """Return an image (channel, *three of space) on a coarser grid, by a matrix of `area_means` per axis."""
+    first, second, third = (of_axis.astype(np.float32) for of_axis in means)
+    channels = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in image]
+    return np.stack(channels).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,7 @@ class Placement:
         in_plane.insert(self.si_axis, (0, len(self.centres)))
         return tuple(in_plane)
 
-    def patch(self, image: WholeImage) -> torch.Tensor:
+    def patch(self, image: WholeImage) -> Image:
         """Return the network's input (channel, *space): the box, or its slices set upright."""
         if self.is_straight:
             return image.extract(self.box)
@@ -168,16 +181,16 @@ class Placement:
             offset = centres[place] - stretches[place] @ self._middle
             slices[channel, place] = _read(wide[channel, place], stretches[place], offset, self.size, order=3)
         upright = image.interpolated(np.moveaxis(slices, 1, 1 + self.si_axis), self.si_axis)
-        return torch.from_numpy(np.ascontiguousarray(upright))
+        return np.ascontiguousarray(upright, dtype=np.float32)
 
-    def put_back(self, maps: torch.Tensor) -> torch.Tensor:
+    def put_back(self, maps: Image) -> Image:
         """Return maps of the patch in the box, (label, *size of the box): linear, 0 elsewhere.
 
         The sum of a slice grows as the slice was compressed for the network.
         """
         if self.is_straight:
             return maps
-        slices = np.moveaxis(maps.numpy(), 1 + self.si_axis, 1)
+        slices = np.moveaxis(maps, 1 + self.si_axis, 1)
         plane = tuple(stop - start for axis, (start, stop) in enumerate(self.box) if axis != self.si_axis)
         back = np.empty((*slices.shape[:2], *plane), np.float32)
         centres = self._within_box()
@@ -186,13 +199,13 @@ class Placement:
             # A voxel of zeros around it: beyond its edge the map falls to 0 over one voxel.
             offset = 1 + self._middle - shrink @ centres[place]
             back[label, place] = _read(np.pad(slices[label, place], 1), shrink, offset, plane, order=1)
-        return torch.from_numpy(np.moveaxis(back, 1, 1 + self.si_axis))
+        return np.moveaxis(back, 1, 1 + self.si_axis)
 
     def coverage(self) -> npt.NDArray[np.bool_]:
         """Return which voxels of the box the network saw."""
         shape = [*self.size]
         shape.insert(self.si_axis, len(self.centres))
-        covered: npt.NDArray[np.bool_] = (self.put_back(torch.ones((1, *shape)))[0] > _HALF).numpy()
+        covered: npt.NDArray[np.bool_] = self.put_back(np.ones((1, *shape), np.float32))[0] > _HALF
         return covered
 
     def as_json(self) -> dict[str, Any]:
@@ -280,8 +293,8 @@ class Candidate(NamedTuple):
 
 def candidates(
     image: WholeImage,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    reference: torch.Tensor,
+    forward: Callable[[Image], Image],
+    reference: Values,
     grid: Grid,
     tilted: bool = True,
 ) -> Iterator[Candidate]:
@@ -301,8 +314,10 @@ def candidates(
     coarse = image.coarse(stride)
     si, (first, second) = grid.si_axis, grid.in_plane
     skipped = [max(0, coarse.shape[1 + axis] - WIDEST) // 2 for axis in (first, second)]
+    searched = [slice(None)] * coarse.ndim
     for axis, start in zip((first, second), skipped, strict=True):
-        coarse = coarse.narrow(1 + axis, start, min(WIDEST, coarse.shape[1 + axis]))
+        searched[1 + axis] = slice(start, start + WIDEST)
+    coarse = coarse[tuple(searched)]
     in_plane = tuple(grid.spacing_mm[axis] for axis in (first, second))
     step_mm = grid.spacing_mm[si] * stride[si]
     # From the centre of a coarse slice to those of the slices that it is the mean of.
@@ -336,13 +351,13 @@ def _shifts(
     return shifts.astype(np.intp)
 
 
-def sheared(image: torch.Tensor, shifts: npt.NDArray[np.intp], si_axis: int) -> torch.Tensor:
+def sheared(image: Image, shifts: npt.NDArray[np.intp], si_axis: int) -> Image:
     """Return an image (channel, *space) whose slices along S-I are shifted back in-plane, 0 where empty.
 
     The shifts are (slices, 2), in voxels along the other two axes.
     """
-    slices = image.movedim(1 + si_axis, 0)
-    result = torch.zeros_like(slices)
+    slices = np.moveaxis(image, 1 + si_axis, 0)
+    result = np.zeros_like(slices)
     for into, plane, shift in zip(result, slices, shifts, strict=True):
         rows, columns = (
             (slice(max(0, -by), size - max(0, by)), slice(max(0, by), size + min(0, by)))
@@ -350,10 +365,10 @@ def sheared(image: torch.Tensor, shifts: npt.NDArray[np.intp], si_axis: int) -> 
         )
         if all(part.stop > part.start for part in (*rows, *columns)):
             into[:, rows[0], columns[0]] = plane[:, rows[1], columns[1]]
-    return result.movedim(0, 1 + si_axis)
+    return np.moveaxis(result, 0, 1 + si_axis)
 
 
-def refined(placement: Placement, soft_map: torch.Tensor, shape: Sequence[int], grid: Grid) -> Placement:
+def refined(placement: Placement, soft_map: Image, shape: Sequence[int], grid: Grid) -> Placement:
     """Return the patch placed along a soft map: a finer path than that of the coarse pass.
 
     Args:
@@ -362,7 +377,7 @@ def refined(placement: Placement, soft_map: torch.Tensor, shape: Sequence[int], 
         shape: of the case.
         grid: of the model.
     """
-    found = np.moveaxis(soft_map.sum(0).numpy(), grid.si_axis, 0)
+    found = np.moveaxis(soft_map.sum(0), grid.si_axis, 0)
     areas = found.sum(axis=(1, 2))
     is_whole = areas > _HALF * np.median(areas[areas > 0]) if areas.any() else areas > 0
     if not is_whole.any():
@@ -409,11 +424,10 @@ def _smoothed(path: Floats, step_mm: float) -> Floats:
     return smooth[beyond:-beyond]
 
 
-@torch.inference_mode()
 def coarse_response(
-    coarse: torch.Tensor,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    reference: torch.Tensor,
+    coarse: Image,
+    forward: Callable[[Image], Image],
+    reference: Values,
     grid: Grid,
 ) -> Floats:
     """Return the network's response to a coarse image (channel, *space), in [0, 1], all labels together.
@@ -421,22 +435,21 @@ def coarse_response(
     It is seen whole in-plane; along S-I in windows where it is too large, averaged where they overlap.
     """
     shape = coarse.shape[1:]
-    padding = [(-size) % stride for size, stride in zip(shape, grid.total_stride, strict=True)]
-    before_last = [amount for missing in reversed(padding) for amount in (0, missing)]
-    padded = pad(coarse, before_last)
-    total = torch.zeros((len(reference), *padded.shape[1:]))
-    weight = torch.zeros(padded.shape[1 + grid.si_axis])
+    padding = [(0, (-size) % stride) for size, stride in zip(shape, grid.total_stride, strict=True)]
+    padded = np.pad(coarse, [(0, 0), *padding])
+    total = np.zeros((len(reference), *padded.shape[1:]), np.float32)
+    weight = np.zeros(padded.shape[1 + grid.si_axis], np.float32)
     for start, stop in _windows(padded.shape[1:], grid):
         window = [slice(None)] * padded.ndim
         window[1 + grid.si_axis] = slice(start, stop)
-        total[tuple(window)] += forward(padded[tuple(window)]).float().cpu()
+        total[tuple(window)] += forward(padded[tuple(window)])
         weight[start:stop] += 1
     along = [1] * padded.ndim
     along[1 + grid.si_axis] = -1
     raw = (total / weight.reshape(along))[(slice(None), *(slice(0, size) for size in shape))]
-    known = torch.where(reference > 0, reference, robust_peak(raw[None]).flatten()).clamp(min=1e-6)
-    relative = (raw / known.reshape(-1, *[1] * len(shape))).clamp(0, 1).sum(0).clamp(max=1)
-    response: Floats = relative.double().numpy()
+    known = np.where(reference > 0, reference, robust_peak(raw[None]).ravel()).clip(min=_LEAST_REFERENCE)
+    relative = (raw / known.reshape(-1, *[1] * len(shape)).astype(np.float32)).clip(0, 1).sum(0).clip(max=1)
+    response: Floats = relative.astype(np.float64)
     return response
 
 

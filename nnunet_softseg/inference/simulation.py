@@ -31,6 +31,7 @@ from nnunet_softseg.io.geometry import bounding_box
 from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.overlap import boundary, mean_absolute_error
+from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, soft_plans
 from nnunet_softseg.preprocessing.output_scale import PEAK_TOLERANCE, describe, output_scales
@@ -187,9 +188,8 @@ def _simulate_case(job: _Job) -> list[Loss]:
     record.given_options = _OPTIONS
     record.image_files = (str(job.case.images[0]),) if job.case else ()
     target = open_soft_target(soft_target_folder(job.dataset.folder), job.case_id)[...]
-    soft_maps = predict_soft_map(
-        predictor, torch.from_numpy(np.nan_to_num(np.asarray(target, dtype=np.float32))), record
-    )
+    arrays = TorchPredictor(predictor, _OPTIONS.backend)
+    soft_maps = predict_soft_map(arrays, np.nan_to_num(np.asarray(target, dtype=np.float32)), record)
     name = str(job.output / job.case_id)
     export_prediction(soft_maps, properties, predictor.plans_manager, job.dataset_json, name)
     return [_loss(job, label) for label in job.dataset.labels]

@@ -9,21 +9,19 @@ taken.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+import numpy.typing as npt
 from tqdm import tqdm
 
 from nnunet_softseg.inference import recentring
 from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.postprocessing import MOVED, Flag, Flagged, flag_border, flag_map, flag_response
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
-from nnunet_softseg.network import backends
-from nnunet_softseg.network.backends import TorchNetwork, UNetInStages
-from nnunet_softseg.network.norm_relu import robust_peak, running_scale, soft_map_of, unwrapped
+from nnunet_softseg.network import sliding_window
+from nnunet_softseg.network.sliding_window import OneSizeError
+from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.output_scale import output_scales
 from nnunet_softseg.preprocessing.soft_target import known_range
@@ -33,12 +31,52 @@ _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
-_ONE_SIZE = "nnunet_softseg_one_size"  # attribute of a predictor: why its network takes patches alone
-_SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
+
+Image = npt.NDArray[np.float32]
 
 
-class _OneSizeError(Exception):
-    """The network takes no image of another size than the patch, such as Primus, which counts its tokens."""
+class Predictor(sliding_window.Network, Protocol):
+    """What runs the network of a model, and what its plans say; with the weights of one fold.
+
+    Attributes:
+        plans: of the model, with our entries.
+        configuration: of the plans, as nnU-Net's manager gives it.
+        names: of the labels, in the order of the raw output.
+        running_scale: (label,); 0 where not known.
+        tile_step: between neighbouring tiles, in patches.
+        weighs_tiles: whether the middle of a tile counts more than its border.
+        shows_progress: whether a bar counts the tiles.
+        memory_errors: on which sums are collected again, `in_less_memory`.
+        one_size: why the network takes patches alone; None: it is not known to.
+    """
+
+    plans: Mapping[str, Any]
+    configuration: Any
+    names: Sequence[str]
+    running_scale: Image
+    tile_step: float
+    weighs_tiles: bool
+    shows_progress: bool
+
+    @property
+    def memory_errors(self) -> tuple[type[Exception], ...]:
+        """What is raised where sums have no room."""
+
+    @property
+    def one_size(self) -> str | None:
+        """Why there is one size alone."""
+
+    def in_less_memory(self) -> "Predictor":
+        """Return the same with sums collected where there is more room."""
+
+    def fetch(self, array: Any) -> Image:
+        """Return an array of `place` as NumPy's."""
+
+    def at_any_size(self) -> Callable[[Image], Image]:
+        """Return the network as (channel, *space) -> (label, *space) for any multiple of its total stride.
+
+        The function raises a `OneSizeError` if the network takes patches alone.
+        """
 
 
 @dataclass(frozen=True)
@@ -56,8 +94,8 @@ class BoxPrediction:
     """
 
     box: Box
-    soft_map: torch.Tensor
-    robust_peak: torch.Tensor
+    soft_map: Image
+    robust_peak: Image
     is_empty: bool
     findings: tuple[Flagged, ...]
     placement: Placement | None = None
@@ -81,21 +119,20 @@ class BoxPrediction:
         return self.ring_contrast - len(self.findings)
 
 
-@torch.inference_mode()
-def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) -> torch.Tensor:
+def predict_soft_map(predictor: Predictor, image: Image, record: CaseRecord) -> Image:
     """Return the soft maps of a preprocessed case.
 
     Tiles, where there are several, are blended raw; NormReLU is taken over all that the network saw, with a
     floor relative to the running scale.
 
     Args:
-        predictor: nnU-Net's, with a network and plans of ours.
-        image: (channel, *space), preprocessed: the box in the record, or a whole case.
+        predictor: with a network and plans of ours.
+        image: (channel, *space) float32, preprocessed: the box in the record, or a whole case.
         record: of the case; it is completed.
 
     Returns:
-        (label, *space) float32 in [0, 1], on the CPU: of the box in the record, which may be another one now;
-        or of the whole case, 0 where the network did not look.
+        (label, *space) float32 in [0, 1]: of the box in the record, which may be another one now; or of the
+        whole case, 0 where the network did not look.
     """
     started = time.perf_counter()
     case = _Case(predictor, image, record)
@@ -105,7 +142,7 @@ def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) ->
     if case.is_box:
         record.box = found.box
         return found.soft_map
-    whole = torch.zeros((len(found.soft_map), *case.shape))
+    whole = np.zeros((len(found.soft_map), *case.shape), np.float32)
     within = found.soft_map[(slice(None), *inside_of_box(found.box, case.shape))]
     whole[(slice(None), *inside(found.box, case.shape))] = within
     return whole
@@ -114,11 +151,11 @@ def predict_soft_map(predictor: Any, image: torch.Tensor, record: CaseRecord) ->
 class _Case:
     """A case on its way through the network, the arguments as for `predict_soft_map`."""
 
-    def __init__(self, predictor: Any, image: torch.Tensor, record: CaseRecord) -> None:
+    def __init__(self, predictor: Predictor, image: Image, record: CaseRecord) -> None:
         self.predictor = predictor
-        self.names = predictor.label_manager.scheme.names
-        self.scale = running_scale(predictor.network).float().cpu()
-        plans: Mapping[str, Any] = predictor.plans_manager.plans
+        self.names = predictor.names
+        self.scale = predictor.running_scale
+        plans = predictor.plans
         self._floor = SoftSegSettings.from_plans(plans).floor_fraction
         self._output_scales = dict(zip(self.names, output_scales(plans, self.names), strict=True))
         entry: Mapping[str, Any] = plans[PLANS_KEY]
@@ -167,11 +204,11 @@ class _Case:
         if self.is_box and self._central is not None:
             box, image = self._central, self._image
         else:
-            box = network_box(self.shape, self.predictor.configuration_manager.patch_size, self._si_axis)
+            box = network_box(self.shape, self.predictor.configuration.patch_size, self._si_axis)
             image = WholeImage(self._image).extract(box)
         raw = _blend_tiles(self.predictor, image, self._record)
         if _is_constant(image):
-            raw.zero_()  # the response to a constant image says nothing
+            raw = np.zeros_like(raw)  # the response to a constant image says nothing
         return self._judged(box, raw)
 
     def _recentred(self, first: BoxPrediction) -> BoxPrediction:
@@ -190,9 +227,8 @@ class _Case:
         # A tilted cord leaves the box in the middle, or is not known there at all.
         try:
             tried = self._candidates(image, tilted=bool(first.reasons & {Flag.BORDER, Flag.EMPTY}))
-        except _OneSizeError as error:
+        except OneSizeError as error:
             note["not_run"] = str(error)
-            setattr(self.predictor, _ONE_SIZE, str(error))
             return first
         best = self._refined(image, max(tried, key=lambda one: one.score)) if tried else first
         used = bool(tried) and (mode == "always" or best.score > first.score)
@@ -206,18 +242,17 @@ class _Case:
     @property
     def _why_not_recentred(self) -> str | None:
         """Why the network cannot look for the structure; None where it can."""
-        configuration = self.predictor.configuration_manager
+        configuration = self.predictor.configuration
         if getattr(configuration, "previous_stage_name", None):
             return "the second stage of a cascade sees where the first has looked"
         if "strides" not in configuration.network_arch_init_kwargs:
             return "the plans do not say by which strides other sizes than the patch are taken"
-        known: str | None = getattr(self.predictor, _ONE_SIZE, None)
-        return known
+        return self.predictor.one_size
 
     def _candidates(self, image: WholeImage, *, tilted: bool) -> list[BoxPrediction]:
         """Return the soft map at one candidate after the other, up to the first without a finding."""
         tried = []
-        forward = _at_any_size(self.predictor)
+        forward = self.predictor.at_any_size()
         for candidate in recentring.candidates(image, forward, self.scale, self._grid, tilted):
             tried.append(self._placed(image, *candidate))
             if not tried[-1].reasons:
@@ -242,7 +277,7 @@ class _Case:
 
     @property
     def _grid(self) -> Grid:
-        configuration = self.predictor.configuration_manager
+        configuration = self.predictor.configuration
         axes = len(configuration.patch_size)
         strides = [
             np.broadcast_to(stride, axes) for stride in configuration.network_arch_init_kwargs["strides"]
@@ -268,7 +303,7 @@ class _Case:
         found = self._judged(placement.box, raw, placement)
         return replace(found, ring_contrast=ring_contrast)
 
-    def _judged(self, box: Box, raw: torch.Tensor, placement: Placement | None = None) -> BoxPrediction:
+    def _judged(self, box: Box, raw: Image, placement: Placement | None = None) -> BoxPrediction:
         """Return the soft map of raw output, with its findings."""
         scales = self._output_scales
         soft_map = soft_map_of(raw[None], self.scale, [*scales.values()], self._floor)[0]
@@ -277,7 +312,7 @@ class _Case:
         if placement is not None:
             soft_map, coverage = placement.put_back(soft_map), placement.coverage()
             tilt_factor = placement.tilt_factor
-        peaks = robust_peak(raw[None]).flatten()
+        peaks = robust_peak(raw[None]).ravel()
         findings = [
             finding
             for name, found, learned in zip(self.names, peaks.tolist(), self.scale.tolist(), strict=True)
@@ -285,7 +320,7 @@ class _Case:
             for finding in flag_response(name, found, learned, self._floor)
         ]
         part = inside_of_box(box, self.shape)
-        in_case = soft_map[(slice(None), *part)].numpy()
+        in_case = soft_map[(slice(None), *part)]
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
         findings += flag_border(in_case, coverage[part], goes_on)
         cores = {name: scale.core_threshold for name, scale in scales.items()}
@@ -293,77 +328,31 @@ class _Case:
         # Pieces that are removed in the end, as was asked for, are no sign of a wrong place.
         removed = {Flag.PIECES} if self._record.options.largest_piece else set()
         findings += [finding for finding in of_map if finding.flag not in removed]
-        above = soft_map.flatten(1).amax(1) > torch.tensor([*cores.values()])
+        above = soft_map.reshape(len(soft_map), -1).max(axis=1) > np.array([*cores.values()], np.float32)
         return BoxPrediction(box, soft_map, peaks, not bool(above.any()), tuple(findings), placement)
 
 
-def _is_constant(image: torch.Tensor) -> bool:
+def _is_constant(image: Image) -> bool:
     return all(float(channel.min()) == float(channel.max()) for channel in image)
 
 
-def _at_any_size(predictor: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the network as (channel, *space) -> (label, *space) for arrays of any size.
+def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> Image:
+    """Return the raw output (label, *space) of an image of any size."""
+    patch_size = tuple(predictor.configuration.patch_size)
+    padded, within = sliding_window.padded(image, patch_size)
+    where = sliding_window.tiles(padded.shape[1:], patch_size, predictor.tile_step)
+    window = sliding_window.gaussian(patch_size) if predictor.weighs_tiles and len(where) > 1 else None
+    bar = tqdm(where, disable=not predictor.shows_progress or len(where) == 1)
 
-    What runs patches may be compiled for them alone.
-    """
-    network = predictor.network = predictor.network.to(predictor.device).eval()
-    is_unet = UNetInStages.fits(unwrapped(network))
-    if predictor.device.type == "cpu" and is_unet:
-        patch_shape = (1, *predictor.configuration_manager.patch_size)
-        return TorchNetwork(network, backends.fastest_precision(patch_shape))
+    def blended(by: Predictor) -> Any:
+        num_labels = len(by.names)
+        return sliding_window.blended(by, padded, bar, num_labels, window=window, told=record.add_backend)
 
-    def run(image: torch.Tensor) -> torch.Tensor:
-        try:
-            with torch.autocast("cuda", enabled=predictor.device.type == "cuda"):
-                raw: torch.Tensor = network(image[None].to(predictor.device))[0].float().cpu()
-        except _SHAPE_ERRORS as error:
-            if is_unet or isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
-            name = type(unwrapped(network)).__name__
-            raise _OneSizeError(f"{name} takes no image of another size than the patch") from error
-        return raw
-
-    return run
-
-
-def _blend_tiles(predictor: Any, image: torch.Tensor, record: CaseRecord) -> torch.Tensor:
-    """Return the raw output (label, *space), float32 on the CPU, of an image of any size."""
-    patch_size = tuple(predictor.configuration_manager.patch_size)
-    predictor.network = predictor.network.to(predictor.device).eval()
-    padded, back = pad_nd_image(image, patch_size, "constant", {"value": 0}, True, None)
-    slicers = predictor._internal_get_sliding_window_slicers(padded.shape[1:])
-    on_device = predictor.perform_everything_on_device and predictor.device.type == "cuda"
     try:
-        collect_on = predictor.device if on_device else torch.device("cpu")
-        raw = _blend(predictor, record, padded, slicers, collect_on)
-    except torch.cuda.OutOfMemoryError:
-        if not on_device:
-            raise
-        raw = _blend(predictor, record, padded, slicers, torch.device("cpu"))
-    return raw[(slice(None), *back[1:])].cpu()
-
-
-def _blend(
-    predictor: Any,
-    record: CaseRecord,
-    image: torch.Tensor,
-    slicers: Sequence[tuple[Any, ...]],
-    collect_on: torch.device,
-) -> torch.Tensor:
-    """Blend the tiles under nnU-Net's Gaussian, in float32: half precision would cost the third digit."""
-    patch_size = tuple(predictor.configuration_manager.patch_size)
-    heads = predictor.label_manager.num_segmentation_heads
-    total = torch.zeros((heads, *image.shape[1:]), dtype=torch.float32, device=collect_on)
-    weight = torch.zeros(image.shape[1:], dtype=torch.float32, device=collect_on)
-    window: torch.Tensor | float = 1.0
-    if predictor.use_gaussian and len(slicers) > 1:
-        window = compute_gaussian(patch_size, sigma_scale=1.0 / 8, dtype=torch.float32, device=collect_on)
-    backend = backends.backend_of(predictor, record.options.backend)
-    for tile in tqdm(slicers, disable=not predictor.allow_tqdm or len(slicers) == 1):
-        total[tile] += backend(image[tile]).to(collect_on) * window
-        weight[tile[1:]] += window
-        record.add_backend(backend.name)
-    return total / weight
+        raw = blended(predictor)
+    except predictor.memory_errors:
+        raw = blended(predictor.in_less_memory())
+    return predictor.fetch(raw)[(slice(None), *within[1:])]
 
 
 def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:

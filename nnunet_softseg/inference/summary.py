@@ -27,11 +27,17 @@ def summarise(folder: Path, images: Mapping[str, Path], *, draw: bool, progress:
     if draw and len(entries) > MOST_CASES:
         lines.append(f"no pictures: expected at most {MOST_CASES} cases in a folder, found {len(entries)}")
     elif draw and entries:
-        from nnunet_softseg.inference.qc_page import write_qc_page  # only here: it loads matplotlib
-
-        page = write_qc_page(folder, entries, images, progress=progress)
-        lines.append(f"pictures of all, flagged first: {page}")
+        lines.append(_page(folder, entries, images, progress))
     return "\n".join(lines)
+
+
+def _page(folder: Path, entries: Mapping[str, Any], images: Mapping[str, Path], progress: bool) -> str:
+    """Draw the page and return a line that says where it is, or what it needs."""
+    try:
+        from nnunet_softseg.inference.qc_page import write_qc_page  # only here: it loads matplotlib
+    except ModuleNotFoundError as error:
+        return f"no pictures: {error.name} is not installed: pip install matplotlib jinja2, or give --no-qc"
+    return f"pictures of all, flagged first: {write_qc_page(folder, entries, images, progress=progress)}"
 
 
 def flag_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:

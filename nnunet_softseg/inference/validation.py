@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, training_cases
-from nnunet_softseg.datasets.soft_label import soft_label_file, stored_soft_label
+from nnunet_softseg.datasets.soft_label import soft_label_file, stored_soft_label, value_findings
 from nnunet_softseg.errors import raise_first_error
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, shape_findings
-from nnunet_softseg.io.nifti import load_nifti, stored_values
+from nnunet_softseg.io.nifti import content_findings, load_nifti, stored_values
 from nnunet_softseg.io.results import write_json
 from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.overlap import soft_measures
@@ -48,14 +48,21 @@ class ValidatedMap:
         return VoxelGrid.of(load_nifti(self.soft_map))
 
     def values(self) -> tuple[Map, Map]:
-        """Return soft map and soft label (x, y, z), 0 where nothing is known; a UserError for two shapes."""
+        """Return soft map and soft label (x, y, z), in [0, 1] and 0 where nothing is known.
+
+        Raises:
+            UserError: if one does not hold fractions, or their shapes differ.
+        """
         predicted, expected = stored_soft_label(self.soft_map), stored_soft_label(self.soft_label)
         raise_first_error(shape_findings(self.soft_map, expected.shape, predicted.shape, of="its soft label"))
+        raise_first_error(content_findings(self.soft_map, predicted))
+        raise_first_error(value_findings(self.soft_label, expected))
         unknown = np.isnan(expected)
         if self.label_map is not None:
             unknown |= stored_values(self.label_map) == self.ignore
         predicted[unknown] = expected[unknown] = 0
-        return predicted, expected
+        # A map with a slope brings 1 back as a little more.
+        return np.clip(predicted, 0, 1), np.clip(expected, 0, 1)
 
 
 def validated_maps(

@@ -8,6 +8,7 @@ The modules, in the order of their imports:
   geometry.py       affine, spacing, volume of a voxel and orientation; two images on one grid
   formats.py        image files by their endings; PNG, TIFF, MHA, NRRD opened as NIfTI, and written
   nifti.py          an image file, opened, checked and read; the meaning of a map's values
+  readers.py        images as nnU-Net's readers of NIfTI give them, and its label maps written; without it
   case_files.py     the image files in a place, those passed over, and the meaning of their names
   image_choice.py   the images of a BIDS folder that a user has chosen: --exclude, --contrasts
   case_matching.py  which file belongs to which case and label; levels, discs, images of a map

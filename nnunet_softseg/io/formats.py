@@ -163,7 +163,7 @@ def _spacing(file: Path) -> list[float] | None:
 # Written
 
 
-def itk_image(values: npt.NDArray[np.floating[Any]], geometry: Mapping[str, Any]) -> Any:
+def itk_image(values: npt.NDArray[Any], geometry: Mapping[str, Any]) -> Any:
     """Return an image of SimpleITK's of values (z, y, x), with the geometry that nnU-Net's reader keeps.
 
     A reader that turns images says how they lie in their files; they are turned back.

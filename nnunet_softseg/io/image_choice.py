@@ -11,8 +11,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import BidsName, ImageFiles, Reason, parse_bids_name
 from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
@@ -42,8 +40,13 @@ def load_structure(file: Path) -> Any:
     try:
         if file.suffix.lower() == ".json":
             return json.loads(text)
-        return yaml.load(text, Loader=yaml.BaseLoader)
-    except (ValueError, yaml.YAMLError) as error:
+        import yaml  # only here: a prediction reads none
+
+        try:
+            return yaml.load(text, Loader=yaml.BaseLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(error) from error
+    except ValueError as error:
         what = " ".join(str(error).split())
         raise UserError(f"{file}: expected JSON (.json) or YAML, found: {what}: repair it") from error
 

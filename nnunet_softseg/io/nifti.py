@@ -100,7 +100,7 @@ def load_nifti(file: Path) -> nib.Nifti1Image:
 def _opened(file: Path, name: str = "") -> nib.Nifti1Image | Finding:
     other = is_image(file.name) and not is_nifti(file.name)
     try:
-        image = open_other(file) if other else nib.load(file)
+        image = open_other(file) if other else _open_nifti(file)
         if isinstance(image, nib.Nifti1Image):
             return image
         found = type(image).__name__
@@ -108,6 +108,18 @@ def _opened(file: Path, name: str = "") -> nib.Nifti1Image | Finding:
         found = first_line(error)
     expected = f"a whole {file.suffix[1:].upper()} image" if other else "a NIfTI file"
     return Finding(name or short_name(file), "cannot be opened", expected, found, _AGAIN)
+
+
+def _open_nifti(file: Path) -> Any:
+    """Open a NIfTI file, its ending in any case: of `.Nii` nibabel would look for `.nii`."""
+    ending = file.name[len(without_nifti_ending(file.name)) :].partition(".")[2].partition(".")[0]
+    if ending in (ending.lower(), ending.upper()):
+        return nib.load(file)
+    with nib.openers.ImageOpener(str(file)) as stream:
+        start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    kinds = (nib.Nifti1Image, nib.Nifti2Image)
+    kind = next((kind for kind in kinds if kind.header_class.may_contain_header(start)), kinds[0])
+    return kind.from_file_map({"image": nib.FileHolder(str(file))})
 
 
 def header_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Iterator[Finding]:
@@ -139,10 +151,9 @@ def file_findings(file: Path, name: str = "", *, colours: bool = False) -> list[
         if file.is_symlink():
             found, remedy = "a broken link", "add it, or fetch its content (git annex get, datalad get)"
         return [Finding(name, "file is missing", "a NIfTI file", found, remedy)]
-    try:
-        size = inflated_size(file)
-    except (OSError, EOFError, zlib.error) as error:
-        return [Finding(name, "corrupt or truncated gzip", "a whole file", first_line(error), _AGAIN)]
+    size = _inflated(file, name)
+    if isinstance(size, Finding):
+        return [size]
     image = _opened(file, name)
     if isinstance(image, Finding):
         return [image]
@@ -152,8 +163,8 @@ def file_findings(file: Path, name: str = "", *, colours: bool = False) -> list[
 
 def _stored_findings(name: str, image: nib.Nifti1Image, size: int, *, colours: bool) -> list[Finding]:
     shape, dtype = image.shape, image.get_data_dtype()
-    if nib.is_proxy(image.dataobj) and size < (expected := bytes_needed(image)):
-        return [Finding(name, "truncated data", f"{expected} bytes by its header", str(size), _AGAIN)]
+    if short := _length_findings(name, image, size):
+        return short
     if is_picture(name) and len(shape) > _AXES:
         if colours:
             return []
@@ -183,20 +194,23 @@ def bytes_needed(image: nib.Nifti1Image) -> int:
     return int(data.offset) + math.prod(image.shape) * int(data.dtype.itemsize)
 
 
-def is_long_enough(file: Path, needed: int) -> bool:
-    """Return whether a file, inflated, has so many bytes; its checksum is not looked at."""
-    if file.suffix.lower() != ".gz":
-        return file.stat().st_size >= needed
-    with file.open("rb") as opened:
-        opened.seek(-4, os.SEEK_END)
-        size = int.from_bytes(opened.read(), "little")
-    # The end of a complete gzip stream says how long it is; only one that differs is inflated.
-    if size == needed % 2**32:
-        return True
+def stream_findings(file: Path, image: nib.Nifti1Image) -> list[Finding]:
+    """Say whether a file is whole: by its checksum if compressed, and as long as its header says."""
+    size = _inflated(file, short_name(file))
+    return [size] if isinstance(size, Finding) else _length_findings(short_name(file), image, size)
+
+
+def _inflated(file: Path, name: str) -> int | Finding:
     try:
-        return inflated_size(file) >= needed
-    except (OSError, EOFError, zlib.error):
-        return False
+        return inflated_size(file)
+    except (OSError, EOFError, zlib.error) as error:
+        return Finding(name, "corrupt or truncated gzip", "a whole file", first_line(error), _AGAIN)
+
+
+def _length_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Finding]:
+    if nib.is_proxy(image.dataobj) and size < (expected := bytes_needed(image)):
+        return [Finding(name, "truncated data", f"{expected} bytes by its header", str(size), _AGAIN)]
+    return []
 
 
 def _three_axes(shape: tuple[int, ...]) -> str:
@@ -252,10 +266,22 @@ def read_values(image: nib.Nifti1Image, name: str, *, nan: bool = False) -> npt.
 
 def _values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
     try:
-        return np.asarray(image.dataobj)
+        return _to_the_end(image.dataobj)
     except Exception as error:  # changed since it was looked at, the disk fails, or the memory is full
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: expected a whole file, found: {reason}: {_AGAIN}") from error
+
+
+def _to_the_end(data: Any) -> npt.NDArray[Any]:
+    """Return an array, its compressed file read on to the checksum; nibabel stops at the last voxel."""
+    if not (nib.is_proxy(data) and str(data.file_like).lower().endswith(".gz")):
+        return np.asarray(data)
+    how = data.shape, data.dtype, data.offset, data.slope, data.inter
+    with gzip.open(data.file_like) as stream:
+        values = np.asarray(ArrayProxy(stream, how, mmap=False))
+        while stream.read(_READ_IN_CHUNKS_OF):
+            pass
+    return values
 
 
 def not_finite(name: str, values: npt.NDArray[Any]) -> Finding:

@@ -5,8 +5,9 @@ import os
 import signal
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, get_context, parent_process
@@ -84,6 +85,32 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def map_ahead(
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    *,
+    num_threads: int,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[Future[Any]]:
+    """Yield the future of each job, in order; threads work them off ahead of the caller.
+
+    At most `num_threads` results wait for the caller beside the one it has. The function must not hold
+    Python's lock all the time, or nothing is gained. `initializer` is called once in every thread.
+    """
+    num_threads = max(1, num_threads)
+    pool = ThreadPoolExecutor(num_threads, initializer=initializer)
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(function, job))
+            if len(waiting) > num_threads:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:  # where the caller stops early, too
+        pool.shutdown(wait=False, cancel_futures=bool(waiting))
 
 
 def try_jobs(

@@ -8,7 +8,7 @@ The modules, in the order of their imports:
   measure_table.py            measures of a case: unit, best value, value where a map is empty
   overlap.py                  agreement of two soft maps
   several_raters.py           a soft map against raters who disagree, their masks and volumes
-  morphometry/slice_frame.py  frame of the axial slices of an image, in mm; area in the plane of each
+  slice_frame.py              frame of the axial slices of an image, in mm; area in the plane of each
   morphometry/centreline.py   line through the slices' centres, smooth over a length in mm
   morphometry/section.py      second moments -> diameters across the centreline
   morphometry/levels.py       vertebral or spinal level of each slice; means over levels, as of C2-C3

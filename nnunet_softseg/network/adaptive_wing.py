@@ -1,18 +1,21 @@
 """The adaptive wing loss of a voxel."""
 
+import math
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from nnunet_softseg.network.norm_relu import at_least_float32
+from nnunet_softseg.network.soft_map import at_least_float32
 
 Reduction = Literal["none", "mean", "sum"]
 _LEAST_ALPHA = 2
 """The exponent is alpha - target; at 1 or less the slope at no error is infinite."""
 _SMALLEST = 1e-12
-"""An error below this, far below rounding, counts as this."""
+"""An error up to twice this, far below rounding, counts as none."""
+_LOGARITHM_OF_NOTHING = -2000.0
+"""To the base 2; its powers are 0 in every type."""
 
 
 class AdaptiveWingLoss(nn.Module):
@@ -86,7 +89,8 @@ class AdaptiveWingLoss(nn.Module):
                 f"prediction and target must have the same shape, got {tuple(prediction.shape)} "
                 f"and {tuple(target.shape)}"
             )
-        loss, _ = self.with_slope(at_least_float32(prediction), at_least_float32(target).clamp(0, 1))
+        labels = at_least_float32(target).clamp(0, 1)
+        loss: torch.Tensor = _Wing.apply(at_least_float32(prediction), labels, self)  # type: ignore[no-untyped-call]
         if weight is not None:
             loss = loss * weight
         if self.reduction == "none":
@@ -95,13 +99,29 @@ class AdaptiveWingLoss(nn.Module):
             return loss.sum()
         return loss.mean() if weight is None else loss.sum() / weight.sum().clamp(min=1)
 
-    def with_slope(self, prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss of each voxel, and its slope along the prediction, which has no gradient itself.
+    def with_slope(
+        self, difference: torch.Tensor, target: torch.Tensor | float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of each voxel, and its slope along the prediction, both without a gradient.
 
-        Prediction and target are of the same shape, the target in [0, 1].
+        Args:
+            difference: prediction minus target, any shape, float32 or wider; overwritten.
+            target: in [0, 1], the same shape, or one number for all voxels.
         """
-        loss: torch.Tensor
-        loss, slope = _Wing.apply(prediction, target, self)  # type: ignore[no-untyped-call]
+        exponent = self.alpha - target if self.adaptive else self.alpha  # a number costs less than an array
+        error = difference.abs()
+        # Logarithms of 0 cost ten times those of other numbers. Without an error the power is 0, and so are
+        # loss and slope.
+        curved = error.clamp(_SMALLEST, self.theta)
+        logarithm = curved.log2() if self.epsilon == 1 else curved.div(self.epsilon).log2_()
+        torch.threshold_(logarithm, math.log2(2 * _SMALLEST / self.epsilon), _LOGARITHM_OF_NOTHING)
+        # A third of the cost of a power; to the base 2, a quarter less than to that of e.
+        power = logarithm.mul_(exponent).exp2_()
+        slope = torch.addcmul(curved, curved, power)
+        # From theta on, power and slope stay what they are there: the line goes on from the curve.
+        torch.div(power, slope, out=slope).mul_(exponent).mul_(self.omega)
+        loss = power.log1p_().mul_(self.omega).addcmul_(error.sub_(curved), slope)
+        slope.mul_(difference.sign_())
         return loss, slope
 
 
@@ -111,26 +131,13 @@ class _Wing(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, prediction: torch.Tensor, target: torch.Tensor, form: AdaptiveWingLoss
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        exponent = form.alpha - target if form.adaptive else form.alpha  # a number costs less than an array
-        difference = prediction - target
-        error = difference.abs()
-        # Logarithms of 0 and exponentials of what they give cost ten times those of other numbers.
-        curved = error.clamp(_SMALLEST, form.theta)
-        logarithm = curved.log() if form.epsilon == 1 else curved.div(form.epsilon).log_()
-        power = logarithm.mul_(exponent).exp_()  # half of the cost of a power
-        # From theta on, power and slope stay what they are there: the line goes on from the curve.
-        slope = power.div(curved.addcmul(curved, power)).mul_(exponent).mul_(form.omega)
-        loss = power.log1p_().mul_(form.omega).addcmul_(error.sub_(curved), slope)
-        sign = difference.sign_()
-        slope.mul_(sign)  # without an error 0, as the exponent is above 1
-        loss.mul_(sign).mul_(sign)  # likewise, and not what the smallest error has
+    ) -> torch.Tensor:
+        loss, slope = form.with_slope(prediction - target, target)
         ctx.save_for_backward(slope)
-        ctx.mark_non_differentiable(slope)
-        return loss, slope
+        return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None

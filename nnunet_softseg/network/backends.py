@@ -6,32 +6,37 @@ In the hands of torch a network keeps its weights, rearranged to the form that r
 """
 
 import ctypes
-import itertools
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import openvino_network
-from nnunet_softseg.network.norm_relu import unwrapped
+from nnunet_softseg.network.backend_choice import BackendChoice, parse_choice
+from nnunet_softseg.network.norm_relu import running_scale, unwrapped
 from nnunet_softseg.network.openvino_network import CACHE, OpenVinoNetwork, user_cache, weights_hash
+from nnunet_softseg.network.sliding_window import OneSizeError, mirrored
 
-VARIABLE = "NNUNET_SOFTSEG_BACKEND"
 MODEL_FOLDER = "nnunet_softseg_model_folder"
 """Attribute of a predictor: the folder of its model, where somebody has noted it."""
-ENGINES, PRECISIONS = ("openvino", "torch"), ("float32", "bfloat16")
 _KEPT = "_nnunet_softseg_backend"
+_ONE_SIZE = "nnunet_softseg_one_size"  # attribute of a predictor: why its network takes patches alone
+_SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 _CHANNEL_AND_SPACE = 4
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt(3) in malloc.h
 _NEVER = 2**31 - 1
 _INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+Array = npt.NDArray[np.float32]
 
 
 # The choice
@@ -44,13 +49,6 @@ class Network(Protocol):
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the raw output of a patch."""
-
-
-class BackendChoice(NamedTuple):
-    """Engine and precision that were asked for; None: the best that there is."""
-
-    engine: str | None
-    precision: str | None
 
 
 class Backend:
@@ -69,14 +67,14 @@ class Backend:
         axes = self._predictor.allowed_mirroring_axes if self._predictor.use_mirroring else None
         try:
             self._network = self._network or _fastest(self._predictor, self._choice, tuple(patch.shape))
-            raw = _mirrored(self._network, patch, axes or ())
+            raw = mirrored(self._network, patch, axes or (), torch.flip)
         except (UserError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             if isinstance(self._network, PlainTorch):
                 raise
             self._network = _without_openvino(self._predictor, self._network, error)
-            raw = _mirrored(self._network, patch, axes or ())
+            raw = mirrored(self._network, patch, axes or (), torch.flip)
         return raw
 
     @property
@@ -99,26 +97,6 @@ def backend_of(predictor: Any, asked: str) -> Backend:
         setattr(predictor, _KEPT, kept)
     backend: Backend = kept[1]
     return backend
-
-
-def parse_choice(text: str) -> BackendChoice:
-    """Return engine and precision by their names: `openvino-bfloat16`, `torch`, `auto`.
-
-    Raises:
-        UserError: for any other text, and for OpenVINO where it is not installed.
-    """
-    engine, _, precision = text.strip().lower().partition("-")
-    if engine in ("", "auto") and not precision:
-        return BackendChoice(None, None)
-    if engine not in ENGINES or precision not in ("", *PRECISIONS):
-        expected = ", ".join(["auto", *ENGINES, *(f"{e}-{p}" for e in ENGINES for p in PRECISIONS)])
-        raise UserError(f"{VARIABLE} is {text!r}, expected one of {expected}")
-    if engine == "openvino" and not openvino_network.installed():
-        raise UserError(
-            f"{VARIABLE} is {text!r}, but OpenVINO is not installed: pip install 'nnunet-softseg[cpu]', or "
-            "unset the variable"
-        )
-    return BackendChoice(engine, precision or None)
 
 
 def _fastest(predictor: Any, choice: BackendChoice, patch_shape: Sequence[int]) -> Network:
@@ -176,14 +154,102 @@ def _folder_of_results(predictor: Any) -> Path | None:
     return None
 
 
-def _mirrored(network: Network, patch: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    """Return the mean over all combinations of mirrored spatial axes; none: one pass."""
-    chosen = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
-    total = network(patch)
-    for flip in chosen[1:]:
-        dims = [1 + axis for axis in flip]
-        total = total + torch.flip(network(torch.flip(patch, dims)), dims)
-    return total / len(chosen)
+# nnU-Net's predictor
+
+
+class TorchPredictor:
+    """NnU-Net's predictor as `inference.soft_prediction.Predictor` describes one: arrays in and out.
+
+    It is for one pass over a case, with the weights that the network holds now.
+
+    Args:
+        predictor: nnU-Net's, with a network and plans of ours.
+        asked: backend, see `parse_choice`.
+        on_cpu: collect sums there, also those of a GPU.
+    """
+
+    def __init__(self, predictor: Any, asked: str, *, on_cpu: bool = False) -> None:
+        self._predictor, self._asked = predictor, asked
+        predictor.network = predictor.network.to(predictor.device).eval()
+        self.plans: Mapping[str, Any] = predictor.plans_manager.plans
+        self.configuration = predictor.configuration_manager
+        self.names: Sequence[str] = predictor.label_manager.scheme.names
+        self.running_scale = running_scale(predictor.network).float().cpu().numpy()
+        self.tile_step: float = predictor.tile_step_size
+        self.weighs_tiles: bool = predictor.use_gaussian
+        self.shows_progress: bool = predictor.allow_tqdm
+        on_device = predictor.perform_everything_on_device and predictor.device.type == "cuda"
+        self._collect_on = predictor.device if on_device and not on_cpu else torch.device("cpu")
+        self._backend: Backend | None = None
+
+    @property
+    def memory_errors(self) -> tuple[type[Exception], ...]:
+        """What a GPU raises on which the sums have no room."""
+        return (torch.cuda.OutOfMemoryError,) if self._collect_on.type == "cuda" else ()
+
+    def in_less_memory(self) -> "TorchPredictor":
+        """Return the same with sums collected on the CPU."""
+        return TorchPredictor(self._predictor, self._asked, on_cpu=True)
+
+    @property
+    def name(self) -> str:
+        """What ran the last patch."""
+        return self._backend.name if self._backend else ""
+
+    @torch.inference_mode()
+    def run(self, patch: Array) -> Any:
+        """Return the raw output of a patch, averaged over mirrored passes; see `sliding_window.Network`."""
+        self._backend = self._backend or backend_of(self._predictor, self._asked)
+        raw = self._backend(torch.from_numpy(patch)).to(self._collect_on)
+        return raw.numpy() if self._collect_on.type == "cpu" else raw
+
+    def place(self, array: Array) -> Any:
+        """Return an array where sums are collected."""
+        return array if self._collect_on.type == "cpu" else torch.tensor(array, device=self._collect_on)
+
+    def fetch(self, array: Any) -> Array:
+        """Return an array of `place` on the CPU."""
+        fetched: Array = array if isinstance(array, np.ndarray) else array.cpu().numpy()
+        return fetched
+
+    @property
+    def one_size(self) -> str | None:
+        """Why the network takes patches alone; None as long as no other size has failed."""
+        known: str | None = getattr(self._predictor, _ONE_SIZE, None)
+        return known
+
+    def at_any_size(self) -> Callable[[Array], Array]:
+        """Return the network as (channel, *space) -> (label, *space) for arrays of any size.
+
+        What runs patches may be compiled for them alone. The function raises a `OneSizeError` if the network
+        takes no other size.
+        """
+        network, device = self._predictor.network, self._predictor.device
+        is_unet = UNetInStages.fits(unwrapped(network))
+        if device.type == "cpu" and is_unet:
+            patch_shape = (1, *self.configuration.patch_size)
+            on_cpu = TorchNetwork(network, fastest_precision(patch_shape))
+            return lambda image: _without_gradient(on_cpu, image)
+
+        def run(image: Array) -> Array:
+            try:
+                with torch.autocast("cuda", enabled=device.type == "cuda"):
+                    return _without_gradient(lambda patch: network(patch[None].to(device))[0], image)
+            except _SHAPE_ERRORS as error:
+                if is_unet or isinstance(error, torch.cuda.OutOfMemoryError):
+                    raise
+                name = type(unwrapped(network)).__name__
+                why = f"{name} takes no image of another size than the patch"
+                setattr(self._predictor, _ONE_SIZE, why)
+                raise OneSizeError(why) from error
+
+        return run
+
+
+@torch.inference_mode()
+def _without_gradient(network: Callable[[torch.Tensor], torch.Tensor], image: Array) -> Array:
+    raw: Array = network(torch.from_numpy(image)).float().cpu().numpy()
+    return raw
 
 
 # Torch

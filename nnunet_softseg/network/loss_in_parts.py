@@ -1,11 +1,11 @@
 """Loss over NormReLU and its gradient, one part of a batch after the other.
 
 A loss with a slope in closed form needs no array of the size of a batch but its gradient: a part goes through
-all steps while it lies in the cache of the processor. With many labels that is most of the time, and of the
-memory. It is what autograd finds through `normalised_for_loss`.
+all steps while it lies in the cache of the processor. With many labels that is half of the time, and most of
+the memory. It is what autograd finds through `normalised_for_loss`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,27 +38,43 @@ class Peaks:
     def of(cls, values: torch.Tensor) -> "Peaks":
         """Return those of (batch, label, *space), without a gradient."""
         flat = _rows(values.detach())
+        largest, fourth, fifth = (flat.new_zeros(len(flat), 1) for _ in range(3))
         tiny = torch.finfo(flat.dtype).tiny
-        largest = flat.amax(1, keepdim=True).clamp_(min=0)
-        unit = largest.clamp(min=tiny)
-        fourth, fifth = torch.zeros_like(largest), torch.zeros_like(largest)
-        for row, at in _parts(flat):
-            if _nothing_positive(flat[row, at]):  # of most labels, a patch holds nothing or little
+        for rows in _groups(flat):
+            group = flat[rows]
+            torch.amax(group, 1, keepdim=True, out=largest[rows])
+            unit = largest[rows].clamp_(min=0).clamp(min=tiny)
+            if _nothing_positive(largest[rows]):  # of most labels, a patch holds nothing
                 continue
-            part = flat[row, at].clamp(min=0).div_(unit[row])
-            power = part.square().square_()
-            fourth[row] += power.sum(1, keepdim=True)
-            fifth[row] += power.mul_(part).sum(1, keepdim=True)
+            for at in _parts(group):
+                part = group[:, at].div(unit).clamp_(min=0)
+                power = part.square().square_()
+                fourth[rows] += power.sum(1, keepdim=True)
+                fifth[rows] += power.mul_(part).sum(1, keepdim=True)
         relative = fifth / fourth.clamp_(min=tiny)
         shape = (*values.shape[:2], *[1] * (values.ndim - 2))
         return cls(largest.reshape(shape), (largest * relative).reshape(shape), relative, fourth)
 
-    def slope(self, values: torch.Tensor, row: slice) -> torch.Tensor:
-        """Return that of the robust peak along a part of a row's values: r^3 (5 r - 4 m) / sum r^4."""
-        unit = self.largest.reshape(-1, 1)[row].clamp(min=torch.finfo(values.dtype).tiny)
-        relative = values.clamp(min=0).div_(unit)
-        slope = (relative * 5).sub_(4 * self.relative[row]).div_(self.fourth[row])
-        return slope.mul_(relative).mul_(relative).mul_(relative)
+    def add_slope(
+        self, slopes: torch.Tensor, factor: torch.Tensor, values: torch.Tensor, rows: slice
+    ) -> None:
+        """Add that of the robust peak along values, times a factor, to slopes: r^3 (5 r - 4 m) / sum r^4.
+
+        Args:
+            slopes: (row, voxel).
+            factor: (row, 1).
+            values: as slopes.
+            rows: which (batch label) they are.
+        """
+        if not factor.any():  # measured against the running scale
+            return
+        unit = self.largest.reshape(-1, 1)[rows].clamp(min=torch.finfo(values.dtype).tiny)
+        factor = factor / self.fourth[rows]
+        offset = 4 * factor * self.relative[rows]
+        for at in _parts(values):
+            relative = values[:, at].div(unit).clamp_(min=0)
+            cube = relative.square().mul_(relative)
+            slopes[:, at].addcmul_(cube, relative.mul_(5 * factor).sub_(offset))
 
 
 def loss_in_parts(
@@ -66,7 +82,7 @@ def loss_in_parts(
     raw: torch.Tensor,
     target: torch.Tensor,
     weight: torch.Tensor | None,
-    normalise: tuple[Peaks, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    normalise: tuple[Peaks, torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return the loss of raw output, a scalar with a gradient.
 
@@ -75,8 +91,8 @@ def loss_in_parts(
         raw: (batch, label, *space).
         target: as raw, in [0, 1].
         weight: as raw; None: 1.
-        normalise: peaks of the raw output, and the function from robust peaks to denominators, both
-            (batch, label, 1, ...); None: no NormReLU.
+        normalise: peaks of the raw output, the denominator of NormReLU and its slope along the robust peaks,
+            both (batch, label, 1, ...); None: no NormReLU.
     """
     total: torch.Tensor = _LossInParts.apply(raw, target, weight, voxel_loss, normalise)  # type: ignore[no-untyped-call]
     if voxel_loss.reduction == "sum":
@@ -88,19 +104,24 @@ class _LossInParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, raw: torch.Tensor, *of_loss: Any) -> torch.Tensor:
         target, weight, voxel_loss, normalise = of_loss
-        flat, weights = _rows(raw), None if weight is None else _rows(weight)
-        if normalise is None:
-            total, gradient, _ = _sums(voxel_loss, flat, _rows(target), weights, None)
-        else:
-            denominator, along_peak = _with_slope(*normalise)
-            total, gradient, along_denominator = _sums(voxel_loss, flat, _rows(target), weights, denominator)
-            along_peak *= along_denominator
-            for row, at in _parts(flat):
-                if not along_peak[row].any():  # measured against the running scale
-                    continue
-                gradient[row, at] += normalise[0].slope(flat[row, at], row).mul_(along_peak[row])
+        flat, targets = _rows(raw), _rows(target)
+        weights = None if weight is None else _rows(weight)
+        denominator = along_peak = None
+        if normalise is not None:
+            peaks, denominator, along_peak = normalise[0], *(_rows(each) for each in normalise[1:])
+        gradient = torch.empty_like(flat)
+        losses = []
+        for rows in _groups(flat):
+            factors = [None if each is None else each[rows] for each in (weights, denominator)]
+            loss, along_denominator = _sums(
+                voxel_loss, flat[rows], targets[rows], *factors, slopes=gradient[rows]
+            )
+            losses.append(loss)
+            if along_peak is not None:
+                factor = along_peak[rows] * along_denominator
+                peaks.add_slope(gradient[rows], factor, flat[rows], rows)
         ctx.save_for_backward(gradient.reshape(raw.shape))
-        return total
+        return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
@@ -115,35 +136,33 @@ def _sums(
     target: torch.Tensor,
     weight: torch.Tensor | None,
     denominator: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the summed loss, its slope along raw output, and that along the denominator of each row."""
-    slopes = torch.empty_like(raw)
-    along_denominator = raw.new_zeros(len(raw), 1)
-    losses = []
-    for row, at in _parts(raw):
-        values, soft = raw[row, at], target[row, at]
-        ratio = values if denominator is None else values / denominator[row]
-        loss, slope = voxel_loss.with_slope(ratio if denominator is None else cut_off(ratio, soft), soft)
-        if weight is not None:
-            loss, slope = loss * weight[row, at], slope * weight[row, at]
-        losses.append(loss.sum())
-        if denominator is not None:
-            # Where the ratio is cut off, the prediction is the target, and the slope is 0.
-            slope = slope / denominator[row]
-            along_denominator[row] -= (slope * ratio).sum(1, keepdim=True)
-        slopes[row, at] = slope
-    return torch.stack(losses).sum(), slopes, along_denominator
-
-
-def _with_slope(
-    peaks: Peaks, denominator_of: Callable[[torch.Tensor], torch.Tensor]
+    *,
+    slopes: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the denominator of each row and its slope along the robust peak, both (batch label, 1)."""
-    with torch.enable_grad():
-        robust = peaks.robust.detach().requires_grad_()
-        denominator = denominator_of(robust)
-        (slope,) = torch.autograd.grad(denominator.sum(), robust)
-    return denominator.detach().reshape(-1, 1), slope.reshape(-1, 1)
+    """Return the summed loss and its slope along the denominator of each row; write that along raw output."""
+    along_denominator = raw.new_zeros(len(raw), 1)
+    total = raw.new_zeros(())
+    for at in _parts(raw):
+        values, soft = raw[:, at], target[:, at]
+        beside = _nothing_positive(soft)
+        if beside and denominator is not None and _nothing_positive(values):  # all of it is cut off
+            slopes[:, at] = 0
+            continue
+        ratio = values if denominator is None else values / denominator
+        difference = ratio - soft
+        if denominator is not None:
+            difference = difference.clamp_(min=0) if beside else cut_off(difference, soft)
+        loss, slope = voxel_loss.with_slope(difference, 0 if beside else soft)
+        if weight is not None:
+            loss, slope = loss.mul_(weight[:, at]), slope.mul_(weight[:, at])
+        total += loss.sum()
+        if denominator is None:
+            slopes[:, at] = slope
+        else:
+            # Where the ratio is cut off, the prediction is the target, and the slope is 0.
+            torch.div(slope, denominator, out=slopes[:, at])
+            along_denominator -= ratio.mul_(slopes[:, at]).sum(1, keepdim=True)
+    return total, along_denominator
 
 
 def _rows(values: torch.Tensor) -> torch.Tensor:
@@ -151,17 +170,22 @@ def _rows(values: torch.Tensor) -> torch.Tensor:
     return values.flatten(0, 1).flatten(1)
 
 
-def _parts(flat: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yield parts of (row, voxel) that fit into the cache of a processor; on a GPU one part."""
+def _groups(flat: torch.Tensor) -> Iterator[slice]:
+    """Yield rows of (row, voxel) that fit into the cache of a processor together, or one; on a GPU all."""
     rows, length = flat.shape
-    together, step = max(1, _CACHED // length), min(length, _CACHED)
-    if flat.device.type != "cpu":
-        together, step = rows, length
+    together = max(1, _CACHED // length) if flat.device.type == "cpu" else rows
     for row in range(0, rows, together):
-        for start in range(0, length, step):
-            yield slice(row, row + together), slice(start, start + step)
+        yield slice(row, row + together)
+
+
+def _parts(group: torch.Tensor) -> Iterator[slice]:
+    """Yield voxels of such rows that fit into the cache; on a GPU all."""
+    length = group.shape[1]
+    step = min(length, _CACHED) if group.device.type == "cpu" else length
+    for start in range(0, length, step):
+        yield slice(start, start + step)
 
 
 def _nothing_positive(part: torch.Tensor) -> bool:
-    """Return whether no value is above 0; on a GPU the answer would cost more than the work."""
-    return part.device.type == "cpu" and not float(part.amax()) > 0
+    """Return whether all values are 0 or below; on a GPU the answer would cost more than the work."""
+    return part.device.type == "cpu" and float(part.amax()) <= 0  # not so where one is NaN

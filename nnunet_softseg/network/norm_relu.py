@@ -4,30 +4,24 @@ Source: Bedard et al. 2025, section 3.4: relu(x) / max(relu(x)), 0 where the max
 maximum is not printed there; here it is per sample and channel, so that no case depends on its batch mates.
 
 The single largest voxel is a fragile scale: one hot voxel of 1.3 shrinks everything else to 77 %. So
-there are two scales: `peak`, as printed, and `robust_peak`, a Lehmer mean. The running scale, one number per
-label in a buffer of the network, follows the robust peak over training patches that hold the label: at
-inference it tells a structure from an image without one, as the loss leaves the scale of the raw output free.
+there are two scales: `peak`, as printed, and `soft_map.robust_peak`, a Lehmer mean. The running scale, one
+number per label in a buffer of the network, follows the robust peak over training patches that hold the
+label: at inference it tells a structure from an image without one, as the loss leaves the scale of the raw
+output free.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_softseg.preprocessing.output_scale import OutputScale
+from nnunet_softseg.network.soft_map import at_least_float32, robust_peak
 
 BUFFER = "reference_plateau"
 """The name in checkpoints, also of those that earlier versions wrote."""
 LABELLED = 0.5
 """A patch whose target stays below this holds at most the fringe of the structure."""
-
-
-def at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    """Return values in float32, or wider if they are: half precision and integers are converted."""
-    narrow = values.dtype in (torch.float16, torch.bfloat16) or not values.is_floating_point()
-    return values.float() if narrow else values
 
 
 def peak(raw: torch.Tensor) -> torch.Tensor:
@@ -37,28 +31,6 @@ def peak(raw: torch.Tensor) -> torch.Tensor:
         raw: (batch, channel, *space), raw network output.
     """
     return _keep_axes(raw.flatten(2).amax(dim=2).clamp(min=0), raw.ndim)
-
-
-def robust_peak(raw: torch.Tensor) -> torch.Tensor:
-    """Return the Lehmer mean of order 5 of each sample and channel, kept as (batch, channel, 1, ...).
-
-    It is sum(x ** 5) / sum(x ** 4) over x = relu(raw): a mean in which high values count most. On a structure
-    of constant height it is that height; partial volume at the boundary lowers it by a percent or two; a
-    residue in the background hardly moves it, and a hot voxel of 1.3 in a disc of 113 by 0.8 %, not by 30 %.
-    Unlike the maximum it passes its gradient to all of the structure.
-
-    Args:
-        raw: (batch, channel, *space), raw network output.
-    """
-    positive = at_least_float32(raw).flatten(2).clamp(min=0)
-    tiny = torch.finfo(positive.dtype).tiny
-    # Powers of values relative to the peak neither overflow nor vanish, whatever the network's scale. The
-    # result does not depend on it.
-    scale = positive.detach().amax(dim=2, keepdim=True).clamp_(min=tiny)
-    relative = positive / scale
-    weight = relative.square().square()  # a fifth of the cost of ** 4
-    mean = (weight * relative).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=tiny)
-    return _keep_axes((scale * mean)[..., 0], raw.ndim)
 
 
 def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: bool = False) -> torch.Tensor:
@@ -77,27 +49,6 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
     values = at_least_float32(raw)
     scale = robust_peak(values) if robust else peak(values)
     return _divided(values, torch.maximum(scale, broadcast_floor(floor, values)))
-
-
-def soft_map_of(
-    raw: torch.Tensor, running: torch.Tensor, scales: Sequence[OutputScale], floor_fraction: float
-) -> torch.Tensor:
-    """Return the soft map of raw output, in [0, 1], per sample and on the output scale of each label.
-
-    Per case it is NormReLU by the robust peak, which becomes the height of the labels of the training; fixed,
-    the raw output over the running scale, which is 1 there.
-
-    Args:
-        raw: (batch, label, *space).
-        running: (label,) running scale.
-        scales: one per label.
-        floor_fraction: smallest denominator of NormReLU, as a fraction of the running scale.
-    """
-    values = at_least_float32(raw)
-    height = broadcast_floor(torch.tensor([scale.height for scale in scales]), values)
-    unit = torch.maximum(robust_peak(values), broadcast_floor(floor_fraction * running, values)) / height
-    fixed = torch.tensor([scale.is_fixed for scale in scales], device=raw.device)
-    return _divided(values, torch.where(_keep_axes(fixed[None], raw.ndim), torch.ones_like(unit), unit))
 
 
 def _divided(values: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
@@ -141,7 +92,7 @@ def normalised_for_loss(
         scale: (label,) running scale, 0 where not known yet.
         fixed: (label,) whether the output scale is fixed; None: nowhere.
     """
-    denominator = denominator_for_loss(
+    denominator, _ = denominator_for_loss(
         peaks,
         largest=peak(target),
         height=robust_peak(target),
@@ -149,7 +100,7 @@ def normalised_for_loss(
         scale=scale,
         fixed=fixed,
     )
-    return cut_off(raw / denominator, target)
+    return target + cut_off(raw / denominator - target, target)
 
 
 def denominator_for_loss(
@@ -160,8 +111,10 @@ def denominator_for_loss(
     floor: torch.Tensor,
     scale: torch.Tensor,
     fixed: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return what the raw output of a patch is divided by, (batch, label, 1, ...), with a gradient on peaks.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the raw output of a patch is divided by, and its slope along the peaks.
+
+    Both are (batch, label, 1, ...). The first has a gradient on peaks, the second is its value.
 
     At inference the robust peak of the case becomes that of the labels of the training, and here that of the
     target: raw output in proportion to the target gives the target, of a patch that holds only the fringe of
@@ -178,18 +131,22 @@ def denominator_for_loss(
     """
     tiny = torch.finfo(peaks.dtype).tiny
     running, smallest = (broadcast_floor(values, peaks).expand_as(largest) for values in (scale, floor))
-    labelled = torch.maximum(peaks, smallest) / height.clamp(min=tiny)
-    denominator = torch.where(largest > LABELLED, labelled, running)
+    height = height.clamp(min=tiny)
+    measured = largest > LABELLED
     if fixed is not None:
-        denominator = torch.where(_keep_axes(fixed[None], peaks.ndim), torch.ones_like(running), denominator)
-    return torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+        alone = _keep_axes(fixed[None], peaks.ndim)
+        running, measured = torch.where(alone, 1, running), measured & ~alone
+    denominator = torch.where(measured, torch.maximum(peaks, smallest) / height, running)
+    slope = (measured & (peaks > smallest)) / height
+    return torch.where(denominator > 0, denominator, 1), slope
 
 
-def cut_off(ratio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return ratio, cut off at 0 where the target is 0, and at 1 where it is 1."""
-    # Bounds that are 0 and 1 there, and out of reach elsewhere: a tenth of the cost of choosing by masks.
-    beyond = torch.finfo(ratio.dtype).max
-    return ratio.clamp(-beyond * target, 1 + beyond * (1 - target))
+def cut_off(difference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return prediction minus target, a prediction cut off at 0 where the target is 0, at 1 where it is 1."""
+    # Bounds that are 0 there, and out of reach elsewhere: a tenth of the cost of choosing by masks.
+    beyond = torch.finfo(difference.dtype).max
+    below = -beyond * target
+    return torch.clamp(difference, below, below + beyond)
 
 
 # The running scale

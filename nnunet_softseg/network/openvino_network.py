@@ -2,7 +2,7 @@
 
 It is converted once, checked against torch, and cached beside the trained model: `<key>/model.xml`,
 `model.bin` and `made_by.json`. The key is made of the weights and of all versions that take part; a folder is
-there as a whole or not at all.
+there as a whole or not at all. Only the conversion needs torch: what is converted runs without it.
 """
 
 import hashlib
@@ -19,12 +19,11 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
-import torch
-from torch import nn
+import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
@@ -36,10 +35,14 @@ from nnunet_softseg.io.results import (
     output_hashes,
     write_json,
 )
-from nnunet_softseg.network.norm_relu import unwrapped
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 CACHE = "openvino_cache"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+INSTALL = "pip install 'nnunet-softseg[cpu]'"
 _TELEMETRY = ("openvino_telemetry", "openvino_telemetry.backend")
 _XML, _BIN, _MADE_BY = "model.xml", "model.bin", "made_by.json"
 _TOLERANCE = 1e-3
@@ -54,6 +57,57 @@ def installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+def has_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 in hardware, as OpenVINO sees it."""
+    return "BF16" in openvino_package().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def read_half(xml: bytes, weights: bytes) -> Any:
+    """Return the `openvino.Model` of a graph and its weights, those in float16 as float32.
+
+    OpenVINO would do the same when it compiles, but let marked nodes run in float16.
+    """
+    openvino = openvino_package()
+    model = openvino.Core().read_model(xml, weights)
+    for node in model.get_ops():
+        source = node.input_value(0).get_node() if node.get_type_name() == "Convert" else None
+        if source is not None and source.get_type_name() == "Constant":
+            wide = openvino.opset13.constant(source.data.astype(np.float32))
+            node.output(0).replace(wide.output(0))
+    return model
+
+
+class CompiledModel:
+    """An `openvino.Model` on the CPU, compiled for patches of the shape that it has.
+
+    Args:
+        model: of one input (1, channel, *space) and one output (1, label, *space).
+        precision: "float32" or "bfloat16"; in bfloat16 the marked nodes stay in float32.
+        num_threads: that share a patch.
+
+    Raises:
+        ValueError: if the nodes run in other precisions.
+    """
+
+    def __init__(self, model: Any, precision: str, num_threads: int) -> None:
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": num_threads,
+            "NUM_STREAMS": 1,
+            # Reading and writing of other cases goes on beside it.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._compiled = openvino_package().Core().compile_model(model, "CPU", options)
+        if precision == "bfloat16":
+            _check_precisions(self._compiled.get_runtime_model())
+
+    def __call__(self, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the raw output (label, *space) of a patch (channel, *space)."""
+        raw: npt.NDArray[np.float32] = self._compiled(np.ascontiguousarray(patch[None]))[0][0].copy()
+        return raw
+
+
 class OpenVinoNetwork:
     """A network on the CPU, compiled for patches of one shape; arguments as for `converted_model`.
 
@@ -65,30 +119,25 @@ class OpenVinoNetwork:
     """
 
     def __init__(
-        self, network: nn.Module, precision: str, patch_shape: Sequence[int], folders: Sequence[Path]
+        self, network: "nn.Module", precision: str, patch_shape: Sequence[int], folders: Sequence[Path]
     ) -> None:
+        import torch
+
         self.name = f"openvino {precision}"
-        model = converted_model(network, patch_shape, _smallest(network, patch_shape[1:]), folders)
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
-            # Reading and writing of other cases goes on beside it.
-            "ENABLE_CPU_PINNING": False,
-        }
-        self._compiled = openvino_package().Core().compile_model(model, "CPU", options)
-        if precision == "bfloat16":
-            _check_precisions(self._compiled.get_runtime_model())
+        model = converted_model(network, patch_shape, smallest_patch(network, patch_shape[1:]), folders)
+        self._compiled = CompiledModel(model, precision, torch.get_num_threads())
 
-    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+    def __call__(self, patch: "torch.Tensor") -> "torch.Tensor":
         """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
-        batch = patch[None].to(torch.float32).contiguous().numpy()
-        return torch.from_numpy(self._compiled(batch)[0].copy())[0]
+        import torch
+
+        return torch.from_numpy(self._compiled(patch.to(torch.float32).numpy()))
 
 
-def _smallest(network: nn.Module, size: Sequence[int]) -> list[int]:
+def smallest_patch(network: "nn.Module", size: Sequence[int]) -> list[int]:
     """Return the smallest patch that the network normalises at its bottom: two voxels along each axis."""
+    from nnunet_softseg.network.norm_relu import unwrapped
+
     unet: Any = unwrapped(network)
     steps = [1] * len(size)
     for stride in unet.encoder.strides:
@@ -127,8 +176,12 @@ def openvino_package() -> Any:
 # The converted network, cached
 
 
-def weights_hash(network: nn.Module) -> str:
+def weights_hash(network: "nn.Module") -> str:
     """Return the SHA-256 of all weights and buffers of a network, with their names and shapes."""
+    import torch
+
+    from nnunet_softseg.network.norm_relu import unwrapped
+
     digest = hashlib.sha256()
     for name, values in unwrapped(network).state_dict().items():
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
@@ -148,7 +201,7 @@ def user_cache() -> Path:
 
 
 def converted_model(
-    network: nn.Module, patch_shape: Sequence[int], smallest: Sequence[int], folders: Sequence[Path]
+    network: "nn.Module", patch_shape: Sequence[int], smallest: Sequence[int], folders: Sequence[Path]
 ) -> Any:
     """Return the network as an `openvino.Model` for patches of one shape.
 
@@ -176,10 +229,7 @@ def converted_model(
     for place in places:
         if (cached := _read(openvino.Core(), place, made_by)) is not None:
             return cached
-    small_shape = (patch_shape[0], *smallest)
-    model = _convert(network, small_shape)
-    _check(openvino, network, model, small_shape)
-    model.reshape([1, *patch_shape])
+    model = _checked(network, patch_shape, smallest)
     for place in places:
         with suppress(UserError, OSError):
             if _read(openvino.Core(), place, made_by) is None:  # another process may have made it meanwhile
@@ -192,10 +242,45 @@ def converted_model(
     return openvino.Core().read_model(*contents)
 
 
-def _convert(network: nn.Module, shape: Sequence[int]) -> Any:
+def _checked(network: "nn.Module", patch_shape: Sequence[int], smallest: Sequence[int]) -> Any:
+    """Return a network converted for patches of one shape, once it has computed what torch does."""
+    small_shape = (patch_shape[0], *smallest)
+    model = _convert(network, small_shape)
+    _check(openvino_package(), network, model, small_shape)
+    model.reshape([1, *patch_shape])
+    return model
+
+
+def write_converted(
+    network: "nn.Module", patch_shape: Sequence[int], folder: Path, *, half: bool
+) -> tuple[Path, Path]:
+    """Write the network as `model.xml` and `model.bin` into a folder, and return their paths.
+
+    Args:
+        network: in evaluation mode, without deep supervision.
+        patch_shape: (channel, *space); the file can be reshaped to others.
+        folder: where they go.
+        half: keep weights in float16, in half of the space.
+
+    Raises:
+        ValueError: if the converted network does not compute what torch does.
+    """
+    model = _checked(network, patch_shape, smallest_patch(network, patch_shape[1:]))
+    # OpenVINO numbers these names through the process: the same network is to give the same file.
+    model.set_friendly_name("network")
+    for output in model.get_results():
+        output.set_friendly_name("raw_output")
+    _save(openvino_package(), model, folder, half=half)
+    return folder / _XML, folder / _BIN
+
+
+def _convert(network: "nn.Module", shape: Sequence[int]) -> Any:
     """Convert by OpenVINO's reader of torch networks; `openvino.convert_model` would tell Intel about it."""
+    import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    from nnunet_softseg.network.norm_relu import unwrapped
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of tracing
@@ -209,8 +294,12 @@ def _convert(network: nn.Module, shape: Sequence[int]) -> Any:
     return model
 
 
-def _check(openvino: Any, network: nn.Module, model: Any, shape: Sequence[int]) -> None:
+def _check(openvino: Any, network: "nn.Module", model: Any, shape: Sequence[int]) -> None:
     """Compare with torch on a patch so small that it costs nothing."""
+    import torch
+
+    from nnunet_softseg.network.norm_relu import unwrapped
+
     patch = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.inference_mode():
@@ -234,8 +323,8 @@ def _keep(openvino: Any, model: Any, folder: Path, made_by: dict[str, Any]) -> N
             shutil.rmtree(other.parent, ignore_errors=True)
 
 
-def _save(openvino: Any, model: Any, folder: Path) -> None:
-    openvino.save_model(model, folder / _XML, compress_to_fp16=False)
+def _save(openvino: Any, model: Any, folder: Path, *, half: bool = False) -> None:
+    openvino.save_model(model, folder / _XML, compress_to_fp16=half)
     _mark_float32(folder / _XML)
 
 

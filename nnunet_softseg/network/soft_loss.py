@@ -5,7 +5,6 @@ regresses the raw output and applies NormReLU after inference only. Both are her
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import nn
@@ -15,9 +14,9 @@ from nnunet_softseg.network.loss_in_parts import Peaks, loss_in_parts
 from nnunet_softseg.network.norm_relu import (
     denominator_for_loss,
     normalised_for_loss,
-    robust_peak,
     update_running_scale,
 )
+from nnunet_softseg.network.soft_map import robust_peak
 
 VoxelLoss = Callable[..., torch.Tensor]
 """(prediction, target) -> scalar; with unknown voxels (prediction, target, weight)."""
@@ -83,16 +82,17 @@ class SoftSegLoss(nn.Module):
         if type(of_loss) is not AdaptiveWingLoss or of_loss.reduction == "none":
             weights = () if weight is None else (weight,)
             return of_loss(self._soft_map(raw, target, scale) if self.normalise else raw, target, *weights)
-        denominator_of = partial(
-            denominator_for_loss,
+        if not self.normalise:
+            return loss_in_parts(of_loss, raw, target, weight)
+        denominator, slope = denominator_for_loss(
+            peaks.robust,
             largest=of_target.largest,
             height=of_target.robust,
             floor=self.floor_fraction * scale,
             scale=scale,
             fixed=self.fixed,
         )
-        normalise = (peaks, denominator_of) if self.normalise else None
-        return loss_in_parts(of_loss, raw, target, weight, normalise)
+        return loss_in_parts(of_loss, raw, target, weight, (peaks, denominator, slope))
 
     def _soft_map(self, raw: torch.Tensor, target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return normalised_for_loss(

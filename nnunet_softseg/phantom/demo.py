@@ -154,7 +154,7 @@ def _predict(here: Demo, method: str) -> None:
     _nnunet(here, f"predict_{method}", "nnUNetv2_predict", arguments, tells=r"^Predicting (\S+):")
 
 
-def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], tells: str = r"$^") -> None:
+def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], tells: str = "") -> None:
     """Run a stock command, its output in a log file; show the group of the last line that matches `tells`."""
     executable = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
     if executable is None:
@@ -174,7 +174,7 @@ def _nnunet(here: Demo, log: str, command: str, arguments: Sequence[str], tells:
         try:
             for line in process.stdout or ():
                 stream.write(line)
-                if match := re.match(tells, line):
+                if tells and (match := re.match(tells, line)):
                     status.set_description_str(f"{log}: {match[1]}")
         except KeyboardInterrupt:
             process.terminate()  # where Ctrl-C has reached this process alone

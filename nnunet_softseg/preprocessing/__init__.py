@@ -8,7 +8,9 @@ The modules, in the order of their imports:
   image_grid.py   soft maps on the image's grid, and which way a label goes there
   soft_target.py  soft label on the grid of the network, its file, figures of its shape
   output_scale.py  raw output -> soft map and the clean-up, chosen for each label by those of the training
-  model_plans.py  plans: of preprocessed cases, saved with a model; the label manager that they name
+  normalisation.py  intensities by the schemes that the plans name
+  model_plans.py  plans: of preprocessed cases, saved with a model
+  label_manager.py  nnU-Net's label manager for soft models, which the plans name
   preparation.py  soft targets made where they are missing or stale
   planning.py     planners
 """

@@ -1,4 +1,4 @@
-"""Plans: what they say of preprocessed cases, what a trainer saves with its model, our label manager."""
+"""Plans: what they say of preprocessed cases, what a trainer saves with its model."""
 
 import importlib.metadata
 import pickle
@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, dataset_number, label_scheme
-from nnunet_softseg.datasets.soft_label import hard_label_map
+from nnunet_softseg.datasets.raw_dataset import dataset_number
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.preprocessing.center_crop import Box
+from nnunet_softseg.preprocessing.resampling import new_shape
 from nnunet_softseg.preprocessing.soft_target import open_or_none
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -28,72 +24,9 @@ if TYPE_CHECKING:
 _NO_PLANS = ("dataset", "dataset_fingerprint", "splits_final")
 _PROPERTIES = {"shape_before_cropping", "bbox_used_for_cropping", "spacing"}
 
-Array = np.ndarray[Any, Any] | torch.Tensor
 
-
-class SoftLabelManager(LabelManager):  # type: ignore[misc]
-    """Labels of a soft model: one output per foreground label or region, no channel of the background.
-
-    nnU-Net's "logits" are soft maps here: NormReLU has been applied before resampling. `scheme` names the
-    labels in the order of the channels, and how their map is painted.
-    """
-
-    def __init__(self, label_dict: Any, regions_class_order: Any, *options: Any, **more: Any) -> None:
-        labels = {"labels": label_dict, "regions_class_order": regions_class_order}
-        self.scheme: LabelScheme = label_scheme(labels)
-        super().__init__(label_dict, regions_class_order, *options, **more)
-
-    @property
-    def num_segmentation_heads(self) -> int:
-        """One channel per foreground label or region; the background has none."""
-        return len(self.scheme.names)
-
-    def apply_inference_nonlin(self, logits: Array) -> torch.Tensor:
-        """Return the soft maps as they are, as a float32 tensor."""
-        return torch.as_tensor(logits).float()
-
-    def in_nnunets_layout(self, soft_maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return soft maps (label, *space) as nnU-Net stores probabilities, (class, *space).
-
-        The background comes first, as 1 - the largest of the soft maps; regions have none in nnU-Net either.
-        """
-        if self.scheme.has_regions:
-            return soft_maps
-        return np.concatenate([1 - soft_maps.max(axis=0, keepdims=True), soft_maps])
-
-    def convert_probabilities_to_segmentation(self, predicted_probabilities: Array) -> Array:
-        """Return the integer label map of soft maps, by `hard_label_map`.
-
-        They are (label, *space), or in nnU-Net's layout, whose background says nothing more.
-        """
-        if not self.scheme.has_regions and len(predicted_probabilities) == self.num_segmentation_heads + 1:
-            predicted_probabilities = predicted_probabilities[1:]
-        if predicted_probabilities.shape[0] != self.num_segmentation_heads:
-            raise ValueError(
-                f"expected {self.num_segmentation_heads} soft maps, one per foreground label "
-                f"{self.scheme.names}, got {predicted_probabilities.shape[0]} channels"
-            )
-        if isinstance(predicted_probabilities, torch.Tensor):
-            return torch.from_numpy(
-                hard_label_map(predicted_probabilities.cpu().numpy(), self.scheme.painted)
-            )
-        return hard_label_map(predicted_probabilities, self.scheme.painted)
-
-    def convert_logits_to_segmentation(self, predicted_logits: Array) -> Array:
-        """Return the integer label map of soft maps; see `convert_probabilities_to_segmentation`."""
-        return self.convert_probabilities_to_segmentation(predicted_logits)
-
-    def revert_cropping_on_probabilities(
-        self, predicted_probabilities: Array, bbox: list[list[int]], original_shape: Sequence[int]
-    ) -> Array:
-        """Return the soft maps (label, *space) of a crop on the whole grid, 0 outside of the crop."""
-        zeros: Any = torch.zeros if isinstance(predicted_probabilities, torch.Tensor) else np.zeros
-        full = zeros((len(predicted_probabilities), *original_shape), dtype=predicted_probabilities.dtype)
-        reverted: Array = insert_crop_into_image(full, predicted_probabilities, bbox)
-        return reverted
-
-
-LABEL_MANAGER = SoftLabelManager.__name__
+LABEL_MANAGER = "SoftLabelManager"
+"""The name by which nnU-Net finds it in the plans; the class is in label_manager.py."""
 NEEDS = " [of nnunet-softseg "
 """What follows the name of the configuration in a checkpoint, as in the start-up hook, which takes it off.
 
@@ -138,19 +71,23 @@ def spacing_range(spacings_mm: Sequence[Sequence[float]]) -> dict[str, list[floa
     return {"smallest": table.min(axis=0).tolist(), "largest": table.max(axis=0).tolist()}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that decide a result."""
-    others = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")}
-    return {"nnunet_softseg": __version__, **others}
+EXPORTED = "exported"
+"""Of a model in one file, what it was exported with, among our entries of its plans."""
+
+
+def versions(plans: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the versions that decide a result; of an exported model, which nnU-Net and torch do not run."""
+    packages = ("openvino",) if EXPORTED in (plans or {}).get(PLANS_KEY, {}) else ("nnunetv2", "torch")
+    return {"nnunet_softseg": __version__, **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def version_warning(plans: Mapping[str, Any]) -> str | None:
     """Return one line if the model was trained with another nnunet-softseg or nnU-Net than predicts here."""
-    trained, here = plans.get(PLANS_KEY, {}).get("versions", {}), versions()
+    trained, here = plans.get(PLANS_KEY, {}).get("versions", {}), versions(plans)
     different = [
         f"{name} {trained.get(name, 'unknown')} (here {here[name]})"
         for name in ("nnunet_softseg", "nnunetv2")
-        if trained.get(name) != here[name]
+        if name in here and trained.get(name) != here[name]
     ]
     return f"the model was trained with {', '.join(different)}" if different else None
 
@@ -280,14 +217,12 @@ class PreprocessedDataset:
 
     def _shape_of(self, case: PreprocessedCase) -> tuple[int, ...]:
         """Return the shape that a case must have after preprocessing with these plans."""
-        from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-
         cropped, spacing_mm = tuple(stop - start for start, stop in case.bbox), self.spacing_mm
         if not self.resamples:
             return cropped
         if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
             spacing_mm = (case.spacing_mm[0], *spacing_mm)
-        return tuple(int(size) for size in compute_new_shape(cropped, case.spacing_mm, spacing_mm))
+        return new_shape(cropped, case.spacing_mm, spacing_mm)
 
 
 def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:

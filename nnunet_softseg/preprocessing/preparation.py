@@ -62,7 +62,7 @@ from nnunet_softseg.preprocessing.output_scale import (
 from nnunet_softseg.preprocessing.soft_target import (
     LabelShape,
     SoftTarget,
-    drawn_voxels,
+    drawn_voxels_for_record,
     label_shape,
     on_network_grid,
     open_or_none,
@@ -239,7 +239,7 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "shapes": [shape and asdict(shape) for shape in shapes],
         "peaks": [found and asdict(found) for found in peaks],
         "known": [float(share) for share in (~np.isnan(target)).reshape(len(target), -1).mean(1)],
-        "drawn_voxels": drawn_voxels(target),
+        "drawn_voxels": drawn_voxels_for_record(target),
         "way_errors": errors,
         "warnings": warnings,
     }

@@ -24,6 +24,36 @@ Floats = npt.NDArray[np.floating[Any]]
 Float64 = npt.NDArray[np.float64]
 
 
+ANISOTROPIC = 3.0
+"""Of voxels: the largest spacing over the smallest, above which nnU-Net treats one axis as slices."""
+
+
+def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
+    """Return the shape of an image on a grid of another spacing, over about the same field of view."""
+    sizes = zip(spacing, target, shape, strict=True)
+    return tuple(round(own / wanted * size) for own, wanted, size in sizes)
+
+
+def thick_axis(
+    spacing: Sequence[float], target: Sequence[float], *, force: bool | None, threshold: float = ANISOTROPIC
+) -> int | None:
+    """Return the axis along which nnU-Net takes the nearest slice instead of a spline; None: there is none.
+
+    Args:
+        spacing: of the image.
+        target: of the grid.
+        force: always or never; None: where voxels of the image, or else of the grid, are anisotropic.
+        threshold: above which they are.
+    """
+    looked_at = [spacing] if force else [spacing, target] if force is None else []
+    for lengths in looked_at:
+        if force or max(lengths) / min(lengths) > threshold:
+            widest = [axis for axis, length in enumerate(lengths) if max(lengths) / length == 1]
+            # Of two wide axes, or three, none is that of the slices.
+            return widest[0] if len(widest) == 1 else None
+    return None
+
+
 def positions(source_size: int, target_size: int, extent: Extent) -> Float64:
     """Return where the target's voxels (start, stop) lie, in voxels of the source."""
     return (np.arange(*extent, dtype=np.float64) + 0.5) * (source_size / target_size) - 0.5

@@ -10,9 +10,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import blosc2
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -22,6 +21,9 @@ from nnunet_softseg.io.results import write_bytes
 from nnunet_softseg.preprocessing.center_crop import Box
 from nnunet_softseg.preprocessing.resampling import area_means
 from nnunet_softseg.settings import HARD_THRESHOLD
+
+if TYPE_CHECKING:  # loaded where soft targets are stored: a prediction needs their figures alone
+    import blosc2
 
 RECORD_KEY = "nnunet_softseg"
 """Of the record, a dictionary, among the variable-length metadata of a soft target."""
@@ -88,8 +90,8 @@ def resample_linear(array: npt.NDArray[np.float32], shape: Sequence[int]) -> npt
     return result
 
 
-def drawn_voxels(target: SoftTarget) -> list[list[list[int]]]:
-    """Return voxels (*space) drawn at random: first of those where a label is known, then of each label.
+def drawn_voxels(target: SoftTarget) -> list[npt.NDArray[np.int32]]:
+    """Return voxels (voxel, *space) drawn at random: of those where a label is known, then of each label.
 
     Training patches are centred on them. The label is where it exceeds half of its largest value in the case:
     one that never exceeds 0.5, as where few raters agree, is found in as many patches as any other.
@@ -102,8 +104,23 @@ def drawn_voxels(target: SoftTarget) -> list[list[list[int]]]:
         voxels = np.flatnonzero(where)
         if len(voxels) > DRAWN:
             voxels = voxels[random.integers(len(voxels), size=DRAWN)]
-        drawn.append(np.stack(np.unravel_index(voxels, where.shape), axis=1).tolist())
+        drawn.append(np.stack(np.unravel_index(voxels, where.shape), axis=1).astype(np.int32))
     return drawn
+
+
+def drawn_voxels_for_record(target: SoftTarget) -> list[bytes]:
+    """Return `drawn_voxels` as a record holds them: parsing so many numbers takes longer than a patch."""
+    return [voxels.astype("<i4").tobytes() for voxels in drawn_voxels(target)]
+
+
+def drawn_voxels_of_record(record: Mapping[str, Any], axes: int) -> list[npt.NDArray[np.int64]]:
+    """Return `drawn_voxels` of a record, also of one that holds lists of numbers, as they did before."""
+    return [
+        np.reshape(np.frombuffer(voxels, "<i4") if isinstance(voxels, bytes) else voxels, (-1, axes)).astype(
+            np.int64
+        )
+        for voxels in record["drawn_voxels"]
+    ]
 
 
 # Files
@@ -114,7 +131,7 @@ def soft_target_folder(preprocessed_folder: Path) -> Path:
     return preprocessed_folder.with_name(f"{preprocessed_folder.name}_soft")
 
 
-def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
+def open_soft_target(folder: Path, case: str) -> "blosc2.NDArray":
     """Return a soft target (label, *space), float16, read where sliced; UserError: missing or broken."""
     file = folder / f"{case}.b2nd"
     array = open_or_none(file)
@@ -127,7 +144,7 @@ def open_soft_target(folder: Path, case: str) -> blosc2.NDArray:
     return array
 
 
-def read_record(array: blosc2.NDArray) -> dict[str, Any] | None:
+def read_record(array: "blosc2.NDArray") -> dict[str, Any] | None:
     """Return the record of a soft target: sources, grid, versions, crop; None: it has none."""
     try:
         record: dict[str, Any] = array.schunk.vlmeta[RECORD_KEY]
@@ -140,6 +157,7 @@ def write_soft_target(
     file: Path, target: SoftTarget, record: Mapping[str, Any], patch_size: Sequence[int]
 ) -> None:
     """Write a soft target with its record, in chunks as nnU-Net's for that patch."""
+    import blosc2
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
     blocks, chunks = comp_blosc2_params(target.shape, patch_size, target.itemsize)
@@ -152,8 +170,10 @@ def write_soft_target(
     write_bytes(file, array.to_cframe())
 
 
-def open_or_none(file: Path) -> blosc2.NDArray | None:
+def open_or_none(file: Path) -> "blosc2.NDArray | None":
     """Return an array that is read from disk where it is sliced; None if its file is missing or broken."""
+    import blosc2
+
     # As nnU-Net does it: memory-mapped, except on Windows, where a mapped file cannot be replaced.
     mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
     if not file.is_file():

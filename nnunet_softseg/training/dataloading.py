@@ -20,7 +20,12 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.nn.functional import interpolate
 
 from nnunet_softseg.preprocessing.center_crop import inside, network_box, patch_centres
-from nnunet_softseg.preprocessing.soft_target import KNOWN, open_soft_target, read_record
+from nnunet_softseg.preprocessing.soft_target import (
+    KNOWN,
+    drawn_voxels_of_record,
+    open_soft_target,
+    read_record,
+)
 
 Scales = Sequence[Sequence[float]] | None
 _LEAST_WEIGHT = 1e-6  # less is rounding
@@ -55,7 +60,8 @@ class StackedCase:
             soft_target = np.concatenate([np.where(known, soft_target, 0), known])
         stacked = np.empty((self.shape[0], *image.shape[1:]), dtype=np.float32)
         stacked[: image.shape[0]] = image
-        stacked[image.shape[0] :] = soft_target
+        # PyTorch converts half precision with the processor's own instructions, NumPy without.
+        torch.from_numpy(stacked[image.shape[0] :]).copy_(torch.from_numpy(soft_target))
         return stacked
 
 
@@ -106,8 +112,7 @@ class SoftLabelDataset:
         Key 0 is anywhere known; without it, where all is known and there is no crop, nnU-Net draws patches
         anywhere by itself.
         """
-        drawn = (read_record(soft_target) or {})["drawn_voxels"]
-        known, *voxels = (np.reshape(rows, (-1, len(shape))).astype(np.int64) for rows in drawn)
+        known, *voxels = drawn_voxels_of_record(read_record(soft_target) or {}, len(shape))
         if self.si_axis is None:
             keys = dict(enumerate(voxels, 1)) | ({0: known} if self.weighted else {})
             return {key: np.pad(rows, ((0, 0), (1, 0))) for key, rows in sorted(keys.items())}

@@ -149,6 +149,10 @@ def trailing_axis(file: Path) -> None:
     nib.save(nib.Nifti1Image(HALVES[..., None], np.eye(4)), file)
 
 
+def two_axes(file: Path) -> None:
+    save_nifti(file, HALVES[..., 0], np.eye(4))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -161,6 +165,7 @@ def trailing_axis(file: Path) -> None:
         (no_header, "cannot be opened"),
         (four_dimensional, r"not a 3-D image: expected shape \(x, y, z\), found 4-D.*one 3-D file per label"),
         (trailing_axis, r"not a 3-D image.*drop the axes of length 1"),
+        (two_axes, r"not a 3-D image: expected shape \(x, y, z\)"),
     ],
 )
 def test_broken_file_is_named(tmp_path: Path, damage: Any, message: str) -> None:
@@ -390,7 +395,7 @@ def test_hard_label_map_by_table() -> None:
 
 def test_hard_label_map_is_that_of_predictions() -> None:
     """A predicted folder can serve as soft labels only if both sides threshold alike."""
-    from nnunet_softseg.preprocessing.model_plans import SoftLabelManager
+    from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
 
     soft = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
     manager = SoftLabelManager({"background": 0, "a": 1, "b": 2, "c": 3}, None)

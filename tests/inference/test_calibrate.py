@@ -109,6 +109,19 @@ def test_the_labels_are_recovered_and_what_is_said_of_it_is_of_other_folds(model
     assert "cord: calibration error 0." in report.as_text()
 
 
+@pytest.mark.parametrize("scale", [10, 1 + 5e-7])
+def test_maps_that_are_no_fractions_are_named_and_rounding_is_none(
+    scale: float, model: Path, dataset: TinyDataset
+) -> None:
+    write_map(dataset, model, "0", CASES[0], lambda label: scale * np.sqrt(label))
+    if scale < 2:
+        values = np.linspace(0.3, 1, 71)
+        np.testing.assert_allclose(run(model).maps["cord"](values), values**2, atol=0.01)
+        return
+    with pytest.raises(UserError, match=rf"{CASES[0]}_0001.nii.gz: values outside \[0, 1\]"):
+        run(model)
+
+
 def test_figures_after_calibration_are_of_maps_that_did_not_choose_it(
     model: Path, dataset: TinyDataset
 ) -> None:

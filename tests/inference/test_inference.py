@@ -15,8 +15,10 @@ from nnunet_softseg.inference import soft_prediction as inference
 from nnunet_softseg.inference.case_record import CaseRecord, Localize, PredictionOptions
 from nnunet_softseg.inference.postprocessing import Flag, Flagged, flag_map
 from nnunet_softseg.inference.recentring import WholeImage, place
+from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
-from nnunet_softseg.preprocessing.model_plans import SoftLabelManager, soft_plans
+from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
+from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 
@@ -63,7 +65,12 @@ def begin(localize: Localize = "never") -> CaseRecord:
 
 
 def predict_soft_map(made: Any, image: torch.Tensor, record: CaseRecord | None = None) -> torch.Tensor:
-    return inference.predict_soft_map(made, image, record or begin())
+    arrays = TorchPredictor(made, "auto")
+    return torch.from_numpy(inference.predict_soft_map(arrays, image.numpy(), record or begin()))
+
+
+def case_of(made: Any, image: torch.Tensor, record: CaseRecord) -> inference._Case:
+    return inference._Case(TorchPredictor(made, "auto"), image.numpy(), record)
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(4, 40), st.sampled_from([0, 1, 2, None]))
@@ -131,10 +138,10 @@ def test_tiles_are_blended_raw_under_a_gaussian_of_an_eighth_of_the_patch() -> N
 
 
 def test_of_equal_scores_the_middle_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = inference._Case(predictor((16, 8, 8), 0), torch.rand(1, 16, 8, 8), begin("auto"))
-    soft_map = torch.ones(1, 2, 2, 2)
+    case = case_of(predictor((16, 8, 8), 0), torch.rand(1, 16, 8, 8), begin("auto"))
+    soft_map = np.ones((1, 2, 2, 2), np.float32)
     middle, other, better = (
-        inference.BoxPrediction((), soft_map, torch.ones(1), False, (), None, contrast)
+        inference.BoxPrediction((), soft_map, np.ones(1, np.float32), False, (), None, contrast)
         for contrast in (1.0, 1.0, 1.5)
     )
     monkeypatch.setattr(case, "_candidates", lambda *_, **__: [other])
@@ -294,8 +301,10 @@ def test_the_score_orders_boxes_by_findings_then_ring_contrast_and_empty_maps_la
     flagged = (Flagged(Flag.WEAK, "why"),)
 
     def box(value: float, findings: Any = (), contrast: float = 1.0) -> inference.BoxPrediction:
-        soft_map = torch.full((1, 2, 2, 2), value)
-        return inference.BoxPrediction((), soft_map, torch.ones(1), value <= 0.5, findings, None, contrast)
+        soft_map = np.full((1, 2, 2, 2), value, np.float32)
+        return inference.BoxPrediction(
+            (), soft_map, np.ones(1, np.float32), value <= 0.5, findings, None, contrast
+        )
 
     best_first = [
         box(0.6), box(0.6, (), 0.7), box(0.6, (), 0.2), box(1.0, flagged), box(1.0, flagged, 0.9),
@@ -333,7 +342,7 @@ class InFile:
     """A case as `NetworkImage` reads it, in place of a file."""
 
     def __init__(self, image: torch.Tensor) -> None:
-        self.shape, self.reads, self._image = tuple(image.shape[1:]), 0, WholeImage(image)
+        self.shape, self.reads, self._image = tuple(image.shape[1:]), 0, WholeImage(image.numpy())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._image, name)
@@ -349,7 +358,7 @@ def box_of_a_case(image: torch.Tensor, read_whole: Any) -> tuple[torch.Tensor, C
     box = inference.network_box(shape, PATCH, 0)
     record = begin("auto")
     record.box, record.network_shape, record.read_whole = box, shape, read_whole
-    return WholeImage(image).extract(box), record
+    return torch.from_numpy(WholeImage(image.numpy()).extract(box)), record
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5])
@@ -412,7 +421,7 @@ def test_a_wrong_path_is_mended_or_its_cut_is_flagged(
     """A path that leaves the tube half-way: what was found in the other half says where it goes on."""
     image = tube((64, 76, 74), (20, 30), (0, 0))
     made, record = trained(), begin("always")
-    grid = inference._Case(made, image, record)._grid
+    grid = case_of(made, image, record)._grid
     off = np.tile([20.0, 30.0], (64, 1))
     off[32:, 0] += np.arange(32) * 0.6
     wrong = place(off, (64, 76, 74), grid)
@@ -434,7 +443,7 @@ def test_of_places_that_are_as_odd_the_one_most_like_a_cord_is_mended(
     """Two paths, each of which leaves its tube half-way; the tubes are equal but for the ring contrast."""
     image = torch.maximum(tube((64, 76, 74), (20, 16), (0, 0)), tube((64, 76, 74), (20, 56), (0, 0)))
     made, record = trained(), begin("always")
-    grid = inference._Case(made, image, record)._grid
+    grid = case_of(made, image, record)._grid
     odd = []
     for column in (16.0, 56.0):
         off = np.tile([20.0, column], (64, 1))

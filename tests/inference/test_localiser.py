@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from grid_plans import configuration, plans
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +26,8 @@ from nnunet_softseg.inference.recentring import (
 )
 from nnunet_softseg.preprocessing.center_crop import network_box
 
+ONE = np.ones(1, np.float32)
+
 
 def grid(patch: tuple[int, int, int] = (32, 20, 16), si_axis: int = 0, radius: float = 3.0) -> Grid:
     return Grid(si_axis, (1.0, 1.0, 1.0), patch, (4, 4, 4), radius)
@@ -39,12 +40,12 @@ class ArrayImage:
         self.values = values
         self.shape = values.shape
 
-    def extract(self, box: Any) -> torch.Tensor:
+    def extract(self, box: Any) -> np.ndarray:
         padded = np.pad(self.values, 200)
-        return torch.from_numpy(padded[tuple(slice(a + 200, b + 200) for a, b in box)])[None]
+        return padded[tuple(slice(a + 200, b + 200) for a, b in box)][None]
 
     def own_slices(self, box: Any, axis: int) -> np.ndarray:
-        return self.extract(box).numpy()
+        return self.extract(box)
 
     def slice_positions(self, axis: int) -> np.ndarray:
         return np.arange(self.shape[axis])
@@ -52,14 +53,14 @@ class ArrayImage:
     def interpolated(self, own_slices: np.ndarray, axis: int) -> np.ndarray:
         return own_slices
 
-    def coarse(self, stride: Any) -> torch.Tensor:
+    def coarse(self, stride: Any) -> np.ndarray:
         values = self.values
         for axis, step in enumerate(stride):
             starts = np.arange(0, values.shape[axis], step)
             counts = np.diff(np.append(starts, values.shape[axis]))
             shape = [-1 if other == axis else 1 for other in range(values.ndim)]
             values = np.add.reduceat(values, starts, axis=axis) / counts.reshape(shape)
-        return torch.from_numpy(values.astype(np.float32))[None]
+        return values.astype(np.float32)[None]
 
 
 def tube(shape: tuple[int, int, int], centres: np.ndarray, radius: float = 3.0) -> np.ndarray:
@@ -77,8 +78,8 @@ def locate(*arguments: Any) -> Placement:
     return next(candidates(*arguments)).placement
 
 
-def as_is(image: torch.Tensor) -> torch.Tensor:
-    return image[:1].clone()
+def as_is(image: np.ndarray) -> np.ndarray:
+    return image[:1].copy()
 
 
 @settings(max_examples=30)
@@ -213,7 +214,7 @@ def test_a_leaning_tube_stands_upright_and_round_and_goes_back_where_it_was(
     placement = place(centres / spacing, image.shape, made)
     assert not placement.is_straight
     assert placement.as_json()["steepest_deg"] == pytest.approx(np.degrees(np.arccos(1 / longer)), abs=0.06)
-    seen = np.moveaxis(placement.patch(image)[0].numpy(), si_axis, 0)
+    seen = np.moveaxis(placement.patch(image)[0], si_axis, 0)
     assert seen.shape == (60, 20, 16)
     y, x = np.meshgrid((np.arange(20) - 9.5) * spacing[0], (np.arange(16) - 7.5) * spacing[1], indexing="ij")
     areas = seen.sum((1, 2))
@@ -225,7 +226,7 @@ def test_a_leaning_tube_stands_upright_and_round_and_goes_back_where_it_was(
     np.testing.assert_allclose(moments[:2], 0, atol=0.05)
     np.testing.assert_allclose(moments[2:4], np.mean(radii**4) / 4 / np.mean(radii**2), rtol=0.04)
     np.testing.assert_allclose(moments[4], 0, atol=0.05)
-    back = placement.put_back(torch.from_numpy(np.ascontiguousarray(np.moveaxis(seen, 0, si_axis)))[None])
+    back = placement.put_back(np.moveaxis(seen, 0, si_axis)[None])
     whole = np.zeros(image.shape)
     whole[tuple(slice(*extent) for extent in placement.box)] = back[0]
     along = tuple(in_plane)
@@ -249,7 +250,7 @@ def test_between_slices_a_leaning_tube_is_interpolated_along_itself(thickness: f
     assert image.shape == (60, 70, 74)
     made = of_plane(0, np.array([70, 74]), 60)[2]
     placement = place(line(60, (14.3, 60.8), slope), image.shape, made)
-    seen = placement.patch(image)[0].numpy()
+    seen = placement.patch(image)[0]
     y, x = np.meshgrid(np.arange(20) - 9.5, np.arange(16) - 7.5, indexing="ij")
     disc = np.clip(3.5 - np.hypot(y, x), 0, 1)
     assert np.abs(seen - disc).max() < 0.25  # an edge, a fraction of a voxel off
@@ -266,11 +267,11 @@ def test_whole_shifts_change_no_value(seed: int, si_axis: int) -> None:
     starts = rng.integers(0, [20, 20], (12, 2)).astype(float)
     placement = Placement(starts + np.array([9.5, 7.5]), np.tile(np.eye(2), (12, 1, 1)), (20, 16), si_axis)
     image = ArrayImage(rng.random(shape).astype(np.float32))
-    seen = np.moveaxis(placement.patch(image)[0].numpy(), si_axis, 0)
+    seen = np.moveaxis(placement.patch(image)[0], si_axis, 0)
     planes = np.moveaxis(image.values, si_axis, 0)
     for z, (a, b) in enumerate(starts.astype(int)):
         np.testing.assert_allclose(seen[z], planes[z, a : a + 20, b : b + 16], atol=1e-5)
-    back = placement.put_back(placement.patch(image))[0].numpy()
+    back = placement.put_back(placement.patch(image))[0]
     coverage = placement.coverage()
     assert coverage.sum() == 12 * 20 * 16
     part = image.values[tuple(slice(*extent) for extent in placement.box)]
@@ -295,12 +296,12 @@ def test_the_response_is_that_of_every_place_whatever_the_windows(
     monkeypatch.setattr(localiser, "WINDOW_VOXELS", window_voxels)
     sizes = []
 
-    def half(image: torch.Tensor) -> torch.Tensor:
+    def half(image: np.ndarray) -> np.ndarray:
         sizes.append(tuple(image.shape[1:]))
         return image[:1] / 2
 
-    image = torch.rand(1, slices, 37, 43)
-    response = localiser.coarse_response(image, half, torch.tensor([0.5]), grid())
+    image = np.random.default_rng(0).random((1, slices, 37, 43), dtype=np.float32)
+    response = localiser.coarse_response(image, half, np.array([0.5], np.float32), grid())
     np.testing.assert_allclose(response, image[0], atol=1e-6)
     assert all(size % 4 == 0 for shape in sizes for size in shape)  # what the network can halve twice
     assert len(sizes) == (1 if window_voxels == 10**9 or slices <= 32 else len(sizes))
@@ -323,7 +324,7 @@ def test_a_tube_is_found_wherever_it_runs(
     values[20:50, 30:50, 30:60] = 1  # as bright, and no tube
     image = ArrayImage(np.moveaxis(values, 0, si_axis))
     made = of_plane(si_axis, np.array(values.shape[1:]), 90)[2]
-    placement = locate(image, as_is, torch.tensor([1.0]), made)
+    placement = locate(image, as_is, ONE, made)
     assert placement.is_straight is (slope == (0, 0))
     assert np.abs(placement.centres - centres).max() < 1.5
 
@@ -339,12 +340,12 @@ def test_a_tube_that_only_an_upright_one_is_known_from_is_found_in_a_sheared_ima
     image = ArrayImage(np.moveaxis(values, 0, si_axis))
     made = of_plane(si_axis, np.array([70, 72]), 60)[2]
 
-    def upright_only(coarse: torch.Tensor) -> torch.Tensor:
-        lowest = minimum_filter1d(coarse[0].numpy(), 8, axis=si_axis, mode="nearest")
-        return torch.from_numpy(np.maximum(lowest, coarse[0].numpy() / 4))[None]
+    def upright_only(coarse: np.ndarray) -> np.ndarray:
+        lowest = minimum_filter1d(coarse[0], 8, axis=si_axis, mode="nearest")
+        return np.maximum(lowest, coarse[0] / 4)[None]
 
-    found = [*candidates(image, upright_only, torch.ones(1), made)]
-    as_it_stands = [*candidates(image, upright_only, torch.ones(1), made, False)]
+    found = [*candidates(image, upright_only, ONE, made)]
+    as_it_stands = [*candidates(image, upright_only, ONE, made, False)]
     assert [one.ring_contrast for one in found[: len(as_it_stands)]] == [
         one.ring_contrast for one in as_it_stands
     ]
@@ -357,7 +358,7 @@ def test_a_cord_in_a_fifth_of_the_slices_is_worth_a_look_and_a_spot_is_not() -> 
     """Sheared images are not even made where the image as it stands shows nothing."""
     passes = []
 
-    def count(image: torch.Tensor) -> torch.Tensor:
+    def count(image: np.ndarray) -> np.ndarray:
         passes.append(1)
         return as_is(image)
 
@@ -365,7 +366,7 @@ def test_a_cord_in_a_fifth_of_the_slices_is_worth_a_look_and_a_spot_is_not() -> 
         image = tube((90, 60, 60), line(90, (15.0, 40.0), (0.0, 0.0)))
         image[slices:] = 0
         passes.clear()
-        assert len([*candidates(ArrayImage(image), count, torch.ones(1), grid())]) in expected
+        assert len([*candidates(ArrayImage(image), count, ONE, grid())]) in expected
         assert len(passes) == (len(localiser.SHEARS) if slices > 6 else 1)
 
 
@@ -383,8 +384,8 @@ def test_a_sheared_image_holds_what_was_shifted_in_and_zeros(seed: int, si_axis:
     rng = np.random.default_rng(seed)
     values = rng.random((2, 5, 7, 6)) + 1
     shifts = rng.integers(-9, 10, (5, 2))
-    image = torch.from_numpy(np.moveaxis(values, 1, 1 + si_axis).copy())
-    result = np.moveaxis(localiser.sheared(image, shifts, si_axis).numpy(), 1 + si_axis, 1)
+    image = np.moveaxis(values, 1, 1 + si_axis)
+    result = np.moveaxis(localiser.sheared(image, shifts, si_axis), 1 + si_axis, 1)
     far = np.pad(values, ((0, 0), (0, 0), (9, 9), (9, 9)))
     for z, (row, column) in enumerate(shifts):
         np.testing.assert_array_equal(result[:, z], far[:, z, 9 + row : 16 + row, 9 + column : 15 + column])
@@ -396,7 +397,7 @@ def test_the_next_candidates_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(localiser, "LEAST_RING_CONTRAST", -9.0)
     found = [
         placement.centres
-        for placement, _ in candidates(ArrayImage(image), as_is, torch.ones(1), grid(patch=(32, 16, 16)))
+        for placement, _ in candidates(ArrayImage(image), as_is, ONE, grid(patch=(32, 16, 16)))
     ]
     assert len(found) == localiser.MOST_CANDIDATES + len(localiser.SHEARS) - 1
     for centres, expected in zip(found, tubes, strict=False):
@@ -426,7 +427,7 @@ def test_an_empty_map_tells_nothing_of_where_a_tube_runs() -> None:
     made = grid()
     placement = place(line(60, (15.0, 50.0), (0.5, -0.4)), (60, 70, 74), made)
     size = [stop - start for start, stop in placement.box]
-    assert refined(placement, torch.zeros(1, *size), (60, 70, 74), made) is placement
+    assert refined(placement, np.zeros((1, *size), np.float32), (60, 70, 74), made) is placement
 
 
 def test_in_a_huge_image_the_middle_is_searched_in_windows_of_bounded_size() -> None:
@@ -434,11 +435,11 @@ def test_in_a_huge_image_the_middle_is_searched_in_windows_of_bounded_size() -> 
     centres = line(40, (150.0, 340.0), (0.1, -0.1))
     seen: list[int] = []
 
-    def forward(image: torch.Tensor) -> torch.Tensor:
-        seen.append(image[0].numel())
+    def forward(image: np.ndarray) -> np.ndarray:
+        seen.append(image[0].size)
         return as_is(image)
 
-    placement = locate(ArrayImage(tube(shape, centres)), forward, torch.ones(1), grid())
+    placement = locate(ArrayImage(tube(shape, centres)), forward, ONE, grid())
     assert np.abs(placement.centres - centres).max() <= 2.5  # straight enough for one box in the middle
     assert max(seen) <= 1.05 * localiser.WINDOW_VOXELS
 

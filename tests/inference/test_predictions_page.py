@@ -121,6 +121,7 @@ def test_a_picture_that_cannot_be_made_is_told_on_the_page_and_stops_no_other(tm
     (tmp_path / "soft" / "a_0001.nii.gz").write_bytes(b"broken")
     summarise(tmp_path, images, draw=True, progress=False)
     page = (tmp_path / "qc" / "index.html").read_text()
+    assert "No flag catches a smooth, plausible map that is too small or too large" in page
     assert page.count("No picture: ") == 1
     assert Image.open(tmp_path / "qc" / "b.webp").size[0] > 300
 

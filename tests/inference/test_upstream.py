@@ -26,6 +26,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import nnunet_patches as upstream
 from nnunet_softseg.inference.case_record import KEY, PredictionOptions
+from nnunet_softseg.io import workers
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
 stock = trainer_module.nnUNetTrainer
@@ -291,7 +292,7 @@ def test_threads_share_sums_as_the_forward_pass_does() -> None:
 
 @given(st.lists(st.integers(), max_size=8), st.integers(0, 10))
 def test_threads_ahead_give_the_results_in_the_order_of_the_jobs(jobs: list[int], num_threads: int) -> None:
-    futures = upstream.map_ahead(lambda number: number**2, jobs, num_threads=num_threads)
+    futures = workers.map_ahead(lambda number: number**2, jobs, num_threads=num_threads)
     assert [future.result() for future in futures] == [number**2 for number in jobs]
 
 
@@ -299,7 +300,7 @@ def test_threads_ahead_give_the_results_in_the_order_of_the_jobs(jobs: list[int]
 def test_threads_ahead_start_no_more_jobs_than_may_wait(num_threads: int) -> None:
     """However slow the caller is, memory holds its own result and `num_threads` others."""
     started: list[int] = []
-    for done, future in enumerate(upstream.map_ahead(started.append, range(10), num_threads=num_threads)):
+    for done, future in enumerate(workers.map_ahead(started.append, range(10), num_threads=num_threads)):
         future.result()
         time.sleep(0.02)
         assert len(started) <= done + 1 + num_threads
@@ -307,7 +308,7 @@ def test_threads_ahead_start_no_more_jobs_than_may_wait(num_threads: int) -> Non
 
 
 def test_threads_ahead_hand_on_what_a_job_raises_and_go_on() -> None:
-    futures = list(upstream.map_ahead([0, 1].index, range(4), num_threads=2))
+    futures = list(workers.map_ahead([0, 1].index, range(4), num_threads=2))
     assert [str(future.exception()) for future in futures] == [
         "None",
         "None",
@@ -318,7 +319,7 @@ def test_threads_ahead_hand_on_what_a_job_raises_and_go_on() -> None:
 
 def test_threads_ahead_stop_when_the_caller_does() -> None:
     started: list[int] = []
-    futures = upstream.map_ahead(started.append, range(50), num_threads=1)
+    futures = workers.map_ahead(started.append, range(50), num_threads=1)
     next(futures).result()
     futures.close()  # type: ignore[attr-defined]
     time.sleep(0.05)

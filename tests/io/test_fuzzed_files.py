@@ -1,6 +1,6 @@
 """No file makes a command end in a traceback, with another exit code, in minutes, or out of memory.
 
-Forty files and the quick commands here. This takes all:
+Forty files here, ten for the slower commands. This takes all:
 `SOFTSEG_FUZZ=200 pytest -s --timeout 0 tests/io/test_fuzzed_files.py`.
 """
 
@@ -22,15 +22,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from fuzzed_nifti import SHAPE, cord, fuzzed, volume_mm3
+from tiny_dataset import TinyDataset, plan_and_preprocess
 
 from nnunet_softseg.cli import main
+from nnunet_softseg.settings import PLANS_KEY
 
 MOST_S, MOST_BYTES = 10, 1 << 30
 DRIFT = (0, 2, 3)
 MODEL = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 WANTED = os.environ.get("SOFTSEG_FUZZ")
 NUMBER = int(WANTED or 40)
-everything = pytest.mark.skipif(not WANTED, reason="takes minutes: set SOFTSEG_FUZZ=200")
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +194,12 @@ def test_bridges_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None
             table = tmp_path / "lesions.csv"
             code, text = call("bridges", "-i", given[0], "--cord", given[1], "-o", table)
             if code:
-                is_named_in_one_line(given[0] if "of the cord" in text else file, text)
+                is_named_in_one_line(given[0] if "that of the cord" in text else file, text)
             elif given[0] == lesion:
                 measured += 1
                 (volume,) = pd.read_csv(table)["volume_mm3"]
                 assert volume == pytest.approx(12 * abs(np.linalg.det(affine[:3, :3])), rel=1e-5)
-    assert measured > 0.2 * len(some)
+    assert measured > 0.1 * len(some)
 
 
 def test_drift_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
@@ -216,12 +217,17 @@ def test_drift_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
             is_named_in_one_line(place, text)
 
 
-def test_calibrate_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
-    """Of the validation maps, and of the soft labels, one is the file."""
-    model = tmp_path / MODEL.name
+def numbered_model(root: Path) -> Path:
+    model = root / MODEL.name
     shutil.copytree(MODEL / "fold_all", model / "fold_0")
     for name in ("plans.json", "dataset.json"):
         shutil.copy(MODEL / name, model)
+    return model
+
+
+def test_calibrate_likewise(some: list[Path], whole: Path, tmp_path: Path) -> None:
+    """Of the validation maps, and of the soft labels, one is the file."""
+    model = numbered_model(tmp_path)
     maps, labels = model / "fold_0" / "validation" / "soft", tmp_path / "softLabelsTr"
     for folder in (maps, labels):
         folder.mkdir(parents=True)
@@ -296,17 +302,50 @@ def test_check_reports_all_cases(
             assert any(file.name.split(".")[0] in name for name in named), file
 
 
-@everything
-def test_predict_goes_on(files: list[Path], whole: Path, tmp_path: Path) -> None:
+def in_folder(folder: Path, files: list[Path]) -> Path:
+    folder.mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, folder)
+    return folder
+
+
+def test_predict_goes_on(some: list[Path], tmp_path: Path) -> None:
     code, text = call(
-        *("predict", "-i", files[0].parent, "-o", tmp_path / "out", "-m", MODEL),
+        *("predict", "-i", in_folder(tmp_path / "images", some), "-o", tmp_path / "out", "-m", MODEL),
         *("-device", "cpu", "--backend", "torch", "--no-qc"),
         **LONG,
     )
     report = json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"]
     assert code == 2, text
-    assert len(report) + text.count("\nfailed: ") == NUMBER
-    print(f"predict: {len(report)} of {NUMBER} predicted", file=sys.stderr)
+    assert len(report) + text.count("\nfailed: ") == len(some)
+    print(f"predict: {len(report)} of {len(some)} predicted", file=sys.stderr)
+
+
+def test_pseudo_label_names_what_it_cannot_predict_and_takes_the_others(
+    some: list[Path], nnunet_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """By a model that has seen none of the images; its one fold validates on the first."""
+    model = numbered_model(tmp_path)
+    images, splits = in_folder(tmp_path / "images", some), tmp_path / "splits_final.json"
+    plans = json.loads((model / "plans.json").read_text())
+    plans[PLANS_KEY]["training_cases"] = {"0": ["sub-900_T2w"]}
+    (model / "plans.json").write_text(json.dumps(plans))
+    splits.write_text(json.dumps([{"train": ["sub-900_T2w"], "val": ["sub-901_T2w"]}]))
+    words = ("pseudo-label", "-i", images, "--models", model, "--splits", splits, "-d", 201, "--name", "F")
+    code, text = call(*words, "-device", "cpu", "-np", 1, **LONG)
+    dataset = nnunet_folders["nnUNet_raw"] / "Dataset201_F"
+    assert code == 2, text
+    assert not dataset.exists()
+    fit = [file for file in some if file.name.split(".")[0] not in text]
+    for file in set(some) - set(fit):
+        (images / file.name).unlink()
+    code, text = call(*words, "-device", "cpu", "-np", 1, **LONG)
+    assert code == 0, text
+    assert len(list((dataset / "softLabelsTr").glob("*_0001.nii.gz"))) == len(fit) > 0.1 * len(some)
+    for file in fit:
+        copied = dataset / "imagesTr" / file.name.replace(".nii", "_0000.nii")
+        np.testing.assert_array_equal(values_of(copied), values_of(file))
+    print(f"pseudo-label: {len(fit)} of {len(some)} labelled", file=sys.stderr)
 
 
 def bids_of(root: Path, files: list[Path], whole: Path, derivative: str, end: str) -> Path:
@@ -323,58 +362,89 @@ def bids_of(root: Path, files: list[Path], whole: Path, derivative: str, end: st
     return root
 
 
-@everything
-def test_make_gt_and_convert_go_on(files: list[Path], whole: Path, tmp_path: Path) -> None:
-    images = bids_of(tmp_path / "a", files, whole, "labels", "_seg-manual")
+def test_make_gt_goes_on(some: list[Path], whole: Path, tmp_path: Path) -> None:
+    images = bids_of(tmp_path / "a", some, whole, "labels", "_seg-manual")
     code, text = call("make-gt", "-i", images, "-o", tmp_path / "gt", "--soft-masks", "-np", 1, **LONG)
     made = list((tmp_path / "gt").glob("sub-*/anat/*T2w*probseg.nii.gz"))
     failed = json.loads((tmp_path / "gt" / "qc" / "failed.json").read_text())
-    assert (code, len(made) + len(failed)) == (2, NUMBER), text
-    print(f"make-gt: {len(made)} of {NUMBER} made", file=sys.stderr)
-    end = "_label-SC_desc-softseg_probseg"
-    images = bids_of(tmp_path / "b", files, whole, "softseg", end)
-    words = ("convert", "-i", images, "-d", 778, "--name", "F", "-o", tmp_path / "raw", "-np", 1)
-    code, text = call(*words, **LONG)
-    assert code == 2
-    assert "is not fit: " in text
-    assert not list((tmp_path / "raw").glob("*"))
-    for file in files:
-        code, text = call(*words, "--exclude", *(f"{other.name[:7]}" for other in files if other != file))
-        assert code == 2 or (tmp_path / "raw" / "Dataset778_F").is_dir()
-        shutil.rmtree(tmp_path / "raw", ignore_errors=True)
+    assert (code, len(made) + len(failed)) == (2, len(some)), text
+    print(f"make-gt: {len(made)} of {len(some)} made", file=sys.stderr)
 
 
-@everything
-def test_prepare_and_compare_name_the_files(
-    files: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_convert_takes_the_values_or_says_what_is_wrong(
+    some: list[Path], whole: Path, tmp_path: Path
 ) -> None:
-    from tiny_dataset import TinyDataset, plan_and_preprocess
+    """Of three persons, the image or the soft label of one is the file."""
+    end = "_label-SC_desc-softseg_probseg"
+    persons = [tmp_path / f"sub-{number}_T1w.nii.gz" for number in (1, 2, 3)]
+    for person in persons:
+        shutil.copy(whole, person)
+    bids = bids_of(tmp_path / "bids", persons, whole, "softseg", end)
+    dataset = tmp_path / "raw" / "Dataset778_F"
+    words = ("convert", "-i", bids, "-d", 778, "--name", "F", "-o", dataset.parent, "-np", 1)
+    anat = Path("sub-3", "anat")
+    label = bids / "derivatives" / "softseg" / anat / f"sub-3_T1w{end}.nii.gz"
+    converted = 0
+    for file in some:
+        for place in (bids / anat / "sub-3_T1w.nii.gz", label):
+            shutil.copy(file, place)
+            code, text = call(*words)
+            shutil.copy(whole, place)
+            if code:
+                is_named_in_one_line(Path("sub-3_T1w"), text)
+                assert not list(dataset.parent.glob("*"))
+                continue
+            (made,) = dataset.glob(
+                "soft*/sub-3_T1w_0001.nii.gz" if place == label else "im*/sub-3_T1w_0000.nii.gz"
+            )
+            np.testing.assert_allclose(values_of(made), values_of(file), atol=1e-5)
+            converted += place == label
+            shutil.rmtree(dataset)
+    assert converted > 0.2 * len(some)
 
-    raw = raw_dataset(tmp_path, files, whole, "none", monkeypatch)
-    cases = tuple(file.name.split(".")[0] for file in files)
+
+def test_prepare_names_the_files_and_of_the_others_a_perfect_network_is_simulated(
+    some: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_dataset(tmp_path, some, whole, "none", monkeypatch)
+    cases = tuple(file.name.split(".")[0] for file in some)
     plan_and_preprocess(TinyDataset(tmp_path, raw.name, cases, (1,)), spacing_mm=(1.0, 1.0, 1.0))
-    for file, case in zip(files, cases, strict=True):
-        shutil.copy(file, raw / "softLabelsTr" / f"{case}_0001.nii.gz")
-    words = ("prepare", "-d", 777, "-c", "3d_fullres", "-np", 1)
-    code, text = call(*words, **LONG)
+    labels = {
+        raw / "softLabelsTr" / f"{case}_0001.nii.gz": file for case, file in zip(cases, some, strict=True)
+    }
+    for label, file in labels.items():
+        shutil.copy(file, label)
+    code, text = call("prepare", "-d", 777, "-c", "3d_fullres", "-np", 1, **LONG)
     assert code == 2, text
-    references, maps = tmp_path / "references", tmp_path / "maps"
-    for folder in (references, maps):
-        folder.mkdir()
-    for file in files:
+    for label, file in labels.items():
+        if label.name in text:
+            shutil.copy(whole, label)
+        else:
+            assert values_of(file).shape == SHAPE
+            assert -1e-5 <= np.nanmin(values_of(file)) <= np.nanmax(values_of(file)) <= 1 + 1e-5
+    assert sum(label.name in text for label in labels) < 0.9 * len(some)
+    code, text = call("prepare", "-d", 777, "-c", "3d_fullres", "-np", 1, **LONG)
+    assert code == 0, text
+    # A label map is that of the whole map, and the soft label of a file is not: nothing else is wrong.
+    for label, file in labels.items():
+        label_map = raw / "labelsTr" / file.name
+        image = nib.load(label)
+        mask = (np.nan_to_num(image.get_fdata()) > 0.5).astype(np.uint8)
+        nib.save(nib.Nifti1Image(mask, nib.load(whole).affine), label_map)
+    words = ("check", "-d", 777, "-np", 1, "--simulate", tmp_path / "perfect")
+    code, text = call(*words, **LONG)
+    assert code == 0, text
+    assert len(list((tmp_path / "perfect" / "soft").iterdir())) == len(some)
+
+
+def test_compare_names_the_files(some: list[Path], whole: Path, tmp_path: Path) -> None:
+    references, maps = tmp_path / "references", in_folder(tmp_path / "maps", some)
+    references.mkdir()
+    for file in some:
         shutil.copy(whole, references / file.name)
-        shutil.copy(file, maps)
-    words = (
-        "compare",
-        "-g",
-        references,
-        "--method",
-        f"a={maps}",
-        "--method",
-        f"b={references}",
-        "--no-report",
-    )
-    code, text = call(*words, "-o", tmp_path / "out", "-np", 1, **LONG)
+    methods = ("--method", f"a={maps}", "--method", f"b={references}")
+    words = ("compare", "-g", references, *methods, "--no-report", "-o", tmp_path / "out", "-np", 1)
+    code, text = call(*words, **LONG)
     assert code == 2, text
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["num_cases"] + len(summary["failed"]) == NUMBER
+    assert summary["num_cases"] + len(summary["failed"]) == len(some)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnunet_softseg.errors import UserError, short_name
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import load_nifti, read_values
 
 AFFINE = np.diag([0.5, 1.0, 3.0, 1.0])
 VALUES = np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 4, 3)
@@ -94,3 +94,27 @@ def test_a_file_in_the_working_folder_is_named_without_a_root() -> None:
     assert short_name(Path("bad.nii.gz")) == "bad.nii.gz"
     assert short_name(Path("imagesTr", "bad.nii.gz")) == "imagesTr/bad.nii.gz"
     assert short_name(Path("/data/imagesTr/bad.nii.gz")) == "imagesTr/bad.nii.gz"
+
+
+@pytest.mark.parametrize("ending", [".Nii", ".nIi", ".Nii.gz", ".NII.Gz", ".nii.GZ"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_endings_in_any_case(kind: type, ending: str, tmp_path: Path) -> None:
+    """Of `.Nii` nibabel looks for `.nii`."""
+    written = tmp_path / f"written{ending.lower()}"
+    nib.save(kind(VALUES, AFFINE), written)
+    image = load_nifti(written.rename(tmp_path / f"image{ending}"))
+    assert type(image) is kind
+    np.testing.assert_array_equal(image.get_fdata(), VALUES)
+
+
+def test_a_wrong_checksum_is_told_though_all_voxels_are_there(tmp_path: Path) -> None:
+    file = tmp_path / "image.nii.gz"
+    values = np.random.default_rng(0).random((40, 40, 20), np.float32)
+    nib.save(nib.Nifti1Image(values, AFFINE), file)
+    np.testing.assert_array_equal(read_values(load_nifti(file), "image"), values)
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 1  # of the checksum
+    file.write_bytes(content)
+    np.testing.assert_array_equal(nib.load(file).get_fdata(), values)
+    with pytest.raises(UserError, match="expected a whole file, found: CRC check failed"):
+        read_values(load_nifti(file), "image")

@@ -16,7 +16,8 @@ from torch import nn
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import backends, openvino_network
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.backends import BackendChoice, TorchNetwork, UNetInStages
+from nnunet_softseg.network.backend_choice import BackendChoice, parse_choice
+from nnunet_softseg.network.backends import TorchNetwork, UNetInStages
 from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu
 
 PATCH = (1, 32, 32, 16)
@@ -283,18 +284,18 @@ def test_what_was_made_for_the_weights_is_made_once() -> None:
 
 
 def test_what_is_asked_for() -> None:
-    assert backends.parse_choice("") == backends.parse_choice(" auto ") == BackendChoice(None, None)
-    assert backends.parse_choice("torch") == BackendChoice("torch", None)
-    assert backends.parse_choice("Torch-BFloat16") == BackendChoice("torch", "bfloat16")
+    assert parse_choice("") == parse_choice(" auto ") == BackendChoice(None, None)
+    assert parse_choice("torch") == BackendChoice("torch", None)
+    assert parse_choice("Torch-BFloat16") == BackendChoice("torch", "bfloat16")
     for wrong in ("onnx", "torch-int8", "auto-float32", "-float32"):
         with pytest.raises(UserError, match=r"expected one of auto, openvino, torch, openvino-float32"):
-            backends.parse_choice(wrong)
+            parse_choice(wrong)
 
 
 def test_openvino_asked_for_but_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_network, "installed", lambda: False)
     with pytest.raises(UserError, match=r"pip install 'nnunet-softseg\[cpu\]'"):
-        backends.parse_choice("openvino")
+        parse_choice("openvino")
 
 
 @pytest.mark.parametrize(

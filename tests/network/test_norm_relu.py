@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nnunet_softseg.network.norm_relu import norm_relu, peak, robust_peak
+from nnunet_softseg.network.norm_relu import norm_relu, peak
+from nnunet_softseg.network.soft_map import robust_peak
 
 raw_outputs = hnp.arrays(
     np.float64, (3, 2, 4, 3, 2), elements=st.floats(-5, 5, allow_subnormal=False).map(lambda v: round(v, 6))

@@ -10,11 +10,10 @@ from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
     normalised_for_loss,
     peak,
-    robust_peak,
-    soft_map_of,
     update_running_scale,
 )
 from nnunet_softseg.network.soft_loss import SoftDiceLoss, SoftSegLoss
+from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.output_scale import OutputScale
 
 
@@ -244,6 +243,14 @@ def test_the_loss_in_parts_is_that_which_autograd_takes_as_a_whole(
     for ours, autograds in zip(*found, strict=True):
         torch.testing.assert_close(ours, autograds, rtol=1e-4, atol=1e-6)
     assert float(found[0][2].abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_network_that_diverged_is_not_taken_for_one_without_output(normalise: bool) -> None:
+    loss, _ = make(normalise, labels=2)
+    raw = torch.full((1, 2, 8, 8), -1.0)
+    raw[0, 1, 3, 4] = torch.nan
+    assert loss(raw, torch.zeros_like(raw)).isnan()
 
 
 # Unknown voxels

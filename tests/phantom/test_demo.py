@@ -16,7 +16,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> demo.Demo:
     """A stock command that says how far it is, and fails if its argument is 1."""
     command = tmp_path / "nnUNetv2_stand_in"
     command.write_text(
-        "#!/bin/sh\necho started\necho '2026: epoch 3/10, about 4 min to go'\necho last line\nexit $1\n"
+        "#!/bin/sh\necho started\necho\necho '2026: epoch 3/10, about 4 min to go'\necho last line\nexit $1\n"
     )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -32,6 +32,15 @@ def test_a_command_shows_how_far_it_is_and_no_empty_bar(here: demo.Demo, capsys,
     assert shown == ["train: epoch 3/10, about 4 min to go"]
     assert "|" not in capsys.readouterr().err
     assert (here.output / "logs" / "train.txt").read_text().splitlines()[-1] == "last line"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_of_a_command_that_does_not_say_how_far_it_is_nothing_is_shown(here: demo.Demo, monkeypatch) -> None:
+    """It prints an empty line, as nnU-Net's planner does."""
+    shown = []
+    monkeypatch.setattr(demo.tqdm, "set_description_str", lambda _, text: shown.append(text))
+    demo._nnunet(here, "plan", "nnUNetv2_stand_in", ["0"])
+    assert not shown
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_softseg.preprocessing.model_plans import SoftLabelManager
+from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
 
 LABELS = {"background": 0, "cord": 1, "lesion": 2}
 

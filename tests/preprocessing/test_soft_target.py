@@ -46,6 +46,8 @@ from nnunet_softseg.preprocessing.preparation import (
 )
 from nnunet_softseg.preprocessing.soft_target import (
     drawn_voxels,
+    drawn_voxels_for_record,
+    drawn_voxels_of_record,
     on_network_grid,
     open_soft_target,
     read_record,
@@ -189,6 +191,17 @@ def test_patches_are_drawn_on_the_half_of_each_label_however_faint(
     assert len(known) == 6 * 5 * 4  # all of them, as there are fewer than are drawn
     assert {tuple(voxel) for voxel in drawn[0]} == {(z, 2, x) for z in (1, 2, 3) for x in (1, 2)}
     assert {tuple(voxel) for voxel in drawn[1]} == {(0, y, 3) for y in range(5)}
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_drawn_voxels_come_back_from_a_record_of_bytes_and_from_one_of_lists(axes: int) -> None:
+    target = np.zeros((3, 7, 300, 2)[: axes + 1], dtype=np.float16)
+    target[0, 2:4], target[1, 5, 299] = 0.5, 1  # and nothing of the third
+    drawn = drawn_voxels(target)
+    for stored in (drawn_voxels_for_record(target), [voxels.tolist() for voxels in drawn]):
+        found = drawn_voxels_of_record({"drawn_voxels": stored}, axes)
+        assert [voxels.tolist() for voxels in found] == [voxels.tolist() for voxels in drawn]
+    assert drawn[2].tolist()[0][:2] == [5, 299]
 
 
 def test_thick_slices_are_interpolated_too() -> None:

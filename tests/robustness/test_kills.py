@@ -258,11 +258,12 @@ def test_sixty_kills_at_random_moments(
     tmp_path: Path,
 ) -> None:
     drawn = random.Random(int(os.environ.get("SOFTSEG_KILL_SEED", "0")))
-    in_time = 0
-    for number in range(SOAK_KILLS):
+    killed = 0
+    for number in range(3 * SOAK_KILLS):  # some calls end before they are killed
         command = COMMANDS[number % len(COMMANDS)]
         out = tmp_path / f"{number}_{command.__name__}"
-        in_time += kill_and_repeat(command, inputs, commands, undisturbed(command), out, drawn.uniform(0, 1))
+        killed += kill_and_repeat(command, inputs, commands, undisturbed(command), out, drawn.uniform(0, 1))
         shutil.rmtree(out)
-    print(f"{in_time} of {SOAK_KILLS} calls were killed before they ended")
-    assert in_time >= SOAK_KILLS // 2
+        if killed == SOAK_KILLS:
+            break
+    assert killed == SOAK_KILLS

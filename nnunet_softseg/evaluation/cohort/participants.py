@@ -35,7 +35,7 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     write_table_tsv,
 )
 from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.predict import open_model, predict
+from nnunet_softseg.inference.predict import open_any_model, predict
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti
 from nnunet_softseg.io.html import render_page, template, write_page
@@ -96,7 +96,7 @@ def analyse_participants(
     Args:
         bids: folder of the images, `sub-*/[ses-*/]anat` and `dwi`.
         output: folder of the derivatives, made if missing.
-        model: folder or archive of a trained model, as for `predict`.
+        model: as for `predict`: folder, archive or file of a trained model.
         participants: labels with or without `sub-`; empty: all.
         sessions: labels with or without `ses-`; empty: all.
         contrasts: those to take; None: all.
@@ -152,7 +152,7 @@ def start_with_model(
         UserError: if it is no model of NIfTI images, or the folder holds derivatives of another one.
     """
     decisive = {name: options.get(name) for name in _DECISIVE}
-    with open_model(Path(model), options.get("folds"), options["checkpoint"]) as opened:
+    with open_any_model(Path(model), options.get("folds"), options["checkpoint"]) as opened:
         if not is_nifti(opened.dataset_json["file_ending"]):
             raise UserError(
                 f"{model}: expected a model of NIfTI images, as BIDS has, found one of "

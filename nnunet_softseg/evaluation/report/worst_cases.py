@@ -26,7 +26,7 @@ from nnunet_softseg.io.html import WINDOW_PERCENTILES, picture
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.morphometry.levels import level_name
-from nnunet_softseg.metrics.morphometry.slice_frame import slice_frame
+from nnunet_softseg.metrics.slice_frame import slice_frame
 
 MOST_IN_A_LABEL = 8
 MOST_ALTOGETHER = 24

@@ -37,8 +37,8 @@ from nnunet_softseg.metrics.morphometry.named_labels import (
     files_by_label,
     parse_labels,
 )
-from nnunet_softseg.metrics.morphometry.slice_frame import slice_frame
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS, REACH_MM, slice_morphometry
+from nnunet_softseg.metrics.slice_frame import slice_frame
 
 Files = str | Path | Iterable[str | Path]
 

@@ -17,8 +17,8 @@ from nnunet_softseg.metrics.morphometry.midsagittal import (
     midsagittal_plane,
     spared_in_plane,
 )
-from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame
 from nnunet_softseg.metrics.morphometry.slice_table import line_through
+from nnunet_softseg.metrics.slice_frame import Floats, SliceFrame, slice_frame
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 LESION_COLUMNS = {
@@ -116,8 +116,8 @@ def measure_lesions(lesion: nib.Nifti1Image, cord: nib.Nifti1Image, *, hard: boo
     overlaps = _in_cord(image, pieces, count)
     if not overlaps.any():
         raise UserError(
-            f"{name}: expected lesions inside the cord, found {count}, all outside of it: is it the cord "
-            "of this image?"
+            f"{name}: expected lesions inside the cord, found {count}, all outside of "
+            f"{image_name(cord, 'it')}: is it the cord of this image?"
         )
     boxes = ndimage.find_objects(pieces, count)
     _check_cord_reaches(image, pieces, boxes, overlaps, name)

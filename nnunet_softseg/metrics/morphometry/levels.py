@@ -18,7 +18,7 @@ from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.geometry import VoxelGrid, distances_mm, turned
 from nnunet_softseg.io.nifti import WHOLE_TOLERANCE, read_values
 from nnunet_softseg.metrics.morphometry.centreline import Centreline
-from nnunet_softseg.metrics.morphometry.slice_frame import Floats, SliceFrame, slice_frame
+from nnunet_softseg.metrics.slice_frame import Floats, SliceFrame, slice_frame
 
 LevelKind = Literal["vertebral", "spinal"]
 _CERVICAL: dict[LevelKind, int] = {"vertebral": 7, "spinal": 8}

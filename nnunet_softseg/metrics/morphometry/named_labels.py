@@ -21,7 +21,7 @@ from nnunet_softseg.io.nifti import (
     mask_of_label,
     read_values,
 )
-from nnunet_softseg.metrics.morphometry.slice_frame import SliceFrame
+from nnunet_softseg.metrics.slice_frame import SliceFrame
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 LabelTerms = Mapping[int, int]

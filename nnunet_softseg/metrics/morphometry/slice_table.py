@@ -34,7 +34,7 @@ from nnunet_softseg.metrics.morphometry.section import (
     partial_volume_covariance,
     slice_moments,
 )
-from nnunet_softseg.metrics.morphometry.slice_frame import AMBIGUOUS_FROM_DEG, Floats, SliceFrame, slice_frame
+from nnunet_softseg.metrics.slice_frame import AMBIGUOUS_FROM_DEG, Floats, SliceFrame, slice_frame
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 COLUMNS = {

@@ -1,0 +1,103 @@
+"""Tiles and their weights are nnU-Net's; NumPy's arrays and torch's give the same soft map."""
+
+import numpy as np
+import pytest
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.inference import sliding_window_prediction as nnunet
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_softseg.network.sliding_window import gaussian, mirrored, padded, tiles
+from nnunet_softseg.network.soft_map import at_least_float32, robust_peak, soft_map_of
+from nnunet_softseg.preprocessing.output_scale import OutputScale
+
+sizes = st.tuples(*[st.integers(1, 30)] * 3)
+patches = st.tuples(*[st.integers(5, 24)] * 3)
+
+
+class Plans:
+    def __init__(self, patch_size: tuple[int, ...]) -> None:
+        self.patch_size = patch_size
+
+
+@given(sizes, patches, st.sampled_from([0.5, 0.3, 1.0]), st.booleans())
+def test_tiles_lie_where_nnunet_puts_them(
+    more: tuple[int, ...], patch: tuple[int, ...], step: float, flat: bool
+) -> None:
+    patch = patch[1:] if flat else patch
+    least = (1, *patch) if flat else patch
+    shape = tuple(size + extra - 1 for size, extra in zip(least, more, strict=True))
+    by_nnunet = nnUNetPredictor(tile_step_size=step, device=torch.device("cpu"), allow_tqdm=False)
+    by_nnunet.configuration_manager = Plans(patch)
+    assert tiles(shape, patch, step) == by_nnunet._internal_get_sliding_window_slicers(shape)
+
+
+@pytest.mark.parametrize("patch", [(16, 8, 8), (5, 7, 64), (9, 12), (320, 2, 3)])
+def test_the_weight_of_a_tile_is_nnunets(patch: tuple[int, ...]) -> None:
+    expected = nnunet.compute_gaussian(
+        patch, sigma_scale=1 / 8, dtype=torch.float32, device=torch.device("cpu")
+    )
+    np.testing.assert_allclose(gaussian(patch), expected.numpy(), rtol=1e-6, atol=0)
+    assert gaussian(patch).min() > 0
+
+
+@given(sizes, patches, st.booleans())
+def test_small_images_are_padded_as_by_nnunet(
+    shape: tuple[int, ...], patch: tuple[int, ...], flat: bool
+) -> None:
+    patch = patch[1:] if flat else patch
+    image = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+    expected, back = pad_nd_image(image, patch, "constant", {"constant_values": 0}, True, None)
+    found, within = padded(image, patch)
+    np.testing.assert_array_equal(found, expected)
+    assert within == tuple(slice(int(one.start), int(one.stop)) for one in back)
+    np.testing.assert_array_equal(found[within], image)
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (1, 2), (0, 1, 2)])
+def test_mirrored_passes_are_averaged_in_numpy_as_in_torch(axes: tuple[int, ...]) -> None:
+    patch = np.random.default_rng(0).random((1, 4, 5, 6), dtype=np.float32)
+    ramp = np.arange(120, dtype=np.float32).reshape(1, 4, 5, 6)
+    found = mirrored(lambda x: x * ramp, patch, axes, np.flip)
+    expected = mirrored(lambda x: x * torch.from_numpy(ramp), torch.from_numpy(patch), axes, torch.flip)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
+    # Each voxel is multiplied by the mean of the ramp over all of its mirror images.
+    mean = ramp.copy()
+    for axis in axes:
+        mean = (mean + np.flip(mean, 1 + axis)) / 2
+    np.testing.assert_allclose(found, patch * mean, rtol=1e-5)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.floats(1e-3, 1e3), st.lists(st.booleans(), min_size=1, max_size=3))
+def test_soft_maps_in_numpy_are_those_in_torch_and_as_written_out(
+    seed: int, scale: float, fixed: list[bool]
+) -> None:
+    labels = len(fixed)
+    raw = np.random.default_rng(seed).normal(0, scale, (2, labels, 6, 7, 8)).astype(np.float32)
+    raw[1] = -1  # nothing in it
+    running = np.linspace(0, scale, labels, dtype=np.float32)
+    scales = [OutputScale("fixed" if is_fixed else "case", 0.9) for is_fixed in fixed]
+    found = soft_map_of(raw.copy(), running, scales, 0.5)
+    by_torch = soft_map_of(torch.from_numpy(raw), torch.from_numpy(running), scales, 0.5)
+    np.testing.assert_allclose(found, by_torch.numpy(), rtol=0, atol=1e-6)
+    positive = raw.astype(np.float64).clip(min=0)
+    for label, is_fixed in enumerate(fixed):
+        x = positive[0, label]
+        peak = (x**5).sum() / (x**4).sum()
+        np.testing.assert_allclose(robust_peak(raw)[0, label].item(), peak, rtol=1e-5)
+        unit = 1.0 if is_fixed else max(peak, 0.5 * running[label]) / 0.9
+        np.testing.assert_allclose(found[0, label], (x / unit).clip(max=1), rtol=0, atol=1e-5)
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("float16", "float32"), ("int16", "float32"), ("float32", "float32"), ("float64", "float64")],
+)
+def test_narrow_numbers_are_widened_in_both_kinds_of_arrays(kind: str, expected: str) -> None:
+    values = np.ones((1, 1, 2), kind)
+    assert at_least_float32(values).dtype == np.dtype(expected)
+    assert at_least_float32(torch.from_numpy(values)).dtype == getattr(torch, expected)
