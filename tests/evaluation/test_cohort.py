@@ -199,6 +199,16 @@ def test_derivatives_of_another_model_are_refused_and_left_alone(
     assert state(derivatives) == before
 
 
+def test_derivatives_of_the_same_model_in_another_precision_are_refused(
+    derivatives: Path, bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = json.loads((derivatives / "dataset_description.json").read_text())
+    description["GeneratedBy"][0]["Model"]["precision"] = "float16"
+    (tmp_path / "dataset_description.json").write_text(json.dumps(description))
+    assert main([str(bids), str(tmp_path), "participant", "-m", str(MODEL), *AS_THEN]) == 2
+    assert "of another precision: give another folder" in capsys.readouterr().err
+
+
 def test_a_second_process_at_the_same_participant_is_told_so(
     bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

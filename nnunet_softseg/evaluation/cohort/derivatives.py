@@ -221,7 +221,8 @@ def _refuse_others(root: Path, made_by: Mapping[str, Any]) -> bool:
                 "another folder"
             )
         return False
-    if changed := changed_keys(before, made_by):
+    # Either may say more: a model in one file names its precision.
+    if changed := dict.fromkeys(changed_keys(before, made_by) + changed_keys(made_by, before)):
         raise UserError(
             f"{root}: expected derivatives of this model and these options to go on with, found "
             f"{DESCRIPTION} of another {', '.join(changed)}: give another folder"
