@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "README.md": "overview.md",
     "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "LICENSE": "LICENSE",
 }

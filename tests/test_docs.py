@@ -13,16 +13,19 @@ from pathlib import Path
 import pytest
 
 from nnunet_softseg.cli import read_command
+from nnunet_softseg.cli.bids_app import read_bids_app
 from nnunet_softseg.metrics.measure_table import MEASURES
 from nnunet_softseg.registry import CLASSES
 from nnunet_softseg.settings import SoftSegSettings
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+ROOT_PAGES = [REPOSITORY / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
+PAGES = [*ROOT_PAGES, *sorted((REPOSITORY / "docs").glob("*.md"))]
 NAMED_TEST = re.compile(r"`([\w/]+\.py(?:::[^`]*)?)`")
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"^nnunet-softseg (.+)$", re.MULTILINE)
+BIDS_APP = re.compile(r"^nnunet-softseg-bids (.+)$", re.MULTILINE)
 OUR_NAME = re.compile(r"(?:-tr |-pl |`)((?:nnUNetTrainer|SoftSeg)\w*(?:Demo|SoftSeg\w*|Planner))\b")
 
 
@@ -43,6 +46,8 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 def test_commands_exist_with_these_flags(page: Path) -> None:
     for command in COMMAND.findall(page.read_text(encoding="utf-8")):
         read_command(shlex.split(command, comments=True))
+    for call in BIDS_APP.findall(page.read_text(encoding="utf-8")):
+        read_bids_app(shlex.split(call, comments=True))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,31 +1,30 @@
-"""The command `nnunet-softseg`: reading of the command line only.
+"""The commands `nnunet-softseg` and `nnunet-softseg-bids`: reading of the command line only.
 
   command.py       a command as a dataclass, each option a field; help and one-line errors
   label_making.py  make-gt, fuse and pseudo-label
   datasets.py      convert, check and prepare
   prediction.py    predict, export and calibrate; csa, bridges, evaluate, compare and drift
+  cohorts.py       workflow
   set_up.py        doctor and run; demo and phantom
+  bids_app.py      the command `nnunet-softseg-bids`
 
 The fields of a command are the arguments of the function that does the work; `run()` imports this function
 only then, so that `-h` answers at once.
 """
 
-import sys
 from collections.abc import Sequence
 
 from nnunet_softseg import __version__
 
 # Imported for its effect: spawned workers of a command import this file again and need the hook, too.
 from nnunet_softseg import run as _run_module  # noqa: F401
-from nnunet_softseg.cli.command import Command, Parser
+from nnunet_softseg.cli.cohorts import Workflow
+from nnunet_softseg.cli.command import Command, Parser, exit_code
 from nnunet_softseg.cli.datasets import Check, Convert, Prepare
 from nnunet_softseg.cli.label_making import Fuse, MakeGt, PseudoLabel
 from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Export, Predict
 from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run
-from nnunet_softseg.errors import UserError
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "phantom": Phantom,
@@ -43,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "drift": Drift,
+    "workflow": Workflow,
     "doctor": Doctor,
     "run": Run,
 }
@@ -50,27 +50,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code of `nnunet-softseg`; argv: without the program's name, None: of the process."""
-    command: Command | None = None
-    try:
-        command = read_command(argv)
-        return command.run()
-    except UserError as error:
-        print(f"nnunet-softseg: error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == __package__.partition(".")[0]:
-            raise
-        print(
-            f"nnunet-softseg: error: expected the package {error.name}, which this needs, found none: "
-            "pip install nnunet-softseg, with all that it depends on",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        goes_on = command is not None and command.goes_on and not getattr(command, "overwrite", False)
-        what_next = "; the same command goes on" if goes_on else ""
-        print(f"nnunet-softseg: interrupted{what_next}", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code("nnunet-softseg", lambda: read_command(argv))
 
 
 def read_command(argv: Sequence[str] | None = None) -> Command:

@@ -12,9 +12,13 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+from nnunet_softseg.errors import UserError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 Words = tuple[str, ...]
 Pairs = tuple[tuple[str, str], ...]
 Settings = TypeVar("Settings")
@@ -71,6 +75,31 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def exit_code(program: str, read: Callable[[], Command]) -> int:
+    """Return the exit code of a program: a command is read and run, mistakes are told in one line."""
+    command: Command | None = None
+    try:
+        command = read()
+        return command.run()
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __package__.partition(".")[0]:
+            raise
+        print(
+            f"{program}: error: expected the package {error.name}, which this needs, found none: "
+            "pip install nnunet-softseg, with all that it depends on",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        goes_on = command is not None and command.goes_on and not getattr(command, "overwrite", False)
+        what_next = "; the same command goes on" if goes_on else ""
+        print(f"{program}: interrupted{what_next}", file=sys.stderr)
+        return INTERRUPTED
+
+
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print one line per warning to the standard error."""
     for warning in warnings:
@@ -87,25 +116,30 @@ class Parser(argparse.ArgumentParser):
         for name, kind in commands.items():
             text = inspect.getdoc(kind) or ""
             parser = subparsers.add_parser(
-                name,
-                help=text.partition("\n")[0].rstrip("."),
-                description=text,
-                formatter_class=_HelpFormatter,
-                argument_default=argparse.SUPPRESS,  # the dataclass has the defaults
+                name, help=text.partition("\n")[0].rstrip("."), description=text, **LOOKS
             )
             parser.set_defaults(parser=parser, command=kind)
             if name in words:  # the others' options would cost time
                 _add_options(parser, kind)
         found, unknown = self.parse_known_args(words)
         values = vars(found)
-        parser = values.pop("parser")
+        of_command: Parser = values.pop("parser")
         command: type[Command] = values.pop("command")
+        return of_command._as_command(command, values, unknown)
+
+    def read_one(self, command: type[Command], words: Sequence[str] | None) -> Command:
+        """Return the one command of a program, with the values of its options."""
+        _add_options(self, command)
+        found, unknown = self.parse_known_args(words)
+        return self._as_command(command, vars(found), unknown)
+
+    def _as_command(self, command: type[Command], values: dict[str, Any], unknown: Sequence[str]) -> Command:
         if unknown:
             import difflib  # only here: it would take a tenth of the time that help takes
 
-            similar = difflib.get_close_matches(unknown[0], parser._option_string_actions, n=1)
+            similar = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1)
             hint = f", did you mean {similar[0]}?" if similar else ""
-            parser.error(f"unknown option {unknown[0]}{hint}")
+            self.error(f"unknown option {unknown[0]}{hint}")
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return command(**values | lists)
 
@@ -126,6 +160,13 @@ class _HelpFormatter(argparse.HelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+LOOKS: dict[str, Any] = {
+    "formatter_class": _HelpFormatter,
+    "argument_default": argparse.SUPPRESS,  # the dataclass has the defaults
+}
+"""Of a parser whose options are the fields of a command."""
 
 
 def _add_options(parser: Parser, command: type[Command]) -> None:

@@ -31,4 +31,8 @@ The modules, in the order of their imports:
   releases/drift_report.py         statistics held against limits
   releases/page.py                 drift.html
   drift.py                         the command: two releases -> drift or none
+  cohort/derivatives.py            derivatives of a BIDS folder: names, and the model that made them
+  cohort/participants.py           images of participants -> soft maps, areas, a page of pictures each
+  cohort/group.py                  all participants: one table, one page, what is missing
+  cohort/workflow.py               the command: a cohort in batches, by Snakemake
 """

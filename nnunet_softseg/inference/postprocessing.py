@@ -6,7 +6,7 @@ a good one. The image, the network's response and the soft map raise flags; none
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
+from enum import Enum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -46,8 +46,10 @@ _MARGINS: dict[str, Range] = {
 }
 
 
-class Flag(StrEnum):
+class Flag(str, Enum):
     """The words of softseg.json."""
+
+    __str__ = str.__str__  # Python 3.10 has no StrEnum
 
     SEEN = "seen in training"
     CONSTANT = "constant image"

@@ -1,0 +1,71 @@
+"""Command for many people at once: workflow."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, print_warnings, required, switch
+
+
+@dataclass
+class Workflow(Command):
+    """Predict and measure a whole BIDS folder in batches, here or on a cluster, and report on all people.
+
+    Needs Snakemake: pip install "nnunet-softseg[workflow]". Each job does the participants of one batch with
+    nnunet-softseg-bids, and loads the model once; the last one gathers group_csa.tsv and group.html. Logs are
+    in OUT/.workflow.
+
+    A repeated call does only what is missing. An image that fails is named, and stops no other; a job that
+    ends for want of memory or time is repeated once with twice as much.
+
+    Example:
+      nnunet-softseg workflow -i BIDS -o OUT -m MODEL --profile slurm --cores 50 --batch-size 20
+
+    Exit code 0: all there. 2: a mistake, or images or batches that failed.
+    """
+
+    goes_on = True
+    bids: str = required("-i BIDS", "folder of the images")
+    output: str = required("-o OUT", "folder of the derivatives, made if missing")
+    model: str = required("-m MODEL", "a trained model, as for predict")
+    profile: str = option(
+        "--profile NAME", "local, slurm, or a folder with a profile of Snakemake's", "local"
+    )
+    cores: int = option("--cores N", "cores to use here; on a cluster, jobs at the same time", 2)
+    batch_size: int = option("--batch-size N", "participants a job", 20)
+    threads: int = option("--threads N", "cores of a job", 2)
+    mem_mb: int = option("--memory MB", "memory of a job in MB; twice as much when it is repeated", 8000)
+    minutes: int = option(
+        "--minutes N", "time limit of a job on a cluster; twice as long when it is repeated", 240
+    )
+    resources: Pairs = option(
+        "--resource NAME=VALUE",
+        "such as slurm_partition=cpu, slurm_account=NAME",
+        (),
+        action="append",
+        type=pair,
+    )
+    participants: Words = option("--participant-label LABEL", "participants; all if not given", ())
+    contrasts: Words | None = option("--contrasts NAME", "contrasts to take; all if not given")
+    folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
+    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("-device", "device of the network", "auto")
+    localize: Literal["always", "auto", "never"] | None = option("--localize", "as predict does")
+    largest_piece: bool = switch("--largest-piece", "as predict does")
+    discard_implausible: bool = switch("--discard-implausible", "as predict does")
+    calibrate: bool = switch("--calibrate", "as predict does")
+    backend: str | None = option("--backend NAME", "as predict does")
+
+    def run(self) -> int:
+        from nnunet_softseg.evaluation.cohort.workflow import Jobs, run_workflow
+
+        jobs, options = self.split(Jobs)
+        jobs = replace(jobs, resources=dict(self.resources))
+        words = ["-device", options.pop("device"), "-np", str(self.threads)]
+        words += ["--backend", backend] if (backend := options.pop("backend")) else []
+        words += ["--localize", self.localize] if self.localize else []
+        for name in ("largest_piece", "discard_implausible", "calibrate"):
+            words += [f"--{name.replace('_', '-')}"] if options[name] else []
+        report = run_workflow(jobs=jobs, words=words, **options)
+        print_warnings(report.warnings)
+        print(report.as_text())
+        return 2 if report.failed or report.failed_batches else 0

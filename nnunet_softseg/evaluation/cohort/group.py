@@ -1,0 +1,171 @@
+"""All participants of a folder of derivatives: one table of areas, one page, and what is missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.evaluation.cohort.derivatives import (
+    DESCRIPTION,
+    NAME,
+    Choice,
+    Derivative,
+    chosen_images,
+    finished,
+    made_by_of,
+    write_column_meanings,
+    write_table_tsv,
+)
+from nnunet_softseg.evaluation.report.drawing import drawing, new_figure
+from nnunet_softseg.io.html import figure_as_svg, render_page, template, write_page
+from nnunet_softseg.io.nifti import StrPath
+from nnunet_softseg.io.results import load_record
+
+TABLE, PAGE = "group_csa.tsv", "group.html"
+COLUMNS = {
+    "participant_id": "subject",
+    "session_id": "session; n/a if there is none",
+    "image": "name of the image",
+    "contrast": "of the image, by its name",
+    "label": "name of the label",
+    "slices": "number of slices with an area",
+    "csa_mm2": "cross-sectional area of the soft map, corrected for tilt, mean over slices, mm2",
+    "csa_std_mm2": "standard deviation of csa_mm2 over slices, mm2",
+    "csa_hard_mm2": "the same mean for the map > 0.5, mm2",
+    "soft_volume_mm3": "sum of the map's values times the volume of a voxel, mm3",
+    "flags": "what says that the map may be wrong; n/a: nothing",
+}
+_COLOUR = "#0072B2"
+_GOLDEN = 0.6180339887
+
+
+@dataclass
+class GroupReport:
+    """The table of a group.
+
+    Attributes:
+        output: folder of the derivatives.
+        table: `COLUMNS`, a row per image and label.
+        missing: images without derivatives -> why.
+        flagged: images with a flag -> flags.
+        warnings: about the images.
+    """
+
+    output: Path
+    table: pd.DataFrame
+    missing: dict[str, str] = field(default_factory=dict)
+    flagged: dict[str, list[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """Return it in a few lines, missing images one a line."""
+        people, images = self.table["participant_id"].nunique(), self.table["image"].nunique()
+        lines = [
+            f"{self.output}: {people} participants, {images} images, {len(self.flagged)} flagged, "
+            f"{len(self.missing)} missing: {TABLE}, {PAGE}"
+        ]
+        return "\n".join([*lines, *(f"missing: {case}: {why}" for case, why in self.missing.items())])
+
+
+def report_group(
+    bids: StrPath,
+    output: StrPath,
+    *,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    contrasts: Sequence[str] | None = None,
+) -> GroupReport:
+    """Write `group_csa.tsv` and `group.html` over all derivatives that are there.
+
+    Args:
+        bids: folder of the images, to say which of them have no derivatives.
+        output: folder of the derivatives.
+        participants: labels with or without `sub-`; empty: all.
+        sessions: labels with or without `ses-`; empty: all.
+        contrasts: those to take; None: all.
+
+    Raises:
+        UserError: if one of the folders is not what it should be, or no derivative is there.
+    """
+    root, choice = Path(output), Choice(participants, sessions, contrasts)
+    images, warnings = chosen_images(Path(bids), root, choice)
+    if made_by_of(root) is None:
+        raise UserError(
+            f"{root}: expected derivatives of {NAME}, found no {DESCRIPTION} of it: run the level "
+            "participant first"
+        )
+    done = finished(root, choice)
+    if not done:
+        raise UserError(
+            f"{root}: expected derivatives of at least one image, found none: see {root / 'logs'}"
+        )
+    there = {image.case_id for image, _ in done}
+    report = GroupReport(
+        root,
+        pd.DataFrame([row for image, record in done for row in _rows(image, record)], columns=[*COLUMNS]),
+        {image.case_id: _why(image) for image in images if image.case_id not in there},
+        {image.case_id: record["Flags"] for image, record in done if record["Flags"]},
+        warnings,
+    )
+    write_table_tsv(report.table, root / TABLE)
+    write_column_meanings((root / TABLE).with_suffix(".json"), COLUMNS)
+    write_page(root / PAGE, _page(report))
+    return report
+
+
+def _rows(image: Derivative, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    of_image = {
+        "participant_id": image.name.subject,
+        "session_id": image.name.session,
+        "image": image.case_id,
+        "contrast": image.name.contrast,
+        "flags": ", ".join(record["Flags"]) or None,
+    }
+    return [{**of_image, "label": label, **numbers} for label, numbers in record["Labels"].items()]
+
+
+def _why(image: Derivative) -> str:
+    log = load_record(image.log, "Failed")
+    return str(log["Failed"]) if log else "not predicted yet"
+
+
+def _page(report: GroupReport) -> str:
+    table = report.table
+    labels = [*dict.fromkeys(table["label"])]
+    context = {
+        "participants": table["participant_id"].nunique(),
+        "num_images": table["image"].nunique(),
+        "missing": report.missing,
+        "flagged": report.flagged,
+        "rows": table.astype(object).where(table.notna(), None).to_dict("records"),
+        "figures_of_labels": {label: _svg(table[table["label"] == label], label) for label in labels},
+    }
+    return render_page("All participants", template("group.html"), context)
+
+
+def _svg(of_label: pd.DataFrame, label: str) -> Markup:
+    with drawing():
+        return figure_as_svg(_draw(of_label), f"mean areas of {label} by contrast, a point per image")
+
+
+def _draw(of_label: pd.DataFrame) -> Figure:
+    """Draw the mean area of every image over its contrast; those that are flagged are hollow."""
+    contrasts = sorted(of_label["contrast"].unique())
+    figure = new_figure(max(3.0, 1.2 + 0.9 * len(contrasts)), 3.0)
+    axis = figure.subplots()
+    for place, contrast in enumerate(contrasts):
+        rows = of_label[of_label["contrast"] == contrast]
+        aside = np.modf(np.arange(1, len(rows) + 1) * _GOLDEN)[0] - 0.5
+        faces = ["none" if flags else _COLOUR for flags in rows["flags"].notna()]
+        areas = pd.to_numeric(rows["csa_mm2"])
+        axis.scatter(place + 0.5 * aside, areas, s=14, c=faces, edgecolors=_COLOUR, linewidths=0.8)
+    axis.set_xticks(range(len(contrasts)), contrasts)
+    axis.set(xlim=(-0.6, len(contrasts) - 0.4), ylabel="mean area, mm²")
+    axis.set_ylim(bottom=0)
+    return figure

@@ -1,0 +1,361 @@
+"""Participants of a BIDS folder -> derivatives: soft maps, label maps, areas, a page of pictures each.
+
+The model is loaded once for all images of a call. They are predicted in a folder aside and put in place file
+by file, the label map last; what an earlier call put in place, or left aside, is kept.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import nibabel as nib
+import pandas as pd
+from filelock import FileLock, Timeout
+from markupsafe import Markup
+
+from nnunet_softseg import __version__
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
+from nnunet_softseg.datasets.soft_label import is_predicted, soft_label_file
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.evaluation.cohort.derivatives import (
+    AREA_COLUMNS,
+    WORK,
+    Choice,
+    Derivative,
+    chosen_images,
+    finished,
+    label_words,
+    start,
+    write_table_tsv,
+)
+from nnunet_softseg.inference.case_record import PredictionOptions
+from nnunet_softseg.inference.predict import open_any_model, predict
+from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
+from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti
+from nnunet_softseg.io.html import render_page, template, write_page
+from nnunet_softseg.io.nifti import StrPath
+from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
+from nnunet_softseg.io.workers import try_jobs
+from nnunet_softseg.metrics.morphometry.csa import csa
+from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
+
+_DECISIVE = ("localize", "largest_piece", "discard_implausible", "calibrate")
+
+
+@dataclass
+class ParticipantsReport:
+    """Outcome of the images.
+
+    Attributes:
+        output: folder of the derivatives.
+        written: names of images whose derivatives were written.
+        kept: those that were there.
+        failed: why, by name.
+        summary: how many have which flag, and what to do.
+        warnings: about the images, the model and the options.
+    """
+
+    output: Path
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    summary: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """Return it in a few lines, failed images one a line."""
+        counts = f"{len(self.written)} images written, {len(self.kept)} kept, {len(self.failed)} failed"
+        failures = (f"failed: {case}: {why}" for case, why in sorted(self.failed.items()))
+        return "\n".join(filter(None, (f"{self.output}: {counts}", self.summary, *failures)))
+
+
+def analyse_participants(
+    bids: StrPath,
+    output: StrPath,
+    model: StrPath,
+    *,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    contrasts: Sequence[str] | None = None,
+    folds: Sequence[str | int] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    num_processes: int = 1,
+    progress: bool = True,
+    **options: Any,
+) -> ParticipantsReport:
+    """Write the derivatives of participants that are not there yet; an image that fails stops no other.
+
+    Several calls may work in the same output folder at the same time.
+
+    Args:
+        bids: folder of the images, `sub-*/[ses-*/]anat` and `dwi`.
+        output: folder of the derivatives, made if missing.
+        model: as for `predict`: folder, archive or file of a trained model.
+        participants: labels with or without `sub-`; empty: all.
+        sessions: labels with or without `ses-`; empty: all.
+        contrasts: those to take; None: all.
+        folds: whose soft maps are averaged; None: all that are there.
+        checkpoint: file name in the folders of the folds.
+        num_processes: images measured and drawn at once.
+        progress: show a bar.
+        options: further arguments of `predict`: device, localize, largest_piece, discard_implausible,
+            calibrate, backend, trust_model, num_threads.
+
+    Raises:
+        UserError: for a mistake that concerns all images: no BIDS folder, no such participant, no model, a
+            folder with derivatives of another model, or another process at work on the same participants.
+    """
+    bids, root = Path(bids), Path(output)
+    images, warnings = chosen_images(bids, root, Choice(participants, sessions, contrasts))
+    options |= {"folds": folds, "checkpoint": checkpoint}
+    scheme = start_with_model(root, bids, model, options)
+    report = ParticipantsReport(root, warnings=warnings)
+    report.kept = [image.case_id for image in images if image.is_done]
+    work = root / WORK / _name_of_work(images)
+    make_folder(work.parent)
+    try:
+        with FileLock(work.parent / f".{work.name}.lock", timeout=0):
+            call = _Call(bids, work, scheme, report, num_processes, progress)
+            call.publish(images)  # what a call that was killed has predicted
+            if todo := [image for image in images if not image.is_done]:
+                call.predict(
+                    todo, model, contrasts or sorted({image.name.contrast for image in todo}), options
+                )
+                call.publish(todo)
+            call.note_failures(images)
+            _write_pages(root, images, report.failed, always=bool(report.written or report.failed))
+            shutil.rmtree(work, ignore_errors=True)
+    except Timeout as error:
+        raise UserError(
+            f"{root}: another process is at work on the same participants: wait for it, or end it"
+        ) from error
+    return report
+
+
+def start_with_model(
+    root: Path,
+    bids: Path,
+    model: StrPath,
+    options: Mapping[str, Any],
+) -> LabelScheme:
+    """Return the labels of a model, which the folder of derivatives is started with; see `start`.
+
+    Of the options of `predict`, those count that decide the values: folds, checkpoint, localize, ...
+
+    Raises:
+        UserError: if it is no model of NIfTI images, or the folder holds derivatives of another one.
+    """
+    decisive = {name: options.get(name) for name in _DECISIVE}
+    with open_any_model(Path(model), options.get("folds"), options["checkpoint"]) as opened:
+        if not is_nifti(opened.dataset_json["file_ending"]):
+            raise UserError(
+                f"{model}: expected a model of NIfTI images, as BIDS has, found one of "
+                f"{opened.dataset_json['file_ending']}: predict with nnunet-softseg predict"
+            )
+        made_by = opened.made_by(PredictionOptions.from_environment(os.environ, **decisive))
+        scheme = label_scheme(opened.dataset_json)
+    start(root, bids, made_by, _values_in_label_map(scheme))
+    return scheme
+
+
+def _values_in_label_map(scheme: LabelScheme) -> dict[str, int]:
+    return {scheme.names[index]: value for index, value in scheme.painted}
+
+
+def _name_of_work(images: Iterable[Derivative]) -> str:
+    """Return the same name for the same images: a call that is repeated finds what it had predicted."""
+    people = sorted({image.name.person for image in images})
+    if len(people) == 1:
+        return people[0]
+    return f"batch-{hashlib.sha256(' '.join(people).encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the steps of a call share."""
+
+    bids: Path
+    work: Path
+    scheme: LabelScheme
+    report: ParticipantsReport
+    num_processes: int
+    progress: bool
+
+    def predict(
+        self,
+        images: Sequence[Derivative],
+        model: StrPath,
+        contrasts: Sequence[str],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Predict images into the folder aside."""
+        predicted = predict(
+            self.bids,
+            self.work,
+            model,
+            contrasts=contrasts,
+            only={image.case_id for image in images},
+            no_qc=True,
+            progress=self.progress,
+            **options,
+        )
+        self.report.failed |= predicted.failed
+        self.report.warnings += predicted.warnings
+        self.report.summary = predicted.summary
+
+    def publish(self, images: Sequence[Derivative]) -> None:
+        """Measure, draw and put in place those of the images that lie predicted in the folder aside."""
+        entries = (load_record(self.work / REPORT, "cases") or {"cases": {}})["cases"]
+        ready = [
+            image
+            for image in images
+            if image.case_id in entries
+            and not image.is_done
+            and is_predicted(_label_map(self.work, image), image.case_id, self.scheme.numbers)
+        ]
+        outcomes = try_jobs(
+            partial(_publish, bids=self.bids, work=self.work, scheme=self.scheme),
+            [(image, entries[image.case_id]) for image in ready],
+            lambda job: job[0].case_id,
+            num_processes=self.num_processes,
+            progress=self.progress and bool(ready),
+            description="measured",
+        )
+        for image, outcome in zip(ready, outcomes, strict=True):
+            if isinstance(outcome, UserError):
+                self.report.failed[image.case_id] = str(outcome)
+            else:
+                self.report.written.append(image.case_id)
+
+    def note_failures(self, images: Iterable[Derivative]) -> None:
+        """Write down why an image failed, for the report of the group, and forget what was mended."""
+        for image in images:
+            if why := self.report.failed.get(image.case_id):
+                make_folder(image.log.parent)
+                write_json(image.log, {"Failed": why, "Version": __version__})
+            else:
+                image.log.unlink(missing_ok=True)
+
+
+def _label_map(work: Path, image: Derivative) -> Path:
+    return work / f"{image.case_id}{NIFTI_ENDINGS[0]}"
+
+
+def _publish(
+    job: tuple[Derivative, Mapping[str, Any]], *, bids: Path, work: Path, scheme: LabelScheme
+) -> None:
+    """Write all derivatives of one image, the label map last."""
+    image, entry = job
+    words = label_words(scheme.names)
+    numbered = zip(scheme.names, scheme.numbers, strict=True)
+    soft = {name: soft_label_file(work / SOFT_FOLDER, image.case_id, number) for name, number in numbered}
+    make_folder(image.label_map.parent)
+    areas, trouble = _areas(soft)
+    if areas is not None:
+        write_table_tsv(areas, image.areas)
+    for name, file in soft.items():
+        _copy(file, image.soft_map(words[name]))
+    trouble += _draw(image, bids, soft)
+    write_json(
+        image.sidecar,
+        {
+            "Sources": [f"bids:raw:{image.place.as_posix()}"],
+            "Flags": entry["flags"],
+            "Warnings": [*entry["warnings"], *trouble],
+            "Backend": entry["backend"],
+            "Seconds": entry["seconds"],
+            "Labels": _numbers(entry["labels"], areas),
+        },
+    )
+    _copy(_label_map(work, image), image.label_map)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as aside:
+        shutil.copyfile(source, aside)
+
+
+def _areas(soft: Mapping[str, Path]) -> tuple[pd.DataFrame | None, list[str]]:
+    """Return the areas of all labels, a row per label and slice, and why there are none."""
+    try:
+        table = csa([*soft.values()])
+    except UserError as error:
+        return None, [f"areas: {error}"]
+    of_file = {str(file): name for name, file in soft.items()}
+    table.insert(0, "label", table.pop("file").map(of_file))
+    return table[[*AREA_COLUMNS]], [f"areas: {failure}" for failure in table.attrs["failed"]]
+
+
+def _draw(image: Derivative, bids: Path, soft: Mapping[str, Path]) -> list[str]:
+    """Draw the picture of an image and return why there is none."""
+    from nnunet_softseg.inference.qc_page import case_figure, read_case  # loads matplotlib
+    from nnunet_softseg.io.html import save_figure
+
+    make_folder(image.picture.parent)
+    try:
+        with replacing(image.picture) as aside:
+            save_figure(case_figure(read_case(bids / image.place, soft)), aside)
+    except (UserError, OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        return [f"no picture: {' '.join(str(error).split())}"]
+    return []
+
+
+def _numbers(
+    labels: Mapping[str, Mapping[str, Any]], areas: pd.DataFrame | None
+) -> dict[str, dict[str, Any]]:
+    """Return the numbers of each label: soft volume, and means of its areas over slices; None: no value."""
+    numbers: dict[str, dict[str, Any]] = {}
+    for name, values in labels.items():
+        slices = pd.DataFrame(columns=[*COLUMNS]) if areas is None else areas[areas["label"] == name]
+        soft = pd.to_numeric(slices["csa_mm2"]).dropna()
+        means = {
+            "csa_mm2": soft.mean(),
+            "csa_std_mm2": soft.std(ddof=1),
+            "csa_hard_mm2": pd.to_numeric(slices["csa_hard_mm2"]).mean(),
+        }
+        numbers[name] = {
+            "soft_volume_mm3": values.get("soft_volume_mm3"),
+            "slices": len(soft),
+            **{key: None if pd.isna(value) else round(float(value), 4) for key, value in means.items()},
+        }
+    return numbers
+
+
+# The page of a participant
+
+
+def _write_pages(
+    root: Path, images: Iterable[Derivative], failed: Mapping[str, str], *, always: bool
+) -> None:
+    """Write `<subject>.html` of the participants, with all images of theirs that are done."""
+    for subject in sorted({image.name.subject for image in images}):
+        page = root / f"{subject}.html"
+        if always or not page.is_file():
+            of_subject = [image.case_id for image in images if image.name.subject == subject]
+            write_page(
+                page, _page(root, subject, {case: failed[case] for case in of_subject if case in failed})
+            )
+
+
+def _page(root: Path, subject: str, failed: Mapping[str, str]) -> str:
+    done = finished(root, Choice(participants=(subject,)))
+    context = {
+        "style_of_page": Markup(template("qc.css")),
+        "images": [
+            {"name": image.case_id, "entry": entry, "picture": _address(image)} for image, entry in done
+        ],
+        "failed": failed,
+    }
+    return render_page(subject, template("participant.html"), context, images="'self' file:")
+
+
+def _address(image: Derivative) -> str | None:
+    if not image.picture.is_file():
+        return None
+    return quote(image.picture.relative_to(image.root).as_posix())

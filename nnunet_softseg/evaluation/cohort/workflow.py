@@ -1,0 +1,262 @@
+"""A cohort in batches, by Snakemake: here or on a cluster; a repeated call does only what is missing."""
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative, chosen_images
+from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group
+from nnunet_softseg.evaluation.cohort.participants import start_with_model
+from nnunet_softseg.io.nifti import StrPath
+from nnunet_softseg.io.results import load_record, make_folder, write_json
+
+FOLDER = ".workflow"
+"""The folder of jobs, in that of the derivatives: what a batch is to do, its log and its outcome."""
+PROFILES = ("local", "slurm")
+_WORKFLOW = Path(__file__).parents[2] / "workflow"
+_APP = "nnunet_softseg.cli.bids_app"
+_CONFIGURATION, _GROUP = "config.json", "group"
+_DIGITS = 8
+
+
+@dataclass
+class WorkflowReport:
+    """Outcome of a cohort.
+
+    Attributes:
+        group: report of all participants.
+        batches: number of batches.
+        failed_batches: those without an outcome -> their log.
+        failed: images -> why.
+        warnings: about the images and the model.
+    """
+
+    group: GroupReport
+    batches: int
+    failed_batches: dict[str, Path] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """Return it in a few lines: the group, then batches and images that failed, one a line."""
+        lines = [f"failed: {case}: {why}" for case, why in sorted(self.failed.items())]
+        lines += [
+            f"failed: {name}: ended without an outcome: see {log}"
+            for name, log in self.failed_batches.items()
+        ]
+        missing = {case: why for case, why in self.group.missing.items() if case not in self.failed}
+        shown = GroupReport(self.group.output, self.group.table, missing, self.group.flagged)
+        return "\n".join([shown.as_text(), *lines])
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """How the work is cut and where it runs.
+
+    Attributes:
+        profile: "local", "slurm" or a folder with a profile of Snakemake's.
+        cores: of this machine; on a cluster, jobs at the same time.
+        batch_size: participants a job.
+        threads: cores of a job.
+        mem_mb: memory of a job in MB; twice as much when it is repeated.
+        minutes: time of a job, likewise.
+        resources: further ones, name -> value, such as slurm_account.
+    """
+
+    profile: str = "local"
+    cores: int = 2
+    batch_size: int = 20
+    threads: int = 2
+    mem_mb: int = 8000
+    minutes: int = 240
+    resources: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_workflow(
+    bids: StrPath,
+    output: StrPath,
+    model: StrPath,
+    jobs: Jobs | None = None,
+    *,
+    participants: Sequence[str] = (),
+    contrasts: Sequence[str] | None = None,
+    folds: Sequence[str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    words: Iterable[str] = (),
+    **decisive: Any,
+) -> WorkflowReport:
+    """Predict and measure a cohort in batches, and return the report of all.
+
+    Args:
+        bids: folder of the images.
+        output: folder of the derivatives.
+        model: folder or archive of a trained model.
+        jobs: how the work is cut and where it runs; None: in this machine.
+        participants: labels with or without `sub-`; empty: all.
+        contrasts: those to take; None: all.
+        folds: whose soft maps are averaged; None: all that are there.
+        checkpoint: file name in the folders of the folds.
+        words: further options of the level participant, as on its command line.
+        decisive: options of `predict` that decide the values: localize, largest_piece, ...
+
+    Raises:
+        UserError: if Snakemake or the plugin of a cluster is not installed, the profile is unknown, another
+            workflow is at work in this folder, or for a mistake that concerns all images.
+    """
+    jobs = jobs or Jobs()
+    profile = _profile(jobs.profile)
+    choice = Choice(participants, (), contrasts)
+    images, warnings = chosen_images(Path(bids), Path(output), choice)
+    start_with_model(Path(output), Path(bids), model, {"folds": folds, "checkpoint": checkpoint, **decisive})
+    cohort = _Cohort(Path(bids), Path(output), choice, _batches(images, jobs.batch_size))
+    of_model = ["-m", str(Path(model).absolute()), "-chk", checkpoint, *(["-f", *folds] if folds else [])]
+    make_folder(cohort.folder)
+    try:
+        with FileLock(cohort.folder / ".lock", timeout=0):
+            cohort.forget_unfinished()
+            write_json(cohort.folder / _CONFIGURATION, cohort.configuration([*of_model, *words], jobs))
+            _snakemake(cohort.folder, profile, jobs)
+            report = cohort.report()
+    except Timeout as error:
+        raise UserError(
+            f"{output}: another workflow is at work in this folder: wait for it, or end it"
+        ) from error
+    report.warnings += warnings
+    return report
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    """Images of a choice of people, in batches by name."""
+
+    bids: Path
+    root: Path
+    choice: Choice
+    batches: Mapping[str, Sequence[Derivative]]
+
+    @property
+    def folder(self) -> Path:
+        return self.root / FOLDER
+
+    def forget_unfinished(self) -> None:
+        """Remove the outcome of batches that lack an image, so that they run again, and of the group."""
+        for name, images in self.batches.items():
+            if not all(image.is_done for image in images):
+                (self.folder / f"{name}.json").unlink(missing_ok=True)
+                (self.folder / f"{_GROUP}.json").unlink(missing_ok=True)
+
+    def configuration(self, options: Sequence[str], jobs: Jobs) -> dict[str, Any]:
+        """Return what the Snakefile reads; options: of the level participant, without contrasts."""
+        contrasts = ["--contrasts", *self.choice.contrasts] if self.choice.contrasts else []
+        people = ["--participant-label", *self.choice.participants] if self.choice.participants else []
+        return {
+            "app": [sys.executable, "-m", _APP, str(self.bids.absolute()), str(self.root.absolute())],
+            "batches": {
+                name: sorted({image.name.subject for image in images})
+                for name, images in self.batches.items()
+            },
+            "options": [*options, *contrasts],
+            "choice": [*people, *contrasts],
+            "threads": jobs.threads,
+            "mem_mb": jobs.mem_mb,
+            "minutes": jobs.minutes,
+        }
+
+    def report(self) -> WorkflowReport:
+        """Return the outcome of all batches; the group is gathered here, where Snakemake could not."""
+        if not any(image.is_done for images in self.batches.values() for image in images):
+            first = next(iter(self.batches))
+            raise UserError(f"{self.root}: no image was predicted: see {self.folder / first}.log")
+        group = report_group(
+            self.bids, self.root, participants=self.choice.participants, contrasts=self.choice.contrasts
+        )
+        report = WorkflowReport(group, len(self.batches))
+        for name in self.batches:
+            outcome = load_record(self.folder / f"{name}.json", "failed")
+            if outcome is None:
+                report.failed_batches[name] = self.folder / f"{name}.log"
+            else:
+                report.failed |= outcome["failed"]
+        return report
+
+
+def _profile(name: str) -> Path:
+    """Return the folder of a profile; raise a UserError if it or what it needs is not there."""
+    if importlib.util.find_spec("snakemake") is None:
+        raise UserError(
+            "workflow: expected Snakemake, found none: run `pip install 'nnunet-softseg[workflow]'`"
+        )
+    if name not in PROFILES:
+        if not any(
+            (Path(name) / file).is_file() for file in ("config.yaml", "config.v9+.yaml", "config.v8+.yaml")
+        ):
+            raise UserError(
+                f"--profile {name}: expected {', '.join(PROFILES)}, or a folder with a config.yaml of "
+                "Snakemake's, found none: correct it"
+            )
+        return Path(name).absolute()
+    if name == "slurm":
+        if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+            raise UserError(
+                "--profile slurm: expected snakemake-executor-plugin-slurm, found none: run "
+                "`pip install 'nnunet-softseg[workflow]'`"
+            )
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "--profile slurm: expected the command sbatch, found none: start this where jobs are "
+                "submitted, or use --profile local"
+            )
+    return _WORKFLOW / "profiles" / name
+
+
+def _batches(images: Sequence[Derivative], size: int) -> dict[str, list[Derivative]]:
+    """Return name -> images of batches of so many participants, the same names for the same images."""
+    if size < 1:
+        raise UserError(f"--batch-size {size}: expected 1 or more: correct it")
+    subjects = sorted({image.name.subject for image in images})
+    parts = [subjects[start : start + size] for start in range(0, len(subjects), size)]
+    batches: dict[str, list[Derivative]] = {}
+    for number, part in enumerate(parts, 1):
+        members = set(part)
+        of_part = [image for image in images if image.name.subject in members]
+        content = " ".join(image.case_id for image in of_part)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]
+        batches[f"batch-{number:05d}-{digest}"] = of_part
+    return batches
+
+
+def _snakemake(folder: Path, profile: Path, jobs: Jobs) -> None:
+    """Run the jobs; which of them have failed is told by what is missing afterwards."""
+    here = profile.name == "local"
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(_WORKFLOW / "Snakefile")]
+    words += [
+        "--directory",
+        str(folder),
+        "--configfile",
+        str(folder / _CONFIGURATION),
+        "--profile",
+        str(profile),
+    ]
+    words += ["--cores" if here else "--jobs", str(jobs.cores)]
+    # Outcomes, not times of change or code, say what is to be done.
+    words += [
+        "--keep-going",
+        "--rerun-incomplete",
+        "--nolock",
+        "--rerun-triggers",
+        "input",
+        "--quiet",
+        "rules",
+    ]
+    if jobs.resources:
+        words += ["--default-resources", *(f"{name}={value}" for name, value in jobs.resources.items())]
+    subprocess.run(words, check=False)

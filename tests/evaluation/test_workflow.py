@@ -1,0 +1,296 @@
+"""`nnunet-softseg workflow`: a cohort in batches by Snakemake, here and on a SLURM of one node."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+from slurm_node import slurm_node
+
+from nnunet_softseg.cli import bids_app, main
+from nnunet_softseg.evaluation.cohort import workflow
+from nnunet_softseg.evaluation.cohort.derivatives import Derivative
+from nnunet_softseg.io.case_files import parse_bids_name
+
+WORKFLOW = REPOSITORY / "nnunet_softseg" / "workflow"
+MODEL = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
+OPTIONS = ["-device", "cpu", "--backend", "torch-float32", "--localize", "never", "--threads", "1"]
+needs_snakemake = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake") is None, reason="needs `pip install 'nnunet-softseg[workflow]'`"
+)
+needs_plugin = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
+    reason="needs snakemake-executor-plugin-slurm, see nnunet-softseg[workflow]",
+)
+
+
+def make_bids(folder: Path, number: int, cut_off: Sequence[str] = ()) -> Path:
+    for subject in (f"sub-{n:02d}" for n in range(1, number + 1)):
+        image = folder / subject / "anat" / f"{subject}_T2w.nii.gz"
+        image.parent.mkdir(parents=True)
+        content = (MODEL / "image.nii.gz").read_bytes()
+        image.write_bytes(content[:2000] if subject in cut_off else content)
+    return folder
+
+
+def call(bids: Path, output: Path, *more: str) -> list[str]:
+    return ["workflow", "-i", str(bids), "-o", str(output), "-m", str(MODEL), *OPTIONS, *more]
+
+
+def label_maps(output: Path) -> dict[str, tuple[str, int]]:
+    """Content and time of change of every label map."""
+    return {
+        file.name: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
+        for file in sorted(output.glob("sub-*/anat/*_dseg.nii.gz"))
+    }
+
+
+@needs_snakemake
+def test_a_failed_image_is_named_stops_no_other_and_is_all_that_a_repeated_call_does(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bids, output = make_bids(tmp_path / "my bids", 3, cut_off=["sub-02"]), tmp_path / "the output"
+    assert main(call(bids, output, "--batch-size", "2")) == 2
+    said = capfd.readouterr().out
+    assert "2 participants, 2 images" in said
+    assert said.count("failed: sub-02_T2w: ") == 1
+    assert "truncated data" in said
+    before = label_maps(output)
+    assert list(before) == ["sub-01_T2w_dseg.nii.gz", "sub-03_T2w_dseg.nii.gz"]
+    assert (output / "group_csa.tsv").read_text().count("sub-03_T2w") == 2  # labels
+    second = next(output.glob(".workflow/batch-00002-*.json")).stat().st_mtime_ns
+
+    shutil.copyfile(MODEL / "image.nii.gz", bids / "sub-02" / "anat" / "sub-02_T2w.nii.gz")
+    assert main(call(bids, output, "--batch-size", "2")) == 0
+    after = label_maps(output)
+    assert {name: after[name] for name in before} == before
+    assert after["sub-02_T2w_dseg.nii.gz"][0] == before["sub-01_T2w_dseg.nii.gz"][0]  # the same image
+    assert (output / "group_csa.tsv").read_text().count("sub-02_T2w") == 2
+    again = json.loads(next(output.glob(".workflow/batch-00001-*.json")).read_text())
+    assert again == {"written": ["sub-02_T2w"], "kept": ["sub-01_T2w"], "failed": {}}
+    assert next(output.glob(".workflow/batch-00002-*.json")).stat().st_mtime_ns == second
+
+
+def test_a_batch_that_dies_is_named_with_its_log_and_the_others_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def second_batch_alone(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
+        configuration = json.loads((folder / "config.json").read_text())
+        name, people = list(configuration["batches"].items())[1]
+        words = [*configuration["app"][3:], "participant", "--participant-label", *people]
+        assert (
+            bids_app.main([*words, *configuration["options"], "--report", str(folder / f"{name}.json")]) == 0
+        )
+
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", second_batch_alone)
+    output = tmp_path / "out"
+    assert main(call(make_bids(tmp_path / "bids", 2), output, "--batch-size", "1")) == 2
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^failed: batch-00001-\w+: ended without an outcome: see .*batch-00001-\w+\.log$", said, re.M
+    )
+    assert "missing: sub-01_T2w: not predicted yet" in said
+    assert "batch-00002" not in said
+    assert "sub-02_T2w" in (output / "group_csa.tsv").read_text()
+
+
+@needs_snakemake
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform == "win32", reason="kills a process group")
+def test_a_killed_workflow_goes_on_and_computes_no_image_twice(tmp_path: Path) -> None:
+    bids, output = make_bids(tmp_path / "bids", 4), tmp_path / "out"
+    words = [sys.executable, "-m", "nnunet_softseg", *call(bids, output, "--batch-size", "2", "--cores", "1")]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 250
+    while not list(output.glob(".workflow/batch-00001*.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)  # the second batch has begun
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)
+    before = label_maps(output)
+    assert 2 <= len(before) < 4
+    assert subprocess.run(words, cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
+    after = label_maps(output)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 4
+    assert len({digest for digest, _ in after.values()}) == 1  # the same image four times
+    assert not [file for file in output.rglob(".*@*") if file.is_file()]
+
+
+@needs_snakemake
+@needs_plugin
+@pytest.mark.soak
+def test_the_same_through_jobs_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bids, output = make_bids(tmp_path / "bids", 4, cut_off=["sub-04"]), tmp_path / "out"
+    with slurm_node(tmp_path / "slurm") as commands:
+        monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+        words = call(
+            bids, output, "--batch-size", "2", "--profile", "slurm", "--memory", "1500", "--minutes", "30"
+        )
+        assert main(words) == 2
+    said = capfd.readouterr()
+    assert "has been submitted with SLURM jobid" in said.err
+    assert "failed: sub-04_T2w: " in said.out
+    assert list(label_maps(output)) == [f"sub-0{n}_T2w_dseg.nii.gz" for n in (1, 2, 3)]
+    assert (output / "group.html").is_file()
+
+
+# Mistakes
+
+
+def found(*names: str) -> Any:
+    return lambda name: object() if name in names else None
+
+
+@pytest.mark.parametrize(
+    ("modules", "more", "said"),
+    [
+        ((), [], "expected Snakemake, found none: run `pip install 'nnunet-softseg[workflow]'`"),
+        (("snakemake",), ["--profile", "slurm"], "expected snakemake-executor-plugin-slurm, found none"),
+        (
+            ("snakemake", "snakemake_executor_plugin_slurm"),
+            ["--profile", "slurm"],
+            "expected the command sbatch, found none",
+        ),
+        (("snakemake",), ["--profile", "lsf"], "--profile lsf: expected local, slurm, or a folder"),
+        (("snakemake",), ["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+        (("snakemake",), ["--participant-label", "9"], "--participant-label 9: expected some of those"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    modules: tuple[str, ...],
+    more: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(workflow.importlib.util, "find_spec", found(*modules))
+    monkeypatch.setattr(workflow.shutil, "which", lambda _: None)
+    bids = make_bids(tmp_path / "bids", 1)
+    assert main(call(bids, tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_second_workflow_in_the_same_folder_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow.importlib.util, "find_spec", found("snakemake"))
+    bids, output = make_bids(tmp_path / "bids", 1), tmp_path / "out"
+    (output / ".workflow").mkdir(parents=True)
+    with FileLock(output / ".workflow" / ".lock"):
+        assert main(call(bids, output)) == 2
+    assert "another workflow is at work in this folder" in capsys.readouterr().err
+
+
+def test_a_workflow_of_which_no_job_ran_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow.importlib.util, "find_spec", found("snakemake"))
+    monkeypatch.setattr(workflow, "_snakemake", lambda *_: None)
+    assert main(call(make_bids(tmp_path / "bids", 1), tmp_path / "out")) == 2
+    assert "no image was predicted: see " in capsys.readouterr().err
+
+
+# Batches
+
+
+@given(
+    images=st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["T1w", "T2w"])), unique=True, min_size=1),
+    size=st.integers(1, 40),
+)
+def test_batches_hold_every_image_once_and_whole_participants(
+    images: list[tuple[int, str]], size: int
+) -> None:
+    derivatives = []
+    for subject, contrast in sorted(images):
+        place = Path(f"sub-{subject:02d}/anat/sub-{subject:02d}_{contrast}.nii.gz")
+        name = parse_bids_name(place.name)
+        assert name
+        derivatives.append(Derivative(Path("out"), place, name))
+    batches = workflow._batches(derivatives, size)
+    people = [{image.name.subject for image in batch} for batch in batches.values()]
+    assert sorted(image.case_id for batch in batches.values() for image in batch) == sorted(
+        image.case_id for image in derivatives
+    )
+    assert all(len(group) == size for group in people[:-1])
+    assert 1 <= len(people[-1]) <= size
+    assert sum(map(len, people)) == len(set.union(*people))
+    assert list(workflow._batches(derivatives, size)) == list(batches)
+    assert "".join(batches).isascii()
+
+
+# Trainings
+
+
+@needs_snakemake
+def test_trainings_are_datasets_x_trainers_x_folds_x_seeds_and_only_those_missing(tmp_path: Path) -> None:
+    configuration = {
+        "results": str(tmp_path / "results"),
+        "datasets": ["Dataset101_A", "Dataset102_B"],
+        "trainers": ["nnUNetTrainerSoftSeg", "nnUNetTrainer"],
+        "plans": "nnUNetSoftSegPlans",
+        "configuration": "3d_fullres",
+        "folds": [0, 1, 2],
+        "seeds": [0, 1],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(configuration))
+    model = "nnUNetTrainer__nnUNetSoftSegPlans__3d_fullres"
+    done = tmp_path / "results" / "seed-1" / "Dataset102_B" / model / "fold_2" / "validation" / "summary.json"
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    words = [
+        "--snakefile",
+        str(WORKFLOW / "train.smk"),
+        "--configfile",
+        "train.json",
+        "--cores",
+        "1",
+        "--dry-run",
+    ]
+    dry = subprocess.run(
+        [sys.executable, "-m", "snakemake", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^train +23$", dry.stdout + dry.stderr, re.MULTILINE)  # 2 x 2 x 3 x 2 less the one done
+
+
+@pytest.mark.parametrize(
+    ("trainer", "seeded"), [("nnUNetTrainerSoftSegDemo", True), ("nnUNetTrainer", False)]
+)
+def test_a_training_gets_its_seed_where_the_trainer_has_one(
+    trainer: str, seeded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = runpy.run_path(str(WORKFLOW / "train_seeded.py"))
+    calls: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(module["run"], "run", lambda name, words: calls.append((name, words)))
+    from nnunet_softseg import registry
+
+    found = registry.find("nnUNetTrainerSoftSegDemo")
+    monkeypatch.setattr(found, "settings", found.settings)  # as it was, afterwards
+    words = ["Dataset101_A", "3d_fullres", "0", "-tr", trainer]
+    module["train"](7, words)
+    assert calls == [("nnUNetv2_train", words)]
+    assert (found.settings.seed == 7) is seeded
