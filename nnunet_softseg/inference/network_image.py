@@ -23,7 +23,7 @@ from nnunet_softseg.inference.recentring import WholeImage, averaged
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
 from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, stream_findings
-from nnunet_softseg.io.readers import is_known, read_channels
+from nnunet_softseg.io.readers import is_known, read_channels, reads_to_the_end
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.normalisation import normalise
 from nnunet_softseg.preprocessing.resampling import (
@@ -487,11 +487,13 @@ def read_image(
     """
     files = [Path(file) for file in image_files]
     flat = len(configuration_manager.patch_size) == _SLICE
+    reader = plans_manager.image_reader_writer_class
     for file in files:
         if is_nifti(file.name):
             raise_first_error(volume_findings(file, flat=flat))
+            if not reads_to_the_end(reader.__name__):  # what is missing is silently 0 to SimpleITK
+                raise_first_error(stream_findings(file, load_nifti(file)))
     try:
-        reader = plans_manager.image_reader_writer_class
         image, properties = _read(files, reader)
         if is_nifti(files[0].name) and not flat:
             affine, reorients = load_nifti(files[0]).affine, "Reorient" in reader.__name__
@@ -500,6 +502,8 @@ def read_image(
     except UserError:
         raise
     except Exception as error:  # where voxels are missing, or nnU-Net's reader objects
+        for file in filter(lambda file: is_nifti(file.name), files):
+            raise_first_error(stream_findings(file, load_nifti(file)))
         raise UserError(str(_unreadable(files, error))) from error
     found, expected = len(image), len(configuration_manager.normalization_schemes)
     if found != expected:
@@ -546,7 +550,6 @@ def volume_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         yield Finding(name, "holds no grey values", "integers or floats", str(dtype), "convert it")
-    yield from stream_findings(file, image)  # to SimpleITK, what is missing is silently 0
 
 
 def _unreadable(files: Sequence[Path], error: Exception) -> Finding:

@@ -266,14 +266,17 @@ def read_values(image: nib.Nifti1Image, name: str, *, nan: bool = False) -> npt.
 
 def _values(image: nib.Nifti1Image, name: str) -> npt.NDArray[Any]:
     try:
-        return _to_the_end(image.dataobj)
+        return values_to_the_end(image.dataobj)
     except Exception as error:  # changed since it was looked at, the disk fails, or the memory is full
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: expected a whole file, found: {reason}: {_AGAIN}") from error
 
 
-def _to_the_end(data: Any) -> npt.NDArray[Any]:
-    """Return an array, its compressed file read on to the checksum; nibabel stops at the last voxel."""
+def values_to_the_end(data: Any) -> npt.NDArray[Any]:
+    """Return the voxels of an image's `dataobj`, a compressed file read on to the checksum.
+
+    nibabel alone stops at the last voxel. What is wrong with the file raises what gzip and nibabel raise.
+    """
     if not (nib.is_proxy(data) and str(data.file_like).lower().endswith(".gz")):
         return np.asarray(data)
     how = data.shape, data.dtype, data.offset, data.slope, data.inter

@@ -15,7 +15,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.formats import NIFTI_READERS, itk_image
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import load_nifti, values_to_the_end
 
 Image = npt.NDArray[np.float32]
 Properties = dict[str, Any]
@@ -27,6 +27,11 @@ _EIGHT_BITS = 255
 def is_known(reader: str) -> bool:
     """Return whether a reader of nnU-Net's, by its name in the plans, is one of those here."""
     return reader in NIFTI_READERS
+
+
+def reads_to_the_end(reader: str) -> bool:
+    """Return whether a reader tells by itself that a file is cut off, or that its checksum is wrong."""
+    return is_known(reader) and not reader.startswith("SimpleITK")
 
 
 def read_channels(files: Sequence[Path], reader: str) -> tuple[Image, Properties]:
@@ -67,10 +72,11 @@ def _tell_other_places(files: Sequence[Path], given: Sequence[Properties]) -> No
 
 
 def _by_nibabel(file: Path, reorients: bool) -> tuple[Image, Properties]:
-    stored = image = load_nifti(file)
+    stored = load_nifti(file)
     geometry = {"original_affine": stored.affine}
+    image = nib.Nifti1Image(values_to_the_end(stored.dataobj), stored.affine, stored.header)
     if reorients:
-        image = stored.as_reoriented(io_orientation(stored.affine))
+        image = image.as_reoriented(io_orientation(stored.affine))
         geometry["reoriented_affine"] = image.affine
     spacing_mm = [float(size) for size in image.header.get_zooms()[::-1]]
     array = np.asarray(image.dataobj).astype(np.float32).transpose(2, 1, 0)

@@ -243,7 +243,7 @@ def test_a_damaged_stream(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 255
     file.write_bytes(bytes(content))
-    assert "cannot be read: expected a complete 3-D image" in refused(file)
+    assert "corrupt or truncated gzip: expected a whole file" in refused(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", None])

@@ -190,6 +190,8 @@ def start(root: Path, bids: Path, made_by: Mapping[str, Any], labels: Mapping[st
             f"{root}: expected a folder for the derivatives, found that of the images: give another, such as "
             f"{bids / 'derivatives' / NAME}"
         )
+    if root.is_dir():
+        _refuse_others(root, made_by)  # before a lock is left in somebody else's folder
     make_folder(root)
     with FileLock(root / _LOCK):
         if not _refuse_others(root, made_by):
