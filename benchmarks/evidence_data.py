@@ -152,8 +152,8 @@ def hippocampus(data: Path, folder: Path) -> None:
         )
         save(target / f"labels{part}" / f"{case}.nii.gz", painted, affine)
 
-    cases = [without_nifti_ending(file.name) for file in sorted((data / "images").glob("*.nii.gz"))]
-    write_dataset(folder, HIPPOCAMPUS_LABELS, "MRI", write_case, parts_of(cases))
+    parts = parts_of(_case_ids(data / "images"))
+    write_dataset(folder, HIPPOCAMPUS_LABELS, "MRI", write_case, parts)
 
 
 def halve(voxels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
@@ -209,6 +209,20 @@ def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) ->
     return left_out
 
 
+def phantoms_in_halves(study: Study, seed: int, num_processes: int) -> tuple[Path, Path]:
+    """Return the BIDS folder of a phantom, and its split: half to train with."""
+    from nnunet_softseg.phantom import phantom
+
+    bids = phantom(
+        study.output / "bids", n=2 * PHANTOMS, seed=seed, fov_mm=PHANTOM_MM, num_processes=num_processes
+    )
+    subjects = sorted(path.name for path in bids.glob("sub-*"))
+    split_file = study.output / "split.json"
+    parts = {"test": subjects[PHANTOMS:], "validation": subjects[:2], "train": subjects[2:PHANTOMS]}
+    write_json(split_file, parts)
+    return bids, split_file
+
+
 @dataclass(frozen=True)
 class BiasedContrasts:
     """Ids of the datasets of one phantom: the same images and parts, other labels.
@@ -226,21 +240,15 @@ class BiasedContrasts:
 def biased_contrasts(study: Study, first_id: int, num_processes: int) -> BiasedContrasts:
     """Write the datasets of a phantom of 18 subjects to train with and 18 others to test on."""
     from nnunet_softseg.labels.contrasts.make_gt import make_gt
-    from nnunet_softseg.phantom import CONTRAST_NAMES, TRUTH, TRUTH_SUFFIX, phantom
+    from nnunet_softseg.phantom import CONTRAST_NAMES, TRUTH, TRUTH_SUFFIX
 
     num = len(CONTRAST_NAMES)
     ids = BiasedContrasts(
         first_id, first_id + num + 1, tuple(range(first_id + 1, first_id + num + 1)), first_id + num + 2
     )
-    bids = phantom(
-        study.output / "bids", n=2 * PHANTOMS, seed=DRAW, fov_mm=PHANTOM_MM, num_processes=num_processes
-    )
+    bids, split_file = phantoms_in_halves(study, DRAW, num_processes)
     soft = bids / "derivatives" / "softseg"
     make_gt(bids, soft, num_processes=num_processes, progress=False)
-    subjects = sorted(path.name for path in bids.glob("sub-*"))
-    split_file = study.output / "split.json"
-    parts = {"test": subjects[PHANTOMS:], "validation": subjects[:2], "train": subjects[2:PHANTOMS]}
-    write_json(split_file, parts)
     contrast_ids = dict(zip(CONTRAST_NAMES, ids.per_contrast, strict=True))
     for dataset_id, name, derivatives, suffix, per_contrast in (
         (ids.soft, "Soft", soft, None, contrast_ids),
@@ -298,22 +306,18 @@ def one_contrast(study: Study, data: Path, dataset_id: int, num_processes: int) 
     learned = [case for case in phantoms["Tr"] if case.endswith(f"_{SEEN}")]
     parts = Parts([*phantoms["Ts"], *shaped, *real], learned, [learned[:2]])
     write_dataset(study.raw / f"Dataset{dataset_id:03d}_{study.name}", ["cord"], "MRI", write_case, parts)
-    seen = {case: f"{SEEN}, as learned" if case in _of_contrast(phantoms["Ts"], SEEN) else "other contrasts"
-            for case in phantoms["Ts"]}  # fmt: skip
+    seen = {
+        case: f"{SEEN}, as learned" if case.endswith(f"_{SEEN}") else "other contrasts"
+        for case in phantoms["Ts"]
+    }
     return seen | shaped | dict.fromkeys(real, "real images")
 
 
 def _all_contrasts(study: Study, dataset_id: int, num_processes: int) -> Path:
     """Return the dataset of all contrasts of healthy phantoms, half of the subjects to train with."""
-    from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
+    from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX
 
-    bids = phantom(
-        study.output / "bids", n=2 * PHANTOMS, seed=DRAW + 1, fov_mm=PHANTOM_MM, num_processes=num_processes
-    )
-    subjects = sorted(path.name for path in bids.glob("sub-*"))
-    split_file = study.output / "split.json"
-    parts = {"test": subjects[PHANTOMS:], "validation": subjects[:2], "train": subjects[2:PHANTOMS]}
-    write_json(split_file, parts)
+    bids, split_file = phantoms_in_halves(study, DRAW + 1, num_processes)
     convert(
         bids, dataset_id, "AllContrasts", raw_folder=study.raw, derivatives=TRUTH, suffix=TRUTH_SUFFIX,
         split_file=split_file, num_processes=num_processes, progress=False,
@@ -350,7 +354,3 @@ def write_images(
 
 def _case_ids(folder: Path) -> list[str]:
     return [without_nifti_ending(file.name) for file in sorted(folder.glob("*.nii.gz"))]
-
-
-def _of_contrast(cases: Iterable[str], contrast: str) -> set[str]:
-    return {case for case in cases if case.endswith(f"_{contrast}")}

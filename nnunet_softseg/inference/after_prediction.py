@@ -6,7 +6,6 @@ a piece that was removed from the label map is gone from its soft map, too.
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import spacing_file
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import load_json, make_folder, replacing, write_json
+from nnunet_softseg.io.results import copy_file, load_json, make_folder, write_json
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -154,18 +153,13 @@ def gather_folds(model: Path, merged: Path, folds: Sequence[int | str]) -> None:
     for fold in folds:
         validation = model / f"fold_{fold}" / VALIDATION
         for file in sorted((validation / SOFT_FOLDER).glob("*.*")):
-            _copy(file, merged / SOFT_FOLDER / file.name)
+            copy_file(file, merged / SOFT_FOLDER / file.name)
         if (validation / REPORT).is_file():
             report = load_json(validation / REPORT)
             cases |= report["cases"]
     if report:
         # No case was trained on by the fold that predicted it.
         write_json(merged / REPORT, {**report, "training_cases": {}, "cases": dict(sorted(cases.items()))})
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as aside:
-        shutil.copyfile(source, aside)
 
 
 # Post-processing
@@ -209,7 +203,7 @@ def _follow_case(
             continue
         if not removed.any():
             for file in filter(Path.is_file, (source, spacing_file(source))):
-                _copy(file, after_file.parent / SOFT_FOLDER / file.name)
+                copy_file(file, after_file.parent / SOFT_FOLDER / file.name)
             continue
         soft_map, properties = read_soft_label(source, reader)
         if not properties:  # of pictures

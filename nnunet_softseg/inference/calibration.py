@@ -37,6 +37,15 @@ def keep_calibration(
     }
 
 
+def options_that_decide(options: PredictionOptions, plans: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that decide the values of a prediction, with the calibration that is applied."""
+    names = ("localize", "largest_piece", "discard_implausible")
+    return {
+        **{name: getattr(options, name) for name in names},
+        CALIBRATION: plans[PLANS_KEY].get(CALIBRATION) if options.calibrate else None,
+    }
+
+
 def kept_calibration(plans: Mapping[str, Any], names: Sequence[str]) -> list[IsotonicMap]:
     """Return the map of each label of a model.
 

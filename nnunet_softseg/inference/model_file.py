@@ -17,7 +17,7 @@ from typing import Any
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import label_scheme
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.calibration import CALIBRATION
+from nnunet_softseg.inference.calibration import options_that_decide
 from nnunet_softseg.inference.case_record import PredictionOptions
 from nnunet_softseg.io.case_files import DATASET_JSON
 from nnunet_softseg.io.results import replacing
@@ -142,8 +142,7 @@ class FileModel:
             "version": __version__,
             "checkpoints": {fold: self.content.folds[fold].checkpoint_sha256 for fold in self.folds},
             "precision": self.content.precision,
-            **{name: getattr(options, name) for name in ("localize", "largest_piece", "discard_implausible")},
-            CALIBRATION: self.plans[PLANS_KEY].get(CALIBRATION) if options.calibrate else None,
+            **options_that_decide(options, self.plans),
         }
 
 

@@ -23,7 +23,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import label_scheme
 from nnunet_softseg.datasets.soft_label import is_predicted
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.calibration import CALIBRATION, kept_calibration
+from nnunet_softseg.inference.calibration import kept_calibration, options_that_decide
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.model_file import FileModel, is_model_file, open_model_file
 from nnunet_softseg.io.case_files import (
@@ -220,8 +220,7 @@ class Model:
         return {
             "version": __version__,
             "checkpoints": {fold: sha256(file) for fold, file in files.items()},
-            **{name: getattr(options, name) for name in ("localize", "largest_piece", "discard_implausible")},
-            CALIBRATION: self.plans[PLANS_KEY].get(CALIBRATION) if options.calibrate else None,
+            **options_that_decide(options, self.plans),
         }
 
 

@@ -55,6 +55,12 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file, all of it or nothing; a UserError as of `replacing`."""
+    with replacing(target) as aside:
+        shutil.copyfile(source, aside)
+
+
 def output_file(path: str | Path | None, endings: Sequence[str]) -> Path | None:
     """Return the path of a file to write, None if none is asked for; raise a UserError for another type."""
     if path and Path(path).suffix.lower() not in endings:

@@ -138,9 +138,8 @@ def match_instances(
     where = np.nonzero((maps[0] > HARD_THRESHOLD) | (maps[1] > HARD_THRESHOLD))
     places = np.stack(where, axis=1) + start
     values = tuple(whole[where] for whole in maps)
-    numbers = ((whole > HARD_THRESHOLD) for whole in maps)
-    found = [numbered_objects(above, split_touching)[where].astype(np.int64) for above in numbers]
-    predicted, expected = (_objects(of_voxel, places, values[0]) for of_voxel in found)
+    numbers = [numbered_objects(whole > HARD_THRESHOLD, split_touching)[where] for whole in maps]
+    predicted, expected = (_objects(each.astype(np.int64), places, values[0]) for each in numbers)
     return InstanceMatches(predicted, expected, _overlaps(predicted, expected, *values))
 
 

@@ -167,7 +167,7 @@ def test_what_a_killed_call_had_predicted_is_put_in_place_by_the_next(
         copied.append(target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(participants, "_copy", killed_at_the_second)
+        patch.setattr(participants, "copy_file", killed_at_the_second)
         assert main(call) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert [file.name for file in copied] == ["sub-01_T2w_label-label1_probseg.nii.gz"]

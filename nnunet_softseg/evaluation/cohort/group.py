@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -22,7 +21,7 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     write_column_meanings,
     write_table_tsv,
 )
-from nnunet_softseg.evaluation.report.drawing import drawing, new_figure
+from nnunet_softseg.evaluation.report.drawing import drawing, new_figure, spread
 from nnunet_softseg.io.html import figure_as_svg, render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record
@@ -42,7 +41,6 @@ COLUMNS = {
     "flags": "what says that the map may be wrong; n/a: nothing",
 }
 _COLOUR = "#0072B2"
-_GOLDEN = 0.6180339887
 
 
 @dataclass
@@ -161,10 +159,11 @@ def _draw(of_label: pd.DataFrame) -> Figure:
     axis = figure.subplots()
     for place, contrast in enumerate(contrasts):
         rows = of_label[of_label["contrast"] == contrast]
-        aside = np.modf(np.arange(1, len(rows) + 1) * _GOLDEN)[0] - 0.5
         faces = ["none" if flags else _COLOUR for flags in rows["flags"].notna()]
         areas = pd.to_numeric(rows["csa_mm2"])
-        axis.scatter(place + 0.5 * aside, areas, s=14, c=faces, edgecolors=_COLOUR, linewidths=0.8)
+        axis.scatter(
+            place + 0.5 * spread(len(rows)), areas, s=14, c=faces, edgecolors=_COLOUR, linewidths=0.8
+        )
     axis.set_xticks(range(len(contrasts)), contrasts)
     axis.set(xlim=(-0.6, len(contrasts) - 0.4), ylabel="mean area, mm²")
     axis.set_ylim(bottom=0)

@@ -40,7 +40,7 @@ from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti
 from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
-from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
+from nnunet_softseg.io.results import copy_file, load_record, make_folder, replacing, write_json
 from nnunet_softseg.io.workers import try_jobs
 from nnunet_softseg.metrics.morphometry.csa import csa
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
@@ -260,7 +260,7 @@ def _publish(
     if areas is not None:
         write_table_tsv(areas, image.areas)
     for name, file in soft.items():
-        _copy(file, image.soft_map(words[name]))
+        copy_file(file, image.soft_map(words[name]))
     trouble += _draw(image, bids, soft)
     write_json(
         image.sidecar,
@@ -273,12 +273,7 @@ def _publish(
             "Labels": _numbers(entry["labels"], areas),
         },
     )
-    _copy(_label_map(work, image), image.label_map)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as aside:
-        shutil.copyfile(source, aside)
+    copy_file(_label_map(work, image), image.label_map)
 
 
 def _areas(soft: Mapping[str, Path]) -> tuple[pd.DataFrame | None, list[str]]:

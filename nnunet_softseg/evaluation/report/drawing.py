@@ -121,18 +121,18 @@ def _draw_group(axis: Any, group: Group) -> None:
         for body in violin["bodies"]:
             body.set(facecolor=face, edgecolor=colour, alpha=1 if group.hollow else 0.35, lw=0.8)
     if values.size <= MOST_POINTS:
-        x, size = place + width * 0.55 * _spread(inside.size), 4.5 if values.size <= FEW else 2.8
+        x, size = place + width * 0.55 * spread(inside.size), 4.5 if values.size <= FEW else 2.8
         look = {"color": colour, "mfc": face, "ms": size, "mew": 0.8, "alpha": 0.75, "clip_on": False}
         axis.plot(x, inside, group.style.marker, **look)
     if beyond:
-        x = place + width * 0.4 * _spread(beyond)
+        x = place + width * 0.4 * spread(beyond)
         axis.plot(x, np.full(beyond, top), "^", color=colour, ms=5, clip_on=False)
     axis.plot([place - 0.42 * width, place + 0.42 * width], [np.median(values)] * 2, color=colour, lw=2)
     if values.mean() <= top:
         axis.plot(place, values.mean(), "D", color="white", mec=colour, ms=4.2, mew=1.2, zorder=5)
 
 
-def _spread(count: int) -> Floats:
+def spread(count: int) -> Floats:
     """Return offsets in (-0.5, 0.5) that lie apart, the same every time."""
     offsets: Floats = np.modf(np.arange(1, count + 1, dtype=np.float64) * _GOLDEN)[0] - 0.5
     return offsets if count > 1 else np.zeros(count)
