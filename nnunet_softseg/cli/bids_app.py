@@ -22,6 +22,7 @@ from nnunet_softseg.cli.command import (
     required,
     switch,
 )
+from nnunet_softseg.cli.prediction import PredictingCommand
 from nnunet_softseg.errors import UserError
 
 PROGRAM = "nnunet-softseg-bids"
@@ -29,7 +30,7 @@ _SHARED = ("bids", "output", "participants", "sessions", "contrasts")
 
 
 @dataclass
-class BidsApp(Command):
+class BidsApp(PredictingCommand):
     """Soft maps and areas of a BIDS folder, as a BIDS-App: participant by participant, then all together.
 
     Level participant writes, for each image in sub-*/[ses-*/]anat and dwi:
@@ -64,31 +65,11 @@ class BidsApp(Command):
     sessions: Words = option(
         "--session-label --session_label LABEL", "sessions, with or without ses-; all if not given", ()
     )
-    contrasts: Words | None = option("--contrasts NAME", "contrasts to take, T2w T2star; all if not given")
     model: str | None = option(
         "-m MODEL",
         "of level participant: folder of a trained model, "
         "nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, a .zip of "
         "nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export",
-    )
-    folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
-    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
-    device: Literal["auto", "cpu", "cuda", "mps"] = option(
-        "-device", "device of the network; auto: cuda if there is one", "auto"
-    )
-    localize: Literal["always", "auto", "never"] | None = option(
-        "--localize", "look for the cord off the centre of the image, as nnunet-softseg predict does"
-    )
-    largest_piece: bool = switch("--largest-piece", "keep only the largest piece of each label")
-    discard_implausible: bool = switch(
-        "--discard-implausible", "empty a map that is flagged as unlike every label of the training"
-    )
-    calibrate: bool = switch("--calibrate", "map the values as nnunet-softseg calibrate found")
-    backend: str | None = option(
-        "--backend NAME", "what runs the network: auto, torch, openvino, torch-float32, ..."
-    )
-    trust_model: bool = switch(
-        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
     )
     num_threads: int = option(
         "-np N", "threads that read and write beside the network; images measured at once", 2

@@ -1,13 +1,13 @@
 """Command for many people at once: workflow."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, print_warnings, required, switch
+from nnunet_softseg.cli.command import Pairs, Words, option, pair, print_warnings, required
+from nnunet_softseg.cli.prediction import PredictingCommand
 
 
 @dataclass
-class Workflow(Command):
+class Workflow(PredictingCommand):
     """Predict and measure a whole BIDS folder in batches, here or on a cluster, and report on all people.
 
     Needs Snakemake: pip install "nnunet-softseg[workflow]". Each job does the participants of one batch with
@@ -45,15 +45,6 @@ class Workflow(Command):
         type=pair,
     )
     participants: Words = option("--participant-label LABEL", "participants; all if not given", ())
-    contrasts: Words | None = option("--contrasts NAME", "contrasts to take; all if not given")
-    folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
-    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
-    device: Literal["auto", "cpu", "cuda", "mps"] = option("-device", "device of the network", "auto")
-    localize: Literal["always", "auto", "never"] | None = option("--localize", "as predict does")
-    largest_piece: bool = switch("--largest-piece", "as predict does")
-    discard_implausible: bool = switch("--discard-implausible", "as predict does")
-    calibrate: bool = switch("--calibrate", "as predict does")
-    backend: str | None = option("--backend NAME", "as predict does")
 
     def run(self) -> int:
         from nnunet_softseg.evaluation.cohort.workflow import Jobs, run_workflow
@@ -62,6 +53,7 @@ class Workflow(Command):
         jobs = replace(jobs, resources=dict(self.resources))
         words = ["-device", options.pop("device"), "-np", str(self.threads)]
         words += ["--backend", backend] if (backend := options.pop("backend")) else []
+        words += ["--trust-model"] if options.pop("trust_model") else []
         words += ["--localize", self.localize] if self.localize else []
         for name in ("largest_piece", "discard_implausible", "calibrate"):
             words += [f"--{name.replace('_', '-')}"] if options[name] else []

@@ -8,7 +8,43 @@ from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, prin
 
 
 @dataclass
-class Predict(Command):
+class PredictingCommand(Command):
+    """Options that predict, workflow and nnunet-softseg-bids share: all that decides a prediction."""
+
+    folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
+    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
+    contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "-device", "device of the network; auto: cuda if there is one", "auto"
+    )
+    localize: Literal["always", "auto", "never"] | None = option(
+        "--localize",
+        "look for the cord off the centre of the image; if not given, as NNUNET_SOFTSEG_LOCALIZE says, "
+        "else auto: where the centre shows none, or one that is cut",
+    )
+    largest_piece: bool = switch(
+        "--largest-piece", "keep only the largest piece of each label; its values stay as they are"
+    )
+    discard_implausible: bool = switch(
+        "--discard-implausible",
+        "empty a map that is flagged as unlike every label of the training: also a right one of anatomy that "
+        "the training did not show, such as a compressed or swollen cord, or that of a child",
+    )
+    calibrate: bool = switch(
+        "--calibrate", "map the values as nnunet-softseg calibrate found on the validation maps of the model"
+    )
+    backend: str | None = option(
+        "--backend NAME",
+        "what runs the network: auto (the fastest here), torch, openvino, or with precision (torch-float32, "
+        "openvino-bfloat16); if not given, as NNUNET_SOFTSEG_BACKEND says, else auto",
+    )
+    trust_model: bool = switch(
+        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
+    )
+
+
+@dataclass
+class Predict(PredictingCommand):
     """Predict soft maps of images in one process, without nnU-Net's folders and file names.
 
     Writes the files that nnUNetv2_predict writes, bit by bit:
@@ -40,41 +76,11 @@ class Predict(Command):
         "folder of a trained model, nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, "
         "a .zip of nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export",
     )
-    folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
-    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
-    contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
-    device: Literal["auto", "cpu", "cuda", "mps"] = option(
-        "-device", "device of the network; auto: cuda if there is one", "auto"
-    )
-    localize: Literal["always", "auto", "never"] | None = option(
-        "--localize",
-        "look for the cord off the centre of the image; if not given, as NNUNET_SOFTSEG_LOCALIZE says, "
-        "else auto: where the centre shows none, or one that is cut",
-    )
-    largest_piece: bool = switch(
-        "--largest-piece", "keep only the largest piece of each label; its values stay as they are"
-    )
-    discard_implausible: bool = switch(
-        "--discard-implausible",
-        "empty a map that is flagged as unlike every label of the training: also a right one of anatomy that "
-        "the training did not show, such as a compressed or swollen cord, or that of a child",
-    )
-    calibrate: bool = switch(
-        "--calibrate", "map the values as nnunet-softseg calibrate found on the validation maps of the model"
-    )
     no_qc: bool = switch(
         "--no-qc",
         "make no OUT/qc/index.html, which shows each case, flagged ones first, in folders of up to 200 cases",
     )
-    backend: str | None = option(
-        "--backend NAME",
-        "what runs the network: auto (the fastest here), torch, openvino, or with precision (torch-float32, "
-        "openvino-bfloat16); if not given, as NNUNET_SOFTSEG_BACKEND says, else auto",
-    )
     overwrite: bool = switch("--overwrite", "predict every case again")
-    trust_model: bool = switch(
-        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
-    )
     num_threads: int = option(
         "-np N", "threads that read, and that write, beside the network; at most N cases wait on each side", 2
     )
