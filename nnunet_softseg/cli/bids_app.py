@@ -23,7 +23,6 @@ from nnunet_softseg.cli.command import (
     switch,
 )
 from nnunet_softseg.cli.prediction import PredictingCommand
-from nnunet_softseg.errors import UserError
 
 PROGRAM = "nnunet-softseg-bids"
 _SHARED = ("bids", "output", "participants", "sessions", "contrasts")
@@ -65,12 +64,6 @@ class BidsApp(PredictingCommand):
     sessions: Words = option(
         "--session-label --session_label LABEL", "sessions, with or without ses-; all if not given", ()
     )
-    model: str | None = option(
-        "-m MODEL",
-        "of level participant: folder of a trained model, "
-        "nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, a .zip of "
-        "nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export",
-    )
     num_threads: int = option(
         "-np N", "threads that read and write beside the network; images measured at once", 2
     )
@@ -88,11 +81,6 @@ class BidsApp(PredictingCommand):
         return self._participant() if self.level == "participant" else self._group()
 
     def _participant(self) -> int:
-        if self.model is None:
-            raise UserError(
-                "level participant: expected a model, found none, and this package brings none: give the "
-                "folder or the .zip of a trained one with -m"
-            )
         from nnunet_softseg.evaluation.cohort.participants import analyse_participants
 
         left_out = ("level", "report", "skip_bids_validator")

@@ -26,7 +26,6 @@ class Workflow(PredictingCommand):
     goes_on = True
     bids: str = required("-i BIDS", "folder of the images")
     output: str = required("-o OUT", "folder of the derivatives, made if missing")
-    model: str = required("-m MODEL", "a trained model, as for predict")
     profile: str = option(
         "--profile NAME", "local, slurm, or a folder with a profile of Snakemake's", "local"
     )

@@ -11,6 +11,12 @@ from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, prin
 class PredictingCommand(Command):
     """Options that predict, workflow and nnunet-softseg-bids share: all that decides a prediction."""
 
+    model: str | None = option(
+        "-m MODEL",
+        "folder of a trained model, nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, "
+        "a .zip of nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export; if not given, the "
+        "spinal cord model that comes with nnunet-softseg",
+    )
     folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
     checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
     contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
@@ -59,7 +65,8 @@ class Predict(PredictingCommand):
     no other; it is named at the end.
 
     Example:
-      nnunet-softseg predict -i sub-01_T2w.nii.gz -o OUT -m MODEL
+      nnunet-softseg predict -i sub-01_T2w.nii.gz -o OUT
+      nnunet-softseg predict -i IMAGES -o OUT -m MODEL
 
     Exit code 0: all predicted. 2: a mistake, or images that failed.
     """
@@ -71,11 +78,6 @@ class Predict(PredictingCommand):
         "sub-*/[ses-*/]anat and dwi count",
     )
     output: str = required("-o OUT", "folder, made if missing; not that of the images")
-    model: str = required(
-        "-m MODEL",
-        "folder of a trained model, nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, "
-        "a .zip of nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export",
-    )
     no_qc: bool = switch(
         "--no-qc",
         "make no OUT/qc/index.html, which shows each case, flagged ones first, in folders of up to 200 cases",

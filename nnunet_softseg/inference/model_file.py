@@ -24,6 +24,8 @@ from nnunet_softseg.io.results import replacing
 from nnunet_softseg.settings import PLANS_KEY
 
 ENDING = ".softseg"
+READY_MODEL = Path(__file__).parents[1] / "ready_model" / f"cord{ENDING}"
+"""The model that comes with the package; the README beside it says what it was trained on."""
 FORMAT = 1
 """Raised when a file of this package could not be read by an earlier one."""
 MANIFEST, PLANS = "softseg.json", "plans.json"
@@ -103,6 +105,16 @@ def write_model_file(file: Path, content: ModelContent) -> None:
 
 def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def ready_model() -> Path:
+    """Return the file of the model that comes with the package; a UserError where it does not."""
+    if not READY_MODEL.is_file():
+        raise UserError(
+            f"{READY_MODEL}: expected the model that comes with nnunet-softseg, found none: install the "
+            "package again, or give a trained model with -m"
+        )
+    return READY_MODEL
 
 
 def is_model_file(path: Path) -> bool:

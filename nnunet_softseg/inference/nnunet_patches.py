@@ -341,8 +341,9 @@ def _summarised(original: Callable[..., Any], predictor: Any, *args: Any, **kwar
     if outputs:
         options = PredictionOptions.from_environment(os.environ)
         written = {Path(file).name: Path(files[0]) for files, file in zip(images, outputs, strict=True)}
-        folder, progress = Path(outputs[0]).parent, predictor.allow_tqdm
-        print(summarise(folder, written, draw=not options.no_qc, progress=progress))
+        folder, numbers = Path(outputs[0]).parent, predictor.label_manager.scheme.numbers
+        draw, progress = not options.no_qc, predictor.allow_tqdm
+        print(summarise(folder, written, numbers, draw=draw, progress=progress))
     return predicted
 
 

@@ -25,7 +25,7 @@ from nnunet_softseg.datasets.soft_label import is_predicted
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.calibration import kept_calibration, options_that_decide
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.inference.model_file import FileModel, is_model_file, open_model_file
+from nnunet_softseg.inference.model_file import FileModel, is_model_file, open_model_file, ready_model
 from nnunet_softseg.io.case_files import (
     IMAGE_FOLDERS,
     SOFT_FOLDER,
@@ -97,7 +97,7 @@ class PredictionReport:
 def predict(
     source: StrPath,
     output: StrPath,
-    model: StrPath,
+    model: StrPath | None = None,
     *,
     folds: Sequence[str | int] | None = None,
     checkpoint: str = CHECKPOINT,
@@ -125,7 +125,7 @@ def predict(
             `sub-*/[ses-*/]anat` and `dwi` count. In NIfTI, or in the format of the training.
         output: folder, made if missing; not that of the images.
         model: nnU-Net's folder of a trained model, an archive of nnUNetv2_export_model_to_zip, or a file of
-            `export`, which needs neither torch nor nnU-Net.
+            `export`, which needs neither torch nor nnU-Net; None: the spinal cord model of this package.
         folds: whose soft maps are averaged; None: all that are there.
         checkpoint: file name in the folders of the folds.
         contrasts: of a BIDS folder, those to take; None: all.
@@ -157,7 +157,7 @@ def predict(
         calibrate=calibrate,
         no_qc=no_qc,
     )
-    with open_any_model(Path(model), folds, checkpoint, trusted=trust_model) as found:
+    with open_any_model(model, folds, checkpoint, trusted=trust_model) as found:
         if isinstance(found, FileModel):
             from nnunet_softseg.inference.runtime import require_runtime
 
@@ -185,7 +185,7 @@ def predict(
         from nnunet_softseg.inference.summary import summarise  # only here: a mistake is told before it loads
 
         done = {case.case_id: case.files[0] for case in cases if case.case_id not in report.failed}
-        report.summary = summarise(folder.path, done, draw=not options.no_qc, progress=progress)
+        report.summary = summarise(folder.path, done, found.labels, draw=not options.no_qc, progress=progress)
         return report
 
 
@@ -250,13 +250,18 @@ def open_model(path: Path, folds: Sequence[str | int] | None, checkpoint: str) -
 
 @contextlib.contextmanager
 def open_any_model(
-    path: Path, folds: Sequence[str | int] | None, checkpoint: str, *, trusted: bool = False
+    model: StrPath | None,
+    folds: Sequence[str | int] | None,
+    checkpoint: str,
+    *,
+    trusted: bool = False,
 ) -> Iterator[Model | FileModel]:
-    """Give a model as `open_model` does, or one that was exported to one file.
+    """Give a model as `open_model` does, or one that was exported to one file; None: that of the package.
 
     Raises:
         UserError: likewise; if the file is cut off, changed or of a later format.
     """
+    path = ready_model() if model is None else Path(model)
     if not is_model_file(path):
         with open_model(path, folds, checkpoint) as found:
             yield replace(found, trusted=trusted)

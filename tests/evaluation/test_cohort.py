@@ -22,6 +22,7 @@ from nnunet_softseg.cli.bids_app import main
 from nnunet_softseg.evaluation.cohort import participants
 from nnunet_softseg.evaluation.cohort.derivatives import label_words
 from nnunet_softseg.evaluation.cohort.group import COLUMNS, GroupReport, _page
+from nnunet_softseg.inference import model_file
 
 MODEL = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 AS_THEN = ["-device", "cpu", "--backend", "torch-float32", "--localize", "never", "-np", "1"]
@@ -221,7 +222,7 @@ def test_a_second_process_at_the_same_participant_is_told_so(
 
 Mistake = Callable[[Path, Path], tuple[list[str], str]]
 MISTAKES: dict[str, Mistake] = {
-    "no model": lambda bids, out: ([str(bids), str(out), "participant"], "give the folder or the .zip"),
+    "no model": lambda bids, out: ([str(bids), str(out), "participant"], "give a trained model with -m"),
     "a model that is not there": lambda bids, out: (
         [str(bids), str(out), "participant", "-m", "nowhere"],
         "expected the folder of a trained model",
@@ -263,8 +264,13 @@ MISTAKES: dict[str, Mistake] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_line_and_exit_code_2(
-    mistake: str, bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mistake: str,
+    bids: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(model_file, "READY_MODEL", tmp_path / "not_installed.softseg")
     words, said = MISTAKES[mistake](bids, tmp_path / "out")
     before = state(bids), state(MODEL)
     assert main(words) == 2

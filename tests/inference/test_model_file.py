@@ -460,3 +460,29 @@ def test_a_conversion_that_fails_is_a_line(tmp_path: Path, monkeypatch: pytest.M
 def test_images_are_checked_for_a_model_in_one_file(trained: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(TRAINED / "image.nii.gz", tmp_path / "image.nii.gz")
     assert main(["check", "-i", str(tmp_path), "-m", str(trained["float16"])]) == 0
+
+
+# The model that comes with the package
+
+
+def test_without_a_model_that_of_the_package_predicts(
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_file, "READY_MODEL", trained["float32"])
+    words = ["predict", "-i", str(TRAINED / "image.nii.gz"), "-o", str(tmp_path), "--localize", "never"]
+    assert main([*words, "--no-qc", "--backend", "openvino-float32"]) == 0
+    expected = np.load(TRAINED / "soft_maps.npz")  # that version 0.1.0 wrote with torch
+    for label, name in enumerate(("label1", "label2"), 1):
+        soft = nib.load(tmp_path / "soft" / f"image_{label:04d}.nii.gz").get_fdata()
+        np.testing.assert_allclose(soft, expected[name], rtol=0, atol=1e-4)
+
+
+def test_a_package_without_its_model_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model_file, "READY_MODEL", tmp_path / "cord.softseg")
+    assert main(["predict", "-i", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cord.softseg: expected the model that comes with nnunet-softseg, found none" in line
+    assert line.endswith("give a trained model with -m")
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,27 @@ def test_every_flag_has_words_and_one_of_a_later_version_is_named() -> None:
     assert flag_lines({"a": entry(["of the future"])})[1] == "  1 flagged: of the future: a: see softseg.json"
 
 
+def test_of_a_single_case_volume_area_and_the_viewers_command_are_told(tmp_path: Path) -> None:
+    """Ten slices of 4 x 5 voxels of 1 mm2 and a quarter of a fifth row: 21.25 mm2."""
+    images = write_predictions(tmp_path, {"a b": [], "c": []})
+    said = summarise(tmp_path, {"a b": images["a b"]}, (1,), draw=False, progress=False).splitlines()
+    assert said[0] == "1 case, none flagged"
+    assert said[1].startswith("cord: soft volume 1.23 cm3, 21.2 mm2 over the middle third")  # volume: entry()
+    command = shlex.split(said[2].partition(": ")[2])
+    assert command[:3] == ["fsleyes", str(images["a b"]), str(tmp_path / "soft" / "a b_0001.nii.gz")]
+    assert len(summarise(tmp_path, images, (1,), draw=False, progress=False).splitlines()) == 1
+
+    save(tmp_path / "soft" / "c_0001.nii.gz", 0 * BAR, np.eye(4))
+    assert "cord: none found" in summarise(tmp_path, {"c": images["c"]}, (1,), draw=False, progress=False)
+
+
 def test_a_summary_without_pictures_loads_no_matplotlib(
     tmp_path: Path, in_new_python: Callable[..., str]
 ) -> None:
     write_predictions(tmp_path)
     code = (
         "import sys; from pathlib import Path; from nnunet_softseg.inference.summary import summarise; "
-        f"print(summarise(Path({str(tmp_path)!r}), {{'a': Path('a')}}, draw=False, progress=False)); "
+        f"print(summarise(Path({str(tmp_path)!r}), {{'a': Path('a')}}, (1,), draw=False, progress=False)); "
         "print('matplotlib' in sys.modules)"
     )
     said = in_new_python(code, env={"PYTHONPATH": str(REPOSITORY)})
@@ -85,15 +100,15 @@ def test_the_page_shows_all_cases_flagged_first_and_a_repeated_call_draws_nothin
     tmp_path: Path, browser_page: Any
 ) -> None:
     images = write_predictions(tmp_path)
-    said = summarise(tmp_path, {"c": images["c"]}, draw=True, progress=False)
+    said = summarise(tmp_path, {"c": images["c"]}, (1,), draw=True, progress=False)
     page = tmp_path / "qc" / "index.html"
     assert said.splitlines()[0] == "1 case, 1 flagged:"  # of this call
     assert said.splitlines()[-1] == f"pictures of all, flagged first: {page}"
     first = (tmp_path / "qc" / "c.webp").stat().st_mtime_ns
-    summarise(tmp_path, images, draw=True, progress=False)
+    summarise(tmp_path, images, (1,), draw=True, progress=False)
     assert (tmp_path / "qc" / "c.webp").stat().st_mtime_ns == first
     os.utime(tmp_path / "soft" / "c_0001.nii.gz")  # predicted again
-    summarise(tmp_path, images, draw=True, progress=False)
+    summarise(tmp_path, images, (1,), draw=True, progress=False)
     assert (tmp_path / "qc" / "c.webp").stat().st_mtime_ns > first
 
     browser_page.set_viewport_size({"width": 360, "height": 700})
@@ -109,9 +124,9 @@ def test_the_page_shows_all_cases_flagged_first_and_a_repeated_call_draws_nothin
 
 def test_no_page_where_none_is_wanted_and_of_many_cases(tmp_path: Path, monkeypatch) -> None:
     images = write_predictions(tmp_path)
-    summarise(tmp_path, images, draw=False, progress=False)
+    summarise(tmp_path, images, (1,), draw=False, progress=False)
     monkeypatch.setattr(summary, "MOST_CASES", 4)
-    said = summarise(tmp_path, images, draw=True, progress=False)
+    said = summarise(tmp_path, images, (1,), draw=True, progress=False)
     assert said.splitlines()[-1] == "no pictures: expected at most 4 cases in a folder, found 5"
     assert not (tmp_path / "qc").exists()
 
@@ -119,7 +134,7 @@ def test_no_page_where_none_is_wanted_and_of_many_cases(tmp_path: Path, monkeypa
 def test_a_picture_that_cannot_be_made_is_told_on_the_page_and_stops_no_other(tmp_path: Path) -> None:
     images = write_predictions(tmp_path, {"a": [], "b": []})
     (tmp_path / "soft" / "a_0001.nii.gz").write_bytes(b"broken")
-    summarise(tmp_path, images, draw=True, progress=False)
+    summarise(tmp_path, images, (1,), draw=True, progress=False)
     page = (tmp_path / "qc" / "index.html").read_text()
     assert "No flag catches a smooth, plausible map that is too small or too large" in page
     assert page.count("No picture: ") == 1

@@ -78,7 +78,7 @@ class ParticipantsReport:
 def analyse_participants(
     bids: StrPath,
     output: StrPath,
-    model: StrPath,
+    model: StrPath | None = None,
     *,
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
@@ -96,7 +96,7 @@ def analyse_participants(
     Args:
         bids: folder of the images, `sub-*/[ses-*/]anat` and `dwi`.
         output: folder of the derivatives, made if missing.
-        model: as for `predict`: folder, archive or file of a trained model.
+        model: as for `predict`: folder, archive or file of a trained model; None: that of the package.
         participants: labels with or without `sub-`; empty: all.
         sessions: labels with or without `ses-`; empty: all.
         contrasts: those to take; None: all.
@@ -141,7 +141,7 @@ def analyse_participants(
 def start_with_model(
     root: Path,
     bids: Path,
-    model: StrPath,
+    model: StrPath | None,
     options: Mapping[str, Any],
 ) -> LabelScheme:
     """Return the labels of a model, which the folder of derivatives is started with; see `start`.
@@ -152,7 +152,7 @@ def start_with_model(
         UserError: if it is no model of NIfTI images, or the folder holds derivatives of another one.
     """
     decisive = {name: options.get(name) for name in _DECISIVE}
-    with open_any_model(Path(model), options.get("folds"), options["checkpoint"]) as opened:
+    with open_any_model(model, options.get("folds"), options["checkpoint"]) as opened:
         if not is_nifti(opened.dataset_json["file_ending"]):
             raise UserError(
                 f"{model}: expected a model of NIfTI images, as BIDS has, found one of "
@@ -190,7 +190,7 @@ class _Call:
     def predict(
         self,
         images: Sequence[Derivative],
-        model: StrPath,
+        model: StrPath | None,
         contrasts: Sequence[str],
         options: Mapping[str, Any],
     ) -> None:

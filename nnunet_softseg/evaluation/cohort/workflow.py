@@ -84,7 +84,7 @@ class Jobs:
 def run_workflow(
     bids: StrPath,
     output: StrPath,
-    model: StrPath,
+    model: StrPath | None = None,
     jobs: Jobs | None = None,
     *,
     participants: Sequence[str] = (),
@@ -99,7 +99,7 @@ def run_workflow(
     Args:
         bids: folder of the images.
         output: folder of the derivatives.
-        model: folder or archive of a trained model.
+        model: as for `predict`: folder, archive or file of a trained model; None: that of the package.
         jobs: how the work is cut and where it runs; None: in this machine.
         participants: labels with or without `sub-`; empty: all.
         contrasts: those to take; None: all.
@@ -118,7 +118,8 @@ def run_workflow(
     images, warnings = chosen_images(Path(bids), Path(output), choice)
     start_with_model(Path(output), Path(bids), model, {"folds": folds, "checkpoint": checkpoint, **decisive})
     cohort = _Cohort(Path(bids), Path(output), choice, _batches(images, jobs.batch_size))
-    of_model = ["-m", str(Path(model).absolute()), "-chk", checkpoint, *(["-f", *folds] if folds else [])]
+    of_model = [] if model is None else ["-m", str(Path(model).absolute())]
+    of_model += ["-chk", checkpoint, *(["-f", *folds] if folds else [])]
     make_folder(cohort.folder)
     try:
         with FileLock(cohort.folder / ".lock", timeout=0):
