@@ -99,11 +99,10 @@ def report(study: SparseToDense, seeds: list[int]) -> None:
     by_method = by_training.groupby(by_training.index.map(method_of), sort=False).mean()
     folder = study.output / "report"
     make_folder(folder)
-    text = by_method.to_markdown(floatfmt=".3f")
-    (folder / "sparse_to_dense.md").write_text(f"{text}\n", encoding="utf-8")
     write_json(folder / "sparse_to_dense.json", protocol(study, seeds))
-    by_training.to_csv(folder / "trainings.csv")
-    print(by_training.to_string(float_format=lambda value: f"{value:.3f}"), text, sep="\n\n")
+    for table, name in ((by_training, "trainings.csv"), (by_method, "methods.csv")):
+        table.to_csv(folder / name)
+        print(table.to_string(float_format=lambda value: f"{value:.3f}"), end="\n\n")
 
 
 if __name__ == "__main__":
