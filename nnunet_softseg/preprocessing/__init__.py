@@ -5,8 +5,8 @@ The modules, in the order of their imports:
   center_crop.py  box of a case that the network sees
   resampling.py   part of an image on part of another grid, the same as of the whole
   fractions.py    fractions of voxels on a finer grid, by the surface that explains them
-  image_grid.py   soft maps on the image's grid, and which way a label goes there
   soft_target.py  soft label on the grid of the network, its file, figures of its shape
+  image_grid.py   soft maps on the image's grid, and which way a label goes there
   output_scale.py  raw output -> soft map and the clean-up, chosen for each label by those of the training
   normalisation.py  intensities by the schemes that the plans name
   model_plans.py  plans: of preprocessed cases, saved with a model

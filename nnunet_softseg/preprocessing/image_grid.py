@@ -15,6 +15,7 @@ from scipy import ndimage
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
 from nnunet_softseg.preprocessing.fractions import overlapping_extent, resample_fractions
 from nnunet_softseg.preprocessing.resampling import Extent, reached_extent, resample_part, source_extent
+from nnunet_softseg.preprocessing.soft_target import on_network_grid
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 WAY_KEY = "to_image_grid"
@@ -34,19 +35,37 @@ Shapes = tuple[Sequence[int], Sequence[int]]
 def way_errors(label: Map, soft_target: Map) -> list[float] | None:
     """Return [linear, fractions]: sum of |error| over that of a label that comes back from its soft target.
 
-    None: an empty label, NaN in it, or an image that is finer along no axis, which both ways leave alike.
+    Of a label that is unknown (NaN) in part, the mean over known planes. None: an empty label, one without
+    a known plane, or an image that is finer along no axis, which both ways leave alike.
     """
+    if np.isnan(label).any():
+        return _way_errors_in_planes(label, soft_target.shape)
     total = float(label.sum(dtype=np.float64))
     if not total > 0 or not _is_finer(soft_target.shape, label.shape):
         return None
-    whole = tuple((0, size) for size in soft_target.shape)
     errors = []
     ways: tuple[Way, ...] = ("linear", "fractions")
     for way in ways:
-        part, slices = on_image_grid(soft_target[None], whole, soft_target.shape, label.shape, [way])
+        part, slices = on_image_grid(
+            soft_target[None], whole_box(soft_target.shape), soft_target.shape, label.shape, [way]
+        )
         came_back = placed(part, slices, label.shape)[0]
         errors.append(float(np.abs(came_back - label).sum(dtype=np.float64)) / total)
     return errors
+
+
+def _way_errors_in_planes(label: Map, network_shape: Sequence[int]) -> list[float] | None:
+    """Return `way_errors` of known planes, each for itself, across the axis along which most are known."""
+    known = ~np.isnan(label)
+    across = [known.all(axis=tuple({0, 1, 2} - {axis})) for axis in range(label.ndim)]
+    axis = int(np.argmax([planes.sum() for planes in across]))
+    flat = tuple(1 if other == axis else size for other, size in enumerate(network_shape))
+    errors = []
+    for place in np.flatnonzero(across[axis]):
+        plane = label.take([place], axis)
+        errors.append(way_errors(plane, on_network_grid(plane, whole_box(plane.shape), flat)))
+    of_planes = [each for each in errors if each is not None]
+    return np.mean(of_planes, axis=0).tolist() if of_planes else None
 
 
 def chosen_way(errors: Iterable[Sequence[float] | None], settings: SoftSegSettings) -> Way:
@@ -137,6 +156,11 @@ def placed(part: Map, slices: Slices, shape: Sequence[int]) -> Map:
     whole = np.zeros((len(part), *map(int, shape)), dtype=part.dtype)
     whole[(slice(None), *slices)] = part
     return whole
+
+
+def whole_box(shape: Sequence[int]) -> Box:
+    """Return the box of all voxels."""
+    return tuple((0, size) for size in shape)
 
 
 def _is_finer(network_shape: Sequence[int], image_shape: Sequence[int]) -> bool:

@@ -198,12 +198,28 @@ def test_training_labels_say_which_way(label: Any, way: Way) -> None:
         assert chosen_way([way_errors(fine, target)], SoftSegSettings(to_image_grid=asked)) == asked
 
 
+@pytest.mark.parametrize(
+    ("label", "way"), [(lambda: exact("ball", (0.5,) * 3), "fractions"), (raters, "linear")]
+)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_few_annotated_planes_say_which_way(label: Any, way: Way, axis: int) -> None:
+    whole = label()
+    planes = np.moveaxis(np.full_like(whole, np.nan), axis, 0)  # a view: what is written lands in `few`
+    few = np.moveaxis(planes, 0, axis)
+    middle = whole.shape[axis] // 2
+    for place in (middle - 3, middle, middle + 4):
+        planes[place] = np.moveaxis(whole, axis, 0)[place]
+    target = on_network_grid(few, tuple((0, size) for size in few.shape), NETWORK)
+    assert chosen_way([way_errors(few, target)], SoftSegSettings()) == way
+
+
 def test_in_doubt_the_linear_way() -> None:
     ball = exact("ball", (1, 1, 1))
     assert way_errors(ball, ball) is None  # the network's own grid says nothing
     assert way_errors(np.zeros_like(ball), ball[::2]) is None
     unknown = exact("ball", (0.5, 0.5, 0.5))
-    unknown[0] = np.nan
+    unknown[20, 20, 20] = unknown[5, 5, 5] = np.nan
+    unknown[30:] = unknown[:, 30:] = unknown[:, :, 30:] = np.nan  # no plane is known altogether
     assert way_errors(unknown, ball) is None
     assert chosen_way([None, None], SoftSegSettings()) == "linear"
     assert known_ways({PLANS_KEY: {}}, ["cord"]) == ["linear"]  # a model of an earlier version
