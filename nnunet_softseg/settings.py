@@ -37,7 +37,7 @@ class SoftSegSettings:
         reference_momentum: of the running mean of the raw output's robust peak over patches with a label.
         floor_fraction: smallest denominator of NormReLU, as a fraction of that running mean.
         output_scale: "case": the peak of each map is that of the labels; "fixed": one scale for all cases;
-            "auto": chosen for each label by the labels of the training.
+            "auto": fixed without a fixed patch, else chosen for each label by the labels of the training.
         core_threshold: a component of the soft map must exceed this somewhere, or it is background. None:
             chosen for each label by the labels of the training; 0.5 where each of their components reaches 1.
         support_threshold: what is connected to a core through values above this keeps its value; the rest is

@@ -39,6 +39,7 @@ from nnunet_softseg.datasets.soft_label import (
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.evaluate import evaluate
 from nnunet_softseg.inference.image_check import check_images
+from nnunet_softseg.inference.network_image import read_image
 from nnunet_softseg.inference.predict import predict
 from nnunet_softseg.inference.simulation import simulate
 from nnunet_softseg.io.formats import open_other, write_other
@@ -102,6 +103,7 @@ def test_train_predict_evaluate(name: str, tmp_path: Path, monkeypatch: pytest.M
     ready(dataset, configuration, monkeypatch)
     report = check(301, 0, progress=False)
     assert report.errors == ()
+    assert report.configuration == configuration
     plans = small_disc_plans(dataset, configuration, patch_size)
     trainer = nnUNetTrainerSoftSegDemo(plans, configuration, 0, dataset.dataset_json, CPU)
     model = quick_training(trainer)
@@ -114,6 +116,8 @@ def test_train_predict_evaluate(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert log.count("patches: ") == 1
     assert ("anywhere, as nnU-Net draws them" in log) != oriented
     assert (trainer.oversample_foreground_percent == 1) == oriented
+    # of many structures in one image each has its own height; one scale per patch would not see it
+    assert (saved["output_scales"]["axon"]["output_scale"] == "fixed") or oriented
 
     # preprocessed as geometry says, to the precision of float16
     folder = next(dataset.preprocessed.glob("*_soft"))
@@ -333,7 +337,10 @@ def test_an_image_in_colours_has_three_channels(
     for case in pictures.cases:
         grey = imread(pictures.image(case))
         imsave(pictures.image(case), np.stack([grey, grey // 2, 255 - grey], axis=2), check_contrast=False)
-    assert "wrong number of channels: expected 1, as channel_names, found 3" in said(pictures)
+    message = (
+        "expected 1, as channel_names, found 3: in colours: write it in grey, or all images in colours and 3"
+    )
+    assert f"wrong number of channels: {message} channel_names" in said(pictures)
     content = {**pictures.dataset_json, "channel_names": {"0": "R", "1": "G", "2": "B"}}
     (pictures.raw / "dataset.json").write_text(json.dumps(content))
     assert said(pictures) == ""
@@ -344,6 +351,15 @@ def test_an_image_in_colours_has_three_channels(
     assert sorted(report.predicted) == ["a", "b"]
     checked = check_images(pictures.raw / "imagesTr", model, progress=False)
     assert checked.errors == ()
+
+
+def test_a_picture_in_colours_is_refused_by_a_model_of_grey_ones(tmp_path: Path) -> None:
+    file = tmp_path / "a_0000.png"
+    imsave(file, np.full((8, 8, 3), 7, np.uint8), check_contrast=False)
+    plans = SimpleNamespace(image_reader_writer_class=find_reader("NaturalImage2DIO").__class__)
+    grey = SimpleNamespace(patch_size=[8, 8], normalization_schemes=["ZScoreNormalization"])
+    with pytest.raises(UserError, match="expected 1, as in training, found 3: write it in grey"):
+        read_image([str(file)], plans, grey)
 
 
 def test_tiff_without_spacing_counts_as_1_mm_with_a_warning(

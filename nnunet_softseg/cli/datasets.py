@@ -149,7 +149,7 @@ class Check(Command):
             following = f"nnunet-softseg predict -i {self.images} -o OUT -m {self.model or 'MODEL'}"
         elif self.dataset is not None and self.model is None:
             report = check(self.dataset, self.num_processes)
-            following = f"nnUNetv2_plan_and_preprocess -d {report.number} -c 3d_fullres"
+            following = f"nnUNetv2_plan_and_preprocess -d {report.number} -c {report.configuration}"
         else:
             raise UserError(
                 "check: expected a dataset (-d), or images (-i) and perhaps a model (-m): give one"

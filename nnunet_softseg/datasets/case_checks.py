@@ -152,6 +152,8 @@ def _number_findings(job: CaseJob, found: int) -> list[Finding]:
     if found == job.num_channels:
         return []
     expected, remedy = f"{job.num_channels}, as channel_names", "add or remove files"
+    if found > len(files):
+        remedy = f"in colours: write it in grey, or all images in colours and {found} channel_names"
     cases = [file for file in files if (maps / file.name).is_file()]
     if cases:  # scan_0001, scan_0002: ids that end in four digits
         stem, ending = (

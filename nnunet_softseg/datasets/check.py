@@ -32,6 +32,8 @@ from nnunet_softseg.datasets.raw_files import place_findings, unused_findings
 from nnunet_softseg.datasets.soft_label import soft_label_file
 from nnunet_softseg.errors import Finding, UserError, short_name, unfit
 from nnunet_softseg.io.formats import READERS
+from nnunet_softseg.io.geometry import VoxelGrid
+from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import load_json
 from nnunet_softseg.io.workers import try_jobs
 
@@ -40,7 +42,8 @@ from nnunet_softseg.io.workers import try_jobs
 class CheckReport:
     """Errors (training would fail, or learn something else than meant) and warnings about a dataset.
 
-    Of images to predict (`image_check.check_images`), `dataset` is the name of their folder.
+    Of images to predict (`image_check.check_images`), `dataset` is the name of their folder. `configuration`
+    is nnU-Net's that comes next: 2d for images of one slice.
     """
 
     dataset: str
@@ -48,6 +51,7 @@ class CheckReport:
     errors: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
     command: str = ""
+    configuration: str = "3d_fullres"
 
     @property
     def number(self) -> str:
@@ -91,7 +95,15 @@ def check(dataset: int | str, num_processes: int = 4, *, progress: bool = True) 
     planned = folders.preprocessed / name if folders.preprocessed else folder  # not planned yet
     cases, findings = _cases_and_findings(folder, planned, num_processes, progress)
     errors = tuple(finding for finding in findings if finding.severity == "error")
-    return CheckReport(name, len(cases), errors, tuple(f for f in findings if f.severity == "warning"))
+    warnings = tuple(finding for finding in findings if finding.severity == "warning")
+    is_flat = not errors and _num_slices(cases[0].images[0]) == 1
+    report = CheckReport(name, len(cases), errors, warnings)
+    return dataclasses.replace(report, configuration="2d") if is_flat else report
+
+
+def _num_slices(image: Path) -> int:
+    """Return the length of the last axis of space, (x, y, z) of the file."""
+    return VoxelGrid.of(load_nifti(image)).shape[2]
 
 
 def _cases_and_findings(

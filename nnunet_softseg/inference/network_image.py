@@ -20,7 +20,7 @@ from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_n
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import CONSTANT, Flag, Flagged, flag_orientation, flag_spacing
 from nnunet_softseg.inference.recentring import WholeImage, averaged
-from nnunet_softseg.io.formats import is_nifti
+from nnunet_softseg.io.formats import is_nifti, is_picture
 from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
 from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, stream_findings
 from nnunet_softseg.io.readers import is_known, read_channels, reads_to_the_end
@@ -507,7 +507,12 @@ def read_image(
         raise UserError(str(_unreadable(files, error))) from error
     found, expected = len(image), len(configuration_manager.normalization_schemes)
     if found != expected:
-        remedy = "give one 3-D file per channel, <case>_0000, <case>_0001, ..."
+        colours = "in grey" if expected == 1 else f"in {expected} colours, as the training's"
+        remedy = (
+            f"write it {colours}"
+            if is_picture(files[0].name)
+            else "give one 3-D file per channel, <case>_0000, <case>_0001, ..."
+        )
         wanted = f"{expected}, as in training"
         raise UserError(str(Finding(short_name(files[0]), "number of channels", wanted, str(found), remedy)))
     check_content(image, short_name(files[0]))

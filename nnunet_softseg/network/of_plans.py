@@ -49,6 +49,11 @@ def network_of_plans(
     return network
 
 
+def require_network_class(configuration: Any) -> None:
+    """Raise a UserError if the class that a configuration names is not installed, or cannot be imported."""
+    _takes_switch(configuration.network_arch_class_name)
+
+
 def _takes_switch(name: str) -> bool:
     """Return whether a class takes the argument deep_supervision, which nnU-Net gives to every network."""
     try:

@@ -16,9 +16,6 @@ from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 VOLUME_TOLERANCE = 0.01
 """Of the volume of a label, that the output stage may change; of less than 20 voxels, one voxel."""
-ANYWHERE_TOLERANCE = 0.001
-"""The same where no patch is fixed around one structure: images hold many, or of any size. The square root of
-a ratio of two areas, an axon's over its fibre's, is then off by less than 0.001."""
 PEAK_TOLERANCE = 0.02
 _SMALL = 20  # voxels
 _REACHES_ONE = 0.9
@@ -151,23 +148,21 @@ class OutputScale:
 
 
 def choose_output_scale(
-    peaks: Mapping[str, LabelPeaks | None], settings: SoftSegSettings, tolerance: float = CASE_TOLERANCE
+    peaks: Mapping[str, LabelPeaks | None], settings: SoftSegSettings, *, fixed_patch: bool = True
 ) -> OutputScale:
     """Return the output scale of a label, of its figures in each case of the training.
 
-    Per case where every label reaches 1 and none is changed by more than the tolerance; else fixed. The
-    clean-up removes no component of them. What the settings name is as they say.
+    Per case where every label reaches 1 and none is changed by more than `CASE_TOLERANCE`; else fixed. Fixed,
+    too, without a patch fixed around one structure: the loss gives every patch a scale of its own, so that
+    structures which share few patches learn other heights, and an image of many has one peak for them all.
+    The clean-up removes no component of the labels. What the settings name is as they say.
     """
     known = {case: found for case, found in peaks.items() if found is not None}
     height, worst, worst_case = _height(known) if known else (1.0, 0.0, "")
-    lowest, highest = (pick(known, key=lambda case: known[case].largest, default="") for pick in (min, max))
     scale, why = settings.output_scale, "by the settings"
-    if scale == "auto" and known and known[lowest].largest < _REACHES_ONE:
-        why = f"reaches {known[lowest].largest:.2f} in {lowest}, {known[highest].largest:.2f} in {highest}"
-        scale = "fixed"
-    elif scale == "auto":
-        what = f"a map divided by its own peak would be off by {worst:.1%} of the volume in {worst_case}"
-        scale, why = ("case", "reaches 1 in every case") if worst <= tolerance else ("fixed", what)
+    if scale == "auto":
+        why = _reason_for_fixed(known, worst, worst_case) or ("" if fixed_patch else "no fixed patch")
+        scale, why = ("fixed", why) if why else ("case", "reaches 1 in every case")
     faint = min(known, key=lambda case: known[case].weakest_component, default="")
     weakest = known[faint].weakest_component if known else 1.0
     core = HARD_THRESHOLD if weakest >= _REACHES_ONE else _MARGIN * weakest
@@ -181,6 +176,16 @@ def choose_output_scale(
         support_threshold=support if settings.support_threshold is None else settings.support_threshold,
         why=why,
     )
+
+
+def _reason_for_fixed(known: Mapping[str, LabelPeaks], worst: float, worst_case: str) -> str:
+    """Return why labels need one scale for all cases, wherever patches lie; empty: they do not."""
+    lowest, highest = (pick(known, key=lambda case: known[case].largest, default="") for pick in (min, max))
+    if known and known[lowest].largest < _REACHES_ONE:
+        return f"reaches {known[lowest].largest:.2f} in {lowest}, {known[highest].largest:.2f} in {highest}"
+    if worst > CASE_TOLERANCE:
+        return f"a map divided by its own peak would be off by {worst:.1%} of the volume in {worst_case}"
+    return ""
 
 
 def _height(known: Mapping[str, LabelPeaks]) -> tuple[float, float, str]:

@@ -52,8 +52,6 @@ from nnunet_softseg.preprocessing.model_plans import (
     versions,
 )
 from nnunet_softseg.preprocessing.output_scale import (
-    ANYWHERE_TOLERANCE,
-    CASE_TOLERANCE,
     LabelPeaks,
     choose_output_scale,
     keep_output_scales,
@@ -148,9 +146,9 @@ def learn_labels(
     shapes = {name: [case.shapes[at] for case in report.cases] for at, name in enumerate(names)}
     peaks = {name: {case.case_id: case.peaks[at] for case in report.cases} for at, name in enumerate(names)}
     plans[PLANS_KEY]["training_shapes"] = {name: training_ranges(found) for name, found in shapes.items()}
-    is_fixed_patch = all(case.si_axis is not None for case in report.cases)
-    tolerance = CASE_TOLERANCE if is_fixed_patch else ANYWHERE_TOLERANCE
-    keep_output_scales(plans, {name: choose_output_scale(peaks[name], settings, tolerance) for name in names})
+    fixed_patch = all(case.si_axis is not None for case in report.cases)
+    scales = {name: choose_output_scale(peaks[name], settings, fixed_patch=fixed_patch) for name in names}
+    keep_output_scales(plans, scales)
     ways = [chosen_way([case.way_errors[at] for case in report.cases], settings) for at in range(len(names))]
     plans[PLANS_KEY][WAY_KEY] = dict(zip(names, ways, strict=True))
 

@@ -198,12 +198,31 @@ def mean_of_known(weighted: torch.Tensor) -> torch.Tensor:
 
 def average_down(target: torch.Tensor, scales: Sequence[Sequence[float]]) -> list[torch.Tensor]:
     """Return the target (label, *space) at each scale, the factor of each axis: means over its voxels."""
-    levels = []
+    levels: list[torch.Tensor] = []
     for scale in scales:
         size = [round(length * factor) for length, factor in zip(target.shape[1:], scale, strict=True)]
-        full = size == list(target.shape[1:])
-        levels.append(target.contiguous() if full else interpolate(target[None], size=size, mode="area")[0])
+        before = levels[-1].shape[1:] if levels else target.shape[1:]
+        # A mean of means, where all are of as many voxels.
+        goes_on = levels and _divides(size, before) and _divides(before, target.shape[1:])
+        levels.append(_means(levels[-1] if goes_on else target, size).contiguous())
     return levels
+
+
+def _divides(size: Sequence[int], shape: Sequence[int]) -> bool:
+    return not any(length % smaller for length, smaller in zip(shape, size, strict=True))
+
+
+def _means(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Return values (label, *space) averaged down to a size: where it divides theirs, by a sum per axis."""
+    if not _divides(size, values.shape[1:]):
+        return interpolate(values[None], size=list(size), mode="area")[0]
+    for axis, smaller in enumerate(size, 1):
+        factor = values.shape[axis] // smaller
+        if factor > 1:  # a third of the cost of pooling
+            shape = (*values.shape[:axis], smaller, factor, *values.shape[axis + 1 :])
+            first, *others = values.reshape(shape).unbind(axis + 1)
+            values = sum(others, first) / factor
+    return values
 
 
 def soft_transforms(

@@ -35,7 +35,7 @@ from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, unwrapped
-from nnunet_softseg.network.of_plans import has_deep_supervision, network_of_plans
+from nnunet_softseg.network.of_plans import has_deep_supervision, network_of_plans, require_network_class
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
 from nnunet_softseg.network.soft_map import soft_map_of
 from nnunet_softseg.preprocessing.center_crop import crop_axis
@@ -164,6 +164,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def on_train_start(self) -> None:
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
         self._require_previous_stage()
+        if self.network_of is nnUNetTrainer:  # told now, not after the preparation
+            require_network_class(self.configuration_manager)
         self._set_seed()
         if self._paper_augmentation:
             self._entry["paper_augmentation"] = asdict(self.paper_augmentation)

@@ -232,6 +232,14 @@ def test_a_label_low_in_one_case_is_fixed_and_the_reason_names_it() -> None:
     assert chosen(balls(1.0, 1.0)).core_threshold == 0.5
 
 
+def test_without_a_fixed_patch_one_scale_serves_all_cases_unless_the_settings_say_otherwise() -> None:
+    peaks = {case: label_peaks(labels[0]) for case, labels in balls(1.0, 1.0).items()}
+    found = choose_output_scale(peaks, DEFAULT, fixed_patch=False)
+    assert (found.output_scale, found.why) == ("fixed", "no fixed patch")
+    forced = SoftSegSettings(output_scale="case")
+    assert choose_output_scale(peaks, forced, fixed_patch=False).output_scale == "case"
+
+
 def test_the_settings_overrule() -> None:
     forced = SoftSegSettings(output_scale="case", core_threshold=0.4, support_threshold=0.03)
     found = chosen(balls(1.0, 0.3), forced)

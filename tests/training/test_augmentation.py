@@ -137,6 +137,18 @@ def test_deep_supervision_averages_down() -> None:
         torch.testing.assert_close(level.mean(dim=(1, 2, 3)), label.mean(dim=(1, 2, 3)))
 
 
+def test_a_coarse_level_is_the_mean_of_voxels_also_after_one_that_is_not() -> None:
+    """12 voxels averaged down to 8 overlap, and so do not serve for 4; those of 6 serve for 3."""
+    label = torch.rand(2, 12, 12)
+    for sizes in ((8, 4), (6, 3), (12, 4, 2)):
+        levels = average_down(label, [[size / 12] * 2 for size in sizes])
+        for level, size in zip(levels, sizes, strict=True):
+            if 12 % size == 0:
+                block = 12 // size
+                by_hand = label.reshape(2, size, block, size, block).mean(dim=(2, 4))
+                torch.testing.assert_close(level, by_hand)
+
+
 def test_hard_training_thresholds_before_averaging() -> None:
     label = torch.tensor([0.5, 0.51, 0.2, 1.0]).reshape(1, 1, 1, 4).expand(1, 2, 2, 4)
     full, half = run(ComposeTransforms([]), label, scales=[[1, 1, 1], [0.5, 0.5, 0.5]], hard_threshold=0.5)[

@@ -233,6 +233,9 @@ def test_a_class_that_is_not_installed_is_named(dataset: TinyDataset) -> None:
     message = r"network class a_package_that_is_missing.networks.Swin of the plans: .*found none: install the"
     with pytest.raises(UserError, match=message):
         trainer.initialize()
+    with pytest.raises(UserError, match=message):
+        trainer.on_train_start()
+    assert not (Path(trainer.output_folder) / "softseg_training.json").exists()  # told before the preparation
 
 
 def test_a_class_whose_module_does_not_import_is_named(

@@ -222,18 +222,35 @@ def test_the_label_moves_as_scipy_moves_it_with_order_one(seed: int, parity: int
     movement = Movement(PATCH, AFFINE)
     params = movement.get_parameters()
     moved = movement.apply({"image": label.clone(), "regression_target": label.clone()}, **params)
-    matrix, offset = params["matrix"].double().numpy(), params["offset"].double().numpy()
-    centre_in, centre_out = (np.array(loaded) - 1) / 2, (np.array(PATCH) - 1) / 2
-    expected = affine_transform(
-        label[0].double().numpy(),
-        matrix,
-        centre_in + offset - matrix @ centre_out,
-        output_shape=PATCH,
-        order=1,
-        mode="grid-constant",
-    )
-    np.testing.assert_allclose(moved["regression_target"][0].numpy(), expected, atol=2e-4)
+    np.testing.assert_allclose(moved["regression_target"][0].numpy(), by_scipy(label[0], params), atol=2e-4)
     np.testing.assert_allclose(moved["regression_target"], moved["image"], atol=1e-6)  # in one go
+
+
+def by_scipy(label: torch.Tensor, params: dict[str, Any]) -> np.ndarray:
+    matrix, offset = params["matrix"].double().numpy(), params["offset"].double().numpy()
+    centre_in, centre_out = (np.array(label.shape) - 1) / 2, (np.array(PATCH) - 1) / 2
+    start = centre_in + offset - matrix @ centre_out
+    values = label.double().numpy()
+    moved: np.ndarray = affine_transform(
+        values, matrix, start, output_shape=PATCH, order=1, mode="grid-constant"
+    )
+    return moved
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**31))
+def test_many_labels_move_as_scipy_moves_each_of_them(seed: int) -> None:
+    """Some labels are far from most rows of a patch: thin ones in any order, an empty one, one all over."""
+    seeded(seed)
+    labels = torch.zeros(6, *LOADED)
+    for label in labels[:4]:
+        row = int(torch.randint(LOADED[0], (1,)))
+        label[row : row + 2] = torch.rand(LOADED[1:])
+    labels[5] = torch.rand(LOADED)
+    params = Movement(PATCH, AFFINE).get_parameters()
+    moved = Movement(PATCH, AFFINE).apply({"image": labels[:1], "regression_target": labels}, **params)
+    for label, found in zip(labels, moved["regression_target"].numpy(), strict=True):
+        np.testing.assert_allclose(found, by_scipy(label, params), atol=2e-4)
 
 
 @settings(max_examples=15)

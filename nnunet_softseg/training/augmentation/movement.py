@@ -13,8 +13,9 @@ from torch.nn.functional import grid_sample
 from nnunet_softseg.errors import UserError
 
 Range = tuple[float, float]
-_CHUNK_VOXELS = 2**18
-"""So many voxels are moved at a time: their places and values fit into the processor's cache."""
+_CHUNK_VOXELS, _CHUNKS = 2**18, 8
+"""So many voxels at most, in so many parts at least, a patch is moved: places and values of a part fit into
+the processor's cache, and of many labels most lie elsewhere."""
 _REACH = 3.0
 """Standard deviations after which a Gaussian counts as over."""
 _OUTSIDE = -1
@@ -188,7 +189,7 @@ def sample(
     """
     shape, device = next((source.shape[1:], source.device) for source in sources.values())
     moved = {
-        name: torch.empty((len(source), *patch_size), dtype=source.dtype, device=device)
+        name: torch.zeros((len(source), *patch_size), dtype=source.dtype, device=device)
         for name, source in sources.items()
     }
     # The outside of a segmentation becomes the 0 that grid_sample pads with.
@@ -197,14 +198,43 @@ def sample(
         for name, source in sources.items()
     }
     grids = sampling_grids(patch_size, shape, matrix=matrix, offset=offset, lattice=lattice, device=device)
+    labels = readable.get("regression_target")
+    # On a GPU, to ask which labels a part reaches would cost more than it saves.
+    filled = rows_above_0(labels) if labels is not None and device.type == "cpu" else None
     for rows, grid in grids:
         for name, source in readable.items():
             mode = "nearest" if name == "segmentation" else "bilinear"
-            values = grid_sample(source[None], grid[None], mode, "zeros", align_corners=False)[0]
-            moved[name][:, rows] = values + _OUTSIDE if name == "segmentation" else values
+            reached = slice(None)
+            if name == "regression_target" and filled is not None:
+                reached = channels_reached(filled, grid, shape[0])
+            values = grid_sample(source[reached][None], grid[None], mode, "zeros", align_corners=False)[0]
+            moved[name][reached, rows] = values + _OUTSIDE if name == "segmentation" else values
     if "regression_target" in moved:
         moved["regression_target"].clamp_(0, 1)  # weights that sum to 1 to within a rounding error
     return moved
+
+
+def rows_above_0(source: torch.Tensor) -> torch.Tensor:
+    """Return the first and the last row, along the first axis of space, in which a channel is not 0.
+
+    (2, channel), of a source (channel, *space) without negative values. Of a channel that is 0 all over the
+    first lies behind the last.
+    """
+    above = source.flatten(2).amax(2) > 0
+    length = above.shape[1]
+    row = torch.arange(length)
+    return torch.stack([torch.where(above, row, length).amin(1), torch.where(above, row, -1).amax(1)])
+
+
+def channels_reached(rows: torch.Tensor, grid: torch.Tensor, length: int) -> slice:
+    """Return the channels, from first to last, that a grid for `grid_sample` reaches; all others are 0 there.
+
+    It is one channel at least. `rows` are those of `rows_above_0`, of so many.
+    """
+    least, largest = ((place + 1) * length / 2 - 0.5 for place in grid[..., -1].aminmax())
+    # A voxel counts at places less than 1 away from it; another 1 is far above any rounding.
+    reached = torch.nonzero((rows[0] < largest + 2) & (rows[1] > least - 2))[:, 0].tolist() or [0]
+    return slice(reached[0], reached[-1] + 1)  # a view: chosen one by one, they would be copied
 
 
 def sampling_grids(
@@ -232,7 +262,7 @@ def sampling_grids(
     if lattice is not None:
         nodes = torch.tensordot(matrix, lattice.nodes.to(device), dims=1)
         weights = [weight.to(device) for weight in lattice.weights]
-    per_chunk = max(1, _CHUNK_VOXELS // math.prod(patch_size[1:]))
+    per_chunk = max(1, min(_CHUNK_VOXELS // math.prod(patch_size[1:]), math.ceil(patch_size[0] / _CHUNKS)))
     for start in range(0, patch_size[0], per_chunk):
         rows = slice(start, min(start + per_chunk, patch_size[0]))
         grid = torch.empty((rows.stop - rows.start, *patch_size[1:], dim), device=device)
