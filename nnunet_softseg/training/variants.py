@@ -122,6 +122,24 @@ class nnUNetTrainerSoftSegDemo(nnUNetTrainerSoftSeg):  # noqa: N801
     settings = DEMO
 
 
+class nnUNetTrainerSoftSegReady(nnUNetTrainerSoftSeg):  # noqa: N801
+    """The trainer of the ready model: patches anywhere in synthetic images, some of which hold no cord.
+
+    One output scale for all cases, as a field of view may cut a cord to a sliver.
+    """
+
+    settings = dataclasses.replace(
+        nnUNetTrainerSoftSeg.settings,
+        center_crop=False,
+        output_scale="fixed",
+        initial_lr=2e-3,
+        num_epochs=200,
+        iterations_per_epoch=100,
+        validation_iterations_per_epoch=5,
+        save_every=2,
+    )
+
+
 class nnUNetTrainerDemo(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     """Vanilla nnU-Net with as many short epochs as the soft demo, and no mirroring at test time."""
 
