@@ -157,7 +157,7 @@ class Synthesise(Command):
     images: str | None = option("--images DIR", "images named as the label maps, in the same space")
     pam50: str | None = option("--pam50 DIR", "draw from the label maps of the PAM50 template, too")
     phantom: bool = switch("--phantom", "draw from the cord phantom, too")
-    without: float = option("--without SHARE", "share of images without the structure, 0 to 1", 0.12)
+    without: float = option("--without SHARE", "share of images without the structure, 0 to 1", 0.15)
     num_processes: int = option("-np N", "images drawn at once", 2)
 
     def run(self) -> int:

@@ -152,7 +152,7 @@ class ImagePlan:
     seed: int = 0
 
 
-def draw_plan(anatomy: LabelAnatomy, rng: np.random.Generator, *, without: float = 0.12) -> ImagePlan:
+def draw_plan(anatomy: LabelAnatomy, rng: np.random.Generator, *, without: float = 0.15) -> ImagePlan:
     """Return the plan of a random image of an anatomy; `without`: share of images without the structure."""
     voxels = draw_voxels(rng)
     placement = draw_placement(anatomy, rng)

@@ -9,11 +9,12 @@ from scipy import ndimage
 from nnunet_softseg.phantom.synthesis.image_plan import Artefacts, ImagePlan, Outline, Placement, Voxels
 from nnunet_softseg.phantom.synthesis.label_anatomy import UNLABELLED, Floats, LabelAnatomy, Layer, Values
 
-_POINT_MM, _MOST_POINTS = 0.6, 3_000_000
+_POINT_MM, _MOST_POINTS = 0.6, 2_500_000
 """Points lie this close, or, in large fields of view, farther apart."""
 _UNEVEN = 0.08  # relative SD of brightness where nothing is labelled
 _TEMPLATE_REST = 1e-3  # of an image's largest value: padding of a template
-_EDGE_MM, _EDGE_GRAIN_MM = 3.0, 14.0  # how far inside of its box a template ends, and how irregularly
+# How far inside of its box a template ends: on average, at least, and the grain of it.
+_EDGE_MM, _LEAST_EDGE_MM, _EDGE_GRAIN_MM = 4.5, 1.5, 12.0
 _SKIN_MM = 2.0
 _SQUEEZE_REACH_MM = 12.0
 _LESION_EDGE = 4.0  # how steep the rim of a lesion is, relative to its radius
@@ -170,7 +171,8 @@ class _Scene:
             seen = anatomy.image.sample(self.at)
             known = seen > _TEMPLATE_REST * float(anatomy.brightness_classes[-1])
             # An irregular end: a straight one would show where the template ends.
-            known &= anatomy.depth_in_image_mm(self.at) > _EDGE_MM * (1.2 + self._field(_EDGE_GRAIN_MM))
+            ends = np.maximum(_LEAST_EDGE_MM, _EDGE_MM * (1 + self._field(_EDGE_GRAIN_MM)))
+            known &= anatomy.depth_in_image_mm(self.at) > ends
             of_class = np.interp(seen[known], anatomy.brightness_classes, palette.classes)
             brightness[known] = of_class * (1 + 0.5 * _UNEVEN * texture[known])
         tissue = anatomy.tissues.sample(self.at, linear=False).astype(np.int64)

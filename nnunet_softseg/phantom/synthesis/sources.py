@@ -22,7 +22,7 @@ _BY_TISSUE: tuple[Mapping[int, float], ...] = tuple(
 )
 """Brightness of the phantom's contrasts by tissue value; 0 is unlabelled here, so all are one higher."""
 PAM50_MAPS = ("PAM50_cord", "PAM50_csf", "PAM50_gm", "PAM50_spine", "PAM50_small_t2")
-_PHANTOM_FIELD_MM = (104.0, 104.0, 128.0)
+_PHANTOM_FIELD_MM = (96.0, 96.0, 120.0)
 _FINE_MM = 0.5
 
 

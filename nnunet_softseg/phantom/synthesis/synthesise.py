@@ -64,7 +64,7 @@ def synthesise(
     images: str | os.PathLike[str] | None = None,
     pam50: str | os.PathLike[str] | None = None,
     phantom: bool = False,
-    without: float = 0.12,
+    without: float = 0.15,
     num_processes: int = 1,
     progress: bool = True,
 ) -> Path:
