@@ -241,10 +241,10 @@ class SoftSegDemoPlanner(SoftSegPlanner):
 class SoftSegReadyPlanner(SoftSegPlanner):
     """The network of the ready model, small enough to train on a CPU in hours: 16 to 128 features.
 
-    1 mm isotropic, as the paper; a patch of 64 x 48 x 48 mm (S-I, A-P, R-L) at most.
+    1 mm isotropic, as the paper; a patch of 48 mm along each axis at most.
     """
 
-    patch_mm = {"SI": 64.0, "AP": 48.0, "RL": 48.0}  # noqa: RUF012  as in the class above
+    patch_mm = {"SI": 48.0, "AP": 48.0, "RL": 48.0}  # noqa: RUF012  as in the class above
     features = (16, 32, 64, 128)
     default_plans_name = "nnUNetSoftSegReadyPlans"
     default_gpu_memory_gb = 8.0
