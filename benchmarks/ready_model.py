@@ -33,8 +33,8 @@ CONFIGURATION = "3d_fullres"
 VALIDATION_SHARE = 30
 """One image in so many is validated on."""
 PATCH = [128, 64, 48]
-"""Of the exported model, S-I, A-P, R-L: the box around the middle, or around the cord where it runs beside it.
-Training draws patches anywhere, so that the network also knows what lies beside the cord."""
+"""Of the exported model, S-I, A-P, R-L: the box around the middle, or around the cord where it runs
+elsewhere. Training draws patches anywhere, so that the network also knows what lies beside the cord."""
 SI_AXIS = 0
 MASK, OFF_BODY_IMAGES = "_seg-manual", 20
 
@@ -51,7 +51,9 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of the images (default: 0)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     add("-np", dest="num_processes", type=int, default=2, help="processes (default: 2)")
-    add("--checkpoint", default="checkpoint_final.pth", help="to export; checkpoint_latest.pth while training")
+    add(
+        "--checkpoint", default="checkpoint_final.pth", help="to export; checkpoint_latest.pth while training"
+    )
     add("--export-only", action="store_true", help="export the checkpoint that is there")
     add("--evaluate", action="store_true", help="predict real images with the exported file")
     add("--real", type=Path, help="folder with bids, real/gm, real/hippocampus, real/lidc")

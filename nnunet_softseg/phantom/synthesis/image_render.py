@@ -90,9 +90,7 @@ def _cubic(distance: npt.NDArray[np.floating]) -> Floats:
     return np.asarray(np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.clip(2 - d, 0, None) ** 3 / 6))
 
 
-def _to_anatomy(
-    anatomy: LabelAnatomy, place: Placement, points: _Points, rng: np.random.Generator
-) -> Values:
+def _to_anatomy(anatomy: LabelAnatomy, place: Placement, points: _Points, rng: np.random.Generator) -> Values:
     """Return where the points lie in the anatomy, (3, N) in mm."""
     grid = np.stack(np.meshgrid(*points.axes, indexing="ij")).reshape(3, -1)
     at = (_rotation(place.angles_deg) / np.array(place.scale)).astype(np.float32) @ grid
@@ -254,7 +252,9 @@ def _scan(image: Values, voxels: Voxels, faults: Artefacts, rng: np.random.Gener
         image = image + faults.ghost * np.roll(image, shift, faults.ghost_axis)
     if faults.slices > 0:
         shape = [-1 if axis == faults.slice_axis else 1 for axis in range(3)]
-        image = image * np.exp(faults.slices * rng.standard_normal(image.shape[faults.slice_axis])).reshape(shape)
+        image = image * np.exp(faults.slices * rng.standard_normal(image.shape[faults.slice_axis])).reshape(
+            shape
+        )
     if faults.snr > 0:
         real, imaginary = 0.5 / faults.snr * rng.standard_normal((2, *image.shape))
         image = np.hypot(image + real, imaginary)

@@ -78,9 +78,8 @@ class LabelAnatomy:
         structure: values of `tissues` that are the structure, or, if there are layers, the tissue of the one
             whose share is the structure's.
         image: its brightness says what is there where nothing is labelled; 0: unknown.
-        contrasts: brightness by tissue value, of contrasts as they are acquired; if there are none, brightness
-            is random.
-        along: whether the structure runs along S-I, so that its centreline is known.
+        contrasts: brightness by tissue value, of contrasts as they are acquired; without any, brightness is
+            random.
     """
 
     name: str

@@ -63,7 +63,8 @@ def _map_of(folder: Path, name: str) -> Path:
     file = folder / f"{name}.nii.gz"
     if not file.is_file():
         raise UserError(
-            f"{folder}: expected the label maps of PAM50 ({', '.join(PAM50_MAPS)}, .nii.gz), found no {file.name}"
+            f"{folder}: expected the label maps of PAM50 ({', '.join(PAM50_MAPS)}, .nii.gz), found no "
+            f"{file.name}: fetch it, or name their folder"
         )
     return file
 
@@ -81,8 +82,10 @@ def phantom_anatomy(rng: np.random.Generator, name: str = "phantom") -> LabelAna
     )
     half = np.array(_PHANTOM_FIELD_MM) / 2
     surroundings = paint_neck(anatomy, draw_neck(rng), -half, half, rng)
-    tissues = Volume(surroundings.tissue + np.uint8(1), _upright(surroundings.origin_mm, surroundings.step_mm))
-    return LabelAnatomy(name, tissues, _CORD, _canal_layers(anatomy, half), None, _BY_TISSUE)
+    tissues = Volume(
+        surroundings.tissue + np.uint8(1), _upright(surroundings.origin_mm, surroundings.step_mm)
+    )
+    return LabelAnatomy(name, tissues, _CORD, canal_layers(anatomy, half), None, _BY_TISSUE)
 
 
 def _upright(origin_mm: np.ndarray, step_mm: float) -> np.ndarray:
@@ -91,7 +94,7 @@ def _upright(origin_mm: np.ndarray, step_mm: float) -> np.ndarray:
     return affine
 
 
-def _canal_layers(anatomy: Anatomy, half_mm: np.ndarray) -> tuple[Layer, ...]:
+def canal_layers(anatomy: Anatomy, half_mm: np.ndarray) -> tuple[Layer, ...]:
     """Return canal, thecal sac, cord and grey matter of a phantom on a fine grid around the canal."""
     line = anatomy.centreline(np.linspace(-half_mm[2], half_mm[2], 200))[0]
     low = np.array([*(line.min(axis=1) - 17), -half_mm[2]])
@@ -112,9 +115,7 @@ def _canal_layers(anatomy: Anatomy, half_mm: np.ndarray) -> tuple[Layer, ...]:
     )
 
 
-def label_map_anatomy(
-    label_map: Path, structure: tuple[int, ...], image: Path | None = None
-) -> LabelAnatomy:
+def label_map_anatomy(label_map: Path, structure: tuple[int, ...], image: Path | None = None) -> LabelAnatomy:
     """Return the anatomy of a user's label map, on any grid; 0 is what is not labelled.
 
     Args:
@@ -130,16 +131,15 @@ def label_map_anatomy(
     content = classify(values)
     if content.labels is None:
         raise UserError(
-            f"{label_map.name}: expected a label map, whole numbers from 0 on, found values from {content.low:g} "
-            f"to {content.high:g}: write tissue labels as integers"
+            f"{label_map.name}: expected a label map, whole numbers from 0 on, found values from "
+            f"{content.low:g} to {content.high:g}: write tissue labels as integers"
         )
     tissues = np.rint(values).astype(np.uint16)
-    missing = not np.isin(structure, content.labels).any()
-    if missing:
+    if not np.isin(structure, content.labels).any():
         found = ", ".join(map(str, content.labels)) or "none"
         raise UserError(
-            f"{label_map.name}: expected voxels of the structure, value {' or '.join(map(str, structure))}, found "
-            f"labels {found}: name its values with --structure, or leave the file out"
+            f"{label_map.name}: expected voxels of the structure, value "
+            f"{' or '.join(map(str, structure))}, found labels {found}: name its values with --structure, or leave the file out"
         )
     there = tuple(value for value in structure if value in content.labels)
     shown = None

@@ -70,9 +70,9 @@ def synthesise(
 ) -> Path:
     """Return a BIDS folder of synthetic images with soft labels, written or completed.
 
-    Every image has a contrast, voxels, a field of view, a deformation and artefacts of its own; its soft label
-    is the share of the structure in each voxel, averaged over the same points as the brightness. The files are
-    the same for the same arguments, whatever `n`: a call can be repeated, and a folder can grow.
+    Every image has a contrast, voxels, a field of view, a deformation and artefacts of its own; its soft
+    label is the share of the structure in each voxel, averaged over the same points as the brightness. The
+    files are the same for the same arguments, whatever `n`: a call can be repeated, and a folder can grow.
 
     Args:
         label_maps: folder of tissue label maps (NIfTI, whole numbers, 0: not labelled), or one; None: none.
