@@ -139,7 +139,8 @@ def label_map_anatomy(label_map: Path, structure: tuple[int, ...], image: Path |
         found = ", ".join(map(str, content.labels)) or "none"
         raise UserError(
             f"{label_map.name}: expected voxels of the structure, value "
-            f"{' or '.join(map(str, structure))}, found labels {found}: name its values with --structure, or leave the file out"
+            f"{' or '.join(map(str, structure))}, found labels {found}: name its values with --structure, or "
+            "leave the file out"
         )
     there = tuple(value for value in structure if value in content.labels)
     shown = None
