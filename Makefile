@@ -4,10 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint unit soak docs setup clean
+.PHONY: help demo model test lint unit soak docs setup clean
+
+# Label maps of the PAM50 template, and where `make model` works; it goes on where it was.
+PAM50  ?= PAM50
+MODEL  ?= ready_output
 
 help:
 	@echo "make demo   phantom -> train -> predict -> compare with vanilla nnU-Net, on a CPU in minutes; writes demo_output/"
+	@echo "make model  the ready model: draw images from PAM50=folder of its label maps, train for hours on a CPU; writes ready_output/"
 	@echo "make test   lint, types and all tests"
 	@echo "make lint   ruff and mypy only"
 	@echo "make soak   the long tests that make test leaves out"
@@ -17,6 +22,9 @@ help:
 
 demo: $(READY)
 	$(BIN)/nnunet-softseg demo -o demo_output
+
+model: $(READY)
+	cd benchmarks && ../$(BIN)/python ready_model.py -o ../$(MODEL) --pam50 $(abspath $(PAM50))
 
 test: lint unit
 

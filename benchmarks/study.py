@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from nnunet_softseg.evaluation.evaluation import Evaluation
 
 CONFIGURATION, FOLD = "3d_fullres", "0"
-PLANS = {"SoftSegDemoPlanner": "nnUNetSoftSegDemoPlans", "ExperimentPlanner": "nnUNetPlans"}
+PLANS = {
+    "SoftSegDemoPlanner": "nnUNetSoftSegDemoPlans",
+    "SoftSegReadyPlanner": "nnUNetSoftSegReadyPlans",
+    "ExperimentPlanner": "nnUNetPlans",
+}
 SHORT_TRAINING_LR = 4e-3
 """Of our trainers, whose own rate is meant for 50,000 steps; vanilla keeps its own."""
 

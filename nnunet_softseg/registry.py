@@ -19,6 +19,7 @@ CLASSES: dict[str, str] = {
     "nnUNetTrainerSoftSegDeviceAug": "nnunet_softseg.training.variants",
     "nnUNetTrainerSoftSegContrastDeviceAug": "nnunet_softseg.training.variants",
     "nnUNetTrainerSoftSegDemo": "nnunet_softseg.training.variants",
+    "nnUNetTrainerSoftSegReady": "nnunet_softseg.training.variants",
     "nnUNetTrainerDemo": "nnunet_softseg.training.variants",
     "SoftLabelManager": "nnunet_softseg.preprocessing.label_manager",
     "SoftSegPreprocessor": "nnunet_softseg.inference.nnunet_patches",
@@ -26,6 +27,7 @@ CLASSES: dict[str, str] = {
     "SoftSegResEncPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegCordPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegDemoPlanner": "nnunet_softseg.preprocessing.planning",
+    "SoftSegReadyPlanner": "nnunet_softseg.preprocessing.planning",
     "resample_soft_map": "nnunet_softseg.inference.export",
 }
 

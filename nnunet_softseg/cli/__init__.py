@@ -5,7 +5,7 @@
   datasets.py      convert, check and prepare
   prediction.py    predict, export and calibrate; csa, bridges, evaluate, compare and drift
   cohorts.py       workflow
-  set_up.py        doctor and run; demo and phantom
+  set_up.py        doctor and run; demo, phantom and synthesise
   bids_app.py      the command `nnunet-softseg-bids`
 
 The fields of a command are the arguments of the function that does the work; `run()` imports this function
@@ -23,11 +23,12 @@ from nnunet_softseg.cli.command import Command, Parser, exit_code
 from nnunet_softseg.cli.datasets import Check, Convert, Prepare
 from nnunet_softseg.cli.label_making import Fuse, MakeGt, PseudoLabel
 from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Export, Predict
-from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run
+from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run, Synthesise
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "phantom": Phantom,
+    "synthesise": Synthesise,
     "make-gt": MakeGt,
     "fuse": Fuse,
     "pseudo-label": PseudoLabel,

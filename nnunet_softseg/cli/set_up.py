@@ -1,4 +1,4 @@
-"""Commands to set up and to try out: doctor, run, demo, phantom."""
+"""Commands to set up and to try out: doctor, run, demo, phantom, synthesise."""
 
 import argparse
 from dataclasses import dataclass
@@ -125,4 +125,43 @@ class Phantom(Command):
                 f"{flags}: expected options of --kind {self.kind} (-n, --seed, -np): leave it out"
             )
         print(phantom_of_kind(kind=self.kind, **{name: options[name] for name in theirs}))
+        return 0
+
+
+@dataclass
+class Synthesise(Command):
+    """Make training images of random contrast from label maps, with exact soft labels.
+
+    Each image has random brightness of every tissue, voxels (isotropic, or slices of up to 16 mm), field of
+    view, position, bend and artefacts; the soft label is the share of the structure in each voxel. Writes a
+    BIDS folder with derivatives/softseg, as convert takes it. Label maps hold whole numbers, a value per
+    tissue; finer ones than the images give better shares. What is 0 is filled from the image of the same name
+    (--images), or with random shapes.
+
+    The same arguments give the same files. A call that was interrupted can be repeated; a larger -n adds
+    images.
+
+    Example:
+      nnunet-softseg synthesise -i LABEL_MAPS --structure 1 2 -o BIDS -n 200
+      nnunet-softseg convert -i BIDS -d 301 --name Synthetic --test 0
+    """
+
+    goes_on = True
+    label_maps: str | None = option("-i LABEL_MAPS", "folder of label maps (NIfTI), or one")
+    output: str = required("-o BIDS", "folder to write")
+    n: int = option("-n N", "number of images", 400)
+    seed: int = option("--seed N", "random seed", 0)
+    structure: tuple[int, ...] = option(
+        "--structure VALUE", "values of the label maps that are the structure, together", (1,)
+    )
+    images: str | None = option("--images DIR", "images named as the label maps, in the same space")
+    pam50: str | None = option("--pam50 DIR", "draw from the label maps of the PAM50 template, too")
+    phantom: bool = switch("--phantom", "draw from the cord phantom, too")
+    without: float = option("--without SHARE", "share of images without the structure, 0 to 1", 0.15)
+    num_processes: int = option("-np N", "images drawn at once", 2)
+
+    def run(self) -> int:
+        from nnunet_softseg.phantom.synthesis import synthesise
+
+        print(synthesise(**vars(self)))
         return 0

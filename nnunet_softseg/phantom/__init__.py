@@ -17,6 +17,11 @@ The modules, in the order of their imports:
   spine.py           a row of vertebrae and discs, 14 labels
   discs.py           micrographs of fibres with axons, of known g-ratio
   kinds.py           phantoms of these as raw datasets, with the truth as files
+  synthesis/label_anatomy.py  tissues on a fine grid, and the exact share of a structure
+  synthesis/image_plan.py     what is random of a synthetic image
+  synthesis/image_render.py   an anatomy and a plan -> image and soft label
+  synthesis/sources.py        anatomies: label maps, PAM50, the phantom
+  synthesis/synthesise.py     synthetic images as a BIDS folder
   demo.py            phantom -> soft against vanilla in minutes, with a table and a figure
 """
 

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def phantom(
     for number in range(1, n + 1):
         check_cord_fits(spec, number)
     folder = Path(output)
-    _check_folder(folder, spec, n)
+    check_beginning(folder, _parameters(spec), n)
     try:
         make_folder(folder)
         _write_descriptions(folder, spec, n)
@@ -98,21 +98,23 @@ def phantom(
     return folder
 
 
-def _check_folder(folder: Path, spec: PhantomSpec, n: int) -> None:
-    """Raise a UserError if the folder holds anything but the beginning of this phantom."""
+def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = "phantom") -> None:
+    """Raise a UserError if the folder holds anything but the first subjects of what these parameters make.
+
+    The parameters stand in dataset_description.json, under `what` with a capital.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
-        there = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))["Phantom"]
+        there = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))[what.capitalize()]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is not empty and holds no phantom: choose another folder") from None
-    asked = _parameters(spec)
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another folder") from None
     changed = changed_keys(there, asked)
-    different = [f"{key} {there.get(key)} there, {asked[key]} asked for" for key in changed]
+    different = [f"{key} {there.get(key)} there, {asked.get(key)} asked for" for key in changed]
     if different:
-        raise UserError(f"{folder} holds another phantom ({'; '.join(different)}): choose another folder")
+        raise UserError(f"{folder} holds another {what} ({'; '.join(different)}): choose another folder")
     surplus = [path.name for path in folder.glob("sub-*") if int(path.name.removeprefix("sub-")) > n]
     if surplus:
         raise UserError(

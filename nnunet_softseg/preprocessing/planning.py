@@ -236,3 +236,15 @@ class SoftSegDemoPlanner(SoftSegPlanner):
     features = (8, 16, 32, 64)
     default_plans_name = "nnUNetSoftSegDemoPlans"
     default_gpu_memory_gb = 8.0
+
+
+class SoftSegReadyPlanner(SoftSegPlanner):
+    """The network of the ready model, small enough to train on a CPU in hours: 16 to 128 features.
+
+    1 mm isotropic, as the paper; a patch of 48 mm along each axis at most.
+    """
+
+    patch_mm = {"SI": 48.0, "AP": 48.0, "RL": 48.0}  # noqa: RUF012  as in the class above
+    features = (16, 32, 64, 128)
+    default_plans_name = "nnUNetSoftSegReadyPlans"
+    default_gpu_memory_gb = 8.0

@@ -1,0 +1,208 @@
+"""Training images of random contrast from label maps, as a BIDS folder with exact soft labels."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg import __version__
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
+from nnunet_softseg.io.results import json_copy, make_folder, replacing, write_bytes, write_json
+from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.phantom.bids import check_beginning
+from nnunet_softseg.phantom.synthesis.image_plan import draw_plan
+from nnunet_softseg.phantom.synthesis.image_render import Drawn, render
+from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy
+from nnunet_softseg.phantom.synthesis.sources import label_map_anatomy, pam50_anatomy, phantom_anatomy
+
+SUFFIX = "_label-SC_desc-softseg_probseg"
+"""Of the soft labels, in derivatives/softseg: where `convert` looks for them."""
+_DERIVATIVES = Path("derivatives", "softseg")
+_CONTRAST = "synth"
+_IMAGES_OF_A_PHANTOM = 8
+_PAM50, _PHANTOM = "PAM50", "phantom"
+
+
+@dataclass(frozen=True)
+class SynthesisSpec:
+    """All that decides the files, apart from their number.
+
+    Attributes:
+        sources: what the images are drawn from, in turn: names of label maps, "PAM50", "phantom".
+        structure: values of label maps that are the structure.
+        without: share of images without the structure.
+        seed: of everything random.
+    """
+
+    sources: tuple[str, ...]
+    structure: tuple[int, ...]
+    without: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Folders:
+    label_maps: str | None
+    images: str | None
+    pam50: str | None
+
+
+def synthesise(
+    label_maps: str | os.PathLike[str] | None,
+    output: str | os.PathLike[str],
+    n: int = 400,
+    seed: int = 0,
+    *,
+    structure: Sequence[int] = (1,),
+    images: str | os.PathLike[str] | None = None,
+    pam50: str | os.PathLike[str] | None = None,
+    phantom: bool = False,
+    without: float = 0.15,
+    num_processes: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Return a BIDS folder of synthetic images with soft labels, written or completed.
+
+    Every image has a contrast, voxels, a field of view, a deformation and artefacts of its own; its soft
+    label is the share of the structure in each voxel, averaged over the same points as the brightness. The
+    files are the same for the same arguments, whatever `n`: a call can be repeated, and a folder can grow.
+
+    Args:
+        label_maps: folder of tissue label maps (NIfTI, whole numbers, 0: not labelled), or one; None: none.
+        output: new or empty folder, or the beginning of the same images.
+        n: number of images.
+        seed: of everything random.
+        structure: values of the label maps that are the structure, together.
+        images: folder of images named as the label maps: they say what is there where nothing is labelled.
+        pam50: folder of the PAM50 template, to draw from, too.
+        phantom: draw from the cord phantom, too.
+        without: share of images without the structure, whose label is empty, in [0, 1].
+        num_processes: images drawn at a time.
+        progress: show a bar.
+
+    Raises:
+        UserError: for arguments out of range, files that are no label maps, or a folder with other content.
+    """
+    if n < 1 or num_processes < 1 or seed < 0 or not 0 <= without <= 1:
+        raise UserError(
+            "expected -n and -np from 1, --seed from 0, --without in [0, 1], got "
+            f"{n}, {num_processes}, {seed}, {without}"
+        )
+    folders = _Folders(*(str(path) if path else None for path in (label_maps, images, pam50)))
+    sources = _sources(folders, phantom)
+    spec = SynthesisSpec(sources, tuple(structure), float(without), seed)
+    folder, asked = Path(output), json_copy({"version": __version__, **asdict(spec)})
+    check_beginning(folder, asked, n, "synthesis")
+    try:
+        _write_descriptions(folder, asked)
+        missing = [number for number in range(1, n + 1) if not _image_file(folder, number).is_file()]
+        write = partial(_write_case, folder, spec, folders)
+        map_jobs(write, missing, num_processes=num_processes, progress=progress, description="synthesise")
+    except OSError as error:
+        raise UserError(f"cannot write the images to {folder}: {error}") from error
+    return folder
+
+
+def _sources(folders: _Folders, phantom: bool) -> tuple[str, ...]:
+    names = []
+    if folders.label_maps is not None:
+        place = Path(folders.label_maps)
+        if not place.exists():
+            raise UserError(f"{place}: expected a label map, or a folder of label maps, found nothing there")
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        names = [file.name for file in files if is_nifti(file.name)]
+        if not names:
+            raise UserError(f"{place}: expected label maps (.nii or .nii.gz), found none: check the folder")
+    names += [_PAM50] * (folders.pam50 is not None) + [_PHANTOM] * phantom
+    if not names:
+        raise UserError("nothing to draw from: expected label maps (-i), --pam50 or --phantom")
+    return tuple(names)
+
+
+def draw_case(spec: SynthesisSpec, anatomy: LabelAnatomy, number: int) -> Drawn:
+    """Return the image of this number, from 1 on: a function of these arguments alone."""
+    rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(number, 0)))
+    return render(anatomy, draw_plan(anatomy, rng, without=spec.without))
+
+
+def _anatomy_of(spec: SynthesisSpec, folders: _Folders, number: int) -> LabelAnatomy:
+    """Return what an image is drawn from: the sources take turns."""
+    turn, at = divmod(number - 1, len(spec.sources))
+    name = spec.sources[at]
+    phantom = turn // _IMAGES_OF_A_PHANTOM if name == _PHANTOM else 0
+    return _anatomy(name, phantom, spec.seed, spec.structure, folders)
+
+
+@lru_cache(maxsize=3)
+def _anatomy(
+    name: str, phantom: int, seed: int, structure: tuple[int, ...], folders: _Folders
+) -> LabelAnatomy:
+    if name == _PHANTOM:
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(phantom, 1)))
+        return phantom_anatomy(rng, f"phantom {phantom + 1}")
+    if name == _PAM50:
+        return pam50_anatomy(Path(str(folders.pam50)))
+    place = Path(str(folders.label_maps))
+    file = place / name if place.is_dir() else place
+    image = None
+    if folders.images is not None:
+        stem = without_nifti_ending(name)
+        found = [each for each in Path(folders.images).glob(f"{stem}.nii*") if is_nifti(each.name)]
+        if not found:
+            raise UserError(f"{folders.images}: expected an image {stem}.nii.gz of the label map, found none")
+        image = found[0]
+    return label_map_anatomy(file, structure, image)
+
+
+# Files
+
+
+def _image_file(folder: Path, number: int) -> Path:
+    subject = f"sub-{number:04d}"
+    return folder / subject / "anat" / f"{subject}_{_CONTRAST}.nii.gz"
+
+
+def _write_case(folder: Path, spec: SynthesisSpec, folders: _Folders, number: int) -> None:
+    """Write the soft label, then the image: where this is, the case is complete."""
+    anatomy = _anatomy_of(spec, folders, number)
+    drawn, image = draw_case(spec, anatomy, number), _image_file(folder, number)
+    stem = without_nifti_ending(image.name)
+    labels = folder / _DERIVATIVES / image.parent.relative_to(folder)
+    for place in (labels, image.parent):
+        make_folder(place)
+    about = {"Simulated": True, "Anatomy": anatomy.name, "Seed": spec.seed, "Number": number}
+    write_json(labels / f"{stem}{SUFFIX}.json", {
+        **about, "Description": "Share of each voxel that is the structure",
+        "RawSources": [f"bids::{image.relative_to(folder).as_posix()}"],
+    })  # fmt: skip
+    _write_nifti(labels / f"{stem}{SUFFIX}.nii.gz", drawn.share, drawn.affine)
+    write_json(image.with_name(f"{stem}.json"), {**about, "Modality": "MR"})
+    _write_nifti(image, drawn.image, drawn.affine)
+
+
+def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = f"nnunet-softseg {__version__} synthesise".encode()
+    with replacing(path) as aside:
+        image.to_filename(aside)
+
+
+def _write_descriptions(folder: Path, asked: dict[str, Any]) -> None:
+    common = {"BIDSVersion": "1.9.0", "GeneratedBy": [{"Name": "nnunet-softseg", "Version": __version__}]}
+    make_folder(folder / _DERIVATIVES)
+    write_json(folder / "dataset_description.json", {
+        "Name": "Synthetic images", "DatasetType": "raw", **common, "Synthesis": asked,
+    })  # fmt: skip
+    write_json(folder / _DERIVATIVES / "dataset_description.json", {
+        "Name": "Soft labels of synthetic images", "DatasetType": "derivative", **common,
+    })  # fmt: skip
+    text = "Images of random contrast drawn from label maps by nnunet-softseg. No person was scanned.\n"
+    write_bytes(folder / "README", text.encode())

@@ -1,0 +1,225 @@
+"""Synthetic images: the soft label against geometry, brightness as drawn, the same files again."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunet_softseg.cli import main
+from nnunet_softseg.datasets.conversion import convert
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.phantom.anatomy import straight_cylinder
+from nnunet_softseg.phantom.synthesis import synthesise
+from nnunet_softseg.phantom.synthesis.image_plan import (
+    Artefacts,
+    ImagePlan,
+    Palette,
+    Placement,
+    Voxels,
+    draw_plan,
+)
+from nnunet_softseg.phantom.synthesis.image_render import Drawn, render
+from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy, Layer, Volume
+from nnunet_softseg.phantom.synthesis.sources import canal_layers
+
+AROUND, STRUCTURE = 1, 2
+PALETTE = Palette(mean={AROUND: 0.3, STRUCTURE: 0.8}, uneven={AROUND: 0.0, STRUCTURE: 0.0})
+RESOLUTIONS = [
+    Voxels((60, 60, 60), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+    Voxels((100, 100, 10), (0.5, 0.5, 6.0), (0.5, 0.5, 6.0)),
+    Voxels((12, 64, 64), (5.0, 0.9, 0.9), (5.0, 0.9, 0.9)),
+    Voxels((56, 8, 56), (1.1, 8.0, 1.1), (1.1, 8.0, 1.1)),
+]
+
+
+def fine_grid(half_mm: float = 34.0, step: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (3, X, Y, Z) in mm of a fine grid around the origin, and its affine."""
+    axis = np.arange(-half_mm, half_mm + step / 2, step)
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3] = -half_mm
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij")), affine
+
+
+def ellipsoid(radii: tuple[float, float, float]) -> LabelAnatomy:
+    """An ellipsoid of known volume in a box of another tissue, as a label map."""
+    points, affine = fine_grid()
+    inside = sum((at / radius) ** 2 for at, radius in zip(points, radii, strict=True)) < 1
+    tissues = np.where(inside, STRUCTURE, AROUND).astype(np.uint8)
+    return LabelAnatomy("ellipsoid", Volume(tissues, affine), (STRUCTURE,))
+
+
+def cylinder(radius: float) -> LabelAnatomy:
+    """A cylinder along S-I as layer, its share linear over the width of a point."""
+    (x, y, z), affine = fine_grid()
+    share = np.clip(0.5 + (radius - np.hypot(x, y)) / 0.5, 0, 1).astype(np.float32)
+    around = np.ones_like(share)
+    around[np.abs(z) > 40] = 0
+    layers = (Layer(Volume(around, affine), AROUND), Layer(Volume(share, affine), STRUCTURE))
+    tissues = Volume(np.full(share.shape, AROUND, np.uint8), affine)
+    return LabelAnatomy("cylinder", tissues, (STRUCTURE,), layers)
+
+
+def volume_mm3(drawn: Drawn) -> float:
+    return float(drawn.share.sum(dtype=float)) * abs(float(np.linalg.det(drawn.affine[:3, :3])))
+
+
+@pytest.mark.parametrize("voxels", RESOLUTIONS, ids=lambda voxels: str(voxels.voxel_mm))
+def test_the_volume_of_an_ellipsoid_is_the_same_at_every_resolution(voxels: Voxels) -> None:
+    drawn = render(ellipsoid((14.0, 9.0, 20.0)), ImagePlan(voxels, PALETTE))
+    assert volume_mm3(drawn) == pytest.approx(4 / 3 * np.pi * 14 * 9 * 20, rel=0.01)
+
+
+def test_turning_and_scaling_change_a_volume_by_the_product_of_the_scales() -> None:
+    place = Placement(centre_mm=(2.0, -1.0, 3.0), angles_deg=(15.0, -8.0, 10.0), scale=(1.1, 0.9, 1.2))
+    drawn = render(ellipsoid((12.0, 9.0, 16.0)), ImagePlan(RESOLUTIONS[0], PALETTE, place))
+    assert volume_mm3(drawn) == pytest.approx(4 / 3 * np.pi * 12 * 9 * 16 * 1.1 * 0.9 * 1.2, rel=0.01)
+
+
+@pytest.mark.parametrize("voxels", RESOLUTIONS[:3], ids=lambda voxels: str(voxels.voxel_mm))
+def test_the_section_of_a_cylinder_in_each_slice_is_that_of_a_circle(voxels: Voxels) -> None:
+    drawn = render(cylinder(6.0), ImagePlan(voxels, PALETTE))
+    pixel = voxels.voxel_mm[0] * voxels.voxel_mm[1]
+    areas = drawn.share.sum(axis=(0, 1), dtype=float) * pixel
+    assert areas[1:-1] == pytest.approx(np.pi * 36, rel=0.01)
+
+
+def test_a_gap_between_slices_leaves_the_share_of_what_is_seen() -> None:
+    """Of a cylinder along S-I, a slab of any thickness holds the same share."""
+    gaps = dataclasses.replace(RESOLUTIONS[1], slab_mm=(0.5, 0.5, 2.0))
+    whole, seen = (render(cylinder(6.0), ImagePlan(v, PALETTE)).share for v in (RESOLUTIONS[1], gaps))
+    assert seen == pytest.approx(whole, abs=1e-5)
+
+
+def test_brightness_is_mixed_by_the_share_and_pure_tissue_has_the_brightness_drawn() -> None:
+    plan = ImagePlan(RESOLUTIONS[0], PALETTE, artefacts=Artefacts(gain=1000.0))
+    drawn = render(cylinder(6.0), plan)
+    inner = (slice(5, -5),) * 3
+    expected = 1000 * (0.3 + drawn.share * (0.8 - 0.3))
+    assert drawn.image[inner] == pytest.approx(expected[inner], abs=0.51)  # rounded to whole numbers
+    assert set(np.unique(drawn.image[inner][drawn.share[inner] == 1])) == {800}
+    assert set(np.unique(drawn.image[inner][drawn.share[inner] == 0])) == {300}
+
+
+@pytest.mark.parametrize("removed", ["structure", "filled", "anatomy"])
+@pytest.mark.parametrize("anatomy", [cylinder(6.0), ellipsoid((9.0, 9.0, 9.0))], ids=lambda a: a.name)
+def test_an_image_without_the_structure_has_an_empty_label(anatomy: LabelAnatomy, removed: str) -> None:
+    blobs = dataclasses.replace(PALETTE, blobs=(0.1, 0.2))
+    drawn = render(anatomy, ImagePlan(RESOLUTIONS[0], blobs, removed=removed))
+    assert not drawn.share.any()
+    assert drawn.image.max() < 500, "nothing is as bright as the structure"
+
+
+def test_noise_has_the_deviation_that_the_ratio_says() -> None:
+    """Far above 0, Rician noise is normal; SNR is that of a brightness of 0.5."""
+    drawn = render(cylinder(6.0), ImagePlan(RESOLUTIONS[0], PALETTE, artefacts=Artefacts(snr=20.0)))
+    inside = drawn.image[drawn.share == 1].astype(float)
+    assert inside.std() == pytest.approx(1000 * 0.5 / 20, rel=0.05)
+
+
+def test_a_squeezed_cylinder_is_thinner_from_front_to_back_and_as_wide() -> None:
+    """At the height of the compression, A-P extent is divided by nearly 1 + squeeze."""
+    place = Placement(squeeze=0.5, squeeze_at_mm=0.0, squeeze_length_mm=6.0)
+    drawn = render(cylinder(6.0), ImagePlan(RESOLUTIONS[0], PALETTE, place))
+    middle, end = drawn.share[:, :, 30], drawn.share[:, :, 55]
+    width, depth = (section.sum(axis=0).max() for section in (middle, middle.T))
+    assert width == pytest.approx(end.sum(axis=0).max(), abs=0.3)
+    assert depth == pytest.approx(12 / 1.5, abs=1.0)
+
+
+def test_random_images_have_labels_in_0_to_1_and_the_same_seed_gives_the_same_bytes() -> None:
+    anatomy = cylinder(6.0)
+    for seed in range(3):
+        plans = [draw_plan(anatomy, np.random.default_rng(seed), without=0.0) for _ in range(2)]
+        plans = [
+            dataclasses.replace(plan, voxels=Voxels((30, 30, 20), (2.0, 2.0, 3.0), (2.0, 2.0, 2.5)))
+            for plan in plans
+        ]
+        first, second = (render(anatomy, plan) for plan in plans)
+        assert first.image.tobytes() == second.image.tobytes()
+        assert first.share.tobytes() == second.share.tobytes()
+        assert first.share.min() >= 0
+        assert 0.5 < first.share.max() <= 1
+
+
+def test_the_layers_of_a_phantom_are_nested_and_the_cord_has_the_volume_of_its_geometry() -> None:
+    half = np.array([30.0, 30.0, 20.0])
+    canal, thecal, cord, grey = canal_layers(straight_cylinder((6.0, 5.0)), half)
+    for outer, inner in ((canal, thecal), (thecal, cord), (cord, grey)):
+        assert (inner.share.values <= outer.share.values + 1e-6).all()
+    length = cord.share.values.shape[2] * cord.share.affine[2, 2]
+    volume = cord.share.values.sum(dtype=float) * np.linalg.det(cord.share.affine[:3, :3])
+    assert volume == pytest.approx(np.pi * 6 * 5 * length, rel=0.005)
+
+
+def test_a_folder_without_the_maps_of_the_template_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"found no PAM50_cord\.nii\.gz"):
+        synthesise(None, tmp_path / "bids", 1, pam50=tmp_path, progress=False)
+
+
+# The command
+
+
+def write_label_maps(folder: Path) -> Path:
+    folder.mkdir()
+    anatomy = ellipsoid((8.0, 8.0, 25.0))
+    values = anatomy.tissues.values[::2, ::2, ::2]
+    affine = anatomy.tissues.affine @ np.diag([2, 2, 2, 1])
+    nib.Nifti1Image(values, affine).to_filename(folder / "one.nii.gz")
+    return folder
+
+
+def test_the_command_writes_a_folder_that_convert_takes(tmp_path: Path) -> None:
+    maps, bids = write_label_maps(tmp_path / "maps"), tmp_path / "bids"
+    words = ["synthesise", "-i", str(maps), "-o", str(bids), "--structure", "2", "-n", "3", "-np", "1"]
+    assert main(words) == 0
+    report = convert(bids, 301, "Synthetic", raw_folder=tmp_path / "raw", num_test=0, num_validation=1)
+    assert "3" in report.as_text()
+    soft = sorted((tmp_path / "raw" / "Dataset301_Synthetic" / "softLabelsTr").glob("*.nii.gz"))
+    assert len(soft) == 3
+    values = nib.load(soft[0]).get_fdata()
+    assert nib.load(soft[0]).get_data_dtype() == np.float32
+    assert values.min() >= 0
+    assert values.max() <= 1
+
+
+def test_a_repeated_call_keeps_what_is_there_and_adds_what_is_missing(tmp_path: Path) -> None:
+    maps, bids = write_label_maps(tmp_path / "maps"), tmp_path / "bids"
+    synthesise(maps, bids, 2, structure=(2,), progress=False)
+    first = {file: file.read_bytes() for file in bids.rglob("*.nii.gz")}
+    lost = bids / "sub-0001" / "anat" / "sub-0001_synth.nii.gz"
+    lost.unlink()
+    synthesise(maps, bids, 3, structure=(2,), progress=False)
+    again = {file: file.read_bytes() for file in bids.rglob("*.nii.gz")}
+    assert len(again) == 6
+    images = {file for file in first if "probseg" not in file.name}
+    for file in images:
+        before, after = (nib.Nifti1Image.from_bytes(_unzipped(d[file])).get_fdata() for d in (first, again))
+        assert (before == after).all()
+
+
+def _unzipped(content: bytes) -> bytes:
+    import gzip
+
+    return gzip.decompress(content)
+
+
+def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    maps, bids = write_label_maps(tmp_path / "maps"), tmp_path / "bids"
+    synthesise(maps, bids, 1, structure=(2,), progress=False)
+    with pytest.raises(UserError, match="another synthesis \\(seed 0 there, 1 asked for\\)"):
+        synthesise(maps, bids, 1, seed=1, structure=(2,), progress=False)
+    description = json.loads((bids / "dataset_description.json").read_text("utf-8"))
+    assert description["Synthesis"]["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("structure", "message"),
+    [((7,), "one.nii.gz: expected voxels of the structure, value 7, found labels 1, 2"), ((), "nothing")],
+)
+def test_what_cannot_be_drawn_is_told(tmp_path: Path, structure: tuple[int, ...], message: str) -> None:
+    maps = write_label_maps(tmp_path / "maps") if structure else None
+    with pytest.raises(UserError, match=message):
+        synthesise(maps, tmp_path / "bids", 1, structure=structure, progress=False)
