@@ -110,6 +110,7 @@ def test_a_mistake_in_the_options_ends_with_code_2_and_one_line(
 FUNCTIONS = {
     "demo": ("nnunet_softseg.phantom.demo", "demo"),
     "phantom": ("nnunet_softseg.phantom", "phantom"),
+    "synthesise": ("nnunet_softseg.phantom.synthesis", "synthesise"),
     "make-gt": ("nnunet_softseg.labels.contrasts.make_gt", "make_gt"),
     "fuse": ("nnunet_softseg.labels.raters", "fuse"),
     "convert": ("nnunet_softseg.datasets.conversion", "convert"),
@@ -128,12 +129,13 @@ FUNCTIONS = {
 REQUIRED = {
     "demo": "-o out",
     "phantom": "-o out",
+    "synthesise": "-i maps -o out",
     "make-gt": "-i in -o out",
     "fuse": "-i a b -o out",
     "convert": "-i in -d 101 --name Cord",
     "check": "-d 101",
     "prepare": "-d 101 -c 3d_fullres",
-    "predict": "-i in -o out -m model",
+    "predict": "-i in -o out",
     "export": "-m model -o cord.softseg",
     "calibrate": "-m model",
     "pseudo-label": "-i in --models a b --splits file -d 201 --name Student",
