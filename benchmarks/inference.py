@@ -9,9 +9,11 @@ with --model.
 
 Ours is timed as users run it: the stock command for one image in a new process, with an empty cache and with
 a filled one, and `nnunet-softseg predict` for a cohort, and for one of images that show more around the box
-that the network sees: they should take no longer than it takes to read what is more. Vanilla is timed in its
-stages: preprocessing and export once, one tile; its total is tiles x seconds of a tile, extrapolated, with
-mirroring (8 passes a tile) and without.
+that the network sees: they should take no longer than it takes to read what is more. Without PyTorch and
+nnU-Net, one image in a new process: by the ready model (`cold_seconds`), and by the network exported to one
+file (`cold_exported_seconds`). With the narrow patch of SoftSegCordPlanner, in the same widths, a cohort
+again (`cohort_narrow_seconds`, of an image). Vanilla is timed in its stages: preprocessing and export once,
+one tile; its total is tiles x seconds of a tile, extrapolated, with mirroring (8 passes a tile) and without.
 """
 
 import argparse
@@ -33,8 +35,11 @@ from typing import Any
 
 from training_step import plans
 
+from nnunet_softseg.inference.model_file import READY_MODEL
+
 FEATURES = (32, 64, 128, 256, 320)
 PATCH_SIZE = (320, 192, 64)  # S-I, A-P, R-L, as nnU-Net's reader orders them
+NARROW_PATCH_SIZE = (320, 96, 48)  # SoftSegCordPlanner's
 FOV_MM = (192, 260, 318)  # the phantom adds a millimetre at either end along S-I
 WIDER_FOV_MM = (320, 320, 318)
 DATASET, CONFIGURATION, TRAINER = "Dataset999_Benchmark", "3d_fullres", "nnUNetTrainerSoftSeg"
@@ -236,6 +241,13 @@ def cold_start(model: Path, image: Path, output: Path, environment: Mapping[str,
     return in_a_new_process([*command, "-device", "cpu"], environment)
 
 
+def cold_file(model: Path | None, image: Path, output: Path, environment: Mapping[str, str]) -> float:
+    """Return the seconds of one image in a new process, by a model in one file; None: the ready one."""
+    command = [beside_python("nnunet-softseg"), "predict", "-i", str(image), "-o", str(output)]
+    named = [] if model is None else ["-m", str(model)]
+    return in_a_new_process([*command, *named], environment)["wall_seconds"]
+
+
 def cohort(
     model: Path, image: Path, folder: Path, environment: Mapping[str, str], size: int
 ) -> dict[str, Any]:
@@ -310,15 +322,39 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     second = cold_start(model, image, folder / "second", environment)
     many = cohort(model, image, folder / "cohort", environment, arguments.images)
     wide = cohort(model, wide_image, folder / "wide_cohort", environment, arguments.images)
+    exported = folder / "exported.softseg"
+    in_a_new_process(
+        [beside_python("nnunet-softseg"), "export", "-m", str(model), "-o", str(exported)], environment
+    )
+    cold_exported = cold_file(exported, image, folder / "cold_exported", environment)
+    of_package = {**environment, "NNUNET_SOFTSEG_LOCALIZE": "auto"}
+    cold = cold_file(None, image, folder / "cold", of_package) if READY_MODEL.is_file() else None
+    narrow = folder / DATASET / f"{TRAINER}__nnUNetNarrowPlans__{CONFIGURATION}"
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as aside:
+        narrow_plans = paper_plans(arguments.features, arguments.narrow_patch)
+        aside.submit(make_model, narrow, narrow_plans, image).result()
+    as_is = {**environment, "NNUNET_SOFTSEG_LOCALIZE": "never"}
+    many_narrow = cohort(narrow, image, folder / "narrow_cohort", as_is, arguments.images)
     same = vanilla(folder, made, image, arguments.repeats)
     default, without_tta = (same["seconds_per_image"][mode] for mode in ("default", "disable_tta"))
     return {
         "ratio_cohort": round(default / many["seconds_per_image"], 1),
         "ratio_cohort_disable_tta": round(without_tta / many["seconds_per_image"], 1),
         "seconds_per_image": many["seconds_per_image"],
+        "cold_seconds": cold,
+        "ratio_cold": cold and round(default / cold, 1),
+        "cold_exported_seconds": cold_exported,
+        "ratio_cold_exported": round(default / cold_exported, 1),
+        "cohort_narrow_seconds": many_narrow["seconds_per_image"],
+        "ratio_cohort_narrow": round(default / many_narrow["seconds_per_image"], 1),
         "peak_gb": max(used["peak_gb"] for used in (first, second, many)),
         "cold_start_seconds": {"first": first["wall_seconds"], "cached": second["wall_seconds"]},
-        "ours": {"stock_command_first": first, "stock_command_cached": second, "cohort": many},
+        "ours": {
+            "stock_command_first": first,
+            "stock_command_cached": second,
+            "cohort": many,
+            "cohort_narrow": many_narrow,
+        },
         "wider_field_of_view": wider(many, wide, (image, wide_image)),
         "vanilla": same,
         "vanilla_is_extrapolated": "tiles x seconds of one tile, per fold; default: x 8 mirrored passes",
@@ -349,6 +385,9 @@ def main() -> None:
         "--wider-fov", type=int, nargs=3, default=WIDER_FOV_MM, help="likewise (default: 320 320 318)"
     )
     parser.add_argument("--patch", type=int, nargs=3, default=PATCH_SIZE, help="S-I A-P R-L, in voxels")
+    parser.add_argument(
+        "--narrow-patch", type=int, nargs=3, default=NARROW_PATCH_SIZE, help="likewise (default: 320 96 48)"
+    )
     parser.add_argument("--features", type=int, nargs="+", default=FEATURES, help="of the network's stages")
     arguments = parser.parse_args()
     if arguments.images < 2:  # noqa: PLR2004

@@ -138,7 +138,7 @@ def real_images(data: Path) -> Iterator[tuple[str, Path, Path | None]]:
     for kind in ("hippocampus", "lidc"):
         files = sorted((data / "real" / kind / "images").glob("*.nii.gz"))
         for file in files[:: max(1, len(files) // OFF_BODY_IMAGES)][:OFF_BODY_IMAGES]:
-            yield f"{kind}-{file.name.removesuffix('.nii.gz')}", file, None
+            yield f"{kind}-{file.name.removesuffix('.nii.gz').removesuffix('_0000')}", file, None
 
 
 def evaluate(study: Study, data: Path) -> None:
@@ -178,7 +178,7 @@ def _row(name: str, maps: Path, mask: Path | None, case: dict[str, Any]) -> dict
     row = {"case": name, "flags": " ".join(case.get("flags", [])), "cord": mask is not None}
     file = maps / "soft" / f"{name}_0001.nii.gz"
     if not file.is_file():
-        return row | {"empty": True, "failed": True}
+        return row | {"empty": False, "failed": True}
     found = nib.as_closest_canonical(load_nifti(file)).get_fdata(dtype=np.float32)
     row |= {"empty": not found.any(), "failed": False, "largest": float(found.max())}
     if mask is not None:
