@@ -135,7 +135,7 @@ class ImagePlan:
     Attributes:
         removed: nothing; "structure": it holds what lies around it, or blobs; "anatomy": blobs everywhere.
             The label is then empty.
-        image_share: how far the classes of the anatomy's image, rather than blobs, fill what is unlabelled.
+        use_image: the classes of the anatomy's image, rather than blobs alone, fill what is unlabelled.
         blob_mm: grain of the blobs.
         seed: of all random fields.
     """
@@ -169,7 +169,7 @@ def draw_plan(anatomy: LabelAnatomy, rng: np.random.Generator, *, without: float
         _draw_outline(anatomy, placement, rng) if rng.random() < 0.45 else None,
         removed,
         bool(rng.random() < 0.75),
-        tuple(float(g) for g in np.exp(rng.uniform(np.log(5), np.log(22))) * rng.uniform(0.7, 1.6, 3)),
+        _floats(np.exp(rng.uniform(np.log(5), np.log(22))) * rng.uniform(0.7, 1.6, 3)),
         int(rng.integers(2**31)),
     )
 

@@ -266,8 +266,9 @@ def _receiver(shape: tuple[int, ...], rng: np.random.Generator) -> Values:
     axes = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
     x, y, z = axes
     terms = (x, y, z, x * y, y * z, x * z, x**2, y**2, z**2)
-    field = sum(float(draw) * term for draw, term in zip(rng.standard_normal(9), terms, strict=True))
-    field = np.broadcast_to(field, shape)
+    field = np.zeros(shape, np.float32)
+    for draw, term in zip(rng.standard_normal(9), terms, strict=True):
+        field += np.float32(draw) * term
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-6), np.float32)
 
 
