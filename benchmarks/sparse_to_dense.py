@@ -5,26 +5,35 @@
 The teacher (configuration 2d, two folds of half of the subjects each) learns from 3 of 53 slices of each
 volume, the rest is unknown. `pseudo-label` labels the volumes, each by the fold that has not seen its
 subject; the student (3d_fullres) learns from these. Beside them: the same 3-D model with all slices
-annotated, and with the three slices alone. Test subjects, annotated throughout, chose nothing.
+annotated, with the three slices alone, and with zeros in place of what is unknown, which is what a tool
+without unknown voxels would learn. Test subjects, annotated throughout, chose nothing.
 """
 
+import shutil
 from pathlib import Path
 
-from partly_annotated import mask
+import nibabel as nib
+import numpy as np
 from phantom_study import DATASET_ID, PhantomStudy, make_data, measure, parse
 from study import Method, plan, protocol, train_and_predict, trainings
 
 from nnunet_softseg.inference.pseudo_label import pseudo_label
-from nnunet_softseg.io.results import load_json, make_folder, write_json
+from nnunet_softseg.io.results import load_json, make_folder, new_folder, write_json
 
 SPARSE_ID, STUDENT_ID = DATASET_ID + 40, DATASET_ID + 50
 TEACHER, STUDENT, FULL, SPARSE = "teacher", "student", "all slices", "three slices"
+ZEROS = "three slices, zeros"
 METHODS = {
     TEACHER: Method(configuration="2d", folds=("0", "1")),
     STUDENT: Method(),
     FULL: Method(),
     SPARSE: Method(),
+    ZEROS: Method(),
 }
+MASKED = {SPARSE: (SPARSE_ID + 1, np.nan), ZEROS: (SPARSE_ID + 2, 0.0)}
+"""Dataset of the 3-D models that learn from the slices themselves, and what fills the rest."""
+ANNOTATED = (0.25, 0.5, 0.75)
+"""Where the annotated slices lie along S-I, as parts of the image."""
 PHANTOM = {"contrasts": ("T2w",), "fov_mm": (56.0, 60.0, 40.4)}
 """53 slices of 0.8 mm."""
 MEASURES = ["csa_error_mm2", "abs_csa_error_mm2", "soft_dice", "boundary_mae", "dice"]
@@ -38,8 +47,8 @@ class SparseToDense(PhantomStudy):
 
     def datasets_of(self, method: str) -> tuple[int, ...]:
         """Return the dataset of a method."""
-        at = {TEACHER: SPARSE_ID, STUDENT: STUDENT_ID + self.seed, FULL: DATASET_ID, SPARSE: SPARSE_ID + 1}
-        return (at[method],)
+        at = {TEACHER: SPARSE_ID, STUDENT: STUDENT_ID + self.seed, FULL: DATASET_ID}
+        return (MASKED[method][0] if method in MASKED else at[method],)
 
 
 def main() -> None:
@@ -47,13 +56,12 @@ def main() -> None:
     asked_for, asked = parse(__doc__, METHODS)
     study = SparseToDense(**vars(asked_for))
     make_data(study, (asked.subjects, asked.validation, asked.test), asked.more_test, **PHANTOM)
-    for dataset_id, configuration in ((SPARSE_ID, "2d"), (SPARSE_ID + 1, "3d_fullres")):
-        if dataset_id != SPARSE_ID and SPARSE not in study.methods:
-            continue
-        mask(study, dataset_id, float("nan"))
-        if dataset_id == SPARSE_ID:
-            write_json(study.folder_of(SPARSE_ID) / SPLITS, halves(study.folder_of(SPARSE_ID)))
-        plan(study, dataset_id, configuration)
+    mask(study, SPARSE_ID, np.nan)
+    write_json(study.folder_of(SPARSE_ID) / SPLITS, halves(study.folder_of(SPARSE_ID)))
+    plan(study, SPARSE_ID, "2d")
+    for dataset_id, rest in (MASKED[name] for name in study.methods if name in MASKED):
+        mask(study, dataset_id, rest)
+        plan(study, dataset_id)
     for seed in asked.seeds:
         study.seed = seed
         for name in study.methods:
@@ -61,6 +69,31 @@ def main() -> None:
                 label(study)
             train_and_predict(study, name, seed)
     report(study, list(asked.seeds))
+
+
+def mask(study: PhantomStudy, dataset_id: int, rest: float) -> None:
+    """Write the dataset of which three slices are annotated, and the rest has one value."""
+    target = study.raw / f"Dataset{dataset_id:03d}_{study.name}"
+    if target.is_dir():
+        return
+    with new_folder(target) as aside:
+        shutil.copytree(study.dataset, aside, dirs_exist_ok=True)
+        for file in sorted((aside / "softLabelsTr").glob("*.nii.gz")):
+            keep_slices(file, rest)
+        if rest == 0:  # what is not annotated is background to nnU-Net, too
+            for file in sorted((aside / "labelsTr").glob("*.nii.gz")):
+                keep_slices(file, rest)
+
+
+def keep_slices(file: Path, rest: float) -> None:
+    """Replace all slices across S-I but the annotated ones."""
+    image = nib.load(file)
+    axis = nib.aff2axcodes(image.affine, (("R", "R"), ("A", "A"), ("S", "S"))).index("S")
+    kept = [round(part * (image.shape[axis] - 1)) for part in ANNOTATED]
+    annotated = tuple(kept if at == axis else slice(None) for at in range(3))
+    voxels = np.full(image.shape, rest, dtype=image.get_data_dtype())
+    voxels[annotated] = np.asarray(image.dataobj)[annotated]
+    nib.save(nib.Nifti1Image(voxels, image.affine, image.header), file)
 
 
 def halves(dataset: Path) -> list[dict[str, list[str]]]:
