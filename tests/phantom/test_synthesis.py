@@ -84,7 +84,9 @@ def test_scale_is_along_the_axes_of_the_image() -> None:
     share = render(ellipsoid((12.0,) * 3), ImagePlan(RESOLUTIONS[0], PALETTE, Placement(scale=scale))).share
     lines = (share[:, 29:31, 29:31], share[29:31, :, 29:31], share[29:31, 29:31, :])
     for line, factor in zip(lines, scale, strict=True):
-        assert line.sum(dtype=float) / 4 == pytest.approx(24 * factor, abs=0.6)
+        assert line.sum(dtype=float) / 4 == pytest.approx(
+            24 * factor, abs=1.0
+        )  # label maps in steps of 0.5 mm
 
 
 @pytest.mark.parametrize("voxels", RESOLUTIONS[:3], ids=lambda voxels: str(voxels.voxel_mm))
