@@ -78,6 +78,17 @@ def test_turning_and_scaling_change_a_volume_by_the_product_of_the_scales() -> N
     assert volume_mm3(drawn) == pytest.approx(4 / 3 * np.pi * 12 * 9 * 16 * 1.1 * 0.9 * 1.2, rel=0.01)
 
 
+def test_scale_is_along_the_axes_of_the_image() -> None:
+    """Through the centre of a sphere, the share along each axis adds up to its diameter times the scale."""
+    scale = (1.2, 0.8, 1.0)
+    share = render(ellipsoid((12.0,) * 3), ImagePlan(RESOLUTIONS[0], PALETTE, Placement(scale=scale))).share
+    lines = (share[:, 29:31, 29:31], share[29:31, :, 29:31], share[29:31, 29:31, :])
+    for line, factor in zip(lines, scale, strict=True):
+        assert line.sum(dtype=float) / 4 == pytest.approx(
+            24 * factor, abs=1.0
+        )  # label maps in steps of 0.5 mm
+
+
 @pytest.mark.parametrize("voxels", RESOLUTIONS[:3], ids=lambda voxels: str(voxels.voxel_mm))
 def test_the_section_of_a_cylinder_in_each_slice_is_that_of_a_circle(voxels: Voxels) -> None:
     drawn = render(cylinder(6.0), ImagePlan(voxels, PALETTE))
