@@ -41,8 +41,8 @@ SI_AXIS = 0
 LABEL, HEIGHT = "cord", 0.98
 """The robust peak of a whole cord at 1 mm, whose boundary is partial volume."""
 FLOOR, CORE = 0.75, 0.8
-"""Chosen on the hippocampus images, which show no cord, and sub-unf01 and sub-sct01, which do: the raw output of
-these reaches 0.79 and more, of most of those less than 0.6."""
+"""Chosen on the hippocampus images, which show no cord, and sub-unf01 and sub-sct01, which do: the raw output
+of these reaches 0.79 and more, of most of those less than 0.6."""
 MASK, OFF_BODY_IMAGES = "_seg-manual", 20
 
 
@@ -128,8 +128,8 @@ def export(study: Study, checkpoint: str) -> None:
 def centred(plans: dict[str, Any]) -> dict[str, Any]:
     """Return plans of a network that has seen patches anywhere, for the box around the middle of an image.
 
-    In real images, which are unlike the drawn ones, a cord comes out at 0.8 to 0.97 all over: its map is divided
-    by its own peak, but by no less than `FLOOR`, so that what is faint stays so.
+    In real images, which are unlike the drawn ones, a cord comes out at 0.8 to 0.97 all over: its map is
+    divided by its own peak, but by no less than `FLOOR`, so that what is faint stays so.
     """
     entry = plans[PLANS_KEY]
     entry["settings"] |= {"center_crop": True, "floor_fraction": FLOOR}
