@@ -74,8 +74,8 @@ class _Points:
     def field(self, grain_mm: tuple[float, float, float], rng: np.random.Generator) -> Values:
         """Return a smooth random field of SD 1 at the points, of a grain along each axis in mm."""
         matrices = []
-        for axis, grain in zip(self.axes, grain_mm, strict=True):
-            at = (axis - axis[0]) / grain
+        for places, grain in zip(self.axes, grain_mm, strict=True):
+            at = (places - places[0]) / grain
             knots = np.arange(-1, int(at[-1]) + 3)
             matrices.append(_cubic(at[:, None] - knots).astype(np.float32))
         values = rng.standard_normal([matrix.shape[1] for matrix in matrices]).astype(np.float32)
