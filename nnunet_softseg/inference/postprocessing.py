@@ -204,7 +204,9 @@ def flag_border(
     coverage: npt.NDArray[np.bool_],
     goes_on: Sequence[tuple[bool, bool]],
 ) -> list[Flagged]:
-    """Flag a soft map that reaches the border of the coverage, behind which the image goes on.
+    """Flag a soft map whose largest piece reaches the border of the coverage, behind which the image goes on.
+
+    A smaller piece beside it says nothing of where the structure ends.
 
     Args:
         soft_maps: (label, *space), of a part of the case.
@@ -220,7 +222,10 @@ def flag_border(
     for axis in range(coverage.ndim):
         for shifted in (slice(None, -2), slice(2, None)):
             beside |= unseen[(*inner[:axis], shifted, *inner[axis + 1 :])]
-    if not (soft_maps[:, beside & coverage] > HARD_THRESHOLD).any():
+    at_border = beside & coverage
+    reaching = [soft_map for soft_map in soft_maps if (soft_map[at_border] > HARD_THRESHOLD).any()]
+    pieces = (largest_piece(soft_map, HARD_THRESHOLD) for soft_map in reaching)
+    if not any((piece[at_border] > HARD_THRESHOLD).any() for piece in pieces):
         return []
     why = "the soft map touches the border of what the network saw: the structure may be cut off, look at it"
     return [Flagged(Flag.BORDER, why)]
