@@ -15,13 +15,16 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "LICENSE": "LICENSE",
+    "nnunet_softseg/ready_model/README.md": "ready_model.md",
 }
 
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Return the files of docs/ and those of the root, whose links begin at docs/ now."""
     for source, page in PAGES.items():
-        text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")
+        text = (ROOT / source).read_text(encoding="utf-8")
+        for place in ("docs/", "../../docs/"):
+            text = text.replace(f"]({place}", "](")
         files.append(File.generated(config, page, content=text))
     return files
 
@@ -29,6 +32,6 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Return a page with its links to the root's files as they are in the site."""
     for source, page in PAGES.items():
-        for link in (f"](../{source}", f"]({source}"):
+        for link in (f"](../../{source}", f"](../{source}", f"]({source}"):
             markdown = markdown.replace(link, f"]({page}")
     return markdown

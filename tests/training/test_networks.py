@@ -229,7 +229,7 @@ def test_resenc_keeps_its_deep_supervision(dataset: TinyDataset) -> None:
 
 def test_a_class_that_is_not_installed_is_named(dataset: TinyDataset) -> None:
     plans = of_class(dataset, "a_package_that_is_missing.networks.Swin")
-    trainer = nnUNetTrainerSoftSeg(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
+    trainer = nnUNetTrainerSoftSeg(plans, "3d_fullres", 4, dataset.dataset_json, CPU)
     message = r"network class a_package_that_is_missing.networks.Swin of the plans: .*found none: install the"
     with pytest.raises(UserError, match=message):
         trainer.initialize()
