@@ -156,12 +156,17 @@ def postprocess(
 def largest_piece(soft_map: Map, support_threshold: float) -> Map:
     """Return a soft map from `keep_supported` with only its largest component, by the sum of its values."""
     neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
-    pieces, count = ndimage.label(soft_map > support_threshold, structure=neighbours)
-    if not count:
-        return np.zeros_like(soft_map)
-    sums = ndimage.sum_labels(soft_map, pieces, np.arange(1, count + 1))
-    kept = ndimage.binary_dilation(pieces == 1 + int(np.argmax(sums)), structure=neighbours)
+    kept = ndimage.binary_dilation(_largest_component(soft_map, support_threshold), structure=neighbours)
     return np.where(kept, soft_map, np.float32(0))
+
+
+def _largest_component(soft_map: Map, threshold: float) -> npt.NDArray[np.bool_]:
+    """Return the component (26 neighbours) of voxels above a threshold whose sum is the largest."""
+    pieces, count = ndimage.label(soft_map > threshold, structure=np.ones((3,) * soft_map.ndim, dtype=bool))
+    if not count:
+        return np.zeros(soft_map.shape, dtype=bool)
+    sums = ndimage.sum_labels(soft_map, pieces, np.arange(1, count + 1))
+    return np.asarray(pieces == 1 + int(np.argmax(sums)))
 
 
 # Flags
@@ -224,8 +229,7 @@ def flag_border(
             beside |= unseen[(*inner[:axis], shifted, *inner[axis + 1 :])]
     at_border = beside & coverage
     reaching = [soft_map for soft_map in soft_maps if (soft_map[at_border] > HARD_THRESHOLD).any()]
-    pieces = (largest_piece(soft_map, HARD_THRESHOLD) for soft_map in reaching)
-    if not any((piece[at_border] > HARD_THRESHOLD).any() for piece in pieces):
+    if not any(_largest_component(soft_map, HARD_THRESHOLD)[at_border].any() for soft_map in reaching):
         return []
     why = "the soft map touches the border of what the network saw: the structure may be cut off, look at it"
     return [Flagged(Flag.BORDER, why)]
