@@ -41,8 +41,8 @@ SI_AXIS = 0
 LABEL, HEIGHT = "cord", 0.98
 """The robust peak of a whole cord at 1 mm, whose boundary is partial volume."""
 FLOOR, CORE = 0.75, 0.8
-"""Chosen on real images at an earlier checkpoint: where there is a cord, raw output reaches 0.79 and more; where
-there is none, in most images less than 0.6."""
+"""Chosen on real images at an earlier checkpoint: where there is a cord, raw output reaches 0.79 and more;
+where there is none, in most images less than 0.6."""
 MASK, OFF_BODY_IMAGES = "_seg-manual", 20
 
 
