@@ -23,7 +23,7 @@ from study import FOLD, PLANS, Method, Study, plan
 
 from nnunet_softseg.datasets.conversion import convert
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import load_json, make_folder, replacing, write_json
+from nnunet_softseg.io.results import copy_file, load_json, make_folder, replacing, write_json
 from nnunet_softseg.metrics import overlap
 from nnunet_softseg.phantom.synthesis import synthesise
 from nnunet_softseg.preprocessing.output_scale import keep_output_scales, output_scales
@@ -164,8 +164,7 @@ def evaluate(study: Study, data: Path) -> None:
     make_folder(images)
     masks: dict[str, Path | None] = {}
     for name, image, mask in real_images(data):
-        with replacing(images / f"{name}.nii.gz") as aside:
-            shutil.copyfile(image, aside)
+        copy_file(image, images / f"{name}.nii.gz")
         masks[name] = mask
     masks |= dict.fromkeys(_without_anatomy(images))
     shutil.rmtree(maps, ignore_errors=True)

@@ -34,7 +34,7 @@ from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.readers import is_known, simpleitk, write_label_map
 from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
-from nnunet_softseg.preprocessing.image_grid import WAY_KEY, known_ways, on_image_grid, placed
+from nnunet_softseg.preprocessing.image_grid import WAY_KEY, known_ways, on_image_grid, placed, whole_box
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
@@ -131,7 +131,7 @@ def _on_image(
     """Return label map (z, y, x) and soft maps (label, z, y, x) on the grid that nnU-Net's reader gave."""
     record = CaseRecord.of(properties)
     network_shape = tuple(record.network_shape or soft_maps.shape[1:])
-    box = record.box or tuple((0, size) for size in network_shape)
+    box = record.box or whole_box(network_shape)
     size = tuple(stop - start for start, stop in box)
     if soft_maps.shape[1:] != size:
         raise ValueError(
@@ -343,5 +343,5 @@ def resample_soft_map(
     thresholds = np.broadcast_arrays(core_threshold, support_threshold, np.ones(len(soft_maps)))[:2]
     cleaned = np.stack([keep_supported(*of_label) for of_label in zip(soft_maps, *thresholds, strict=True)])
     shape = cleaned.shape[1:]
-    whole_case = tuple((0, size) for size in shape)
+    whole_case = whole_box(shape)
     return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)

@@ -140,7 +140,8 @@ class LabelAnatomy:
     @cached_property
     def _image_box_mm(self) -> Floats:
         """Lowest and highest R-L and A-P, (2, 2) in mm, of what the image shows."""
-        assert self.image is not None
+        if self.image is None:
+            raise ValueError(f"{self.name}: expected an image beside the tissues, found none")
         shown = np.argwhere(self.image.values.max(axis=2) > 0)
         ends = np.array([[*shown.min(axis=0), 0], [*shown.max(axis=0), 0]], float).T
         mm = self.image.affine[:2] @ _homogeneous(ends)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
+from nnunet_softseg.datasets.conversion.sources import MADE_HERE
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
 from nnunet_softseg.io.results import json_copy, make_folder, replacing, write_bytes, write_json
@@ -22,9 +23,8 @@ from nnunet_softseg.phantom.synthesis.image_render import Drawn, render
 from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy
 from nnunet_softseg.phantom.synthesis.sources import label_map_anatomy, pam50_anatomy, phantom_anatomy
 
-SUFFIX = "_label-SC_desc-softseg_probseg"
-"""Of the soft labels, in derivatives/softseg: where `convert` looks for them."""
-_DERIVATIVES = Path("derivatives", "softseg")
+_DERIVATIVES, _SUFFIX = Path(MADE_HERE[0]), MADE_HERE[1]
+"""Of the soft labels: where `convert` looks for them."""
 _CONTRAST = "synth"
 _IMAGES_OF_A_PHANTOM = 8
 _PAM50, _PHANTOM = "PAM50", "phantom"
@@ -178,11 +178,11 @@ def _write_case(folder: Path, spec: SynthesisSpec, folders: _Folders, number: in
     for place in (labels, image.parent):
         make_folder(place)
     about = {"Simulated": True, "Anatomy": anatomy.name, "Seed": spec.seed, "Number": number}
-    write_json(labels / f"{stem}{SUFFIX}.json", {
+    write_json(labels / f"{stem}{_SUFFIX}.json", {
         **about, "Description": "Share of each voxel that is the structure",
         "RawSources": [f"bids::{image.relative_to(folder).as_posix()}"],
     })  # fmt: skip
-    _write_nifti(labels / f"{stem}{SUFFIX}.nii.gz", drawn.share, drawn.affine)
+    _write_nifti(labels / f"{stem}{_SUFFIX}.nii.gz", drawn.share, drawn.affine)
     write_json(image.with_name(f"{stem}.json"), {**about, "Modality": "MR"})
     _write_nifti(image, drawn.image, drawn.affine)
 
