@@ -316,7 +316,7 @@ def _draw_tubes(rng: np.random.Generator, number: int) -> tuple[Tube, ...]:
 
 
 def _hollow(palette: Palette, rng: np.random.Generator) -> Palette:
-    """Return a palette of an organ full of air: nearly all dark, two of its tissues as bright as they come."""
+    """Return a palette of an organ full of air: nearly all dark, two of its tissues as they were."""
     dark = rng.uniform(0.0, 0.12, BLOB_TISSUES)
     dark[:2] = palette.blobs[:2]
     return replace(palette, blobs=tuple(map(float, dark)))
