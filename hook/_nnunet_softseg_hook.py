@@ -5,7 +5,8 @@ folders with one function, `nnunetv2.utilities.find_class_by_name.recursive_find
 waits until that module is imported and wraps the function: a name of ours comes from
 `nnunet_softseg.registry`, any other name goes to nnU-Net's own function. Where nnU-Net ends on a file that it
 does not find in the place of a model of ours, the package says in one line which models are there; likewise
-of a fold that is no number and a trainer of `nnUNet_extTrainer` that does not load.
+of a fold that is no number, a trainer of `nnUNet_extTrainer` that does not load, and a dataset with soft
+labels that nnU-Net cannot plan.
 
 Two more things are waited for. nnU-Net's commands after prediction (ensembles, cross-validation,
 post-processing) ask for no class of ours: what they do with folders of soft maps goes through
@@ -40,6 +41,7 @@ AFTER_PREDICTION = {
     ),
 }
 PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
+PLANNING = "nnunetv2.experiment_planning.plan_and_preprocess_api"
 NEEDS = " [of nnunet-softseg "
 """What follows the name of the configuration in checkpoints of ours; the trainer writes it."""
 
@@ -224,11 +226,22 @@ def _missing_model(error):
 def _mistake_in_training(error):
     # The fold is read, and the trainer looked for, before anything of ours is imported.
     asked = any(mark in word for word in sys.argv for mark in MARKS)
-    if not asked and not os.environ.get("nnUNet_extTrainer"):
+    if not asked and not os.environ.get("nnUNet_extTrainer") and not _plans_soft_labels(error):
         return None
     from nnunet_softseg.run import explain
 
     return explain(error)
+
+
+def _plans_soft_labels(error):
+    traceback, raw = error.__traceback__, os.environ.get("nnUNet_raw", "")
+    while traceback is not None:
+        frame, traceback = traceback.tb_frame, traceback.tb_next
+        number = frame.f_locals.get("dataset_id")
+        if frame.f_globals.get("__name__") == PLANNING and isinstance(number, int) and os.path.isdir(raw):
+            names = [name for name in os.listdir(raw) if name.startswith(f"Dataset{number:03d}_")]
+            return any(os.path.isdir(os.path.join(raw, name, "softLabelsTr")) for name in names)
+    return False
 
 
 def _could_be_ours(name, scanned):

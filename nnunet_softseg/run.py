@@ -76,8 +76,9 @@ def run(command: str, arguments: Sequence[str] = ()) -> Any:
 def explain(error: BaseException) -> UserError | None:
     """Return the mistake behind an error that ends a stock command before a class of ours is there.
 
-    That is a fold that is no number, an unknown trainer, or a file of `nnUNet_extTrainer` that asks for this
-    package and does not load; None: anything else, which is shown as it is.
+    That is a fold that is no number, an unknown trainer, a file of `nnUNet_extTrainer` that asks for this
+    package and does not load, or a fault of a dataset that is planned; None: anything else, which is shown as
+    it is.
     """
     frames = [
         (frame, line)
@@ -86,7 +87,16 @@ def explain(error: BaseException) -> UserError | None:
     ]
     if not frames:
         return None
-    last, line = frames[-1]
+    if isinstance(error, UserError):
+        return error
+    planned = [frame for frame, _ in frames if frame.f_globals.get("__name__") == load_hook().PLANNING]
+    if planned and "dataset_id" in planned[-1].f_locals and isinstance(error, Exception):
+        return _fault_of_dataset(planned[-1].f_locals["dataset_id"])
+    return _mistake_in_words(error, *frames[-1])
+
+
+def _mistake_in_words(error: BaseException, last: FrameType, line: int) -> UserError | None:
+    """Return what is wrong with a fold, a trainer's name, or a trainer's file; None: none of these."""
     name = last.f_code.co_name
     if isinstance(error, ValueError) and name == "run_training" and _is_marked(last, "trainer_class_name"):
         fold = last.f_locals.get("fold")
@@ -99,6 +109,19 @@ def explain(error: BaseException) -> UserError | None:
     if isinstance(error, SyntaxError) and name == "_recursive_find_python_class":
         return _broken_trainer(error, error.filename or "", error.lineno or 0)
     return _broken_trainer(error, last.f_code.co_filename, line) if name == "<module>" else None
+
+
+def _fault_of_dataset(number: int) -> UserError | None:
+    """Return what `check` finds in a dataset that nnU-Net cannot plan; None: it finds nothing."""
+    from nnunet_softseg.datasets.check import check  # with it comes much that other commands do not need
+
+    print("\nnnU-Net cannot plan this dataset: looking for the reason ...", file=sys.stderr)
+    report = check(number)
+    if not report.errors:
+        return None
+    more = f" ({len(report.errors)} errors in all)" if len(report.errors) > 1 else ""
+    again = f"nnunet-softseg check -d {report.number}"
+    return UserError(f"{report.dataset}: {report.errors[0]}{more}, then look again: {again}")
 
 
 def _is_marked(frame: FrameType, variable: str) -> bool:

@@ -1,13 +1,18 @@
 """What ends a stock command before a class of ours is there, in one line; what is nnU-Net's own stays so."""
 
+import multiprocessing.dummy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import REPOSITORY
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
 from nnunetv2.run.run_training import run_training
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from stand_in import Site
+from tiny_dataset import make_tiny_dataset, use
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.run import explain
@@ -34,6 +39,24 @@ def test_a_trainer_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "expected one of nnUNetTrainerSoftSeg, nnUNetTrainerSoftSegRawLoss," in str(mistake)
     assert str(mistake).endswith("found nnUNetTrainerSoftSegg: correct it")
     assert explained(recursive_find_trainer_class_by_name, "nnUNetTrainerOfOthers") is None
+
+
+def test_a_dataset_that_nnunet_cannot_plan_is_told_by_what_check_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case without its second channel: nnU-Net ends on an index; one without a fault stays nnU-Net's."""
+    dataset = make_tiny_dataset(tmp_path, channels=2)
+    use(dataset, monkeypatch)
+    planning = "nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor.multiprocessing"
+    monkeypatch.setattr(planning, SimpleNamespace(get_context=lambda _: multiprocessing.dummy))
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetFingerprintExtractor, "run", lambda *_, **__: {}[0])
+        assert explained(extract_fingerprint_dataset, 101) is None
+    dataset.image("sub-01_T1w").with_name("sub-01_T1w_0001.nii.gz").unlink()
+    mistake = str(explained(extract_fingerprint_dataset, 101))
+    assert mistake.startswith("Dataset101_Tiny: imagesTr/sub-01_T1w_0000.nii.gz: wrong number of channels: ")
+    assert "expected 2, as channel_names, found 1" in mistake
+    assert mistake.endswith("then look again: nnunet-softseg check -d 101")
 
 
 @pytest.mark.parametrize(
