@@ -11,7 +11,8 @@ class Workflow(PredictingCommand):
     """Predict and measure a whole BIDS folder in batches, here or on a cluster, and report on all people.
 
     Needs Snakemake: pip install "nnunet-softseg[workflow]". Each job does the participants of one batch with
-    nnunet-softseg-bids, and loads the model once; the last one gathers group_csa.tsv and group.html. Logs are
+    nnunet-softseg-bids, and loads the model once; one gathers group_csa.tsv and group.html, and with -g the
+    last one measures the maps. Logs are
     in OUT/.workflow.
 
     A repeated call does only what is missing. An image that fails is named, and stops no other; a job that
@@ -30,7 +31,13 @@ class Workflow(PredictingCommand):
         "--profile NAME", "local, slurm, or a folder with a profile of Snakemake's", "local"
     )
     cores: int = option("--cores N", "cores to use here; on a cluster, jobs at the same time", 2)
-    batch_size: int = option("--batch-size N", "participants a job", 20)
+    batch_size: int | None = option(
+        "--batch-size N", "participants a job; if not given, 250 here, 20 on a cluster"
+    )
+    references: str | None = option(
+        "-g REF",
+        "folder of soft labels or masks to measure the maps against, as evaluate does, into OUT/evaluation",
+    )
     threads: int = option("--threads N", "cores of a job", 2)
     mem_mb: int = option("--memory MB", "memory of a job in MB; twice as much when it is repeated", 8000)
     minutes: int = option(

@@ -13,6 +13,7 @@ from scipy.ndimage import affine_transform
 
 from nnunet_softseg.datasets.soft_label import png_full_scale
 from nnunet_softseg.errors import Finding, UserError, raise_first_error
+from nnunet_softseg.io.case_files import label_of_probability_map
 from nnunet_softseg.io.formats import is_picture, without_ending
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings, shape_findings, turned
 from nnunet_softseg.io.nifti import (
@@ -112,9 +113,13 @@ def read_map(file: Path, label: int, labels: Sequence[int] = (1,), **how: Any) -
 
 
 def is_of_label(file: Path, label: int, case_id: str = "") -> bool:
-    """Return whether a file is of one label by its name, `<case>_<label>`, and of no case of that name."""
+    """Return whether a file is of one label by its name, `<case>_<label>`, and of no case of that name.
+
+    A soft map of BIDS, `<case>_label-<name>_probseg`, is of that label for which it was found.
+    """
     stem = without_ending(file.name)
-    return stem.endswith(f"_{label:04d}") and stem != case_id
+    named = stem.endswith(f"_{label:04d}") or label_of_probability_map(file.name) is not None
+    return named and stem != case_id
 
 
 def label_of(

@@ -51,6 +51,7 @@ _BIDS = re.compile(_PERSON + r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>
 _SUBJECT = re.compile(_PERSON + "_(?P<rest>.+)$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>[0-9]{4})$")
 _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
+_PROBABILITY_MAP = re.compile(r"_label-(?P<label>[A-Za-z0-9]+)_probseg$")
 _VISIT_DIGITS = 2
 _FIELDS = re.compile(r"\{(\w*)\}|(\*)")
 
@@ -103,6 +104,12 @@ def derivative_file(image: Path, bids: Path, derivative: Path, suffix: str) -> P
 def derivative_stem(stem: str) -> str:
     """Return the name of a derivative's source image: without `_label-...`, `_desc-...`, `_seg...`."""
     return _DERIVATIVE.sub("", stem) or stem
+
+
+def label_of_probability_map(name: str) -> str | None:
+    """Return the label's name of a soft map of BIDS, `..._label-cord_probseg.nii.gz`; None of other files."""
+    match = _PROBABILITY_MAP.search(without_ending(name))
+    return match["label"] if match else None
 
 
 # Cases and labels

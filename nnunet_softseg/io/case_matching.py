@@ -4,6 +4,7 @@ References tell the cases; predictions are searched for them. Names are tried in
 first way that finds anything serves for all cases of a folder: soft maps and label maps are never mixed.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from nnunet_softseg.io.case_files import (
     ImageFiles,
     case_and_label,
     derivative_stem,
+    label_of_probability_map,
     longest_prefix,
     numbers_are_labels,
     parse_bids_name,
@@ -212,6 +214,7 @@ def _ways(images: ImageFiles, cases: Sequence[Case]) -> Iterator[tuple[str, Iter
     numbered = {file: parsed for file in images.files if (parsed := parse_numbered_name(file.name))}
     soft = {file: parsed for file, parsed in numbered.items() if file.parent.name == SOFT_FOLDER}
     yield f"soft maps {SOFT_FOLDER}/<case>_<label>.nii.gz", soft.items()
+    yield "soft maps <case>_label-<name>_probseg.nii.gz of BIDS", list(_probability_maps(images))
     yield "maps <case>_<label>.nii.gz", numbered.items()
     stems = {file: without_ending(file.name) for file in images.files}
     yield "maps <case>.nii.gz", ((file, (stem, None)) for file, stem in stems.items())
@@ -221,6 +224,26 @@ def _ways(images: ImageFiles, cases: Sequence[Case]) -> Iterator[tuple[str, Iter
     yield "maps <case>_<anything>.nii.gz", by_prefix
     by_name = _by_bids_name(images, cases)
     yield "maps with subject, session and contrast of the case in their BIDS name", by_name
+
+
+def _probability_maps(images: ImageFiles) -> Iterator[_Named]:
+    """Yield the soft maps of a folder of BIDS derivatives, whose label maps (dseg) lie beside them.
+
+    dseg.tsv tells the value of a label's name; without it, there is one label.
+    """
+    values = {re.sub(r"\W|_", "", name): value for name, value in _values_of_names(images.root).items()}
+    for file in images.files:
+        if label := label_of_probability_map(file.name):
+            yield file, (derivative_stem(without_ending(file.name)), values.get(label))
+
+
+def _values_of_names(derivatives: Path) -> dict[str, int]:
+    """Return name -> value of the labels in dseg.tsv of a folder of derivatives; none without it."""
+    try:
+        lines = (derivatives / "dseg.tsv").read_text("utf-8").splitlines()[1:]
+        return {name: int(value) for value, name in (line.split("\t")[:2] for line in lines)}
+    except (OSError, ValueError):
+        return {}
 
 
 def _by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[_Named]:

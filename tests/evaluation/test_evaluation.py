@@ -131,6 +131,28 @@ def test_soft_maps_come_first_and_are_never_mixed_with_label_maps(tmp_path: Path
     assert len(list_files(tmp_path).passed_over) == 2
 
 
+def test_soft_maps_of_derivatives_come_before_the_label_maps_beside_them(tmp_path: Path) -> None:
+    """dseg.tsv says which label is which; names in files have letters and digits alone."""
+    for session in ("ses-1", "ses-2"):
+        start = f"sub-01/{session}/anat/sub-01_{session}_T2w"
+        touch(
+            tmp_path,
+            *(f"{start}_{end}.nii.gz" for end in ("dseg", "label-cord_probseg", "label-greymatter_probseg")),
+        )
+    (tmp_path / "dseg.tsv").write_text("index\tname\n1\tgrey matter\n2\tcord\n")
+    cases = cases_of("sub-01_ses-1_T2w", "sub-01_ses-2_T2w")
+    found = prediction_files(list_files(tmp_path), cases, (1, 2))
+    names = {key: path.name for key, path in found.paths.items()}
+    assert names == {
+        (f"sub-01_{session}_T2w", value): f"sub-01_{session}_T2w_label-{word}_probseg.nii.gz"
+        for session in ("ses-1", "ses-2")
+        for value, word in ((1, "greymatter"), (2, "cord"))
+    }
+    (tmp_path / "dseg.tsv").unlink()
+    with pytest.raises(UserError, match="expected one file of case sub-01_ses-1_T2w, label 1, found 2"):
+        prediction_files(list_files(tmp_path), cases, (1,))
+
+
 @pytest.mark.parametrize(
     "names",
     [

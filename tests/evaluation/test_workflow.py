@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import REPOSITORY
 from filelock import FileLock
@@ -52,6 +55,26 @@ def call(bids: Path, output: Path, *more: str) -> list[str]:
     return ["workflow", "-i", str(bids), "-o", str(output), "-m", str(MODEL), *OPTIONS, *more]
 
 
+def make_references(folder: Path, number: int) -> Path:
+    """The soft maps that this model gives, as kept with it, as references."""
+    affine = nib.load(MODEL / "image.nii.gz").affine
+    kept = np.load(MODEL / "soft_maps.npz")
+    folder.mkdir()
+    for subject in range(1, number + 1):
+        for label in (1, 2):
+            image = nib.Nifti1Image(kept[f"label{label}"].astype(np.float32), affine)
+            image.to_filename(folder / f"sub-{subject:02d}_T2w_{label:04d}.nii.gz")
+    return folder
+
+
+def measured(output: Path) -> set[str]:
+    """The cases that were measured against references; their maps are those references."""
+    cases = pd.read_csv(output / "evaluation" / "cases.csv")
+    assert set(cases["label"]) == {1, 2}
+    assert cases["soft_dice"].to_numpy() == pytest.approx(1, abs=1e-3)
+    return set(cases["case"])
+
+
 def label_maps(output: Path) -> dict[str, tuple[str, int]]:
     """Content and time of change of every label map."""
     return {
@@ -65,7 +88,8 @@ def test_a_failed_image_is_named_stops_no_other_and_is_all_that_a_repeated_call_
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bids, output = make_bids(tmp_path / "my bids", 3, cut_off=["sub-02"]), tmp_path / "the output"
-    assert main(call(bids, output, "--batch-size", "2")) == 2
+    words = call(bids, output, "--batch-size", "2", "-g", str(make_references(tmp_path / "its labels", 3)))
+    assert main(words) == 2
     said = capfd.readouterr().out
     assert "2 participants, 2 images" in said
     assert said.count("failed: sub-02_T2w: ") == 1
@@ -75,8 +99,12 @@ def test_a_failed_image_is_named_stops_no_other_and_is_all_that_a_repeated_call_
     assert (output / "group_csa.tsv").read_text().count("sub-03_T2w") == 2  # labels
     second = next(output.glob(".workflow/batch-00002-*.json")).stat().st_mtime_ns
 
+    assert measured(output) == {"sub-01_T2w", "sub-03_T2w"}
+    assert "sub-02_T2w" in (output / "evaluation" / "summary.json").read_text()  # missing
+
     shutil.copyfile(MODEL / "image.nii.gz", bids / "sub-02" / "anat" / "sub-02_T2w.nii.gz")
-    assert main(call(bids, output, "--batch-size", "2")) == 0
+    assert main(words) == 0
+    assert measured(output) == {"sub-01_T2w", "sub-02_T2w", "sub-03_T2w"}
     after = label_maps(output)
     assert {name: after[name] for name in before} == before
     assert after["sub-02_T2w_dseg.nii.gz"][0] == before["sub-01_T2w_dseg.nii.gz"][0]  # the same image

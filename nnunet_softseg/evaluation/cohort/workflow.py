@@ -16,12 +16,14 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative, chosen_images
 from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group
 from nnunet_softseg.evaluation.cohort.participants import start_with_model
+from nnunet_softseg.io.case_files import list_files
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record, make_folder, write_json
 
 FOLDER = ".workflow"
 """The folder of jobs, in that of the derivatives: what a batch is to do, its log and its outcome."""
-PROFILES = ("local", "slurm")
+_BATCH_SIZES = {"local": 250, "slurm": 20}
+PROFILES = tuple(_BATCH_SIZES)
 _WORKFLOW = Path(__file__).parents[2] / "workflow"
 _APP = "nnunet_softseg.cli.bids_app"
 _CONFIGURATION, _GROUP = "config.json", "group"
@@ -38,6 +40,7 @@ class WorkflowReport:
         failed_batches: those without an outcome -> their log.
         failed: images -> why.
         warnings: about the images and the model.
+        evaluation: measures against references; None: there are no references.
     """
 
     group: GroupReport
@@ -45,10 +48,13 @@ class WorkflowReport:
     failed_batches: dict[str, Path] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    evaluation: Path | None = None
 
     def as_text(self) -> str:
         """Return it in a few lines: the group, then batches and images that failed, one a line."""
-        lines = [f"failed: {case}: {why}" for case, why in sorted(self.failed.items())]
+        measured = self.evaluation is not None and "evaluation" not in self.failed
+        lines = [f"measured against references: {self.evaluation}"] if measured else []
+        lines += [f"failed: {case}: {why}" for case, why in sorted(self.failed.items())]
         lines += [
             f"failed: {name}: ended without an outcome: see {log}"
             for name, log in self.failed_batches.items()
@@ -65,7 +71,8 @@ class Jobs:
     Attributes:
         profile: "local", "slurm" or a folder with a profile of Snakemake's.
         cores: of this machine; on a cluster, jobs at the same time.
-        batch_size: participants a job.
+        batch_size: participants a job; None: 250 here, where a job that dies loses nothing but its start, and
+            20 on a cluster.
         threads: cores of a job.
         mem_mb: memory of a job in MB; twice as much when it is repeated.
         minutes: time of a job, likewise.
@@ -74,7 +81,7 @@ class Jobs:
 
     profile: str = "local"
     cores: int = 2
-    batch_size: int = 20
+    batch_size: int | None = None
     threads: int = 2
     mem_mb: int = 8000
     minutes: int = 240
@@ -89,6 +96,7 @@ def run_workflow(
     *,
     participants: Sequence[str] = (),
     contrasts: Sequence[str] | None = None,
+    references: StrPath | None = None,
     folds: Sequence[str] | None = None,
     checkpoint: str = "checkpoint_final.pth",
     words: Iterable[str] = (),
@@ -103,6 +111,7 @@ def run_workflow(
         jobs: how the work is cut and where it runs; None: in this machine.
         participants: labels with or without `sub-`; empty: all.
         contrasts: those to take; None: all.
+        references: folder of soft labels or masks to measure the maps against; None: they are not measured.
         folds: whose soft maps are averaged; None: all that are there.
         checkpoint: file name in the folders of the folds.
         words: further options of the level participant, as on its command line.
@@ -117,7 +126,13 @@ def run_workflow(
     choice = Choice(participants, (), contrasts)
     images, warnings = chosen_images(Path(bids), Path(output), choice)
     start_with_model(Path(output), Path(bids), model, {"folds": folds, "checkpoint": checkpoint, **decisive})
-    cohort = _Cohort(Path(bids), Path(output), choice, _batches(images, jobs.batch_size))
+    if references is not None:
+        list_files(Path(references))  # before hours of work
+    size = jobs.batch_size
+    if size is None:
+        size = _BATCH_SIZES.get(jobs.profile, _BATCH_SIZES["slurm"])
+    known = None if references is None else Path(references)
+    cohort = _Cohort(Path(bids), Path(output), choice, _batches(images, size), known)
     of_model = [] if model is None else ["-m", str(Path(model).absolute())]
     of_model += ["-chk", checkpoint, *(["-f", *folds] if folds else [])]
     make_folder(cohort.folder)
@@ -143,17 +158,24 @@ class _Cohort:
     root: Path
     choice: Choice
     batches: Mapping[str, Sequence[Derivative]]
+    references: Path | None = None
 
     @property
     def folder(self) -> Path:
         return self.root / FOLDER
 
+    @property
+    def evaluation(self) -> Path:
+        """Written last by `evaluate`."""
+        return self.root.absolute() / "evaluation" / "summary.json"
+
     def forget_unfinished(self) -> None:
-        """Remove the outcome of batches that lack an image, so that they run again, and of the group."""
+        """Remove the outcome of batches that lack an image, so that they run again, and what follows them."""
         for name, images in self.batches.items():
             if not all(image.is_done for image in images):
                 (self.folder / f"{name}.json").unlink(missing_ok=True)
                 (self.folder / f"{_GROUP}.json").unlink(missing_ok=True)
+                self.evaluation.unlink(missing_ok=True)
 
     def configuration(self, options: Sequence[str], jobs: Jobs) -> dict[str, Any]:
         """Return what the Snakefile reads; options: of the level participant, without contrasts."""
@@ -166,11 +188,20 @@ class _Cohort:
                 for name, images in self.batches.items()
             },
             "options": [*options, *contrasts],
+            "references": str(self.references.absolute()) if self.references else "",
+            "evaluation": str(self.evaluation),
+            "evaluate": self._evaluate(),
             "choice": [*people, *contrasts],
             "threads": jobs.threads,
             "mem_mb": jobs.mem_mb,
             "minutes": jobs.minutes,
         }
+
+    def _evaluate(self) -> list[str]:
+        if self.references is None:
+            return []
+        words = [sys.executable, "-m", "nnunet_softseg", "evaluate", "-i", str(self.root.absolute())]
+        return [*words, "-g", str(self.references.absolute()), "-o", str(self.evaluation.parent)]
 
     def report(self) -> WorkflowReport:
         """Return the outcome of all batches; the group is gathered here, where Snakemake could not."""
@@ -187,6 +218,10 @@ class _Cohort:
                 report.failed_batches[name] = self.folder / f"{name}.log"
             else:
                 report.failed |= outcome["failed"]
+        if self.references is not None:
+            report.evaluation = self.evaluation
+            if not self.evaluation.is_file():
+                report.failed["evaluation"] = f"see {self.folder / 'evaluation.log'}"
         return report
 
 
