@@ -27,7 +27,7 @@ The front door: `nnunet_softseg.predict` and the other names of `__all__` are lo
 This file itself imports nothing: the start-up hook brings it into nnU-Net's own processes.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "make_gt": "nnunet_softseg.labels.contrasts.make_gt",

@@ -80,11 +80,12 @@ def test_the_wheel_holds_all_that_the_commands_need_and_no_tests(built: Path) ->
 
 
 def test_twine_takes_both_files(built: Path) -> None:
-    twine = shutil.which("twine")
-    if twine is None:
-        pytest.skip("twine is not installed")
+    pytest.importorskip("twine", reason="twine is not installed")
     checked = subprocess.run(
-        [twine, "check", "--strict", *map(str, built.iterdir())], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert checked.returncode == 0, checked.stdout
 
@@ -118,6 +119,28 @@ def test_forms_for_issues_have_what_github_asks_for(form: Path) -> None:
     assert fields
     assert len({field["id"] for field in fields}) == len(fields)
     assert all(field["attributes"]["label"] for field in fields)
+
+
+CONDA_NAMES = {"acvl_utils": "acvl-utils", "blosc2": "python-blosc2", "matplotlib": "matplotlib-base"}
+"""Where conda-forge has another name than PyPI, in small letters."""
+
+
+def test_the_conda_recipe_has_the_dependencies_commands_and_version_of_the_project() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    recipe = load(REPOSITORY / "recipe" / "recipe.yaml")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert recipe["context"]["version"] == __version__
+    named = [re.fullmatch(r"([\w-]+)(.*)", each) for each in project["dependencies"]]
+    expected = {(CONDA_NAMES.get(name[1], name[1].lower()), name[2]) for name in named if name}
+    python, *run = recipe["requirements"]["run"]
+    assert {tuple(f"{each} ".split(" ", 1)) for each in run} == {
+        (n, f"{v} " if v else "") for n, v in expected
+    }
+    assert python == f"python {project['requires-python']}"
+    assert python in recipe["requirements"]["host"]
+    scripts = [f"{name} = {place}" for name, place in project["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+    assert recipe["about"]["license"] == project["license"]
 
 
 # Workflows
