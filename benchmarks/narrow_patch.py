@@ -3,8 +3,8 @@
     python benchmarks/narrow_patch.py -o narrow_patch
 
 The same data, network (that of the demo) and steps; patches of 64 x 192 mm in R-L and A-P, as the paper's,
-and of 48 x 96 mm, as `SoftSegCordPlanner` plans them, both of 32 mm along S-I, so that a CPU is enough. A step
-that is done is kept: an interrupted run goes on where it was.
+and of 48 x 96 mm, as `SoftSegCordPlanner` plans them, both of 32 mm along S-I, so that a CPU is enough. What
+is done is kept: an interrupted run goes on where it was.
 """
 
 import re
