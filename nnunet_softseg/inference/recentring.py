@@ -240,14 +240,8 @@ def _read(
     plane: npt.NDArray[np.float32], matrix: Floats, offset: Floats, size: Sequence[int], *, order: int
 ) -> Floats:
     """Return a part of a plane, from anywhere between its voxels; 0 beyond it."""
-    is_shift = (matrix == np.eye(2)).all()
     part: Floats = ndimage.affine_transform(
-        plane,
-        np.ones(2) if is_shift else matrix,  # a shift is done axis by axis
-        offset=offset,
-        output_shape=tuple(size),
-        order=order,
-        mode="constant",
+        plane, matrix, offset=offset, output_shape=tuple(size), order=order, mode="constant"
     )
     return part
 

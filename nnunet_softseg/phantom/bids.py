@@ -158,7 +158,7 @@ def _write_image(aside: Path, simulated: Simulated, spec: PhantomSpec, number: i
     }
 
     def write(path: Path, voxels: npt.NDArray[Any], details: dict[str, Any]) -> None:
-        _write_nifti(path.with_name(path.name + ".nii.gz"), voxels, simulated.affine)
+        write_nifti(path.with_name(path.name + ".nii.gz"), voxels, simulated.affine, "phantom")
         write_json(path.with_name(path.name + ".json"), details)
 
     write(raw / source, simulated.image, {
@@ -222,13 +222,15 @@ def _write_participants(folder: Path, spec: PhantomSpec, n: int) -> None:
     write_json(folder / "participants.json", {"csa_c2c3_mm2": {"Description": meaning, "Units": "mm2"}})
 
 
-def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+def write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], command: str) -> None:
+    """Write voxels on a grid in scanner space in mm, whole or not at all; `command`: what has drawn them."""
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, "scanner")
     image.set_qform(affine, "scanner")
-    image.header["descrip"] = f"nnunet-softseg {__version__} phantom".encode()
-    image.to_filename(path)
+    image.header["descrip"] = f"nnunet-softseg {__version__} {command}".encode()
+    with replacing(path) as aside:
+        image.to_filename(aside)
 
 
 def _write_tsv(path: Path, header: Iterable[str], rows: Iterable[Sequence[str]]) -> None:

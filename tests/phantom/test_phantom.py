@@ -602,14 +602,14 @@ def test_an_interrupted_call_can_be_repeated(bids: Path, tmp_path: Path, monkeyp
 def test_nothing_half_written_when_a_subject_fails(tmp_path: Path, monkeypatch) -> None:
     from nnunet_softseg.phantom import bids as module
 
-    write = module._write_nifti
+    write = module.write_nifti
 
     def full(path, *image):
         if "levels" in path.name:
             raise OSError(28, "No space left on device")
         write(path, *image)
 
-    monkeypatch.setattr(module, "_write_nifti", full)
+    monkeypatch.setattr(module, "write_nifti", full)
     with pytest.raises(UserError, match="No space left"):
         phantom(tmp_path / "bids", n=1, **TINY)
     assert not list(tmp_path.rglob("*sub-01*"))

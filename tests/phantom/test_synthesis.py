@@ -259,3 +259,4 @@ def test_what_cannot_be_drawn_is_told(tmp_path: Path, structure: tuple[int, ...]
     maps = write_label_maps(tmp_path / "maps") if structure else None
     with pytest.raises(UserError, match=message):
         synthesise(maps, tmp_path / "bids", 1, structure=structure, progress=False)
+    assert not (tmp_path / "bids").exists()

@@ -7,17 +7,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.sources import MADE_HERE
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
-from nnunet_softseg.io.results import json_copy, make_folder, replacing, write_bytes, write_json
+from nnunet_softseg.io.results import json_copy, make_folder, write_bytes, write_json
 from nnunet_softseg.io.workers import map_jobs
-from nnunet_softseg.phantom.bids import check_beginning
+from nnunet_softseg.phantom.bids import check_beginning, write_nifti
 from nnunet_softseg.phantom.synthesis.image_plan import draw_plan
 from nnunet_softseg.phantom.synthesis.image_render import Drawn, render
 from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy
@@ -98,6 +96,11 @@ def synthesise(
     folders = _Folders(*(str(path) if path else None for path in (label_maps, images, pam50)))
     sources = _sources(folders, phantom)
     spec = SynthesisSpec(sources, tuple(structure), float(without), seed)
+    for name in sources:
+        if name not in {_PAM50, _PHANTOM}:
+            _anatomy(
+                name, 0, seed, spec.structure, folders
+            )  # a wrong label map is told before anything is written
     folder, asked = Path(output), json_copy({"version": __version__, **asdict(spec)})
     check_beginning(folder, asked, n, "synthesis")
     try:
@@ -182,17 +185,9 @@ def _write_case(folder: Path, spec: SynthesisSpec, folders: _Folders, number: in
         **about, "Description": "Share of each voxel that is the structure",
         "RawSources": [f"bids::{image.relative_to(folder).as_posix()}"],
     })  # fmt: skip
-    _write_nifti(labels / f"{stem}{_SUFFIX}.nii.gz", drawn.share, drawn.affine)
+    write_nifti(labels / f"{stem}{_SUFFIX}.nii.gz", drawn.share, drawn.affine, "synthesise")
     write_json(image.with_name(f"{stem}.json"), {**about, "Modality": "MR"})
-    _write_nifti(image, drawn.image, drawn.affine)
-
-
-def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
-    image = nib.Nifti1Image(voxels, affine)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"nnunet-softseg {__version__} synthesise".encode()
-    with replacing(path) as aside:
-        image.to_filename(aside)
+    write_nifti(image, drawn.image, drawn.affine, "synthesise")
 
 
 def _write_descriptions(folder: Path, asked: dict[str, Any]) -> None:
