@@ -22,9 +22,12 @@ import pandas as pd
 from study import FOLD, PLANS, Method, Study, plan
 
 from nnunet_softseg.datasets.conversion import convert
+from nnunet_softseg.evaluation.evaluate import evaluate as evaluate_maps
+from nnunet_softseg.io.case_files import derivative_file, list_bids
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import copy_file, load_json, make_folder, replacing, write_json
 from nnunet_softseg.metrics import overlap
+from nnunet_softseg.phantom import TRUTH, TRUTH_SUFFIX, phantom
 from nnunet_softseg.phantom.synthesis import synthesise
 from nnunet_softseg.preprocessing.output_scale import keep_output_scales, output_scales
 from nnunet_softseg.settings import PLANS_KEY
@@ -45,6 +48,7 @@ LABEL, HEIGHT = "cord", 0.98
 FLOOR, CORE = 0.75, 0.8
 """Chosen on real images at an earlier checkpoint: where there is a cord, raw output reaches 0.79 and more;
 where there is none, in most images less than 0.6."""
+PHANTOM_SEED, THICK = 4711, 5
 MASK, OFF_BODY_IMAGES = "_seg-manual", 20
 
 
@@ -181,8 +185,59 @@ def evaluate(study: Study, data: Path) -> None:
     with replacing(study.output / "real.csv") as aside:
         table.to_csv(aside, index=False)
     print(table.to_string(float_format=lambda value: f"{value:.3f}"))
-    print(json.dumps(summary(table), indent=2))
-    write_json(study.output / "real.json", summary(table))
+    figures = summary(table) | contrasts_of_phantoms(study)
+    print(json.dumps(figures, indent=2))
+    write_json(study.output / "real.json", figures)
+
+
+# The same cord in six contrasts, thin and thick slices
+
+
+def contrasts_of_phantoms(study: Study) -> dict[str, float]:
+    """Return how much the area of a cord differs between its images, in mm2, and from the truth, in percent.
+
+    Six people of the phantom, whose seed no training image has; six contrasts each, and the T2w in slices of
+    `THICK` times the thickness. Areas are means over the heights that all images of a person share.
+    """
+    bids = phantom(study.output / "phantom", n=6, seed=PHANTOM_SEED, num_processes=study.num_processes)
+    images, truths, maps = (study.output / f"phantom_{name}" for name in ("images", "truth", "maps"))
+    for folder in (images, truths):
+        make_folder(folder)
+    for image in list_bids(bids).files:
+        truth = derivative_file(image, bids, bids / TRUTH, TRUTH_SUFFIX)
+        name = image.name.removesuffix(".nii.gz")
+        copy_file(image, images / f"{name}.nii.gz")
+        copy_file(truth, truths / f"{name}.nii.gz")
+        if name.endswith("_T2w"):
+            for file, folder in ((image, images), (truth, truths)):
+                thick = name.replace("_T2w", "_acq-thick_T2w")
+                in_thick_slices(file).to_filename(folder / f"{thick}.nii.gz")
+    shutil.rmtree(maps, ignore_errors=True)
+    study.command(
+        "nnunet-softseg", "predict", "-i", str(images), "-o", str(maps), "-m",
+        str(study.output / "cord.softseg"), "--no-qc", log="predict-phantom",
+    )  # fmt: skip
+    cases = evaluate_maps(maps, truths, study.output / "phantom_evaluation").cases
+    areas = cases.groupby("subject")["csa_mm2"]
+    errors = 100 * (cases["csa_mm2"] / cases["reference_csa_mm2"] - 1)
+    print(cases[["case", "csa_mm2", "reference_csa_mm2", "soft_dice"]].to_string(index=False))
+    return {
+        "phantom_csa_std_mm2": float(areas.std(ddof=1).mean()),
+        "phantom_csa_std_mm2_largest": float(areas.std(ddof=1).max()),
+        "phantom_csa_error_percent_mean": float(errors.mean()),
+    }
+
+
+def in_thick_slices(file: Path) -> nib.Nifti1Image:
+    """Return the mean over every `THICK` slices along S-I."""
+    image = nib.as_closest_canonical(load_nifti(file))
+    values = image.get_fdata(dtype=np.float32)
+    count = values.shape[2] // THICK
+    values = values[:, :, : count * THICK].reshape(*values.shape[:2], count, THICK).mean(axis=3)
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * (THICK - 1) / 2
+    affine[:3, 2] *= THICK
+    return nib.Nifti1Image(values, affine)
 
 
 def _without_anatomy(folder: Path) -> list[str]:
