@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative, chosen_images
-from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group
+from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group, written_report
 from nnunet_softseg.evaluation.cohort.participants import start_with_model
 from nnunet_softseg.io.case_files import list_files
 from nnunet_softseg.io.nifti import StrPath
@@ -203,15 +203,20 @@ class _Cohort:
         words = [sys.executable, "-m", "nnunet_softseg", "evaluate", "-i", str(self.root.absolute())]
         return [*words, "-g", str(self.references.absolute()), "-o", str(self.evaluation.parent)]
 
+    def _group(self) -> GroupReport:
+        outcome = load_record(self.folder / f"{_GROUP}.json", "missing")
+        if outcome is not None:
+            return written_report(self.root, outcome)
+        return report_group(
+            self.bids, self.root, participants=self.choice.participants, contrasts=self.choice.contrasts
+        )
+
     def report(self) -> WorkflowReport:
         """Return the outcome of all batches; the group is gathered here, where Snakemake could not."""
         if not any(image.is_done for images in self.batches.values() for image in images):
             first = next(iter(self.batches))
             raise UserError(f"{self.root}: no image was predicted: see {self.folder / first}.log")
-        group = report_group(
-            self.bids, self.root, participants=self.choice.participants, contrasts=self.choice.contrasts
-        )
-        report = WorkflowReport(group, len(self.batches))
+        report = WorkflowReport(self._group(), len(self.batches))
         for name in self.batches:
             outcome = load_record(self.folder / f"{name}.json", "failed")
             if outcome is None:
