@@ -50,7 +50,11 @@ def modules_run(call: Callable[[], Any]) -> list[str]:
         Path(file).relative_to(PACKAGE).as_posix() for file in seen if file.startswith(f"{PACKAGE}{os.sep}")
     }
     return sorted(
-        file for file in ours if not file.startswith(NOT_ON_THE_WAY) and not file.endswith("__init__.py")
+        file
+        for file in ours
+        if not file.startswith(NOT_ON_THE_WAY)
+        and Path(file).suffix == ".py"
+        and Path(file).name != "__init__.py"
     )
 
 
