@@ -166,21 +166,25 @@ def test_a_killed_workflow_goes_on_and_computes_no_image_twice(tmp_path: Path) -
 @needs_snakemake
 @needs_plugin
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_the_same_through_jobs_of_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    bids, output = make_bids(tmp_path / "bids", 4, cut_off=["sub-04"]), tmp_path / "out"
+    bids, output = make_bids(tmp_path / "bids", 40, cut_off=["sub-04"]), tmp_path / "out"
     with slurm_node(tmp_path / "slurm") as commands:
         monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
         words = call(
-            bids, output, "--batch-size", "2", "--profile", "slurm", "--memory", "1500", "--minutes", "30"
+            bids, output, "--batch-size", "10", "--profile", "slurm", "--memory", "1500", "--minutes", "30"
         )
+        words += ["-g", str(make_references(tmp_path / "references", 40))]
         assert main(words) == 2
     said = capfd.readouterr()
     assert "has been submitted with SLURM jobid" in said.err
     assert "failed: sub-04_T2w: " in said.out
-    assert list(label_maps(output)) == [f"sub-0{n}_T2w_dseg.nii.gz" for n in (1, 2, 3)]
+    done = {f"sub-{n:02d}_T2w" for n in range(1, 41) if n != 4}
+    assert set(label_maps(output)) == {f"{name}_dseg.nii.gz" for name in done}
+    assert measured(output) == done
     assert (output / "group.html").is_file()
 
 
