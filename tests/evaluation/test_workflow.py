@@ -138,6 +138,30 @@ def test_a_batch_that_dies_is_named_with_its_log_and_the_others_are_reported(
     assert "sub-02_T2w" in (output / "group_csa.tsv").read_text()
 
 
+def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured against one folder is no measure against another."""
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    bids, output = make_bids(tmp_path / "bids", 1), tmp_path / "out"
+
+    def all_jobs(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
+        configuration = json.loads((folder / "config.json").read_text())
+        ((name, people),) = configuration["batches"].items()
+        words = [*configuration["app"][3:], "participant", "--participant-label", *people]
+        bids_app.main([*words, *configuration["options"], "--report", str(folder / f"{name}.json")])
+        if not Path(configuration["evaluation"]).is_file():
+            assert main(configuration["evaluate"][3:]) == 0
+
+    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
+    first, second = (make_references(tmp_path / name, 1) for name in ("first", "second"))
+    for references in (first, second, second):
+        summary = output / "evaluation" / "summary.json"
+        before = summary.stat().st_mtime_ns if summary.is_file() else 0
+        assert main(call(bids, output, "-g", str(references))) == 0
+        said = json.loads(summary.read_text())["made_by"]["parameters"]
+        assert said["reference"] == str(references)
+    assert summary.stat().st_mtime_ns == before  # the same references: kept
+
+
 @needs_snakemake
 @pytest.mark.soak
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process group")

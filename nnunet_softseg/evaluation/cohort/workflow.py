@@ -169,6 +169,10 @@ class _Cohort:
         """Written last by `evaluate`."""
         return self.root.absolute() / "evaluation" / "summary.json"
 
+    @property
+    def _references(self) -> Path | None:
+        return None if self.references is None else self.references.absolute()
+
     def forget_unfinished(self) -> None:
         """Remove the outcome of batches that lack an image, so that they run again, and what follows them."""
         for name, images in self.batches.items():
@@ -176,6 +180,9 @@ class _Cohort:
                 (self.folder / f"{name}.json").unlink(missing_ok=True)
                 (self.folder / f"{_GROUP}.json").unlink(missing_ok=True)
                 self.evaluation.unlink(missing_ok=True)
+        measured = load_record(self.evaluation, "made_by") if self.references else None
+        if measured and measured["made_by"]["parameters"].get("reference") != str(self._references):
+            self.evaluation.unlink()
 
     def configuration(self, options: Sequence[str], jobs: Jobs) -> dict[str, Any]:
         """Return what the Snakefile reads; options: of the level participant, without contrasts."""
@@ -188,7 +195,7 @@ class _Cohort:
                 for name, images in self.batches.items()
             },
             "options": [*options, *contrasts],
-            "references": str(self.references.absolute()) if self.references else "",
+            "references": str(self._references or ""),
             "evaluation": str(self.evaluation),
             "evaluate": self._evaluate(),
             "choice": [*people, *contrasts],
@@ -201,7 +208,7 @@ class _Cohort:
         if self.references is None:
             return []
         words = [sys.executable, "-m", "nnunet_softseg", "evaluate", "-i", str(self.root.absolute())]
-        return [*words, "-g", str(self.references.absolute()), "-o", str(self.evaluation.parent)]
+        return [*words, "-g", str(self._references), "-o", str(self.evaluation.parent)]
 
     def _group(self) -> GroupReport:
         outcome = load_record(self.folder / f"{_GROUP}.json", "missing")
