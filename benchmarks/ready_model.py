@@ -35,8 +35,6 @@ from nnunet_softseg.settings import PLANS_KEY
 DATASET_ID, NAME = 930, "SyntheticCord"
 TRAINER, PLANNER = "nnUNetTrainerSoftSegReady", "SoftSegReadyPlanner"
 CONFIGURATION = "3d_fullres"
-WITHOUT = 0.28
-"""Share of images without a cord."""
 VALIDATION_SHARE = 30
 """One image in so many is validated on."""
 PATCH = [128, 64, 48]
@@ -60,7 +58,7 @@ def main() -> None:
     add = parser.add_argument
     add("-o", dest="output", type=Path, required=True, help="folder, made if missing")
     add("--pam50", type=Path, help="folder of the PAM50 label maps")
-    add("-n", dest="number", type=int, default=300, help="images to draw (default: 300)")
+    add("-n", dest="number", type=int, default=240, help="images to draw (default: 240)")
     add("--seed", type=int, default=0, help="of the images (default: 0)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     add("-np", dest="num_processes", type=int, default=2, help="processes (default: 2)")
@@ -98,9 +96,8 @@ def train(study: Study, pam50: Path, number: int, seed: int) -> None:
     """Draw the images, convert, plan and train; what is done is kept."""
     workers = study.num_processes
     bids = synthesise(
-        None, study.output / "bids", number, seed, pam50=pam50, phantom=True,
-        without=WITHOUT, num_processes=workers,
-    )  # fmt: skip
+        None, study.output / "bids", number, seed, pam50=pam50, phantom=True, num_processes=workers
+    )
     convert(
         bids,
         DATASET_ID,

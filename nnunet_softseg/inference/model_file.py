@@ -242,6 +242,8 @@ def _opened(
 ) -> FileModel:
     plans, dataset_json = (json.loads(members[name]) for name in (PLANS, DATASET_JSON))
     entry = plans[PLANS_KEY]
+    if file == READY_MODEL:  # of an earlier version by its making, of this one by its tests
+        entry["versions"] = {**entry.get("versions", {}), "nnunet_softseg": __version__}
     if seen := entry.get("training_cases"):
         entry["training_cases"] = {fold: cases for fold, cases in seen.items() if fold in folds}
     networks = {

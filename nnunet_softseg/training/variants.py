@@ -134,7 +134,7 @@ class nnUNetTrainerSoftSegReady(nnUNetTrainerSoftSeg):  # noqa: N801
         center_crop=False,
         output_scale="fixed",
         initial_lr=2e-3,
-        num_epochs=70,
+        num_epochs=75,
         iterations_per_epoch=100,
         validation_iterations_per_epoch=5,
         save_every=2,

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nnunet_softseg import __version__
 from nnunet_softseg.cli import main
 from nnunet_softseg.inference.model_file import READY_MODEL, open_model_file
 from nnunet_softseg.io.case_files import REPORT
@@ -16,6 +18,7 @@ from nnunet_softseg.io.results import load_json
 from nnunet_softseg.metrics.overlap import dice
 from nnunet_softseg.network import openvino_network
 from nnunet_softseg.phantom.acquisition import PhantomSpec, simulate
+from nnunet_softseg.preprocessing.model_plans import version_warning
 
 CARD = READY_MODEL.with_name("README.md")
 MOST_BYTES, MOST_PARAMETERS = 12_000_000, 6_000_000
@@ -72,3 +75,14 @@ def test_real_images_have_their_cord(tmp_path: Path, real_data: Path, case: str)
     mask = folder / "derivatives" / "labels" / subject / "anat" / f"{case}_seg-manual.nii.gz"
     soft = predicted(folder / subject / "anat" / f"{case}.nii.gz", tmp_path)
     assert dice(soft, np.asarray(nib.load(mask).dataobj)) > 0.8
+
+
+def test_the_model_of_the_package_is_of_this_version_and_any_other_file_of_the_one_that_made_it(
+    tmp_path: Path,
+) -> None:
+    """Nobody who calls `predict` without -m is warned of a version; who brings a file is."""
+    assert version_warning(open_model_file(READY_MODEL, None).plans) is None
+    copy = shutil.copy(READY_MODEL, tmp_path / "cord.softseg")
+    assert version_warning(open_model_file(copy, None).plans) == (
+        f"the model was trained with nnunet_softseg 0.1.0 (here {__version__})"
+    )

@@ -18,7 +18,6 @@ from nnunet_softseg.phantom.synthesis.image_plan import (
     ImagePlan,
     Palette,
     Placement,
-    Tube,
     Voxels,
     draw_plan,
 )
@@ -113,30 +112,6 @@ def test_brightness_is_mixed_by_the_share_and_pure_tissue_has_the_brightness_dra
     assert drawn.image[inner] == pytest.approx(expected[inner], abs=0.51)  # rounded to whole numbers
     assert set(np.unique(drawn.image[inner][drawn.share[inner] == 1])) == {800}
     assert set(np.unique(drawn.image[inner][drawn.share[inner] == 0])) == {300}
-
-
-def test_a_tube_has_the_section_of_a_circle_and_leaves_the_structure_alone() -> None:
-    """A tube along R-L of 5 mm radius through the middle, of another brightness than all else."""
-    tube = Tube(axis=0, at_mm=(0.0, 8.0), radius_mm=5.0, brightness=(0.55, 0.0))
-    bare = Palette({AROUND: 0.3, STRUCTURE: 0.8}, {AROUND: 0.0, STRUCTURE: 0.0})
-    plan = ImagePlan(RESOLUTIONS[0], bare, tubes=(tube,))
-    without = render(ellipsoid((9.0, 9.0, 9.0)), ImagePlan(RESOLUTIONS[0], bare))
-    drawn = render(ellipsoid((9.0, 9.0, 9.0)), plan)
-    np.testing.assert_array_equal(drawn.share, without.share)
-    whole = drawn.share == 1
-    np.testing.assert_array_equal(drawn.image[whole], without.image[whole])
-    far = drawn.image[5] > 425  # half-way; 24 mm beside the middle: no ellipsoid, tissue of 0.3
-    assert far.sum() == pytest.approx(np.pi * 25, rel=0.06)
-    assert np.argwhere(far).mean(axis=0) - 29.5 == pytest.approx([0.0, 8.0], abs=0.2)
-
-
-def test_a_wall_of_a_tube_is_a_ring() -> None:
-    tube = Tube(axis=2, at_mm=(0.0, 0.0), radius_mm=8.0, brightness=(0.3, 0.9), wall=0.25)
-    blank = Palette({AROUND: 0.3, STRUCTURE: 0.8}, {}, blobs=(0.3,))
-    drawn = render(cylinder(6.0), ImagePlan(RESOLUTIONS[0], blank, removed="anatomy", tubes=(tube,)))
-    ring = (drawn.image[:, :, 30].astype(float) > 600).sum()
-    assert ring == pytest.approx(np.pi * (8**2 - 6**2), rel=0.15)
-    assert not drawn.share.any()
 
 
 @pytest.mark.parametrize("removed", ["structure", "filled", "anatomy"])

@@ -6,7 +6,7 @@ An `ImagePlan` holds all draws; `image_render` makes the same image of it every 
 # ruff: noqa: PLR2004 - the numbers are the ranges that values are drawn from
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -67,30 +67,6 @@ class Lesion:
     centre_mm: Triple
     radii_mm: Triple
     brightness: float
-
-
-@dataclass(frozen=True)
-class Tube:
-    """A vessel, a nerve or an airway beside the structure: a tube along an axis, bent like a wave.
-
-    Attributes:
-        axis: along which it runs, in the anatomy; `from_mm`, `to_mm`: its ends along it, from the middle.
-        at_mm: where it crosses the other two axes at the middle of the image; `slope` along them.
-        bend_mm: amplitude of the wave along the other two axes; `period_mm`, `phase`.
-        radius_mm: of the outside; `wall`: the share of the radius that has the second `brightness`.
-    """
-
-    axis: int
-    at_mm: tuple[float, float]
-    radius_mm: float
-    brightness: tuple[float, float]
-    slope: tuple[float, float] = (0.0, 0.0)
-    bend_mm: tuple[float, float] = (0.0, 0.0)
-    period_mm: float = 80.0
-    phase: float = 0.0
-    from_mm: float = -200.0
-    to_mm: float = 200.0
-    wall: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +145,6 @@ class ImagePlan:
     placement: Placement = field(default_factory=Placement)
     artefacts: Artefacts = field(default_factory=Artefacts)
     lesions: tuple[Lesion, ...] = ()
-    tubes: tuple[Tube, ...] = ()
     outline: Outline | None = None
     removed: str = "nothing"
     use_image: bool = True
@@ -184,17 +159,13 @@ def draw_plan(anatomy: LabelAnatomy, rng: np.random.Generator, *, without: float
     palette = draw_palette(anatomy, rng)
     removed = "nothing"
     if rng.random() < without:
-        removed = str(rng.choice(["structure", "filled", "anatomy"], p=[0.3, 0.2, 0.5]))
-    hollow = removed == "anatomy" and rng.random() < 0.4
-    if hollow:
-        palette = _hollow(palette, rng)
+        removed = str(rng.choice(["structure", "filled", "anatomy"]))
     return ImagePlan(
         voxels,
         palette,
         placement,
         draw_artefacts(voxels, rng),
         _draw_lesions(anatomy, placement, palette, rng) if rng.random() < 0.25 else (),
-        _draw_tubes(rng, int(rng.integers(4, 14))) if hollow else draw_tubes(removed, rng),
         _draw_outline(anatomy, placement, rng) if rng.random() < 0.45 else None,
         removed,
         bool(rng.random() < 0.75),
@@ -279,47 +250,6 @@ def _draw_lesions(
         radii = _floats([rng.uniform(1, 4.5), rng.uniform(1, 4), rng.uniform(2, 12)])
         lesions.append(Lesion(centre, radii, bright))
     return tuple(lesions)
-
-
-def draw_tubes(removed: str, rng: np.random.Generator) -> tuple[Tube, ...]:
-    """Return random tubes beside the structure: in one image of three, and in most that do not show it."""
-    if rng.random() > (0.35 if removed == "nothing" else 0.7):
-        return ()
-    return _draw_tubes(rng, int(rng.integers(1, 5 if removed == "nothing" else 9)))
-
-
-def _draw_tubes(rng: np.random.Generator, number: int) -> tuple[Tube, ...]:
-    """Return tubes of 1 to 11 mm radius, few of them wide, two in five along S-I, some that end or begin."""
-    light = rng.uniform(0.1, 1.1, 2)
-    tubes = []
-    for _ in range(number):
-        ends = sorted(rng.uniform(-60, 60, 2)) if rng.random() < 0.4 else (-200.0, 200.0)
-        brightness = light if rng.random() < 0.6 else rng.uniform(0.02, 1.1, 2)
-        radius = float(np.exp(rng.uniform(np.log(1.0), np.log(11.0))))
-        walled = radius < 4 and rng.random() < 0.5  # a wide one would look like a cord in its sac
-        tubes.append(
-            Tube(
-                int(rng.choice(3, p=[0.3, 0.3, 0.4])),
-                _pair(rng.normal(0, 20, 2)),
-                radius,
-                _pair(brightness),
-                _pair(rng.normal(0, 0.25, 2)),
-                _pair(rng.normal(0, 4, 2)),
-                float(rng.uniform(40, 140)),
-                float(rng.uniform(0, 2 * np.pi)),
-                float(ends[0]),
-                float(ends[1]),
-                float(rng.uniform(0.1, 0.5)) if walled else 0.0,
-            )
-        )
-    return tuple(tubes)
-
-
-def _hollow(palette: Palette, rng: np.random.Generator) -> Palette:
-    """Return a palette of an organ full of air: nearly all dark, two of its tissues as they were."""
-    dark = rng.uniform(0.0, 0.12, BLOB_TISSUES)
-    dark[:2] = palette.blobs[:2]
-    return replace(palette, blobs=tuple(map(float, dark)))
 
 
 def _draw_outline(anatomy: LabelAnatomy, placement: Placement, rng: np.random.Generator) -> Outline:

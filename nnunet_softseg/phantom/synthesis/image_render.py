@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnunet_softseg.phantom.synthesis.image_plan import Artefacts, ImagePlan, Outline, Placement, Tube, Voxels
+from nnunet_softseg.phantom.synthesis.image_plan import Artefacts, ImagePlan, Outline, Placement, Voxels
 from nnunet_softseg.phantom.synthesis.label_anatomy import UNLABELLED, Floats, LabelAnatomy, Layer, Values
 
 _POINT_MM, _MOST_POINTS = 0.6, 2_500_000
@@ -139,8 +139,6 @@ class _Scene:
         brightness, share = blobs * (1 + _UNEVEN * texture), np.zeros(self.at.shape[1], np.float32)
         if plan.removed != "anatomy":
             self._lay_tissues(brightness, texture, share)
-        for tube in plan.tubes:
-            self._lay_tube(tube, brightness, texture, share)
         if plan.outline is not None:
             _outline(brightness, self.at, plan.outline, texture)
         if plan.removed != "anatomy" and self.anatomy.layers:
@@ -188,19 +186,6 @@ class _Scene:
             else:
                 known &= ~inside
         brightness[known] = (mean[tissue] * (1 + uneven[tissue] * texture))[known]
-
-    def _lay_tube(self, tube: Tube, brightness: Values, texture: Values, share: Values) -> None:
-        """Paint a tube where the structure is not."""
-        off = self.at - np.array(self.plan.placement.centre_mm, np.float32)[:, None]
-        along, across = off[tube.axis], [off[axis] for axis in range(3) if axis != tube.axis]
-        wave = np.sin(2 * np.pi * along / np.float32(tube.period_mm) + np.float32(tube.phase))
-        radius = np.hypot(*(
-            at - np.float32(middle) - np.float32(slope) * along - np.float32(bend) * wave
-            for at, middle, slope, bend in zip(across, tube.at_mm, tube.slope, tube.bend_mm, strict=True)
-        ))  # fmt: skip
-        inside = (radius < tube.radius_mm) & (along > tube.from_mm) & (along < tube.to_mm) & (share == 0)
-        light = np.where(radius[inside] < tube.radius_mm * (1 - tube.wall), *tube.brightness)
-        brightness[inside] = light * (1 + 0.5 * _UNEVEN * texture[inside])
 
     def _lay_layers(self, brightness: Values, texture: Values, share: Values, blobs: Values) -> None:
         """Lay nested shares over what is there, each within the one before it."""
