@@ -58,7 +58,8 @@ class Workflow(PredictingCommand):
         jobs = replace(jobs, resources=dict(self.resources))
         words = ["-device", options.pop("device"), "-np", str(self.threads)]
         words += ["--backend", backend] if (backend := options.pop("backend")) else []
-        words += ["--trust-model"] if options.pop("trust_model") else []
+        for name in ("trust_model", "no_qc"):
+            words += [f"--{name.replace('_', '-')}"] if options.pop(name) else []
         words += ["--localize", self.localize] if self.localize else []
         for name in ("largest_piece", "discard_implausible", "calibrate"):
             words += [f"--{name.replace('_', '-')}"] if options[name] else []

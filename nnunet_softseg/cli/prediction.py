@@ -44,6 +44,9 @@ class PredictingCommand(Command):
         "what runs the network: auto (the fastest here), torch, openvino, or with precision (torch-float32, "
         "openvino-bfloat16); if not given, as NNUNET_SOFTSEG_BACKEND says, else auto",
     )
+    no_qc: bool = switch(
+        "--no-qc", "make no page of pictures: of many small images they take most of the time"
+    )
     trust_model: bool = switch(
         "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
     )
@@ -78,10 +81,6 @@ class Predict(PredictingCommand):
         "sub-*/[ses-*/]anat and dwi count",
     )
     output: str = required("-o OUT", "folder, made if missing; not that of the images")
-    no_qc: bool = switch(
-        "--no-qc",
-        "make no OUT/qc/index.html, which shows each case, flagged ones first, in folders of up to 200 cases",
-    )
     overwrite: bool = switch("--overwrite", "predict every case again")
     num_threads: int = option(
         "-np N", "threads that read, and that write, beside the network; at most N cases wait on each side", 2

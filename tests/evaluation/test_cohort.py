@@ -144,6 +144,25 @@ def test_the_group_has_a_row_per_image_and_label_and_says_why_one_is_missing(der
     assert why.split(":")[0].rpartition("/")[2].split()[0] in page
 
 
+def test_without_pictures_the_same_numbers_and_no_link_to_a_page(
+    derivatives: Path, bids: Path, tmp_path: Path
+) -> None:
+    """--no-qc, and the group's page where some have a page of their own and some have none."""
+    words = ["participant", "-m", str(MODEL), *AS_THEN, "--participant-label"]
+    assert main([str(bids), str(tmp_path), *words, "01", "--no-qc"]) == 0
+    assert not list(tmp_path.rglob("*.webp"))
+    assert not (tmp_path / "sub-01.html").exists()
+    for name in ("csa.tsv", "dseg.nii.gz"):
+        file = f"{DONE[0]}_{name}"
+        assert (tmp_path / file).read_bytes() == (derivatives / file).read_bytes()
+    assert main([str(bids), str(tmp_path), *words, "02"]) == 0
+    assert main([str(bids), str(tmp_path), "group"]) == 0
+    page = (tmp_path / "group.html").read_text()
+    assert 'href="sub-02.html#sub-02_ses-1_T2w"' in page
+    assert "sub-01_T2w" in page
+    assert 'href="sub-01' not in page
+
+
 def test_a_repeated_call_predicts_only_what_is_missing(
     derivatives: Path, bids: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

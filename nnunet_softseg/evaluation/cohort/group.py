@@ -145,6 +145,7 @@ def _page(report: GroupReport) -> str:
     context = {
         "participants": table["participant_id"].nunique(),
         "num_images": table["image"].nunique(),
+        "with_page": {page.stem for page in report.output.glob("sub-*.html")},
         "missing": report.missing,
         "flagged": report.flagged,
         "rows": table.astype(object).where(table.notna(), None).to_dict("records"),

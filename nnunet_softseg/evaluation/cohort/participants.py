@@ -86,6 +86,7 @@ def analyse_participants(
     folds: Sequence[str | int] | None = None,
     checkpoint: str = "checkpoint_final.pth",
     num_processes: int = 1,
+    no_qc: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> ParticipantsReport:
@@ -103,6 +104,7 @@ def analyse_participants(
         folds: whose soft maps are averaged; None: all that are there.
         checkpoint: file name in the folders of the folds.
         num_processes: images measured and drawn at once.
+        no_qc: draw no pictures, and make no page of each participant.
         progress: show a bar.
         options: further arguments of `predict`: device, localize, largest_piece, discard_implausible,
             calibrate, backend, trust_model, num_threads.
@@ -121,7 +123,7 @@ def analyse_participants(
     make_folder(work.parent)
     try:
         with FileLock(work.parent / f".{work.name}.lock", timeout=0):
-            call = _Call(bids, work, scheme, report, num_processes, progress)
+            call = _Call(bids, work, scheme, report, num_processes, not no_qc, progress)
             call.publish(images)  # what a call that was killed has predicted
             if todo := [image for image in images if not image.is_done]:
                 call.predict(
@@ -129,7 +131,8 @@ def analyse_participants(
                 )
                 call.publish(todo)
             call.note_failures(images)
-            _write_pages(root, images, report.failed, always=bool(report.written or report.failed))
+            if call.draws:
+                _write_pages(root, images, report.failed, always=bool(report.written or report.failed))
             shutil.rmtree(work, ignore_errors=True)
     except Timeout as error:
         raise UserError(
@@ -185,6 +188,7 @@ class _Call:
     scheme: LabelScheme
     report: ParticipantsReport
     num_processes: int
+    draws: bool
     progress: bool
 
     def predict(
@@ -220,7 +224,7 @@ class _Call:
             and is_predicted(_label_map(self.work, image), image.case_id, self.scheme.numbers)
         ]
         outcomes = try_jobs(
-            partial(_publish, bids=self.bids, work=self.work, scheme=self.scheme),
+            partial(_publish, bids=self.bids, work=self.work, scheme=self.scheme, draws=self.draws),
             [(image, entries[image.case_id]) for image in ready],
             lambda job: job[0].case_id,
             num_processes=self.num_processes,
@@ -248,7 +252,7 @@ def _label_map(work: Path, image: Derivative) -> Path:
 
 
 def _publish(
-    job: tuple[Derivative, Mapping[str, Any]], *, bids: Path, work: Path, scheme: LabelScheme
+    job: tuple[Derivative, Mapping[str, Any]], *, bids: Path, work: Path, scheme: LabelScheme, draws: bool
 ) -> None:
     """Write all derivatives of one image, the label map last."""
     image, entry = job
@@ -261,7 +265,8 @@ def _publish(
         write_table_tsv(areas, image.areas)
     for name, file in soft.items():
         copy_file(file, image.soft_map(words[name]))
-    trouble += _draw(image, bids, soft)
+    if draws:
+        trouble += _draw(image, bids, soft)
     write_json(
         image.sidecar,
         {
