@@ -44,11 +44,11 @@ class PredictingCommand(Command):
         "what runs the network: auto (the fastest here), torch, openvino, or with precision (torch-float32, "
         "openvino-bfloat16); if not given, as NNUNET_SOFTSEG_BACKEND says, else auto",
     )
-    no_qc: bool = switch(
-        "--no-qc", "make no page of pictures: of many small images they take most of the time"
-    )
     trust_model: bool = switch(
         "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
+    )
+    no_qc: bool = switch(
+        "--no-qc", "make no page of pictures: of many small images they take most of the time"
     )
 
 
