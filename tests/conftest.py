@@ -7,10 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from forked_commands import ForkedCommands
 from hypothesis import settings
+
+if TYPE_CHECKING:  # it imports much, and few tests need it
+    from small_calls import Command, Inputs, Undisturbed
 
 # A loaded machine is slow now and then; what an example finds does not depend on its time.
 settings.register_profile("quick", deadline=None, max_examples=40)
@@ -54,6 +58,34 @@ def larger_real_data(real_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no larger real data in {real_data}: expected a folder real/ in it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
+    """Commands as processes that start at once."""
+    if sys.platform != "linux":
+        pytest.skip("forks its commands")
+    server = ForkedCommands(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
+    """What the calls of `small_calls` read."""
+    from small_calls import make_inputs
+
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory
+) -> Callable[["Command"], "Undisturbed"]:
+    """What a command writes that nobody disturbs; each is run once."""
+    from small_calls import undisturbed_calls
+
+    return undisturbed_calls(inputs, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ on the left, anterior on the left. Of an image of one slice there is the axial p
 """
 
 import glob
+import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
@@ -30,7 +31,7 @@ from nnunet_softseg.inference.postprocessing import WORDS, seriousness
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.formats import is_image, is_picture
 from nnunet_softseg.io.geometry import bounding_box, turned
-from nnunet_softseg.io.html import grey_levels, render_page, save_figure, template, write_page
+from nnunet_softseg.io.html import figure_as_webp, grey_levels, render_page, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing
 from nnunet_softseg.metrics.slice_frame import slice_areas
@@ -117,14 +118,21 @@ def _read_ahead(
 
 def _read_new(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> "_Upright | None":
     """Return image and maps of a case; None if its picture is up to date."""
-    file = _picture(folder, name)
-    beside = sorted((folder / SOFT_FOLDER).glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9].*"))
-    maps = [each for each in beside if is_image(each.name)]
+    file, maps = _picture(folder, name), _maps(folder, name)
     if not maps:
         raise UserError("its soft maps are not there")
-    if file.is_file() and file.stat().st_mtime_ns >= max(each.stat().st_mtime_ns for each in maps):
+    if file.is_file() and file.stat().st_mtime_ns == _newest_ns(maps):
         return None
     return read_case(image, dict(zip(entry["labels"], maps, strict=True)))
+
+
+def _maps(folder: Path, name: str) -> list[Path]:
+    beside = sorted((folder / SOFT_FOLDER).glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9].*"))
+    return [each for each in beside if is_image(each.name)]
+
+
+def _newest_ns(files: Iterable[Path]) -> int:
+    return max(file.stat().st_mtime_ns for file in files)
 
 
 def _picture(folder: Path, name: str) -> Path:
@@ -134,13 +142,24 @@ def _picture(folder: Path, name: str) -> Path:
 def _case(folder: Path, name: str, entry: Mapping[str, Any], shown: "Future[_Upright | None]") -> _Case:
     file = _picture(folder, name)
     try:
-        if (upright := shown.result()) is not None:
-            with replacing(file) as aside:
-                save_figure(case_figure(upright), aside)
+        upright = shown.result()
+        drawn = None if upright is None else figure_as_webp(case_figure(upright))
+    except _UNREADABLE as error:
+        return _Case(name, entry, None, (0, 0), " ".join(str(error).split()))
+    if drawn is not None:
+        _write_picture(file, drawn, _newest_ns(_maps(folder, name)))
+    try:
         with Image.open(file) as picture:
             return _Case(name, entry, quote(file.name), picture.size, "")
     except _UNREADABLE as error:
         return _Case(name, entry, None, (0, 0), " ".join(str(error).split()))
+
+
+def _write_picture(file: Path, content: bytes, time_ns: int) -> None:
+    """Write a picture with the time of its maps, by which it is known as theirs, whatever the clock says."""
+    with replacing(file) as aside:
+        aside.write_bytes(content)
+        os.utime(aside, ns=(time_ns, time_ns))
 
 
 # The picture of a case

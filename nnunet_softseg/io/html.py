@@ -9,7 +9,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jinja2
 import matplotlib as mpl
@@ -97,7 +97,14 @@ def picture(pixels: npt.NDArray[np.uint8]) -> str:
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def save_figure(figure: Figure, file: Path) -> None:
+def figure_as_webp(figure: Figure) -> bytes:
+    """Return a figure as WebP: what cannot be drawn is told from what cannot be written."""
+    stream = io.BytesIO()
+    save_figure(figure, stream)
+    return stream.getvalue()
+
+
+def save_figure(figure: Figure, file: Path | IO[bytes]) -> None:
     """Write a picture as WebP."""
     with warnings.catch_warnings():
         # A name in a script that the font lacks is shown as boxes.

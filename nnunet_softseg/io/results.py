@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {_reason(error, path.parent)}") from error
+        raise write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -96,6 +96,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.rename(aside, folder)
     except OSError as error:
         raise UserError(f"cannot write the folder {folder}: {_reason(error, folder.parent)}") from error
+    except UserError as error:  # of a file in it, by the name that it would have had
+        raise UserError(str(error).replace(str(aside), str(folder))) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -168,6 +170,11 @@ def _is_abandoned(path: Path) -> bool:
 
 def _host() -> str:
     return re.sub(r"[^\w-]", "-", socket.gethostname()) or "localhost"
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """Return why a file or folder could not be written, and what to do."""
+    return UserError(f"cannot write {path}: {_reason(error, path.parent)}")
 
 
 def _reason(error: OSError, folder: Path) -> str:

@@ -9,9 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +24,14 @@ from nnunet_softseg.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+_KILLED = (
+    "expected its process to end by itself, found it killed, with no other at work, too, most likely for "
+    "want of memory: free some and run the same command again"
+)
+_NOT_STARTED = (
+    "expected processes to start, found none that did: use one (-np 1); a script of your own calls this "
+    "below `if __name__ == '__main__':`"
+)
 
 
 def map_jobs(
@@ -31,12 +42,16 @@ def map_jobs(
     progress: bool,
     description: str,
     initializer: Callable[[], None] | None = None,
+    if_killed: Callable[[Job], Result] | None = None,
 ) -> list[Result]:
     """Return the function's result of each job, in the order of the jobs.
 
     The function is that of a module, so that it can be sent to another process; what it raises stops all
     jobs, but those of `try_jobs`. `num_processes` 0 or 1: work in this one. `initializer` is called once in
-    every new process. Raise a UserError if a process is killed from outside, usually for want of memory.
+    every new process.
+
+    Where a process is killed from outside, usually for want of memory, the jobs that were at work are done
+    again, one at a time. `if_killed` gives the result of one that is killed then, too; None: a UserError.
     """
     num_processes = min(num_processes, len(jobs))
     with tqdm(total=len(jobs), desc=description, disable=not progress, unit="case") as bar:
@@ -46,29 +61,70 @@ def map_jobs(
                 results.append(function(job))
                 bar.update()
             return results
-        # Spawned like nnU-Net's: a fork of a process that runs torch threads can hang.
+        workers = _Workers(function, jobs, initializer, bar)
+        return workers.all_results(num_processes, if_killed or partial(_all_stop, description))
+
+
+def _all_stop(description: str, job: Any) -> Any:
+    raise UserError(f"{description}: {_KILLED}")
+
+
+@dataclass(frozen=True)
+class _Workers:
+    """Processes that work off some of the jobs, which are known by their place.
+
+    Spawned like nnU-Net's: a fork of a process that runs torch threads can hang.
+    """
+
+    function: Callable[[Any], Any]
+    jobs: Sequence[Any]
+    initializer: Callable[[], None] | None
+    bar: Any
+    context: BaseContext = field(default_factory=lambda: get_context("spawn"))
+
+    def all_results(self, num_processes: int, if_killed: Callable[[Any], Any]) -> list[Any]:
+        """Return the result of each job; those at work when a process is killed are done again, alone."""
+        found: dict[int, Any] = {}
+        left: Sequence[int] = range(len(self.jobs))
+        while left:
+            found |= self._results(left, min(num_processes, len(left)))
+            unfinished = [index for index in left if index not in found]
+            at_work, left = unfinished[:num_processes], unfinished[num_processes:]  # taken in their order
+            for index in at_work:
+                found |= self._results([index], 1)
+                if index not in found:
+                    found[index] = if_killed(self.jobs[index])
+                    self.bar.update()
+        return [found[index] for index in range(len(self.jobs))]
+
+    def _results(self, indices: Sequence[int], num_processes: int) -> dict[int, Any]:
+        """Return place -> result of the jobs that were done before a process was killed, or of all.
+
+        Raise a UserError if no process has started.
+        """
+        started = self.context.Event()
         pool = ProcessPoolExecutor(
-            num_processes, mp_context=get_context("spawn"), initializer=_start, initargs=(initializer,)
+            num_processes, self.context, initializer=_start, initargs=(self.initializer, started)
         )
+        found: dict[int, Any] = {}
+        futures: dict[Future[Any], int] = {}
         try:
-            with _deaf_to_ctrl_c():
-                futures = [pool.submit(function, job) for job in jobs]
+            with _deaf_to_ctrl_c(), contextlib.suppress(BrokenProcessPool):
+                for index in indices:
+                    futures[pool.submit(self.function, self.jobs[index])] = index
             for future in as_completed(futures):
-                future.result()
-                bar.update()
-            return [future.result() for future in futures]
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"{description}: a worker process was killed: expected {num_processes} processes to finish, "
-                "found one dead, most likely for want of memory: use fewer processes (-np), what is done is "
-                "kept"
-            ) from error
+                with contextlib.suppress(BrokenProcessPool):
+                    found[futures[future]] = future.result()
+                    self.bar.update()
         except KeyboardInterrupt:
             for worker in active_children():
                 worker.terminate()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+        if not found and not started.is_set():
+            raise UserError(_NOT_STARTED)
+        return found
 
 
 @contextlib.contextmanager
@@ -121,9 +177,15 @@ def try_jobs(
 ) -> list[Result | UserError]:
     """Return as `map_jobs` the result of each job, or why it has none; a failure stops no other job.
 
-    `name` of a job stands in front of an error that nobody foresaw; options are those of `map_jobs`.
+    `name` of a job stands in front of an error that nobody foresaw, and of that of a job whose process is
+    killed; options are those of `map_jobs`.
     """
-    return map_jobs(partial(_attempt, function), [(name(job), job) for job in jobs], **options)
+    named = [(name(job), job) for job in jobs]
+    return map_jobs(partial(_attempt, function), named, if_killed=_killed, **options)
+
+
+def _killed(named: tuple[str, Any]) -> UserError:
+    return UserError(f"{named[0]}: {_KILLED}".removeprefix(": "))
 
 
 def _attempt(function: Callable[[Job], Result], named: tuple[str, Job]) -> Result | UserError:
@@ -157,11 +219,12 @@ def as_user_error(error: Exception, name: str = "") -> UserError:
     return UserError(" ".join(f"{name}: {said}".removeprefix(": ").split()))
 
 
-def _start(initializer: Callable[[], None] | None) -> None:
+def _start(initializer: Callable[[], None] | None, started: Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer is not None:
         initializer()
+    started.set()
 
 
 def _end_with_parent() -> None:

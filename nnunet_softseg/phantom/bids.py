@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.results import changed_keys, json_copy, make_folder, replacing, write_bytes, write_json
+from nnunet_softseg.io.results import (
+    changed_keys,
+    json_copy,
+    make_folder,
+    replacing,
+    write_bytes,
+    write_error,
+    write_json,
+)
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,
@@ -94,7 +102,7 @@ def phantom(
         map_jobs(write, missing, num_processes=num_processes, progress=progress, description="phantom")
         _write_participants(folder, spec, n)
     except OSError as error:
-        raise UserError(f"cannot write the phantom to {folder}: {error}") from error
+        raise write_error(folder, error) from error
     return folder
 
 

@@ -1,6 +1,7 @@
 """Many cases, one process or several: the same results in the same order, and the end when one fails."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,11 +66,40 @@ def test_a_job_that_fails_stops_no_other(num_processes: int) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-def test_killed_process_is_a_user_error() -> None:
-    with pytest.raises(
-        UserError, match=r"cases: a worker process was killed: .*want of memory: use fewer processes"
-    ):
-        map_jobs(die_at_two, range(6), num_processes=2, progress=False, description="cases")
+def test_a_killed_process_fails_its_job_and_no_other() -> None:
+    options = {"num_processes": 2, "progress": False, "description": "cases"}
+    outcomes = try_jobs(die_at_two, range(5), lambda number: f"case {number}", **options)
+    assert re.match(r"case 2: expected its process to end by itself, found it killed", str(outcomes.pop(2)))
+    assert outcomes == [0, 1, 3, 4]
+    with pytest.raises(UserError, match=r"cases: expected its process .* for want of memory: free some"):
+        map_jobs(die_at_two, [2, 3], **options)
+
+
+def die_the_first_time(job: tuple[int, Path]) -> int:
+    number, mark = job
+    if number == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_a_job_that_needs_the_memory_of_others_is_done_alone(tmp_path: Path) -> None:
+    jobs = [(number, tmp_path / "killed once") for number in range(4)]
+    found = map_jobs(die_the_first_time, jobs, num_processes=2, progress=False, description="cases")
+    assert found == [0, 1, 2, 3]
+
+
+def never_starts() -> None:
+    os._exit(1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_processes_that_never_start_are_told_once() -> None:
+    with pytest.raises(UserError, match=r"expected processes to start, found none that did: use one"):
+        map_jobs(
+            square_late, range(9), num_processes=2, progress=False, description="x", initializer=never_starts
+        )
 
 
 LONG_RUN = """

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mounts import remount, small_disk
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -857,24 +858,7 @@ def test_write_that_fails_is_a_user_error(
     assert names(folder) == []
 
 
-@pytest.fixture
-def mount(folder: Path) -> Iterator[Callable[[str], None]]:
-    """Mount a file system of its own where the soft targets go."""
-    folder.mkdir()
-
-    def do(options: str) -> None:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if (
-            shutil.which("mount") is None
-            or subprocess.run(command, capture_output=True, check=False).returncode
-        ):
-            pytest.skip("needs the right to mount a file system")
-
-    yield do
-    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
-
-
-def test_real_full_disk_leaves_only_what_is_whole(dataset: TinyDataset, folder: Path, mount: Any) -> None:
+def test_real_full_disk_leaves_only_what_is_whole(dataset: TinyDataset, folder: Path) -> None:
     """Room for two of three soft targets, all three of the same size."""
     for case in dataset.cases:
         for label in dataset.labels:
@@ -883,21 +867,22 @@ def test_real_full_disk_leaves_only_what_is_whole(dataset: TinyDataset, folder: 
     needed = (folder / "sub-01_T1w.b2nd").stat().st_size
     shutil.rmtree(folder)
     folder.mkdir()
-    mount(f"size={2 * needed + needed // 2}")
-    with pytest.raises(UserError, match="disk full"):
-        run()
-    assert names(folder) == ["sub-01_T1w.b2nd", "sub-01_T2w.b2nd"]
-    for case in dataset.cases[:2]:
-        assert np.isfinite(open_soft_target(folder, case)[...]).all()
-    subprocess.run(["mount", "-o", "remount,size=10m", str(folder)], check=True)
-    assert run().num_prepared == 1
+    with small_disk(folder, f"size={2 * needed + needed // 2}"):
+        with pytest.raises(UserError, match="disk full"):
+            run()
+        assert names(folder) == ["sub-01_T1w.b2nd", "sub-01_T2w.b2nd"]
+        for case in dataset.cases[:2]:
+            assert np.isfinite(open_soft_target(folder, case)[...]).all()
+        remount(folder, "size=10m")
+        assert run().num_prepared == 1
 
 
-def test_folder_that_cannot_be_written_is_a_user_error(
-    dataset: TinyDataset, folder: Path, mount: Any
-) -> None:
-    mount("ro")
-    with pytest.raises(UserError, match=r"cannot write .*[Rr]ead-only.*check that the folder is writable"):
+def test_folder_that_cannot_be_written_is_a_user_error(dataset: TinyDataset, folder: Path) -> None:
+    folder.mkdir()
+    with (
+        small_disk(folder, "ro"),
+        pytest.raises(UserError, match=r"cannot write .*[Rr]ead-only.*check that the folder is writable"),
+    ):
         run()
 
 

@@ -295,14 +295,15 @@ def _areas(soft: Mapping[str, Path]) -> tuple[pd.DataFrame | None, list[str]]:
 def _draw(image: Derivative, bids: Path, soft: Mapping[str, Path]) -> list[str]:
     """Draw the picture of an image and return why there is none."""
     from nnunet_softseg.inference.qc_page import case_figure, read_case  # loads matplotlib
-    from nnunet_softseg.io.html import save_figure
+    from nnunet_softseg.io.html import figure_as_webp
 
-    make_folder(image.picture.parent)
     try:
-        with replacing(image.picture) as aside:
-            save_figure(case_figure(read_case(bids / image.place, soft)), aside)
+        drawn = figure_as_webp(case_figure(read_case(bids / image.place, soft)))
     except (UserError, OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
         return [f"no picture: {' '.join(str(error).split())}"]
+    make_folder(image.picture.parent)
+    with replacing(image.picture) as aside:
+        aside.write_bytes(drawn)
     return []
 
 

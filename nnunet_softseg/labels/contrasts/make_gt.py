@@ -13,8 +13,15 @@ from filelock import FileLock, Timeout
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.image_choice import read_exclusions
 from nnunet_softseg.io.nifti import StrPath
-from nnunet_softseg.io.results import load_record, make_folder, remove_abandoned, replacing, write_json
-from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.io.results import (
+    load_record,
+    make_folder,
+    remove_abandoned,
+    replacing,
+    write_error,
+    write_json,
+)
+from nnunet_softseg.io.workers import try_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
 from nnunet_softseg.labels.contrasts.settings import HIGHEST, GroundTruthSettings
 from nnunet_softseg.labels.contrasts.sources import (
@@ -31,8 +38,9 @@ from nnunet_softseg.labels.contrasts.subject import (
     RECORD_FOLDER,
     SubjectJob,
     SubjectOutcome,
+    failed_subject,
     generated_by,
-    try_make_subject,
+    make_subject,
 )
 
 _LOCK = Path("qc", ".lock")
@@ -153,9 +161,12 @@ def make_gt(
     _check_output(written)
     with _alone(written):
         _write_description(choice, written, command)
-        outcomes = map_jobs(
-            try_make_subject, jobs, num_processes=num_processes, progress=progress, description="make-gt"
-        )
+        at_work = {"num_processes": num_processes, "progress": progress, "description": "make-gt"}
+        results = try_jobs(make_subject, jobs, lambda job: "", **at_work)  # a report names the subjects
+        outcomes = [
+            failed_subject(job, result) if isinstance(result, UserError) else result
+            for job, result in zip(jobs, results, strict=True)
+        ]
         _write_failures(written, outcomes, cohort)
         page = write_qc_page(written)
     warnings = _warnings(written, cohort, people, everyone=subjects is None)
@@ -257,7 +268,7 @@ def _check_output(output: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Lock the folder, and clear away half-written files of a killed run."""
+    """Lock the folder, and clear away half-written files of a killed run, or of killed workers."""
     make_folder(output / RECORD_FOLDER)
     lock = FileLock(output / _LOCK, timeout=0)
     try:
@@ -265,15 +276,20 @@ def _alone(output: Path) -> Iterator[None]:
     except Timeout as error:
         raise UserError(f"{output}: another make-gt is at work there: wait until it is done") from error
     except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+        raise write_error(output, error) from error
     try:
-        for partial in output.glob(f"{PARTIAL}*"):
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in (output, output / "qc", output / RECORD_FOLDER):
-            remove_abandoned(folder)
+        _clear(output)
         yield
+        _clear(output)
     finally:
         lock.release()
+
+
+def _clear(output: Path) -> None:
+    for partial in output.glob(f"{PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for folder in (output, output / "qc", output / RECORD_FOLDER):
+        remove_abandoned(folder)
 
 
 def _write_description(choice: SourceChoice, output: Path, command: str) -> None:

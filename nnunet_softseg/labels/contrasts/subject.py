@@ -28,9 +28,9 @@ from nnunet_softseg.io.results import (
     make_folder,
     output_hashes,
     sha256,
+    write_error,
     write_json,
 )
-from nnunet_softseg.io.workers import as_user_error
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth, choose_reference, soft_ground_truth
 from nnunet_softseg.labels.contrasts.qc_figure import subject_figure
 from nnunet_softseg.labels.contrasts.quality import (
@@ -143,17 +143,13 @@ def picture_file(output: Path, person: str) -> Path:
     return output / "qc" / "subjects" / f"{person}.webp"
 
 
-def try_make_subject(job: SubjectJob) -> SubjectOutcome:
-    """Return the result of a subject; one that fails leaves no file, nor does an earlier run of it."""
-    try:
-        return _make_subject(job)
-    except Exception as error:  # whatever is wrong with one subject, 266 others can be made
-        failure = as_user_error(error)
+def failed_subject(job: SubjectJob, error: UserError) -> SubjectOutcome:
+    """Return the result of a subject that failed; no file of it stays, nor those of an earlier run."""
     _discard(job.output, job.person)
-    return SubjectOutcome(job.person, failure=" ".join(str(failure).split()))
+    return SubjectOutcome(job.person, failure=" ".join(str(error).split()))
 
 
-def _make_subject(job: SubjectJob) -> SubjectOutcome:
+def make_subject(job: SubjectJob) -> SubjectOutcome:
     """Write the soft labels of a subject, or keep those made from the same sources and settings."""
     if job.sources.problem:
         raise UserError(job.sources.problem)
@@ -259,10 +255,7 @@ def _aside(job: SubjectJob) -> Iterator[Path]:
         with TemporaryDirectory(prefix=prefix, dir=output, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
     except OSError as error:
-        raise UserError(
-            f"cannot write to {output}: {error.strerror or error}: check that the folder is writable and the "
-            "disk not full"
-        ) from error
+        raise write_error(output, error) from error
 
 
 def _move(job: SubjectJob, folder: Path) -> dict[str, str]:

@@ -28,7 +28,6 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
-from nnunet_softseg.io.workers import as_user_error
 from nnunet_softseg.labels.raters.agreement import RaterMeasure, agreement
 from nnunet_softseg.labels.raters.fusion import FusionSettings, Mask, neighbourhood, staple, weighted_mean
 from nnunet_softseg.labels.raters.sources import Content, RaterFile, printable, rater_map, read_content
@@ -109,14 +108,6 @@ class FusedCase:
     warnings: tuple[str, ...] = ()
     up_to_date: bool = False
     failure: str | None = None
-
-
-def try_fuse_case(job: CaseJob) -> FusedCase:
-    """Return the result of a case, its failure included: one broken case does not stop the others."""
-    try:
-        return fuse_case(job)
-    except Exception as error:
-        return FusedCase(job.case_id, failure=str(as_user_error(error)))
 
 
 def fuse_case(job: CaseJob) -> FusedCase:

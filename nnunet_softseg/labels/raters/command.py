@@ -13,7 +13,7 @@ from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import remove_abandoned, replacing, write_json
-from nnunet_softseg.io.workers import as_user_error, map_jobs
+from nnunet_softseg.io.workers import as_user_error, try_jobs
 from nnunet_softseg.labels.raters.case import (
     MADE_BY,
     CaseJob,
@@ -21,7 +21,6 @@ from nnunet_softseg.labels.raters.case import (
     LabelTask,
     fuse_case,
     load_fusion_record,
-    try_fuse_case,
 )
 from nnunet_softseg.labels.raters.fusion import FusionSettings
 from nnunet_softseg.labels.raters.report import agreement_lines, tidy_table
@@ -111,9 +110,13 @@ def fuse(
         raise UserError(f"--strict: {warnings[0]}{more}: add what is missing, or go on without --strict")
     _check_replaceable(jobs, overwrite, target)
     remove_abandoned(target)
-    cases = map_jobs(
-        try_fuse_case, jobs, num_processes=num_processes, progress=progress, description="Fusing raters"
-    )
+    at_work = {"num_processes": num_processes, "progress": progress, "description": "Fusing raters"}
+    cases = [
+        FusedCase(job.case_id, failure=str(result)) if isinstance(result, UserError) else result
+        for job, result in zip(
+            jobs, try_jobs(fuse_case, jobs, lambda job: printable(job.case_id), **at_work), strict=True
+        )
+    ]
     warnings += _with_cases((warning, case.case_id) for case in cases for warning in case.warnings)
     report = FusionReport(target, settings, tuple(jobs[0].raters), tuple(cases), tuple(warnings))
     if len(report.failures) < len(cases):

@@ -13,7 +13,7 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.sources import MADE_HERE
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
-from nnunet_softseg.io.results import json_copy, make_folder, write_bytes, write_json
+from nnunet_softseg.io.results import json_copy, make_folder, write_bytes, write_error, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.bids import check_beginning, write_nifti
 from nnunet_softseg.phantom.synthesis.image_plan import draw_plan
@@ -109,7 +109,7 @@ def synthesise(
         write = partial(_write_case, folder, spec, folders)
         map_jobs(write, missing, num_processes=num_processes, progress=progress, description="synthesise")
     except OSError as error:
-        raise UserError(f"cannot write the images to {folder}: {error}") from error
+        raise write_error(folder, error) from error
     return folder
 
 
