@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY  := $(VENV)/.ready
 
-.PHONY: help demo model test lint unit soak docs setup clean
+.PHONY: help demo model test lint unit soak mutation docs setup clean
 
 # Label maps of the PAM50 template, and where `make model` works; it goes on where it was.
 PAM50  ?= PAM50
@@ -16,9 +16,10 @@ help:
 	@echo "make test   lint, types and all tests"
 	@echo "make lint   ruff and mypy only"
 	@echo "make soak   the long tests that make test leaves out"
+	@echo "make mutation  seed faults in a copy of the package and count those that the tests catch; writes mutation_output/"
 	@echo "make docs   the pages of docs/ and the Python API as a site; writes site/"
 	@echo "make setup  the environment in $(VENV) only (the others do it by themselves)"
-	@echo "make clean  remove $(VENV), demo_output/, site/ and caches"
+	@echo "make clean  remove $(VENV), demo_output/, mutation_output/, site/ and caches"
 
 demo: $(READY)
 	$(BIN)/nnunet-softseg demo -o demo_output
@@ -41,6 +42,11 @@ unit: $(READY)
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m "hypothesis and not soak" -n 2
+
+# Minutes to an hour; it goes on where it was. Others: make mutation FAULTS="--seed 7 -n 50 --rooms labels"
+FAULTS ?= --seed 1
+mutation: $(READY)
+	$(BIN)/python benchmarks/mutation.py -o mutation_output $(FAULTS)
 
 # tests/test_docs.py builds it, too. The variable silences a note on other generators.
 docs: export NO_MKDOCS_2_WARNING = 1
@@ -70,4 +76,4 @@ $(READY): pyproject.toml $(wildcard constraints/*) $(wildcard hook/*)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo_output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) demo_output mutation_output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

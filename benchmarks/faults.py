@@ -1,6 +1,7 @@
 """Faults for the mutation check: one small change of a source text each, found on its syntax tree.
 
-What only users read (messages, docstrings, strings) and what only checkers read (type hints) is left alone.
+What only users read (messages, docstrings, strings) and what only checks the code itself (type hints,
+`strict` of `zip`) is left alone.
 """
 
 import ast
@@ -112,6 +113,8 @@ def _is_words(node: ast.AST) -> bool:
         case ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return True
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.keyword(arg="strict"):
             return True
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
             return name in MESSAGES

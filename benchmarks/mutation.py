@@ -4,8 +4,8 @@
 
 Draws faults (`faults.py`) in each room, puts one at a time into a copy of the repository, and runs the tests
 that pass through its line, the fastest first, until one fails. A fault is caught when a test fails or takes
-too long. Before, all tests of these rooms are run once with coverage, to know where they pass and how long
-they take.
+too long. Before, the tests of all rooms are run once with coverage, to know where they pass and how long they
+take.
 
 FOLDER keeps what is known: a repeated call judges what is missing, and what survived if tests have changed
 since. `table.md` has the shares and the survivors, `verdicts.json` the test that caught each fault.
@@ -39,6 +39,8 @@ from faults import Fault, faults_in
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "nnunet_softseg"
 ROOMS = ("network", "preprocessing", "inference", "metrics", "labels")
+KILLS = "robustness"
+"""Folder of tests that run commands in processes of their own."""
 IMPORTED_BEFORE = (
     *("hypothesis.internal.observability", "pdb", "pytest_timeout"),
     *(
@@ -179,11 +181,11 @@ def hash_of(files: Sequence[Path]) -> str:
 class Passages:
     """Which tests pass through which lines, by file of tests, kept in `passages.json`."""
 
-    def __init__(self, copy: Copy, rooms: Sequence[str]) -> None:
+    def __init__(self, copy: Copy) -> None:
         self._copy, self._file = copy, copy.folder / "passages.json"
         self.known: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
         package = hash_of(sorted((copy.root / PACKAGE).rglob("*.py")))
-        tests = [file for room in rooms for file in sorted((copy.root / "tests" / room).glob("test_*.py"))]
+        tests = [file for file in sorted(copy.root.glob("tests/*/test_*.py")) if file.parent.name != KILLS]
         for file in tests:
             name, state = file.relative_to(copy.root).as_posix(), f"{package} {hash_of([file])}"
             if self.known.get(name, {}).get("state") != state:
@@ -205,7 +207,7 @@ class Passages:
             file = Path(path).relative_to(self._copy.root).as_posix()
             if file.startswith(rooms):
                 lines[file] = {
-                    line: sorted({context.rpartition("|")[0] for context in contexts} & set(seconds))
+                    str(line): sorted({context.rpartition("|")[0] for context in contexts} & set(seconds))
                     for line, contexts in found.contexts_by_lineno(path).items()
                 }
         return {"seconds": seconds, "lines": lines}
@@ -301,7 +303,7 @@ def main(words: Sequence[str] | None = None) -> None:
         importlib.import_module(name)
     gc.freeze()  # what is imported is no garbage of a test
     copy = Copy(asked.repository, asked.output.resolve())
-    verdicts = Verdicts(copy, Passages(copy, asked.rooms), asked.most)
+    verdicts = Verdicts(copy, Passages(copy), asked.most)
     samples = {room: drawn(copy.root, room, asked.n, asked.seed) for room in asked.rooms}
     text = table(
         {room: [(fault, verdicts.of(fault)) for fault in faults] for room, faults in samples.items()},

@@ -90,7 +90,7 @@ def test_a_text_without_a_fault_is_caught_by_no_test(repository: Path, tmp_path:
     code = (
         "import mutation; from pathlib import Path;"
         f"copy = mutation.Copy(Path({str(repository)!r}), Path({str(tmp_path)!r}));"
-        "passages = mutation.Passages(copy, ['metrics']);"
+        "passages = mutation.Passages(copy);"
         "fault = mutation.Fault('nnunet_softseg/metrics/area.py', 11, 11, 0, 0, 'none', '', '');"
         "print([mutation.Verdicts(copy, passages, 9).find(fault)])"
     )

@@ -471,3 +471,25 @@ def test_areas_are_judged_across_a_tilted_cord(monkeypatch: pytest.MonkeyPatch) 
     assert "unlike training" in {
         finding.flag.value for finding in flag_map(soft.numpy(), ["cord"], TRAINING, 0)
     }
+
+
+@pytest.mark.parametrize(
+    ("training", "area_voxels"),
+    [
+        ({}, 80 / (0.8 * 0.5)),  # a cord of 80 mm2
+        (
+            {"cord": {"largest_area": [150.0, 300.0]}, "lesion": {"largest_area": [4.0, 40.0]}, "none": {}},
+            300.0,
+        ),
+    ],
+)
+def test_the_localiser_looks_for_the_largest_label_of_the_training(
+    training: dict[str, Any], area_voxels: float
+) -> None:
+    made = predictor((16, 8, 12), 0)
+    made.configuration_manager.spacing = [2.0, 0.8, 0.5]
+    made.plans_manager.plans[PLANS_KEY]["training_shapes"] = training
+    grid = case_of(made, torch.zeros(1, 16, 8, 12), begin())._grid
+    assert grid.radius == pytest.approx(np.sqrt(area_voxels / np.pi))
+    assert (grid.si_axis, grid.spacing_mm, grid.patch_size) == (0, (2.0, 0.8, 0.5), (16, 8, 12))
+    assert grid.total_stride == (4, 4, 4)  # 1 x 2 x 2 along each axis

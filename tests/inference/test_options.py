@@ -60,3 +60,10 @@ def test_options_travel_with_the_record_of_a_case_to_another_process() -> None:
     assert CaseRecord.of(properties) == record
     assert CaseRecord.of(properties).as_json()["overruled"] == ["a note"]
     assert CaseRecord.of({}).options == PredictionOptions()
+
+
+def test_what_ran_the_network_is_noted_once_and_in_its_order() -> None:
+    record = CaseRecord()
+    for name in ("openvino float32", "openvino float32", "torch float32", "openvino float32"):
+        record.add_backend(name)
+    assert record.as_json()["backend"] == "openvino float32, torch float32"

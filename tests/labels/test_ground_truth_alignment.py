@@ -14,6 +14,7 @@ from nnunet_softseg.labels.contrasts.alignment import (
     measure,
     reference_of,
     smoothed,
+    with_cord_of_all,
 )
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.volume import Floats, Volume, upright
@@ -149,6 +150,22 @@ def test_where_the_reference_has_a_gap_nothing_is_measured() -> None:
     motion = motion_between(stored(gap), stored(rectangles(SHAPE, STILL + np.array([1, 2]))))
     np.testing.assert_array_equal(motion.measured, (0, 1, 2, 5, 6, 7, 8))
     np.testing.assert_allclose(motion.steps, np.tile((1, 2), (7, 1)))
+
+
+def test_where_the_reference_ends_its_cord_is_the_mean_of_the_others_moved_back() -> None:
+    """The reference ends at 2.5 and 5.5; two contrasts go on to 0 and 8, one of them to 8 alone."""
+    short, long, up = (rectangles(SHAPE, STILL + np.array(step)) for step in ((0, 0), (3, 1), (0, -2)))
+    short[:, :, :3] = short[:, :, 6:] = 0
+    up[:, :, :3] = 0
+    up[:, :, 6:] = np.roll(up[:, :, 6:], 4, axis=0)
+    reference = reference_of(stored(short))
+    motions = [motion_between(stored(short), stored(mask)) for mask in (long, up)]
+    whole = with_cord_of_all(reference, motions)
+    numbers = reference.slices.number(whole.cord)
+    np.testing.assert_allclose(numbers, [0, 1, 2, 2.5, 3, 4, 5, 5.5, 6, 7, 8], atol=1e-9)
+    at = reference.slices.grid.to_index(whole.cord)[:2].T - centres_of_mass(stored(short)).index[:2, :1].T
+    # Above, one contrast has not moved and the other has by 4.
+    np.testing.assert_allclose(at, [[0, 0]] * 8 + [[2, 0]] * 3, atol=1e-9)
 
 
 def test_no_slice_in_common_is_no_motion() -> None:

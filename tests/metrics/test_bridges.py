@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from cord_lesions import RADIUS_MM, Lesion, Phantom, phantom
+from matplotlib.figure import Figure
 from PIL import Image
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.metrics.morphometry import bridges_figure
 from nnunet_softseg.metrics.morphometry.bridges import bridges
 from nnunet_softseg.metrics.morphometry.lesions import LESION_COLUMNS, measure_lesions
+from nnunet_softseg.metrics.morphometry.midsagittal import MidsagittalPlane, spared_in_plane
 
 GRIDS_MM = [(0.8, 0.8, 0.8), (0.6, 0.6, 3.0), (3.0, 0.6, 0.6)]
 BOX = Lesion("box", (0, 1.2, 0.3), (2.2, 1.2, 6.0))
@@ -188,6 +191,61 @@ def test_the_command_writes_table_explanation_and_figure(shares: Phantom, tmp_pa
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     for color in ((0x1F, 0x5F, 0xA8), (0xC7, 0x52, 0x1A)):  # dorsal, ventral
         assert (np.abs(pixels - color).max(axis=1) < 8).sum() > 100
+
+
+def test_the_figure_shows_the_plane_and_the_bridges_in_mm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cord of 12 mm A-P with a lesion of 3 mm, 4 mm from behind, in voxels of 1 x 1 x 2 mm."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(
+        bridges_figure, "Figure", lambda **options: drawn.append(Figure(**options)) or drawn[-1]
+    )
+    cord, lesion = np.zeros((11, 20, 9), np.uint8), np.zeros((11, 20, 9), np.uint8)
+    cord[1:10, 3:15] = 1
+    lesion[3:8, 7:10, 4:6] = 1
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    found = measure_lesions(nib.Nifti1Image(lesion, affine), nib.Nifti1Image(cord, affine))
+    bridges_figure.draw_bridges(found, tmp_path / "bridges.png")
+    (panel,) = drawn[0].axes
+    assert panel.get_xlim() == (14 + 6, 3 - 6)  # the middles of the cord's last voxels, anterior on the left
+    assert panel.get_ylim() == (8 - 6, 10 + 6)  # those of the lesion's slices
+    assert drawn[0].get_size_inches().tolist() == [6.0, pytest.approx(6 * 0.6)]  # 14 mm high, 23 wide
+    lines = {line.get_label(): sorted(np.transpose(line.get_data()).tolist()) for line in panel.lines}
+    height = found.bridges[1][0].slice * 2
+    assert height in (8, 10)
+    assert lines["lesion 1, dorsal: 4.00 mm"] == [[2.5, height], [6.5, height]]
+    assert lines["lesion 1, ventral: 5.00 mm"] == [[9.5, height], [14.5, height]]
+    (image,) = panel.images
+    assert image.get_extent() == [-0.5, 19.5, -1, 17]  # the edges of the voxels
+    shown = np.asarray(image.get_array())  # (S-I, A-P)
+    assert (shown[4, 3], shown[4, 0]) == (1, 0)
+    assert 0 < shown[4, 8] < 1  # the lesion is in the cord, darker than what is beside it
+    outlines = [each.get_paths()[0].get_extents() for each in panel.collections]
+    assert [(box.x0, box.x1) for box in outlines] == [(2.5, 14.5), (6.5, 9.5)]
+    assert panel.get_title() == "Midsagittal plane (R-L index 5.00)"
+
+
+def test_a_figure_without_a_lesion_says_so(
+    shares: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(
+        bridges_figure, "Figure", lambda **options: drawn.append(Figure(**options)) or drawn[-1]
+    )
+    lesion, cord = shares.images()
+    found = measure_lesions(changed(lesion, np.zeros(lesion.shape, np.float32)), cord)
+    bridges_figure.draw_bridges(found, tmp_path / "bridges.png")
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["no lesion"]
+
+
+def test_a_voxel_of_exactly_a_half_has_no_edge() -> None:
+    cord = np.array([0, 0.5, 1, 1, 1, 0.5, 0], np.float32)[None, :, None].repeat(2, 0)
+    lesion = np.array([0, 0, 0, 1, 0.5, 0, 0], np.float32)[None, :, None].repeat(2, 0)
+    plane = MidsagittalPlane(0.5)
+    spared = spared_in_plane(plane, cord, lesion, soft=False)
+    assert (spared.cord_from.item(), spared.cord_to.item()) == (1.5, 4.5)
+    assert (spared.dorsal.item(), spared.ventral.item()) == (1.0, 1.0)
 
 
 def test_an_empty_lesion_is_a_table_without_rows_and_one_line(

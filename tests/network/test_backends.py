@@ -2,8 +2,9 @@
 
 import itertools
 import json
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -354,12 +355,50 @@ def test_a_failure_goes_on_with_torch_and_says_so_in_one_line(
     assert lines[0].endswith("does not work here (illegal instruction): going on with torch float32")
 
 
-def test_what_torch_itself_cannot_do_is_no_secret() -> None:
+def test_what_torch_itself_cannot_do_is_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    made = predictor(nn.Sequential(nn.Conv3d(2, 1, 3)))
+    capsys.readouterr()
     with pytest.raises(RuntimeError, match="channels"):
-        backends.backend_of(predictor(nn.Sequential(nn.Conv3d(2, 1, 3))), "auto")(tube(0)[0])
+        backends.backend_of(made, "auto")(tube(0)[0])
+    assert capsys.readouterr().out == ""  # not tried again
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize(
+    ("capability", "layout"), [((6, 1), torch.contiguous_format), ((7, 0), torch.channels_last_3d)]
+)
+def test_a_gpu_with_tensor_cores_gets_channels_last(
+    capability: tuple[int, int], layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    network, seen = unet(1), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = tube(0)[0].expand(2, *PATCH[1:])  # of one channel, both layouts are the same
+    found = backends.CudaNetwork(nn.Sequential(nn.Conv3d(2, 1, 1), network))(image)
+    assert found.shape == PATCH
+    assert seen[0].is_contiguous(memory_format=layout)
 
 
 # The cache of OpenVINO
+
+
+def test_a_model_in_nnunets_results_has_its_cache_beside_it(nnunet_folders: dict[str, Path]) -> None:
+    configurations = {"2d": object(), "3d_fullres": object()}
+    made = SimpleNamespace(
+        plans_manager=SimpleNamespace(
+            available_configurations=list(configurations),
+            get_configuration=configurations.get,
+            dataset_name="Dataset001_Tube",
+            plans_name="Plans",
+        ),
+        trainer_name="Trainer",
+        configuration_manager=configurations["3d_fullres"],
+    )
+    assert backends.cache_folders(made) == [openvino_network.user_cache()]
+    model = nnunet_folders["nnUNet_results"] / "Dataset001_Tube" / "Trainer__Plans__3d_fullres"
+    model.mkdir(parents=True)
+    (model / "plans.json").touch()
+    assert backends.cache_folders(made) == [model / "openvino_cache", openvino_network.user_cache()]
 
 
 def build(network: nn.Module, *folders: Path) -> Any:
@@ -450,6 +489,37 @@ def test_marks_that_openvino_does_not_heed_are_noticed(
         openvino_network.OpenVinoNetwork(unet(1), "bfloat16", PATCH, [tmp_path])
 
 
+@needs_openvino
+def test_a_converted_network_keeps_its_weights_when_those_of_the_next_fold_come() -> None:
+    network, (image, _) = unet(7), tube(0)
+    expected = as_it_is(network, image).numpy()
+    model = openvino_network._convert(network, PATCH)
+    network.load_state_dict(unet(8).state_dict())
+    np.testing.assert_allclose(output(model, image)[0], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_openvino_is_imported_as_if_its_telemetry_were_not_there(
+    there_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telemetry = ("openvino_telemetry", "openvino_telemetry.backend")
+    for name in telemetry:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        if not there_before:
+            monkeypatch.delitem(sys.modules, name)
+    before = {name: sys.modules.get(name) for name in telemetry}
+    seen: list[Any] = []
+
+    def import_module(name: str) -> str:
+        seen.extend(sys.modules.get(hidden, "may be imported") for hidden in telemetry)
+        return name
+
+    monkeypatch.setattr(openvino_network.importlib, "import_module", import_module)
+    assert openvino_network.openvino_package() == "openvino"
+    assert seen == [before[name] for name in telemetry]  # None: as if it were not installed
+    assert all((name in sys.modules) == there_before for name in telemetry)
+
+
 @pytest.mark.soak
 @needs_openvino
 def test_openvino_tells_nobody(tmp_path: Path, in_new_python: Any) -> None:
@@ -476,6 +546,19 @@ def test_bfloat16_as_the_system_says() -> None:
         pytest.skip("no /proc/cpuinfo to compare with")
     flags = information.read_text(encoding="utf-8").split()
     assert backends.has_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+@pytest.mark.parametrize(("library", "kept"), [("glibc", True), ("", False)])
+def test_the_heap_is_kept_by_the_options_of_glibc(
+    library: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: list[tuple[int, int]] = []
+    glibc = SimpleNamespace(mallopt=lambda *option: options.append(option) or 1)
+    monkeypatch.setattr(backends.ctypes, "CDLL", lambda _: glibc)
+    monkeypatch.setattr(backends.platform, "libc_ver", lambda: (library, "2.36"))
+    assert backends.keep_heap() == kept
+    # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h: nothing is mapped by itself, nothing is given back
+    assert options == ([(-4, 0), (-1, 2**31 - 1)] if kept else [])
 
 
 @pytest.mark.soak

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nnunet_softseg.network.norm_relu import norm_relu, peak
+from nnunet_softseg.network.norm_relu import norm_relu, peak, update_running_scale
 from nnunet_softseg.network.soft_map import robust_peak
 
 raw_outputs = hnp.arrays(
@@ -136,3 +136,12 @@ def test_the_gradient_reaches_the_input() -> None:
     norm_relu(raw)[0, 0, 0].backward()
     # d(a/b)/da = 1/b and d(a/b)/db = -a/b^2 with a = 0.5, b = 2
     torch.testing.assert_close(raw.grad, torch.tensor([[[0.5, -0.125, 0.0]]]))
+
+
+def test_the_running_scale_moves_by_its_share_towards_the_labelled_patches() -> None:
+    peaks = torch.tensor([[4.0, 8.0, 5.0, 9.0], [6.0, 0.0, 7.0, 9.0]])[..., None]
+    target = torch.tensor([[1.0, 1.0, 0.1, 1.0], [1.0, 0.2, 0.4, 1.0]])[..., None]
+    scale = torch.tensor([0.0, 2.0, 3.0, 5.0])
+    update_running_scale(scale, peaks, target, 0.75, fixed=torch.tensor([False, False, False, True]))
+    # Not known before: the batch's mean. The one labelled patch: 3/4 of 2 and 1/4 of 8. None: as it was.
+    assert scale.tolist() == [5.0, 3.5, 3.0, 1.0]
