@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -137,6 +138,17 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_a_folder_that_fails_is_told_by_the_name_it_would_have(tmp_path: Path) -> None:
+    file = tmp_path / "dataset" / "file.json"
+
+    def write() -> None:
+        with results.new_folder(file.parent) as aside, results.replacing(aside / file.name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=f"^{re.escape(f'cannot write {file}: disk full, found ')}"):
+        write()
 
 
 def test_a_folder_that_somebody_else_made_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 The disk is a file system in memory with room for a part of what the command writes.
 """
 
+import errno
 import os
 import random
 import re
@@ -19,11 +20,13 @@ from small_calls import (
     Inputs,
     Undisturbed,
     all_but,
+    bids_app,
     compare,
     differences,
     export,
     files,
     mistakes,
+    predict,
     run_here,
 )
 
@@ -82,6 +85,33 @@ def test_a_command_that_filled_the_disk_ends_as_if_undisturbed_when_it_is_repeat
 ) -> None:
     part = random.Random(command.__name__).uniform(0, 1)
     fill_and_repeat(command, inputs, undisturbed(command), out, part)
+
+
+@pytest.mark.parametrize("command", [predict, bids_app])
+def test_a_picture_that_finds_no_room_is_missed(
+    command: Command,
+    inputs: Inputs,
+    undisturbed: Callable[[Command], Undisturbed],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All else has room, so that the case would count as done."""
+    expected, out = undisturbed(command), tmp_path / "disk" / "out"
+    write = Path.write_bytes
+
+    def full(file: Path, content: bytes) -> int:
+        if file.suffix == ".webp":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    ended = run_here(*command(inputs, out))
+    assert ended.code == 2
+    assert all(re.search(r"\.webp: disk full, found .* make room", line) for line in mistakes(ended.said))
+
+    monkeypatch.undo()
+    assert run_here(*command(inputs, out)).code == 0
+    assert differences(files(out, inputs), expected.files) == []
 
 
 @pytest.mark.soak
