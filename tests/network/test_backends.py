@@ -363,6 +363,43 @@ def test_what_torch_itself_cannot_do_is_no_secret(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == ""  # not tried again
 
 
+def test_what_does_not_fit_into_memory_is_not_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    passes = []
+
+    class Full(nn.Module):
+        def forward(self, patch: torch.Tensor) -> torch.Tensor:
+            passes.append(patch)
+            raise torch.cuda.OutOfMemoryError("of a GPU")
+
+    made = predictor(nn.Sequential(Full(), nn.Conv3d(1, 1, 1)))
+    capsys.readouterr()
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        backends.backend_of(made, "auto")(tube(0)[0])
+    assert (len(passes), capsys.readouterr().out) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("device", "everything_there", "on_cpu", "fills_a_gpu"),
+    [
+        ("cuda", True, False, True),
+        ("cuda", False, False, False),
+        ("cuda", True, True, False),
+        ("cpu", True, False, False),
+    ],
+)
+def test_sums_lie_on_the_gpu_if_they_may(
+    device: str, everything_there: bool, on_cpu: bool, fills_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.Module, "to", lambda network, _: network)  # no GPU is needed to choose
+    made = predictor(unet())
+    made.device, made.perform_everything_on_device = torch.device(device), everything_there
+    made.plans_manager, made.configuration_manager = SimpleNamespace(plans={}), None
+    made.label_manager = SimpleNamespace(scheme=SimpleNamespace(names=["cord"]))
+    found = backends.TorchPredictor(made, "auto", on_cpu=on_cpu)
+    assert found.memory_errors == ((torch.cuda.OutOfMemoryError,) if fills_a_gpu else ())
+    assert found.in_less_memory().memory_errors == ()
+
+
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.parametrize(
     ("capability", "layout"), [((6, 1), torch.contiguous_format), ((7, 0), torch.channels_last_3d)]

@@ -140,7 +140,7 @@ def test_the_gradient_reaches_the_input() -> None:
 
 def test_the_running_scale_moves_by_its_share_towards_the_labelled_patches() -> None:
     peaks = torch.tensor([[4.0, 8.0, 5.0, 9.0], [6.0, 0.0, 7.0, 9.0]])[..., None]
-    target = torch.tensor([[1.0, 1.0, 0.1, 1.0], [1.0, 0.2, 0.4, 1.0]])[..., None]
+    target = torch.tensor([[1.0, 1.0, 0.1, 1.0], [1.0, 0.5, 0.5, 1.0]])[..., None]
     scale = torch.tensor([0.0, 2.0, 3.0, 5.0])
     update_running_scale(scale, peaks, target, 0.75, fixed=torch.tensor([False, False, False, True]))
     # Not known before: the batch's mean. The one labelled patch: 3/4 of 2 and 1/4 of 8. None: as it was.

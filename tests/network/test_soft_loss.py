@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_softseg.network import loss_in_parts
+from nnunet_softseg.network import loss_in_parts, soft_loss
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
     normalised_for_loss,
@@ -243,6 +243,44 @@ def test_the_loss_in_parts_is_that_which_autograd_takes_as_a_whole(
     for ours, autograds in zip(*found, strict=True):
         torch.testing.assert_close(ours, autograds, rtol=1e-4, atol=1e-6)
     assert float(found[0][2].abs().max()) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("voxel_loss", "in_parts"),
+    [
+        (AdaptiveWingLoss(), True),
+        (AdaptiveWingLoss(reduction="mean"), True),
+        (AdaptiveWingLoss(reduction="none"), False),  # there is no sum to collect
+        (PrintedLoss(), False),
+    ],
+)
+def test_what_has_its_slope_goes_in_parts(
+    voxel_loss: torch.nn.Module, in_parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    by_parts = soft_loss.loss_in_parts
+    monkeypatch.setattr(soft_loss, "loss_in_parts", lambda *given: taken.append(1) or by_parts(*given))
+    loss, _ = make(normalise=True)
+    loss.voxel_loss = voxel_loss
+    loss(0.7 * disc() + 0.1, disc())
+    assert bool(taken) == in_parts
+
+
+def test_parts_fit_into_the_cache_of_a_processor_and_a_gpu_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_in_parts, "_CACHED", 20)
+    for device, groups, parts in (
+        ("cpu", [slice(0, 2), slice(2, 4), slice(4, 6)], [slice(0, 8)]),
+        ("meta", [slice(0, 5)], [slice(0, 8)]),
+    ):
+        flat = torch.empty(5, 8, device=device)
+        assert list(loss_in_parts._groups(flat)) == groups
+        assert list(loss_in_parts._parts(flat)) == parts
+    assert list(loss_in_parts._groups(torch.empty(2, 50))) == [slice(0, 1), slice(1, 2)]
+    assert list(loss_in_parts._parts(torch.empty(1, 50))) == [slice(0, 20), slice(20, 40), slice(40, 60)]
+    assert list(loss_in_parts._parts(torch.empty(1, 50, device="meta"))) == [slice(0, 50)]
+    assert loss_in_parts._nothing_positive(torch.tensor([-1.0, 0.0]))
+    assert not loss_in_parts._nothing_positive(torch.tensor([-1.0, torch.nan]))
+    assert not loss_in_parts._nothing_positive(torch.zeros(3, device="meta"))  # nobody asks a GPU
 
 
 @pytest.mark.parametrize("normalise", [True, False])
