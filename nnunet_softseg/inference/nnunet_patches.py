@@ -45,7 +45,7 @@ from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.summary import summarise
 from nnunet_softseg.io.case_files import DATASET_JSON, parse_numbered_name
-from nnunet_softseg.io.workers import map_ahead
+from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
 from nnunet_softseg.settings import PLANS_KEY
@@ -476,7 +476,7 @@ def preprocessed_case(
 
 def thread_pool(num_threads: int) -> ThreadPool:
     """Return threads for the export; their sums are those of any other thread here."""
-    return ThreadPool(max(1, num_threads), initializer=same_arithmetic())
+    return threads_beside(num_threads, same_arithmetic())
 
 
 def same_arithmetic() -> Any:

@@ -13,7 +13,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.pool import AsyncResult, ThreadPool
+from multiprocessing.pool import AsyncResult
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -53,7 +53,7 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
-from nnunet_softseg.io.workers import as_user_error, map_ahead
+from nnunet_softseg.io.workers import as_user_error, map_ahead, threads_beside
 from nnunet_softseg.settings import PLANS_KEY
 
 RUN = "softseg_predict.json"
@@ -682,7 +682,7 @@ def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCa
     of_model = (model.plans_manager, model.dataset_json)
     exports: deque[tuple[ImageCase, AsyncResult[None]]] = deque()
     ahead = map_ahead(prepare, cases, num_threads=run.num_threads, initializer=model.initializer)
-    pool = ThreadPool(max(1, run.num_threads), initializer=model.initializer)
+    pool = threads_beside(run.num_threads, model.initializer)
     try:
         for case, prepared in zip(cases, ahead, strict=True):
             try:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -14,6 +15,7 @@ from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+from multiprocessing.pool import ThreadPool
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,8 @@ from nnunet_softseg.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+_GIVES_WAY = 10
+"""Niceness of threads beside a network: a tenth of its share of a core that both want."""
 _KILLED = (
     "expected its process to end by itself, found it killed, with no other at work, too, most likely for "
     "want of memory: free some and run the same command again"
@@ -156,7 +160,7 @@ def map_ahead(
     Python's lock all the time, or nothing is gained. `initializer` is called once in every thread.
     """
     num_threads = max(1, num_threads)
-    pool = ThreadPoolExecutor(num_threads, initializer=initializer)
+    pool = ThreadPoolExecutor(num_threads, initializer=partial(_beside, initializer))
     waiting: deque[Future[Any]] = deque()
     try:
         for job in jobs:
@@ -167,6 +171,24 @@ def map_ahead(
             yield waiting.popleft()
     finally:  # where the caller stops early, too
         pool.shutdown(wait=False, cancel_futures=bool(waiting))
+
+
+def threads_beside(num_threads: int, initializer: Callable[[], None] | None = None) -> ThreadPool:
+    """Return threads that work beside the caller and give way to it; `initializer` is called in each."""
+    return ThreadPool(max(1, num_threads), initializer=partial(_beside, initializer))
+
+
+def _beside(initializer: Callable[[], None] | None) -> None:
+    """Start a thread that gives way: a layer of a network is done when the last of its threads is.
+
+    Without it, a forward pass waits at every layer for a core that reads or writes another case.
+    """
+    if sys.platform == "linux":  # elsewhere niceness is that of the whole process
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _GIVES_WAY)
+    if initializer is not None:
+        initializer()
 
 
 def try_jobs(

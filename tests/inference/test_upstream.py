@@ -2,6 +2,7 @@
 
 import inspect
 import multiprocessing
+import os
 import sys
 import threading
 import time
@@ -324,6 +325,21 @@ def test_threads_ahead_stop_when_the_caller_does() -> None:
     futures.close()  # type: ignore[attr-defined]
     time.sleep(0.05)
     assert len(started) <= 2
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is that of the whole process here")
+def test_threads_that_read_and_write_give_way_to_the_network() -> None:
+    before = niceness()
+    (ahead,) = workers.map_ahead(lambda _: niceness(), [0], num_threads=1)
+    with upstream.thread_pool(1) as pool:
+        beside = pool.apply(niceness)
+    assert ahead.result() > before
+    assert beside > before
+    assert niceness() == before
 
 
 # The search for a class by its name, beside other threads
