@@ -65,7 +65,7 @@ class BidsApp(PredictingCommand):
         "--session-label --session_label LABEL", "sessions, with or without ses-; all if not given", ()
     )
     num_threads: int = option(
-        "-np N", "threads that read and write beside the network; images measured at once", 2
+        "-np N", "threads that read and preprocess, and that write, beside the network", 2
     )
     report: str | None = option(
         "--report JSON", "file for the outcome: images written, kept, missing, failed"
@@ -85,7 +85,7 @@ class BidsApp(PredictingCommand):
 
         left_out = ("level", "report", "skip_bids_validator")
         options = {name: value for name, value in vars(self).items() if name not in left_out}
-        report = analyse_participants(**options, num_processes=self.num_threads)
+        report = analyse_participants(**options)
         self._write_outcome(written=report.written, kept=report.kept, failed=report.failed)
         print_warnings(report.warnings)
         print(report.as_text())

@@ -49,7 +49,6 @@ from nnunet_softseg.io.results import (
     load_json,
     load_record,
     make_folder,
-    remove_abandoned,
     sha256,
     write_json,
 )
@@ -114,6 +113,7 @@ def predict(
     trust_model: bool = False,
     num_threads: int = 2,
     progress: bool = True,
+    on_written: Callable[[str, Mapping[str, Any]], None] | None = None,
 ) -> PredictionReport:
     """Predict images as stock nnU-Net does, in one process, and return the outcome of each.
 
@@ -143,6 +143,8 @@ def predict(
         trust_model: open a checkpoint that holds more than weights and numbers, and may run code.
         num_threads: that read and preprocess, and that export; so many cases at most wait on either side.
         progress: show a bar.
+        on_written: called for each case whose files are written, with its id and its entry in softseg.json,
+            in one of the threads that export.
 
     Raises:
         UserError: for a mistake that concerns all cases: no image, no model of ours, no calibration where it
@@ -181,7 +183,8 @@ def predict(
 
             report.warnings += filter(None, (version_warning(found.plans), *options.overruled))
             with tqdm(total=len(cases), initial=len(report.kept), disable=not progress, unit="case") as bar:
-                _predict_cases(found, folder, todo, _Run(report, bar, options, num_threads, device))
+                run = _Run(report, bar, options, num_threads, device, on_written)
+                _predict_cases(found, folder, todo, run)
         from nnunet_softseg.inference.summary import summarise  # only here: a mistake is told before it loads
 
         done = {case.case_id: case.files[0] for case in cases if case.case_id not in report.failed}
@@ -562,8 +565,6 @@ class _OutputFolder:
         if not overwrite:
             self._refuse_others(cases, made_by)
         make_folder(self.path / SOFT_FOLDER)
-        for folder in (self.path, self.path / SOFT_FOLDER):
-            remove_abandoned(folder)
         write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
 
     def _refuse_others(self, cases: Iterable[ImageCase], made_by: Mapping[str, Any]) -> None:
@@ -592,6 +593,7 @@ class _Run:
     options: PredictionOptions
     num_threads: int
     device: str
+    on_written: Callable[[str, Mapping[str, Any]], None] | None
 
     def failed(self, case: ImageCase, error: Exception) -> None:
         """Note why a case failed."""
@@ -679,7 +681,12 @@ def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCa
     def prepare(case: ImageCase) -> tuple[Any, dict[str, Any]]:
         return model.prepare([*map(str, case.files)])
 
-    of_model = (model.plans_manager, model.dataset_json)
+    def export(case: ImageCase, soft_maps: Any, properties: dict[str, Any]) -> None:
+        target = str(folder.path / case.case_id)
+        export_prediction(soft_maps, properties, model.plans_manager, model.dataset_json, target)
+        if run.on_written is not None:
+            run.on_written(case.case_id, CaseRecord.of(properties).as_json())
+
     exports: deque[tuple[ImageCase, AsyncResult[None]]] = deque()
     ahead = map_ahead(prepare, cases, num_threads=run.num_threads, initializer=model.initializer)
     pool = threads_beside(run.num_threads, model.initializer)
@@ -688,12 +695,10 @@ def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCa
             try:
                 image, properties = prepared.result()
                 soft_maps = model.soft_maps(image, properties, run.options)
-                written = (soft_maps, properties, *of_model, str(folder.path / case.case_id))
-                export = pool.apply_async(export_prediction, written)
+                exports.append((case, pool.apply_async(export, (case, soft_maps, properties))))
             except Exception as error:
                 run.failed(case, error)
                 continue
-            exports.append((case, export))
             while exports and (len(exports) > run.num_threads or exports[0][-1].ready()):
                 run.finish(*exports.popleft())
         while exports:

@@ -9,18 +9,18 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import jinja2
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
 from nnunet_softseg import __version__
 from nnunet_softseg.io.results import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 100
 WINDOW_PERCENTILES = (1.0, 99.5)
@@ -79,8 +79,10 @@ def write_page(path: Path, html: str) -> None:
     write_bytes(path, html.encode("utf-8", errors="replace"))
 
 
-def figure_as_svg(figure: Figure, description: str) -> Markup:
+def figure_as_svg(figure: "Figure", description: str) -> Markup:
     """Return a figure as SVG for a page, described for those who cannot see it; text stays text."""
+    import matplotlib as mpl  # who writes no picture need not wait for it
+
     stream = io.StringIO()
     # Several figures on a page must not share the identifiers of their clip paths.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
@@ -92,19 +94,21 @@ def figure_as_svg(figure: Figure, description: str) -> Markup:
 
 def picture(pixels: npt.NDArray[np.uint8]) -> str:
     """Return pixels, (rows, columns) or (rows, columns, 3), 0-255, as a data URI of WebP."""
+    from PIL import Image
+
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="webp", quality=85, method=4)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def figure_as_webp(figure: Figure) -> bytes:
+def figure_as_webp(figure: "Figure") -> bytes:
     """Return a figure as WebP: what cannot be drawn is told from what cannot be written."""
     stream = io.BytesIO()
     save_figure(figure, stream)
     return stream.getvalue()
 
 
-def save_figure(figure: Figure, file: Path | IO[bytes]) -> None:
+def save_figure(figure: "Figure", file: Path | IO[bytes]) -> None:
     """Write a picture as WebP."""
     with warnings.catch_warnings():
         # A name in a script that the font lacks is shown as boxes.

@@ -132,9 +132,12 @@ def header_findings(file: Path, image: nib.Nifti1Image, name: str = "") -> Itera
     yield from geometry_findings(file, image, name)
 
 
-def geometry_warnings(file: Path) -> list[Finding]:
-    """Return what is legal in the geometry of a file, but doubtful; a UserError as `load_nifti`."""
-    return [*geometry_findings(file, load_nifti(file))]
+def geometry_warnings(file: Path, image: nib.Nifti1Image | None = None) -> list[Finding]:
+    """Return what is legal in the geometry of a file, but doubtful; a UserError as `load_nifti`.
+
+    `image` is that of the file, where it is open already.
+    """
+    return [*geometry_findings(file, load_nifti(file) if image is None else image)]
 
 
 def file_findings(file: Path, name: str = "", *, colours: bool = False) -> list[Finding]:

@@ -7,6 +7,7 @@ sources before they are read: one that changes meanwhile makes the record stale,
 
 import contextlib
 import errno
+import functools
 import glob
 import hashlib
 import json
@@ -44,6 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raise a UserError if the folder cannot be written, or the disk is full.
     """
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    _clear_once(path.parent)
     aside = _aside(path, suffix)
     try:
         yield aside
@@ -143,6 +145,12 @@ def remove_abandoned(folder: Path) -> list[Path]:
                 file.unlink()
                 removed.append(file)
     return removed
+
+
+@functools.cache
+def _clear_once(folder: Path) -> None:
+    """Remove what dead processes left in a folder before this one writes its first file there."""
+    remove_abandoned(folder)
 
 
 def _aside(path: Path, suffix: str = "") -> Path:

@@ -32,7 +32,6 @@ from nnunet_softseg.io.results import (
     describe_source,
     load_json,
     make_folder,
-    remove_abandoned,
     source_changed,
 )
 from nnunet_softseg.io.workers import try_jobs
@@ -391,7 +390,6 @@ def prepare_soft_targets(
     jobs = _jobs(dataset)
     folder = soft_target_folder(dataset.folder)
     make_folder(folder)
-    remove_abandoned(folder)
     stale = [job for job in jobs if not is_up_to_date(job)]
     if stale:
         case_ids = [job.case.case_id for job in stale]

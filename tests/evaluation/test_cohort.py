@@ -3,6 +3,7 @@
 The model is that of `data/model_of_0.1.0`, so that the soft maps are known from there.
 """
 
+import _thread
 import hashlib
 import json
 import shutil
@@ -182,7 +183,8 @@ def test_what_a_killed_call_had_predicted_is_put_in_place_by_the_next(
 
     def killed_at_the_second(source: Path, target: Path) -> None:
         if copied:
-            raise KeyboardInterrupt
+            _thread.interrupt_main()  # as Ctrl-C
+            raise OSError("interrupted")
         shutil.copyfile(source, target)
         copied.append(target)
 

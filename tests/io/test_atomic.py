@@ -101,6 +101,16 @@ def test_only_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / ".hidden").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="on Windows, only the age tells a dead process's file")
+def test_whoever_writes_next_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DYING, str(tmp_path / "case.b2nd"), "die"]
+    dead = subprocess.run(command, capture_output=True, text=True, input="", timeout=60, check=False)
+    left = tmp_path / dead.stdout.strip()
+    assert left.is_file()
+    results.write_json(tmp_path / "another.json", {})
+    assert not left.exists()
+
+
 def test_files_of_other_machines_are_judged_by_their_age(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         dead = process.pid  # here; there, it may well be alive

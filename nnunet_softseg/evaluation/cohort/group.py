@@ -117,12 +117,6 @@ def report_group(
     return report
 
 
-def written_report(output: Path, outcome: Mapping[str, Any]) -> GroupReport:
-    """Return the report that `report_group` has written; outcome: what was missing and flagged."""
-    table = pd.read_csv(output / TABLE, sep="\t", na_values="n/a", keep_default_na=False)
-    return GroupReport(output, table, dict(outcome["missing"]), dict(outcome["flagged"]))
-
-
 def _rows(image: Derivative, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     of_image = {
         "participant_id": image.name.subject,

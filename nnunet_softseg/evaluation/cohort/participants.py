@@ -1,7 +1,8 @@
 """Participants of a BIDS folder -> derivatives: soft maps, label maps, areas, a page of pictures each.
 
-The model is loaded once for all images of a call. They are predicted in a folder aside and put in place file
-by file, the label map last; what an earlier call put in place, or left aside, is kept.
+The model is loaded once for all images of a call. They are predicted in a folder aside; beside the network,
+each is measured and put in place file by file as soon as it is written, the label map last. What an earlier
+call put in place, or left aside, is kept.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,7 +43,7 @@ from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti
 from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import copy_file, load_record, make_folder, replacing, write_json
-from nnunet_softseg.io.workers import try_jobs
+from nnunet_softseg.io.workers import threads_beside, try_jobs
 from nnunet_softseg.metrics.morphometry.csa import csa
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
 
@@ -85,7 +87,6 @@ def analyse_participants(
     contrasts: Sequence[str] | None = None,
     folds: Sequence[str | int] | None = None,
     checkpoint: str = "checkpoint_final.pth",
-    num_processes: int = 1,
     no_qc: bool = False,
     progress: bool = True,
     **options: Any,
@@ -103,11 +104,10 @@ def analyse_participants(
         contrasts: those to take; None: all.
         folds: whose soft maps are averaged; None: all that are there.
         checkpoint: file name in the folders of the folds.
-        num_processes: images measured and drawn at once.
         no_qc: draw no pictures, and make no page of each participant.
         progress: show a bar.
         options: further arguments of `predict`: device, localize, largest_piece, discard_implausible,
-            calibrate, backend, trust_model, num_threads.
+            calibrate, backend, trust_model, num_threads. Images are measured and drawn meanwhile.
 
     Raises:
         UserError: for a mistake that concerns all images: no BIDS folder, no such participant, no model, a
@@ -123,13 +123,12 @@ def analyse_participants(
     make_folder(work.parent)
     try:
         with FileLock(work.parent / f".{work.name}.lock", timeout=0):
-            call = _Call(bids, work, scheme, report, num_processes, not no_qc, progress)
-            call.publish(images)  # what a call that was killed has predicted
+            call = _Call(bids, work, scheme, report, not no_qc, progress)
+            call.publish_predicted(images)  # by a call that was killed
             if todo := [image for image in images if not image.is_done]:
                 call.predict(
                     todo, model, contrasts or sorted({image.name.contrast for image in todo}), options
                 )
-                call.publish(todo)
             call.note_failures(images)
             if call.draws:
                 _write_pages(root, images, report.failed, always=bool(report.written or report.failed))
@@ -187,7 +186,6 @@ class _Call:
     work: Path
     scheme: LabelScheme
     report: ParticipantsReport
-    num_processes: int
     draws: bool
     progress: bool
 
@@ -198,40 +196,53 @@ class _Call:
         contrasts: Sequence[str],
         options: Mapping[str, Any],
     ) -> None:
-        """Predict images into the folder aside."""
-        predicted = predict(
-            self.bids,
-            self.work,
-            model,
-            contrasts=contrasts,
-            only={image.case_id for image in images},
-            no_qc=True,
-            progress=self.progress,
-            **options,
-        )
+        """Predict images into the folder aside, and measure, draw and put in place those that are written."""
+        by_id = {image.case_id: image for image in images}
+        with threads_beside(1) as pool:  # one: drawing is not safe in several
+            written: list[AsyncResult[None]] = []
+            predicted = predict(
+                self.bids,
+                self.work,
+                model,
+                contrasts=contrasts,
+                only=by_id.keys(),
+                no_qc=True,
+                progress=self.progress,
+                on_written=lambda case, entry: written.append(
+                    pool.apply_async(self._publish, ([(by_id[case], entry)],))
+                ),
+                **options,
+            )
+            for outcome in written:
+                outcome.get()
         self.report.failed |= predicted.failed
         self.report.warnings += predicted.warnings
         self.report.summary = predicted.summary
 
-    def publish(self, images: Sequence[Derivative]) -> None:
+    def publish_predicted(self, images: Sequence[Derivative]) -> None:
         """Measure, draw and put in place those of the images that lie predicted in the folder aside."""
         entries = (load_record(self.work / REPORT, "cases") or {"cases": {}})["cases"]
         ready = [
-            image
+            (image, entries[image.case_id])
             for image in images
             if image.case_id in entries
             and not image.is_done
             and is_predicted(_label_map(self.work, image), image.case_id, self.scheme.numbers)
         ]
+        self._publish(ready, progress=self.progress and bool(ready))
+
+    def _publish(
+        self, predicted: Sequence[tuple[Derivative, Mapping[str, Any]]], *, progress: bool = False
+    ) -> None:
         outcomes = try_jobs(
             partial(_publish, bids=self.bids, work=self.work, scheme=self.scheme, draws=self.draws),
-            [(image, entries[image.case_id]) for image in ready],
+            predicted,
             lambda job: job[0].case_id,
-            num_processes=self.num_processes,
-            progress=self.progress and bool(ready),
+            num_processes=1,
+            progress=progress,
             description="measured",
         )
-        for image, outcome in zip(ready, outcomes, strict=True):
+        for (image, _), outcome in zip(predicted, outcomes, strict=True):
             if isinstance(outcome, UserError):
                 self.report.failed[image.case_id] = str(outcome)
             else:

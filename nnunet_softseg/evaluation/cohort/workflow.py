@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative, chosen_images
-from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group, written_report
+from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group
 from nnunet_softseg.evaluation.cohort.participants import start_with_model
 from nnunet_softseg.io.case_files import list_files
 from nnunet_softseg.io.nifti import StrPath
@@ -26,7 +26,7 @@ _BATCH_SIZES = {"local": 250, "slurm": 20}
 PROFILES = tuple(_BATCH_SIZES)
 _WORKFLOW = Path(__file__).parents[2] / "workflow"
 _APP = "nnunet_softseg.cli.bids_app"
-_CONFIGURATION, _GROUP = "config.json", "group"
+_CONFIGURATION = "config.json"
 _DIGITS = 8
 
 
@@ -178,7 +178,6 @@ class _Cohort:
         for name, images in self.batches.items():
             if not all(image.is_done for image in images):
                 (self.folder / f"{name}.json").unlink(missing_ok=True)
-                (self.folder / f"{_GROUP}.json").unlink(missing_ok=True)
                 self.evaluation.unlink(missing_ok=True)
         measured = load_record(self.evaluation, "made_by") if self.references else None
         if measured and measured["made_by"]["parameters"].get("reference") != str(self._references):
@@ -187,7 +186,6 @@ class _Cohort:
     def configuration(self, options: Sequence[str], jobs: Jobs) -> dict[str, Any]:
         """Return what the Snakefile reads; options: of the level participant, without contrasts."""
         contrasts = ["--contrasts", *self.choice.contrasts] if self.choice.contrasts else []
-        people = ["--participant-label", *self.choice.participants] if self.choice.participants else []
         return {
             "app": [sys.executable, "-m", _APP, str(self.bids.absolute()), str(self.root.absolute())],
             "batches": {
@@ -198,7 +196,6 @@ class _Cohort:
             "references": str(self._references or ""),
             "evaluation": str(self.evaluation),
             "evaluate": self._evaluate(),
-            "choice": [*people, *contrasts],
             "threads": jobs.threads,
             "mem_mb": jobs.mem_mb,
             "minutes": jobs.minutes,
@@ -210,20 +207,14 @@ class _Cohort:
         words = [sys.executable, "-m", "nnunet_softseg", "evaluate", "-i", str(self.root.absolute())]
         return [*words, "-g", str(self._references), "-o", str(self.evaluation.parent)]
 
-    def _group(self) -> GroupReport:
-        outcome = load_record(self.folder / f"{_GROUP}.json", "missing")
-        if outcome is not None:
-            return written_report(self.root, outcome)
-        return report_group(
-            self.bids, self.root, participants=self.choice.participants, contrasts=self.choice.contrasts
-        )
-
     def report(self) -> WorkflowReport:
-        """Return the outcome of all batches; the group is gathered here, where Snakemake could not."""
+        """Gather the report of the group, and return it with the outcome of all batches."""
         if not any(image.is_done for images in self.batches.values() for image in images):
             first = next(iter(self.batches))
             raise UserError(f"{self.root}: no image was predicted: see {self.folder / first}.log")
-        report = WorkflowReport(self._group(), len(self.batches))
+        people, contrasts = self.choice.participants, self.choice.contrasts
+        group = report_group(self.bids, self.root, participants=people, contrasts=contrasts)
+        report = WorkflowReport(group, len(self.batches))
         for name in self.batches:
             outcome = load_record(self.folder / f"{name}.json", "failed")
             if outcome is None:

@@ -16,7 +16,6 @@ from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import (
     load_record,
     make_folder,
-    remove_abandoned,
     replacing,
     write_error,
     write_json,
@@ -288,8 +287,6 @@ def _alone(output: Path) -> Iterator[None]:
 def _clear(output: Path) -> None:
     for partial in output.glob(f"{PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
-    for folder in (output, output / "qc", output / RECORD_FOLDER):
-        remove_abandoned(folder)
 
 
 def _write_description(choice: SourceChoice, output: Path, command: str) -> None:

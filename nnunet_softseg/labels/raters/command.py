@@ -12,7 +12,7 @@ from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.nifti import StrPath
-from nnunet_softseg.io.results import remove_abandoned, replacing, write_json
+from nnunet_softseg.io.results import replacing, write_json
 from nnunet_softseg.io.workers import as_user_error, try_jobs
 from nnunet_softseg.labels.raters.case import (
     MADE_BY,
@@ -109,7 +109,6 @@ def fuse(
         more = f" (and {len(warnings) - 1} more of this kind)" if len(warnings) > 1 else ""
         raise UserError(f"--strict: {warnings[0]}{more}: add what is missing, or go on without --strict")
     _check_replaceable(jobs, overwrite, target)
-    remove_abandoned(target)
     at_work = {"num_processes": num_processes, "progress": progress, "description": "Fusing raters"}
     cases = [
         FusedCase(job.case_id, failure=str(result)) if isinstance(result, UserError) else result

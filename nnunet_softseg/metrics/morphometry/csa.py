@@ -233,18 +233,20 @@ def _measure_file(job: _Job, *, options: _Options) -> pd.DataFrame:
     named = options.label if isinstance(options.label, dict) else {}
     maps = NamedMaps(job.maps, named) if named else None
     image = maps.image(next(iter(named)), job.map_file) if maps else load_nifti(job.map_file)
-    companions = {"levels": job.levels, "discs": job.discs, "rootlets": job.rootlets}
+    given = {"levels": job.levels, "discs": job.discs, "rootlets": job.rootlets}
+    companions = {kind: (file, load_nifti(file)) for kind, file in given.items() if file}
     table = slice_morphometry(
         image,
-        **{kind: load_nifti(file) for kind, file in companions.items() if file},
+        **{kind: opened for kind, (_, opened) in companions.items()},
         reach_mm=options.reach_mm,
         label=options.label if isinstance(options.label, int) else None,
         smoothing_mm=options.smoothing_mm,
     )
     if maps:
         maps.add_areas(table, slice_frame(image.affine))
-    for file in dict.fromkeys(filter(None, (*job.maps.values(), *companions.values()))):
-        table.attrs["warnings"] += map(str, geometry_warnings(file))
+    opened = {job.map_file: None if maps else image, **dict(companions.values())}
+    for file in dict.fromkeys((*job.maps.values(), *opened)):
+        table.attrs["warnings"] += map(str, geometry_warnings(file, opened.get(file)))
     if options.wanted:
         _check_levels(table, job, options.wanted, options.kind)
     table.insert(0, "file", str(job.map_file))

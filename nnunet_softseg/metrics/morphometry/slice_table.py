@@ -1,6 +1,7 @@
 """A map -> a table with the size and shape of its structure in every slice."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -114,7 +115,7 @@ def slice_morphometry(
         )
     structure = _find_structure(soft, frame)
     if structure is None:
-        table = _empty_table(frame, image.shape)
+        table = pd.DataFrame(_empty_columns(frame, image.shape))
         warnings.append(f"{name}: empty, nothing above 0: all areas are NaN{_labels_there(image, label)}")
         line = None
     else:
@@ -190,7 +191,7 @@ def _measure(
     mass, centres, covariance_mm2 = _moments_mm(structure, frame)
     inside = mass > 0
     line = fit_centreline(centres[inside], mass[inside], frame.spacing_mm, smoothing_mm)
-    table = _empty_table(frame, shape, line)
+    columns = _empty_columns(frame, shape, line)
     rows = structure.box[0]
     slopes = line.slopes(frame.slice_centres_mm(shape)[rows, 2])
     cosine = 1 / np.sqrt(1 + (slopes**2).sum(axis=1))
@@ -201,12 +202,11 @@ def _measure(
         **_diameters(structure, frame, covariance_mm2, slopes),
         "length_mm": frame.spacing_mm / cosine,
     }
-    filled = table.index[rows][inside]
     for column, numbers in measured.items():
-        table.loc[filled, column] = numbers[inside]
-    at_ends = (rows.start == 0, rows.stop == len(table))
-    table.loc[table.index[rows], "flags"] = _flags(structure, inside, line.known, at_ends)
-    return table, line
+        columns[column][rows][inside] = numbers[inside]
+    flags = columns["flags"]
+    flags[rows] = _flags(structure, inside, line.known, (rows.start == 0, rows.stop == len(flags)))
+    return pd.DataFrame(columns), line
 
 
 def line_through(values: npt.NDArray[np.float32], frame: SliceFrame) -> Centreline | None:
@@ -274,16 +274,18 @@ def _pieces(above: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     return np.bincount([place[0].start for place in places], minlength=len(above))
 
 
-def _empty_table(frame: SliceFrame, shape: tuple[int, ...], line: Centreline | None = None) -> pd.DataFrame:
+def _empty_columns(
+    frame: SliceFrame, shape: tuple[int, ...], line: Centreline | None = None
+) -> dict[str, Any]:
     positions = frame.slice_centres_mm(shape)
     if line is not None:
         positions = line.points_mm(positions[:, 2])
-    table = pd.DataFrame({column: np.full(len(positions), np.nan) for column in COLUMNS})
-    table["slice"] = np.arange(len(positions))
-    table["z_mm"] = frame.world_mm(positions)[:, 2]
-    table["level"] = pd.array([pd.NA] * len(positions), dtype="Int64")
-    table["flags"] = [""] * len(positions)
-    return table
+    return {column: np.full(len(positions), np.nan) for column in COLUMNS} | {
+        "slice": np.arange(len(positions)),
+        "z_mm": frame.world_mm(positions)[:, 2],
+        "level": pd.array([pd.NA] * len(positions), dtype="Int64"),
+        "flags": [""] * len(positions),
+    }
 
 
 def _set_levels_from_discs(
