@@ -22,7 +22,7 @@ from nnunet_softseg.io.readers import is_known, simpleitk
 from nnunet_softseg.network import openvino_network
 from nnunet_softseg.network.backend_choice import parse_choice
 from nnunet_softseg.network.openvino_network import CompiledModel
-from nnunet_softseg.network.sliding_window import mirrored
+from nnunet_softseg.network.sliding_window import Agreement, mirrored
 from nnunet_softseg.preprocessing.model_plans import version_warning
 from nnunet_softseg.preprocessing.normalisation import FULL_INSTALLATION, SCHEMES
 
@@ -115,6 +115,7 @@ class RuntimePredictor:
         self.names: Sequence[str] = label_scheme(model.dataset_json).names
         self.running_scale = np.array(model.content.folds[fold].running_scale, np.float32)
         self._axes = model.content.mirror_axes
+        self.agreement = Agreement()
         self._fold, self._networks = fold, model.networks
         self._fastest = self._networks.fastest_precision(len(self.configuration.patch_size))
         # Who has exported in float32 wants its digits.
@@ -133,7 +134,7 @@ class RuntimePredictor:
     def run(self, patch: Image) -> Image:
         """Return the raw output (label, *space) of a patch, averaged over mirrored passes."""
         network = self._networks.of(self._fold, patch.shape, self._precision, is_patch=True)
-        return mirrored(network, patch, self._axes, np.flip)
+        return mirrored(network, patch, self._axes, np.flip, self.agreement)
 
     def place(self, array: Image) -> Image:
         """Return the array as it is."""

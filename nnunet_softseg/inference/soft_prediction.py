@@ -17,10 +17,18 @@ from tqdm import tqdm
 
 from nnunet_softseg.inference import recentring
 from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.postprocessing import MOVED, Flag, Flagged, flag_border, flag_map, flag_response
+from nnunet_softseg.inference.postprocessing import (
+    MOVED,
+    Flag,
+    Flagged,
+    flag_agreement,
+    flag_border,
+    flag_map,
+    flag_response,
+)
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.network import sliding_window
-from nnunet_softseg.network.sliding_window import OneSizeError
+from nnunet_softseg.network.sliding_window import Agreement, OneSizeError
 from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.output_scale import output_scales
@@ -33,6 +41,7 @@ _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
 
 Image = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 
 class Predictor(sliding_window.Network, Protocol):
@@ -206,10 +215,10 @@ class _Case:
         else:
             box = network_box(self.shape, self.predictor.configuration.patch_size, self._si_axis)
             image = WholeImage(self._image).extract(box)
-        raw = _blend_tiles(self.predictor, image, self._record)
+        raw, agreement = _blend_tiles(self.predictor, image, self._record)
         if _is_constant(image):
             raw = np.zeros_like(raw)  # the response to a constant image says nothing
-        return self._judged(box, raw)
+        return self._judged(box, raw, agreement)
 
     def _recentred(self, first: BoxPrediction) -> BoxPrediction:
         """Return the box with the largest score: that in the middle, or one along a cord elsewhere."""
@@ -299,14 +308,23 @@ class _Case:
         """Return the soft map of the patch at a placement."""
         if image is None:
             raise ValueError("the patch is placed in a whole case, found none")
-        raw = _blend_tiles(self.predictor, placement.patch(image), self._record)
-        found = self._judged(placement.box, raw, placement)
+        raw, agreement = _blend_tiles(self.predictor, placement.patch(image), self._record)
+        found = self._judged(placement.box, raw, agreement, placement)
         return replace(found, ring_contrast=ring_contrast)
 
-    def _judged(self, box: Box, raw: Image, placement: Placement | None = None) -> BoxPrediction:
-        """Return the soft map of raw output, with its findings."""
+    def _judged(
+        self, box: Box, raw: Image, agreement: Floats, placement: Placement | None = None
+    ) -> BoxPrediction:
+        """Return the soft map of raw output, with its findings; agreement: of each label."""
         scales = self._output_scales
         soft_map = soft_map_of(raw[None], self.scale, [*scales.values()], self._floor)[0]
+        cores = {name: scale.core_threshold for name, scale in scales.items()}
+        unsure = []
+        for of_label, found, (name, scale) in zip(soft_map, agreement.tolist(), scales.items(), strict=True):
+            if of_label.max() > scale.core_threshold:  # else it is empty in any case
+                unsure += flag_agreement(name, found, scale.least_agreement)
+            if found < scale.least_agreement:
+                of_label[:] = 0
         coverage = np.ones(raw.shape[1:], dtype=np.bool_)
         tilt_factor = None
         if placement is not None:
@@ -319,11 +337,11 @@ class _Case:
             if not scales[name].is_fixed  # a low map may be meant
             for finding in flag_response(name, found, learned, self._floor)
         ]
+        findings += unsure
         part = inside_of_box(box, self.shape)
         in_case = soft_map[(slice(None), *part)]
         goes_on = [(start > 0, stop < size) for (start, stop), size in zip(box, self.shape, strict=True)]
         findings += flag_border(in_case, coverage[part], goes_on)
-        cores = {name: scale.core_threshold for name, scale in scales.items()}
         of_map = flag_map(in_case, self.names, self._training, self._si_axis or 0, tilt_factor, cores=cores)
         # Pieces that are removed in the end, as was asked for, are no sign of a wrong place.
         removed = {Flag.PIECES} if self._record.options.largest_piece else set()
@@ -336,23 +354,26 @@ def _is_constant(image: Image) -> bool:
     return all(float(channel.min()) == float(channel.max()) for channel in image)
 
 
-def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> Image:
-    """Return the raw output (label, *space) of an image of any size."""
+def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> tuple[Image, Floats]:
+    """Return the raw output (label, *space) of an image of any size, and (label,) how far passes agree."""
     patch_size = tuple(predictor.configuration.patch_size)
     padded, within = sliding_window.padded(image, patch_size)
     where = sliding_window.tiles(padded.shape[1:], patch_size, predictor.tile_step)
     window = sliding_window.gaussian(patch_size) if predictor.weighs_tiles and len(where) > 1 else None
     bar = tqdm(where, disable=not predictor.shows_progress or len(where) == 1)
 
-    def blended(by: Predictor) -> Any:
-        num_labels = len(by.names)
-        return sliding_window.blended(by, padded, bar, num_labels, window=window, told=record.add_backend)
+    num_labels = len(predictor.names)
+
+    def blended(by: Predictor) -> tuple[Any, Agreement]:
+        by.agreement = Agreement()
+        raw = sliding_window.blended(by, padded, bar, num_labels, window=window, told=record.add_backend)
+        return raw, by.agreement
 
     try:
-        raw = blended(predictor)
+        raw, agreement = blended(predictor)
     except predictor.memory_errors:
-        raw = blended(predictor.in_less_memory())
-    return predictor.fetch(raw)[(slice(None), *within[1:])]
+        raw, agreement = blended(predictor.in_less_memory())
+    return predictor.fetch(raw)[(slice(None), *within[1:])], agreement.of_labels(num_labels)
 
 
 def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
@@ -365,4 +386,5 @@ def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
         label = record.labels.setdefault(name, {})
         label.setdefault("raw_plateau", []).append(round(peak, 4))
         label.setdefault("raw_plateau_in_training", []).append(round(scale, 4))
-    record.add_flags(finding for finding in found.findings if finding.flag in (Flag.WEAK, Flag.BORDER))
+    told = (Flag.WEAK, Flag.BORDER, Flag.UNSURE)
+    record.add_flags(finding for finding in found.findings if finding.flag in told)

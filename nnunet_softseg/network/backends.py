@@ -24,7 +24,7 @@ from nnunet_softseg.network import openvino_network
 from nnunet_softseg.network.backend_choice import BackendChoice, parse_choice
 from nnunet_softseg.network.norm_relu import running_scale, unwrapped
 from nnunet_softseg.network.openvino_network import CACHE, OpenVinoNetwork, user_cache, weights_hash
-from nnunet_softseg.network.sliding_window import OneSizeError, mirrored
+from nnunet_softseg.network.sliding_window import Agreement, OneSizeError, mirrored
 
 MODEL_FOLDER = "nnunet_softseg_model_folder"
 """Attribute of a predictor: the folder of its model, where somebody has noted it."""
@@ -59,22 +59,22 @@ class Backend:
         self._choice = choice
         self._network: Network | None = None
 
-    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+    def __call__(self, patch: torch.Tensor, agreement: Agreement) -> torch.Tensor:
         """Return the raw output (label, *space) of a patch (channel, *space), averaged over mirrored passes.
 
-        The patch is not changed.
+        The patch is not changed. How far the passes agree is added to `agreement`.
         """
         axes = self._predictor.allowed_mirroring_axes if self._predictor.use_mirroring else None
         try:
             self._network = self._network or _fastest(self._predictor, self._choice, tuple(patch.shape))
-            raw = mirrored(self._network, patch, axes or (), torch.flip)
+            raw = mirrored(self._network, patch, axes or (), torch.flip, agreement)
         except (UserError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             if isinstance(self._network, PlainTorch):
                 raise
             self._network = _without_openvino(self._predictor, self._network, error)
-            raw = mirrored(self._network, patch, axes or (), torch.flip)
+            raw = mirrored(self._network, patch, axes or (), torch.flip, agreement)
         return raw
 
     @property
@@ -181,6 +181,7 @@ class TorchPredictor:
         on_device = predictor.perform_everything_on_device and predictor.device.type == "cuda"
         self._collect_on = predictor.device if on_device and not on_cpu else torch.device("cpu")
         self._backend: Backend | None = None
+        self.agreement = Agreement()
 
     @property
     def memory_errors(self) -> tuple[type[Exception], ...]:
@@ -200,7 +201,7 @@ class TorchPredictor:
     def run(self, patch: Array) -> Any:
         """Return the raw output of a patch, averaged over mirrored passes; see `sliding_window.Network`."""
         self._backend = self._backend or backend_of(self._predictor, self._asked)
-        raw = self._backend(torch.from_numpy(patch)).to(self._collect_on)
+        raw = self._backend(torch.from_numpy(patch), self.agreement).to(self._collect_on)
         return raw.numpy() if self._collect_on.type == "cpu" else raw
 
     def place(self, array: Array) -> Any:

@@ -27,12 +27,37 @@ class OneSizeError(Exception):
     """The network takes no image of another size than the patch, such as Primus, which counts its tokens."""
 
 
+class Agreement:
+    """How far mirrored passes agree: sum of the least of them over that of their mean, both above 0.
+
+    A network that knows a structure finds it in the mirror image, too; what merely looks like one, it finds
+    in one and not in the other. Of two passes it is the soft Dice of their raw output.
+    """
+
+    def __init__(self) -> None:
+        self._sums: npt.NDArray[np.float64] | None = None
+
+    def add(self, least: Any, mean: Any) -> None:
+        """Add the least and the mean of the passes of a patch, (label, *space) each."""
+        sums = np.array([[float((label * (label > 0)).sum()) for label in raw] for raw in (least, mean)])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def of_labels(self, num_labels: int) -> npt.NDArray[np.float64]:
+        """Return it for each label; 1 where nothing is above 0, or there was one pass of each patch."""
+        least, mean = np.zeros((2, num_labels)) if self._sums is None else self._sums
+        shares: npt.NDArray[np.float64] = np.divide(least, mean, out=np.ones_like(mean), where=mean > 0)
+        return shares
+
+
 class Network(Protocol):
     """What runs patches of one size: (channel, *space) -> raw output (label, *space) float32.
 
     Attributes:
         name: of what runs them, for softseg.json; empty before the first patch.
+        agreement: of the mirrored passes of all patches since it was set.
     """
+
+    agreement: Agreement
 
     @property
     def name(self) -> str:
@@ -130,15 +155,22 @@ def mirrored(
     patch: Values,
     axes: Sequence[int],
     flip: Callable[[Any, tuple[int, ...]], Any],
+    agreement: Agreement,
 ) -> Values:
     """Return the mean of a network's output over all combinations of mirrored spatial axes; none: one pass.
 
-    The patch is (channel, *space); `flip` mirrors an array along its axes: `numpy.flip` or `torch.flip`.
+    The patch is (channel, *space); `flip` mirrors an array along its axes: `numpy.flip` or `torch.flip`. How
+    far the passes agree is added to `agreement`.
     """
     chosen = [flips for n in range(len(axes) + 1) for flips in itertools.combinations(axes, n)]
     total: Any = run(patch)
+    least = total
     for flips in chosen[1:]:
         dims = tuple(1 + axis for axis in flips)
-        total = total + flip(run(flip(patch, dims)), dims)
+        found: Any = flip(run(flip(patch, dims)), dims)
+        least = (least + found - abs(least - found)) / 2  # the smaller one, in NumPy as in torch
+        total = total + found
     mean: Values = total / len(chosen)
+    if len(chosen) > 1:
+        agreement.add(least, mean)
     return mean

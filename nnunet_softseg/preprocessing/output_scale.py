@@ -132,6 +132,8 @@ class OutputScale:
         height: robust peak of the labels of the training.
         core_threshold: see `keep_supported`.
         support_threshold: see `keep_supported`.
+        least_agreement: of mirrored passes (`sliding_window.Agreement`): with less, there is nothing of the
+            label; 0: that is not asked.
         why: this output scale, and thresholds lower than 0.5 and 0.05, for a person.
     """
 
@@ -139,6 +141,7 @@ class OutputScale:
     height: float = 1.0
     core_threshold: float = HARD_THRESHOLD
     support_threshold: float = _SUPPORTS[0]
+    least_agreement: float = 0.0
     why: str = "a model of an earlier version"
 
     @property
