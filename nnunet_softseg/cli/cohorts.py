@@ -11,8 +11,8 @@ class Workflow(PredictingCommand):
     """Predict and measure a whole BIDS folder in batches, here or on a cluster, and report on all people.
 
     Needs Snakemake: pip install "nnunet-softseg[workflow]". Each job does the participants of one batch with
-    nnunet-softseg-bids, and loads the model once; one gathers group_csa.tsv and group.html, and with -g the
-    last one measures the maps. Logs are in OUT/.workflow.
+    nnunet-softseg-bids, and loads the model once; with -g a last one measures the maps. In the end
+    group_csa.tsv and group.html are gathered. Logs are in OUT/.workflow.
 
     A repeated call does only what is missing. An image that fails is named, and stops no other; a job that
     ends for want of memory or time is repeated once with twice as much.

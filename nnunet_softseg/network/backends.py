@@ -59,7 +59,7 @@ class Backend:
         self._choice = choice
         self._network: Network | None = None
 
-    def __call__(self, patch: torch.Tensor, agreement: Agreement) -> torch.Tensor:
+    def __call__(self, patch: torch.Tensor, agreement: Agreement | None = None) -> torch.Tensor:
         """Return the raw output (label, *space) of a patch (channel, *space), averaged over mirrored passes.
 
         The patch is not changed. How far the passes agree is added to `agreement`.

@@ -155,7 +155,7 @@ def mirrored(
     patch: Values,
     axes: Sequence[int],
     flip: Callable[[Any, tuple[int, ...]], Any],
-    agreement: Agreement,
+    agreement: Agreement | None = None,
 ) -> Values:
     """Return the mean of a network's output over all combinations of mirrored spatial axes; none: one pass.
 
@@ -171,6 +171,6 @@ def mirrored(
         least = (least + found - abs(least - found)) / 2  # the smaller one, in NumPy as in torch
         total = total + found
     mean: Values = total / len(chosen)
-    if len(chosen) > 1:
+    if agreement is not None and len(chosen) > 1:
         agreement.add(least, mean)
     return mean

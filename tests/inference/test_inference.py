@@ -19,6 +19,7 @@ from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
 from nnunet_softseg.preprocessing.model_plans import soft_plans
+from nnunet_softseg.preprocessing.output_scale import OutputScale, keep_output_scales
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 
@@ -159,6 +160,42 @@ def test_a_weak_image_stays_weak_and_a_constant_one_is_empty() -> None:
     assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.ones(1, 16, 8, 8)).sum()) == 0
     # and the next image is judged by itself
     assert float(predict_soft_map(predictor((16, 8, 8), 0), torch.rand(1, 16, 8, 8)).max()) == 1
+
+
+class KnowsOneSide(torch.nn.Module):
+    """Raw output is the input on the left, and a part of it on the right."""
+
+    def __init__(self, part: float) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raw = x.clone()
+        raw[..., x.shape[-1] // 2 :] *= self.part
+        return raw
+
+
+@pytest.mark.parametrize(
+    ("part", "agreement", "flagged", "emptied"),
+    [(0.9, "0.95", False, False), (0.7, "0.82", True, False), (0.5, "0.67", True, True)],
+)
+def test_what_the_mirror_image_does_not_show_is_flagged_or_not_there(
+    part: float, agreement: str, flagged: bool, emptied: bool
+) -> None:
+    """Either side of a block is 1 in one pass and `part` in the other: they agree by 2 part / (1 + part)."""
+    made = predictor((16, 8, 8), 0)
+    made.network = add_running_scale(KnowsOneSide(part), 1)
+    made.allowed_mirroring_axes = (2,)
+    keep_output_scales(made.plans_manager.plans, {"cord": OutputScale(least_agreement=0.75)})
+    image = torch.zeros(1, 16, 8, 8)
+    image[0, :, 2:6, 2:6] = 1
+    record = begin()
+    soft = predict_soft_map(made, image, record)
+    torch.testing.assert_close(soft, torch.zeros_like(image) if emptied else image, rtol=0, atol=1e-6)
+    assert (Flag.UNSURE in record.flags) == flagged
+    told = [warning for warning in record.warnings if f"agrees by {agreement} only" in warning]
+    assert len(told) == flagged
+    assert all(warning.endswith(": emptied") == emptied for warning in told)
 
 
 def test_touching_the_border_of_the_crop_is_flagged_only_where_the_image_goes_on() -> None:

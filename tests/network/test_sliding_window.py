@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nnunetv2.inference import sliding_window_prediction as nnunet
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_softseg.network.sliding_window import gaussian, mirrored, padded, tiles
+from nnunet_softseg.network.sliding_window import Agreement, gaussian, mirrored, padded, tiles
 from nnunet_softseg.network.soft_map import at_least_float32, robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.output_scale import OutputScale
 
@@ -68,6 +68,28 @@ def test_mirrored_passes_are_averaged_in_numpy_as_in_torch(axes: tuple[int, ...]
     for axis in axes:
         mean = (mean + np.flip(mean, 1 + axis)) / 2
     np.testing.assert_allclose(found, patch * mean, rtol=1e-5)
+
+
+def test_two_mirrored_passes_agree_by_the_soft_dice_of_what_is_above_0() -> None:
+    """Here a pass multiplies by a ramp: 2 sum(min(a, b)) / sum(a + b), of each label, over both patches."""
+    rng = np.random.default_rng(0)
+    patches, ramp = rng.random((2, 1, 4, 5, 6), dtype=np.float32), rng.random((2, 4, 5, 6), dtype=np.float32)
+    agreement, of_torch, common, both = Agreement(), Agreement(), np.zeros(2), np.zeros(2)
+    for patch in patches:
+        mirrored(lambda x: x * ramp, patch, (2,), np.flip, agreement)
+        mirrored(lambda x: x * torch.from_numpy(ramp), torch.from_numpy(patch), (2,), torch.flip, of_torch)
+        first, second = patch * ramp, patch * ramp[..., ::-1]
+        common += np.minimum(first, second).sum(axis=(1, 2, 3))
+        both += (first + second).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(agreement.of_labels(2), 2 * common / both, rtol=1e-5)
+    np.testing.assert_allclose(of_torch.of_labels(2), agreement.of_labels(2), rtol=1e-5)
+
+
+def test_passes_agree_wholly_where_there_is_one_or_nothing_is_found() -> None:
+    patch, one, nothing = np.ones((1, 2, 2, 2), np.float32), Agreement(), Agreement()
+    mirrored(lambda x: x, patch, (), np.flip, one)
+    mirrored(lambda x: -x, patch, (0,), np.flip, nothing)
+    assert one.of_labels(1).tolist() == nothing.of_labels(1).tolist() == [1.0]
 
 
 @settings(max_examples=30)
