@@ -48,7 +48,8 @@ FLOOR, CORE = 0.75, 0.8
 where there is none, in most images less than 0.6."""
 RL_AXIS, LEAST_AGREEMENT = 2, 0.75
 """Predictions are means over the image and its mirror image, left to right. Where there is a cord in a real
-image, both agree by 0.83 and more; where there is none and something was found, by 0.72 and less."""
+image, both agree by 0.86 and more, with black and white exchanged by 0.78 and more; where there is none and
+something was found, by 0.75 and less."""
 PHANTOM_SEED, THICK = 4711, 5
 MASK, OFF_BODY_IMAGES = "_seg-manual", 20
 

@@ -98,6 +98,7 @@ class BoxPrediction:
         robust_peak: (label,) of the raw output.
         is_empty: whether no label exceeds its core threshold.
         findings: flags of the map and of the response.
+        agreement: (label,) of mirrored passes; 1 where there was one.
         placement: of the patch; None: the box in the middle of the case.
         ring_contrast: along the path of the placement.
     """
@@ -107,6 +108,7 @@ class BoxPrediction:
     robust_peak: Image
     is_empty: bool
     findings: tuple[Flagged, ...]
+    agreement: Floats
     placement: Placement | None = None
     ring_contrast: float = 1.0
 
@@ -347,7 +349,8 @@ class _Case:
         removed = {Flag.PIECES} if self._record.options.largest_piece else set()
         findings += [finding for finding in of_map if finding.flag not in removed]
         above = soft_map.reshape(len(soft_map), -1).max(axis=1) > np.array([*cores.values()], np.float32)
-        return BoxPrediction(box, soft_map, peaks, not bool(above.any()), tuple(findings), placement)
+        is_empty = not bool(above.any())
+        return BoxPrediction(box, soft_map, peaks, is_empty, tuple(findings), agreement, placement)
 
 
 def _is_constant(image: Image) -> bool:
@@ -377,14 +380,18 @@ def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> tupl
 
 
 def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
-    """Note the robust peak of each label beside the running scale; folds of an ensemble add up in lists.
+    """Note the robust peak of each label beside the running scale, and how far mirrored passes agree.
+
+    Folds of an ensemble add up in lists.
 
     Flags of the soft map itself are noted by the export, which has the mean of all folds.
     """
-    values = zip(case.names, found.robust_peak.tolist(), case.scale.tolist(), strict=True)
-    for name, peak, scale in values:
+    values = zip(case.names, found.robust_peak.tolist(), case.scale.tolist(), found.agreement, strict=True)
+    for name, peak, scale, agreement in values:
         label = record.labels.setdefault(name, {})
         label.setdefault("raw_plateau", []).append(round(peak, 4))
         label.setdefault("raw_plateau_in_training", []).append(round(scale, 4))
+        if agreement < 1:
+            label.setdefault("mirror_agreement", []).append(round(float(agreement), 3))
     told = (Flag.WEAK, Flag.BORDER, Flag.UNSURE)
     record.add_flags(finding for finding in found.findings if finding.flag in told)

@@ -142,7 +142,7 @@ def test_of_equal_scores_the_middle_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     case = case_of(predictor((16, 8, 8), 0), torch.rand(1, 16, 8, 8), begin("auto"))
     soft_map = np.ones((1, 2, 2, 2), np.float32)
     middle, other, better = (
-        inference.BoxPrediction((), soft_map, np.ones(1, np.float32), False, (), None, contrast)
+        inference.BoxPrediction((), soft_map, np.ones(1, np.float32), False, (), np.ones(1), None, contrast)
         for contrast in (1.0, 1.0, 1.5)
     )
     monkeypatch.setattr(case, "_candidates", lambda *_, **__: [other])
@@ -192,6 +192,7 @@ def test_what_the_mirror_image_does_not_show_is_flagged_or_not_there(
     record = begin()
     soft = predict_soft_map(made, image, record)
     torch.testing.assert_close(soft, torch.zeros_like(image) if emptied else image, rtol=0, atol=1e-6)
+    assert record.labels["cord"]["mirror_agreement"] == [pytest.approx(float(agreement), abs=0.005)]
     assert (Flag.UNSURE in record.flags) == flagged
     told = [warning for warning in record.warnings if f"agrees by {agreement} only" in warning]
     assert len(told) == flagged
@@ -340,7 +341,7 @@ def test_the_score_orders_boxes_by_findings_then_ring_contrast_and_empty_maps_la
     def box(value: float, findings: Any = (), contrast: float = 1.0) -> inference.BoxPrediction:
         soft_map = np.full((1, 2, 2, 2), value, np.float32)
         return inference.BoxPrediction(
-            (), soft_map, np.ones(1, np.float32), value <= 0.5, findings, None, contrast
+            (), soft_map, np.ones(1, np.float32), value <= 0.5, findings, np.ones(1), None, contrast
         )
 
     best_first = [
