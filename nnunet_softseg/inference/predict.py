@@ -28,7 +28,6 @@ from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.model_file import FileModel, is_model_file, open_model_file, ready_model
 from nnunet_softseg.io.case_files import (
     IMAGE_FOLDERS,
-    SOFT_FOLDER,
     is_bids,
     list_bids,
     list_files,
@@ -564,7 +563,7 @@ class _OutputFolder:
             )
         if not overwrite:
             self._refuse_others(cases, made_by)
-        make_folder(self.path / SOFT_FOLDER)
+        make_folder(self.path)
         write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
 
     def _refuse_others(self, cases: Iterable[ImageCase], made_by: Mapping[str, Any]) -> None:

@@ -225,6 +225,19 @@ def test_folds_are_averaged_and_all_are_found(images: Path, tmp_path: Path) -> N
     assert first != second
 
 
+def test_each_case_is_told_when_its_files_are_there_as_the_report_tells_it(
+    model: Path, images: Path, predicted: Path, tmp_path: Path
+) -> None:
+    told = {}
+
+    def on_written(case: str, entry: Any) -> None:
+        assert (tmp_path / f"{case}.nii.gz").read_bytes() == (predicted / f"{case}.nii.gz").read_bytes()
+        told[case] = json.loads(json.dumps(entry))
+
+    predict(images, tmp_path, model, on_written=on_written, progress=False)
+    assert told == json.loads((tmp_path / "softseg.json").read_text())["cases"]
+
+
 # Going on, and what fails
 
 
