@@ -166,24 +166,23 @@ def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.soak
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process group")
 def test_a_killed_workflow_goes_on_and_computes_no_image_twice(tmp_path: Path) -> None:
-    bids, output = make_bids(tmp_path / "bids", 4), tmp_path / "out"
-    words = [sys.executable, "-m", "nnunet_softseg", *call(bids, output, "--batch-size", "2", "--cores", "1")]
+    bids, output = make_bids(tmp_path / "bids", 12), tmp_path / "out"
+    words = [sys.executable, "-m", "nnunet_softseg", *call(bids, output, "--batch-size", "6", "--cores", "1")]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + 250
-    while not list(output.glob(".workflow/batch-00001*.json")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(3)  # the second batch has begun
+    while len(label_maps(output)) < 7 and time.monotonic() < deadline:
+        time.sleep(0.02)  # the second batch has begun
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(2)
     before = label_maps(output)
-    assert 2 <= len(before) < 4
+    assert 7 <= len(before) < 12
     assert subprocess.run(words, cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
     after = label_maps(output)
     assert {name: after[name] for name in before} == before
-    assert len(after) == 4
-    assert len({digest for digest, _ in after.values()}) == 1  # the same image four times
+    assert len(after) == 12
+    assert len({digest for digest, _ in after.values()}) == 1  # the same image twelve times
     assert not [file for file in output.rglob(".*@*") if file.is_file()]
 
 
