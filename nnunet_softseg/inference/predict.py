@@ -617,6 +617,9 @@ class _ReadyModel(Protocol):
     dataset_json: dict[str, Any]
     initializer: Callable[[], None] | None
 
+    def warm_up(self, options: PredictionOptions) -> None:
+        """Do what the first patch would wait for, while its image is read."""
+
     def prepare(self, files: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         """Return image and properties of a case, preprocessed."""
 
@@ -633,6 +636,9 @@ class _NnunetModel:
         self.plans_manager, self.dataset_json = predictor.plans_manager, predictor.dataset_json
         self.initializer = same_arithmetic()
         self._predictor = predictor
+
+    def warm_up(self, options: PredictionOptions) -> None:
+        """Do nothing: what runs the network is chosen by its first patch."""
 
     def prepare(self, files: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         from nnunet_softseg.inference.nnunet_patches import preprocessed_case
@@ -692,6 +698,7 @@ def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCa
     try:
         for case, prepared in zip(cases, ahead, strict=True):
             try:
+                model.warm_up(run.options)
                 image, properties = prepared.result()
                 soft_maps = model.soft_maps(image, properties, run.options)
                 exports.append((case, pool.apply_async(export, (case, soft_maps, properties))))

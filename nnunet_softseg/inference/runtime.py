@@ -81,6 +81,10 @@ class RuntimeModel:
         self.content, self.folds = model.content, model.folds
         self.networks = _Networks(model.content)
 
+    def warm_up(self, options: PredictionOptions) -> None:
+        """Compile the network of the first fold for its patches, unless it is."""
+        RuntimePredictor(self, self.folds[0], options.backend).warm_up(_num_channels(self.dataset_json))
+
     def prepare(self, files: Sequence[str]) -> tuple[Image, dict[str, Any]]:
         """Return image and properties of a case; see `network_image.preprocess_files`."""
         image, properties = preprocess_files(files, self.plans_manager, self.configuration_manager)
@@ -131,6 +135,11 @@ class RuntimePredictor:
         """What runs patches."""
         return f"openvino {self._networks.works_as(self._precision)}"
 
+    def warm_up(self, num_channels: int) -> None:
+        """Compile the network for patches."""
+        shape = (num_channels, *map(int, self.configuration.patch_size))
+        self._networks.of(self._fold, shape, self._precision, is_patch=True)
+
     def run(self, patch: Image) -> Image:
         """Return the raw output (label, *space) of a patch, averaged over mirrored passes."""
         network = self._networks.of(self._fold, patch.shape, self._precision, is_patch=True)
@@ -151,6 +160,10 @@ class RuntimePredictor:
             return self._networks.of(self._fold, image.shape, self._fastest, is_patch=False)(image)
 
         return run
+
+
+def _num_channels(dataset_json: Mapping[str, Any]) -> int:
+    return len(dataset_json.get("channel_names") or dataset_json["modality"])
 
 
 class _Networks:
