@@ -159,13 +159,8 @@ def predict(
         no_qc=no_qc,
     )
     with open_any_model(model, folds, checkpoint, trusted=trust_model) as found:
-        if isinstance(found, FileModel):
-            from nnunet_softseg.inference.runtime import require_runtime
-
-            require_runtime(found, options.backend, device)
+        _require_fit(found, options, device)
         dataset_json = found.dataset_json
-        if options.calibrate:
-            kept_calibration(found.plans, label_scheme(dataset_json).names)
         channels = dataset_json.get("channel_names") or dataset_json["modality"]
         ending: str = dataset_json["file_ending"]
         cases = find_cases(Path(source), len(channels), contrasts, file_ending=ending)
@@ -189,6 +184,16 @@ def predict(
         done = {case.case_id: case.files[0] for case in cases if case.case_id not in report.failed}
         report.summary = summarise(folder.path, done, found.labels, draw=not options.no_qc, progress=progress)
         return report
+
+
+def _require_fit(model: "Model | FileModel", options: PredictionOptions, device: str) -> None:
+    """Raise a UserError if a model cannot do what is asked for, or what runs it is not here."""
+    if isinstance(model, FileModel):
+        from nnunet_softseg.inference.runtime import require_runtime
+
+        require_runtime(model, options.backend, device)
+    if options.calibrate:
+        kept_calibration(model.plans, label_scheme(model.dataset_json).names)
 
 
 # The model
