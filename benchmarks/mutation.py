@@ -63,7 +63,15 @@ COVERAGE = (
     *("-ppytest_cov", f"--cov={PACKAGE}", "--cov-context=test"),
     *("--cov-report=", "--cov-config=/dev/null"),
 )
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT = {
+    "order of arguments: np.clip(np.asarray(si, dtype=np.int64), first, last) -> "
+    "np.clip(first, np.asarray(si, dtype=np.int64), last)": "the larger of two is the larger of the two",
+    "order of arguments: np.clip(nearest(source, target, extent) - start, 0, size - 1) -> "
+    "np.clip(0, nearest(source, target, extent) - start, size - 1)": "likewise",
+    "order of arguments: zip(shapes[1], numbers, strict=True) -> zip(numbers, shapes[1], strict=True)": (
+        "their product is taken"
+    ),
+}
 """Faults that change nothing that anybody could see, as they are printed but for the line, and why."""
 
 

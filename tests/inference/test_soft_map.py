@@ -40,9 +40,11 @@ def test_partial_volume_below_the_threshold_survives_next_to_the_cord() -> None:
     np.testing.assert_array_equal(keep_supported(soft, CORE, SUPPORT), soft)
 
 
-def test_a_blob_without_a_core_is_background() -> None:
+@pytest.mark.parametrize("peak", [0.49, CORE])
+def test_a_blob_without_a_core_is_background(peak: float) -> None:
+    """A component stays that exceeds the core threshold somewhere: to reach it is not enough."""
     soft = cord()
-    soft[:, 1:4, 1:4] = 0.49
+    soft[:, 1:4, 1:4] = peak
     np.testing.assert_array_equal(keep_supported(soft, CORE, SUPPORT), cord())
 
 
