@@ -68,6 +68,8 @@ EQUIVALENT = {
     "np.clip(first, np.asarray(si, dtype=np.int64), last)": "the larger of two is the larger of the two",
     "order of arguments: np.clip(nearest(source, target, extent) - start, 0, size - 1) -> "
     "np.clip(0, nearest(source, target, extent) - start, size - 1)": "likewise",
+    "order of arguments: np.clip(np.floor(centre - reach), 0, shape) -> "
+    "np.clip(0, np.floor(centre - reach), shape)": "likewise",
     "order of arguments: zip(shapes[1], numbers, strict=True) -> zip(numbers, shapes[1], strict=True)": (
         "their product is taken"
     ),
