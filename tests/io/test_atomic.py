@@ -88,11 +88,10 @@ def test_only_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
         command = [sys.executable, "-c", DYING, str(tmp_path / "case.b2nd"), what]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    dead, living = start("die"), start("wait")
-    with living:
-        left = dead.communicate(timeout=60)[0].strip()
+    with start("wait") as living:
         assert living.stdout is not None
         being_written = living.stdout.readline().strip()
+        left = start("die").communicate(timeout=60)[0].strip()  # later: the living would remove it
         for name in (".hidden", "other.b2nd", ".case.1234-abcdef01.b2nd"):
             (tmp_path / name).touch()
         assert [file.name for file in results.remove_abandoned(tmp_path)] == [left]
