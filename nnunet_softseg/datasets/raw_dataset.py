@@ -245,6 +245,12 @@ def label_scheme(dataset_json: Mapping[str, Any]) -> LabelScheme:
     return LabelScheme.of(dataset_json)
 
 
+def channel_names(dataset_json: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the names of the channels of a dataset, by number; older ones call them `modality`."""
+    names: Mapping[str, str] = dataset_json.get("channel_names") or dataset_json["modality"]
+    return names
+
+
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[TrainingCase, ...]:
     """Return the training cases of a raw dataset, nnUNet_raw/DatasetNNN_Name, by name; files may be missing.
 

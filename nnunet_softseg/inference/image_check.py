@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_softseg.datasets.case_comparison import spacing_findings
 from nnunet_softseg.datasets.check import CheckReport
+from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import Finding, UserError
 from nnunet_softseg.inference.case_record import KEY
 from nnunet_softseg.inference.model_file import FileModel
@@ -54,7 +55,7 @@ def check_images(
     else:
         with open_any_model(Path(model), None, CHECKPOINT) as found:
             predictor = _plans_of(found)
-            names = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
+            names = channel_names(predictor.dataset_json)
             ending = predictor.dataset_json["file_ending"]
             cases = find_cases(root, len(names), file_ending=ending)
             outcomes = _look(partial(_check_for_model, predictor), cases, 0, progress)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.model_file import (
     ENDING,
@@ -133,7 +134,7 @@ def _fold(model: Model, fold: str, predictor: Any, weights: Any, precision: Prec
     network = unwrapped(predictor.network)
     network.load_state_dict(weights)
     network.eval()
-    channels = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
+    channels = channel_names(predictor.dataset_json)
     patch_shape = (len(channels), *predictor.configuration_manager.patch_size)
     with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as folder:
         try:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import label_scheme
+from nnunet_softseg.datasets.raw_dataset import channel_names, label_scheme
 from nnunet_softseg.datasets.soft_label import is_predicted
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.calibration import kept_calibration, options_that_decide
@@ -161,7 +161,7 @@ def predict(
     with open_any_model(model, folds, checkpoint, trusted=trust_model) as found:
         _require_fit(found, options, device)
         dataset_json = found.dataset_json
-        channels = dataset_json.get("channel_names") or dataset_json["modality"]
+        channels = channel_names(dataset_json)
         ending: str = dataset_json["file_ending"]
         cases = find_cases(Path(source), len(channels), contrasts, file_ending=ending)
         cases = tuple(case for case in cases if only is None or case.case_id in only)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_softseg.datasets.raw_dataset import label_scheme
+from nnunet_softseg.datasets.raw_dataset import channel_names, label_scheme
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
@@ -83,7 +83,7 @@ class RuntimeModel:
 
     def warm_up(self, options: PredictionOptions) -> None:
         """Compile the network of the first fold for its patches, unless it is."""
-        RuntimePredictor(self, self.folds[0], options.backend).warm_up(_num_channels(self.dataset_json))
+        RuntimePredictor(self, self.folds[0], options.backend).warm_up(len(channel_names(self.dataset_json)))
 
     def prepare(self, files: Sequence[str]) -> tuple[Image, dict[str, Any]]:
         """Return image and properties of a case; see `network_image.preprocess_files`."""
@@ -160,10 +160,6 @@ class RuntimePredictor:
             return self._networks.of(self._fold, image.shape, self._fastest, is_patch=False)(image)
 
         return run
-
-
-def _num_channels(dataset_json: Mapping[str, Any]) -> int:
-    return len(dataset_json.get("channel_names") or dataset_json["modality"])
 
 
 class _Networks:
