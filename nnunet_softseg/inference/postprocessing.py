@@ -1,7 +1,8 @@
 """Post-processing of soft maps: background removed, the largest component on request, doubtful maps flagged.
 
 A flag is a word to filter by in softseg.json and a sentence for a person, so that no doubtful map passes for
-a good one. The image, the network's response and the soft map raise flags; none changes a map.
+a good one. The image, the network's response and the soft map raise flags. A flag changes no map; what
+mirrored passes do not agree on has been emptied before.
 """
 
 import math

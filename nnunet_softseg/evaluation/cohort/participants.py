@@ -209,7 +209,7 @@ class _Call:
                 no_qc=True,
                 progress=self.progress,
                 on_written=lambda case, entry: written.append(
-                    pool.apply_async(self._publish, ([(by_id[case], entry)],))
+                    pool.apply_async(self._put_in_place, ([(by_id[case], entry)],))
                 ),
                 **options,
             )
@@ -229,9 +229,9 @@ class _Call:
             and not image.is_done
             and is_predicted(_label_map(self.work, image), image.case_id, self.scheme.numbers)
         ]
-        self._publish(ready, progress=self.progress and bool(ready))
+        self._put_in_place(ready, progress=self.progress and bool(ready))
 
-    def _publish(
+    def _put_in_place(
         self, predicted: Sequence[tuple[Derivative, Mapping[str, Any]]], *, progress: bool = False
     ) -> None:
         outcomes = try_jobs(
