@@ -92,7 +92,7 @@ class Question:
             f"{name}_{word}": dataclasses.replace(method, length=length)
             for name, method in self.methods.items()
             for word, length in LENGTHS.items()
-            if method.trained_as is None
+            if method.trained_as is None and not method.elsewhere
         }
         return {**self.methods, **self.on_request, **of_other_length}
 
@@ -130,6 +130,8 @@ def parse() -> tuple[Study, argparse.Namespace]:
     add_arguments(parser, every)
     text = "folder of the study's images and labels; `contrasts` makes its own"
     parser.add_argument("--data", type=lambda name: Path(name).resolve(), help=text)
+    text = "environment in which segforge is installed, for the method of that name"
+    parser.add_argument("--segforge", type=lambda name: Path(name).resolve(), help=text)
     parser.set_defaults(iterations=200, methods=None)
     asked = parser.parse_args()
     question = QUESTIONS[asked.study]
@@ -140,7 +142,10 @@ def parse() -> tuple[Study, argparse.Namespace]:
         parser.error(f"{asked.study}: expected methods of {', '.join(known)}, found {unknown[0]}")
     if asked.data is None and question.make_data is not contrast_data:
         parser.error(f"{asked.study}: expected --data, the folder of its images and labels, found none")
-    study = Study(**shared_by(asked, known), name=question.name, dataset_ids=(), mirroring=False)
+    if asked.segforge is None and any(known[name].elsewhere for name in asked.methods):
+        parser.error("method segforge: expected --segforge, the environment in which it is, found none")
+    shared = {**shared_by(asked, known), "segforge": asked.segforge}
+    study = Study(**shared, name=question.name, dataset_ids=(), mirroring=False)
     return study, asked
 
 
@@ -529,7 +534,7 @@ QUESTIONS = {
         {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},
         hippocampus_data,
         nothing_more,
-        on_request=ON_REQUEST,
+        on_request={**ON_REQUEST, "segforge": Method("nnUNetDistanceTrainer", elsewhere=True)},
     ),
     "gm": Question(
         "GreyMatter",

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evidence_segforge import predict_with_segforge
+
 from nnunet_softseg.io.results import make_folder, write_json
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class Method:
         data: name in the study's `datasets` of what it is trained on.
         label_smoothing: of vanilla's cross-entropy.
         length: of its training, relative to the study's number of epochs: does it still gain?
+        elsewhere: trained and predicted by a tool in the study's other environment.
     """
 
     trainer: str = "nnUNetTrainerSoftSeg"
@@ -70,6 +73,7 @@ class Method:
     data: str = ""
     label_smoothing: float = 0.0
     length: float = 1.0
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Study:
     predicted into one folder: several for the folds of a cross-validation. `datasets`: in place of these for
     methods that name them. `reference_ids`: hold the references; else `dataset_ids`. `mirroring`: where
     the trainer asks for it. `validates`: each training ends with the prediction of its validation cases.
+    `spacing_mm`: of the network's grid, as nnU-Net orders its axes (S-I, A-P, R-L); none: the planner's.
+    `segforge`: environment of the methods that are trained elsewhere.
     """
 
     output: Path
@@ -95,6 +101,8 @@ class Study:
     validates: bool = False
     datasets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reference_ids: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    segforge: Path | None = None
 
     @property
     def raw(self) -> Path:
@@ -173,6 +181,9 @@ def plan(study: Study, dataset_id: int, configuration: str = CONFIGURATION) -> N
         return
     processes = ["-npfp", str(study.num_processes), "-np", str(study.num_processes)]
     arguments = ["-d", str(dataset_id), "-c", configuration, "-pl", study.planner, *processes]
+    if study.spacing_mm:
+        arguments += ["-overwrite_target_spacing", *map(str, study.spacing_mm)]
+        arguments += ["-overwrite_plans_name", PLANS[study.planner]]
     study.command("nnUNetv2_plan_and_preprocess", *arguments, log=f"plan-{dataset_id}")
     write_json(done, {"planner": study.planner})
 
@@ -183,7 +194,9 @@ def train_and_predict(study: Study, name: str, seed: int) -> None:
     if done.is_file():
         return
     method = study.methods[name]
-    for dataset_id in study.datasets_of(name):
+    if method.elsewhere and study.segforge:
+        predict_with_segforge(study, study.segforge, name, seed)
+    for dataset_id in () if method.elsewhere else study.datasets_of(name):
         for fold in method.folds:
             if not study.checkpoint(name, dataset_id, seed, fold).is_file():
                 train(study, name, dataset_id, seed, fold)
@@ -344,6 +357,7 @@ def protocol(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
     return {
         "methods": {name: dataclasses.asdict(method) for name, method in study.methods.items()},
         "planner": study.planner,
+        **({"spacing_mm": list(study.spacing_mm)} if study.spacing_mm else {}),
         "steps": study.steps,
         "seeds": list(seeds),
         "fold": FOLD,
@@ -364,9 +378,15 @@ def freeze(study: Study, seeds: Sequence[int]) -> str:
         frozen["methods"] = {**before["methods"], **frozen["methods"]}
         frozen["seeds"] = sorted({*before["seeds"], *frozen["seeds"]})
         changed = [
-            name for name in before if name not in ("seeds", "methods") and frozen[name] != before[name]
+            name
+            for name in {**before, **frozen}
+            if name not in ("seeds", "methods") and frozen.get(name) != before.get(name)
         ]
-        changed += [name for name, method in before["methods"].items() if method != frozen["methods"][name]]
+        changed += [
+            name
+            for name, method in before["methods"].items()
+            if method != {key: frozen["methods"][name].get(key) for key in method}  # later fields: no change
+        ]
         if changed:
             sys.exit(f"{file}: other settings than before ({', '.join(changed)}): take another folder")
     make_folder(study.output)
@@ -412,6 +432,8 @@ def add_arguments(parser: argparse.ArgumentParser, methods: Mapping[str, Method]
     add("--seeds", type=int, nargs="+", default=[0, 1], help="trainings of each method (default: 0 1)")
     add("--methods", nargs="+", choices=list(methods), default=default, help=f"default: {' '.join(default)}")
     add("--planner", choices=list(PLANS), default="SoftSegDemoPlanner", help="default: SoftSegDemoPlanner")
+    text = "of the network's grid: S-I A-P R-L in mm (default: the planner's)"
+    add("--spacing", dest="spacing_mm", type=float, nargs=3, default=(), help=text)
     add("--epochs", type=int, default=10, help="default: 10")
     add("--iterations", type=int, default=100, help="steps of an epoch (default: 100)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
@@ -424,6 +446,7 @@ def shared_by(asked: argparse.Namespace, methods: Mapping[str, Method]) -> dict[
     return {
         "output": asked.output.resolve(),
         "methods": {name: methods[name] for name in asked.methods},
+        "spacing_mm": tuple(asked.spacing_mm),
         **{name: getattr(asked, name) for name in names},
     }
 
