@@ -38,8 +38,9 @@ ROUGHNESS_MARGIN = 3.0
 labels. Refuted by good maps (Dice > 0.9) of real images, 1 in 20 of which is rougher."""
 INTERIOR_MARGIN = 0.95
 """How far the interior mean may fall, relative to the training's least. Refuted in the same way."""
-SURE_AGREEMENT = 0.85
-"""Of mirrored passes. Refuted by good maps (Dice > 0.9) of real images with less; those at hand have more."""
+SURE_AGREEMENT = 0.9
+"""Of mirrored passes. Refuted by good maps (Dice > 0.9) of real images with less; those at hand have 0.91 and
+more."""
 _SHORTEST = 0.5
 """A map that is shorter than this part of the training's shortest label is flagged."""
 _MARGINS: dict[str, Range] = {

@@ -15,6 +15,7 @@ from nnunet_softseg.inference.postprocessing import (
     CONSTANT,
     Flag,
     Flagged,
+    flag_agreement,
     flag_border,
     flag_coverage,
     flag_map,
@@ -172,6 +173,16 @@ def test_orientation_and_weak_response() -> None:
     assert raised(flag_orientation("IAR", "SAR")) == [Flag.ORIENTATION]
     assert raised(flag_response("cord", 0.49, 1.0, 0.5)) == [Flag.WEAK]
     assert flag_response("cord", 0.5, 1.0, 0.5) == []
+
+
+def test_what_mirrored_passes_agree_on_less_is_flagged_and_below_the_models_least_emptied() -> None:
+    """0.861: a real T2*w cord whose map has a Dice of 0.84; 0.883: a lung nodule; 0.904: the least good map."""
+    unsure = [flag_agreement("cord", agreement, 0.75) for agreement in (0.861, 0.883)]
+    assert [raised(flags) for flags in unsure] == [[Flag.UNSURE]] * 2
+    assert not any(flags[0].why.endswith("emptied") for flags in unsure)
+    assert flag_agreement("cord", 0.904, 0.75) == []
+    assert flag_agreement("cord", 0.749, 0.75)[0].why.endswith("emptied")
+    assert not flag_agreement("cord", 0.749, 0.0)[0].why.endswith("emptied")  # a model that empties nothing
 
 
 def test_a_record_keeps_each_flag_and_sentence_once() -> None:
