@@ -176,7 +176,7 @@ def test_orientation_and_weak_response() -> None:
 
 
 def test_what_mirrored_passes_agree_on_less_is_flagged_and_below_the_models_least_emptied() -> None:
-    """0.861: a real T2*w cord whose map has a Dice of 0.84; 0.883: a lung nodule; 0.904: the least good map."""
+    """0.861: a real T2*w cord whose map has a Dice of 0.84; 0.883: a lung nodule; 0.904: a good map."""
     unsure = [flag_agreement("cord", agreement, 0.75) for agreement in (0.861, 0.883)]
     assert [raised(flags) for flags in unsure] == [[Flag.UNSURE]] * 2
     assert not any(flags[0].why.endswith("emptied") for flags in unsure)
