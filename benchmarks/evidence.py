@@ -534,7 +534,11 @@ QUESTIONS = {
         {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},
         hippocampus_data,
         nothing_more,
-        on_request={**ON_REQUEST, "segforge": Method("nnUNetDistanceTrainer", elsewhere=True)},
+        on_request={
+            **ON_REQUEST,
+            "softseg_calibrated": Method(WHOLE_IMAGE, trained_as="softseg", calibrated=True),
+            "segforge": Method("nnUNetDistanceTrainer", elsewhere=True),
+        },
     ),
     "gm": Question(
         "GreyMatter",

@@ -42,8 +42,9 @@ class SoftSegSettings:
             chosen for each label by the labels of the training; 0.5 where each of their components reaches 1.
         support_threshold: what is connected to a core through values above this keeps its value; the rest is
             background. None: chosen likewise, at most 0.05.
-        to_image_grid: how soft maps come from the network's grid to a finer image: "linear"; "fractions" of
-            voxels, for labels whose softness is partial volume; "auto": as training labels come back better.
+        to_image_grid: how soft maps come from the network's grid to the image's: "linear"; "fractions" of
+            voxels, on a finer image, of labels whose softness is partial volume; "inverse" of the
+            interpolation, on a coarser image, of small structures; "auto": as training labels come back.
         collapse_patience: epochs of empty output on labelled patches after which training stops.
     """
 
@@ -64,7 +65,7 @@ class SoftSegSettings:
     output_scale: Literal["auto", "case", "fixed"] = "auto"
     core_threshold: float | None = None
     support_threshold: float | None = None
-    to_image_grid: Literal["auto", "linear", "fractions"] = "auto"
+    to_image_grid: Literal["auto", "linear", "fractions", "inverse"] = "auto"
     collapse_patience: int = 10
 
     def __post_init__(self) -> None:

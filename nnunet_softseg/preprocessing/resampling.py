@@ -7,6 +7,7 @@ one axis after the other, which scipy makes by interpolating unit vectors.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ class _Line:
             samples = positions(self.source_size, self.target_size, (first, last)) - read[0]
             source = part[_along(axis, read[0] - self.start, read[1] - self.start)]
             weights = _weights(samples, read[1] - read[0], self.order)
-            result[_along(axis, first - extent[0], last - extent[0])] = _matmul(weights, source, axis)
+            result[_along(axis, first - extent[0], last - extent[0])] = matmul_along(weights, source, axis)
         return result
 
 
@@ -139,6 +140,18 @@ def linear_weights(source_size: int, target_size: int, source: Extent, target: E
     Beyond the source's extent its last value goes on.
     """
     return _weights(positions(source_size, target_size, target) - source[0], source[1] - source[0], 1)
+
+
+@lru_cache(maxsize=16)
+def linear_inverse(source_size: int, target_size: int) -> Float64:
+    """Return the matrix (voxel of the target, voxel of the source) that undoes a linear interpolation.
+
+    A line of target voxels that was interpolated to a finer source grid comes back as it was; of any other
+    source, the line whose interpolation is nearest to it, by least squares, of the same sum.
+    """
+    forth = linear_weights(target_size, source_size, (0, target_size), (0, source_size))
+    back: Float64 = np.linalg.solve(forth.T @ forth, forth.T).astype(np.float64)
+    return back
 
 
 def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
@@ -153,7 +166,7 @@ def _weights(samples: Float64, size: int, order: int) -> Float64:
     return np.stack(columns, axis=1)
 
 
-def _matmul(matrix: Float64, array: Float64, axis: int) -> Float64:
+def matmul_along(matrix: Float64, array: Float64, axis: int) -> Float64:
     """Return the array with the matrix applied along one axis."""
     if axis == array.ndim - 1:
         return array @ matrix.T

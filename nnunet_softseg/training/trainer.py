@@ -225,7 +225,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             self.print_to_log_file(line)
         ways = "; ".join(f"{name} {way}" for name, way in self._entry[WAY_KEY].items())
         self.print_to_log_file(
-            f"patches: {report.patches}; maps on finer images: {ways}; to overrule these: settings of "
+            f"patches: {report.patches}; maps on the image's grid: {ways}; to overrule these: settings of "
             f"{type(self).__name__}"
         )
 

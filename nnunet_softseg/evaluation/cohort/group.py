@@ -165,6 +165,7 @@ def _draw(of_label: pd.DataFrame) -> Figure:
         axis.scatter(
             place + 0.5 * spread(len(rows)), areas, s=14, c=faces, edgecolors=_COLOUR, linewidths=0.8
         )
+    axis.margins(y=0.3)  # of the areas' own range, so that none lies at the upper edge
     axis.set_xticks(range(len(contrasts)), contrasts)
     axis.set(xlim=(-0.6, len(contrasts) - 0.4), ylabel="mean area, mm²")
     axis.set_ylim(bottom=0)

@@ -1,0 +1,84 @@
+"""The interpolation that made a soft target is undone on a coarser image; each label has its own way."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nnunet_softseg.preprocessing.image_grid import (
+    Way,
+    chosen_way,
+    on_image_grid,
+    placed,
+    way_errors,
+    whole_box,
+)
+from nnunet_softseg.preprocessing.resampling import linear_inverse, positions
+from nnunet_softseg.preprocessing.soft_target import on_network_grid
+from nnunet_softseg.settings import SoftSegSettings
+
+
+@st.composite
+def coarse_labels(draw: st.DrawFn) -> tuple[Any, tuple[int, ...]]:
+    """A label of any values, and the shape of a grid that is finer than its image along any axes."""
+    shape = draw(st.tuples(*[st.integers(1, 7)] * 3))
+    finer = tuple(int(np.ceil(size * draw(st.floats(1, 5)))) for size in shape)
+    return draw(arrays(np.float32, shape, elements=st.floats(0, 1, width=16))), finer
+
+
+@given(coarse_labels())
+def test_the_inverse_gives_every_label_of_a_coarser_image_back(drawn: tuple[Any, tuple[int, ...]]) -> None:
+    label, finer = drawn
+    target = on_network_grid(label, whole_box(label.shape), finer)
+    came_back = placed(
+        *on_image_grid(target[None], whole_box(finer), finer, label.shape, ["inverse"]), label.shape
+    )
+    np.testing.assert_allclose(came_back[0], label, atol=2e-5)
+
+
+@given(st.integers(1, 12), st.floats(1, 5), st.integers(0, 2**16))
+def test_the_inverse_is_the_least_squares_solution_and_keeps_the_sum(
+    size: int, ratio: float, seed: int
+) -> None:
+    finer = int(np.ceil(size * ratio))
+    noisy = np.random.default_rng(seed).random(finer)
+    forth = np.stack(
+        [np.interp(positions(size, finer, (0, finer)), np.arange(size), unit) for unit in np.eye(size)], 1
+    )
+    found = linear_inverse(finer, size) @ noisy
+    np.testing.assert_allclose(found, np.linalg.lstsq(forth, noisy)[0], atol=1e-8)
+    assert (forth @ found).sum() == pytest.approx(noisy.sum())
+
+
+def test_where_a_map_holds_nothing_the_inverse_adds_nothing() -> None:
+    """A spike of one fine voxel rings, by least squares, into the voxels around it."""
+    spikes = np.zeros((1, 24, 24, 24), np.float32)
+    spikes[0, 12, 12, [4, 20]] = 1
+    found, slices = on_image_grid(spikes, whole_box((24,) * 3), (24,) * 3, (12,) * 3, ["inverse"])
+    assert slices == (slice(6, 7), slice(6, 7), slice(2, 11))
+    assert np.flatnonzero(found).tolist() == [0, 8]
+
+
+def test_small_structures_on_coarse_images_take_the_inverse_long_ones_do_not() -> None:
+    """A ball of 6 mm in voxels of 2 mm is smeared at 1 mm; a cord in slices of 5 mm is the same in each."""
+    z, y, x = np.indices((40, 40, 40)) - 19.5
+    ball = np.asarray(np.sqrt(z**2 + y**2 + x**2) < 3, np.float32)
+    ball = ball.reshape(20, 2, 20, 2, 20, 2).mean((1, 3, 5))
+    cord = np.asarray(np.hypot(y, x) < 5, np.float32)[::5]
+    for label, finer, way in ((ball, (40,) * 3, "inverse"), (cord, (40,) * 3, "linear")):
+        target = on_network_grid(label, whole_box(label.shape), finer)
+        assert chosen_way([way_errors(label, target)], SoftSegSettings()) == way
+
+
+def test_each_label_comes_back_its_own_way() -> None:
+    maps = np.zeros((3, 16, 16, 16), np.float32)
+    maps[0, 4:8, 4:8, 4:8] = maps[1, 9:13, 5:9, 5:9] = 1
+    shapes = (16,) * 3, (8, 24, 16)
+    ways: list[Way] = ["inverse", "fractions", "linear"]
+    together = placed(*on_image_grid(maps, whole_box(shapes[0]), *shapes, ways), shapes[1])
+    for label, way in enumerate(ways):
+        alone = placed(*on_image_grid(maps[[label]], whole_box(shapes[0]), *shapes, [way]), shapes[1])
+        np.testing.assert_array_equal(together[[label]], alone)
