@@ -45,6 +45,10 @@ from nnunet_softseg.preprocessing.soft_target import open_soft_target, soft_targ
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 RECORD = "simulation.json"
+MISPLACED = 0.1
+"""A grid that puts a larger share of a label's sum into other voxels is advised against, where images are
+finer. Refuted by a label beyond this whose trained maps gain nothing by the images' own grid: lung nodules at
+1 mm, 0.14, and grey matter of the cord at 1 mm, 0.23, gain; a cord at 1 mm, 0.03 and less, needs no finer."""
 _OPTIONS = PredictionOptions(backend="torch-float32")
 
 
@@ -60,6 +64,7 @@ class Loss:
         components: of the label (26 neighbours) that exceed 0.02.
         components_lost: of these, without any voxel above 0 in the map.
         boundary_mae: mean error of the voxels between 0 and 1; 0 where there is none.
+        misplaced: half of the sum of |map - label|, a fraction of the volume; 0 where the label is empty.
     """
 
     case_id: str
@@ -69,15 +74,17 @@ class Loss:
     components: int
     components_lost: int
     boundary_mae: float
+    misplaced: float
 
 
 @dataclass(frozen=True)
 class SimulationReport:
-    """Losses of every case, by the name of the label; what was chosen for the labels, in lines."""
+    """Losses of every case, by the name of the label; lines of what was chosen for the labels; advice."""
 
     output: Path
     losses: Mapping[str, Sequence[Loss]]
     chosen: Sequence[str]
+    advice: Sequence[str] = ()
 
     def as_text(self) -> str:
         """Return what a perfect network would lose, a line for each label."""
@@ -97,7 +104,7 @@ class SimulationReport:
                 f"({off.case_id}); {lost} of {total} components lost; boundary MAE "
                 f"{np.mean([loss.boundary_mae for loss in losses]):.3f}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.advice])
 
 
 def simulate(
@@ -160,7 +167,27 @@ def simulate(
     record = {name: [asdict(loss) for loss in of_label] for name, of_label in by_label.items()}
     write_json(output / RECORD, {**made_by, "losses": record})
     chosen = describe(dict(zip(names, output_scales(plans, names), strict=True)))
-    return SimulationReport(output, by_label, chosen)
+    return SimulationReport(output, by_label, chosen, _advice(by_label, found, plans))
+
+
+def _advice(
+    losses: Mapping[str, Sequence[Loss]], dataset: PreprocessedDataset, plans: Mapping[str, Any]
+) -> list[str]:
+    """Return a line for each label that the grid smears, if the images have a finer one."""
+    images, grid = plans["original_median_spacing_after_transp"], dataset.spacing_mm
+    if len(grid) != len(images) or all(own >= size for own, size in zip(images, grid, strict=True)):
+        return []
+    lengths = [[f"{sizes[axis]:.3g}" for axis in plans["transpose_backward"]] for sizes in (grid, images)]
+    shares = {
+        name: float(np.mean([loss.misplaced for loss in of_label])) for name, of_label in losses.items()
+    }
+    return [
+        f"{name}: {share:.0%} of it comes back in other voxels, as the grid of {' x '.join(lengths[0])} mm "
+        f"is not that of the images, {' x '.join(lengths[1])} mm in the median: plan again with "
+        f"-overwrite_target_spacing {' '.join(lengths[1])} -overwrite_plans_name NAME"
+        for name, share in shares.items()
+        if share > MISPLACED
+    ]
 
 
 @dataclass(frozen=True)
@@ -232,4 +259,5 @@ def _loss(job: _Job, label: int) -> Loss:
         components=int(counted.sum()),
         components_lost=int(lost.sum()),
         boundary_mae=float(np.nan_to_num(mean_absolute_error(written, source, boundary(source)))),
+        misplaced=float(np.abs(written - source).sum()) / (2 * volume) if volume else 0.0,
     )

@@ -123,6 +123,24 @@ def test_absent_labels_and_unknown_voxels_are_no_loss(
         assert abs(loss.volume_error) <= 0.02  # whole, it would be over 0.3
 
 
+def test_a_grid_too_coarse_for_a_label_is_advised_against_and_the_advice_mends_it(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of about 10 and 4 voxels across, in images of 1 mm, learned at 2.5 mm, by raters' plateaus."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    copy = dataset.copied(tmp_path / "nnunet", monkeypatch)
+    plan_and_preprocess(copy, spacing_mm=(2.5, 2.5, 2.5))
+    linear = SoftSegSettings(center_crop=False, to_image_grid="linear")
+    coarse = simulated(copy, tmp_path / "coarse", linear)
+    assert all(loss.misplaced > 0.1 for loss in coarse.losses["label2"])
+    assert any("-overwrite_target_spacing 1 1 1 " in line for line in coarse.advice)
+    assert coarse.advice[-1] in coarse.as_text()
+    plan_and_preprocess(copy, spacing_mm=(1.0, 1.0, 1.0))
+    mended = simulated(copy, tmp_path / "mended", linear)
+    assert mended.advice == []
+    assert all(loss.misplaced < 0.01 for loss in mended.losses["label2"])
+
+
 def test_the_command(dataset: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["check", "-d", "101", "-np", "1", "--simulate", str(tmp_path / "out")]
     assert main([*words, "-tr", "nnUNetTrainerSoftSegSlidingWindow"]) == 0
