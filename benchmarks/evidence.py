@@ -430,7 +430,7 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
     figures = []
     for (method, label, case), _ in cases.groupby(["method", "label", "case"], sort=False):
         reference = nib.load(study.output / "references" / f"{case}_{int(label):04d}.nii.gz")
-        annotated = np.flatnonzero(areas(reference))
+        annotated = np.flatnonzero(np.nan_to_num(areas(reference)))
         again = case.replace("run-1", "run-2")
         trainings = (maps_of(study, str(method), one, int(label)) for one in (case, again))
         for runs in zip(*trainings, strict=True):

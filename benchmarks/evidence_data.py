@@ -206,7 +206,23 @@ def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) ->
             for file in sorted((data / subject / "anat").glob(f"{subject}_run-2_*.nii.gz")):
                 name_of_case = f"{without_nifti_ending(file.name)}_0000.nii.gz"
                 shutil.copyfile(file, next(raw.glob(f"Dataset{dataset_id}_*")) / "imagesTs" / name_of_case)
+        for file in next(raw.glob(f"Dataset{dataset_id}_*")).glob("softLabelsTs/*_0001.nii.gz"):
+            forget_unannotated(file.parent, file.name.removesuffix("_0001.nii.gz"))
     return left_out
+
+
+def forget_unannotated(folder: Path, case: str) -> None:
+    """Make all labels of a test case unknown (NaN) in slices across S-I in which none is annotated.
+
+    Where a rater has outlined 14 of 20 slices, the others show a cord, too.
+    """
+    labels = [nib.load(file) for file in sorted(folder.glob(f"{case}_*.nii.gz"))]
+    values = np.stack([label.get_fdata(dtype=np.float32) for label in labels])
+    si_axis = nib.io_orientation(labels[0].affine)[:, 0].tolist().index(2)
+    slices = np.moveaxis(values, 1 + si_axis, 0)  # a view
+    slices[~(slices > 0).any(axis=(1, 2, 3))] = np.nan
+    for label, known in zip(labels, values, strict=True):
+        nib.save(nib.Nifti1Image(known, label.affine, label.header), label.get_filename())
 
 
 def phantoms_in_halves(study: Study, seed: int, num_processes: int) -> tuple[Path, Path]:

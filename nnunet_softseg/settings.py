@@ -44,7 +44,8 @@ class SoftSegSettings:
             background. None: chosen likewise, at most 0.05.
         to_image_grid: how soft maps come from the network's grid to the image's: "linear"; "fractions" of
             voxels, on a finer image, of labels whose softness is partial volume; "inverse" of the
-            interpolation, on a coarser image, of small structures; "auto": as training labels come back.
+            interpolation, on a coarser image, of small structures; "fractions and inverse"; "auto": as the
+            training labels come back.
         collapse_patience: epochs of empty output on labelled patches after which training stops.
     """
 
@@ -65,7 +66,7 @@ class SoftSegSettings:
     output_scale: Literal["auto", "case", "fixed"] = "auto"
     core_threshold: float | None = None
     support_threshold: float | None = None
-    to_image_grid: Literal["auto", "linear", "fractions", "inverse"] = "auto"
+    to_image_grid: Literal["auto", "linear", "fractions", "inverse", "fractions and inverse"] = "auto"
     collapse_patience: int = 10
 
     def __post_init__(self) -> None:

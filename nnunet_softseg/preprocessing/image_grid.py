@@ -2,8 +2,8 @@
 
 Linear interpolation is right for any label, and smears a boundary over two voxels of the coarser grid. Where
 the softness of a label is partial volume, `fractions` keeps it as sharp on a finer image as it was. On a
-coarser one `inverse` undoes the interpolation that made the soft target. Which it is, the training labels
-say: each goes to the network's grid and back in all ways.
+coarser one `inverse` undoes the interpolation that made the soft target. Which of these a label needs, the
+training labels say: each goes to the network's grid and back in all ways.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,9 +38,10 @@ smaller (larger) Brier score without: hippocampi in voxels of 2 mm, 0.24, gain; 
 0.02 and less, would lose."""
 
 Map = npt.NDArray[np.float32]
+Errors = npt.NDArray[np.float64]
 Slices = tuple[slice, ...]
-Way = Literal["linear", "fractions", "inverse"]
-WAYS: tuple[Way, ...] = ("linear", "fractions", "inverse")
+Way = Literal["linear", "fractions", "inverse", "fractions and inverse"]
+WAYS: tuple[Way, ...] = ("linear", "fractions", "inverse", "fractions and inverse")
 Shapes = tuple[Sequence[int], Sequence[int]]
 
 
@@ -48,7 +49,7 @@ Shapes = tuple[Sequence[int], Sequence[int]]
 
 
 def way_errors(label: Map, soft_target: Map) -> list[float] | None:
-    """Return [linear, fractions, inverse]: sum of |error| over that of a label back from its soft target.
+    """Return the error, by each of `WAYS`, of a label back from its soft target: sum of |error| over its sum.
 
     Of a label that is unknown (NaN) in part, the mean over known planes. None: an empty label, one without
     a known plane, or an image of the network's grid, which all ways leave alike.
@@ -86,14 +87,18 @@ def chosen_way(errors: Iterable[Sequence[float] | None], settings: SoftSegSettin
     """Return the way that the settings ask for, else that of the training labels; linear in doubt."""
     if settings.to_image_grid != "auto":
         return settings.to_image_grid
-    known = [case for case in errors if case is not None]
-    if not known:
-        return "linear"
-    linear, fractions, inverse = np.mean(known, axis=0)
-    sharper = fractions < _MUCH_CLOSER * linear
-    if (fractions if sharper else linear) - inverse > _SMEARED:
-        return "inverse"
-    return "fractions" if sharper else "linear"
+    known = np.array([case for case in errors if case is not None]).reshape(-1, len(WAYS))
+    linear_error, fraction_error = _where_they_differ(known[:, 0], known[:, 1])
+    fractions = fraction_error < _MUCH_CLOSER * linear_error
+    without, undone = _where_they_differ(known[:, int(fractions)], known[:, 2 + int(fractions)])
+    inverse = without - undone > _SMEARED
+    return WAYS[int(fractions) + 2 * int(inverse)]
+
+
+def _where_they_differ(one: Errors, other: Errors) -> tuple[float, float]:
+    """Return the means of two errors over the cases in which they differ: a finer, or a coarser image."""
+    differ = one != other
+    return (float(one[differ].mean()), float(other[differ].mean())) if differ.any() else (0.0, 0.0)
 
 
 def known_ways(plans: Mapping[str, Any], names: Sequence[str]) -> list[Way]:
@@ -133,18 +138,17 @@ def on_image_grid(
         return _together(
             [on_image_grid(one[None], box, *shapes, [way]) for one, way in zip(soft_maps, ways, strict=True)]
         )
-    way = different.pop()
-    if way == "fractions" and not _is_finer(network_shape, image_shape):
-        way = "linear"
+    (way,) = different
+    fractions = "fractions" in way and _is_finer(network_shape, image_shape)
     extents = _covered(soft_maps, box, network_shape)
     if extents is None:
         return _nothing(len(soft_maps), len(box))
     inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
     found, shape = soft_maps[(slice(None), *inner)], list(network_shape)
-    if way == "inverse":
+    if "inverse" in way:
         found, extents, shape = _interpolation_undone(found, extents, network_shape, image_shape)
     shapes = shape, image_shape
-    reached = _reached(extents, shapes, way)
+    reached = _reached(extents, shapes, fractions=fractions)
     slices = tuple(slice(*extent) for extent in reached)
     if any(start == stop for start, stop in reached):
         return _nothing(len(soft_maps), len(box))
@@ -153,7 +157,7 @@ def on_image_grid(
     starts = [a - before for (a, _), (before, _) in zip(extents, rings, strict=True)]
     values = [
         resample_fractions(label, starts, *shapes, reached)
-        if way == "fractions"
+        if fractions
         else resample_part(label, starts, *shapes, reached, order=1)
         for label in part
     ]
@@ -205,11 +209,11 @@ def _interpolation_undone(
     return maps.clip(0, 1).astype(np.float32), extents, shape
 
 
-def _reached(extents: Sequence[Extent], shapes: Shapes, way: Way) -> list[Extent]:
+def _reached(extents: Sequence[Extent], shapes: Shapes, *, fractions: bool) -> list[Extent]:
     """Return which voxels of the image maps of these extents on the network's grid reach."""
     sizes = list(zip(*shapes, extents, strict=True))
     reached = [reached_extent(*size) for size in sizes]
-    if way != "fractions":
+    if not fractions:
         return reached
     overlapping = [overlapping_extent(*size) for size in sizes]
     return [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(reached, overlapping, strict=True)]

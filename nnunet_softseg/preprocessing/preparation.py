@@ -71,7 +71,7 @@ from nnunet_softseg.preprocessing.soft_target import (
 )
 from nnunet_softseg.settings import CROP_LOSS_WARNING, PLANS_KEY, SoftSegSettings
 
-FORMAT = 10
+FORMAT = 11
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
 
 

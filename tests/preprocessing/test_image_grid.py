@@ -73,11 +73,26 @@ def test_small_structures_on_coarse_images_take_the_inverse_long_ones_do_not() -
         assert chosen_way([way_errors(label, target)], SoftSegSettings()) == way
 
 
+def test_a_label_may_need_fractions_in_one_image_and_the_inverse_in_another() -> None:
+    """A ball of 7 mm, learned at 1 mm: images of 0.5 mm say nothing of the inverse, of 2 mm of fractions."""
+    z, y, x = (np.indices((200,) * 3, np.float32) - 99.5) / 10
+    lattice = np.asarray(z**2 + y**2 + x**2 < 3.5**2, np.float32)  # voxels of 0.1 mm
+    finer = lattice.reshape(40, 5, 40, 5, 40, 5).mean((1, 3, 5))
+    coarser = lattice.reshape(10, 20, 10, 20, 10, 20).mean((1, 3, 5))
+    errors = [
+        way_errors(label, on_network_grid(label, whole_box(label.shape), (20,) * 3))
+        for label in (finer, coarser)
+    ]
+    assert chosen_way(errors[:1], SoftSegSettings()) == "fractions"
+    assert chosen_way(errors[1:], SoftSegSettings()) == "inverse"
+    assert chosen_way([*errors, *errors[1:] * 9], SoftSegSettings()) == "fractions and inverse"
+
+
 def test_each_label_comes_back_its_own_way() -> None:
     maps = np.zeros((3, 16, 16, 16), np.float32)
     maps[0, 4:8, 4:8, 4:8] = maps[1, 9:13, 5:9, 5:9] = 1
     shapes = (16,) * 3, (8, 24, 16)
-    ways: list[Way] = ["inverse", "fractions", "linear"]
+    ways: list[Way] = ["fractions and inverse", "fractions", "linear"]
     together = placed(*on_image_grid(maps, whole_box(shapes[0]), *shapes, ways), shapes[1])
     for label, way in enumerate(ways):
         alone = placed(*on_image_grid(maps[[label]], whole_box(shapes[0]), *shapes, [way]), shapes[1])
