@@ -59,14 +59,17 @@ def way_errors(label: Map, soft_target: Map) -> list[float] | None:
     total = float(label.sum(dtype=np.float64))
     if not total > 0 or label.shape == soft_target.shape:
         return None
-    errors = []
-    for way in WAYS:
-        part, slices = on_image_grid(
-            soft_target[None], whole_box(soft_target.shape), soft_target.shape, label.shape, [way]
-        )
-        came_back = placed(part, slices, label.shape)[0]
-        errors.append(float(np.abs(came_back - label).sum(dtype=np.float64)) / total)
-    return errors
+    finer, coarser = _is_finer(soft_target.shape, label.shape), _is_finer(label.shape, soft_target.shape)
+    errors: dict[tuple[bool, bool], float] = {}  # of ways that differ on this image
+    effects = [("fractions" in way and finer, "inverse" in way and coarser) for way in WAYS]
+    for way, effect in zip(WAYS, effects, strict=True):
+        if effect not in errors:
+            part, slices = on_image_grid(
+                soft_target[None], whole_box(soft_target.shape), soft_target.shape, label.shape, [way]
+            )
+            came_back = placed(part, slices, label.shape)[0]
+            errors[effect] = float(np.abs(came_back - label).sum(dtype=np.float64)) / total
+    return [errors[effect] for effect in effects]
 
 
 def _way_errors_in_planes(label: Map, network_shape: Sequence[int]) -> list[float] | None:
