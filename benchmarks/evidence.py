@@ -321,10 +321,15 @@ def by_person(cases: "pd.DataFrame", measure: str) -> "pd.Series":
 
 def row(study: str, method: str, label: Any, measure: tuple[str, str], values: "pd.Series") -> dict[str, Any]:
     """Return one row of evidence.json."""
-    from nnunet_softseg.evaluation.comparison.paired_statistics import confidence_interval
+    from nnunet_softseg.evaluation.comparison.paired_statistics import (
+        FEWEST_SUBJECTS,
+        confidence_interval,
+        student_t,
+    )
 
     known = values.dropna()
-    low, high = confidence_interval(known)
+    few = 1 < len(known) < FEWEST_SUBJECTS  # the t interval holds, and is as wide as it must be
+    low, high = student_t(known.to_numpy(dtype=float)) if few else confidence_interval(known)
     what = {"study": study, "method": method, "label": int(label), "measure": measure[0], "unit": measure[1]}
     figures = {"mean": known.mean(), "low": low, "high": high}
     return {
