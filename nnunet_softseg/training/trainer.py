@@ -211,7 +211,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def _learn_labels(self, report: PreparationReport) -> None:
         """Keep figures of the labels with the plans, choose the output scale of each, and say so."""
-        names, settings, kept = self.label_manager.scheme.names, self.settings, self._kept_output_scales()
+        names, settings = self.label_manager.scheme.names, self.settings
+        kept = self._kept_entry().get("output_scales", {})
         if self.current_epoch and not kept:  # half trained by an earlier version
             settings = replace(settings, output_scale="case")
         learn_labels(self.plans_manager.plans, names, report, settings)
@@ -233,11 +234,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def _output_scales(self) -> list[OutputScale]:
         return output_scales(self.plans_manager.plans, self.label_manager.scheme.names)
 
-    def _kept_output_scales(self) -> dict[str, Any]:
-        """Return those in the plans that a training before this process has saved beside the model."""
+    def _kept_entry(self) -> dict[str, Any]:
+        """Return ours in the plans that a training before this process has saved beside the model."""
         saved = Path(self.output_folder_base) / "plans.json"
-        entry = load_json(saved).get(PLANS_KEY, {}) if saved.is_file() else {}
-        return cast("dict[str, Any]", entry.get("output_scales", {}))
+        return cast("dict[str, Any]", load_json(saved).get(PLANS_KEY, {}) if saved.is_file() else {})
 
     def _require_annotations(self, report: PreparationReport) -> None:
         """Raise a UserError if a label is unknown in all cases that this fold trains on."""
@@ -495,7 +495,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
         self._record_geometry()
-        self._entry.setdefault("output_scales", self._kept_output_scales())
+        kept = self._kept_entry()
+        for key in ("output_scales", WAY_KEY, "training_shapes"):  # of a training before this process
+            self._entry.setdefault(key, kept.get(key, {}))
         super().perform_actual_validation(save_probabilities)
         soft_labels = self._raw_folder / soft_label.FOLDER
         if self.local_rank == 0 and soft_labels.is_dir():

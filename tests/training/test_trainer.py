@@ -15,6 +15,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import (
     TinyDataset,
     affine_of,
@@ -125,6 +126,26 @@ def test_the_training_cases_of_each_fold_are_kept_with_the_plans(
     kept = made.plans_manager.plans[PLANS_KEY]["training_cases"]
     assert kept == {"0": ["sub-07_T2w"], "all": sorted(training)}
     assert len(training) > 1
+
+
+def test_validation_alone_takes_what_the_training_has_kept(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nnUNetv2_train --val`: maps come the same way, on the same scale, flagged by the same shapes."""
+    kept = {
+        "to_image_grid": {"label1": "fractions", "label2": "inverse"},
+        "output_scales": {"label1": {"output_scale": "fixed", "height": 0.5}},
+        "training_shapes": {"label1": {"components": [1, 4]}},
+    }
+    made, seen = make(dataset), {}
+    made.output_folder_base, made.local_rank = str(tmp_path), 1  # without a summary, which reads maps
+    (tmp_path / "plans.json").write_text(json.dumps({PLANS_KEY: kept}))
+    stock = "perform_actual_validation"
+    monkeypatch.setattr(
+        nnUNetTrainer, stock, lambda self, _: seen.update(self.plans_manager.plans[PLANS_KEY])
+    )
+    made.perform_actual_validation()
+    assert {key: seen[key] for key in kept} == kept
 
 
 CASES = ["sub-01_T1w", "sub-01_T2w", "sub-02_T2w"]
