@@ -1,5 +1,6 @@
 """The figure of a study of `evidence.py`: mean and 95 % interval of each method, a panel per measure."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from nnunet_softseg.evaluation.report.drawing import drawing, method_styles, new_figure
 
 COLUMNS = 4
+_LONGEST = 30
+"""Letters of a line of a panel's title."""
 _DIFFERENCE = " - "
 
 
@@ -49,6 +52,7 @@ def draw_panel(axis: Any, rows: Sequence[Mapping[str, Any]], methods: Sequence[s
             axis.hlines(place, row["low"], row["high"], colors=style.colour, lw=1.5)
         axis.plot(row["mean"], place, style.marker, color=style.colour, ms=5)
     unit = f", {rows[0]['unit']}" if rows[0]["unit"] else ""
-    axis.set_title(f"{rows[0]['measure']}{unit} ({rows[0]['label']})", fontsize=8)
+    title = f"{rows[0]['measure']}{unit} ({rows[0]['label']})"
+    axis.set_title(textwrap.fill(title, _LONGEST), fontsize=8)
     axis.set_yticks([-place for place in range(len(methods))], methods)
     axis.set_ylim(-len(methods) + 0.5, 0.5)
