@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 TRAINER, PLANS, CONFIGURATION, FOLD = "nnUNetDistanceTrainer", "nnUNetPlans_reg", "3d_fullres", "0"
 
 
-def predict_with_segforge(study: "Study", environment: Path, name: str, seed: int) -> None:
+def predict_with_segforge(study: "Study", name: str, seed: int) -> None:
     """Train a network for each label and predict the test images, each step unless that is done."""
     source = study.folder_of(study.dataset_ids[0])
     labels = json.loads((source / "dataset.json").read_text("utf-8"))["labels"]
     for value in range(1, len(labels)):
         dataset_id = study.dataset_ids[0] + value
         write_dataset(source, study.raw / f"Dataset{dataset_id:03d}_{study.name}Label{value}", value)
-        _plan(study, environment, dataset_id)
+        _plan(study, dataset_id)
         training = {
             "dataset": str(dataset_id),
             "seed": seed,
@@ -38,30 +39,15 @@ def predict_with_segforge(study: "Study", environment: Path, name: str, seed: in
             "iterations": study.iterations,
             "device": study.device,
         }
-        _run(
-            study,
-            environment,
-            "python",
-            __file__,
-            json.dumps(training),
-            results=study.results(name, seed),
-            log=f"train-{name}-seed-{seed}-{dataset_id}",
-        )
+        results = study.results(name, seed)
+        log = f"{name}-seed-{seed}-{dataset_id}"
+        _run(study, "python", __file__, json.dumps(training), results=results, log=f"train-{log}")
         predicted = study.output / "segforge" / str(seed) / str(value)
         model = ["-d", str(dataset_id), "-c", CONFIGURATION, "-f", FOLD, "-tr", TRAINER, "-p", PLANS]
         how = ["-device", study.device, "-npp", "0", "-nps", "0", "--disable_tta", "--continue_prediction"]
         folders = ["-i", str(study.images(study.dataset_ids[0])), "-o", str(predicted)]
-        log = f"predict-{name}-seed-{seed}-{dataset_id}"
-        _run(
-            study,
-            environment,
-            "segforge_predict_regression",
-            *folders,
-            *model,
-            *how,
-            results=study.results(name, seed),
-            log=log,
-        )
+        words = [*folders, *model, *how]
+        _run(study, "segforge_predict_regression", *words, results=results, log=f"predict-{log}")
         maps = study.prediction(name, seed) / "soft"
         maps.mkdir(parents=True, exist_ok=True)
         for file in predicted.glob("*.nii.gz"):
@@ -82,13 +68,13 @@ def write_dataset(source: Path, folder: Path, value: int) -> None:
     (folder / "dataset.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
 
 
-def _plan(study: "Study", environment: Path, dataset_id: int) -> None:
+def _plan(study: "Study", dataset_id: int) -> None:
     """Plan and preprocess, then give the plans the study's features and batch; splits are the study's."""
     done = study.output / "logs" / f"planned-{dataset_id}.json"
     if done.is_file():
         return
     arguments = ["-d", str(dataset_id), "-c", CONFIGURATION, "-npfp", "1", "-np", "1"]
-    _run(study, environment, "segforge_plan_and_preprocess_regression", *arguments, log=f"plan-{dataset_id}")
+    _run(study, "segforge_plan_and_preprocess_regression", *arguments, log=f"plan-{dataset_id}")
     preprocessed = study.output / "nnUNet_preprocessed"
     file = preprocessed / study.folder_of(dataset_id).name / f"{PLANS}.json"
     ours = preprocessed / study.folder_of(study.dataset_ids[0]).name
@@ -106,16 +92,23 @@ def _plan(study: "Study", environment: Path, dataset_id: int) -> None:
     done.write_text(json.dumps({"features_per_stage": network["features_per_stage"]}), encoding="utf-8")
 
 
-def _run(study: "Study", environment: Path, name: str, *arguments: str, log: str, results: str = ".") -> None:
+def _run(study: "Study", name: str, *arguments: str, log: str, results: str = ".") -> None:
     """Run a command of the other environment, where nnU-Net finds its trainers."""
-    command = environment / "bin" / name
+    environment = Path(study.segforge or ".")
+    variables = {"nnUNet_extTrainer": _trainers(environment), "PYTHONPATH": ""}
+    command = str(environment / "bin" / name)
+    study.command(command, *arguments, results=results, log=log, variables=variables)
+
+
+@cache
+def _trainers(environment: Path) -> str:
+    """Return the folder of segforge's trainers; end the study where there is none."""
     asked = "import segforge.training.nnUNetTrainer as trainers; print(trainers.__path__[0])"
     python = str(environment / "bin" / "python")
     found = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False)
     if found.returncode:
         sys.exit(f"--segforge {environment}: expected an environment with segforge: pip install segforge")
-    variables = {"nnUNet_extTrainer": found.stdout.strip().splitlines()[-1], "PYTHONPATH": ""}
-    study.command(str(command), *arguments, results=results, log=log, variables=variables)
+    return found.stdout.strip().splitlines()[-1]
 
 
 def train_here(training: dict[str, Any]) -> None:

@@ -194,17 +194,24 @@ def train_and_predict(study: Study, name: str, seed: int) -> None:
     if done.is_file():
         return
     method = study.methods[name]
-    if method.elsewhere and study.segforge:
-        predict_with_segforge(study, study.segforge, name, seed)
-    for dataset_id in () if method.elsewhere else study.datasets_of(name):
+    if method.elsewhere:
+        predict_with_segforge(study, name, seed)
+    else:
+        train_and_predict_here(study, name, seed)
+    record = {**dataclasses.asdict(method), "seed": seed}
+    write_json(done, {**record, "epochs": study.epochs, "iterations": study.iterations})
+
+
+def train_and_predict_here(study: Study, name: str, seed: int) -> None:
+    """Train a method on each of its datasets where that is missing, and predict the test images."""
+    method = study.methods[name]
+    for dataset_id in study.datasets_of(name):
         for fold in method.folds:
             if not study.checkpoint(name, dataset_id, seed, fold).is_file():
                 train(study, name, dataset_id, seed, fold)
         if method.calibrated:
             calibrate(study, name, dataset_id, seed)
         predict(study, name, dataset_id, seed)
-    record = {**dataclasses.asdict(method), "seed": seed}
-    write_json(done, {**record, "epochs": study.epochs, "iterations": study.iterations})
 
 
 def train(study: Study, name: str, dataset_id: int, seed: int, fold: str = FOLD) -> None:
