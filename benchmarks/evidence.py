@@ -576,7 +576,7 @@ QUESTIONS = {
         one_contrast_data,
         by_group,
         drawn=("dice", "abs_csa_error_percent"),
-        on_request=ON_REQUEST,
+        on_request={**ON_REQUEST, "softseg_nnunet_zoom": Method(settings={"largest_zoom": None})},
     ),
 }
 

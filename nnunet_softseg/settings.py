@@ -1,6 +1,7 @@
 """Every number that a run of this project can be asked about, in one place, kept with the model."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ class SoftSegSettings:
             False: alpha alone, as Bedard et al. 2025 print it.
         loss_reduction: "sum" or "mean" over voxels and batch; of the sum, clipping leaves the direction only.
         augmentation: "nnunet", its own, or "paper", of Bedard et al. 2025.
+        largest_zoom: nnU-Net's augmentation shows structures at up to so many times their length. None: at
+            its own 1.43.
         seed: of weights, patches and augmentation; the first batches are the same where there is one worker
             (nnUNet_n_proc_DA of 0 or 1). None: a new one each time.
         optimizer: "adam" with cosine annealing to 0, or "sgd", nnU-Net's own with its schedule.
@@ -53,6 +56,7 @@ class SoftSegSettings:
     adaptive_exponent: bool = False
     loss_reduction: Literal["mean", "sum"] = "sum"
     augmentation: Literal["nnunet", "paper"] = "nnunet"
+    largest_zoom: float | None = 2.0
     seed: int | None = None
     optimizer: Literal["adam", "sgd"] = "adam"
     initial_lr: float = 1e-3
@@ -70,11 +74,19 @@ class SoftSegSettings:
     collapse_patience: int = 10
 
     def __post_init__(self) -> None:
-        scales = ("auto", "case", "fixed")
-        for name, known in (("augmentation", ("nnunet", "paper")), ("output_scale", scales)):
+        chosen = {
+            "augmentation": ("nnunet", "paper"),
+            "output_scale": ("auto", "case", "fixed"),
+            "to_image_grid": ("auto", "linear", "fractions", "inverse", "fractions and inverse"),
+        }
+        for name, known in chosen.items():
             if getattr(self, name) not in known:
                 expected = " or ".join(f'"{word}"' for word in known)
                 raise UserError(f"setting {name}: expected {expected}, got {getattr(self, name)!r}")
+        if self.largest_zoom is not None and not 1 <= self.largest_zoom < math.inf:
+            raise UserError(
+                f"setting largest_zoom: expected a factor from 1 on, or None, got {self.largest_zoom}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.nn.functional import interpolate
 
@@ -238,3 +239,19 @@ def soft_transforms(
     split = SplitSoftLabel(num_labels * (1 + weighted), keep_segmentation)
     target = SoftTarget(deep_supervision_scales, hard_threshold, weighted=weighted)
     return ComposeTransforms([split, augmentation, target])
+
+
+def widen_zoom(augmentation: ComposeTransforms, largest_zoom: float) -> None:
+    """Let nnU-Net's augmentation show structures at up to `largest_zoom` times their length.
+
+    In a fixed patch the cord always takes about the same share, and a network that has never seen a larger
+    one cuts a tumour down to it. In nnU-Net's patches, anywhere in the image, that share varies.
+    """
+    spatial = [each for each in augmentation.transforms if isinstance(each, SpatialTransform)]
+    if not spatial:
+        raise RuntimeError(
+            "nnU-Net's augmentation has no SpatialTransform any more: largest_zoom has no place"
+        )
+    for transform in spatial:
+        # batchgeneratorsv2 scales the sampling grid: the smaller the factor, the larger the structure.
+        transform.scaling = (1 / largest_zoom, transform.scaling[1])

@@ -66,7 +66,7 @@ from nnunet_softseg.training.augmentation.paper import (
     paper_transforms,
     previous_stage_transforms,
 )
-from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms
+from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms, widen_zoom
 from nnunet_softseg.training.training_log import (
     SoftSegLogger,
     online_measures,
@@ -392,6 +392,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             augmentation = nnUNetTrainer.get_training_transforms(
                 patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
             )
+            if self.settings.largest_zoom is not None:
+                widen_zoom(augmentation, self.settings.largest_zoom)
         return self._frame(augmentation, deep_supervision_scales)
 
     def get_validation_transforms(self, deep_supervision_scales: Any, **options: Any) -> BasicTransform:

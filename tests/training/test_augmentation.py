@@ -10,7 +10,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_softseg.training.dataloading import average_down, soft_transforms
+from nnunet_softseg.training.dataloading import average_down, soft_transforms, widen_zoom
 
 SCALES = [[1, 1, 1], [0.5, 0.5, 0.5], [0.25, 0.5, 0.25]]
 
@@ -66,6 +66,28 @@ def test_scaling_scales_the_sum_by_the_cube() -> None:
     ]
     # batchgeneratorsv2 scales the sampling grid: 1.2 makes objects smaller
     assert float(out.sum() / ball().sum()) == pytest.approx(1.2**-3, rel=0.01)
+
+
+@pytest.mark.parametrize(("largest_zoom", "largest", "seen"), [(None, 1 / 0.7, 1.3), (2.0, 2.0, 1.75)])
+def test_zoom_shows_structures_at_up_to_so_many_times_their_length(
+    largest_zoom: float | None, largest: float, seen: float
+) -> None:
+    np.random.seed(0)
+    stock = nnUNetTrainer.get_training_transforms((32, 32, 32), (0, 0), None, (), False)
+    if largest_zoom is not None:
+        widen_zoom(stock, largest_zoom)
+    zoom = next(each for each in stock.transforms if isinstance(each, SpatialTransform))
+    zoom.p_scaling = 1
+    small = ball(radius=6)
+    sums = [float(run(zoom, small)["segmentation"].sum() / small.sum()) for _ in range(60)]
+    lengths = np.cbrt(sums)
+    assert seen < lengths.max() < largest * 1.01
+    assert 1 / 1.4 * 0.99 < lengths.min() < 0.8  # smaller as nnU-Net shows them
+
+
+def test_an_augmentation_without_a_zoom_is_no_place_for_a_larger_one() -> None:
+    with pytest.raises(RuntimeError, match="SpatialTransform"):
+        widen_zoom(ComposeTransforms([]), 2.0)
 
 
 def test_mirroring_moves_image_and_label_together() -> None:

@@ -684,6 +684,14 @@ def test_an_unknown_augmentation_is_refused() -> None:
         SoftSegSettings(augmentation="paperr")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "setting", [{"largest_zoom": 0.5}, {"largest_zoom": np.nan}, {"to_image_grid": "cubic"}]
+)
+def test_a_setting_that_makes_no_sense_is_refused_by_name(setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"setting {next(iter(setting))}: expected"):
+        SoftSegSettings(**setting)
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("augmentation", ["paper", "nnunet"])
 def test_the_same_seed_and_one_worker_give_the_same_first_batches(

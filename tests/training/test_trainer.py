@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -95,6 +96,18 @@ def test_training_batches_stay_soft_through_augmentation(started: nnUNetTrainerS
         assert float(target.min()) >= 0
         assert float(target.max()) <= 1
         assert len(torch.unique(target)) > 50
+
+
+@pytest.mark.parametrize(
+    ("trainer", "largest"), [(nnUNetTrainerSoftSeg, 2.0), (nnUNetTrainerSoftSegSlidingWindow, 1 / 0.7)]
+)
+def test_a_fixed_patch_comes_with_a_wider_zoom(
+    dataset: TinyDataset, trainer: type[nnUNetTrainerSoftSeg], largest: float
+) -> None:
+    made = make(dataset, trainer)
+    framed = made.get_training_transforms((24, 16, 16), (0, 0), None, (), False)
+    zoom = next(each for each in framed.transforms[1].transforms if isinstance(each, SpatialTransform))
+    assert zoom.scaling == (pytest.approx(1 / largest), 1.4)
 
 
 def test_what_is_saved_with_the_model_names_our_parts_and_the_original_plans_do_not(
