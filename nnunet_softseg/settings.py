@@ -26,8 +26,8 @@ class SoftSegSettings:
             False: alpha alone, as Bedard et al. 2025 print it.
         loss_reduction: "sum" or "mean" over voxels and batch; of the sum, clipping leaves the direction only.
         augmentation: "nnunet", its own, or "paper", of Bedard et al. 2025.
-        largest_zoom: nnU-Net's augmentation shows structures at up to so many times their length. None: at
-            its own 1.43.
+        largest_zoom: with a fixed patch, nnU-Net's augmentation shows structures at up to so many times their
+            length. None: at its own 1.43, as without one.
         seed: of weights, patches and augmentation; the first batches are the same where there is one worker
             (nnUNet_n_proc_DA of 0 or 1). None: a new one each time.
         optimizer: "adam" with cosine annealing to 0, or "sgd", nnU-Net's own with its schedule.

@@ -392,7 +392,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             augmentation = nnUNetTrainer.get_training_transforms(
                 patch_size, rotation_for_DA, None, mirror_axes, do_dummy_2d_data_aug, **options
             )
-            if self.settings.largest_zoom is not None:
+            if self.si_axis is not None and self.settings.largest_zoom is not None:
                 widen_zoom(augmentation, self.settings.largest_zoom)
         return self._frame(augmentation, deep_supervision_scales)
 

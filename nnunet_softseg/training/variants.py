@@ -40,7 +40,7 @@ class nnUNetTrainerSoftSegRawLoss(nnUNetTrainerSoftSeg):  # noqa: N801
 class nnUNetTrainerSoftSegSlidingWindow(nnUNetTrainerSoftSeg):  # noqa: N801
     """For anatomy off the centre: patches drawn as nnU-Net does, the whole image in tiles at inference."""
 
-    settings = SoftSegSettings(center_crop=False, largest_zoom=None)
+    settings = SoftSegSettings(center_crop=False)
 
 
 class nnUNetTrainerSoftSegHardGT(nnUNetTrainerSoftSeg):  # noqa: N801
@@ -132,7 +132,6 @@ class nnUNetTrainerSoftSegReady(nnUNetTrainerSoftSeg):  # noqa: N801
     settings = dataclasses.replace(
         nnUNetTrainerSoftSeg.settings,
         center_crop=False,
-        largest_zoom=None,
         output_scale="fixed",
         initial_lr=2e-3,
         num_epochs=75,

@@ -105,6 +105,7 @@ def test_a_fixed_patch_comes_with_a_wider_zoom(
     dataset: TinyDataset, trainer: type[nnUNetTrainerSoftSeg], largest: float
 ) -> None:
     made = make(dataset, trainer)
+    made.on_train_start()
     framed = made.get_training_transforms((24, 16, 16), (0, 0), None, (), False)
     zoom = next(each for each in framed.transforms[1].transforms if isinstance(each, SpatialTransform))
     assert zoom.scaling == (pytest.approx(1 / largest), 1.4)
