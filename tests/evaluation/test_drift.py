@@ -16,12 +16,10 @@ from prisms import prism, write
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.evaluation.comparison.deming import deming_line
-from nnunet_softseg.evaluation.drift import drift
+from nnunet_softseg.evaluation.comparison.paired_statistics import deming_line
+from nnunet_softseg.evaluation.drift import drift, version_of
 from nnunet_softseg.evaluation.releases.areas import MapSettings, release_areas
-from nnunet_softseg.evaluation.releases.drift_report import DriftReport
-from nnunet_softseg.evaluation.releases.frozen_set import version_of
-from nnunet_softseg.evaluation.releases.limits import Limits, read_limits
+from nnunet_softseg.evaluation.releases.drift_report import DriftReport, Limits, read_limits
 
 COLUMNS = [
     "contrast", "level", "n", "bias_mm2", "bias_low_mm2", "bias_high_mm2", "loa_low_mm2", "loa_high_mm2",

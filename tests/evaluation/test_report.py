@@ -18,9 +18,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from nnunet_softseg.evaluation.comparison import paired_statistics
+from nnunet_softseg.evaluation.comparison.leaderboard import Verdict
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared
 from nnunet_softseg.evaluation.comparison.scores import PRIMARY, SCORES
-from nnunet_softseg.evaluation.comparison.verdict import Verdict
 from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.measuring import REFERENCE

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from nnunet_softseg.errors import UserError
@@ -21,8 +20,8 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     write_column_meanings,
     write_table_tsv,
 )
-from nnunet_softseg.evaluation.report.drawing import drawing, new_figure, spread
-from nnunet_softseg.io.html import figure_as_svg, render_page, template, write_page
+from nnunet_softseg.evaluation.report.drawing import as_svg, drawing, new_figure, spread
+from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record
 
@@ -143,16 +142,17 @@ def _page(report: GroupReport) -> str:
         "missing": report.missing,
         "flagged": report.flagged,
         "rows": table.astype(object).where(table.notna(), None).to_dict("records"),
-        "figures_of_labels": {label: _svg(table[table["label"] == label], label) for label in labels},
+        "figures_of_labels": {
+            label: as_svg(
+                _draw(table[table["label"] == label]), f"mean areas of {label} by contrast, a point per image"
+            )
+            for label in labels
+        },
     }
     return render_page("All participants", template("group.html"), context)
 
 
-def _svg(of_label: pd.DataFrame, label: str) -> Markup:
-    with drawing():
-        return figure_as_svg(_draw(of_label), f"mean areas of {label} by contrast, a point per image")
-
-
+@drawing()
 def _draw(of_label: pd.DataFrame) -> Figure:
     """Draw the mean area of every image over its contrast; those that are flagged are hollow."""
     contrasts = sorted(of_label["contrast"].unique())

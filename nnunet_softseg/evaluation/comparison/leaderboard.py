@@ -1,6 +1,9 @@
 """From cases to subjects, from subjects to ranks: the best method by each measure, and whether it holds."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from itertools import combinations
 from typing import Any
 
@@ -8,9 +11,14 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg.evaluation.comparison import paired_statistics
-from nnunet_softseg.evaluation.comparison.paired_statistics import SIGNIFICANT, Correction, Statistic
+from nnunet_softseg.evaluation.comparison.paired_statistics import (
+    FEWEST_SUBJECTS,
+    SIGNIFICANT,
+    Correction,
+    Statistic,
+    subjects_needed,
+)
 from nnunet_softseg.evaluation.comparison.scores import PER_SUBJECT, SCORES, role_of
-from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, too_few_subjects
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 from nnunet_softseg.evaluation.tables import describe, in_order
 
@@ -57,6 +65,68 @@ SCORE_COLUMNS = {
     "ci_high": "its upper end",
     "rank": "1 is best; ties share the smaller",
 }
+
+
+class Verdict(Enum):
+    """Whether a difference is more than chance, and if not, why."""
+
+    HOLDS = "holds"
+    EXPLORATORY = "exploratory"
+    EQUAL = "equal"
+    ALONE = "no other method to compare with"
+    TOO_FEW = "too few subjects"
+    CONTRADICTED = "the cases that both have a value in say otherwise"
+    INCLUDES_ZERO = "the interval includes 0"
+    NOT_SIGNIFICANT = "the corrected p is too large"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The best method by one measure of a label, against the next best.
+
+    Attributes:
+        best: the methods that share the first rank, in the order given.
+        winner: "" if there is none, as `runner_up`: a tie, or a single method.
+        difference: winner - runner-up, of subject means; with its 95 % interval.
+        p_corrected: over `num_tests`, see `pair_table`.
+        role: of the measure, see `scores.role_of`.
+        interval_of: "mean", or "median" where a value is infinite.
+    """
+
+    label: int
+    measure: str
+    verdict: Verdict
+    best: tuple[str, ...]
+    winner: str = ""
+    runner_up: str = ""
+    difference: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    p_corrected: float = math.nan
+    num_subjects: int = 0
+    num_tests: int = 0
+    interval_of: Statistic = "mean"
+    role: str = "exploratory"
+
+    @property
+    def holds(self) -> bool:
+        """Whether the data show that the difference is more than chance."""
+        return self.verdict is Verdict.HOLDS
+
+    def in_words(self) -> str:
+        """Return the verdict as tables and the terminal show it."""
+        if self.verdict is Verdict.EQUAL:
+            first, second = sorted(self.best)[:2]
+            return f"{first} and {second} are equal"
+        if self.verdict is Verdict.TOO_FEW:
+            return too_few_subjects(self.num_subjects, self.num_tests)
+        if self.verdict is Verdict.NOT_SIGNIFICANT:
+            return f"does not hold: p = {self.p_corrected:.2g}"
+        denied = self.verdict in {Verdict.CONTRADICTED, Verdict.INCLUDES_ZERO}
+        return f"does not hold: {self.verdict.value}" if denied else self.verdict.value
+
+
+# Cases -> subjects
 
 
 def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -120,6 +190,9 @@ def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 "an area in some method"
             )
     return pd.concat(tables).reset_index(), list(dict.fromkeys(warnings))
+
+
+# Subjects -> ranks and tests
 
 
 def score_table(
@@ -255,6 +328,24 @@ def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[s
         }
         decided.append(pair | what_follows)
     return decided
+
+
+# Does the best hold?
+
+
+def too_few_subjects(num_subjects: int, num_tests: int) -> str:
+    """Return why a test of so few subjects cannot be significant, "" if it can."""
+    lacking = subjects_lacking(num_subjects, num_tests)
+    return f"{Verdict.TOO_FEW.value}: {lacking}" if lacking else ""
+
+
+def subjects_lacking(num_subjects: int, num_tests: int) -> str:
+    """Return how many subjects there are and how many a test needs, "" if there are enough."""
+    if num_subjects < FEWEST_SUBJECTS:
+        return f"{num_subjects}, a test needs at least {FEWEST_SUBJECTS}"
+    needed = subjects_needed(num_tests)
+    wanted = f"p < {SIGNIFICANT} in {num_tests} tests needs at least {needed}"
+    return f"{num_subjects}, {wanted}" if num_subjects < needed else ""
 
 
 def outcomes(scores: pd.DataFrame, statistics: pd.DataFrame, primary: str) -> tuple[Outcome, ...]:

@@ -4,12 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import describe_cases
+from nnunet_softseg.evaluation.tables import read_table
 from nnunet_softseg.io.case_files import Case, case_and_label, derivative_stem, list_files, numbers_are_labels
 from nnunet_softseg.io.case_matching import folder_of_maps
 from nnunet_softseg.io.formats import without_nifti_ending
@@ -66,7 +68,7 @@ def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
             f"expected two folders of maps or two CSV files, found {old} and {new}: make a table of the maps "
             "with nnunet-softseg csa"
         )
-    both, warnings = _of_tables(old, new, settings.vert) if tables[0] else _of_maps(old, new, settings)
+    both, warnings = (_of_tables(old, new, settings.vert), []) if tables[0] else _of_maps(old, new, settings)
     there = both["old"] > 0, both["new"] > 0
     lost, gained, nowhere = there[0] & ~there[1], ~there[0] & there[1], ~there[0] & ~there[1]
     for rows, words in ((gained, "only the new release finds"), (nowhere, "neither release finds")):
@@ -85,23 +87,25 @@ def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
 
 
 def names_of(rows: pd.DataFrame) -> list[str]:
-    """Return each row in words, such as `sub-01 T2w C3`."""
-    levels = [level_name([level]) if level else "" for level in rows["level"]]
-    columns = (rows["subject"], rows["session"], rows["contrast"], levels)
+    """Return each row in words, such as `sub-01 T2w C3`, of those of `KEYS` that the table has."""
+    columns = [rows[name] for name in IMAGE if name in rows] + [map(level_word, rows["level"])]
     return [" ".join(filter(None, words)) for words in zip(*columns, strict=True)]
+
+
+def level_word(level: Any) -> str:
+    """Return the name of a level, "" for `NO_LEVEL` and for none."""
+    return "" if pd.isna(level) or level == NO_LEVEL else level_name([int(level)])
 
 
 # Tables
 
 
-def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> tuple[pd.DataFrame, list[str]]:
+def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame:
     first, second = (read_areas(file) for file in (old, new))
     if vert:
         first, second = (table[table["level"].isin(list(vert))] for table in (first, second))
-    columns = ({AREA: "old"}, {AREA: "new"})
-    both = first.rename(columns=columns[0]).merge(
-        second.rename(columns=columns[1]), on=KEYS, how="outer", indicator=True
-    )
+    first, second = first.rename(columns={AREA: "old"}), second.rename(columns={AREA: "new"})
+    both = first.merge(second, on=KEYS, how="outer", indicator=True)
     for file, other, side in ((new, old, "left_only"), (old, new, "right_only")):
         lacking = both[both["_merge"] == side]
         if len(lacking):
@@ -109,7 +113,7 @@ def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> tuple[pd.Dat
                 f"{file}: expected the subjects, contrasts and levels of {other}, found {len(lacking)} areas "
                 f"missing: {examples(names_of(lacking))}: measure both releases on the same images"
             )
-    return both, []
+    return both
 
 
 def read_areas(file: Path) -> pd.DataFrame:
@@ -121,7 +125,7 @@ def read_areas(file: Path) -> pd.DataFrame:
     Raises:
         UserError: if it cannot be read, a column is missing, a value is no area, or two rows contradict.
     """
-    table = _text_table(file)
+    table = read_table(file, "a CSV file", dtype=str, keep_default_na=False)
     if "subject" not in table and "file" in table:
         stems = [derivative_stem(without_nifti_ending(Path(name).name)) for name in table["file"]]
         cases = [Case.from_name(re.sub(r"_\d{4}$", "", stem)) for stem in stems]
@@ -138,7 +142,11 @@ def read_areas(file: Path) -> pd.DataFrame:
     )
     if (table["level"] != NO_LEVEL).any():  # slices between the levels
         table = table[table["level"] != NO_LEVEL]
-    _refuse_nameless(file, table)
+    nameless = table.index[table["subject"] == ""]
+    if len(nameless):
+        raise UserError(
+            f"{file}, line {nameless[0] + 2}: expected a subject in every row, found none: add it"
+        )
     row = [*KEYS, "slice"] if "slice" in table else KEYS
     table = table[[*row, AREA]].drop_duplicates()
     twice = table[table.duplicated(row)]
@@ -148,16 +156,6 @@ def read_areas(file: Path) -> pd.DataFrame:
             f"({len(twice)} rows too many): keep one, or tell slices apart in a column slice"
         )
     return table.groupby(KEYS, as_index=False)[AREA].mean().astype({"level": int})
-
-
-def _text_table(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: expected a CSV file, found nothing: check the path") from error
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: expected a CSV file, found: {reason}: write it again") from error
 
 
 def _areas(file: Path, texts: "pd.Series[str]") -> "pd.Series[float]":
@@ -183,14 +181,6 @@ def level_number(file: Path, text: str) -> int:
     if len(levels) > 1:
         raise UserError(f"{file}: expected one level per row, found {text!r}: give each level its own row")
     return levels[0]
-
-
-def _refuse_nameless(file: Path, table: pd.DataFrame) -> None:
-    nameless = table.index[table["subject"] == ""]
-    if len(nameless):
-        raise UserError(
-            f"{file}, line {nameless[0] + 2}: expected a subject in every row, found none: add it"
-        )
 
 
 # Maps

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.evaluation.comparison.deming import DemingLine
-from nnunet_softseg.evaluation.comparison.paired_statistics import Floats
+from nnunet_softseg.evaluation.comparison.paired_statistics import DemingLine, Floats
 from nnunet_softseg.evaluation.releases.areas import NO_LEVEL, level_number
+from nnunet_softseg.evaluation.tables import read_table
 
 _SPREADS = ("sd", "std")
 _EARLIER = re.compile(r"^deming_|_se_mm2$")
@@ -26,13 +26,13 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
 
     Args:
         file: CSV with level, perhaps contrast, and areas; other columns stay as they are.
-        relations: of `statistics.statistics_table`.
-        pooled: of `statistics.over_contrasts`, for a table without contrasts.
+        relations: of `drift_report.statistics_table`.
+        pooled: the same of all contrasts together, for a table without contrasts.
 
     Raises:
         UserError: if it cannot be read, has no area, or a level or contrast that was not compared.
     """
-    table = _read(file)
+    table = read_table(file, "a CSV of areas", dtype={"level": str, "contrast": str})
     table = table[[name for name in table.columns if not _EARLIER.search(str(name))]]
     areas = [str(name) for name in table.columns if str(name).endswith("_mm2")]
     if not areas:
@@ -44,24 +44,14 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise UserError(f"{file}: {name}: expected numbers in mm2, found text: correct it")
     lines = _lines(relations if "contrast" in table or pooled.empty else pooled, "contrast" in table)
-    rows = [lines.get(key) for key in _keys(file, table)]
-    lacking = sorted(
-        {" ".join(filter(None, map(str, key))) for key in _keys(file, table) if key not in lines}
-    )
+    keys = _keys(file, table)
+    lacking = sorted({" ".join(filter(None, map(str, key))) for key in keys if key not in lines})
     if lacking:
         raise UserError(
             f"{file}: expected levels and contrasts that were compared, found {examples(lacking)} beside "
             "them: compare these too, or leave their rows out"
         )
-    return _converted(table, areas, [line for line in rows if line is not None])
-
-
-def _read(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file, encoding="utf-8-sig", dtype={"level": str, "contrast": str})
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: expected a CSV of areas, found: {reason}: write it again") from error
+    return _converted(table, areas, [lines[key] for key in keys])
 
 
 def _keys(file: Path, table: pd.DataFrame) -> list[tuple[str, int]]:
