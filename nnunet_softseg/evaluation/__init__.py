@@ -6,23 +6,19 @@ The modules, in the order of their imports:
   cases.py                         subject, session and contrast of a case
   maps.py                          a prediction and its reference as arrays on one grid
   measuring.py                     settings; all numbers of one case, every method
-  areas.py                         the area of a case: over which slices, how far off
-  evaluation.py                    methods on all cases of a reference
+  evaluation.py                    methods on all cases of a reference; over which slices areas are means
   evaluate.py                      the command: one method -> tables
-  comparison/scores.py             the measures by which methods are ranked
   comparison/paired_statistics.py  tests, effect sizes, intervals and lines of paired values
-  comparison/leaderboard.py        cases -> subjects -> ranks, tests; whether the best holds
+  comparison/leaderboard.py        measures; cases -> subjects -> ranks, tests; whether the best holds
   comparison/result.py             all tables of a comparison; area over contrasts, agreement
   report/wording.py                numbers and verdicts as a person reads them
   report/drawing.py                method styles; groups of values as violins and points
   report/figures.py                the figures of a label as SVG and PNG
   report/tables.py                 the tables of the page
   report/worst_cases.py            the cases in which each method is furthest off, as pictures
-  report/writing.py                report.html
-  compare.py                       the command: methods -> leaderboard, report
+  compare.py                       the command: methods -> leaderboard, report.html
   releases/areas.py                areas of two releases of a model, from tables or maps
-  releases/drift_report.py         statistics of contrasts and levels, held against limits
-  releases/normative.py            a normative table brought to the new release
+  releases/drift_report.py         statistics held against limits; a normative table updated
   releases/page.py                 drift.html
   drift.py                         the command: two releases of a model -> drift or none
   cohort/derivatives.py            derivatives of a BIDS folder: names, and the model that made them

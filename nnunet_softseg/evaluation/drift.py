@@ -7,8 +7,13 @@ from pathlib import Path
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import training_cases
 from nnunet_softseg.evaluation.releases.areas import MapSettings, release_areas
-from nnunet_softseg.evaluation.releases.drift_report import DRIFT_COLUMNS, DriftReport, Limits, read_limits
-from nnunet_softseg.evaluation.releases.normative import updated_table
+from nnunet_softseg.evaluation.releases.drift_report import (
+    DRIFT_COLUMNS,
+    DriftReport,
+    Limits,
+    read_limits,
+    updated_table,
+)
 from nnunet_softseg.evaluation.releases.page import write_drift_page
 from nnunet_softseg.evaluation.tables import made_by, write_csv
 from nnunet_softseg.io.case_files import Case, folds_trained_on
@@ -51,7 +56,7 @@ def drift(
         limits: JSON with names of `releases.drift_report.Limits`.
         manifest: SHA-256 of the files of the frozen set, as `sha256sum` writes them, a line
             `<SHA-256>  <path>` each, or JSON {path: SHA-256}; paths begin at its folder.
-        update: CSV of normative areas of the old release, see `releases.normative.updated_table`.
+        update: CSV of normative areas of the old release, see `releases.drift_report.updated_table`.
         num_processes: maps measured at once.
         progress: show a bar.
 

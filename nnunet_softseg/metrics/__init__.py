@@ -2,11 +2,10 @@
 
 The modules, in the order of their imports:
 
-  surface_distance.py         distances between two surfaces, in mm
   calibration.py              reliability curve, calibration error, Brier score; isotonic map
   instances.py                single objects: matched or not, panoptic quality
   measure_table.py            measures of a case: unit, best value, value where a map is empty
-  overlap.py                  agreement of two soft maps
+  overlap.py                  agreement of two soft maps, of voxels and of surfaces
   several_raters.py           a soft map against raters who disagree, their masks and volumes
   slice_frame.py              frame of the axial slices of an image, in mm; area in the plane of each
   morphometry/centreline.py   line through the slices' centres, smooth over a length in mm

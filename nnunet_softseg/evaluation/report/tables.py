@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_softseg.evaluation.comparison.leaderboard import SCORES
 from nnunet_softseg.evaluation.comparison.result import Comparison
-from nnunet_softseg.evaluation.comparison.scores import SCORES
 from nnunet_softseg.evaluation.report import wording
 from nnunet_softseg.evaluation.report.figures import contrast_pair, contrasts_of
 from nnunet_softseg.evaluation.tables import describe, in_order
