@@ -78,19 +78,16 @@ class Evaluation:
         """One line for each case that failed."""
         return [f"failed, in no mean: {case_id}: {why}" for case_id, why in self.failed.items()]
 
-    def _regions(self) -> list[str]:
-        """Return the slices of which areas are means."""
+    def as_text(self) -> str:
+        """Return the files used and means over cases, for a terminal."""
+        lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
         measured = self.cases[self.cases["csa_slices"] > 0].groupby("csa_region", sort=False)
-        return [
+        lines += self.failures
+        lines += [
             f"areas over {region}: {rows['case'].nunique()} cases, "
             f"{rows['csa_slices'].min()} to {rows['csa_slices'].max()} slices each"
             for region, rows in measured
         ]
-
-    def as_text(self) -> str:
-        """Return the files used and means over cases, for a terminal."""
-        lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
-        lines += [*self.failures, *self._regions()]
         means = self.cases.groupby(["label", "method"], sort=False)[_SHOWN].mean().T
         means.columns = pd.Index([f"{self.labels[label]}, {method}" for label, method in means.columns])
         return "\n".join([*lines, "", means.to_string(float_format=lambda value: f"{value:.4g}")])

@@ -10,7 +10,6 @@ give somewhat other numbers.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +23,11 @@ from nnunet_softseg.io.geometry import (
     distances_mm,
     voxel_volume,
 )
-from nnunet_softseg.metrics.calibration import reliability_curve
+from nnunet_softseg.metrics.calibration import Map, reliability_curve
 from nnunet_softseg.metrics.instances import InstanceMatches, match_instances
-from nnunet_softseg.metrics.measure_table import MEASURES, EmptyIf
+from nnunet_softseg.metrics.measure_table import MEASURES
 from nnunet_softseg.settings import HARD_THRESHOLD
 
-Map = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
 
 # A distance of exactly the tolerance counts as within it, whatever rounding did to spacing and square root.
@@ -129,7 +127,10 @@ def case_measures(
         "brier": calibration.brier_score,
         "ece": calibration.expected_calibration_error,
     }
-    empty = _what_is_empty(predicted, expected)
+    empty = {
+        kind: {"prediction_empty": not (predicted > low).any(), "reference_empty": not (expected > low).any()}
+        for kind, low in (("soft", 0.0), ("hard", HARD_THRESHOLD))
+    }
     declared = {
         name: measure.empty.value(**empty[measure.empty.empty_if]) for name, measure in MEASURES.items()
     }
@@ -171,18 +172,6 @@ def _surface_measures(
         "asd_mm": distances.asd_mm(),
         "hd95_mm": distances.hd95_mm(),
         "surface_dice": distances.surface_dice(tolerance_mm),
-    }
-
-
-def _what_is_empty(prediction: Map, reference: Map) -> dict[EmptyIf, dict[str, bool]]:
-    """Return the arguments of `EmptyCases.value`, per meaning of empty."""
-    above: dict[EmptyIf, float] = {"soft": 0.0, "hard": HARD_THRESHOLD}
-    return {
-        name: {
-            "prediction_empty": not (prediction > low).any(),
-            "reference_empty": not (reference > low).any(),
-        }
-        for name, low in above.items()
     }
 
 

@@ -4,16 +4,12 @@ The reference is not one mask: it is the share of raters who marked a voxel, and
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import norm
 
-from nnunet_softseg.metrics.calibration import reliability_curve
+from nnunet_softseg.metrics.calibration import Map, reliability_curve
 from nnunet_softseg.metrics.overlap import dice
-
-Map = npt.NDArray[np.floating[Any]]
 
 THRESHOLDS = tuple(step / 10 for step in range(1, 10))
 

@@ -1,6 +1,6 @@
 """All participants of a folder of derivatives: one table of areas, one page, and what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,12 @@ class GroupReport:
     flagged: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    def as_text(self) -> str:
-        """Return it in a few lines, missing images one a line."""
+    def as_text(self, but: Collection[str] = ()) -> str:
+        """Return it in a few lines, missing images one a line, `but` some that are told elsewhere."""
         people, images = self.table["participant_id"].nunique(), self.table["image"].nunique()
-        lines = [
-            f"{self.output}: {people} participants, {images} images, {len(self.flagged)} flagged, "
-            f"{len(self.missing)} missing: {TABLE}, {PAGE}"
-        ]
-        return "\n".join([*lines, *(f"missing: {case}: {why}" for case, why in self.missing.items())])
+        missing = [f"missing: {case}: {why}" for case, why in self.missing.items() if case not in but]
+        found = f"{people} participants, {images} images, {len(self.flagged)} flagged, {len(missing)} missing"
+        return "\n".join([f"{self.output}: {found}: {TABLE}, {PAGE}", *missing])
 
 
 def report_group(
@@ -80,12 +78,7 @@ def report_group(
 ) -> GroupReport:
     """Write `group_csa.tsv` and `group.html` over all derivatives that are there.
 
-    Args:
-        bids: folder of the images, to say which of them have no derivatives.
-        output: folder of the derivatives.
-        participants: labels with or without `sub-`; empty: all.
-        sessions: labels with or without `ses-`; empty: all.
-        contrasts: those to take; None: all.
+    `bids` says which images have none; for participants, sessions and contrasts see `Choice`.
 
     Raises:
         UserError: if one of the folders is not what it should be, or no derivative is there.

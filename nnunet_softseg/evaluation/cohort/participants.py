@@ -318,12 +318,8 @@ def _numbers(
     numbers: dict[str, dict[str, Any]] = {}
     for name, values in labels.items():
         slices = pd.DataFrame(columns=[*COLUMNS]) if areas is None else areas[areas["label"] == name]
-        soft = pd.to_numeric(slices["csa_mm2"]).dropna()
-        means = {
-            "csa_mm2": soft.mean(),
-            "csa_std_mm2": soft.std(ddof=1),
-            "csa_hard_mm2": pd.to_numeric(slices["csa_hard_mm2"]).mean(),
-        }
+        soft, hard = (pd.to_numeric(slices[area]).dropna() for area in ("csa_mm2", "csa_hard_mm2"))
+        means = {"csa_mm2": soft.mean(), "csa_std_mm2": soft.std(ddof=1), "csa_hard_mm2": hard.mean()}
         numbers[name] = {
             "soft_volume_mm3": values.get("soft_volume_mm3"),
             "slices": len(soft),

@@ -59,9 +59,7 @@ class WorkflowReport:
             f"failed: {name}: ended without an outcome: see {log}"
             for name, log in self.failed_batches.items()
         ]
-        missing = {case: why for case, why in self.group.missing.items() if case not in self.failed}
-        shown = GroupReport(self.group.output, self.group.table, missing, self.group.flagged)
-        return "\n".join([shown.as_text(), *lines])
+        return "\n".join([self.group.as_text(but=self.failed), *lines])
 
 
 @dataclass(frozen=True)
@@ -104,18 +102,9 @@ def run_workflow(
 ) -> WorkflowReport:
     """Predict and measure a cohort in batches, and return the report of all.
 
-    Args:
-        bids: folder of the images.
-        output: folder of the derivatives.
-        model: as for `predict`: folder, archive or file of a trained model; None: that of the package.
-        jobs: how the work is cut and where it runs; None: in this machine.
-        participants: labels with or without `sub-`; empty: all.
-        contrasts: those to take; None: all.
-        references: folder of soft labels or masks to measure the maps against; None: they are not measured.
-        folds: whose soft maps are averaged; None: all that are there.
-        checkpoint: file name in the folders of the folds.
-        words: further options of the level participant, as on its command line.
-        decisive: options of `predict` that decide the values: localize, largest_piece, ...
+    `jobs`: None, in this machine. `references`: folder of soft labels or masks to measure the maps against;
+    None: they are not measured. `words`: further options of the level participant, as on its command line.
+    `decisive`: options of `predict` that decide the values. For all others see `analyse_participants`.
 
     Raises:
         UserError: if Snakemake or the plugin of a cluster is not installed, the profile is unknown, another

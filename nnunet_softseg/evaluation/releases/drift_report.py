@@ -155,11 +155,6 @@ class DriftReport:
         """The areas of both releases; see `ReleaseAreas`."""
         return self.areas.pairs
 
-    @property
-    def lost(self) -> pd.DataFrame:
-        """The areas that the new release does not find."""
-        return self.areas.lost
-
     @cached_property
     def _several(self) -> pd.DataFrame:
         """The pairs where there are several contrasts; none where there is one."""
@@ -213,8 +208,8 @@ class DriftReport:
             for name in names
         ]
         allowed = self.limits.lost_areas
-        if allowed is not None and len(self.lost) > allowed:
-            found.append(f"{len(self.lost)} areas lost ({examples(names_of(self.lost))})")
+        if allowed is not None and len(self.areas.lost) > allowed:
+            found.append(f"{len(self.areas.lost)} areas lost ({examples(names_of(self.areas.lost))})")
         return found
 
     @property
@@ -266,7 +261,7 @@ class DriftReport:
             "columns": dict(DRIFT_COLUMNS),
             **{name: records(table) for name, table in tables.items()},
             "worst": records(self.worst),
-            "lost": records(self.lost),
+            "lost": records(self.areas.lost),
             "trained_on": dict(self.trained_on),
             "manifest_files": self.manifest_files,
             "warnings": list(self.warnings),

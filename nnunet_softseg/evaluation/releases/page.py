@@ -30,7 +30,7 @@ def write_drift_page(report: DriftReport, file: Path) -> None:
         "subjects": report.pairs["subject"].nunique(),
         "areas": len(report.pairs),
         "warnings": report.warnings,
-        "lost": names_of(report.lost),
+        "lost": names_of(report.areas.lost),
         "rows": _named(rows),
         "worst": _named(report.worst.assign(name=names_of(report.worst))),
         "spread": _named(report.spread),
