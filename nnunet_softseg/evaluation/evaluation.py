@@ -374,18 +374,15 @@ def mark_region(
     if vert is not None:
         region = filled & reference["level"].isin(list(vert)).to_numpy(dtype=bool)
         names: str | pd.Series[str] = level_name(vert)
-        there = region.groupby(reference["case"]).any()
-        without = sorted(there.index[~there])
+        of_cases = reference["level"].where(region).groupby(reference["case"])
+        found = {case: sorted({*map(int, levels.dropna())}) for case, levels in of_cases}
+        without = [case for case, levels in found.items() if not levels]
+        part = {case: levels for case, levels in found.items() if levels and {*levels} != {*vert}}
+        in_part = [f"{case} ({level_name(levels)})" for case, levels in part.items()]
         warning = f"{len(without)} cases have no slice of {names} and so no area: {examples(without)}"
         warnings = [warning] if without else []
-        found = {
-            case: {*rows.dropna()}
-            for case, rows in reference["level"].where(region).groupby(reference["case"])
-        }
-        in_part = sorted(case for case, levels in found.items() if levels and levels != {*vert})
-        shares = [f"{case} ({level_name(sorted(map(int, found[case])))})" for case in in_part]
-        warning = f"{len(shares)} cases have a part of {names} only, and the area of that: {examples(shares)}"
-        warnings += [warning] if shares else []
+        warning = f"{len(part)} cases have a part of {names} only, and the area of that: {examples(in_part)}"
+        warnings += [warning] if part else []
     else:
         region, names, warnings = _common_heights(reference, filled, nowhere)
     marked = reference[[*_IMAGE, "slice"]].assign(in_region=region, csa_region=names)

@@ -53,6 +53,8 @@ DRIFT_COLUMNS = {
 """The columns of drift.csv."""
 ALL_CONTRASTS = "all"
 _MOST_SHOWN = 10
+_OF_LINE = ["deming_slope", "deming_intercept_mm2", "slope_se", "intercept_se_mm2", "covariance_mm2"]
+"""The columns that hold a `DemingLine`."""
 _SPREADS = ("sd", "std")
 _EARLIER = re.compile(r"^deming_|_se_mm2$")
 """Columns of an earlier update of a table, which are replaced."""
@@ -372,40 +374,7 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
     for name in areas:
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise UserError(f"{file}: {name}: expected numbers in mm2, found text: correct it")
-    lines = _lines(relations if "contrast" in table or pooled.empty else pooled, "contrast" in table)
-    keys = _keys(file, table)
-    lacking = sorted({" ".join(filter(None, map(str, key))) for key in keys if key not in lines})
-    if lacking:
-        raise UserError(
-            f"{file}: expected levels and contrasts that were compared, found {examples(lacking)} beside "
-            "them: compare these too, or leave their rows out"
-        )
-    return _converted(table, areas, [lines[key] for key in keys])
-
-
-def _keys(file: Path, table: pd.DataFrame) -> list[tuple[str, int]]:
-    contrasts = table["contrast"].fillna("") if "contrast" in table else [""] * len(table)
-    texts = table["level"].fillna("") if "level" in table else [""] * len(table)
-    return [
-        (str(contrast), level_number(file, str(text)))
-        for contrast, text in zip(contrasts, texts, strict=True)
-    ]
-
-
-def _lines(relations: pd.DataFrame, by_contrast: bool) -> dict[tuple[str, int], DemingLine]:
-    names = ["deming_slope", "deming_intercept_mm2", "slope_se", "intercept_se_mm2", "covariance_mm2"]
-    keys = zip(relations["contrast"], relations["level"].fillna(NO_LEVEL), strict=True)
-    lines = [DemingLine(*map(float, row)) for row in relations[names].to_numpy(dtype=np.float64)]
-    named = {
-        (contrast if by_contrast else "", int(level)): line
-        for (contrast, level), line in zip(keys, lines, strict=True)
-    }
-    return {key: line for key, line in named.items() if not np.isnan(line.slope)}
-
-
-def _converted(table: pd.DataFrame, areas: list[str], lines: list[DemingLine]) -> pd.DataFrame:
-    columns = np.array(lines, dtype=np.float64).reshape(-1, 5).T
-    line = DemingLine(*columns)  # one line per row, as arrays
+    line = _line_of_rows(file, table, relations if "contrast" in table or pooled.empty else pooled)
     added: dict[str, Floats] = {}
     for name in areas:
         values = table[name].to_numpy(dtype=np.float64)
@@ -416,3 +385,24 @@ def _converted(table: pd.DataFrame, areas: list[str], lines: list[DemingLine]) -
     kept = {"deming_slope": line.slope, "deming_slope_se": line.slope_se}
     kept |= {"deming_intercept_mm2": line.intercept, "deming_intercept_se_mm2": line.intercept_se}
     return table.assign(**added, **kept)
+
+
+def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame) -> DemingLine:
+    """Return the line of each row's contrast and level, as arrays."""
+    blank = pd.Series("", table.index)
+    contrasts, levels = (table.get(name, blank).fillna("").astype(str) for name in ("contrast", "level"))
+    numbers = np.array([level_number(file, text) for text in levels], dtype=int)
+    keys = pd.DataFrame({"contrast": contrasts, "level": numbers})
+    known = relations.assign(level=relations["level"].fillna(NO_LEVEL).astype(int))
+    known = known if "contrast" in table else known.assign(contrast="")
+    lines = keys.merge(known, how="left", on=["contrast", "level"])
+    lacking = keys[lines["deming_slope"].isna().to_numpy()]
+    if len(lacking):
+        places = sorted(
+            {f"{contrast} {level}".strip() for contrast, level in lacking.itertuples(index=False)}
+        )
+        raise UserError(
+            f"{file}: expected levels and contrasts that were compared, found {examples(places)} beside "
+            "them: compare these too, or leave their rows out"
+        )
+    return DemingLine(*lines[_OF_LINE].to_numpy(dtype=np.float64).T)
