@@ -23,7 +23,7 @@ from nnunet_softseg.io.geometry import (
     distances_mm,
     voxel_volume,
 )
-from nnunet_softseg.metrics.calibration import Map, reliability_curve
+from nnunet_softseg.metrics.calibration import Map, ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.instances import InstanceMatches, match_instances
 from nnunet_softseg.metrics.measure_table import MEASURES
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -108,16 +108,16 @@ def case_measures(
     *,
     surface_dice_tolerance_mm: float = 1.0,
     instances: InstanceMatches | None = None,
+    calibration: ReliabilityCurve | None = None,
 ) -> dict[str, float]:
     """Return every measure of one label in one case, under the names and in the order of `MEASURES`.
 
     `mae` and `rmse` are means over all voxels of the image, most of them empty: they compare methods on the
-    same images, not images of different fields of view. Voxels of `brier` and `ece`: see `calibration`,
-    objects: `instances` (of the same maps, if they are matched already). That
-    values lie in [0, 1] without NaN is not checked.
+    same images, not images of different fields of view. `instances` and `calibration` are those of the same
+    maps, where they are known already. That values lie in [0, 1] without NaN is not checked.
     """
     check_grids(prediction, reference, spacing_mm)
-    calibration = reliability_curve(prediction, reference, axis_lengths(spacing_mm))
+    calibration = calibration or reliability_curve(prediction, reference, axis_lengths(spacing_mm))
     box = bounding_box((prediction != 0) | (reference != 0))
     predicted, expected = (np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     computed = {
