@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import training_cases
-from nnunet_softseg.evaluation.releases.areas import MapSettings, release_areas
+from nnunet_softseg.evaluation.releases.areas import release_areas
 from nnunet_softseg.evaluation.releases.drift_report import (
     DRIFT_COLUMNS,
     DriftReport,
@@ -70,14 +70,16 @@ def drift(
     if levels is not None and first.is_file():
         raise UserError("--levels: expected folders of maps with it, found tables: leave it out")
     chosen = Limits() if limits is None else read_limits(Path(limits))
-    settings = MapSettings(
-        None if levels is None else Path(levels),
-        None if vert is None else parse_levels(vert),
-        label,
-        num_processes,
-        progress,
+    wanted = None if vert is None else parse_levels(vert)
+    areas = release_areas(
+        first,
+        second,
+        levels=None if levels is None else Path(levels),
+        vert=wanted,
+        label=label,
+        num_processes=num_processes,
+        progress=progress,
     )
-    areas = release_areas(first, second, settings)
     subjects = {*areas.pairs["subject"], *areas.lost["subject"]}
     report = DriftReport(
         first,
@@ -96,7 +98,7 @@ def drift(
     parameters = {
         **{name: None if path is None else str(path) for name, path in given.items()},
         "sha256": {str(file): sha256(file) for file in files},
-        "vert": list(settings.vert) if settings.vert else None,
+        "vert": list(wanted) if wanted else None,
         "label": label,
     }
     folder = Path(output)

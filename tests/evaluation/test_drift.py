@@ -18,7 +18,7 @@ from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.comparison.paired_statistics import deming_line
 from nnunet_softseg.evaluation.drift import drift, version_of
-from nnunet_softseg.evaluation.releases.areas import MapSettings, release_areas
+from nnunet_softseg.evaluation.releases.areas import release_areas
 from nnunet_softseg.evaluation.releases.drift_report import DriftReport, Limits, read_limits
 
 COLUMNS = [
@@ -55,7 +55,7 @@ def quiet(old: Path, new: Path, output: Path, **options: Any) -> Any:
 
 def compared(folder: Path, old: pd.DataFrame, new: pd.DataFrame, limits: Limits | None = None) -> DriftReport:
     files = written(folder, "old.csv", old), written(folder, "new.csv", new)
-    return DriftReport(*files, release_areas(*files, MapSettings()), limits or Limits())
+    return DriftReport(*files, release_areas(*files), limits or Limits())
 
 
 # Values

@@ -41,23 +41,19 @@ class ReleaseAreas:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class MapSettings:
-    """How maps are measured.
-
-    `levels` is an image of levels or a folder of them, `vert` those to take (None: all), `label` the one to
-    measure (None: the only one).
-    """
-
-    levels: Path | None = None
-    vert: tuple[int, ...] | None = None
-    label: int | None = None
-    num_processes: int = 2
-    progress: bool = True
-
-
-def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
+def release_areas(
+    old: Path,
+    new: Path,
+    *,
+    levels: Path | None = None,
+    vert: Sequence[int] | None = None,
+    label: int | None = None,
+    **workers: Any,
+) -> ReleaseAreas:
     """Return the areas of two releases: two folders of maps, or two CSV files.
+
+    `vert` are the levels to take, None: all. For maps `levels` is an image of levels or a folder of them,
+    `label` the one to measure, None: the only one; `workers` are num_processes and progress of `csa`.
 
     Raises:
         UserError: if the releases differ in cases, contrasts or levels, or a file cannot be used.
@@ -68,7 +64,12 @@ def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
             f"expected two folders of maps or two CSV files, found {old} and {new}: make a table of the maps "
             "with nnunet-softseg csa"
         )
-    both, warnings = (_of_tables(old, new, settings.vert), []) if tables[0] else _of_maps(old, new, settings)
+    warnings: list[str] = []
+    if tables[0]:
+        both = _of_tables(old, new, vert)
+    else:
+        slices, warnings = _of_maps(old, new, label, levels=levels, **workers)
+        both = _in_levels(slices, levels, vert, old)
     there = both["old"] > 0, both["new"] > 0
     lost, gained, nowhere = there[0] & ~there[1], ~there[0] & there[1], ~there[0] & ~there[1]
     for rows, words in ((gained, "only the new release finds"), (nowhere, "neither release finds")):
@@ -186,19 +187,18 @@ def level_number(file: Path, text: str) -> int:
 # Maps
 
 
-def _of_maps(old: Path, new: Path, settings: MapSettings) -> tuple[pd.DataFrame, list[str]]:
-    files = [_maps_of(root, settings.label) for root in (old, new)]
+def _of_maps(old: Path, new: Path, label: int | None, **how: Any) -> tuple[pd.DataFrame, list[str]]:
+    """Return `IMAGE`, and level, csa_mm2 and csa_hard_mm2 of both releases, of every slice; and warnings."""
+    files = [_maps_of(root, label) for root in (old, new)]
     _check_same(old, new, *files)
     cases, warnings = describe_cases(files[0])
-    slices = [_slices(of_release, settings) for of_release in files]
+    slices = [_slices(of_release, label, **how) for of_release in files]
     for each in slices:
         warnings += [line for line in each.attrs["warnings"] if line not in warnings]
     both = slices[0].merge(slices[1], on=["case", "slice"], suffixes=("_old", "_new"), validate="one_to_one")
-    both = _in_levels(both, settings, old)
     names = {case.case_id: case for case in cases}
     told = {name: [getattr(names[case], name) for case in both["case"]] for name in IMAGE}
-    areas = both.assign(**told).groupby(KEYS, as_index=False)[["old", "new"]].mean()
-    return areas, warnings
+    return both.assign(**told), warnings
 
 
 def _maps_of(root: Path, label: int | None) -> dict[str, Path]:
@@ -241,15 +241,10 @@ def _grid(file: Path) -> VoxelGrid:
     return VoxelGrid(image.shape[:3], np.asarray(image.affine, dtype=np.float64))
 
 
-def _slices(files: Mapping[str, Path], settings: MapSettings) -> pd.DataFrame:
+def _slices(files: Mapping[str, Path], label: int | None, **how: Any) -> pd.DataFrame:
     """Return case, slice, level, csa_mm2 and csa_hard_mm2 of every slice of a release."""
-    table = csa(
-        list(files.values()),
-        levels=settings.levels,
-        label=settings.label if all(case_and_label(file)[1] is None for file in files.values()) else None,
-        num_processes=settings.num_processes,
-        progress=settings.progress,
-    )
+    numbered = any(case_and_label(file)[1] is not None for file in files.values())
+    table = csa(list(files.values()), label=None if numbered else label, **how)
     failed = table.attrs["failed"]
     if failed:
         raise UserError(failed[0] + (f" (and {len(failed) - 1} more maps)" if len(failed) > 1 else ""))
@@ -259,23 +254,23 @@ def _slices(files: Mapping[str, Path], settings: MapSettings) -> pd.DataFrame:
     return chosen
 
 
-def _in_levels(both: pd.DataFrame, settings: MapSettings, root: Path) -> pd.DataFrame:
-    """Return case, level, old, new of the slices where either release exceeds 0.5, nothing there is 0 mm2.
+def _in_levels(
+    slices: pd.DataFrame, levels: Path | None, vert: Sequence[int] | None, root: Path
+) -> pd.DataFrame:
+    """Return `KEYS`, old and new: means over the slices where either release exceeds 0.5, nothing is 0 mm2.
 
     Both releases are measured in the same slices: the level of one is that of the old map.
     """
-    filled = both[["csa_hard_mm2_old", "csa_hard_mm2_new"]].notna().any(axis=1)
-    level = (
-        both["level_old"].fillna(both["level_new"]) if settings.levels else pd.Series(NO_LEVEL, both.index)
-    )
-    areas = {"old": both[f"{AREA}_old"].fillna(0.0), "new": both[f"{AREA}_new"].fillna(0.0)}
-    rows = both[["case"]].assign(level=level, **areas)[filled & level.notna()].astype({"level": int})
-    if settings.levels and settings.vert:
+    filled = slices[["csa_hard_mm2_old", "csa_hard_mm2_new"]].notna().any(axis=1)
+    level = slices["level_old"].fillna(slices["level_new"]) if levels else pd.Series(NO_LEVEL, slices.index)
+    areas = {"old": slices[f"{AREA}_old"].fillna(0.0), "new": slices[f"{AREA}_new"].fillna(0.0)}
+    rows = slices[IMAGE].assign(level=level, **areas)[filled & level.notna()].astype({"level": int})
+    if levels and vert:
         there = sorted(rows["level"].unique())
-        rows = rows[rows["level"].isin(list(settings.vert))]
+        rows = rows[rows["level"].isin(list(vert))]
         if rows.empty:
             raise UserError(
-                f"{settings.levels}: expected slices of {level_name(settings.vert)} in the maps of {root}, "
+                f"{levels}: expected slices of {level_name(vert)} in the maps of {root}, "
                 f"found {examples([level_name([n]) for n in there], 12) or 'no level'}: choose with --vert"
             )
-    return rows
+    return rows.groupby(KEYS, as_index=False)[["old", "new"]].mean()
