@@ -261,6 +261,17 @@ def test_maps_are_measured_in_the_same_slices(tmp_path: Path) -> None:
     assert back.table["level"].isna().all()
 
 
+def test_a_label_of_scans_that_are_numbered_is_measured(tmp_path: Path) -> None:
+    for folder, width in (("old", 5), ("new", 7)):
+        for scan in (3, 7):
+            labels = 2 * (prism(width) > 0.5)
+            labels[0, 0] = 1
+            write(tmp_path / folder / f"scan_{scan:04d}.nii.gz", labels.astype(np.uint8))
+    report = quiet(tmp_path / "old", tmp_path / "new", tmp_path / "out", label=2)
+    assert report.pairs["subject"].tolist() == ["scan_0003", "scan_0007"]
+    np.testing.assert_allclose(report.pairs["new"] / report.pairs["old"], 7 / 5)
+
+
 def test_an_empty_map_is_lost(tmp_path: Path) -> None:
     old = release(tmp_path / "old", 6.2)
     new = release(tmp_path / "new", 6.2, **{"sub-01_T2w": 0.0})

@@ -243,7 +243,7 @@ def _grid(file: Path) -> VoxelGrid:
 
 def _slices(files: Mapping[str, Path], label: int | None, **how: Any) -> pd.DataFrame:
     """Return case, slice, level, csa_mm2 and csa_hard_mm2 of every slice of a release."""
-    numbered = any(case_and_label(file)[1] is not None for file in files.values())
+    numbered = any(case_and_label(file, files)[1] is not None for file in files.values())
     table = csa(list(files.values()), label=None if numbered else label, **how)
     failed = table.attrs["failed"]
     if failed:
