@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nnunet_softseg.evaluation.comparison import paired_statistics
-from nnunet_softseg.evaluation.comparison.leaderboard import subject_table
+from nnunet_softseg.evaluation.comparison.leaderboard import HEADLINES, SCORES, subject_table
 from nnunet_softseg.evaluation.comparison.paired_statistics import (
     SIGNIFICANT,
     bca,
@@ -26,7 +26,6 @@ from nnunet_softseg.evaluation.comparison.paired_statistics import (
     signed_rank_test,
     student_t,
 )
-from nnunet_softseg.evaluation.comparison.scores import HEADLINES, SCORES
 from nnunet_softseg.metrics.overlap import case_measures
 
 Floats = npt.NDArray[np.float64]

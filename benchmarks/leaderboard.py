@@ -40,9 +40,9 @@ def main() -> None:
 
 def report(study: PhantomStudy, seeds: Sequence[int]) -> None:
     """Compare the methods, the trainings of each averaged, and write the report."""
+    from nnunet_softseg.evaluation.compare import write_report
+    from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY
     from nnunet_softseg.evaluation.comparison.result import compared, write_comparison
-    from nnunet_softseg.evaluation.comparison.scores import PRIMARY
-    from nnunet_softseg.evaluation.report.writing import write_report
     from nnunet_softseg.evaluation.tables import made_by
 
     each = measure(study, seeds)

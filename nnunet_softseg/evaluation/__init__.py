@@ -2,35 +2,25 @@
 
 The modules, in the order of their imports:
 
+  tables.py                        tables: columns and their meaning, order of rows, reading, CSV and JSON
   cases.py                         subject, session and contrast of a case
   maps.py                          a prediction and its reference as arrays on one grid
-  tables.py                        tables: columns and their meaning, order of rows, CSV and JSON
   measuring.py                     settings; all numbers of one case, every method
-  areas.py                         the area of a case: over which slices, how far off
-  evaluation.py                    methods on all cases of a reference
+  evaluation.py                    methods on all cases of a reference; over which slices areas are means
   evaluate.py                      the command: one method -> tables
-  comparison/scores.py             the measures by which methods are ranked
-  comparison/paired_statistics.py  tests, effect sizes and intervals of paired values
-  comparison/deming.py             line between two measurements that both have errors
-  comparison/verdict.py            whether a difference is more than chance
-  comparison/leaderboard.py        cases -> subjects -> ranks, tests, winners
-  comparison/contrast_effects.py   area over contrasts: analysis of variance, agreement
-  comparison/result.py             all tables of a comparison
+  comparison/paired_statistics.py  tests, effect sizes, intervals and lines of paired values
+  comparison/leaderboard.py        measures; cases -> subjects -> ranks, tests; whether the best holds
+  comparison/result.py             all tables of a comparison; area over contrasts, agreement
   report/wording.py                numbers and verdicts as a person reads them
   report/drawing.py                method styles; groups of values as violins and points
   report/figures.py                the figures of a label as SVG and PNG
   report/tables.py                 the tables of the page
   report/worst_cases.py            the cases in which each method is furthest off, as pictures
-  report/writing.py                report.html
-  compare.py                       the command: methods -> leaderboard, report
+  compare.py                       the command: methods -> leaderboard, report.html
   releases/areas.py                areas of two releases of a model, from tables or maps
-  releases/frozen_set.py           the set of people: unchanged, unseen; versions
-  releases/limits.py               what counts as drift
-  releases/statistics.py           bias, agreement, ratios, line per contrast and level
-  releases/normative.py            a normative table brought to the new release
-  releases/drift_report.py         statistics held against limits
+  releases/drift_report.py         statistics held against limits; a normative table updated
   releases/page.py                 drift.html
-  drift.py                         the command: two releases -> drift or none
+  drift.py                         the command: two releases of a model -> drift or none
   cohort/derivatives.py            derivatives of a BIDS folder: names, and the model that made them
   cohort/participants.py           images of participants -> soft maps, areas, a page of pictures each
   cohort/group.py                  all participants: one table, one page, what is missing

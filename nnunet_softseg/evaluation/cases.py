@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from nnunet_softseg.datasets.raw_dataset import LabelScheme
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.evaluation.tables import read_table
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, Case
 from nnunet_softseg.io.results import read_in_or_above
 
@@ -36,11 +35,7 @@ def read_case_table(file: Path) -> CaseTable:
     Raises:
         UserError: if it cannot be read, a column is missing, a cell is empty, or a case is there twice.
     """
-    try:
-        table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: expected a tab-separated table, found: {reason}: write it again") from error
+    table = read_table(file, "a tab-separated table", sep="\t", dtype=str, keep_default_na=False)
     missing = [column for column in KEY_COLUMNS if column not in table]
     if missing:
         raise UserError(

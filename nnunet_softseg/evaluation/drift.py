@@ -1,20 +1,29 @@
 """The command `drift`: does a new release of a model measure other areas than the old one?"""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
-from nnunet_softseg.errors import UserError
-from nnunet_softseg.evaluation.releases.areas import MapSettings, ReleaseAreas, release_areas
-from nnunet_softseg.evaluation.releases.drift_report import DriftReport
-from nnunet_softseg.evaluation.releases.frozen_set import check_manifest, trained_on, version_of
-from nnunet_softseg.evaluation.releases.limits import Limits, read_limits
-from nnunet_softseg.evaluation.releases.normative import updated_table
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.evaluation.cases import training_cases
+from nnunet_softseg.evaluation.releases.areas import release_areas
+from nnunet_softseg.evaluation.releases.drift_report import (
+    DRIFT_COLUMNS,
+    DriftReport,
+    Limits,
+    read_limits,
+    updated_table,
+)
 from nnunet_softseg.evaluation.releases.page import write_drift_page
-from nnunet_softseg.evaluation.releases.statistics import DRIFT_COLUMNS
 from nnunet_softseg.evaluation.tables import made_by, write_csv
-from nnunet_softseg.io.results import make_folder, sha256, write_json
+from nnunet_softseg.io.case_files import Case, folds_trained_on
+from nnunet_softseg.io.formats import without_nifti_ending
+from nnunet_softseg.io.results import load_json, make_folder, sha256, write_json
 from nnunet_softseg.metrics.morphometry.levels import parse_levels
+
+_LINE = re.compile(r"^([0-9a-f]{64}) [ *](.+)$", re.IGNORECASE)
+_NUMBERS = r"(?:(?:v|r|release)[-_]?(\d+(?:\.\d+)*)|(\d+(?:\.\d+)+))"
+_VERSION = re.compile(rf"(?:^|[^a-z0-9.]){_NUMBERS}(?![a-z0-9])", re.IGNORECASE)
 
 
 def drift(
@@ -44,9 +53,10 @@ def drift(
         levels: vertebral levels for maps: an image, or a folder where each map's is found by name.
         vert: levels to compare, such as (2, 3); all if not given.
         label: the label to measure, if maps have several.
-        limits: JSON with names of `releases.limits.Limits`.
-        manifest: SHA-256 of the files of the frozen set, see `releases.frozen_set.check_manifest`.
-        update: CSV of normative areas of the old release, see `releases.normative.updated_table`.
+        limits: JSON with names of `releases.drift_report.Limits`.
+        manifest: SHA-256 of the files of the frozen set, as `sha256sum` writes them, a line
+            `<SHA-256>  <path>` each, or JSON {path: SHA-256}; paths begin at its folder.
+        update: CSV of normative areas of the old release, see `releases.drift_report.updated_table`.
         num_processes: maps measured at once.
         progress: show a bar.
 
@@ -60,57 +70,113 @@ def drift(
     if levels is not None and first.is_file():
         raise UserError("--levels: expected folders of maps with it, found tables: leave it out")
     chosen = Limits() if limits is None else read_limits(Path(limits))
-    settings = MapSettings(
-        None if levels is None else Path(levels),
-        None if vert is None else parse_levels(vert),
-        label,
-        num_processes,
-        progress,
+    wanted = None if vert is None else parse_levels(vert)
+    areas = release_areas(
+        first,
+        second,
+        levels=None if levels is None else Path(levels),
+        vert=wanted,
+        label=label,
+        num_processes=num_processes,
+        progress=progress,
     )
-    areas = release_areas(first, second, settings)
+    subjects = {*areas.pairs["subject"], *areas.lost["subject"]}
     report = DriftReport(
         first,
         second,
         areas,
         chosen,
         limits_file=None if limits is None else Path(limits),
-        trained_on=trained_on([first, second], _subjects(areas)),
-        manifest_files=None if manifest is None else check_manifest(Path(manifest), _subjects(areas)),
+        trained_on=_trained_on([first, second], subjects),
+        manifest_files=None if manifest is None else _check_manifest(Path(manifest), subjects),
         notes=_order(first, second),
     )
     updated = None if update is None else updated_table(Path(update), report.table, report.pooled)
-    given = {
-        "old": old,
-        "new": new,
-        "levels": levels,
-        "limits": limits,
-        "manifest": manifest,
-        "update": update,
-    }
-    chosen_levels = list(settings.vert) if settings.vert else None
-    parameters = {**_with_hashes(given), "vert": chosen_levels, "label": label}
-    _write(report, Path(output), parameters)
-    if update is not None and updated is not None:
-        write_csv(Path(output) / f"{Path(update).stem}_updated.csv", updated)
-    return report
-
-
-def _with_hashes(given: Mapping[str, str | Path | None]) -> dict[str, Any]:
-    """Return the paths given, and the SHA-256 of those that are files, as JSON can hold them."""
+    given = {"old": old, "new": new, "levels": levels}
+    given |= {"limits": limits, "manifest": manifest, "update": update}
     files = [Path(file) for file in given.values() if file is not None and Path(file).is_file()]
-    paths = {name: None if value is None else str(value) for name, value in given.items()}
-    return {**paths, "sha256": {str(file): sha256(file) for file in files}}
-
-
-def _write(report: DriftReport, folder: Path, parameters: Mapping[str, Any]) -> None:
+    parameters = {
+        **{name: None if path is None else str(path) for name, path in given.items()},
+        "sha256": {str(file): sha256(file) for file in files},
+        "vert": list(wanted) if wanted else None,
+        "label": label,
+    }
+    folder = Path(output)
     make_folder(folder)
     write_csv(folder / "drift.csv", report.table[[*DRIFT_COLUMNS]])
     write_json(folder / "drift.json", {"made_by": made_by("drift", parameters), **report.as_dict()})
     write_drift_page(report, folder / "drift.html")
+    if update is not None and updated is not None:
+        write_csv(folder / f"{Path(update).stem}_updated.csv", updated)
+    return report
 
 
-def _subjects(areas: ReleaseAreas) -> set[str]:
-    return {*areas.pairs["subject"], *areas.lost["subject"]}
+# The frozen set of people
+
+
+def _check_manifest(file: Path, subjects: Collection[str]) -> int:
+    """Return how many files of the frozen set are as a manifest says; refuse changes and other subjects."""
+    listed = _read_manifest(file)
+    missing = [name for name in listed if not (file.parent / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{file}: expected {len(listed)} files beside it, found {len(missing)} missing: "
+            f"{examples(missing)}: restore the frozen set"
+        )
+    changed = [name for name, known in listed.items() if sha256(file.parent / name) != known.lower()]
+    if changed:
+        raise UserError(
+            f"{file}: expected files with the SHA-256 listed, found {len(changed)} changed: "
+            f"{examples(changed)}: restore the frozen set, or freeze a new one for both releases"
+        )
+    known = {Case.from_name(without_nifti_ending(Path(name).name)).subject for name in listed}
+    left_out, strange = sorted(known - {*subjects}), sorted({*subjects} - known)
+    if left_out or strange:
+        raise UserError(
+            f"{file}: expected the {len(known)} subjects of the manifest, found {len(left_out)} left out "
+            f"({examples(left_out) or 'none'}) and {len(strange)} that it does not list "
+            f"({examples(strange) or 'none'}): compare the releases on the whole frozen set"
+        )
+    return len(listed)
+
+
+def _read_manifest(file: Path) -> dict[str, str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file}: expected a manifest, found: {reason}: check the path") from error
+    if text.lstrip().startswith("{"):
+        content = load_json(file)
+        lines = [f"{digest}  {name}" for name, digest in content.items()]
+    else:
+        lines = [line for line in text.splitlines() if line.strip()]
+    matches = [_LINE.match(line) for line in lines]
+    if not lines or None in matches:
+        found = f"line {matches.index(None) + 1}: {lines[matches.index(None)][:60]!r}" if lines else "none"
+        raise UserError(f"{file}: expected lines <SHA-256>  <path>, found {found}: make it with sha256sum")
+    return {match[2]: match[1] for match in matches if match}
+
+
+def _trained_on(releases: Collection[Path], subjects: Collection[str]) -> dict[str, list[str]]:
+    """Return release -> subjects that it was trained on, by softseg.json in or above its folder."""
+    found = {}
+    for release in releases:
+        seen = training_cases(release if release.is_dir() else release.parent)
+        known = sorted(subject for subject in set(subjects) if folds_trained_on(subject, seen))
+        if known:
+            found[str(release)] = known
+    return found
+
+
+def version_of(release: Path) -> tuple[int, ...]:
+    """Return the version in a release's name, (2, 10) of `model_v2.10`, of its folder's if it has none.
+
+    A number is a version behind v, r or release, or with a dot in it.
+    """
+    parts = [release.name.removesuffix(".csv"), *release.absolute().parts[:-1][::-1]]
+    found = [match for part in parts if (match := _VERSION.search(part))]
+    return tuple(map(int, (found[0][1] or found[0][2]).split("."))) if found else ()
 
 
 def _order(old: Path, new: Path) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Any number of methods on all cases of a reference: files, workers, tables."""
+"""Any number of methods on all cases of a reference: files, workers, tables; areas and their errors."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples, grouped
-from nnunet_softseg.evaluation.areas import case_areas, mark_region
 from nnunet_softseg.evaluation.cases import (
     calibration_note,
     describe_cases,
@@ -22,6 +21,7 @@ from nnunet_softseg.evaluation.cases import (
     training_cases,
 )
 from nnunet_softseg.evaluation.measuring import (
+    AREAS,
     REFERENCE,
     CaseJob,
     EvaluationSettings,
@@ -41,6 +41,11 @@ from nnunet_softseg.io.formats import ANY_FORMAT
 from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.levels import level_name
 
+COMMON, OWN = "common heights", "own slices"
+SHORTEST_COMMON_MM = 10.0
+"""Contrasts of a subject that share less than this are measured over their own slices."""
+_ROUNDING_MM = 1e-3
+_IMAGE = ["case", "label"]
 _MANY_MISSING = 0.5
 _SHOWN = ["dice", "soft_dice", "boundary_mae", "abs_rve_percent", "asd_mm"]
 _SHOWN += ["csa_mm2", "reference_csa_mm2", "abs_csa_error_mm2"]
@@ -73,19 +78,16 @@ class Evaluation:
         """One line for each case that failed."""
         return [f"failed, in no mean: {case_id}: {why}" for case_id, why in self.failed.items()]
 
-    def _regions(self) -> list[str]:
-        """Return the slices of which areas are means."""
+    def as_text(self) -> str:
+        """Return the files used and means over cases, for a terminal."""
+        lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
         measured = self.cases[self.cases["csa_slices"] > 0].groupby("csa_region", sort=False)
-        return [
+        lines += self.failures
+        lines += [
             f"areas over {region}: {rows['case'].nunique()} cases, "
             f"{rows['csa_slices'].min()} to {rows['csa_slices'].max()} slices each"
             for region, rows in measured
         ]
-
-    def as_text(self) -> str:
-        """Return the files used and means over cases, for a terminal."""
-        lines = [f"{method}: {note}" for method, note in self.method_notes.items()]
-        lines += [*self.failures, *self._regions()]
         means = self.cases.groupby(["label", "method"], sort=False)[_SHOWN].mean().T
         means.columns = pd.Index([f"{self.labels[label]}, {method}" for label, method in means.columns])
         return "\n".join([*lines, "", means.to_string(float_format=lambda value: f"{value:.4g}")])
@@ -137,9 +139,14 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         )
         for case in plan.common()
     ]
-    processes, progress = settings.num_processes, settings.progress
-    options = {"num_processes": processes, "progress": progress, "description": "measure"}
-    outcomes = try_jobs(measure_case, jobs, lambda job: job.case.case_id, **options)
+    outcomes = try_jobs(
+        measure_case,
+        jobs,
+        lambda job: job.case.case_id,
+        num_processes=settings.num_processes,
+        progress=settings.progress,
+        description="measure",
+    )
     measured = succeeded(outcomes)
     failed = {
         job.case.case_id: str(outcome)
@@ -150,6 +157,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
     nowhere = [result.case.case_id for result in measured if not result.has_place]
     slices, region_warnings = mark_region(slices, settings.vert if settings.levels else None, nowhere)
     cases = _cases(measured, case_areas(slices), plan, methods)
+    doubts = [doubt for result in measured for doubt in result.doubts]
     if settings.levels and not slices["in_region"].any():
         there = [level_name([level]) for level in sorted(slices["level"].dropna().unique())]
         raise UserError(
@@ -167,7 +175,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         missing=plan.missing(),
         failed=failed,
         method_notes=plan.notes,
-        warnings=(*plan.warnings, *region_warnings, *_resampled(cases), *_doubts(measured)),
+        warnings=(*plan.warnings, *region_warnings, *_resampled(cases), *grouped(doubts)),
     )
 
 
@@ -190,6 +198,13 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
             if table and method in table.paths
             else prediction_files(images, cases, labels, settings.patterns.get(method))
         )
+        if not found[method].paths:
+            names = examples([images.relative(file) for file in images.files])
+            raise UserError(
+                f"{images.root}: expected predictions of {method} for cases of {reference} such as "
+                f"{cases[0].case_id}, found {len(images.files)} images ({names}): check the "
+                "folder, or say how files are named with --pattern"
+            )
         notes[method] = "; ".join(filter(None, (_note(images, found[method]), calibration_note(folder))))
         warnings += [*images.warnings(), *_of_no_case(method, images, found[method])]
     plan = _Plan(
@@ -202,7 +217,7 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
         notes=notes,
         warnings=warnings,
     )
-    _check_common(plan, methods, reference)
+    _check_common(plan, methods)
     return plan
 
 
@@ -246,17 +261,8 @@ def _of_no_case(method: str, images: ImageFiles, found: Found) -> list[str]:
     return [told + examples(names)] if names else []
 
 
-def _check_common(plan: _Plan, methods: Mapping[str, Path], reference: Path) -> None:
+def _check_common(plan: _Plan, methods: Mapping[str, Path]) -> None:
     """Refuse a comparison of nothing, and warn of what some method lacks."""
-    for method, folder in methods.items():
-        if not plan.found[method].paths:
-            images = list_files(folder, formats=ANY_FORMAT)
-            names = examples([images.relative(file) for file in images.files])
-            raise UserError(
-                f"{images.root}: expected predictions of {method} for cases of {reference} such as "
-                f"{plan.cases[0].case_id}, found {len(images.files)} images ({names}): check the "
-                "folder, or say how files are named with --pattern"
-            )
     common = plan.common()
     if not common:
         raise UserError(
@@ -335,10 +341,6 @@ def _resampled(cases: pd.DataFrame) -> list[str]:
     ]
 
 
-def _doubts(measured: Sequence[MeasuredCase]) -> list[str]:
-    return grouped(doubt for result in measured for doubt in result.doubts)
-
-
 def _reliability(
     measured: Sequence[MeasuredCase], methods: Iterable[str], labels: Sequence[int]
 ) -> pd.DataFrame:
@@ -350,3 +352,88 @@ def _reliability(
         columns = zip(RELIABILITY_COLUMNS, (method, label, *bins), strict=True)
         tables.append(pd.DataFrame(dict(columns)))
     return pd.concat(tables, ignore_index=True)
+
+
+# The area of a case: over which slices it is a mean, and how far it is off
+
+
+def mark_region(
+    slices: pd.DataFrame, vert: Sequence[int] | None, nowhere: Collection[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the slices of all cases with the columns `in_region` and `csa_region`, and warnings.
+
+    `vert` are the levels, if they are known. Without, areas are means over the heights that all contrasts of
+    a subject (in one session) share, in scanner coordinates: areas of different levels say nothing about the
+    method. `nowhere` are the cases that do not say where they lie: theirs are over their own slices. Only
+    slices in which the reference exceeds 0.5 count.
+    """
+    reference = slices[slices["method"] == REFERENCE]
+    hard = reference["csa_hard_mm2"].notna()
+    # Where the reference nowhere exceeds 0.5 in a case: its slices above 0.
+    filled = hard | ~hard.groupby([reference[name] for name in _IMAGE]).transform("any")
+    if vert is not None:
+        region = filled & reference["level"].isin(list(vert)).to_numpy(dtype=bool)
+        names: str | pd.Series[str] = level_name(vert)
+        of_cases = reference["level"].where(region).groupby(reference["case"])
+        found = {case: sorted({*map(int, levels.dropna())}) for case, levels in of_cases}
+        without = [case for case, levels in found.items() if not levels]
+        part = {case: levels for case, levels in found.items() if levels and {*levels} != {*vert}}
+        in_part = [f"{case} ({level_name(levels)})" for case, levels in part.items()]
+        warning = f"{len(without)} cases have no slice of {names} and so no area: {examples(without)}"
+        warnings = [warning] if without else []
+        warning = f"{len(part)} cases have a part of {names} only, and the area of that: {examples(in_part)}"
+        warnings += [warning] if part else []
+    else:
+        region, names, warnings = _common_heights(reference, filled, nowhere)
+    marked = reference[[*_IMAGE, "slice"]].assign(in_region=region, csa_region=names)
+    return slices.merge(marked, on=[*_IMAGE, "slice"], how="left", validate="many_to_one"), warnings
+
+
+def _common_heights(
+    reference: pd.DataFrame, filled: "pd.Series[bool]", nowhere: Collection[str]
+) -> tuple["pd.Series[bool]", "pd.Series[str]", list[str]]:
+    heights = reference["z_mm"].where(filled & ~reference["case"].isin(list(nowhere)))
+    together = ["subject", "session", "label"]
+    ends = heights.groupby([reference[name] for name in (*together, "case")]).agg(["min", "max"])
+    shared = ends.groupby(level=together).agg(low=("min", "max"), high=("max", "min"), n=("min", "count"))
+    rows = shared.reindex(pd.MultiIndex.from_frame(reference[together])).set_axis(reference.index)
+    several = (rows["n"] > 1).to_numpy()
+    inside = heights.between(rows["low"] - _ROUNDING_MM, rows["high"] + _ROUNDING_MM).to_numpy()
+    use_common = several & (rows["high"] - rows["low"] >= SHORTEST_COMMON_MM).to_numpy()
+    # Thick slices may leave a case without a slice in the shared heights.
+    some = pd.Series(inside & use_common, index=reference.index).groupby([reference[name] for name in _IMAGE])
+    use_common &= some.transform("any").to_numpy()
+    region = filled & (inside | ~use_common)
+    names = pd.Series(np.where(use_common, COMMON, OWN), index=reference.index)
+    apart = sorted(reference.loc[several & ~use_common, "subject"].unique())
+    warning = (
+        f"{len(apart)} subjects have contrasts that share less than {SHORTEST_COMMON_MM:g} mm, or no slice "
+        f"there: their areas are means over different heights: {examples(apart)}; give --levels"
+    )
+    return region, names, [warning] if apart else []
+
+
+def case_areas(slices: pd.DataFrame) -> pd.DataFrame:
+    """Return method, case, label and the columns csa_* of `tables.CASE_COLUMNS`, from `mark_region`'s slices.
+
+    NaN where the region is empty. A slice that a method leaves empty counts as 0 mm2: passed over, it would
+    hide a failure.
+    """
+    inside, who = slices[slices["in_region"]], ["method", *_IMAGE]
+    filled = inside.assign(missed=inside["csa_mm2"].isna(), **inside[[*AREAS]].fillna(0.0))
+    numbers = {"csa_slices": ("slice", "size"), "csa_missed_slices": ("missed", "sum")}
+    means = filled.groupby(who).agg(**numbers, **{area: (area, "mean") for area in AREAS})
+    images = slices.drop_duplicates(who)[[*who, "csa_region"]]
+    table = images.merge(means.reset_index(), on=who, how="left")
+    table[list(numbers)] = table[list(numbers)].fillna(0).astype(int)
+    is_reference = table["method"] == REFERENCE
+    reference = table[is_reference].set_index(_IMAGE)[[*AREAS]].add_prefix("reference_")
+    table = table[~is_reference].merge(reference.reset_index(), on=_IMAGE, how="left")
+    for area in AREAS:
+        # An empty reference has no differences.
+        expected = table[f"reference_{area}"].where(table[f"reference_{area}"] > 0)
+        difference = table[area] - expected
+        for unit, error in (("mm2", difference), ("percent", 100 * difference / expected)):
+            name = f"{area.removesuffix('_mm2')}_error_{unit}"
+            table = table.assign(**{name: error, f"abs_{name}": error.abs()})
+    return table

@@ -132,7 +132,7 @@ class MeasuredCase:
     `rows` has one per label and method: names of `measure_table.MEASURES`, method, label, kind, resampled,
     prediction, reference. `slices` has one per label, method (and `REFERENCE`) and slice of the reference.
     `instances` has one per label, method and object. `reliability`: (method, label) -> curve. `doubts` are
-    about the geometry of its files, `is_placed`: whether these are of a format that has one.
+    about the geometry of its files; `has_place`: heights of its slices compare with those of other images.
     """
 
     case: Case
@@ -141,12 +141,7 @@ class MeasuredCase:
     instances: pd.DataFrame
     reliability: dict[tuple[str, int], ReliabilityCurve]
     doubts: tuple[Finding, ...]
-    is_placed: bool = True
-
-    @property
-    def has_place(self) -> bool:
-        """Whether the heights of its slices can be compared with those of other images."""
-        return not any(doubt.what == NOWHERE for doubt in self.doubts) and self.is_placed
+    has_place: bool
 
 
 def measure_case(job: CaseJob) -> MeasuredCase:
@@ -167,21 +162,23 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             split = tuple(grid.spacing_mm) if job.settings.split_touching else None
             matches = match_instances(*pair, split_touching=split)
             instances.append(matches.table(grid.affine).assign(method=method, label=label))
+            curve = reliability[method, label] = reliability_curve(*pair, grid.spacing_mm)
             measures = case_measures(
                 *pair,
                 grid.steps_mm,
                 surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm,
                 instances=matches,
+                calibration=curve,
             )
             who = {"method": method, "label": label, "kind": given.kind, "resampled": resampled}
             files_used = {"prediction": str(files[label]), "reference": str(reference_file)}
             rows.append({**who, **measures, **files_used})
-            reliability[method, label] = reliability_curve(*pair, grid.spacing_mm)
             slices.append(_tidy(_slice_areas(prediction, None), extent, label, method, table))
     doubts = tuple(doubt for each in stored.values() for doubt in each.doubts)
-    placed = all(each.has_place for each in stored.values())
+    nowhere = any(doubt.what == NOWHERE for doubt in doubts)
+    has_place = not nowhere and all(each.has_place for each in stored.values())
     of_slices, of_objects = (pd.concat(each, ignore_index=True) for each in (slices, instances))
-    return MeasuredCase(job.case, rows, of_slices, of_objects, reliability, doubts, placed)
+    return MeasuredCase(job.case, rows, of_slices, of_objects, reliability, doubts, has_place)
 
 
 def _read(

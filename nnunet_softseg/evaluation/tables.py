@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nnunet_softseg import __version__
+from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.instances import INSTANCE_COLUMNS as _OF_INSTANCE
 from nnunet_softseg.metrics.measure_table import MEASURES
@@ -79,6 +80,21 @@ RELIABILITY_COLUMNS: Mapping[str, str] = {
     "mean_prediction": "their mean predicted value; empty if there are none",
     "mean_reference": "their mean reference value: the observed frequency",
 }
+
+
+def read_table(file: Path, expected: str, **how: Any) -> pd.DataFrame:
+    """Return a table in UTF-8; `how` is of `pandas.read_csv`.
+
+    Raises:
+        UserError: if it is missing or no table; `expected` says what it should be.
+    """
+    try:
+        return pd.read_csv(file, encoding="utf-8-sig", **how)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: expected {expected}, found nothing: check the path") from error
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: expected {expected}, found: {reason}: write it again") from error
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

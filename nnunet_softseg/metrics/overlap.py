@@ -1,24 +1,37 @@
-"""Agreement of two soft maps, voxel by voxel, and all measures of a case together.
+"""Agreement of two soft maps, voxel by voxel and between their surfaces, and all measures of a case together.
 
 Arrays are those of one label on one grid, values in [0, 1]. Soft measures take the values as they are, hard
 ones the voxels strictly above 0.5. NaN, no value: `measure_table.MEASURES` declares when.
+
+The surface of a mask is the set of *centres of its boundary voxels*, those with at least one face neighbour
+outside of it, as all beyond the image is. Each counts once; tools that weight surface elements by their area
+give somewhat other numbers.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_erosion
 
-from nnunet_softseg.io.geometry import Spacing, axis_lengths, bounding_box, check_grids, voxel_volume
-from nnunet_softseg.metrics.calibration import reliability_curve
+from nnunet_softseg.io.geometry import (
+    Spacing,
+    axis_lengths,
+    bounding_box,
+    check_grids,
+    distances_mm,
+    voxel_volume,
+)
+from nnunet_softseg.metrics.calibration import Map, ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.instances import InstanceMatches, match_instances
-from nnunet_softseg.metrics.measure_table import MEASURES, EmptyIf
-from nnunet_softseg.metrics.surface_distance import check_tolerance, surface_distances
+from nnunet_softseg.metrics.measure_table import MEASURES
 from nnunet_softseg.settings import HARD_THRESHOLD
 
-Map = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
+
+# A distance of exactly the tolerance counts as within it, whatever rounding did to spacing and square root.
+_ROUNDING_MM = 1e-6
 
 
 def dice(prediction: Map, reference: Map, threshold: float = HARD_THRESHOLD) -> float:
@@ -95,16 +108,16 @@ def case_measures(
     *,
     surface_dice_tolerance_mm: float = 1.0,
     instances: InstanceMatches | None = None,
+    calibration: ReliabilityCurve | None = None,
 ) -> dict[str, float]:
     """Return every measure of one label in one case, under the names and in the order of `MEASURES`.
 
     `mae` and `rmse` are means over all voxels of the image, most of them empty: they compare methods on the
-    same images, not images of different fields of view. Voxels of `brier` and `ece`: see `calibration`,
-    surfaces: `surface_distance`, objects: `instances` (of the same maps, if they are matched already). That
-    values lie in [0, 1] without NaN is not checked.
+    same images, not images of different fields of view. `instances` and `calibration` are those of the same
+    maps, where they are known already. That values lie in [0, 1] without NaN is not checked.
     """
     check_grids(prediction, reference, spacing_mm)
-    calibration = reliability_curve(prediction, reference, axis_lengths(spacing_mm))
+    calibration = calibration or reliability_curve(prediction, reference, axis_lengths(spacing_mm))
     box = bounding_box((prediction != 0) | (reference != 0))
     predicted, expected = (np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     computed = {
@@ -114,7 +127,10 @@ def case_measures(
         "brier": calibration.brier_score,
         "ece": calibration.expected_calibration_error,
     }
-    empty = _what_is_empty(predicted, expected)
+    empty = {
+        kind: {"prediction_empty": not (predicted > low).any(), "reference_empty": not (expected > low).any()}
+        for kind, low in (("soft", 0.0), ("hard", HARD_THRESHOLD))
+    }
     declared = {
         name: measure.empty.value(**empty[measure.empty.empty_if]) for name, measure in MEASURES.items()
     }
@@ -159,13 +175,59 @@ def _surface_measures(
     }
 
 
-def _what_is_empty(prediction: Map, reference: Map) -> dict[EmptyIf, dict[str, bool]]:
-    """Return the arguments of `EmptyCases.value`, per meaning of empty."""
-    above: dict[EmptyIf, float] = {"soft": 0.0, "hard": HARD_THRESHOLD}
-    return {
-        name: {
-            "prediction_empty": not (prediction > low).any(),
-            "reference_empty": not (reference > low).any(),
-        }
-        for name, low in above.items()
-    }
+# Distances between surfaces
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """The distance from every surface voxel of one mask to the nearest of the other, (n,) and (m,)."""
+
+    to_reference_mm: npt.NDArray[np.float64]
+    to_prediction_mm: npt.NDArray[np.float64]
+
+    def asd_mm(self) -> float:
+        """Return the symmetric mean surface distance: the mean over all surface voxels of both masks.
+
+        Source: Heimann et al. 2009 (ASSD). Tools that average the two directions' means differ slightly.
+        """
+        return float(np.concatenate([self.to_reference_mm, self.to_prediction_mm]).mean())
+
+    def hd95_mm(self) -> float:
+        """Return the 95th percentile of the Hausdorff distance: per direction, then the larger of the two.
+
+        Source: Huttenlocher et al. 1993 (ranked directed distances). Tools that take the percentile of both
+        directions pooled report at most this.
+        """
+        directions = (self.to_reference_mm, self.to_prediction_mm)
+        return max(float(np.percentile(distances, 95)) for distances in directions)
+
+    def surface_dice(self, tolerance_mm: float) -> float:
+        """Return the share of the surface voxels of both masks that lie within the tolerance of the other."""
+        check_tolerance(tolerance_mm)
+        distances = np.concatenate([self.to_reference_mm, self.to_prediction_mm])
+        return float((distances <= tolerance_mm + _ROUNDING_MM).mean())
+
+
+def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> SurfaceDistances:
+    """Return the distances between the surfaces of two masks, both ways.
+
+    Raises:
+        ValueError: if shapes or spacing do not fit, or a mask is empty.
+    """
+    check_grids(prediction, reference, spacing_mm)
+    if not (prediction.any() and reference.any()):
+        raise ValueError("an empty mask has no surface to measure distances from")
+    box = bounding_box(prediction | reference)
+    predicted, expected = (
+        mask[box] & ~binary_erosion(mask[box], border_value=0) for mask in (prediction, reference)
+    )
+    return SurfaceDistances(
+        to_reference_mm=distances_mm(expected, spacing_mm, predicted),
+        to_prediction_mm=distances_mm(predicted, spacing_mm, expected),
+    )
+
+
+def check_tolerance(tolerance_mm: float) -> None:
+    """Raise ValueError for a tolerance of surface Dice that is negative or not a number."""
+    if not tolerance_mm >= 0:
+        raise ValueError(f"the tolerance of surface Dice must be 0 mm or more, got {tolerance_mm}")

@@ -4,29 +4,23 @@ The reference is not one mask: it is the share of raters who marked a voxel, and
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import norm
 
-from nnunet_softseg.metrics.calibration import reliability_curve
+from nnunet_softseg.metrics.calibration import Map, reliability_curve
 from nnunet_softseg.metrics.overlap import dice
-
-Map = npt.NDArray[np.floating[Any]]
 
 THRESHOLDS = tuple(step / 10 for step in range(1, 10))
 
 
-def threshold_dice(prediction: Map, reference: Map, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """Return the mean over thresholds of the Dice of both maps above it, NaN if both are empty at all.
+def threshold_dice(prediction: Map, reference: Map) -> float:
+    """Return the mean over `THRESHOLDS` of the Dice of both maps above it, NaN if both are empty at all.
 
-    Args:
-        prediction: soft map, values in [0, 1].
-        reference: share of raters, same shape.
-        thresholds: within (0, 1); where both maps are empty above one, it says nothing and is left out.
+    Maps are of one shape, values in [0, 1], the reference the share of raters. A threshold above which both
+    are empty says nothing and is left out.
     """
-    scores = np.array([dice(prediction, reference, threshold) for threshold in thresholds])
+    scores = np.array([dice(prediction, reference, threshold) for threshold in THRESHOLDS])
     known = scores[~np.isnan(scores)]
     return float(known.mean()) if known.size else np.nan
 

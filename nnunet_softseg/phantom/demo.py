@@ -29,7 +29,7 @@ from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing, write_json
 from nnunet_softseg.metrics import overlap as metrics
-from nnunet_softseg.metrics.morphometry import slice_areas
+from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
 
 ABOUT = "about seven minutes on 2 CPU cores; when it is interrupted, the same command goes on"

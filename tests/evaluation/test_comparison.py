@@ -19,15 +19,23 @@ from nnunet_softseg.cli.prediction import Compare
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.compare import compare
 from nnunet_softseg.evaluation.comparison import leaderboard
-from nnunet_softseg.evaluation.comparison.contrast_effects import (
+from nnunet_softseg.evaluation.comparison.leaderboard import (
+    HEADLINES,
+    PER_SUBJECT,
+    PRIMARY,
+    SCORE_COLUMNS,
+    SCORES,
+    STATISTICS_COLUMNS,
+    Verdict,
+    subject_table,
+)
+from nnunet_softseg.evaluation.comparison.result import (
     AGREEMENT_COLUMNS,
     ANOVA_COLUMNS,
     PAIR_COLUMNS,
+    Comparison,
+    compared,
 )
-from nnunet_softseg.evaluation.comparison.leaderboard import SCORE_COLUMNS, STATISTICS_COLUMNS, subject_table
-from nnunet_softseg.evaluation.comparison.result import Comparison, compared
-from nnunet_softseg.evaluation.comparison.scores import HEADLINES, PER_SUBJECT, PRIMARY, SCORES
-from nnunet_softseg.evaluation.comparison.verdict import Verdict
 from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS

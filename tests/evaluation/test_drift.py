@@ -16,12 +16,10 @@ from prisms import prism, write
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.evaluation.comparison.deming import deming_line
-from nnunet_softseg.evaluation.drift import drift
-from nnunet_softseg.evaluation.releases.areas import MapSettings, release_areas
-from nnunet_softseg.evaluation.releases.drift_report import DriftReport
-from nnunet_softseg.evaluation.releases.frozen_set import version_of
-from nnunet_softseg.evaluation.releases.limits import Limits, read_limits
+from nnunet_softseg.evaluation.comparison.paired_statistics import deming_line
+from nnunet_softseg.evaluation.drift import drift, version_of
+from nnunet_softseg.evaluation.releases.areas import release_areas
+from nnunet_softseg.evaluation.releases.drift_report import DriftReport, Limits, read_limits
 
 COLUMNS = [
     "contrast", "level", "n", "bias_mm2", "bias_low_mm2", "bias_high_mm2", "loa_low_mm2", "loa_high_mm2",
@@ -57,7 +55,7 @@ def quiet(old: Path, new: Path, output: Path, **options: Any) -> Any:
 
 def compared(folder: Path, old: pd.DataFrame, new: pd.DataFrame, limits: Limits | None = None) -> DriftReport:
     files = written(folder, "old.csv", old), written(folder, "new.csv", new)
-    return DriftReport(*files, release_areas(*files, MapSettings()), limits or Limits())
+    return DriftReport(*files, release_areas(*files), limits or Limits())
 
 
 # Values
@@ -261,6 +259,17 @@ def test_maps_are_measured_in_the_same_slices(tmp_path: Path) -> None:
     back = quiet(new.parent, old.parent, tmp_path / "back")
     assert any("--old names version 10, --new 2, an earlier one" in warning for warning in back.warnings)
     assert back.table["level"].isna().all()
+
+
+def test_a_label_of_scans_that_are_numbered_is_measured(tmp_path: Path) -> None:
+    for folder, width in (("old", 5), ("new", 7)):
+        for scan in (3, 7):
+            labels = 2 * (prism(width) > 0.5)
+            labels[0, 0] = 1
+            write(tmp_path / folder / f"scan_{scan:04d}.nii.gz", labels.astype(np.uint8))
+    report = quiet(tmp_path / "old", tmp_path / "new", tmp_path / "out", label=2)
+    assert report.pairs["subject"].tolist() == ["scan_0003", "scan_0007"]
+    np.testing.assert_allclose(report.pairs["new"] / report.pairs["old"], 7 / 5)
 
 
 def test_an_empty_map_is_lost(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from PIL import Image
 
+from nnunet_softseg.evaluation.compare import write_report
 from nnunet_softseg.evaluation.comparison import paired_statistics
+from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES, Verdict
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared
-from nnunet_softseg.evaluation.comparison.scores import PRIMARY, SCORES
-from nnunet_softseg.evaluation.comparison.verdict import Verdict
 from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.measuring import REFERENCE
@@ -37,7 +37,6 @@ from nnunet_softseg.evaluation.report.wording import (
     verdict,
 )
 from nnunet_softseg.evaluation.report.worst_cases import section_of, worst_cases
-from nnunet_softseg.evaluation.report.writing import write_report
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, INSTANCE_COLUMNS, made_by
 from nnunet_softseg.metrics.measure_table import MEASURES
 

@@ -14,10 +14,14 @@ from PIL import Image
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.metrics.morphometry import bridges_figure
+from nnunet_softseg.metrics.morphometry import figures
 from nnunet_softseg.metrics.morphometry.bridges import bridges
-from nnunet_softseg.metrics.morphometry.lesions import LESION_COLUMNS, measure_lesions
-from nnunet_softseg.metrics.morphometry.midsagittal import MidsagittalPlane, spared_in_plane
+from nnunet_softseg.metrics.morphometry.lesions import (
+    LESION_COLUMNS,
+    MidsagittalPlane,
+    measure_lesions,
+    spared_in_plane,
+)
 
 GRIDS_MM = [(0.8, 0.8, 0.8), (0.6, 0.6, 3.0), (3.0, 0.6, 0.6)]
 BOX = Lesion("box", (0, 1.2, 0.3), (2.2, 1.2, 6.0))
@@ -198,15 +202,13 @@ def test_the_figure_shows_the_plane_and_the_bridges_in_mm(
 ) -> None:
     """A cord of 12 mm A-P with a lesion of 3 mm, 4 mm from behind, in voxels of 1 x 1 x 2 mm."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(
-        bridges_figure, "Figure", lambda **options: drawn.append(Figure(**options)) or drawn[-1]
-    )
+    monkeypatch.setattr(figures, "Figure", lambda **options: drawn.append(Figure(**options)) or drawn[-1])
     cord, lesion = np.zeros((11, 20, 9), np.uint8), np.zeros((11, 20, 9), np.uint8)
     cord[1:10, 3:15] = 1
     lesion[3:8, 7:10, 4:6] = 1
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     found = measure_lesions(nib.Nifti1Image(lesion, affine), nib.Nifti1Image(cord, affine))
-    bridges_figure.draw_bridges(found, tmp_path / "bridges.png")
+    figures.draw_bridges(found, tmp_path / "bridges.png")
     (panel,) = drawn[0].axes
     assert panel.get_xlim() == (14 + 6, 3 - 6)  # the middles of the cord's last voxels, anterior on the left
     assert panel.get_ylim() == (8 - 6, 10 + 6)  # those of the lesion's slices
@@ -230,12 +232,10 @@ def test_a_figure_without_a_lesion_says_so(
     shares: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(
-        bridges_figure, "Figure", lambda **options: drawn.append(Figure(**options)) or drawn[-1]
-    )
+    monkeypatch.setattr(figures, "Figure", lambda **options: drawn.append(Figure(**options)) or drawn[-1])
     lesion, cord = shares.images()
     found = measure_lesions(changed(lesion, np.zeros(lesion.shape, np.float32)), cord)
-    bridges_figure.draw_bridges(found, tmp_path / "bridges.png")
+    figures.draw_bridges(found, tmp_path / "bridges.png")
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["no lesion"]
 
 

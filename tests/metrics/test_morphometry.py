@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.metrics.morphometry import COLUMNS, mean_csa, slice_areas, slice_morphometry
+from nnunet_softseg.metrics.morphometry import COLUMNS, mean_csa, slice_morphometry
 from nnunet_softseg.metrics.morphometry.centreline import fit_centreline
-from nnunet_softseg.metrics.slice_frame import slice_frame
+from nnunet_softseg.metrics.slice_frame import slice_areas, slice_frame
 from nnunet_softseg.phantom import CONTRASTS, PhantomSpec, cord_fraction, straight_cylinder
 from nnunet_softseg.phantom.acquisition import draw_subject_anatomy, make_grid
 from nnunet_softseg.phantom.truth import csa_table

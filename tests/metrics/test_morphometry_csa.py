@@ -18,7 +18,7 @@ from PIL import Image
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.metrics.morphometry import COLUMNS, csa, csa_figure, csa_overview, slice_morphometry
+from nnunet_softseg.metrics.morphometry import COLUMNS, csa, csa_overview, figures, slice_morphometry
 from nnunet_softseg.metrics.morphometry.levels import SUMMARY_COLUMNS
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -224,7 +224,7 @@ def test_hostile_file_names_survive(tmp_path: Path) -> None:
             assert {row["file"] for row in csv.DictReader(stream)} == {str(file) for file in maps}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the font has no Chinese
-        csa_figure.draw_csa(csa(maps), tmp_path / "a.png")
+        figures.draw_csa(csa(maps), tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size[0] > 1000
 
 
@@ -285,11 +285,11 @@ def test_more_maps_than_panels_are_counted(tmp_path: Path, monkeypatch) -> None:
     from matplotlib.figure import Figure
 
     drawn = []
-    monkeypatch.setattr(csa_figure, "MOST_PANELS", 3)
+    monkeypatch.setattr(figures, "MOST_PANELS", 3)
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (drawn.append(self), path.touch()))
     table = csa(write_map(tmp_path / "m.nii.gz"))
     many = pd.concat([table.assign(file=f"map {n}") for n in range(5)])
-    csa_figure.draw_csa(many, tmp_path / "a.svg")
+    figures.draw_csa(many, tmp_path / "a.svg")
     shown = [panel.get_title() for panel in drawn[0].axes if panel.get_visible()]
     assert shown == ["map 0", "map 1", "map 2"]
     assert drawn[0].get_suptitle() == "The first 3 of 5 maps"

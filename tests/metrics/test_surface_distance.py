@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
 
-from nnunet_softseg.metrics.surface_distance import SurfaceDistances, surface_distances
+from nnunet_softseg.metrics.overlap import SurfaceDistances, surface_distances
 
 # sizes of voxels of spinal cord images, in mm
 LENGTHS = st.sampled_from([0.5, 0.8, 0.9, 1.0, 3.0, 5.0])

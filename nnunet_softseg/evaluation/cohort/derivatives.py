@@ -107,15 +107,17 @@ class Choice:
     contrasts: Sequence[str] | None = None
 
     def takes(self, name: BidsName) -> bool:
-        """Return whether an image is of these participants and sessions."""
-        session = (name.session or "").removeprefix("ses-")
-        return _is_among(name.subject.removeprefix("sub-"), self.participants, "sub-") and _is_among(
-            session, self.sessions, "ses-"
+        """Return whether an image is of these participants, sessions and contrasts."""
+        return (
+            (not self.participants or name.subject in _full_labels("sub-", self.participants))
+            and (not self.sessions or name.session in _full_labels("ses-", self.sessions))
+            and (self.contrasts is None or name.contrast in self.contrasts)
         )
 
 
-def _is_among(label: str, wanted: Sequence[str], prefix: str) -> bool:
-    return not wanted or label in {each.removeprefix(prefix) for each in wanted}
+def _full_labels(prefix: str, labels: Iterable[str]) -> dict[str, str]:
+    """Return labels with their prefix -> as they were given."""
+    return {prefix + label.removeprefix(prefix): label for label in labels}
 
 
 def chosen_images(bids: Path, root: Path, choice: Choice) -> tuple[list[Derivative], list[str]]:
@@ -149,7 +151,7 @@ def chosen_images(bids: Path, root: Path, choice: Choice) -> tuple[list[Derivati
 
 def _check_labels(option: str, prefix: str, wanted: Iterable[str], there: Sequence[str]) -> None:
     known = sorted(set(there))
-    missing = [label for label in wanted if prefix + label.removeprefix(prefix) not in known]
+    missing = [label for full, label in _full_labels(prefix, wanted).items() if full not in known]
     if missing:
         found = examples(known) if known else "none"
         raise UserError(
@@ -236,12 +238,8 @@ def made_by_of(root: Path) -> Mapping[str, Any] | None:
     """Return what made the derivatives in a folder; None if they are not of this package."""
     description = load_record(root / DESCRIPTION, "GeneratedBy") or {}
     for entry in description.get("GeneratedBy", ()):
-        if (
-            isinstance(entry, Mapping)
-            and entry.get("Name") == NAME
-            and isinstance(entry.get("Model"), Mapping)
-        ):
-            model: Mapping[str, Any] = entry["Model"]
+        model = entry.get("Model") if isinstance(entry, Mapping) and entry.get("Name") == NAME else None
+        if isinstance(model, Mapping):
             return model
     return None
 
@@ -257,13 +255,10 @@ def finished(root: Path, choice: Choice) -> list[tuple[Derivative, dict[str, Any
         name = parse_bids_name(f"{stem}{NIFTI_ENDINGS[0]}")
         if name is None or not choice.takes(name):
             continue
-        if choice.contrasts is not None and name.contrast not in choice.contrasts:
-            continue
-        place = sidecar.parent.relative_to(root) / f"{stem}{NIFTI_ENDINGS[0]}"
-        derivative = Derivative(root, place, name)
+        image = Derivative(root, sidecar.parent.relative_to(root) / f"{stem}{NIFTI_ENDINGS[0]}", name)
         record = load_record(sidecar, "Labels", "Flags", "Warnings")
-        if record is not None and derivative.is_done:
-            found.append((derivative, record))
+        if record is not None and image.is_done:
+            found.append((image, record))
     return found
 
 

@@ -1,12 +1,11 @@
 """All participants of a folder of derivatives: one table of areas, one page, and what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from nnunet_softseg.errors import UserError
@@ -21,8 +20,8 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     write_column_meanings,
     write_table_tsv,
 )
-from nnunet_softseg.evaluation.report.drawing import drawing, new_figure, spread
-from nnunet_softseg.io.html import figure_as_svg, render_page, template, write_page
+from nnunet_softseg.evaluation.report.drawing import as_svg, drawing, new_figure, spread
+from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record
 
@@ -61,14 +60,12 @@ class GroupReport:
     flagged: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    def as_text(self) -> str:
-        """Return it in a few lines, missing images one a line."""
+    def as_text(self, but: Collection[str] = ()) -> str:
+        """Return it in a few lines, missing images one a line, `but` some that are told elsewhere."""
         people, images = self.table["participant_id"].nunique(), self.table["image"].nunique()
-        lines = [
-            f"{self.output}: {people} participants, {images} images, {len(self.flagged)} flagged, "
-            f"{len(self.missing)} missing: {TABLE}, {PAGE}"
-        ]
-        return "\n".join([*lines, *(f"missing: {case}: {why}" for case, why in self.missing.items())])
+        missing = [f"missing: {case}: {why}" for case, why in self.missing.items() if case not in but]
+        found = f"{people} participants, {images} images, {len(self.flagged)} flagged, {len(missing)} missing"
+        return "\n".join([f"{self.output}: {found}: {TABLE}, {PAGE}", *missing])
 
 
 def report_group(
@@ -81,12 +78,7 @@ def report_group(
 ) -> GroupReport:
     """Write `group_csa.tsv` and `group.html` over all derivatives that are there.
 
-    Args:
-        bids: folder of the images, to say which of them have no derivatives.
-        output: folder of the derivatives.
-        participants: labels with or without `sub-`; empty: all.
-        sessions: labels with or without `ses-`; empty: all.
-        contrasts: those to take; None: all.
+    `bids` says which images have none; for participants, sessions and contrasts see `Choice`.
 
     Raises:
         UserError: if one of the folders is not what it should be, or no derivative is there.
@@ -143,16 +135,17 @@ def _page(report: GroupReport) -> str:
         "missing": report.missing,
         "flagged": report.flagged,
         "rows": table.astype(object).where(table.notna(), None).to_dict("records"),
-        "figures_of_labels": {label: _svg(table[table["label"] == label], label) for label in labels},
+        "figures_of_labels": {
+            label: as_svg(
+                _draw(table[table["label"] == label]), f"mean areas of {label} by contrast, a point per image"
+            )
+            for label in labels
+        },
     }
     return render_page("All participants", template("group.html"), context)
 
 
-def _svg(of_label: pd.DataFrame, label: str) -> Markup:
-    with drawing():
-        return figure_as_svg(_draw(of_label), f"mean areas of {label} by contrast, a point per image")
-
-
+@drawing()
 def _draw(of_label: pd.DataFrame) -> Figure:
     """Draw the mean area of every image over its contrast; those that are flagged are hollow."""
     contrasts = sorted(of_label["contrast"].unique())

@@ -141,10 +141,7 @@ def analyse_participants(
 
 
 def start_with_model(
-    root: Path,
-    bids: Path,
-    model: StrPath | None,
-    options: Mapping[str, Any],
+    root: Path, bids: Path, model: StrPath | None, options: Mapping[str, Any]
 ) -> LabelScheme:
     """Return the labels of a model, which the folder of derivatives is started with; see `start`.
 
@@ -162,12 +159,8 @@ def start_with_model(
             )
         made_by = opened.made_by(PredictionOptions.from_environment(os.environ, **decisive))
         scheme = label_scheme(opened.dataset_json)
-    start(root, bids, made_by, _values_in_label_map(scheme))
+    start(root, bids, made_by, {scheme.names[index]: value for index, value in scheme.painted})
     return scheme
-
-
-def _values_in_label_map(scheme: LabelScheme) -> dict[str, int]:
-    return {scheme.names[index]: value for index, value in scheme.painted}
 
 
 def _name_of_work(images: Iterable[Derivative]) -> str:
@@ -325,12 +318,8 @@ def _numbers(
     numbers: dict[str, dict[str, Any]] = {}
     for name, values in labels.items():
         slices = pd.DataFrame(columns=[*COLUMNS]) if areas is None else areas[areas["label"] == name]
-        soft = pd.to_numeric(slices["csa_mm2"]).dropna()
-        means = {
-            "csa_mm2": soft.mean(),
-            "csa_std_mm2": soft.std(ddof=1),
-            "csa_hard_mm2": pd.to_numeric(slices["csa_hard_mm2"]).mean(),
-        }
+        soft, hard = (pd.to_numeric(slices[area]).dropna() for area in ("csa_mm2", "csa_hard_mm2"))
+        means = {"csa_mm2": soft.mean(), "csa_std_mm2": soft.std(ddof=1), "csa_hard_mm2": hard.mean()}
         numbers[name] = {
             "soft_volume_mm3": values.get("soft_volume_mm3"),
             "slices": len(soft),
@@ -356,18 +345,13 @@ def _write_pages(
 
 
 def _page(root: Path, subject: str, failed: Mapping[str, str]) -> str:
-    done = finished(root, Choice(participants=(subject,)))
-    context = {
-        "style_of_page": Markup(template("qc.css")),
-        "images": [
-            {"name": image.case_id, "entry": entry, "picture": _address(image)} for image, entry in done
-        ],
-        "failed": failed,
-    }
+    images = [
+        {
+            "name": image.case_id,
+            "entry": entry,
+            "picture": quote(image.picture.relative_to(root).as_posix()) if image.picture.is_file() else None,
+        }
+        for image, entry in finished(root, Choice(participants=(subject,)))
+    ]
+    context = {"style_of_page": Markup(template("qc.css")), "images": images, "failed": failed}
     return render_page(subject, template("participant.html"), context, images="'self' file:")
-
-
-def _address(image: Derivative) -> str | None:
-    if not image.picture.is_file():
-        return None
-    return quote(image.picture.relative_to(image.root).as_posix())

@@ -59,9 +59,7 @@ class WorkflowReport:
             f"failed: {name}: ended without an outcome: see {log}"
             for name, log in self.failed_batches.items()
         ]
-        missing = {case: why for case, why in self.group.missing.items() if case not in self.failed}
-        shown = GroupReport(self.group.output, self.group.table, missing, self.group.flagged)
-        return "\n".join([shown.as_text(), *lines])
+        return "\n".join([self.group.as_text(but=self.failed), *lines])
 
 
 @dataclass(frozen=True)
@@ -104,18 +102,9 @@ def run_workflow(
 ) -> WorkflowReport:
     """Predict and measure a cohort in batches, and return the report of all.
 
-    Args:
-        bids: folder of the images.
-        output: folder of the derivatives.
-        model: as for `predict`: folder, archive or file of a trained model; None: that of the package.
-        jobs: how the work is cut and where it runs; None: in this machine.
-        participants: labels with or without `sub-`; empty: all.
-        contrasts: those to take; None: all.
-        references: folder of soft labels or masks to measure the maps against; None: they are not measured.
-        folds: whose soft maps are averaged; None: all that are there.
-        checkpoint: file name in the folders of the folds.
-        words: further options of the level participant, as on its command line.
-        decisive: options of `predict` that decide the values: localize, largest_piece, ...
+    `jobs`: None, in this machine. `references`: folder of soft labels or masks to measure the maps against;
+    None: they are not measured. `words`: further options of the level participant, as on its command line.
+    `decisive`: options of `predict` that decide the values. For all others see `analyse_participants`.
 
     Raises:
         UserError: if Snakemake or the plugin of a cluster is not installed, the profile is unknown, another
@@ -131,7 +120,7 @@ def run_workflow(
     size = jobs.batch_size
     if size is None:
         size = _BATCH_SIZES.get(jobs.profile, _BATCH_SIZES["slurm"])
-    known = None if references is None else Path(references)
+    known = None if references is None else Path(references).absolute()
     cohort = _Cohort(Path(bids), Path(output), choice, _batches(images, size), known)
     of_model = [] if model is None else ["-m", str(Path(model).absolute())]
     of_model += ["-chk", checkpoint, *(["-f", *folds] if folds else [])]
@@ -169,10 +158,6 @@ class _Cohort:
         """Written last by `evaluate`."""
         return self.root.absolute() / "evaluation" / "summary.json"
 
-    @property
-    def _references(self) -> Path | None:
-        return None if self.references is None else self.references.absolute()
-
     def forget_unfinished(self) -> None:
         """Remove the outcome of batches that lack an image, so that they run again, and what follows them."""
         for name, images in self.batches.items():
@@ -180,12 +165,14 @@ class _Cohort:
                 (self.folder / f"{name}.json").unlink(missing_ok=True)
                 self.evaluation.unlink(missing_ok=True)
         measured = load_record(self.evaluation, "made_by") if self.references else None
-        if measured and measured["made_by"]["parameters"].get("reference") != str(self._references):
+        if measured and measured["made_by"]["parameters"].get("reference") != str(self.references):
             self.evaluation.unlink()
 
     def configuration(self, options: Sequence[str], jobs: Jobs) -> dict[str, Any]:
         """Return what the Snakefile reads; options: of the level participant, without contrasts."""
         contrasts = ["--contrasts", *self.choice.contrasts] if self.choice.contrasts else []
+        evaluate = [sys.executable, "-m", "nnunet_softseg", "evaluate", "-i", str(self.root.absolute())]
+        evaluate += ["-g", str(self.references), "-o", str(self.evaluation.parent)]
         return {
             "app": [sys.executable, "-m", _APP, str(self.bids.absolute()), str(self.root.absolute())],
             "batches": {
@@ -193,19 +180,13 @@ class _Cohort:
                 for name, images in self.batches.items()
             },
             "options": [*options, *contrasts],
-            "references": str(self._references or ""),
+            "references": str(self.references or ""),
             "evaluation": str(self.evaluation),
-            "evaluate": self._evaluate(),
+            "evaluate": evaluate if self.references else [],
             "threads": jobs.threads,
             "mem_mb": jobs.mem_mb,
             "minutes": jobs.minutes,
         }
-
-    def _evaluate(self) -> list[str]:
-        if self.references is None:
-            return []
-        words = [sys.executable, "-m", "nnunet_softseg", "evaluate", "-i", str(self.root.absolute())]
-        return [*words, "-g", str(self._references), "-o", str(self.evaluation.parent)]
 
     def report(self) -> WorkflowReport:
         """Gather the report of the group, and return it with the outcome of all batches."""
@@ -277,25 +258,11 @@ def _snakemake(folder: Path, profile: Path, jobs: Jobs) -> None:
     """Run the jobs; which of them have failed is told by what is missing afterwards."""
     here = profile.name == "local"
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(_WORKFLOW / "Snakefile")]
-    words += [
-        "--directory",
-        str(folder),
-        "--configfile",
-        str(folder / _CONFIGURATION),
-        "--profile",
-        str(profile),
-    ]
-    words += ["--cores" if here else "--jobs", str(jobs.cores)]
+    words += ["--directory", str(folder), "--configfile", str(folder / _CONFIGURATION)]
+    words += ["--profile", str(profile), "--cores" if here else "--jobs", str(jobs.cores)]
     # Outcomes, not times of change or code, say what is to be done.
-    words += [
-        "--keep-going",
-        "--rerun-incomplete",
-        "--nolock",
-        "--rerun-triggers",
-        "input",
-        "--quiet",
-        "rules",
-    ]
+    words += ["--keep-going", "--rerun-incomplete", "--nolock", "--rerun-triggers", "input"]
+    words += ["--quiet", "rules"]
     if jobs.resources:
         words += ["--default-resources", *(f"{name}={value}" for name, value in jobs.resources.items())]
     subprocess.run(words, check=False)

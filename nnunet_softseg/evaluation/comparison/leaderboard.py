@@ -1,6 +1,9 @@
 """From cases to subjects, from subjects to ranks: the best method by each measure, and whether it holds."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from itertools import combinations
 from typing import Any
 
@@ -8,12 +11,59 @@ import numpy as np
 import pandas as pd
 
 from nnunet_softseg.evaluation.comparison import paired_statistics
-from nnunet_softseg.evaluation.comparison.paired_statistics import SIGNIFICANT, Correction, Statistic
-from nnunet_softseg.evaluation.comparison.scores import PER_SUBJECT, SCORES, role_of
-from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, too_few_subjects
+from nnunet_softseg.evaluation.comparison.paired_statistics import (
+    FEWEST_SUBJECTS,
+    SIGNIFICANT,
+    Correction,
+    Statistic,
+    subjects_needed,
+)
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
-from nnunet_softseg.evaluation.tables import describe, in_order
+from nnunet_softseg.evaluation.tables import CASE_COLUMNS, describe, in_order
+from nnunet_softseg.metrics.measure_table import MEASURES, Measure
 
+_MINUS = "\N{MINUS SIGN}"
+_AREA_ERROR = f"|CSA of the prediction {_MINUS} CSA of the reference|"
+_VOLUME_ERROR = f"|volume of the prediction {_MINUS} volume of the reference| in percent of the reference"
+_SPREAD = f"standard deviation (n {_MINUS} 1) of a subject's CSA over contrasts"
+
+
+def _of_areas(stem: str, maps: str, suffix: str) -> dict[str, Measure]:
+    """Return the measures of the soft areas or of those above 0.5."""
+    error, spread = f"Absolute CSA error{suffix}", f"STD of CSA over contrasts{suffix}"
+    percent = f"{_AREA_ERROR} in percent of the reference, of both maps {maps}"
+    return {
+        f"abs_{stem}_error_mm2": Measure(f"{_AREA_ERROR}, of both maps {maps}", "mm2", 0.0, title=error),
+        f"abs_{stem}_error_percent": Measure(percent, "%", 0.0, title=error),
+        f"std_{stem}_mm2": Measure(f"{_SPREAD}, of the map {maps}", "mm2", 0.0, title=spread),
+    }
+
+
+_OVERLAP = ("dice", "soft_dice", "mae", "rmse", "boundary_mae", "boundary_rmse", "brier", "ece")
+_INSTANCES = ("pq", "rq", "sq")
+_SURFACE = ("asd_mm", "hd95_mm", "surface_dice")
+_VOLUME = "Absolute relative volume error"
+# Signed errors have no better end: ranked are their absolute values, and the agreement shows the bias.
+SCORES: Mapping[str, Measure] = {
+    **_of_areas("csa", "as given", ""),
+    **_of_areas("csa_hard", "> 0.5", ", binarised"),
+    **{name: MEASURES[name] for name in _OVERLAP},
+    "abs_rve_percent": Measure(_VOLUME_ERROR, "%", 0.0, title=_VOLUME),
+    "abs_hard_rve_percent": Measure(
+        f"{_VOLUME_ERROR}, of maps > 0.5", "%", 0.0, title=f"{_VOLUME}, binarised"
+    ),
+    **{name: MEASURES[name] for name in _SURFACE},
+    **{name: MEASURES[name] for name in _INSTANCES},
+    "seconds": Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
+}
+"""The paper's two questions first: the area, and its dependence on the contrast."""
+HEADLINES = ("abs_csa_error_mm2", "std_csa_mm2", "dice")
+"""Measures that are tested, together with the primary one: is the area right, does it depend on the contrast,
+do the maps overlap. All others are exploratory: among so many, one differs by chance."""
+PRIMARY = HEADLINES[0]
+"""The primary measure unless the user names another: soft maps are made for the area."""
+PER_SUBJECT = tuple(name for name in SCORES if name.startswith("std_"))
+"""Measures of all contrasts of a subject together: a single case has none."""
 _STD = {f"std_{area}": area for area in AREAS}
 _PER_CASE = [name for name in SCORES if name not in PER_SUBJECT]
 STATISTICS_COLUMNS = {
@@ -57,6 +107,75 @@ SCORE_COLUMNS = {
     "ci_high": "its upper end",
     "rank": "1 is best; ties share the smaller",
 }
+
+
+def role_of(measure: str, primary: str) -> str:
+    """Return "primary", "headline" or "exploratory"."""
+    if measure == primary:
+        return "primary"
+    return "headline" if measure in HEADLINES else "exploratory"
+
+
+class Verdict(Enum):
+    """Whether a difference is more than chance, and if not, why."""
+
+    HOLDS = "holds"
+    EXPLORATORY = "exploratory"
+    EQUAL = "equal"
+    ALONE = "no other method to compare with"
+    TOO_FEW = "too few subjects"
+    CONTRADICTED = "the cases that both have a value in say otherwise"
+    INCLUDES_ZERO = "the interval includes 0"
+    NOT_SIGNIFICANT = "the corrected p is too large"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The best method by one measure of a label, against the next best.
+
+    Attributes:
+        best: the methods that share the first rank, in the order given.
+        winner: "" if there is none, as `runner_up`: a tie, or a single method.
+        difference: winner - runner-up, of subject means; with its 95 % interval.
+        p_corrected: over `num_tests`, see `pair_table`.
+        role: of the measure, see `role_of`.
+        interval_of: "mean", or "median" where a value is infinite.
+    """
+
+    label: int
+    measure: str
+    verdict: Verdict
+    best: tuple[str, ...]
+    winner: str = ""
+    runner_up: str = ""
+    difference: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    p_corrected: float = math.nan
+    num_subjects: int = 0
+    num_tests: int = 0
+    interval_of: Statistic = "mean"
+    role: str = "exploratory"
+
+    @property
+    def holds(self) -> bool:
+        """Whether the data show that the difference is more than chance."""
+        return self.verdict is Verdict.HOLDS
+
+    def in_words(self) -> str:
+        """Return the verdict as tables and the terminal show it."""
+        if self.verdict is Verdict.EQUAL:
+            first, second = sorted(self.best)[:2]
+            return f"{first} and {second} are equal"
+        if self.verdict is Verdict.TOO_FEW:
+            return too_few_subjects(self.num_subjects, self.num_tests)
+        if self.verdict is Verdict.NOT_SIGNIFICANT:
+            return f"does not hold: p = {self.p_corrected:.2g}"
+        denied = self.verdict in {Verdict.CONTRADICTED, Verdict.INCLUDES_ZERO}
+        return f"does not hold: {self.verdict.value}" if denied else self.verdict.value
+
+
+# Cases -> subjects
 
 
 def subject_table(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -120,6 +239,9 @@ def _std_over_contrasts(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 "an area in some method"
             )
     return pd.concat(tables).reset_index(), list(dict.fromkeys(warnings))
+
+
+# Subjects -> ranks and tests
 
 
 def score_table(
@@ -255,6 +377,24 @@ def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[s
         }
         decided.append(pair | what_follows)
     return decided
+
+
+# Does the best hold?
+
+
+def too_few_subjects(num_subjects: int, num_tests: int) -> str:
+    """Return why a test of so few subjects cannot be significant, "" if it can."""
+    lacking = subjects_lacking(num_subjects, num_tests)
+    return f"{Verdict.TOO_FEW.value}: {lacking}" if lacking else ""
+
+
+def subjects_lacking(num_subjects: int, num_tests: int) -> str:
+    """Return how many subjects there are and how many a test needs, "" if there are enough."""
+    if num_subjects < FEWEST_SUBJECTS:
+        return f"{num_subjects}, a test needs at least {FEWEST_SUBJECTS}"
+    needed = subjects_needed(num_tests)
+    wanted = f"p < {SIGNIFICANT} in {num_tests} tests needs at least {needed}"
+    return f"{num_subjects}, {wanted}" if num_subjects < needed else ""
 
 
 def outcomes(scores: pd.DataFrame, statistics: pd.DataFrame, primary: str) -> tuple[Outcome, ...]:

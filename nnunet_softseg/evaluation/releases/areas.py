@@ -4,12 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import describe_cases
+from nnunet_softseg.evaluation.tables import read_table
 from nnunet_softseg.io.case_files import Case, case_and_label, derivative_stem, list_files, numbers_are_labels
 from nnunet_softseg.io.case_matching import folder_of_maps
 from nnunet_softseg.io.formats import without_nifti_ending
@@ -39,23 +41,19 @@ class ReleaseAreas:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class MapSettings:
-    """How maps are measured.
-
-    `levels` is an image of levels or a folder of them, `vert` those to take (None: all), `label` the one to
-    measure (None: the only one).
-    """
-
-    levels: Path | None = None
-    vert: tuple[int, ...] | None = None
-    label: int | None = None
-    num_processes: int = 2
-    progress: bool = True
-
-
-def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
+def release_areas(
+    old: Path,
+    new: Path,
+    *,
+    levels: Path | None = None,
+    vert: Sequence[int] | None = None,
+    label: int | None = None,
+    **workers: Any,
+) -> ReleaseAreas:
     """Return the areas of two releases: two folders of maps, or two CSV files.
+
+    `vert` are the levels to take, None: all. For maps `levels` is an image of levels or a folder of them,
+    `label` the one to measure, None: the only one; `workers` are num_processes and progress of `csa`.
 
     Raises:
         UserError: if the releases differ in cases, contrasts or levels, or a file cannot be used.
@@ -66,7 +64,12 @@ def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
             f"expected two folders of maps or two CSV files, found {old} and {new}: make a table of the maps "
             "with nnunet-softseg csa"
         )
-    both, warnings = _of_tables(old, new, settings.vert) if tables[0] else _of_maps(old, new, settings)
+    warnings: list[str] = []
+    if tables[0]:
+        both = _of_tables(old, new, vert)
+    else:
+        slices, warnings = _of_maps(old, new, label, levels=levels, **workers)
+        both = _in_levels(slices, levels, vert, old)
     there = both["old"] > 0, both["new"] > 0
     lost, gained, nowhere = there[0] & ~there[1], ~there[0] & there[1], ~there[0] & ~there[1]
     for rows, words in ((gained, "only the new release finds"), (nowhere, "neither release finds")):
@@ -85,23 +88,25 @@ def release_areas(old: Path, new: Path, settings: MapSettings) -> ReleaseAreas:
 
 
 def names_of(rows: pd.DataFrame) -> list[str]:
-    """Return each row in words, such as `sub-01 T2w C3`."""
-    levels = [level_name([level]) if level else "" for level in rows["level"]]
-    columns = (rows["subject"], rows["session"], rows["contrast"], levels)
+    """Return each row in words, such as `sub-01 T2w C3`, of those of `KEYS` that the table has."""
+    columns = [rows[name] for name in IMAGE if name in rows] + [map(level_word, rows["level"])]
     return [" ".join(filter(None, words)) for words in zip(*columns, strict=True)]
+
+
+def level_word(level: Any) -> str:
+    """Return the name of a level, "" for `NO_LEVEL` and for none."""
+    return "" if pd.isna(level) or level == NO_LEVEL else level_name([int(level)])
 
 
 # Tables
 
 
-def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> tuple[pd.DataFrame, list[str]]:
+def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame:
     first, second = (read_areas(file) for file in (old, new))
     if vert:
         first, second = (table[table["level"].isin(list(vert))] for table in (first, second))
-    columns = ({AREA: "old"}, {AREA: "new"})
-    both = first.rename(columns=columns[0]).merge(
-        second.rename(columns=columns[1]), on=KEYS, how="outer", indicator=True
-    )
+    first, second = first.rename(columns={AREA: "old"}), second.rename(columns={AREA: "new"})
+    both = first.merge(second, on=KEYS, how="outer", indicator=True)
     for file, other, side in ((new, old, "left_only"), (old, new, "right_only")):
         lacking = both[both["_merge"] == side]
         if len(lacking):
@@ -109,7 +114,7 @@ def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> tuple[pd.Dat
                 f"{file}: expected the subjects, contrasts and levels of {other}, found {len(lacking)} areas "
                 f"missing: {examples(names_of(lacking))}: measure both releases on the same images"
             )
-    return both, []
+    return both
 
 
 def read_areas(file: Path) -> pd.DataFrame:
@@ -121,7 +126,7 @@ def read_areas(file: Path) -> pd.DataFrame:
     Raises:
         UserError: if it cannot be read, a column is missing, a value is no area, or two rows contradict.
     """
-    table = _text_table(file)
+    table = read_table(file, "a CSV file", dtype=str, keep_default_na=False)
     if "subject" not in table and "file" in table:
         stems = [derivative_stem(without_nifti_ending(Path(name).name)) for name in table["file"]]
         cases = [Case.from_name(re.sub(r"_\d{4}$", "", stem)) for stem in stems]
@@ -138,7 +143,11 @@ def read_areas(file: Path) -> pd.DataFrame:
     )
     if (table["level"] != NO_LEVEL).any():  # slices between the levels
         table = table[table["level"] != NO_LEVEL]
-    _refuse_nameless(file, table)
+    nameless = table.index[table["subject"] == ""]
+    if len(nameless):
+        raise UserError(
+            f"{file}, line {nameless[0] + 2}: expected a subject in every row, found none: add it"
+        )
     row = [*KEYS, "slice"] if "slice" in table else KEYS
     table = table[[*row, AREA]].drop_duplicates()
     twice = table[table.duplicated(row)]
@@ -148,16 +157,6 @@ def read_areas(file: Path) -> pd.DataFrame:
             f"({len(twice)} rows too many): keep one, or tell slices apart in a column slice"
         )
     return table.groupby(KEYS, as_index=False)[AREA].mean().astype({"level": int})
-
-
-def _text_table(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: expected a CSV file, found nothing: check the path") from error
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: expected a CSV file, found: {reason}: write it again") from error
 
 
 def _areas(file: Path, texts: "pd.Series[str]") -> "pd.Series[float]":
@@ -185,30 +184,21 @@ def level_number(file: Path, text: str) -> int:
     return levels[0]
 
 
-def _refuse_nameless(file: Path, table: pd.DataFrame) -> None:
-    nameless = table.index[table["subject"] == ""]
-    if len(nameless):
-        raise UserError(
-            f"{file}, line {nameless[0] + 2}: expected a subject in every row, found none: add it"
-        )
-
-
 # Maps
 
 
-def _of_maps(old: Path, new: Path, settings: MapSettings) -> tuple[pd.DataFrame, list[str]]:
-    files = [_maps_of(root, settings.label) for root in (old, new)]
+def _of_maps(old: Path, new: Path, label: int | None, **how: Any) -> tuple[pd.DataFrame, list[str]]:
+    """Return `IMAGE`, and level, csa_mm2 and csa_hard_mm2 of both releases, of every slice; and warnings."""
+    files = [_maps_of(root, label) for root in (old, new)]
     _check_same(old, new, *files)
     cases, warnings = describe_cases(files[0])
-    slices = [_slices(of_release, settings) for of_release in files]
+    slices = [_slices(of_release, label, **how) for of_release in files]
     for each in slices:
         warnings += [line for line in each.attrs["warnings"] if line not in warnings]
     both = slices[0].merge(slices[1], on=["case", "slice"], suffixes=("_old", "_new"), validate="one_to_one")
-    both = _in_levels(both, settings, old)
     names = {case.case_id: case for case in cases}
     told = {name: [getattr(names[case], name) for case in both["case"]] for name in IMAGE}
-    areas = both.assign(**told).groupby(KEYS, as_index=False)[["old", "new"]].mean()
-    return areas, warnings
+    return both.assign(**told), warnings
 
 
 def _maps_of(root: Path, label: int | None) -> dict[str, Path]:
@@ -251,15 +241,10 @@ def _grid(file: Path) -> VoxelGrid:
     return VoxelGrid(image.shape[:3], np.asarray(image.affine, dtype=np.float64))
 
 
-def _slices(files: Mapping[str, Path], settings: MapSettings) -> pd.DataFrame:
+def _slices(files: Mapping[str, Path], label: int | None, **how: Any) -> pd.DataFrame:
     """Return case, slice, level, csa_mm2 and csa_hard_mm2 of every slice of a release."""
-    table = csa(
-        list(files.values()),
-        levels=settings.levels,
-        label=settings.label if all(case_and_label(file)[1] is None for file in files.values()) else None,
-        num_processes=settings.num_processes,
-        progress=settings.progress,
-    )
+    numbered = any(case_and_label(file, files)[1] is not None for file in files.values())
+    table = csa(list(files.values()), label=None if numbered else label, **how)
     failed = table.attrs["failed"]
     if failed:
         raise UserError(failed[0] + (f" (and {len(failed) - 1} more maps)" if len(failed) > 1 else ""))
@@ -269,23 +254,23 @@ def _slices(files: Mapping[str, Path], settings: MapSettings) -> pd.DataFrame:
     return chosen
 
 
-def _in_levels(both: pd.DataFrame, settings: MapSettings, root: Path) -> pd.DataFrame:
-    """Return case, level, old, new of the slices where either release exceeds 0.5, nothing there is 0 mm2.
+def _in_levels(
+    slices: pd.DataFrame, levels: Path | None, vert: Sequence[int] | None, root: Path
+) -> pd.DataFrame:
+    """Return `KEYS`, old and new: means over the slices where either release exceeds 0.5, nothing is 0 mm2.
 
     Both releases are measured in the same slices: the level of one is that of the old map.
     """
-    filled = both[["csa_hard_mm2_old", "csa_hard_mm2_new"]].notna().any(axis=1)
-    level = (
-        both["level_old"].fillna(both["level_new"]) if settings.levels else pd.Series(NO_LEVEL, both.index)
-    )
-    areas = {"old": both[f"{AREA}_old"].fillna(0.0), "new": both[f"{AREA}_new"].fillna(0.0)}
-    rows = both[["case"]].assign(level=level, **areas)[filled & level.notna()].astype({"level": int})
-    if settings.levels and settings.vert:
+    filled = slices[["csa_hard_mm2_old", "csa_hard_mm2_new"]].notna().any(axis=1)
+    level = slices["level_old"].fillna(slices["level_new"]) if levels else pd.Series(NO_LEVEL, slices.index)
+    areas = {"old": slices[f"{AREA}_old"].fillna(0.0), "new": slices[f"{AREA}_new"].fillna(0.0)}
+    rows = slices[IMAGE].assign(level=level, **areas)[filled & level.notna()].astype({"level": int})
+    if levels and vert:
         there = sorted(rows["level"].unique())
-        rows = rows[rows["level"].isin(list(settings.vert))]
+        rows = rows[rows["level"].isin(list(vert))]
         if rows.empty:
             raise UserError(
-                f"{settings.levels}: expected slices of {level_name(settings.vert)} in the maps of {root}, "
+                f"{levels}: expected slices of {level_name(vert)} in the maps of {root}, "
                 f"found {examples([level_name([n]) for n in there], 12) or 'no level'}: choose with --vert"
             )
-    return rows
+    return rows.groupby(KEYS, as_index=False)[["old", "new"]].mean()

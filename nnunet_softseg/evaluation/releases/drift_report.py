@@ -1,6 +1,12 @@
-"""The verdict about two releases: statistics held against limits."""
+"""Two releases compared: statistics of contrasts and levels, held against limits; normative tables updated.
+
+No published limit exists. The defaults are a choice: measurements.md says what they catch and what they let
+pass.
+"""
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,18 +16,116 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_softseg.errors import examples
-from nnunet_softseg.evaluation.releases.areas import ReleaseAreas, names_of
-from nnunet_softseg.evaluation.releases.limits import Limits
-from nnunet_softseg.evaluation.releases.statistics import (
-    DRIFT_COLUMNS,
-    few_subjects,
-    over_contrasts,
-    spread_over_contrasts,
-    statistics_table,
-    worst_cases,
+from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.evaluation.comparison.paired_statistics import (
+    FEWEST_SUBJECTS,
+    NO_INTERVAL,
+    DemingLine,
+    Floats,
+    Interval,
+    confidence_interval,
+    deming_line,
+    limits_of_agreement,
+    student_t,
 )
-from nnunet_softseg.evaluation.tables import records
+from nnunet_softseg.evaluation.releases.areas import KEYS, NO_LEVEL, ReleaseAreas, level_number, names_of
+from nnunet_softseg.evaluation.tables import read_table, records
+from nnunet_softseg.io.results import load_json
+
+BIAS_PERCENT = 1.0
+CONTRAST_BIAS_PERCENT = 2.5
+"""Two trainings of one model on a phantom differed by up to 1.7 % in single contrasts. Refuted by releases
+that differ by more there, and by less over all contrasts, and which nobody would call another measure."""
+DRIFT_COLUMNS = {
+    "contrast": "empty if the names or tables tell none",
+    "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty without levels",
+    "n": "subjects",
+    "bias_mm2": "mean of new - old, mm2",
+    "bias_low_mm2": "95 % interval of the bias over subjects: bootstrap (BCa), Student's t below 30 subjects",
+    "bias_high_mm2": "its upper end",
+    "loa_low_mm2": "95 % limits of agreement, bias - 1.96 SD of the differences, mm2",
+    "loa_high_mm2": "bias + 1.96 SD",
+    "mean_ratio": "mean over subjects of new / old",
+    "sd_ratio": "SD over subjects of the new areas / SD of the old: a spread that shrinks spoils z-scores",
+    "deming_slope": "of the line new = slope old + intercept, errors in both",
+    "deming_intercept_mm2": "of the same line, mm2",
+}
+"""The columns of drift.csv."""
+ALL_CONTRASTS = "all"
+_MOST_SHOWN = 10
+_OF_LINE = ["deming_slope", "deming_intercept_mm2", "slope_se", "intercept_se_mm2", "covariance_mm2"]
+"""The columns that hold a `DemingLine`."""
+_SPREADS = ("sd", "std")
+_EARLIER = re.compile(r"^deming_|_se_mm2$")
+"""Columns of an earlier update of a table, which are replaced."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each is broken where the whole 95 % interval lies beyond it; None: not looked at.
+
+    Attributes:
+        bias_percent: of the mean difference new - old, in percent of the old mean area; where there are
+            several contrasts, of the mean over all of them.
+        contrast_bias_percent: of the same of each contrast, where there are several; at least bias_percent.
+        bias_mm2: of the same in mm2, of each contrast and of all.
+        slope: of |Deming slope - 1|: how much more large areas change than small ones.
+        contrast_std_mm2: of the growth of the STD of a subject's area over contrasts, mm2.
+        lost_areas: how many areas of the old release the new one may fail to find.
+    """
+
+    bias_percent: float | None = BIAS_PERCENT
+    contrast_bias_percent: float | None = CONTRAST_BIAS_PERCENT
+    bias_mm2: float | None = None
+    slope: float | None = None
+    contrast_std_mm2: float | None = None
+    lost_areas: int | None = 0
+
+    def of_bias(self, *, one_of_several: bool) -> tuple[str, float | None]:
+        """Return name and value of the limit of a bias in percent: of one contrast of several, or of all."""
+        if not one_of_several:
+            return "bias_percent", self.bias_percent
+        limit = self.contrast_bias_percent
+        return "contrast_bias_percent", None if limit is None else max(limit, self.bias_percent or 0)
+
+    def broken(self, row: Mapping[str, Any], *, one_of_several: bool = False) -> list[str]:
+        """Return the names of the limits that a row of the statistics breaks.
+
+        Args:
+            row: of a contrast and level, or of a level over all contrasts.
+            one_of_several: whether it is of one contrast of several.
+        """
+        name, limit = self.of_bias(one_of_several=one_of_several)
+        rest = ("bias_mm2", "slope", "contrast_std_mm2")
+        limits = {name: ("bias_percent", limit)} | {each: (each, getattr(self, each)) for each in rest}
+        return [each for each, (measure, limit) in limits.items() if _is_beyond(limit, measure, row)]
+
+
+def _is_beyond(limit: float | None, measure: str, row: Mapping[str, Any]) -> bool:
+    centre = 1.0 if measure == "slope" else 0.0
+    low, high = (row.get(f"{measure}_{end}", math.nan) - centre for end in ("low", "high"))
+    one_sided = measure == "contrast_std_mm2"  # a smaller spread is no fault
+    return limit is not None and bool(low > limit or (high < -limit and not one_sided))
+
+
+def read_limits(file: Path) -> Limits:
+    """Return limits from a JSON file with some of the names of `Limits`; null switches one off.
+
+    Raises:
+        UserError: if it cannot be read, a name is unknown, or a value is no number of 0 or more.
+    """
+    content = load_json(file)
+    known = [field.name for field in dataclasses.fields(Limits)]
+    if not isinstance(content, dict) or set(content) - set(known):
+        found = sorted(set(content) - set(known)) if isinstance(content, dict) else content
+        raise UserError(
+            f"{file}: expected limits named {', '.join(known)}, found {found}: rename or remove it"
+        )
+    for name, value in content.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value < math.inf):
+            raise UserError(f"{file}: {name}: expected a number of 0 or more, or null, found {value!r}")
+    return Limits(**content)
 
 
 @dataclass(frozen=True)
@@ -53,31 +157,35 @@ class DriftReport:
         """The areas of both releases; see `ReleaseAreas`."""
         return self.areas.pairs
 
-    @property
-    def lost(self) -> pd.DataFrame:
-        """The areas that the new release does not find."""
-        return self.areas.lost
+    @cached_property
+    def _several(self) -> pd.DataFrame:
+        """The pairs where there are several contrasts; none where there is one."""
+        return self.pairs if self.pairs["contrast"].nunique() > 1 else self.pairs.iloc[:0]
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per contrast and level: `DRIFT_COLUMNS` and more, the limit of the bias, and those broken."""
-        several = self.pairs["contrast"].nunique() > 1
-        return self._judged(statistics_table(self.pairs), one_of_several=several)
+        return self._judged(statistics_table(self.pairs), one_of_several=len(self._several) > 0)
 
     @cached_property
     def pooled(self) -> pd.DataFrame:
         """The same of all contrasts together, a row per level; none where there is one contrast."""
-        return self._judged(over_contrasts(self.pairs))
+        return self._judged(statistics_table(self._several.assign(contrast=ALL_CONTRASTS)))
 
     @cached_property
     def spread(self) -> pd.DataFrame:
-        """STD of a subject's area over contrasts, a row per level, and `beyond`."""
-        return self._judged(spread_over_contrasts(self.pairs))
+        """STD of a subject's area over contrasts, a row per level, and `beyond`; none likewise."""
+        return self._judged(spread_over_contrasts(self._several))
 
     @cached_property
     def worst(self) -> pd.DataFrame:
-        """The areas that changed most."""
-        return worst_cases(self.pairs)
+        """The ten areas that changed most: `KEYS`, old, new, difference_mm2, difference_percent."""
+        difference = self.pairs["new"] - self.pairs["old"]
+        percent = 100 * difference / self.pairs["old"]
+        table = self.pairs.assign(difference_mm2=difference, difference_percent=percent)
+        order = difference.abs().sort_values(ascending=False, kind="stable").index[:_MOST_SHOWN]
+        columns = [*KEYS, "old", "new", "difference_mm2", "difference_percent"]
+        return _with_levels(table.loc[order, columns].reset_index(drop=True))
 
     @property
     def judged(self) -> pd.DataFrame:
@@ -98,12 +206,12 @@ class DriftReport:
         found = [
             f"{name} of {place or 'all'}"
             for table in (self.judged, self.spread)
-            for names, place in zip(table["beyond"], _places(table), strict=True)
+            for names, place in zip(table["beyond"], names_of(table), strict=True)
             for name in names
         ]
         allowed = self.limits.lost_areas
-        if allowed is not None and len(self.lost) > allowed:
-            found.append(f"{len(self.lost)} areas lost ({examples(names_of(self.lost))})")
+        if allowed is not None and len(self.areas.lost) > allowed:
+            found.append(f"{len(self.areas.lost)} areas lost ({examples(names_of(self.areas.lost))})")
         return found
 
     @property
@@ -121,12 +229,19 @@ class DriftReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What may make the verdict worth less, the gravest first."""
-        seen = [
+        warnings = [
             f"{release} WAS TRAINED ON {len(people)} of these subjects: {examples(people)}; its areas of "
             "them say little about new people: freeze a set that no release has seen"
             for release, people in self.trained_on.items()
         ]
-        return (*seen, *self.notes, *few_subjects(self.table), *self.areas.warnings)
+        warnings += self.notes
+        fewest = int(self.table["n"].min())
+        if fewest < FEWEST_SUBJECTS:
+            warnings.append(
+                f"{fewest} subjects only in some contrast or level: the interval of the bias is wide, and a "
+                f"drift may go unseen; compare {FEWEST_SUBJECTS} or more"
+            )
+        return (*warnings, *self.areas.warnings)
 
     def as_text(self) -> str:
         """Return statistics and verdict for a terminal."""
@@ -148,14 +263,146 @@ class DriftReport:
             "columns": dict(DRIFT_COLUMNS),
             **{name: records(table) for name, table in tables.items()},
             "worst": records(self.worst),
-            "lost": records(self.lost),
+            "lost": records(self.areas.lost),
             "trained_on": dict(self.trained_on),
             "manifest_files": self.manifest_files,
             "warnings": list(self.warnings),
         }
 
 
-def _places(table: pd.DataFrame) -> list[str]:
-    contrasts = table["contrast"] if "contrast" in table else [""] * len(table)
-    rows = table[["level"]].fillna(0).astype(int).assign(subject="", session="", contrast=contrasts)
-    return names_of(rows)
+# Statistics
+
+
+def statistics_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns `DRIFT_COLUMNS` and more, a row per contrast and level in the order of both.
+
+    More: mean_old_mm2, geometric_mean_ratio, bias_percent of the old mean with its interval, slope_low and
+    slope_high (95 %), and of the Deming line slope_se, intercept_se_mm2, covariance_mm2.
+    """
+    groups = pairs.groupby(["contrast", "level"], sort=True)
+    found = [{"contrast": contrast, "level": int(level), **_row(rows)} for (contrast, level), rows in groups]
+    return _with_levels(pd.DataFrame(found, columns=None if found else [*DRIFT_COLUMNS]))
+
+
+def _row(rows: pd.DataFrame) -> dict[str, Any]:
+    old, new = (rows[name].to_numpy(dtype=np.float64) for name in ("old", "new"))
+    subjects = rows["subject"].to_numpy()
+    limits, line = limits_of_agreement(new - old, subjects), deming_line(old, new, subjects)
+    interval = _interval(pd.Series(new - old).groupby(subjects).mean().to_numpy(dtype=np.float64))
+    mean_old, spread_old = float(old.mean()), old.std(ddof=1) if old.size > 1 else 0.0
+    bias = {"bias_mm2": limits.bias, "bias_mm2_low": interval.low, "bias_mm2_high": interval.high}
+    return {
+        "n": len(np.unique(subjects)),
+        "bias_low_mm2": interval.low,
+        "bias_high_mm2": interval.high,
+        "loa_low_mm2": limits.low,
+        "loa_high_mm2": limits.high,
+        "mean_ratio": float((new / old).mean()),
+        "geometric_mean_ratio": float(np.exp(np.log(new / old).mean())),
+        "sd_ratio": float(new.std(ddof=1) / spread_old) if spread_old > 0 else np.nan,
+        "mean_old_mm2": mean_old,
+        "deming_intercept_mm2": line.intercept,
+        **bias,
+        **{name.replace("mm2", "percent"): 100 * value / mean_old for name, value in bias.items()},
+        "deming_slope": line.slope,
+        "slope_low": line.slope - 1.96 * line.slope_se,
+        "slope_high": line.slope + 1.96 * line.slope_se,
+        "slope_se": line.slope_se,
+        "intercept_se_mm2": line.intercept_se,
+        "covariance_mm2": line.covariance,
+    }
+
+
+def _interval(per_subject: Floats) -> Interval:
+    """Return the interval of the mean; of two subjects or more: a wide interval lets no small drift count."""
+    if per_subject.size >= FEWEST_SUBJECTS:
+        return confidence_interval(per_subject)
+    return student_t(per_subject) if per_subject.size > 1 else NO_INTERVAL
+
+
+def spread_over_contrasts(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the STD of a subject's area over contrasts, old and new, means over subjects; a row per level.
+
+    Of subjects with all contrasts. `contrast_std_mm2` is the mean of new - old, with its 95 % interval.
+    """
+    rows = []
+    for level, of_level in pairs.groupby("level", sort=True):
+        std = {}
+        for release in ("old", "new"):
+            wide = of_level.pivot(index=["subject", "session"], columns="contrast", values=release).dropna()
+            std[release] = wide.std(axis=1, ddof=1).groupby("subject").mean()
+        grown = (std["new"] - std["old"]).to_numpy(dtype=np.float64)
+        mean = float(grown.mean()) if grown.size else np.nan
+        numbers = (std["old"].mean(), std["new"].mean(), mean, *_interval(grown))
+        rows.append((level, grown.size, *numbers))
+    spread = [f"contrast_std_mm2{end}" for end in ("", "_low", "_high")]
+    return _with_levels(pd.DataFrame(rows, columns=["level", "n", "std_old_mm2", "std_new_mm2", *spread]))
+
+
+def _with_levels(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table for people, in which no level is an empty field."""
+    return table.assign(level=table["level"].astype("Int64").replace(NO_LEVEL, pd.NA))
+
+
+# A normative table, brought to the new release
+
+
+def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of areas as the new release would have measured them.
+
+    Every column that ends in `_mm2` is taken for areas of the old release: slope x area + intercept of the
+    row's contrast and level; one with `sd` or `std` as a word of its name for a spread: slope x spread. Added
+    are `<column>_se_mm2`, the standard error that the line brings (of the line alone, not of the table), and
+    the line: deming_slope, deming_slope_se, deming_intercept_mm2, deming_intercept_se_mm2.
+
+    Args:
+        file: CSV with level, perhaps contrast, and areas; other columns stay as they are.
+        relations: of `statistics_table`.
+        pooled: the same of all contrasts together, for a table without contrasts.
+
+    Raises:
+        UserError: if it cannot be read, has no area, or a level or contrast that was not compared.
+    """
+    table = read_table(file, "a CSV of areas", dtype={"level": str, "contrast": str})
+    table = table[[name for name in table.columns if not _EARLIER.search(str(name))]]
+    areas = [str(name) for name in table.columns if str(name).endswith("_mm2")]
+    if not areas:
+        raise UserError(
+            f"{file}: expected columns of areas whose names end in _mm2, found "
+            f"{examples(list(map(str, table.columns)), 8)}: rename them"
+        )
+    for name in areas:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise UserError(f"{file}: {name}: expected numbers in mm2, found text: correct it")
+    line = _line_of_rows(file, table, relations if "contrast" in table or pooled.empty else pooled)
+    added: dict[str, Floats] = {}
+    for name in areas:
+        values = table[name].to_numpy(dtype=np.float64)
+        spread = any(word in _SPREADS for word in name.lower().split("_"))
+        new = line.slope * values if spread else line.at(values)
+        errors = np.abs(values) * line.slope_se if spread else line.se_at(values)
+        added |= {name: new, f"{name.removesuffix('_mm2')}_se_mm2": errors}
+    kept = {"deming_slope": line.slope, "deming_slope_se": line.slope_se}
+    kept |= {"deming_intercept_mm2": line.intercept, "deming_intercept_se_mm2": line.intercept_se}
+    return table.assign(**added, **kept)
+
+
+def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame) -> DemingLine:
+    """Return the line of each row's contrast and level, as arrays."""
+    blank = pd.Series("", table.index)
+    contrasts, levels = (table.get(name, blank).fillna("").astype(str) for name in ("contrast", "level"))
+    numbers = np.array([level_number(file, text) for text in levels], dtype=int)
+    keys = pd.DataFrame({"contrast": contrasts, "level": numbers})
+    known = relations.assign(level=relations["level"].fillna(NO_LEVEL).astype(int))
+    known = known if "contrast" in table else known.assign(contrast="")
+    lines = keys.merge(known, how="left", on=["contrast", "level"])
+    lacking = keys[lines["deming_slope"].isna().to_numpy()]
+    if len(lacking):
+        places = sorted(
+            {f"{contrast} {level}".strip() for contrast, level in lacking.itertuples(index=False)}
+        )
+        raise UserError(
+            f"{file}: expected levels and contrasts that were compared, found {examples(places)} beside "
+            "them: compare these too, or leave their rows out"
+        )
+    return DemingLine(*lines[_OF_LINE].to_numpy(dtype=np.float64).T)

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from nnunet_softseg.evaluation.releases.areas import names_of
+from nnunet_softseg.evaluation.releases.areas import level_word, names_of
 from nnunet_softseg.evaluation.releases.drift_report import DriftReport
-from nnunet_softseg.evaluation.report.drawing import drawing, new_figure
+from nnunet_softseg.evaluation.report.drawing import as_svg, drawing, new_figure
 from nnunet_softseg.evaluation.report.wording import shortened
-from nnunet_softseg.io.html import figure_as_svg, render_page, template, write_page
-from nnunet_softseg.metrics.morphometry.levels import level_name
+from nnunet_softseg.io.html import render_page, template, write_page
 
 _COLOUR, _BAD, _GREY = "#0072B2", "#B3261E", "#6b757f"
 _HALF_ROW = 0.5
@@ -32,66 +30,61 @@ def write_drift_page(report: DriftReport, file: Path) -> None:
         "subjects": report.pairs["subject"].nunique(),
         "areas": len(report.pairs),
         "warnings": report.warnings,
-        "lost": names_of(report.lost),
+        "lost": names_of(report.areas.lost),
         "rows": _named(rows),
-        "worst": _named(report.worst.assign(name=names_of(report.worst.fillna({"level": 0})))),
+        "worst": _named(report.worst.assign(name=names_of(report.worst))),
         "spread": _named(report.spread),
         "limits": report.limits,
         "limits_file": report.limits_file,
         "limits_shown": [*dataclasses.asdict(report.limits).items()],
-        "bias_figure": _svg(draw_bias(report), "bias of the new release by contrast and level"),
-        "agreement_figure": _svg(draw_agreement(report), "differences against means of both releases"),
+        "bias_figure": as_svg(draw_bias(report), "bias of the new release by contrast and level"),
+        "agreement_figure": as_svg(draw_agreement(report), "differences against means of both releases"),
     }
     write_page(file, render_page("Drift between two releases", template("drift.html"), context))
 
 
-def _svg(figure: Figure, description: str) -> Markup:
-    with drawing():
-        return figure_as_svg(figure, description)
-
-
 def _named(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows for the page: levels by name, rounding errors as 0."""
-    names = [level_name([int(level)]) if not pd.isna(level) else "" for level in table["level"]]
     numbers = table.select_dtypes("float").apply(lambda column: column.round(9))
+    names = [*map(level_word, table["level"])]
     rows: list[dict[str, Any]] = table.assign(level_name=names, **numbers).to_dict("records")
     return rows
 
 
+@drawing()
 def draw_bias(report: DriftReport) -> Figure:
     """Draw the bias of each contrast and level with its interval, in percent of the old mean area."""
     rows = report.judged.iloc[::-1]
     labels = [
-        " ".join(filter(None, (shortened(str(row["contrast"])), row["level_name"]))) or "all"
-        for row in _named(rows)
+        " ".join(filter(None, (shortened(str(contrast)), level_word(level)))) or "all"
+        for contrast, level in zip(rows["contrast"], rows["level"], strict=True)
     ]
     places = np.arange(len(rows))
-    with drawing():
-        figure = new_figure(6.5, 1.1 + _INCHES_A_ROW * len(rows))
-        axis = figure.subplots()
-        axis.axvline(0, color=_GREY, lw=0.8)
-        for side in (-1, 1):
-            limits = side * rows["limit_percent"]
-            axis.vlines(limits, places - _HALF_ROW, places + _HALF_ROW, colors=_GREY, lw=1, ls="--")
-        colours = [_BAD if broken else _COLOUR for broken in rows["beyond"]]
-        axis.hlines(places, rows["bias_percent_low"], rows["bias_percent_high"], colors=colours)
-        axis.scatter(rows["bias_percent"], places, c=colours, s=22, zorder=3)
-        axis.set(xlabel="new − old, % of the old area", ylim=(-0.7, len(rows) - 0.3))  # noqa: RUF001
-        axis.set_yticks(places, labels)
+    figure = new_figure(6.5, 1.1 + _INCHES_A_ROW * len(rows))
+    axis = figure.subplots()
+    axis.axvline(0, color=_GREY, lw=0.8)
+    for side in (-1, 1):
+        limits = side * rows["limit_percent"]
+        axis.vlines(limits, places - _HALF_ROW, places + _HALF_ROW, colors=_GREY, lw=1, ls="--")
+    colours = [_BAD if broken else _COLOUR for broken in rows["beyond"]]
+    axis.hlines(places, rows["bias_percent_low"], rows["bias_percent_high"], colors=colours)
+    axis.scatter(rows["bias_percent"], places, c=colours, s=22, zorder=3)
+    axis.set(xlabel="new − old, % of the old area", ylim=(-0.7, len(rows) - 0.3))  # noqa: RUF001
+    axis.set_yticks(places, labels)
     return figure
 
 
+@drawing()
 def draw_agreement(report: DriftReport) -> Figure:
     """Draw differences against means of both releases, with the bias and limits of agreement of all."""
     old, new = report.pairs["old"], report.pairs["new"]
     difference = new - old
     bias, half = difference.mean(), 1.96 * difference.std(ddof=1)
-    with drawing():
-        figure = new_figure(6.5, 3.2)
-        axis = figure.subplots()
-        axis.scatter((old + new) / 2, difference, s=9, color=_COLOUR, alpha=0.5, lw=0)
-        axis.axhline(bias, color=_GREY, lw=1)
-        for end in (bias - half, bias + half):
-            axis.axhline(end, color=_GREY, lw=1, ls="--")
-        axis.set(xlabel="mean of both, mm²", ylabel="new − old, mm²")  # noqa: RUF001
+    figure = new_figure(6.5, 3.2)
+    axis = figure.subplots()
+    axis.scatter((old + new) / 2, difference, s=9, color=_COLOUR, alpha=0.5, lw=0)
+    axis.axhline(bias, color=_GREY, lw=1)
+    for end in (bias - half, bias + half):
+        axis.axhline(end, color=_GREY, lw=1, ls="--")
+    axis.set(xlabel="mean of both, mm²", ylabel="new − old, mm²")  # noqa: RUF001
     return figure

@@ -9,12 +9,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from nnunet_softseg.evaluation.comparison.paired_statistics import Floats
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.wording import counted, number, shortened
+from nnunet_softseg.io.html import figure_as_svg
 
 # Told apart with every kind of colour vision, on white and in grey print; markers repeat the message.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B1E4B", "#7F7F2A")
@@ -79,6 +81,12 @@ def drawing() -> Iterator[None]:
         # A name in a script that the font lacks: boxes in the PNG, right in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
+
+
+def as_svg(figure: Figure, description: str) -> Markup:
+    """Return a figure as SVG for a page, see `figure_as_svg`."""
+    with drawing():
+        return figure_as_svg(figure, description)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nnunet_softseg.evaluation.comparison.leaderboard import SCORES
 from nnunet_softseg.evaluation.comparison.result import Comparison
-from nnunet_softseg.evaluation.comparison.scores import SCORES
 from nnunet_softseg.evaluation.report import wording
 from nnunet_softseg.evaluation.report.figures import contrast_pair, contrasts_of
 from nnunet_softseg.evaluation.tables import describe, in_order
@@ -49,22 +48,21 @@ class Table:
     numeric: Sequence[bool]
 
 
-def _table(
-    name: str,
-    rows: pd.DataFrame | Iterable[Row],
-    columns: Mapping[str, Column] | Sequence[tuple[str, Column]],
-) -> Table:
-    """Return a table with a row for each row of the data; columns as pairs if two heads may be alike."""
+def _table(name: str, rows: pd.DataFrame | Iterable[Row], columns: Mapping[str, Column]) -> Table:
+    """Return a table with a row for each row of the data."""
     records: Iterable[Row] = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
-    heads, contents = zip(*(columns.items() if isinstance(columns, Mapping) else columns), strict=True)
-    cells = [[_cell(row, content) for content in contents] for row in records]
+    values = [[of(row) if callable(of) else row[of] for of in columns.values()] for row in records]
+    return _of_values(name, list(columns), values)
+
+
+def _of_values(name: str, heads: Sequence[str], values: Iterable[Sequence[Any]]) -> Table:
+    cells = [[_cell(value) for value in line] for line in values]
     numeric = [all("number" in each.look for each in column) for column in zip(*cells, strict=True)]
     return Table(name, heads, cells, numeric or [False] * len(heads))
 
 
-def _cell(row: Row, column: Column) -> Cell:
+def _cell(value: Any) -> Cell:
     """Return a cell as it is, a whole number in full, other numbers with three digits, all else as text."""
-    value = column(row) if callable(column) else row[column]
     if isinstance(value, Cell):
         return value
     if isinstance(value, int | np.integer):
@@ -162,8 +160,6 @@ def contrast_tables(comparison: Comparison, label: int, table: pd.DataFrame) -> 
     """Return a title and a table, made from that of `by_contrast`, for each of `BY_CONTRAST` with values."""
     shown = []
     heads = ("contrast", "images", *comparison.methods)
-    # A method may have the name of another column.
-    columns: list[tuple[str, Column]] = [(head, itemgetter(place)) for place, head in enumerate(heads)]
     for measure in BY_CONTRAST:
         rows = table[(table["label"] == label) & (table["measure"] == measure) & (table["num_cases"] > 0)]
         if len(contrasts_of(rows)) > 1:
@@ -174,7 +170,7 @@ def contrast_tables(comparison: Comparison, label: int, table: pd.DataFrame) -> 
                 nearest = means.max() if SCORES[measure].higher_is_better else means.min()
                 cells = _mean_cells(numbers, comparison.methods, list(means.index[means == nearest]))
                 lines.append([contrast or _NAMELESS, int(numbers["num_cases"].max()), *cells])
-            shown.append((measure_name(measure), _table(f"contrasts-{measure}-{label}", lines, columns)))
+            shown.append((measure_name(measure), _of_values(f"contrasts-{measure}-{label}", heads, lines)))
     return shown
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from markupsafe import Markup
 
+from nnunet_softseg.evaluation.comparison.leaderboard import SCORES, Outcome, Verdict, subjects_lacking
 from nnunet_softseg.evaluation.comparison.result import Comparison
-from nnunet_softseg.evaluation.comparison.scores import SCORES
-from nnunet_softseg.evaluation.comparison.verdict import Outcome, Verdict, subjects_lacking
 from nnunet_softseg.io.html import NO_VALUE, figures
 from nnunet_softseg.metrics.measure_table import Measure
 

@@ -47,7 +47,7 @@ def bridges(
         write_table(table, table_file, LESION_COLUMNS, "bridges", parameters)
     if picture:
         # Only here: matplotlib takes longer to load than maps to measure.
-        from nnunet_softseg.metrics.morphometry.bridges_figure import draw_bridges
+        from nnunet_softseg.metrics.morphometry.figures import draw_bridges
 
         make_folder(picture.parent)
         draw_bridges(measured, picture)

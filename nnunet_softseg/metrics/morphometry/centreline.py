@@ -4,13 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.interpolate import make_smoothing_spline
 from scipy.optimize import minimize_scalar
 
 from nnunet_softseg.errors import UserError
-
-Floats = npt.NDArray[np.float64]
+from nnunet_softseg.metrics.slice_frame import Floats
 
 SMOOTHING_MM = 30.0
 """Curves of a cord are longer (over 50 mm), the jitter of centres from slice to slice is shorter."""

@@ -45,12 +45,13 @@ Files = str | Path | Iterable[str | Path]
 
 @dataclass(frozen=True)
 class _Job:
-    """One case: the file of each label (0: a map as it is), of which the first one names it."""
+    """One case: the file of each label (0: a map as it is), the first one names it; file of its level source.
+
+    `sources` holds one of "levels", "discs" and "rootlets", or nothing.
+    """
 
     maps: dict[int, Path]
-    levels: Path | None
-    discs: Path | None
-    rootlets: Path | None
+    sources: dict[str, Path]
 
     @property
     def map_file(self) -> Path:
@@ -116,13 +117,15 @@ def csa(
     Raises:
         UserError: if no map can be measured: its file cannot be used, or it has no level asked for.
     """
-    targets = _Targets.checked(output, summary, figure)
+    targets = _checked_targets(output, summary, figure)
     kind: LevelKind = level_names or ("vertebral" if rootlets is None else "spinal")
     options = _Options(
         parse_labels(label), smoothing_mm, None if vert is None else parse_levels(vert, kind), reach_mm, kind
     )
-    _check_level_source(options, levels, discs, rootlets)
-    jobs = _jobs(_map_files(maps), options, levels, discs, rootlets)
+    given = {"levels": levels, "discs": discs, "rootlets": rootlets}
+    sources = {kind: files for kind, files in given.items() if files is not None}
+    _check_level_source(options, sources)
+    jobs = _jobs(_map_files(maps), options, sources)
     outcomes = try_jobs(
         partial(_measure_file, options=options),
         jobs,
@@ -136,21 +139,18 @@ def csa(
     every_slice = pd.concat(measured, ignore_index=True)
     wanted = options.wanted
     table = every_slice[every_slice["level"].isin(wanted)].reset_index(drop=True) if wanted else every_slice
-    targets.write(every_slice, table, options, _parameters(jobs, options))
+    _write(targets, every_slice, table, options, _parameters(jobs, options))
     table.attrs["level_names"] = kind
     table.attrs["warnings"] = warnings
     table.attrs["failed"] = [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
     return table
 
 
-def _check_level_source(
-    options: _Options, levels: Files | None, discs: Files | None, rootlets: Files | None
-) -> None:
-    given = [source for source in (levels, discs, rootlets) if source is not None]
-    if len(given) > 1:
-        found = "both" if len(given) == 2 else "all"  # noqa: PLR2004
+def _check_level_source(options: _Options, sources: Mapping[str, Files]) -> None:
+    if len(sources) > 1:
+        found = "both" if len(sources) == 2 else "all"  # noqa: PLR2004
         raise UserError(f"csa: expected --levels, --discs or --rootlets, found {found}: give one")
-    if options.wanted and not given:
+    if options.wanted and not sources:
         raise UserError(
             f"csa: level {level_name(options.wanted, options.kind)} is asked for: expected a level image "
             "(--levels), points at the discs (--discs) or --rootlets, found none"
@@ -161,35 +161,28 @@ def _check_level_source(
         )
 
 
-def _jobs(
-    files: Sequence[Path],
-    options: _Options,
-    levels: Files | None,
-    discs: Files | None,
-    rootlets: Files | None,
-) -> list[_Job]:
+def _jobs(files: Sequence[Path], options: _Options, sources: Mapping[str, Files]) -> list[_Job]:
     named = options.label if isinstance(options.label, dict) else None
     cases = [{0: file} for file in files] if named is None else files_by_label(files, named)
     firsts = [next(iter(of_case.values())) for of_case in cases]
-    companions = (
-        _companions(given, firsts, kind)
-        for given, kind in ((levels, "level"), (discs, "disc"), (rootlets, "rootlet"))
-    )
-    return [_Job(*job) for job in zip(cases, *companions, strict=True)]
+    found = {kind: _companions(given, firsts, kind.removesuffix("s")) for kind, given in sources.items()}
+    return [
+        _Job(of_case, {kind: companions[place] for kind, companions in found.items()})
+        for place, of_case in enumerate(cases)
+    ]
 
 
 def _parameters(jobs: Sequence[_Job], options: _Options) -> dict[str, Any]:
     """Return what a table was made with, for the JSON beside it."""
     label = options.label
-    companions = {
-        "levels": sorted({str(job.levels) for job in jobs if job.levels}),
-        "discs": sorted({str(job.discs) for job in jobs if job.discs}),
-        "rootlets": sorted({str(job.rootlets) for job in jobs if job.rootlets}),
+    sources = {
+        kind: sorted({str(job.sources[kind]) for job in jobs if kind in job.sources})
+        for kind in ("levels", "discs", "rootlets")
     }
     return {
         "maps": [*dict.fromkeys(str(file) for job in jobs for file in job.maps.values())],
-        **companions,
-        "reach_mm": options.reach_mm if companions["rootlets"] else None,
+        **sources,
+        "reach_mm": options.reach_mm if sources["rootlets"] else None,
         "level_names": options.kind,
         "vert": list(options.wanted) if options.wanted else None,
         "label": {name: dict(terms) for name, terms in label.items()} if isinstance(label, dict) else label,
@@ -233,18 +226,18 @@ def _measure_file(job: _Job, *, options: _Options) -> pd.DataFrame:
     named = options.label if isinstance(options.label, dict) else {}
     maps = NamedMaps(job.maps, named) if named else None
     image = maps.image(next(iter(named)), job.map_file) if maps else load_nifti(job.map_file)
-    given = {"levels": job.levels, "discs": job.discs, "rootlets": job.rootlets}
-    companions = {kind: (file, load_nifti(file)) for kind, file in given.items() if file}
+    sources = {kind: load_nifti(file) for kind, file in job.sources.items()}
     table = slice_morphometry(
         image,
-        **{kind: opened for kind, (_, opened) in companions.items()},
+        **sources,
         reach_mm=options.reach_mm,
         label=options.label if isinstance(options.label, int) else None,
         smoothing_mm=options.smoothing_mm,
     )
     if maps:
         maps.add_areas(table, slice_frame(image.affine))
-    opened = {job.map_file: None if maps else image, **dict(companions.values())}
+    opened = {job.map_file: None if maps else image}
+    opened |= {job.sources[kind]: source for kind, source in sources.items()}
     for file in dict.fromkeys((*job.maps.values(), *opened)):
         table.attrs["warnings"] += map(str, geometry_warnings(file, opened.get(file)))
     if options.wanted:
@@ -256,14 +249,14 @@ def _measure_file(job: _Job, *, options: _Options) -> pd.DataFrame:
 def _check_levels(table: pd.DataFrame, job: _Job, wanted: Sequence[int], kind: LevelKind) -> None:
     there = sorted(int(level) for level in table["level"].dropna().unique())
     missing = [level for level in wanted if level not in there]
-    if not missing or (job.discs and table["csa_mm2"].isna().all()):
+    if not missing or ("discs" in job.sources and table["csa_mm2"].isna().all()):
         return
     names = ", ".join(level_name([level], kind) for level in there) or "no level"
-    source = job.levels or job.discs or job.rootlets
+    source = next(iter(job.sources.values()))
     found = f"{source}: expected slices of {level_name(wanted, kind)} in {job.map_file}, found {names}"
     if len(missing) == len(wanted):
         remedy = "choose other levels with --vert"
-        if job.discs:
+        if "discs" in job.sources:
             remedy += "; a level needs the disc above and the one below it"
         raise UserError(f"{found}: {remedy}")
     table.attrs["warnings"].append(f"{found}: the mean is that of a part")
@@ -297,12 +290,10 @@ def _map_files(maps: Files) -> list[Path]:
     return files
 
 
-def _companions(given: Files | None, maps: Sequence[Path], kind: str) -> list[Path | None]:
-    if given is None:
-        return [None] * len(maps)
+def _companions(given: Files, maps: Sequence[Path], kind: str) -> list[Path]:
     paths = _paths(given)
     if len(paths) == 1 and paths[0].is_dir():
-        return [*companions_in(paths[0], maps, kind)]
+        return companions_in(paths[0], maps, kind)
     if len(paths) == 1:
         return [paths[0]] * len(maps)
     if len(paths) != len(maps):
@@ -310,7 +301,7 @@ def _companions(given: Files | None, maps: Sequence[Path], kind: str) -> list[Pa
             f"csa: expected one {kind} image for all maps, one per map ({len(maps)}) or a folder, found "
             f"{len(paths)}"
         )
-    return list(paths)
+    return paths
 
 
 def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
@@ -346,50 +337,38 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
 # What is written
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """The files to write, each None if not asked for."""
+def _checked_targets(
+    output: str | Path | None, summary: str | Path | None, figure: str | Path | None
+) -> list[Path | None]:
+    """Return the files to write, None if not asked for; refuse other types before anything is measured."""
+    wanted = ((output, (".csv",)), (summary, (".csv",)), (figure, PICTURES))
+    targets = [output_file(path, endings) for path, endings in wanted]
+    if output and summary and Path(output).resolve() == Path(summary).resolve():
+        raise UserError(f"{output}: expected two files for slices and levels, found one name for both")
+    return targets
 
-    output: Path | None
-    summary: Path | None
-    figure: Path | None
 
-    @classmethod
-    def checked(
-        cls, output: str | Path | None, summary: str | Path | None, figure: str | Path | None
-    ) -> "_Targets":
-        """Refuse names of another type before anything is measured."""
-        wanted = (
-            output_file(path, endings)
-            for path, endings in ((output, (".csv",)), (summary, (".csv",)), (figure, PICTURES))
-        )
-        if output and summary and Path(output).resolve() == Path(summary).resolve():
-            raise UserError(f"{output}: expected two files for slices and levels, found one name for both")
-        return cls(*wanted)
+def _write(
+    targets: Iterable[Path | None],
+    every_slice: pd.DataFrame,
+    chosen: pd.DataFrame,
+    options: _Options,
+    parameters: Mapping[str, Any],
+) -> None:
+    output, summary, figure = targets
+    of_labels = {column: _explained(column) for column in label_columns(chosen)}
+    if output:
+        write_table(chosen, output, {"file": "the map", **COLUMNS, **of_labels}, "csa", parameters)
+    if summary:
+        with_all = not parameters["rootlets"]
+        levels = level_summary(every_slice, options.wanted, options.kind, with_all=with_all)
+        write_table(levels, summary, {**SUMMARY_COLUMNS, **of_labels}, "csa", parameters)
+    if figure:
+        # Only here: matplotlib takes longer to load than a map to measure; every worker imports this.
+        from nnunet_softseg.metrics.morphometry.figures import draw_csa
 
-    def write(
-        self,
-        every_slice: pd.DataFrame,
-        chosen: pd.DataFrame,
-        options: _Options,
-        parameters: Mapping[str, Any],
-    ) -> None:
-        """Write what is asked for."""
-        of_labels = {column: _explained(column) for column in label_columns(chosen)}
-        if self.output:
-            columns = {"file": "the map", **COLUMNS, **of_labels}
-            write_table(chosen, self.output, columns, "csa", parameters)
-        if self.summary:
-            levels = level_summary(
-                every_slice, options.wanted, options.kind, with_all=not parameters["rootlets"]
-            )
-            write_table(levels, self.summary, {**SUMMARY_COLUMNS, **of_labels}, "csa", parameters)
-        if self.figure:
-            # Only here: matplotlib takes longer to load than a map to measure; every worker imports this.
-            from nnunet_softseg.metrics.morphometry.csa_figure import draw_csa
-
-            make_folder(self.figure.parent)
-            draw_csa(every_slice, self.figure, options.wanted, options.kind)
+        make_folder(figure.parent)
+        draw_csa(every_slice, figure, options.wanted, options.kind)
 
 
 def _explained(column: str) -> str:

@@ -1,4 +1,8 @@
-"""Lesions of the cord: size of each, and the tissue that it spares in the midsagittal plane."""
+"""Lesions of the cord: size of each, and the tissue that it spares in the midsagittal plane.
+
+Arrays are (x, y, z): right, anterior, superior. Source: tissue bridges of Huber et al. 2017
+(doi:10.1002/ana.24932), as the Spinal Cord Toolbox defines them from version 7.3 on.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +16,6 @@ from scipy import ndimage
 from nnunet_softseg.errors import UserError, examples, raise_first_error
 from nnunet_softseg.io.geometry import Box, VoxelGrid, grid_findings, turned
 from nnunet_softseg.io.nifti import MapKind, as_fractions, classify, content_findings, image_name, read_values
-from nnunet_softseg.metrics.morphometry.midsagittal import (
-    MidsagittalPlane,
-    midsagittal_plane,
-    spared_in_plane,
-)
 from nnunet_softseg.metrics.morphometry.slice_table import line_through
 from nnunet_softseg.metrics.slice_frame import Floats, SliceFrame, slice_frame
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -42,10 +41,14 @@ LESION_COLUMNS = {
 """The columns of the table of lesions, with units."""
 THICKEST_SOFT_MM = 1.0
 """Thickest sagittal slice of which the soft width is nearer to the truth than that of voxels > 0.5."""
+_SLICES_EACH_WAY = 2
+_FILLED_FROM = 0.95
+"""A line without a voxel filled to this share has no soft width: what is short would count as spared."""
 _PROTRUDES_FROM = 0.1
 _AROUND = np.ones((3, 3, 3), dtype=bool)
 
 Values = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,29 @@ class Bridge:
     slice: int
     begin: float
     end: float
+
+
+@dataclass(frozen=True)
+class MidsagittalPlane:
+    """Plane between two neighbouring sagittal slices, at a voxel index along R-L that may be fractional."""
+
+    position: float
+
+    @property
+    def slices(self) -> tuple[int, int]:
+        """The two sagittal slices; the same one twice where the plane lies on it."""
+        return int(np.floor(self.position)), int(np.ceil(self.position))
+
+    def between(self, first: Floats, second: Floats) -> Floats:
+        """Return values of the plane, linear between those of the two slices; NaN leaves the other one."""
+        share = self.position - np.floor(self.position)
+        mixed = (1 - share) * first + share * second
+        return np.where(np.isnan(first), second, np.where(np.isnan(second), first, mixed))
+
+    def of_map(self, values: Values) -> Floats:
+        """Return a map in the plane: (y, z)."""
+        first, second = (values[index].astype(np.float64) for index in self.slices)
+        return self.between(first, second)
 
 
 @dataclass(frozen=True)
@@ -73,11 +99,6 @@ class CordImage:
     sagittal: Floats
     whole: Floats
     has_partial_volume: bool
-
-    @property
-    def ap_mm(self) -> float:
-        """Size of a voxel along A-P."""
-        return self.grid.spacing_mm[1]
 
 
 @dataclass(frozen=True)
@@ -129,11 +150,12 @@ def measure_lesions(lesion: nib.Nifti1Image, cord: nib.Nifti1Image, *, hard: boo
         row: dict[str, object] = {"lesion": number, **_size(image, alone, box)}
         flags = ["outside"]
         if overlaps[number - 1]:
-            both = _bridges_of(image, plane, alone, box, soft=soft)
-            bridges[number] = both.dorsal, both.ventral
-            row |= both.columns
-            protrudes = _share_outside(image, alone, box) > _PROTRUDES_FROM
-            flags = ["parasagittal"] * (not both.is_in_plane) + ["protrudes"] * protrudes
+            bridges[number], definition, is_in_plane = _bridges_of(image, plane, alone, box, soft=soft)
+            dorsal, ventral = (bridge.width_mm for bridge in bridges[number])
+            row |= {"dorsal_bridge_mm": dorsal, "ventral_bridge_mm": ventral}
+            row |= {"total_bridge_mm": dorsal + ventral, "definition": definition}
+            outside = float(np.maximum(alone - image.cord[box], 0).sum() / alone.sum())
+            flags = ["parasagittal"] * (not is_in_plane) + ["protrudes"] * (outside > _PROTRUDES_FROM)
         rows.append(row | {"flags": " ".join(flags)})
     table = pd.DataFrame(rows, columns=list(LESION_COLUMNS))
     return Lesions(table, image, plane, bridges, tuple(_warnings(table, name)))
@@ -223,10 +245,6 @@ def _middle(lesion: Values, pieces: npt.NDArray[np.int32], boxes: Sequence[Box])
     return round(first + float(np.arange(len(along)) @ along / along.sum()))
 
 
-def _share_outside(image: CordImage, alone: Values, box: Box) -> float:
-    return float(np.maximum(alone - image.cord[box], 0).sum() / alone.sum())
-
-
 # Size
 
 
@@ -243,7 +261,7 @@ def _size(image: CordImage, alone: Values, box: Box) -> dict[str, object]:
     return {
         "volume_mm3": area.sum() * image.grid.voxel_mm3,
         "length_mm": (image.frame.spacing_mm / image.whole[along][there]).sum(),
-        "width_mm": (extent * image.sagittal[along])[there].max() * image.ap_mm,
+        "width_mm": (extent * image.sagittal[along])[there].max() * image.grid.spacing_mm[1],
         "equivalent_diameter_mm": 2 * np.sqrt(across_mm2 / np.pi),
         "axial_damage_ratio": (area[measured] / of_cord[measured]).max() if measured.any() else np.nan,
     }
@@ -252,27 +270,13 @@ def _size(image: CordImage, alone: Values, box: Box) -> dict[str, object]:
 # Bridges
 
 
-@dataclass(frozen=True)
-class _Bridges:
-    dorsal: Bridge
-    ventral: Bridge
-    is_soft: bool
-    is_in_plane: bool
-
-    @property
-    def columns(self) -> dict[str, object]:
-        return {
-            "dorsal_bridge_mm": self.dorsal.width_mm,
-            "ventral_bridge_mm": self.ventral.width_mm,
-            "total_bridge_mm": self.dorsal.width_mm + self.ventral.width_mm,
-            "definition": "soft" if self.is_soft else "hard",
-        }
-
-
 def _bridges_of(
     image: CordImage, plane: MidsagittalPlane, alone: Values, box: Box, *, soft: bool
-) -> _Bridges:
-    """Return both bridges of one lesion; soft ones only if it fills voxels of the plane."""
+) -> tuple[tuple[Bridge, Bridge], str, bool]:
+    """Return (dorsal, ventral) of one lesion, "soft" or "hard", and whether it is in the plane.
+
+    Soft only if it fills voxels of the plane.
+    """
     cord = image.cord[:, :, box[2]]
     lesion = np.zeros_like(cord)
     lesion[box[:2]] = alone
@@ -286,13 +290,13 @@ def _bridges_of(
         spared = replace(spared, dorsal=half, ventral=half)
     narrowest = []
     for widths, direction in ((spared.dorsal, 1), (spared.ventral, -1)):
-        across = widths * image.sagittal[box[2]] * image.ap_mm
+        across = widths * image.sagittal[box[2]] * image.grid.spacing_mm[1]
         # Outside of the cord's own width in the plane there is nothing to spare.
         row = int(np.nanargmin(across)) if np.isfinite(across).any() else 0
         begin = float((spared.cord_from if direction > 0 else spared.cord_to)[row])
         end = begin + direction * float(widths[row])
         narrowest.append(Bridge(float(across[row]), box[2].start + row, begin, end))
-    return _Bridges(narrowest[0], narrowest[1], soft, is_in_plane)
+    return (narrowest[0], narrowest[1]), "soft" if soft else "hard", is_in_plane
 
 
 def _warnings(table: pd.DataFrame, name: str) -> Iterator[str]:
@@ -306,3 +310,76 @@ def _warnings(table: pd.DataFrame, name: str) -> Iterator[str]:
         numbers = table.loc[table["flags"].str.contains(flag), "lesion"]
         if len(numbers):
             yield f"{name}: lesion {examples([str(number) for number in numbers], 6)}: {words}"
+
+
+# In the midsagittal plane
+
+
+def midsagittal_plane(cord: Values, middle: int) -> MidsagittalPlane:
+    """Return the plane through the cord's centre along R-L, the mean of five axial slices around `middle`."""
+    first = max(0, middle - _SLICES_EACH_WAY)
+    mass = cord[:, :, first : middle + _SLICES_EACH_WAY + 1].sum(axis=1, dtype=np.float64)
+    there = mass.sum(axis=0) > 0
+    centres = (np.arange(len(mass)) @ mass)[there] / mass.sum(axis=0)[there]
+    return MidsagittalPlane(float(centres.mean()))
+
+
+@dataclass(frozen=True)
+class Spared:
+    """What a lesion spares in each axial slice of a plane, in voxels along A-P, (z,); NaN without a lesion.
+
+    `cord_from` and `cord_to` are the cord's edges in the slice, voxel indices.
+    """
+
+    dorsal: Floats
+    ventral: Floats
+    cord_from: Floats
+    cord_to: Floats
+
+
+def spared_in_plane(
+    plane: MidsagittalPlane,
+    cord: Values,
+    lesion: Values,
+    *,
+    soft: bool,
+) -> Spared:
+    """Return the widths in each slice of the plane: those of its two sagittal slices, linear in between.
+
+    Where the lesion lies in one of the two only, that one's counts. Maps are (x, y, z), in [0, 1].
+    """
+    widths = _soft_widths if soft else _hard_widths
+    both = [
+        np.stack([*widths(cord[index], lesion[index]), *_edges(cord[index] > HARD_THRESHOLD)])
+        for index in plane.slices
+    ]
+    return Spared(*plane.between(*both))
+
+
+def _edges(mask: Mask) -> tuple[Floats, Floats]:
+    """Return the edges of a mask (y, z) along y, (z,) each, in voxels from the first one's centre."""
+    there = mask.any(axis=0)
+    first, last = mask.argmax(axis=0) - 0.5, len(mask) - 0.5 - mask[::-1].argmax(axis=0)
+    return np.where(there, first, np.nan), np.where(there, last, np.nan)
+
+
+def _hard_widths(cord: Values, lesion: Values) -> tuple[Floats, Floats]:
+    """Return the voxels > 0.5 of the cord (y, z) dorsal and ventral of those of the lesion within it."""
+    inside = cord > HARD_THRESHOLD
+    cord_from, cord_to = _edges(inside)
+    lesion_from, lesion_to = _edges(inside & (lesion > HARD_THRESHOLD))
+    return lesion_from - cord_from, cord_to - lesion_to
+
+
+def _soft_widths(cord: Values, lesion: Values) -> tuple[Floats, Floats]:
+    """Return the sums of cord minus lesion (y, z) dorsal and ventral of the lesion's centre.
+
+    NaN where no voxel of the line is filled by the lesion.
+    """
+    whole, lost = cord.astype(np.float64), np.minimum(lesion, cord).astype(np.float64)
+    filled = lost.max(axis=0) >= _FILLED_FROM
+    index = np.arange(len(lost), dtype=np.float64)
+    centre = (index @ lost) / np.where(filled, lost.sum(axis=0), np.nan)
+    behind = np.clip(centre - index[:, None] + 0.5, 0, 1)
+    spared = whole - lost
+    return (spared * behind).sum(axis=0), (spared * (1 - behind)).sum(axis=0)

@@ -353,18 +353,14 @@ def level_summary(
     rows = []
     for file, slices in table.groupby("file", sort=False):
         there = sorted(int(level) for level in slices["level"].dropna().unique())
-        chosen = there if vert is None else list(vert)
-        rows += [
-            {
-                **_summarise(file, level_name([level], kind), slices[slices["level"] == level]),
-                "level": level,
-            }
-            for level in chosen
-        ]
+        parts = [(level_name([level], kind), [level]) for level in (there if vert is None else vert)]
+        if vert is not None and len(vert) > 1:
+            parts.append((level_name(vert, kind), list(vert)))
+        for name, of_part in parts:
+            row = _summarise(file, name, slices[slices["level"].isin(of_part)])
+            rows.append({**row, "level": of_part[0] if len(of_part) == 1 else None})
         if vert is None and with_all:
             rows.append(_summarise(file, "all", slices))
-        elif vert is not None and len(vert) > 1:
-            rows.append(_summarise(file, level_name(vert, kind), slices[slices["level"].isin(vert)]))
     summary = pd.DataFrame(rows, columns=[*SUMMARY_COLUMNS, *label_columns(table)])
     summary["level"] = summary["level"].astype("Int64")
     return summary

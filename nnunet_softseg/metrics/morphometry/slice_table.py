@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import ndimage
 
 from nnunet_softseg.errors import UserError, examples, raise_first_error
+from nnunet_softseg.io.geometry import Box, bounding_box
 from nnunet_softseg.io.nifti import (
     as_fractions,
     classify,
@@ -28,12 +29,6 @@ from nnunet_softseg.metrics.morphometry.levels import (
     levels_from_image,
     levels_from_rootlets,
     levels_on_grid,
-)
-from nnunet_softseg.metrics.morphometry.section import (
-    across_the_line,
-    equivalent_ellipses,
-    partial_volume_covariance,
-    slice_moments,
 )
 from nnunet_softseg.metrics.slice_frame import AMBIGUOUS_FROM_DEG, Floats, SliceFrame, slice_frame
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -73,7 +68,7 @@ class _Structure:
     """Non-zero part of a map: values of its bounding box, slices first, and place of the box."""
 
     values: npt.NDArray[np.float32]
-    box: tuple[slice, ...]
+    box: Box
     touches_border: npt.NDArray[np.bool_]
 
 
@@ -127,10 +122,16 @@ def slice_morphometry(
             "levels: expected a level image, points at the discs or rootlets, found both or all: give one"
         )
     if levels is not None:
-        labels = levels_on_grid(levels, image, image_name(levels, "level image"))
-        _set_levels(table, levels_from_image(labels, soft, frame.axis, image_name(levels, "level image")))
+        level_name = image_name(levels, "level image")
+        labels = levels_on_grid(levels, image, level_name)
+        _set_levels(table, levels_from_image(labels, soft, frame.axis, level_name))
     elif discs is not None:
-        warnings += _set_levels_from_discs(table, discs, frame, line, image.shape)
+        disc_name = image_name(discs, "disc image")
+        points = disc_points_mm(discs, frame, disc_name)
+        if line is not None:
+            centres_mm = frame.slice_centres_mm(image.shape)[:, 2]
+            _set_levels(table, levels_from_discs(points, line, centres_mm, disc_name))
+        warnings += disc_gaps(points, disc_name)
     elif rootlets is not None and line is not None:
         root_name = image_name(rootlets, "rootlets")
         marked = levels_on_grid(rootlets, image, root_name, otherwise="")
@@ -171,18 +172,13 @@ def _labels_there(image: nib.Nifti1Image, label: int | None) -> str:
 def _find_structure(soft: npt.NDArray[np.float32], frame: SliceFrame) -> _Structure | None:
     """Return the part of a map above 0, or None for an empty map."""
     ordered = soft.transpose(frame.axis, *frame.in_plane)
-    filled: npt.NDArray[np.bool_] = ordered > 0
-    rows = np.asarray(filled.any(axis=2))
-    box = []
-    for along in (rows.any(axis=1), rows.any(axis=0), filled.any(axis=(0, 1))):
-        there = np.flatnonzero(along)
-        if not there.size:
-            return None
-        box.append(slice(int(there[0]), int(there[-1]) + 1))
+    box = bounding_box(ordered > 0)
+    if not box[0].stop:
+        return None
     border = np.zeros(len(ordered), dtype=bool)
     for edge in (ordered[:, 0], ordered[:, -1], ordered[:, :, 0], ordered[:, :, -1]):
         border |= (edge > _CUT_ABOVE).any(axis=1)
-    return _Structure(np.clip(ordered[tuple(box)], 0, 1), tuple(box), border[box[0]])
+    return _Structure(np.clip(ordered[box], 0, 1), box, border[box[0]])
 
 
 def _measure(
@@ -220,7 +216,7 @@ def line_through(values: npt.NDArray[np.float32], frame: SliceFrame) -> Centreli
 
 def _moments_mm(structure: _Structure, frame: SliceFrame) -> tuple[Floats, Floats, Floats]:
     """Return sum, centre in the frame (n, 3) and covariance in the slice (n, 2, 2), mm, of each slice."""
-    mass, mean, covariance = slice_moments(structure.values.astype(np.float64))
+    mass, mean, covariance = _slice_moments(structure.values.astype(np.float64))
     index = np.empty((len(mass), 3))
     index[:, frame.axis] = np.arange(len(mass)) + structure.box[0].start
     index[:, frame.in_plane] = mean + [side.start for side in structure.box[1:]]
@@ -244,9 +240,9 @@ def _diameters(
 ) -> dict[str, Floats]:
     above = structure.values[structure.values > 0]
     if (above < above.max()).any():  # partial volumes: values above 0 that differ from each other
-        added = partial_volume_covariance(frame.in_plane_steps_mm, slopes, frame.spacing_mm)
+        added = _partial_volume_covariance(frame.in_plane_steps_mm, slopes, frame.spacing_mm)
         covariance_mm2 = covariance_mm2 - added
-    return equivalent_ellipses(across_the_line(covariance_mm2, slopes))
+    return _equivalent_ellipses(_across_the_line(covariance_mm2, slopes))
 
 
 def _flags(
@@ -263,6 +259,74 @@ def _flags(
         "no_tilt": inside & (not tilt_known),
     }
     return [" ".join(name for name, there in by_name.items() if there[row]) for row in range(len(inside))]
+
+
+# Section: diameters across the cord, from second moments in the plane of the slice
+
+
+def _slice_moments(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return sum (n,), mean position (n, 2) and covariance (n, 2, 2) of each slice of values, in voxels.
+
+    Values are (slices, i, j), not below 0; mean and covariance are NaN where a slice is empty.
+    """
+    i, j = (np.arange(size, dtype=np.float64) for size in values.shape[1:])
+    along_i, along_j = values.sum(axis=2), values.sum(axis=1)
+    mass = along_i.sum(axis=1)
+    divisor = np.where(mass > 0, mass, np.nan)
+    mean = np.stack([along_i @ i, along_j @ j], axis=1) / divisor[:, None]
+    mixed = (values @ j) @ i
+    square = np.array([[along_i @ i**2, mixed], [mixed, along_j @ j**2]]).transpose(2, 0, 1)
+    covariance = square / divisor[:, None, None] - mean[:, :, None] * mean[:, None, :]
+    return mass, mean, covariance
+
+
+def _partial_volume_covariance(steps_mm: Floats, slopes: Floats, spacing_mm: float) -> Floats:
+    """Return what averaging over voxels has added to the covariance of each section, (n, 2, 2) in mm2.
+
+    A voxel that holds a share of the structure spreads it over its own width w, which adds w^2 / 12 along
+    each of its axes; and over its slice's thickness h, in which a tilted line moves by slope h.
+
+    Columns of `steps_mm` are the steps along the in-plane array axes; slopes, (n, 2), are the centreline's.
+    """
+    smear: Floats = slopes[:, :, None] * slopes[:, None, :] * spacing_mm**2 / 12
+    return steps_mm @ steps_mm.T / 12 + smear
+
+
+def _across_the_line(covariance_mm2: Floats, slopes: Floats) -> Floats:
+    """Return the covariance in the plane perpendicular to the line, from that in the slice: (n, 2, 2).
+
+    A slice cuts a tilted cord at an angle; its section is the slice's, seen along the line. The axes in the
+    new plane are R-L made perpendicular to the line, and the one perpendicular to both.
+    """
+    tangent = np.column_stack([slopes, np.ones(len(slopes))])
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    right = np.array([1.0, 0.0, 0.0]) - tangent[:, :1] * tangent
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    seen = np.stack([right, np.cross(tangent, right)], axis=1)[:, :, :2]
+    across: Floats = seen @ covariance_mm2 @ seen.transpose(0, 2, 1)
+    return across
+
+
+def _equivalent_ellipses(covariance_mm2: Floats) -> dict[str, Floats]:
+    """Return columns of the ellipse of each covariance (n, 2, 2); NaN where a section is too small.
+
+    An ellipse of semi-axis a has the variance a^2 / 4.
+    """
+    usable = np.asarray(np.isfinite(covariance_mm2).all(axis=(1, 2)))
+    variance, vectors = np.linalg.eigh(np.where(usable[:, None, None], covariance_mm2, np.eye(2)))
+    # Rounding of an exact 0 in a single voxel counts as 0, too.
+    usable &= variance[:, 0] > 1e-9  # noqa: PLR2004
+    variance = np.where(usable[:, None], variance, np.nan)
+    nearer = np.abs(vectors[:, 0, :]).argmax(axis=1)
+    rows = np.arange(len(variance))
+    right, anterior = vectors[rows, :, nearer].T
+    orientation = np.where(usable, np.degrees(np.arctan(anterior / right)), np.nan)
+    return {
+        "diameter_rl_mm": 4 * np.sqrt(variance[rows, nearer]),
+        "diameter_ap_mm": 4 * np.sqrt(variance[rows, 1 - nearer]),
+        "eccentricity": np.sqrt(1 - variance[:, 0] / variance[:, 1]),
+        "orientation_deg": orientation,
+    }
 
 
 def _pieces(above: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
@@ -286,21 +350,6 @@ def _empty_columns(
         "level": pd.array([pd.NA] * len(positions), dtype="Int64"),
         "flags": [""] * len(positions),
     }
-
-
-def _set_levels_from_discs(
-    table: pd.DataFrame,
-    discs: nib.Nifti1Image,
-    frame: SliceFrame,
-    line: Centreline | None,
-    shape: tuple[int, ...],
-) -> list[str]:
-    """Set the levels between points at the discs, and return what is odd."""
-    name = image_name(discs, "disc image")
-    points = disc_points_mm(discs, frame, name)
-    if line is not None:
-        _set_levels(table, levels_from_discs(points, line, frame.slice_centres_mm(shape)[:, 2], name))
-    return disc_gaps(points, name)
 
 
 def _set_levels(table: pd.DataFrame, levels: Levels) -> None:
