@@ -218,7 +218,7 @@ def _label_map_findings(
     job: CaseJob, image_is_right: bool, soft_labels: Sequence[npt.NDArray[np.float32]]
 ) -> list[Finding]:
     file = job.case.label_map
-    if not file.parent.is_dir():  # `raw_files.folder_findings` says so once
+    if not file.parent.is_dir():  # `check.place_findings` says so once
         return []
     if not file.is_file():
         what, remedy = "label map is missing", "write it as soft label > 0.5"

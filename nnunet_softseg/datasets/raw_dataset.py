@@ -1,18 +1,24 @@
-"""A dataset as nnU-Net knows it: its name, dataset.json, labels, training cases and reader."""
+"""A dataset as nnU-Net knows it: its name, dataset.json, labels, training cases, reader and splits."""
 
 import contextlib
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from nnunet_softseg.errors import Finding, UserError, raise_first_error
+from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
+from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.formats import IMAGE_ENDINGS, READERS
 from nnunet_softseg.io.nifti import load_nifti
 
 VANILLA = "train it with nnUNetTrainer"
+SPLITS = "splits_final.json"
+_SIDES = ("train", "val")
+_FEWEST_TO_SPLIT = 5
+"""nnU-Net makes five folds by itself, of which none may be empty."""
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
 ONE_ORIENTATION = (
     'set "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json, then run '
@@ -293,3 +299,65 @@ def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
                 "readers can open, found none that can: write the file again"
             ) from error
     return str(chosen.__name__)
+
+
+# Splits
+
+
+def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> list[Finding]:
+    """Say whether a subject is on both sides of a split, a side is empty, and cases are unknown or left out.
+
+    splits_final.json holds {"train": cases, "val": cases} per fold; None: nnU-Net splits by case. Subjects
+    are those that `subjects_of` tells by the cases' names.
+    """
+    subjects = subjects_of(case_ids)
+    if splits is None:
+        repeated = sorted(name for name, number in Counter(subjects.values()).items() if number > 1)
+        if not repeated:
+            return []
+        what, expected = "nnU-Net will put one subject on both sides of its splits", "a split by subject"
+        found = f"none yet, and several cases of {examples(repeated)}"
+        return [Finding(file, what, expected, found, "write one grouped by subject", "warning")]
+    findings = []
+    for fold in range(len(splits)):
+        findings += fold_findings(fold, splits, subjects, file)
+    used = {case_id for split in splits for side in _SIDES for case_id in split[side]}
+    if left_out := sorted(set(case_ids) - used):
+        what, expected = f"{len(left_out)} cases are in no fold", "every case of imagesTr"
+        remedy = "add them, or write the file anew"
+        findings.append(Finding(file, what, expected, examples(left_out), remedy, "warning"))
+    return findings
+
+
+def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str = SPLITS) -> list[Finding]:
+    """Return the faults of one fold; `subjects`: case -> subject.
+
+    Without a file (None) nnU-Net makes five folds; for a fold beyond those of the file it draws a split.
+    """
+    if splits is None:
+        what, expected = "nnU-Net cannot split so few cases", f"at least {_FEWEST_TO_SPLIT} cases"
+        few = Finding(file, what, expected, str(len(subjects)), 'train fold "all", or write a split')
+        return [few] if len(subjects) < _FEWEST_TO_SPLIT else []
+    are_folds = isinstance(splits, list)
+    if are_folds and fold >= len(splits):
+        return []
+    split = splits[fold] if are_folds and fold >= 0 else None
+    if not isinstance(split, Mapping) or not all(isinstance(split.get(side), list) for side in _SIDES):
+        what, expected = f"fold {fold} is no split", 'a list of {"train": [cases], "val": [cases]}'
+        found = f"{split if are_folds else splits!r}"[:60]
+        return [Finding(file, what, expected, found, "correct the fold, or write the file anew")]
+    findings = []
+    for side, whose in zip(_SIDES, ("training", "validation"), strict=True):
+        if not split[side]:
+            what, expected = f"fold {fold} has no {whose} case", "at least one: nnU-Net cannot start without"
+            findings.append(Finding(file, what, expected, "none", "add some, or remove the fold"))
+    unknown = sorted({*split["train"], *split["val"]} - set(subjects))
+    if unknown:
+        what, expected = f"fold {fold} names unknown cases", "cases of imagesTr"
+        findings.append(Finding(file, what, expected, examples(unknown), "correct or remove the file"))
+    train, val = ({subjects.get(case_id, case_id) for case_id in split[side]} for side in _SIDES)
+    if both := sorted(train & val):
+        what, expected = f"fold {fold} validates on subjects that it trains on", "each on one side"
+        remedy = "write one grouped by subject"
+        findings.append(Finding(file, what, expected, examples(both), remedy, "warning"))
+    return findings

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.case_comparison import SPLITS
 from nnunet_softseg.datasets.conversion.writing import Dataset, copy_image, find_raw_folder
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, NnunetFolders, label_scheme
+from nnunet_softseg.datasets.raw_dataset import SPLITS, LabelScheme, NnunetFolders, label_scheme
 from nnunet_softseg.datasets.soft_label import (
     FOLDER,
     soft_label_file,
