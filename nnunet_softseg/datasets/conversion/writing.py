@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.conversion.inspection import Inspection
-from nnunet_softseg.datasets.conversion.sources import Selection, SourceCase, Sources
+from nnunet_softseg.datasets.conversion.sources import Inspection, Selection, SourceCase, Sources
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, folds_of_cases
 from nnunet_softseg.datasets.raw_dataset import NnunetFolders
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
