@@ -347,7 +347,7 @@ def _write_case(job: _CaseJob) -> dict[str, float]:
     files = [job.target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
     for file, label in zip(files, labels, strict=True):
         write_soft_label(file, label, images[0])
-    write_label_map(job.target / "labelsTr" / f"{name}{_ENDING}", files, painted=job.scheme.painted)
+    write_label_map(job.target / "labelsTr" / f"{name}{_ENDING}", files, job.scheme.painted)
     return {"largest_disagreement": float(spread.max()), "unknown_share": float(unknown.mean())}
 
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import io_orientation
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.case_files import Reason, derivative_file, list_bids, list_files, parse_bids_name
@@ -31,7 +29,7 @@ from nnunet_softseg.labels.contrasts.volume import Volume
 
 DEFAULT_MASKS = "derivatives/labels"
 DEFAULT_SUFFIX = "_seg-manual"
-_AXES, _SUPERIOR = 3, 2
+_AXES = 3
 
 
 @dataclass(frozen=True)
@@ -283,7 +281,5 @@ def _thickness_mm(image: Path, affine: npt.NDArray[np.float64]) -> float | None:
 
     The header has that distance only. Of a sagittal or coronal image the thickness is along another axis.
     """
-    spacing = nib.affines.voxel_sizes(affine)
-    apart = spacing[int(np.flatnonzero(io_orientation(affine)[:, 0] == _SUPERIOR)[0])]
-    thickness = stated_thickness_mm(image)
-    return thickness if thickness and 0 < thickness < apart == spacing.max() else None
+    spacing, thickness = VoxelGrid((), affine).body_spacing_mm, stated_thickness_mm(image)
+    return thickness if thickness and 0 < thickness < spacing[2] == max(spacing) else None
