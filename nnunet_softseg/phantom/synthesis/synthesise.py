@@ -137,14 +137,6 @@ def _sources(folders: _Folders, phantom: bool) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _anatomy_of(spec: SynthesisSpec, folders: _Folders, number: int) -> LabelAnatomy:
-    """Return what an image is drawn from: the sources take turns."""
-    turn, at = divmod(number - 1, len(spec.sources))
-    name = spec.sources[at]
-    phantom = turn // _IMAGES_OF_A_PHANTOM if name == _PHANTOM else 0
-    return _anatomy(name, phantom, spec.seed, spec.structure, folders)
-
-
 @lru_cache(maxsize=3)
 def _anatomy(
     name: str, phantom: int, seed: int, structure: tuple[int, ...], folders: _Folders
@@ -176,7 +168,10 @@ def _image_file(folder: Path, number: int) -> Path:
 
 def _write_case(folder: Path, spec: SynthesisSpec, folders: _Folders, number: int) -> None:
     """Write the soft label, then the image: where this is, the case is complete."""
-    anatomy = _anatomy_of(spec, folders, number)
+    turn, at = divmod(number - 1, len(spec.sources))  # the sources take turns
+    name = spec.sources[at]
+    phantom = turn // _IMAGES_OF_A_PHANTOM if name == _PHANTOM else 0
+    anatomy = _anatomy(name, phantom, spec.seed, spec.structure, folders)
     rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(number, 0)))
     drawn, image = render(anatomy, draw_plan(anatomy, rng, without=spec.without)), _image_file(folder, number)
     stem = without_nifti_ending(image.name)
