@@ -1,7 +1,6 @@
 """A phantom on disk: a BIDS folder with images, raters' masks, and the truth as derivatives."""
 
 import csv
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.results import (
     changed_keys,
     json_copy,
+    load_record,
     make_folder,
     replacing,
     write_bytes,
@@ -114,10 +114,10 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
         raise UserError(f"{folder} is a file: choose a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    try:
-        there = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))[what.capitalize()]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is not empty and holds no {what}: choose another folder") from None
+    record = load_record(folder / _DESCRIPTION, what.capitalize())
+    if record is None:
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another folder")
+    there = record[what.capitalize()]
     changed = changed_keys(there, asked)
     different = [f"{key} {there.get(key)} there, {asked.get(key)} asked for" for key in changed]
     if different:

@@ -1,6 +1,5 @@
 """The whole way on a CPU in minutes: phantom, dataset, stock nnU-Net commands, soft against vanilla."""
 
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import make_folder, replacing, write_json
+from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.morphometry import slice_areas
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
@@ -110,7 +109,7 @@ def _steps(here: Demo, seed: int) -> list[tuple[str, Callable[[], object]]]:
 
 def _once(here: Demo, name: str, shown: str, step: Callable[[], object]) -> None:
     stamps = here.output / "steps_done.json"
-    done = json.loads(stamps.read_text(encoding="utf-8")) if stamps.is_file() else {}
+    done = load_record(stamps) or {}
     if name in done:
         print(f"{shown}: done before")
         return

@@ -1,6 +1,5 @@
 """Images of a BIDS folder and the masks drawn on them: found, checked and read."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from nnunet_softseg.io.nifti import (
     load_nifti,
     stored_values,
 )
+from nnunet_softseg.io.results import load_record
 from nnunet_softseg.labels.contrasts.volume import Volume
 
 DEFAULT_MASKS = "derivatives/labels"
@@ -270,9 +270,10 @@ def sidecar_of(file: Path) -> Path:
 
 def stated_thickness_mm(image: Path) -> float | None:
     """Return `SliceThickness` of the JSON beside an image, in mm; None if there is none."""
+    record = load_record(sidecar_of(image), "SliceThickness") or {"SliceThickness": None}
     try:
-        return float(json.loads(sidecar_of(image).read_text(encoding="utf-8"))["SliceThickness"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(record["SliceThickness"])
+    except (ValueError, TypeError):
         return None  # BIDS does not ask for it, and nothing here depends on the rest of that file
 
 

@@ -278,30 +278,17 @@ def draw_palette(anatomy: LabelAnatomy, rng: np.random.Generator) -> Palette:
 
 def _tell_structure_apart(anatomy: LabelAnatomy, mean: dict[int, float], rng: np.random.Generator) -> None:
     """Give the tissues of the structure a like brightness, and the layer around it another."""
-    inner = _tissues_inside(anatomy)
-    first, *others = inner
+    tissues = [layer.tissue for layer in anatomy.layers] or anatomy.structure
+    at = tissues.index(anatomy.structure[0])
+    first, *others = tissues[at:]  # a layer holds those after it
     mean[first] = float(np.clip(mean[first], 0.12, 0.95))
     for value in others:
         mean[value] = mean[first] * float(np.exp(rng.normal(0, 0.12)))
-    around = _tissue_around(anatomy)
-    if around is not None and abs(mean[around] - mean[first]) < 0.16 and rng.random() < 0.92:
+    around = tissues[at - 1]
+    if at and abs(mean[around] - mean[first]) < 0.16 and rng.random() < 0.92:
         step = float(rng.uniform(0.16, 0.7))
         brighter = mean[first] + step
         mean[around] = brighter if mean[first] < 0.2 or rng.random() < 0.5 else max(0.02, mean[first] - step)
-
-
-def _tissues_inside(anatomy: LabelAnatomy) -> list[int]:
-    """Return the tissues of the structure: its own values, or its layer and those within it."""
-    if not anatomy.layers:
-        return list(anatomy.structure)
-    tissues = [layer.tissue for layer in anatomy.layers]
-    return tissues[tissues.index(anatomy.structure[0]) :]
-
-
-def _tissue_around(anatomy: LabelAnatomy) -> int | None:
-    tissues = [layer.tissue for layer in anatomy.layers]
-    at = tissues.index(anatomy.structure[0]) if tissues else 0
-    return tissues[at - 1] if at else None
 
 
 # The scanner

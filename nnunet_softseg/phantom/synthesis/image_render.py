@@ -151,9 +151,6 @@ class _Scene:
             brightness += inside.astype(np.float32) * (np.float32(lesion.brightness) - brightness)
         return brightness, share
 
-    def _field(self, grain_mm: float) -> Values:
-        return self.points.field((grain_mm,) * 3, self.rng).ravel()
-
     def _blobs(self) -> Values:
         """Return brightness of random tissues, each where its own smooth field is the largest."""
         best = self.points.field(self.plan.blob_mm, self.rng)
@@ -171,7 +168,8 @@ class _Scene:
             seen = anatomy.image.sample(self.at)
             known = seen > _TEMPLATE_REST * float(anatomy.brightness_classes[-1])
             # An irregular end: a straight one would show where the template ends.
-            ends = np.maximum(_LEAST_EDGE_MM, _EDGE_MM * (1 + self._field(_EDGE_GRAIN_MM)))
+            irregular = self.points.field((_EDGE_GRAIN_MM,) * 3, self.rng).ravel()
+            ends = np.maximum(_LEAST_EDGE_MM, _EDGE_MM * (1 + irregular))
             known &= anatomy.depth_in_image_mm(self.at) > ends
             of_class = np.interp(seen[known], anatomy.brightness_classes, palette.classes)
             brightness[known] = of_class * (1 + 0.5 * _UNEVEN * texture[known])
@@ -254,9 +252,8 @@ def _scan(image: Values, voxels: Voxels, faults: Artefacts, rng: np.random.Gener
         image = image + faults.ghost * np.roll(image, shift, faults.ghost_axis)
     if faults.slices > 0:
         shape = [-1 if axis == faults.slice_axis else 1 for axis in range(3)]
-        image = image * np.exp(faults.slices * rng.standard_normal(image.shape[faults.slice_axis])).reshape(
-            shape
-        )
+        factors = np.exp(faults.slices * rng.standard_normal(image.shape[faults.slice_axis]))
+        image = image * factors.reshape(shape)
     if faults.snr > 0:
         real, imaginary = 0.5 / faults.snr * rng.standard_normal((2, *image.shape))
         image = np.hypot(image + real, imaginary)
