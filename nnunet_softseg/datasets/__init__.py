@@ -2,8 +2,8 @@
 
 The modules, in the order of their imports:
 
-  raw_dataset.py              a dataset as nnU-Net knows it: dataset.json, cases, reader, splits
-  soft_label.py               the soft label on disk: name, grid, range
+  raw_dataset.py              a dataset as nnU-Net knows it: dataset.json, labels, files, reader, splits
+  soft_label.py               the soft label on disk: read, written, its range
   conversion/sources.py       layouts; images of a BIDS folder that become cases: found, faults and hashes
   conversion/splits.py        train, validation and test subjects, drawn or from a file; folds
   conversion/writing.py       datasets in nnUNet_raw: ids, files, dataset.json, splits, conversion.json

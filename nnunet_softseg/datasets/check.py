@@ -24,6 +24,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     dataset_number,
     label_scheme,
     reader_name,
+    soft_label_file,
     split_findings,
     training_cases,
 )
@@ -173,7 +174,7 @@ def _case_jobs(folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[Tr
     jobs = []
     labels = folder / soft_label.FOLDER
     for case in cases:
-        files = tuple(soft_label.soft_label_file(labels, case.case_id, number) for number in scheme.numbers)
+        files = tuple(soft_label_file(labels, case.case_id, number) for number in scheme.numbers)
         jobs.append(CaseJob(case, files, scheme, reader, num_channels))
     return jobs
 

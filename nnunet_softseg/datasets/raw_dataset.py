@@ -1,18 +1,22 @@
-"""A dataset as nnU-Net knows it: its name, dataset.json, labels, training cases, reader and splits."""
+"""A dataset as nnU-Net knows it: its name, dataset.json, labels, files of the cases, reader and splits."""
 
 import contextlib
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
-from nnunet_softseg.io.case_files import subjects_of
+from nnunet_softseg.io.case_files import SOFT_FOLDER, subjects_of
 from nnunet_softseg.io.formats import IMAGE_ENDINGS, READERS
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import Values, load_nifti, stored_as
+from nnunet_softseg.settings import HARD_THRESHOLD
 
 VANILLA = "train it with nnUNetTrainer"
 SPLITS = "splits_final.json"
@@ -168,6 +172,34 @@ class LabelScheme:
         return next((top for index, top in reversed(self.painted) if value in self.regions[index]), 0)
 
 
+def hard_label_map(
+    soft_labels: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], painted: Iterable[tuple[int, int]]
+) -> npt.NDArray[np.integer[Any]]:
+    """Return the integer label map of soft labels: where several are > 0.5, the one that is painted last.
+
+    The one rule for label maps: of datasets, of predictions, of fused raters. The arrays have one shape;
+    `painted` is that of `LabelScheme`. Unknown voxels, NaN, are not above 0.5. uint16 for a value above 255,
+    else uint8.
+    """
+    painted = tuple(painted)
+    highest = max(value for _, value in painted)
+    dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+    label_map = np.zeros(np.shape(soft_labels[0]), dtype=dtype)
+    for index, value in painted:
+        label_map[np.asarray(soft_labels[index]) > HARD_THRESHOLD] = value
+    return label_map
+
+
+def in_nnunets_layout(soft_maps: Values, scheme: LabelScheme) -> Values:
+    """Return soft maps (label, *space) as nnU-Net stores probabilities, (class, *space).
+
+    The background comes first, as 1 - the largest of the soft maps; regions have none in nnU-Net either.
+    """
+    if scheme.has_regions:
+        return soft_maps
+    return np.concatenate([1 - soft_maps.max(axis=0, keepdims=True), soft_maps])
+
+
 def _values_of(entry: Any) -> tuple[int, ...]:
     return tuple(entry) if isinstance(entry, list | tuple) else (entry,)
 
@@ -277,6 +309,20 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[Train
         TrainingCase(case_id, tuple(files), folder / "labelsTr" / f"{case_id}{ending}")
         for case_id, files in sorted(channels.items())
     )
+
+
+def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
+    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only another is there.
+
+    The folder is softLabelsTr, or the `soft` folder of a prediction.
+    """
+    return stored_as(folder, f"{case_id}_{label:04d}")
+
+
+def is_predicted(label_map: Path, case_id: str, labels: Iterable[int]) -> bool:
+    """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it."""
+    soft = (soft_label_file(label_map.parent / SOFT_FOLDER, case_id, label) for label in labels)
+    return label_map.is_file() and all(file.is_file() for file in soft)
 
 
 def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:

@@ -1,4 +1,4 @@
-"""Soft labels on disk: names, reading and writing, label maps.
+"""Soft labels on disk: reading and writing, faults, label maps.
 
 `softLabelsTr/<case>_<label, 4 digits>.nii.gz` holds the fraction of each voxel, in [0, 1], that belongs to a
 label, on the grid of the image. Labels of MHA and NRRD images may be of their format, those of pictures TIFF
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import LabelScheme
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, soft_label_file
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
-from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.formats import (
     ITK_ENDINGS,
     NIFTI_ENDINGS,
@@ -35,7 +35,6 @@ from nnunet_softseg.io.nifti import (
     file_findings,
     first_line,
     load_nifti,
-    stored_as,
     stored_values,
 )
 from nnunet_softseg.io.results import replacing
@@ -54,20 +53,6 @@ _HOW_TO_MAKE = (
 _NOTES = (".json", ".tsv", ".csv", ".txt", ".md")
 
 SoftLabel = npt.NDArray[np.float32]
-
-
-def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
-    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only another is there.
-
-    The folder is softLabelsTr, or the `soft` folder of a prediction.
-    """
-    return stored_as(folder, f"{case_id}_{label:04d}")
-
-
-def is_predicted(label_map: Path, case_id: str, labels: Iterable[int]) -> bool:
-    """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it."""
-    soft = (soft_label_file(label_map.parent / SOFT_FOLDER, case_id, label) for label in labels)
-    return label_map.is_file() and all(file.is_file() for file in soft)
 
 
 def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]) -> list[Finding]:
@@ -344,34 +329,6 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
     found = f"up to {float(total.max()):.4g}, above 1 in {over} voxels"
     remedy = "nothing, if labels are meant to overlap; else divide them by their sum there"
     return [Finding(short_name(files[0]), what, expected, found, remedy, "warning")]
-
-
-def hard_label_map(
-    soft_labels: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], painted: Iterable[tuple[int, int]]
-) -> npt.NDArray[np.integer[Any]]:
-    """Return the integer label map of soft labels: where several are > 0.5, the one that is painted last.
-
-    The one rule for label maps: of datasets, of predictions, of fused raters. The arrays have one shape;
-    `painted` is that of `LabelScheme`. Unknown voxels, NaN, are not above 0.5. uint16 for a value above 255,
-    else uint8.
-    """
-    painted = tuple(painted)
-    highest = max(value for _, value in painted)
-    dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
-    label_map = np.zeros(np.shape(soft_labels[0]), dtype=dtype)
-    for index, value in painted:
-        label_map[np.asarray(soft_labels[index]) > HARD_THRESHOLD] = value
-    return label_map
-
-
-def in_nnunets_layout(soft_maps: SoftLabel, scheme: LabelScheme) -> SoftLabel:
-    """Return soft maps (label, *space) as nnU-Net stores probabilities, (class, *space).
-
-    The background comes first, as 1 - the largest of the soft maps; regions have none in nnU-Net either.
-    """
-    if scheme.has_regions:
-        return soft_maps
-    return np.concatenate([1 - soft_maps.max(axis=0, keepdims=True), soft_maps])
 
 
 def label_map_findings(

@@ -14,14 +14,14 @@ import numpy as np
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.writing import Dataset, copy_image, find_raw_folder
-from nnunet_softseg.datasets.raw_dataset import SPLITS, LabelScheme, NnunetFolders, label_scheme
-from nnunet_softseg.datasets.soft_label import (
-    FOLDER,
+from nnunet_softseg.datasets.raw_dataset import (
+    SPLITS,
+    LabelScheme,
+    NnunetFolders,
+    label_scheme,
     soft_label_file,
-    stored_soft_label,
-    write_label_map,
-    write_soft_label,
 )
+from nnunet_softseg.datasets.soft_label import FOLDER, stored_soft_label, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.predict import (
     CHECKPOINT,

@@ -12,7 +12,8 @@ import tifffile
 from PIL import Image
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.soft_label import FOLDER, hard_label_map
+from nnunet_softseg.datasets.raw_dataset import hard_label_map
+from nnunet_softseg.datasets.soft_label import FOLDER
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import DATASET_JSON
 from nnunet_softseg.io.results import make_folder, new_folder, write_json, write_table

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.raw_dataset import soft_label_file
 from nnunet_softseg.errors import UserError, examples, printable
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
