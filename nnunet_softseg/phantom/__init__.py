@@ -18,19 +18,17 @@ The modules, in the order of their imports:
 """
 
 from nnunet_softseg.phantom.acquisition import PhantomSpec, Simulated, simulate
-from nnunet_softseg.phantom.anatomy import Anatomy, straight_cylinder
+from nnunet_softseg.phantom.anatomy import straight_cylinder
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
 from nnunet_softseg.phantom.contrasts import CONTRAST_NAMES, CONTRASTS
-from nnunet_softseg.phantom.kinds import KINDS, phantom_of_kind
+from nnunet_softseg.phantom.kinds import phantom_of_kind
 from nnunet_softseg.phantom.partial_volume import cord_fraction
 
 __all__ = [
     "CONTRASTS",
     "CONTRAST_NAMES",
-    "KINDS",
     "TRUTH",
     "TRUTH_SUFFIX",
-    "Anatomy",
     "PhantomSpec",
     "Simulated",
     "cord_fraction",
