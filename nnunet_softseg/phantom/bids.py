@@ -122,7 +122,8 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
     different = [f"{key} {there.get(key)} there, {asked.get(key)} asked for" for key in changed]
     if different:
         raise UserError(f"{folder} holds another {what} ({'; '.join(different)}): choose another folder")
-    surplus = [path.name for path in folder.glob("sub-*") if int(path.name.removeprefix("sub-")) > n]
+    numbers = [path.name.removeprefix("sub-") for path in folder.glob("sub-*")]
+    surplus = [number for number in numbers if not number.isdigit() or int(number) > n]
     if surplus:
         raise UserError(
             f"{folder} holds {n + len(surplus)} subjects, {n} asked for: choose another folder or a larger n"

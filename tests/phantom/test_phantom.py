@@ -657,6 +657,13 @@ def test_a_folder_with_another_phantom_is_left_alone(bids: Path, arguments, mess
     assert read_all(bids, "*") == before
 
 
+def test_a_subject_that_no_phantom_has_is_told(tmp_path: Path) -> None:
+    folder = phantom(tmp_path / "bids", n=1, **TINY)
+    (folder / "sub-mine").mkdir()
+    with pytest.raises(UserError, match="holds 2 subjects, 1 asked for"):
+        phantom(folder, n=1, **TINY)
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty and holds no phantom"):
