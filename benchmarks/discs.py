@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_softseg.datasets.soft_label import soft_label_file, stored_soft_label
+from nnunet_softseg.datasets.raw_dataset import soft_label_file
+from nnunet_softseg.datasets.soft_label import stored_soft_label
 from nnunet_softseg.io.nifti import stored_values
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -36,13 +36,11 @@ from tqdm import tqdm
 
 from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.phantom import CONTRAST_NAMES
-from nnunet_softseg.phantom.acquisition import PhantomSpec, draw_subject_anatomy
+from nnunet_softseg.phantom.acquisition import PhantomSpec, draw_subject_anatomy, scan
 from nnunet_softseg.phantom.anatomy import Anatomy
 from nnunet_softseg.phantom.contrasts import contrast_named
-from nnunet_softseg.phantom.grid import Grid
 from nnunet_softseg.phantom.neck import draw_neck, paint_neck
-from nnunet_softseg.phantom.partial_volume import to_volume, voxel_fractions
-from nnunet_softseg.phantom.scanner import scan
+from nnunet_softseg.phantom.partial_volume import Grid, to_volume, voxel_fractions
 
 FOV_MM = (56.0, 60.0, 64.0)
 """Of the phantom that the model was trained on."""

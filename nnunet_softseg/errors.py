@@ -104,3 +104,8 @@ def examples(names: Sequence[str], most: int = 3) -> str:
     """Return the first few of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def printable(name: str | Path) -> str:
+    """Return a name without what would break a line, a table or the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(name))

@@ -1,4 +1,4 @@
-"""A cord with lesions of `nnunet_softseg.phantom.lesions`, as images and files."""
+"""A cord with lesions of `nnunet_softseg.phantom.scene`, as images and files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nnunet_softseg.phantom.lesions import RADIUS_MM, Lesion, lesion_shares
-from nnunet_softseg.phantom.scene import upright_affine
+from nnunet_softseg.phantom.scene import RADIUS_MM, Lesion, lesion_shares, upright_affine
 
 __all__ = ["RADIUS_MM", "Lesion", "Phantom", "phantom"]
 

@@ -13,7 +13,7 @@ import tifffile
 from skimage.io import imsave
 from tiny_dataset import TinyDataset, affine_of, save_nifti
 
-from nnunet_softseg.phantom.discs import Disc, disc_shares
+from nnunet_softseg.phantom.scene import Disc, disc_shares
 
 Plane = npt.NDArray[np.float32]
 FIBRE, AXON = 1, 2

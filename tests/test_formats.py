@@ -30,12 +30,8 @@ from skimage.io import imread, imsave
 from tiny_dataset import plan_and_preprocess, use
 
 from nnunet_softseg.datasets.check import check
-from nnunet_softseg.datasets.soft_label import (
-    find_reader,
-    read_soft_label,
-    soft_label_file,
-    stored_soft_label,
-)
+from nnunet_softseg.datasets.raw_dataset import soft_label_file
+from nnunet_softseg.datasets.soft_label import find_reader, read_soft_label, stored_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.evaluate import evaluate
 from nnunet_softseg.inference.image_check import check_images

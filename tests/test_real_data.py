@@ -8,7 +8,8 @@ import pytest
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
-from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, write_soft_label
+from nnunet_softseg.datasets.raw_dataset import hard_label_map
+from nnunet_softseg.datasets.soft_label import read_soft_label, write_soft_label
 from nnunet_softseg.inference.export import soft_nifti
 from nnunet_softseg.io.geometry import array_orientation
 

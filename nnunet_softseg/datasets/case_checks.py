@@ -156,11 +156,8 @@ def _number_findings(job: CaseJob, found: int) -> list[Finding]:
         remedy = f"in colours: write it in grey, or all images in colours and {found} channel_names"
     cases = [file for file in files if (maps / file.name).is_file()]
     if cases:  # scan_0001, scan_0002: ids that end in four digits
-        stem, ending = (
-            without_ending(cases[0].name),
-            cases[0].name[len(without_ending(cases[0].name)) :],
-        )
-        remedy = f"if each is a case, add its channel: rename {cases[0].name} to {stem}_0000{ending}"
+        name, stem = cases[0].name, without_ending(cases[0].name)
+        remedy = f"if each is a case, add its channel: rename {name} to {stem}_0000{name[len(stem) :]}"
     return [Finding(short_name(files[0]), "wrong number of channels", expected, str(found), remedy)]
 
 
@@ -218,7 +215,7 @@ def _label_map_findings(
     job: CaseJob, image_is_right: bool, soft_labels: Sequence[npt.NDArray[np.float32]]
 ) -> list[Finding]:
     file = job.case.label_map
-    if not file.parent.is_dir():  # `raw_files.folder_findings` says so once
+    if not file.parent.is_dir():  # `check.place_findings` says so once
         return []
     if not file.is_file():
         what, remedy = "label map is missing", "write it as soft label > 0.5"

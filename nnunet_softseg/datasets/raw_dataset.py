@@ -1,18 +1,28 @@
-"""A dataset as nnU-Net knows it: its name, dataset.json, labels, training cases and reader."""
+"""A dataset as nnU-Net knows it: its name, dataset.json, labels, files of the cases, reader and splits."""
 
 import contextlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from nnunet_softseg.errors import Finding, UserError, raise_first_error
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
+from nnunet_softseg.io.case_files import SOFT_FOLDER, subjects_of
 from nnunet_softseg.io.formats import IMAGE_ENDINGS, READERS
-from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.nifti import Values, load_nifti, stored_as
+from nnunet_softseg.settings import HARD_THRESHOLD
 
 VANILLA = "train it with nnUNetTrainer"
+SPLITS = "splits_final.json"
+_SIDES = ("train", "val")
+_FEWEST_TO_SPLIT = 5
+"""nnU-Net makes five folds by itself, of which none may be empty."""
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
 ONE_ORIENTATION = (
     'set "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json, then run '
@@ -162,6 +172,34 @@ class LabelScheme:
         return next((top for index, top in reversed(self.painted) if value in self.regions[index]), 0)
 
 
+def hard_label_map(
+    soft_labels: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], painted: Iterable[tuple[int, int]]
+) -> npt.NDArray[np.integer[Any]]:
+    """Return the integer label map of soft labels: where several are > 0.5, the one that is painted last.
+
+    The one rule for label maps: of datasets, of predictions, of fused raters. The arrays have one shape;
+    `painted` is that of `LabelScheme`. Unknown voxels, NaN, are not above 0.5. uint16 for a value above 255,
+    else uint8.
+    """
+    painted = tuple(painted)
+    highest = max(value for _, value in painted)
+    dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+    label_map = np.zeros(np.shape(soft_labels[0]), dtype=dtype)
+    for index, value in painted:
+        label_map[np.asarray(soft_labels[index]) > HARD_THRESHOLD] = value
+    return label_map
+
+
+def in_nnunets_layout(soft_maps: Values, scheme: LabelScheme) -> Values:
+    """Return soft maps (label, *space) as nnU-Net stores probabilities, (class, *space).
+
+    The background comes first, as 1 - the largest of the soft maps; regions have none in nnU-Net either.
+    """
+    if scheme.has_regions:
+        return soft_maps
+    return np.concatenate([1 - soft_maps.max(axis=0, keepdims=True), soft_maps])
+
+
 def _values_of(entry: Any) -> tuple[int, ...]:
     return tuple(entry) if isinstance(entry, list | tuple) else (entry,)
 
@@ -273,6 +311,20 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[Train
     )
 
 
+def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
+    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only another is there.
+
+    The folder is softLabelsTr, or the `soft` folder of a prediction.
+    """
+    return stored_as(folder, f"{case_id}_{label:04d}")
+
+
+def is_predicted(label_map: Path, case_id: str, labels: Iterable[int]) -> bool:
+    """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it."""
+    soft = (soft_label_file(label_map.parent / SOFT_FOLDER, case_id, label) for label in labels)
+    return label_map.is_file() and all(file.is_file() for file in soft)
+
+
 def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
     """Return the name of the reader that nnU-Net's planner will choose for a dataset.
 
@@ -293,3 +345,65 @@ def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:
                 "readers can open, found none that can: write the file again"
             ) from error
     return str(chosen.__name__)
+
+
+# Splits
+
+
+def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> list[Finding]:
+    """Say whether a subject is on both sides of a split, a side is empty, and cases are unknown or left out.
+
+    splits_final.json holds {"train": cases, "val": cases} per fold; None: nnU-Net splits by case. Subjects
+    are those that `subjects_of` tells by the cases' names.
+    """
+    subjects = subjects_of(case_ids)
+    if splits is None:
+        repeated = sorted(name for name, number in Counter(subjects.values()).items() if number > 1)
+        if not repeated:
+            return []
+        what, expected = "nnU-Net will put one subject on both sides of its splits", "a split by subject"
+        found = f"none yet, and several cases of {examples(repeated)}"
+        return [Finding(file, what, expected, found, "write one grouped by subject", "warning")]
+    findings = []
+    for fold in range(len(splits)):
+        findings += fold_findings(fold, splits, subjects, file)
+    used = {case_id for split in splits for side in _SIDES for case_id in split[side]}
+    if left_out := sorted(set(case_ids) - used):
+        what, expected = f"{len(left_out)} cases are in no fold", "every case of imagesTr"
+        remedy = "add them, or write the file anew"
+        findings.append(Finding(file, what, expected, examples(left_out), remedy, "warning"))
+    return findings
+
+
+def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str = SPLITS) -> list[Finding]:
+    """Return the faults of one fold; `subjects`: case -> subject.
+
+    Without a file (None) nnU-Net makes five folds; for a fold beyond those of the file it draws a split.
+    """
+    if splits is None:
+        what, expected = "nnU-Net cannot split so few cases", f"at least {_FEWEST_TO_SPLIT} cases"
+        few = Finding(file, what, expected, str(len(subjects)), 'train fold "all", or write a split')
+        return [few] if len(subjects) < _FEWEST_TO_SPLIT else []
+    are_folds = isinstance(splits, list)
+    if are_folds and fold >= len(splits):
+        return []
+    split = splits[fold] if are_folds and fold >= 0 else None
+    if not isinstance(split, Mapping) or not all(isinstance(split.get(side), list) for side in _SIDES):
+        what, expected = f"fold {fold} is no split", 'a list of {"train": [cases], "val": [cases]}'
+        found = f"{split if are_folds else splits!r}"[:60]
+        return [Finding(file, what, expected, found, "correct the fold, or write the file anew")]
+    findings = []
+    for side, whose in zip(_SIDES, ("training", "validation"), strict=True):
+        if not split[side]:
+            what, expected = f"fold {fold} has no {whose} case", "at least one: nnU-Net cannot start without"
+            findings.append(Finding(file, what, expected, "none", "add some, or remove the fold"))
+    unknown = sorted({*split["train"], *split["val"]} - set(subjects))
+    if unknown:
+        what, expected = f"fold {fold} names unknown cases", "cases of imagesTr"
+        findings.append(Finding(file, what, expected, examples(unknown), "correct or remove the file"))
+    train, val = ({subjects.get(case_id, case_id) for case_id in split[side]} for side in _SIDES)
+    if both := sorted(train & val):
+        what, expected = f"fold {fold} validates on subjects that it trains on", "each on one side"
+        remedy = "write one grouped by subject"
+        findings.append(Finding(file, what, expected, examples(both), remedy, "warning"))
+    return findings

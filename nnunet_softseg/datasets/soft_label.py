@@ -1,4 +1,4 @@
-"""Soft labels on disk: names, reading and writing, label maps.
+"""Soft labels on disk: reading and writing, faults, label maps.
 
 `softLabelsTr/<case>_<label, 4 digits>.nii.gz` holds the fraction of each voxel, in [0, 1], that belongs to a
 label, on the grid of the image. Labels of MHA and NRRD images may be of their format, those of pictures TIFF
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import LabelScheme
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, soft_label_file
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
-from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.formats import (
     ITK_ENDINGS,
     NIFTI_ENDINGS,
@@ -35,7 +35,6 @@ from nnunet_softseg.io.nifti import (
     file_findings,
     first_line,
     load_nifti,
-    stored_as,
     stored_values,
 )
 from nnunet_softseg.io.results import replacing
@@ -54,20 +53,6 @@ _HOW_TO_MAKE = (
 _NOTES = (".json", ".tsv", ".csv", ".txt", ".md")
 
 SoftLabel = npt.NDArray[np.float32]
-
-
-def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
-    """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only another is there.
-
-    The folder is softLabelsTr, or the `soft` folder of a prediction.
-    """
-    return stored_as(folder, f"{case_id}_{label:04d}")
-
-
-def is_predicted(label_map: Path, case_id: str, labels: Iterable[int]) -> bool:
-    """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it."""
-    soft = (soft_label_file(label_map.parent / SOFT_FOLDER, case_id, label) for label in labels)
-    return label_map.is_file() and all(file.is_file() for file in soft)
 
 
 def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]) -> list[Finding]:
@@ -281,26 +266,18 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
     _write(file, np.clip(soft_label, 0, 1).astype(np.float32), image, 1, "soft label")
 
 
-def write_label_map(
-    file: Path,
-    soft_files: Sequence[Path],
-    labels: Sequence[int] = (),
-    *,
-    painted: Sequence[tuple[int, int]] = (),
-) -> None:
+def write_label_map(file: Path, soft_files: Sequence[Path], painted: Sequence[tuple[int, int]]) -> None:
     """Write the label map of soft labels, of the values as they are on disk, where `check` compares the two.
 
-    There is one soft file per label, on one grid; the first gives the header. They are painted by their
-    values (`labels`), or as `LabelScheme` says. Where no label is known, the map holds the label to ignore,
-    the next value above the labels.
+    There is one soft file per label, on one grid; the first gives the header. They are `painted` as
+    `LabelScheme` says. Where no label is known, the map holds the label to ignore, the next value above them.
     """
-    painted = list(painted or sorted(enumerate(labels), key=lambda of_label: of_label[1]))
     highest = max(value for _, value in painted)
     soft_labels = [stored_values(soft_file) for soft_file in soft_files]
     unknown = unknown_voxels(soft_labels)
     if unknown.any():
         soft_labels.append(unknown.astype(np.float32))
-        painted.append((len(soft_files), highest + 1))
+        painted = [*painted, (len(soft_files), highest + 1)]
     label_map = hard_label_map(soft_labels, painted)
     _write(file, label_map, load_nifti(soft_files[0]), highest, f"soft label > {HARD_THRESHOLD:g}")
 
@@ -352,34 +329,6 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
     found = f"up to {float(total.max()):.4g}, above 1 in {over} voxels"
     remedy = "nothing, if labels are meant to overlap; else divide them by their sum there"
     return [Finding(short_name(files[0]), what, expected, found, remedy, "warning")]
-
-
-def hard_label_map(
-    soft_labels: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], painted: Iterable[tuple[int, int]]
-) -> npt.NDArray[np.integer[Any]]:
-    """Return the integer label map of soft labels: where several are > 0.5, the one that is painted last.
-
-    The one rule for label maps: of datasets, of predictions, of fused raters. The arrays have one shape;
-    `painted` is that of `LabelScheme`. Unknown voxels, NaN, are not above 0.5. uint16 for a value above 255,
-    else uint8.
-    """
-    painted = tuple(painted)
-    highest = max(value for _, value in painted)
-    dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
-    label_map = np.zeros(np.shape(soft_labels[0]), dtype=dtype)
-    for index, value in painted:
-        label_map[np.asarray(soft_labels[index]) > HARD_THRESHOLD] = value
-    return label_map
-
-
-def in_nnunets_layout(soft_maps: SoftLabel, scheme: LabelScheme) -> SoftLabel:
-    """Return soft maps (label, *space) as nnU-Net stores probabilities, (class, *space).
-
-    The background comes first, as 1 - the largest of the soft maps; regions have none in nnU-Net either.
-    """
-    if scheme.has_regions:
-        return soft_maps
-    return np.concatenate([1 - soft_maps.max(axis=0, keepdims=True), soft_maps])
 
 
 def label_map_findings(

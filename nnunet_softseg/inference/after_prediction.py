@@ -15,8 +15,8 @@ import numpy.typing as npt
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from scipy import ndimage
 
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
-from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, soft_label_file
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, label_scheme, soft_label_file
+from nnunet_softseg.datasets.soft_label import read_soft_label
 from nnunet_softseg.errors import UserError, short_name
 from nnunet_softseg.inference.export import (
     report_case,

@@ -15,8 +15,7 @@ from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
-from nnunet_softseg.datasets.soft_label import hard_label_map, in_nnunets_layout
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, in_nnunets_layout, label_scheme
 from nnunet_softseg.inference.calibration import CALIBRATION, calibrated, described, is_calibrated
 from nnunet_softseg.inference.case_record import KEY, CaseRecord
 from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, flag_coverage, postprocess

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_softseg.datasets.case_comparison import spacing_findings
-from nnunet_softseg.datasets.check import CheckReport
+from nnunet_softseg.datasets.check import CheckReport, spacing_findings
 from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import Finding, UserError
 from nnunet_softseg.inference.case_record import KEY

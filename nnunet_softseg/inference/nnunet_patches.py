@@ -38,7 +38,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 
-from nnunet_softseg.datasets.soft_label import is_predicted
+from nnunet_softseg.datasets.raw_dataset import is_predicted
 from nnunet_softseg.errors import UserError, examples, show_without_traceback
 from nnunet_softseg.inference import after_prediction, export, network_image, soft_prediction
 from nnunet_softseg.inference.calibration import kept_calibration

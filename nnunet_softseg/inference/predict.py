@@ -20,8 +20,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import channel_names, label_scheme
-from nnunet_softseg.datasets.soft_label import is_predicted
+from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.calibration import kept_calibration, options_that_decide
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.case_comparison import SPLITS
 from nnunet_softseg.datasets.conversion.writing import Dataset, copy_image, find_raw_folder
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, NnunetFolders, label_scheme
-from nnunet_softseg.datasets.soft_label import (
-    FOLDER,
+from nnunet_softseg.datasets.raw_dataset import (
+    SPLITS,
+    LabelScheme,
+    NnunetFolders,
+    label_scheme,
     soft_label_file,
-    stored_soft_label,
-    write_label_map,
-    write_soft_label,
 )
+from nnunet_softseg.datasets.soft_label import FOLDER, stored_soft_label, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.predict import (
     CHECKPOINT,
@@ -348,7 +347,7 @@ def _write_case(job: _CaseJob) -> dict[str, float]:
     files = [job.target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
     for file, label in zip(files, labels, strict=True):
         write_soft_label(file, label, images[0])
-    write_label_map(job.target / "labelsTr" / f"{name}{_ENDING}", files, painted=job.scheme.painted)
+    write_label_map(job.target / "labelsTr" / f"{name}{_ENDING}", files, job.scheme.painted)
     return {"largest_disagreement": float(spread.max()), "unknown_share": float(unknown.mean())}
 
 

@@ -19,8 +19,7 @@ from scipy import ndimage
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import TrainingCase, training_cases
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.raw_dataset import TrainingCase, soft_label_file, training_cases
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.export import export_prediction

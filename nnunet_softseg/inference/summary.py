@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_softseg.datasets.soft_label import soft_label_file
+from nnunet_softseg.datasets.raw_dataset import soft_label_file
 from nnunet_softseg.errors import examples
 from nnunet_softseg.inference.postprocessing import WARNING, WORDS, seriousness
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, training_cases
-from nnunet_softseg.datasets.soft_label import soft_label_file, stored_soft_label, value_findings
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, soft_label_file, training_cases
+from nnunet_softseg.datasets.soft_label import stored_soft_label, value_findings
 from nnunet_softseg.errors import raise_first_error
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, shape_findings

@@ -5,8 +5,7 @@ The modules, in the order of their imports:
   contrasts/settings.py          settings of the soft ground truth
   contrasts/volume.py            a mask and where its voxels lie, as stored and upright
   contrasts/alignment.py         a shift, and a rotation, for each slice of a contrast
-  contrasts/resampling.py        a mask read anywhere: along the cord, weighted by coverage
-  contrasts/average.py           masks of all contrasts -> one soft label, on every grid
+  contrasts/average.py           masks of all contrasts, read along the cord -> one soft label, on every grid
   contrasts/quality.py           agreement, shifts and areas of one subject
   contrasts/qc_figure.py         picture of one subject: slices with outlines, shifts, areas along the cord
   contrasts/sources.py           images of a BIDS folder and their masks: found, checked and read
@@ -15,8 +14,7 @@ The modules, in the order of their imports:
   contrasts/make_gt.py           the command: BIDS -> derivatives, all subjects
   raters/sources.py              files of each rater, case and label; their content
   raters/fusion.py               settings; mean, weighted mean, STAPLE
-  raters/agreement.py            Dice of each pair, Fleiss' kappa
+  raters/agreement.py            Dice of each pair, Fleiss' kappa; as tables
   raters/case.py                 one case: raters' files -> soft labels, label map, record
-  raters/report.py               agreement as tables
   raters/command.py              a file or a folder per rater -> soft labels
 """

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.phantom.anatomy import Anatomy, Floats, draw_anatomy
-from nnunet_softseg.phantom.contrasts import CONTRAST_NAMES, CONTRASTS, Contrast, contrast_named
-from nnunet_softseg.phantom.grid import Grid
+from nnunet_softseg.phantom.contrasts import CONTRAST_NAMES, CONTRASTS, Contrast, Tissue, contrast_named
 from nnunet_softseg.phantom.neck import Neck, Surroundings, draw_neck, paint_neck
-from nnunet_softseg.phantom.partial_volume import MaskBias, to_volume, voxel_fractions
-from nnunet_softseg.phantom.scanner import scan
-from nnunet_softseg.phantom.truth import centreline_in_slices, csa_table
+from nnunet_softseg.phantom.partial_volume import Fractions, Grid, MaskBias, to_volume, voxel_fractions
 
 DEFAULT_FOV_MM = (72.0, 72.0, 96.0)
 MAX_FOV_MM = 400.0
@@ -23,6 +21,33 @@ _TOP_MM, _TOP_SHARE = 36.0, 1 / 3
 _MASK_AREA_SD, _MASK_WOBBLE_SD_MM = 0.012, 0.06
 _ANCHOR = "T2w"  # stays where the scanner's space puts it; shifts are those of the others against it
 _SHIFT_PERIOD_MM = 90.0  # slower than breathing artefacts: the shear stays below 5 degrees at 3 mm
+_WHITE_LEVEL = 400.0  # of white matter in a stored image, before the subject's gain
+_BIAS_FIELD = 0.12  # typical coefficient of the logarithm of the bias field
+_COIL = 0.25  # the spine coil lies behind the neck: fall-off of the logarithm towards anterior
+# How uneven tissues are: standard deviation relative to their brightness.
+_UNEVEN = dict.fromkeys(Tissue, 0.03) | {
+    Tissue.MUSCLE: 0.06,
+    Tissue.MARROW: 0.08,
+    Tissue.FAT: 0.05,
+    Tissue.CSF: 0.05,
+    Tissue.WHITE: 0.015,
+    Tissue.GREY: 0.015,
+}
+_POINTS = 11  # across a slice's thickness
+_NEWTON_STEPS = 4
+
+# The columns of a truth table, for its sidecar.
+CSA_COLUMNS = {
+    "slice": "index of the slice along the S-I axis of the stored array, from 0",
+    "z_mm": "z of the cord's centre in the slice, scanner coordinates, mm",
+    "level": "vertebral level at that point: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; 0 without cord",
+    "csa_mm2": "true area of the cord perpendicular to its centreline, mean over the slice's thickness, mm2",
+    "axial_area_mm2": "area of the cord in the plane of the slice: voxel sum x pixel area, mm2",
+    "tilt_deg": "angle between the anatomical centreline and the normal of the slice, degrees",
+    "apparent_tilt_deg": "the same for the centreline that the image shows, shifts included, degrees",
+    "shift_rl_mm": "how far the anatomy has moved in this slice along its R-L axis, to the right, mm",
+    "shift_ap_mm": "the same along its A-P axis, to anterior, mm",
+}
 
 
 @dataclass(frozen=True)
@@ -234,3 +259,140 @@ def _overhang_mm(anatomy: Anatomy, grid: Grid) -> float:
     ends = np.array(grid.shape)[axes, None] - 0.5
     room = np.minimum(index[axes] + 0.5, ends - index[axes]).min(axis=1) - 2
     return float((radius - room * grid.voxel_mm[axes]).max())
+
+
+# The image: tissues mixed in each voxel, blur, coil sensitivity, Rician noise
+
+
+def scan(
+    surroundings: Surroundings,
+    contrast: Contrast,
+    grid: Grid,
+    fractions: Fractions | None,
+    *,
+    gain: float,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.int16]:
+    """Return the image on the grid; the fractions are laid over the neck, None leaves it solid.
+
+    `gain` is that of the receiver; `rng` draws the bias field and the noise.
+    """
+    image = _sample_neck(surroundings, contrast, grid)
+    if fractions is not None:
+        _lay_over(image, surroundings, contrast, grid, fractions)
+    sigma = [0.0 if contrast.axial and axis == grid.slice_axis else contrast.psf for axis in range(3)]
+    image = ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
+    level = gain * _WHITE_LEVEL / contrast.brightness[Tissue.WHITE]
+    image *= np.float32(level) * _bias_field(grid, rng)
+    noise = np.float32(gain * _WHITE_LEVEL / contrast.snr)
+    real = image + noise * rng.standard_normal(image.shape, np.float32)
+    imaginary = noise * rng.standard_normal(image.shape, np.float32)
+    magnitude = np.clip(np.rint(np.hypot(real, imaginary)), 0, np.iinfo(np.int16).max)
+    return np.asarray(magnitude, dtype=np.int16)
+
+
+def _sample_neck(surroundings: Surroundings, contrast: Contrast, grid: Grid) -> npt.NDArray[np.float32]:
+    """Return the neck's brightness in each voxel: blurred by a voxel's variance, then read at its centre."""
+    brightness = np.array(contrast.brightness, np.float32)[surroundings.tissue]
+    uneven = np.array([_UNEVEN[tissue] for tissue in Tissue], np.float32)[surroundings.tissue]
+    brightness *= 1 + uneven * surroundings.texture
+    sigma = np.array(contrast.voxel_mm) / np.sqrt(12) / surroundings.step_mm
+    brightness = ndimage.gaussian_filter(brightness, sigma, mode="nearest", truncate=3.0)
+    image = np.empty(grid.shape, np.float32)
+    slices = np.moveaxis(image, grid.slice_axis, 0)
+    in_plane = np.indices(slices.shape[1:]).reshape(2, -1)
+    for k, plane in enumerate(slices):
+        index = np.insert(in_plane, grid.slice_axis, k, axis=0)
+        points = surroundings.index(grid.anatomy_mm(index))
+        plane[:] = ndimage.map_coordinates(brightness, points, order=1, mode="nearest").reshape(plane.shape)
+    return image
+
+
+def _lay_over(
+    image: npt.NDArray[np.float32],
+    surroundings: Surroundings,
+    contrast: Contrast,
+    grid: Grid,
+    shares: Fractions,
+) -> None:
+    """Replace what lies in the canal, by the share that each tissue has of a voxel."""
+    index = np.array(np.unravel_index(shares.voxels, grid.shape))
+    points = surroundings.index(grid.anatomy_mm(index))
+    texture = ndimage.map_coordinates(surroundings.texture, points, order=1, mode="nearest")
+
+    def lit(tissue: Tissue) -> npt.NDArray[np.float64]:
+        light: npt.NDArray[np.float64] = texture * (_UNEVEN[tissue] * contrast.brightness[tissue])
+        return light + contrast.brightness[tissue]
+
+    flat = image.reshape(-1)
+    flat[shares.voxels] = (
+        (1 - shares.canal) * flat[shares.voxels]
+        + (shares.canal - shares.thecal) * lit(Tissue.EPIDURAL)
+        + (shares.thecal - shares.cord - shares.roots) * lit(Tissue.CSF)
+        + (shares.cord - shares.grey + shares.roots) * lit(Tissue.WHITE)
+        + shares.grey * lit(Tissue.GREY)
+    )
+
+
+def _bias_field(grid: Grid, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return a smooth positive field around 1: exp of a polynomial of degree 2 with the coil's fall-off."""
+    axes = np.meshgrid(
+        *(np.linspace(-1, 1, count, dtype=np.float32) for count in grid.shape), indexing="ij", sparse=True
+    )
+    rl, ap, si = (axes[axis] for axis in grid.array_axis)
+    anterior = ap * np.sign(grid.affine[1, grid.array_axis[1]])
+    draws = rng.normal(0, _BIAS_FIELD, 9)
+    terms = (rl, ap, si, rl * ap, ap * si, rl * si, rl**2 - 1 / 3, ap**2 - 1 / 3, si**2 - 1 / 3)
+    logarithm = sum(float(draw) * term for draw, term in zip(draws, terms, strict=True)) - _COIL * anterior
+    return np.asarray(np.exp(logarithm), dtype=np.float32)
+
+
+# The true area of the cord in each slice, from the geometry
+
+
+def csa_table(anatomy: Anatomy, grid: Grid, truth: npt.NDArray[np.float32]) -> dict[str, Floats]:
+    """Return the columns of `CSA_COLUMNS`, (slices,) each; without a cord, areas and levels are 0."""
+    slices = grid.shape[grid.slice_axis]
+    thickness = grid.voxel_mm[grid.slice_axis]
+    offsets = (np.arange(_POINTS) + 0.5) / _POINTS - 0.5
+    crossings = [centreline_in_slices(anatomy, grid, offset * thickness)[2] for offset in offsets]
+    areas = [anatomy.csa_mm2(anatomy.height_mm(z)) for z in crossings]
+    z = centreline_in_slices(anatomy, grid)[2]
+    pixel_mm2 = float(np.prod(np.delete(grid.voxel_mm, grid.slice_axis)))
+    in_plane = tuple(axis for axis in range(3) if axis != grid.slice_axis)
+    tilt, apparent_tilt = _tilts_deg(anatomy, grid, z)
+    present = float(anatomy.has_cord)
+    return {
+        "slice": np.arange(slices, dtype=float),
+        "z_mm": z,
+        "level": present * anatomy.level(anatomy.height_mm(z)),
+        "csa_mm2": present * np.mean(areas, axis=0),
+        "axial_area_mm2": truth.sum(axis=in_plane, dtype=float) * pixel_mm2,
+        "tilt_deg": tilt,
+        "apparent_tilt_deg": apparent_tilt,
+        "shift_rl_mm": grid.shift_mm[:, 0],
+        "shift_ap_mm": grid.shift_mm[:, 1],
+    }
+
+
+def centreline_in_slices(anatomy: Anatomy, grid: Grid, offset_mm: float = 0.0) -> Floats:
+    """Return the crossings of the unmoved centreline with each slice's plane, (3, slices) in mm.
+
+    The plane lies `offset_mm` superior to the middle of the slice.
+    """
+    normal = grid.unit_axes[:, 2]
+    plane = normal @ grid.slice_centres_mm() + offset_mm
+    z = plane / normal[2]
+    for _ in range(_NEWTON_STEPS):
+        position, slope, _bend = anatomy.centreline(z)
+        z = z - (normal[:2] @ position + normal[2] * z - plane) / (normal[:2] @ slope + normal[2])
+    return np.vstack([anatomy.centreline(z)[0], z])
+
+
+def _tilts_deg(anatomy: Anatomy, grid: Grid, z: Floats) -> tuple[Floats, Floats]:
+    """Return the angles between centreline and slice normal: of the anatomy, and as moved slices show it."""
+    tangent = grid.unit_axes.T @ np.vstack([anatomy.centreline(z)[1], np.ones_like(z)])
+    lean = tangent[:2] / tangent[2]
+    along = np.arange(z.size) * grid.voxel_mm[grid.slice_axis] * np.sign(grid.affine[2, grid.slice_axis])
+    shear = np.gradient(grid.shift_mm, along, axis=0).T if z.size > 1 else np.zeros_like(lean)
+    return np.degrees(np.arctan(np.hypot(*lean))), np.degrees(np.arctan(np.hypot(*(lean + shear))))

@@ -1,7 +1,6 @@
 """A phantom on disk: a BIDS folder with images, raters' masks, and the truth as derivatives."""
 
 import csv
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
@@ -19,6 +17,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.results import (
     changed_keys,
     json_copy,
+    load_record,
     make_folder,
     replacing,
     write_bytes,
@@ -27,6 +26,7 @@ from nnunet_softseg.io.results import (
 )
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.acquisition import (
+    CSA_COLUMNS,
     DEFAULT_FOV_MM,
     PhantomSpec,
     Simulated,
@@ -36,8 +36,8 @@ from nnunet_softseg.phantom.acquisition import (
     simulate_subject,
     subject_name,
 )
+from nnunet_softseg.phantom.anatomy import Floats
 from nnunet_softseg.phantom.contrasts import CONTRAST_NAMES
-from nnunet_softseg.phantom.truth import CSA_COLUMNS
 
 LABELS, TRUTH = Path("derivatives", "labels"), Path("derivatives", "truth")
 TRUTH_SUFFIX = "_label-SC_desc-truth_probseg"
@@ -95,7 +95,6 @@ def phantom(
     folder = Path(output)
     check_beginning(folder, _parameters(spec), n)
     try:
-        make_folder(folder)
         _write_descriptions(folder, spec, n)
         missing = [number for number in range(1, n + 1) if not (folder / subject_name(number)).exists()]
         write = partial(write_subject, folder, spec)
@@ -115,15 +114,16 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
         raise UserError(f"{folder} is a file: choose a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    try:
-        there = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))[what.capitalize()]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is not empty and holds no {what}: choose another folder") from None
+    record = load_record(folder / _DESCRIPTION, what.capitalize())
+    if record is None:
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another folder")
+    there = record[what.capitalize()]
     changed = changed_keys(there, asked)
     different = [f"{key} {there.get(key)} there, {asked.get(key)} asked for" for key in changed]
     if different:
         raise UserError(f"{folder} holds another {what} ({'; '.join(different)}): choose another folder")
-    surplus = [path.name for path in folder.glob("sub-*") if int(path.name.removeprefix("sub-")) > n]
+    numbers = [path.name.removeprefix("sub-") for path in folder.glob("sub-*")]
+    surplus = [number for number in numbers if not number.isdigit() or int(number) > n]
     if surplus:
         raise UserError(
             f"{folder} holds {n + len(surplus)} subjects, {n} asked for: choose another folder or a larger n"
@@ -165,9 +165,8 @@ def _write_image(aside: Path, simulated: Simulated, spec: PhantomSpec, number: i
         "GeneratedBy": [_generated_by(spec, number)],
     }
 
-    def write(path: Path, voxels: npt.NDArray[Any], details: dict[str, Any]) -> None:
-        write_nifti(path.with_name(path.name + ".nii.gz"), voxels, simulated.affine, "phantom")
-        write_json(path.with_name(path.name + ".json"), details)
+    def write(stem: Path, voxels: npt.NDArray[Any], sidecar: dict[str, Any]) -> None:
+        write_nifti(stem, voxels, simulated.affine, sidecar, "phantom")
 
     write(raw / source, simulated.image, {
         "Modality": "MR", "SliceThickness": contrast.voxel_mm[2], "ContrastName": contrast.name,
@@ -192,16 +191,34 @@ def _write_image(aside: Path, simulated: Simulated, spec: PhantomSpec, number: i
 
 
 def _write_descriptions(folder: Path, spec: PhantomSpec, n: int) -> None:
-    common = {"BIDSVersion": "1.9.0", "GeneratedBy": [_generated_by(spec, n)]}
-    write_json(folder / _DESCRIPTION, {
-        "Name": "Spinal cord phantom", "DatasetType": "raw", **common, "Phantom": _parameters(spec),
-    })  # fmt: skip
-    names = {LABELS: "Cord masks, biased by contrast", TRUTH: "True cord: shares, levels, areas"}
-    for derivative, name in names.items():
+    derivatives = {LABELS: "Cord masks, biased by contrast", TRUTH: "True cord: shares, levels, areas"}
+    write_descriptions(
+        folder,
+        "Spinal cord phantom",
+        derivatives,
+        parameters={"Phantom": _parameters(spec)},
+        made_by=_generated_by(spec, n),
+        readme="Simulated MRI of a spinal cord with known truth, made by nnunet-softseg.",
+    )
+
+
+def write_descriptions(
+    folder: Path,
+    name: str,
+    derivatives: Mapping[Path, str],
+    *,
+    parameters: Mapping[str, Any],
+    made_by: Mapping[str, Any],
+    readme: str,
+) -> None:
+    """Write README, and dataset_description.json of images and of their derivatives (folder -> name)."""
+    make_folder(folder)
+    common = {"BIDSVersion": "1.9.0", "GeneratedBy": [made_by]}
+    write_json(folder / _DESCRIPTION, {"Name": name, "DatasetType": "raw", **common, **parameters})
+    for derivative, of in derivatives.items():
         make_folder(folder / derivative)
-        write_json(folder / derivative / _DESCRIPTION, {"Name": name, "DatasetType": "derivative", **common})
-    text = "Simulated MRI of a spinal cord with known truth, made by nnunet-softseg. No person was scanned.\n"
-    write_bytes(folder / "README", text.encode())
+        write_json(folder / derivative / _DESCRIPTION, {"Name": of, "DatasetType": "derivative", **common})
+    write_bytes(folder / "README", f"{readme} No person was scanned.\n".encode())
 
 
 def _generated_by(spec: PhantomSpec, n: int) -> dict[str, Any]:
@@ -230,14 +247,17 @@ def _write_participants(folder: Path, spec: PhantomSpec, n: int) -> None:
     write_json(folder / "participants.json", {"csa_c2c3_mm2": {"Description": meaning, "Units": "mm2"}})
 
 
-def write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], command: str) -> None:
-    """Write voxels on a grid in scanner space in mm, whole or not at all; `command`: what has drawn them."""
+def write_nifti(
+    stem: Path, voxels: npt.NDArray[Any], affine: Floats, sidecar: Mapping[str, Any], command: str
+) -> None:
+    """Write `<stem>.json`, then `<stem>.nii.gz`, voxels in scanner space in mm that a command has drawn."""
+    write_json(stem.with_name(f"{stem.name}.json"), sidecar)
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, "scanner")
     image.set_qform(affine, "scanner")
     image.header["descrip"] = f"nnunet-softseg {__version__} {command}".encode()
-    with replacing(path) as aside:
+    with replacing(stem.with_name(f"{stem.name}.nii.gz")) as aside:
         image.to_filename(aside)
 
 

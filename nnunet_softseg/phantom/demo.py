@@ -1,6 +1,5 @@
 """The whole way on a CPU in minutes: phantom, dataset, stock nnU-Net commands, soft against vanilla."""
 
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import make_folder, replacing, write_json
+from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
@@ -84,7 +83,7 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
     make_folder(here.output / "logs")
     print(f"{ABOUT}; results in {here.output}", flush=True)
     steps = _steps(here, seed)
-    for number, (name, step) in enumerate(steps, 1):
+    for number, (name, step) in enumerate(steps.items(), 1):
         _once(here, name, f"[{number}/{len(steps)}] {name}", step)
     rows = [_measure_case(here, method, case) for method in TRAINERS for case in _test_cases(here)]
     table = pd.DataFrame(rows)
@@ -94,23 +93,27 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
     return table
 
 
-def _steps(here: Demo, seed: int) -> list[tuple[str, Callable[[], object]]]:
-    bids = here.output / "bids"
-    make = partial(phantom, bids, SUBJECTS, seed, fov_mm=FOV_MM, num_processes=here.num_processes)
-    steps: list[tuple[str, Callable[[], object]]] = [
-        (f"phantom of {SUBJECTS} subjects", make),
-        ("nnU-Net dataset", partial(_convert, here, bids)),
-        ("plan and preprocess", partial(_plan, here)),
-    ]
+def _steps(here: Demo, seed: int) -> dict[str, Callable[[], object]]:
+    bids, processes = here.output / "bids", here.num_processes
+    how: dict[str, Any] = {"num_test": TEST_SUBJECTS, "num_validation": VALIDATION_SUBJECTS}
+    how |= {"raw_folder": here.raw.parent, "derivatives": TRUTH, "suffix": TRUTH_SUFFIX}
+    plan = f"-d {DATASET_ID} -c 3d_fullres -pl SoftSegDemoPlanner -npfp {processes} -np {processes}".split()
+    steps: dict[str, Callable[[], object]] = {
+        f"phantom of {SUBJECTS} subjects": partial(
+            phantom, bids, SUBJECTS, seed, fov_mm=FOV_MM, num_processes=processes
+        ),
+        "nnU-Net dataset": partial(convert, bids, DATASET_ID, "Phantom", **how),
+        "plan and preprocess": partial(_nnunet, here, "plan", "nnUNetv2_plan_and_preprocess", plan),
+    }
     for method, trainer in TRAINERS.items():
-        steps.append((f"train {method} ({trainer})", partial(_train, here, method)))
-        steps.append((f"predict {method}", partial(_predict, here, method)))
+        steps[f"train {method} ({trainer})"] = partial(_train, here, method)
+        steps[f"predict {method}"] = partial(_predict, here, method)
     return steps
 
 
 def _once(here: Demo, name: str, shown: str, step: Callable[[], object]) -> None:
     stamps = here.output / "steps_done.json"
-    done = json.loads(stamps.read_text(encoding="utf-8")) if stamps.is_file() else {}
+    done = load_record(stamps) or {}
     if name in done:
         print(f"{shown}: done before")
         return
@@ -120,26 +123,6 @@ def _once(here: Demo, name: str, shown: str, step: Callable[[], object]) -> None
     done[name] = {"seconds": round(time.perf_counter() - started, 1), "version": __version__}
     write_json(stamps, done)
     print(f"{shown}: {done[name]['seconds']:.0f} s", flush=True)
-
-
-def _convert(here: Demo, bids: Path) -> None:
-    if here.raw.exists():
-        return
-    convert(
-        bids,
-        DATASET_ID,
-        "Phantom",
-        raw_folder=here.raw.parent,
-        derivatives=TRUTH,
-        suffix=TRUTH_SUFFIX,
-        num_test=TEST_SUBJECTS,
-        num_validation=VALIDATION_SUBJECTS,
-    )
-
-
-def _plan(here: Demo) -> None:
-    words = f"-d {DATASET_ID} -c 3d_fullres -pl SoftSegDemoPlanner -npfp {here.num_processes}"
-    _nnunet(here, "plan", "nnUNetv2_plan_and_preprocess", f"{words} -np {here.num_processes}".split())
 
 
 def _train(here: Demo, method: str) -> None:

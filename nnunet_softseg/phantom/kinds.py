@@ -1,8 +1,6 @@
 """Phantoms of other kinds than the cord in its neck: raw datasets of nnU-Net's with their truth as files."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,15 @@ import tifffile
 from PIL import Image
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.soft_label import FOLDER, hard_label_map
+from nnunet_softseg.datasets.raw_dataset import hard_label_map
+from nnunet_softseg.datasets.soft_label import FOLDER
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import DATASET_JSON
 from nnunet_softseg.io.results import make_folder, new_folder, write_json, write_table
 from nnunet_softseg.io.workers import map_jobs
-from nnunet_softseg.phantom import discs, lesions, rootlets, spine
-from nnunet_softseg.phantom.scene import Scene
+from nnunet_softseg.phantom.scene import Scene, draw_discs, draw_lesions, draw_rootlets, draw_spine
 
-
-@dataclass(frozen=True)
-class Kind:
-    """How to draw a case, and what the columns of its truth are."""
-
-    draw: Callable[[np.random.Generator], Scene]
-    columns: Mapping[str, str]
-
-
-KINDS = {
-    "lesions": Kind(lesions.draw_lesions, lesions.COLUMNS),
-    "rootlets": Kind(rootlets.draw_rootlets, rootlets.COLUMNS),
-    "spine": Kind(spine.draw_spine, spine.COLUMNS),
-    "discs": Kind(discs.draw_discs, discs.COLUMNS),
-}
+KINDS = {"lesions": draw_lesions, "rootlets": draw_rootlets, "spine": draw_spine, "discs": draw_discs}
 
 
 def phantom_of_kind(
@@ -76,16 +60,11 @@ def phantom_of_kind(
         jobs = [(aside, kind, seed, number) for number in range(1, n + 1)]
         options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
         written = map_jobs(_write_case, jobs, description=f"phantom of {kind}", **options)
-        table = pd.DataFrame([row for rows in written for row in rows])
-        columns = {"case": "name of the image", **KINDS[kind].columns}
-        write_table(
-            table[[*columns]],
-            aside / "truth" / "truth.csv",
-            columns,
-            "phantom",
-            {"kind": kind, "n": n, "seed": seed},
-        )
         scene = draw(kind, seed, 1)
+        columns = {"case": "name of the image", **scene.columns}
+        table = pd.DataFrame([row for rows in written for row in rows], columns=[*columns])
+        asked = {"kind": kind, "n": n, "seed": seed}
+        write_table(table, aside / "truth" / "truth.csv", columns, "phantom", asked)
         description = {
             "name": f"Phantom of {kind}",
             "description": f"Simulated by nnunet-softseg {__version__}, no person was scanned",
@@ -102,10 +81,10 @@ def phantom_of_kind(
 def draw(kind: str, seed: int, number: int) -> Scene:
     """Return one case, the first is 1."""
     place = [*KINDS].index(kind)
-    return KINDS[kind].draw(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, place))))
+    return KINDS[kind](np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, place))))
 
 
-def _write_case(job: tuple[Path, str, int, int]) -> list[dict[str, Any]]:
+def _write_case(job: tuple[Path, str, int, int]) -> list[tuple[Any, ...]]:
     """Write image, soft labels, label map and maps of the truth; return the rows of the table."""
     folder, kind, seed, number = job
     scene, case = draw(kind, seed, number), f"sub-{number:02d}"
@@ -118,7 +97,7 @@ def _write_case(job: tuple[Path, str, int, int]) -> list[dict[str, Any]]:
         _write(folder / name, values, scene.affine)
     for label, share in enumerate(shares, 1):
         _write(folder / FOLDER / f"{case}_{label:04d}", share, scene.affine)
-    return [{"case": case, **row} for row in scene.rows]
+    return [(case, *values) for values in scene.objects]
 
 
 def _write(stem: Path, values: npt.NDArray[Any], affine: npt.NDArray[np.float64] | None) -> None:

@@ -1,4 +1,4 @@
-"""The share of cord, CSF, grey matter in each voxel: the box integral of the anatomy over the voxel.
+"""The voxels of one image, and the share of cord, CSF, grey matter in each: box integrals of the anatomy.
 
 A voxel near the canal is divided into parts; in each part a boundary is taken as flat, and the part's share
 on the inner side is that of a slab as wide as the part along the boundary's normal. So the error falls with
@@ -10,12 +10,12 @@ the square of the parts' size, where counting parts would leave steps of one ove
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.phantom.anatomy import Anatomy, Floats, SectionPoints, locate
-from nnunet_softseg.phantom.grid import Grid
 
 # Largest part of a voxel in plane, in mm: where the cord's boundary may be, and elsewhere. Along the slice
 # axis the cord changes slowly, and its tilt is in the width of the slab.
@@ -26,6 +26,58 @@ _MARGIN_MM = 0.3  # by how much a boundary bends within a thick voxel, at most
 # The cord lies in the anterior half of its sac, and most of the epidural fat behind it: centres on the v
 # axis, in mm.
 _THECAL_V_MM, _CANAL_V_MM = -0.5, -0.8
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel grid in scanner RAS+ mm; slices are counted along the array axis that is closest to S-I.
+
+    `shift_mm` is (slices, 2): how far the anatomy has moved in each slice along the slice's own R-L and A-P
+    axes (positive to the right and to anterior), in mm.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Floats
+    shift_mm: Floats
+
+    @property
+    def voxel_mm(self) -> Floats:
+        """Size of a voxel along the array axes, (3,) in mm."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def array_axis(self) -> tuple[int, int, int]:
+        """The array axis that is closest to R-L, A-P and S-I."""
+        directions = np.abs(self.affine[:3, :3] / self.voxel_mm)
+        rl, ap, si = (int(axis) for axis in directions.argmax(axis=1))
+        return rl, ap, si
+
+    @property
+    def slice_axis(self) -> int:
+        """The array axis that is closest to S-I."""
+        return self.array_axis[2]
+
+    @property
+    def unit_axes(self) -> Floats:
+        """Unit vectors (3, 3) as columns: along R-L, A-P, S-I, to the right, anterior, superior."""
+        axes = self.affine[:3, list(self.array_axis)]
+        signs = np.sign(np.diagonal(axes))
+        return np.asarray(axes * signs / np.linalg.norm(axes, axis=0))
+
+    def anatomy_mm(self, index: npt.NDArray[Any]) -> Floats:
+        """Return the point of the unmoved anatomy, (3, N) in mm, seen at each voxel index, (3, N).
+
+        The index may be fractional: it belongs to the nearest slice.
+        """
+        slices = np.rint(index[self.slice_axis]).astype(np.intp)
+        scanner = self.affine[:3, :3] @ index + self.affine[:3, 3:]
+        return np.asarray(scanner - self.unit_axes[:, :2] @ self.shift_mm[slices].T)
+
+    def slice_centres_mm(self) -> Floats:
+        """Return the centre of each slice in the scanner, (3, slices) in mm."""
+        index = np.tile((np.array(self.shape, float)[:, None] - 1) / 2, self.shape[self.slice_axis])
+        index[self.slice_axis] = np.arange(self.shape[self.slice_axis])
+        return self.affine[:3, :3] @ index + self.affine[:3, 3:]
 
 
 @dataclass(frozen=True)
@@ -94,7 +146,7 @@ def voxel_fractions(
         for chunk in _chunks(np.flatnonzero(some), offsets.shape[1]):
             slices = np.repeat(index[grid.slice_axis, chunk], offsets.shape[1])
             parts = (index[:, chunk, None] + offsets[:, None, :]).reshape(3, -1)
-            points = locate(anatomy, grid.anatomy_mm(parts, slices))
+            points = locate(anatomy, grid.anatomy_mm(parts))
             of_parts = _shares(anatomy, points, edges, MaskBias(bias.area[slices], bias.wobble_mm[slices]))
             shares[:, chunk] = of_parts.reshape(6, chunk.size, -1).mean(axis=2)
     return Fractions(np.ravel_multi_index(tuple(index), grid.shape), height, *shares)
@@ -112,7 +164,7 @@ def _voxels_of_canal(
     """Return the voxels of the canal: indices (3, N), heights in mm, which may hold the cord's boundary."""
     low, high = _box_around_canal(anatomy, grid)
     index = np.indices(tuple(high - low)).reshape(3, -1) + low[:, None]
-    points = locate(anatomy, grid.anatomy_mm(index.astype(float), index[grid.slice_axis]))
+    points = locate(anatomy, grid.anatomy_mm(index))
     height, spread = anatomy.height_mm(points.z), _spread(points, grid.affine[:3, :3])
     to_canal, width = _ellipse(points, _CANAL_V_MM, anatomy.canal_axes(height), spread)
     to_cord, cord_width = _ellipse(points, 0.0, anatomy.cord_axes(height), spread)

@@ -9,8 +9,7 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
-from nnunet_softseg.datasets.soft_label import hard_label_map, in_nnunets_layout
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, in_nnunets_layout, label_scheme
 
 Array = np.ndarray[Any, Any] | torch.Tensor
 

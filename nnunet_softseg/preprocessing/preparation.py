@@ -14,6 +14,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     ONE_ORIENTATION,
     NnunetFolders,
     label_scheme,
+    soft_label_file,
     training_cases,
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error
@@ -172,7 +173,7 @@ class SoftTargetJob:
     def soft_labels(self) -> list[Path]:
         """Soft label files, one per label."""
         folder = self.dataset.raw_folder / soft_label.FOLDER
-        return [soft_label.soft_label_file(folder, self.case.case_id, label) for label in self.dataset.labels]
+        return [soft_label_file(folder, self.case.case_id, label) for label in self.dataset.labels]
 
     @property
     def sources(self) -> list[Path]:

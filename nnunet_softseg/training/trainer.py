@@ -25,8 +25,7 @@ from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.case_comparison import SPLITS, fold_findings
-from nnunet_softseg.datasets.raw_dataset import label_scheme
+from nnunet_softseg.datasets.raw_dataset import SPLITS, fold_findings, label_scheme
 from nnunet_softseg.errors import UserError, examples, raise_first_error, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.inference.validation import VALIDATION, write_soft_summary

@@ -14,13 +14,13 @@ import pytest
 from tiny_dataset import TinyDataset, affine_of, make_tiny_dataset, save_nifti, soft_blob
 
 from nnunet_softseg import cli
-from nnunet_softseg.datasets.case_comparison import (
+from nnunet_softseg.datasets.check import (
     channel_findings,
+    check,
     orientation_findings,
     spacing_findings,
-    split_findings,
 )
-from nnunet_softseg.datasets.check import check
+from nnunet_softseg.datasets.raw_dataset import split_findings
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import subjects_of
 

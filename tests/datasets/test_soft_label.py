@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_findings
-from nnunet_softseg.datasets.soft_label import find_reader, soft_label_file
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, label_findings, soft_label_file
+from nnunet_softseg.datasets.soft_label import find_reader
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.formats import NIFTI_READERS
@@ -388,9 +388,9 @@ def test_hard_label_map_by_table() -> None:
     first = np.array([0.5, 0.51, 0.6, 0.3, 0.0, 0.7])
     second = np.array([0.5, 0.2, 0.8, 0.3, 0.51, 0.7])
     painted = [(0, 1), (1, 3)]
-    assert soft_label.hard_label_map([first, second], painted).tolist() == [0, 1, 3, 0, 3, 3]
-    assert soft_label.hard_label_map([first, second], painted[::-1]).tolist() == [0, 1, 1, 0, 3, 1]
-    assert soft_label.hard_label_map([np.array([np.nan, 0.7])], [(0, 1)]).tolist() == [0, 1]
+    assert hard_label_map([first, second], painted).tolist() == [0, 1, 3, 0, 3, 3]
+    assert hard_label_map([first, second], painted[::-1]).tolist() == [0, 1, 1, 0, 3, 1]
+    assert hard_label_map([np.array([np.nan, 0.7])], [(0, 1)]).tolist() == [0, 1]
 
 
 def test_hard_label_map_is_that_of_predictions() -> None:
@@ -400,7 +400,7 @@ def test_hard_label_map_is_that_of_predictions() -> None:
     soft = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
     manager = SoftLabelManager({"background": 0, "a": 1, "b": 2, "c": 3}, None)
     expected = manager.convert_probabilities_to_segmentation(soft)
-    np.testing.assert_array_equal(soft_label.hard_label_map(list(soft), manager.scheme.painted), expected)
+    np.testing.assert_array_equal(hard_label_map(list(soft), manager.scheme.painted), expected)
 
 
 def test_nested_masks_are_painted_by_the_later_value_or_the_order() -> None:
@@ -414,7 +414,7 @@ def test_nested_masks_are_painted_by_the_later_value_or_the_order() -> None:
     ]:
         scheme = LabelScheme.of(content)
         assert scheme.names == ("cord", "grey")
-        assert soft_label.hard_label_map([cord, grey], scheme.painted).tolist() == expected
+        assert hard_label_map([cord, grey], scheme.painted).tolist() == expected
 
 
 def test_painted_regions_are_those_of_nnunet() -> None:
@@ -424,7 +424,7 @@ def test_painted_regions_are_those_of_nnunet() -> None:
     soft = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
     scheme = LabelScheme.of({"labels": labels, "regions_class_order": [1, 2, 3]})
     expected = LabelManager(labels, [1, 2, 3]).convert_probabilities_to_segmentation(soft)
-    np.testing.assert_array_equal(soft_label.hard_label_map(soft, scheme.painted), expected)
+    np.testing.assert_array_equal(hard_label_map(soft, scheme.painted), expected)
     assert (scheme.numbers, scheme.ignore) == ((1, 2, 3), 4)
     assert scheme.regions == ((1, 2, 3), (2, 3), (3,))
 

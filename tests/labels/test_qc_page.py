@@ -78,7 +78,7 @@ def still(heights, *, shift=(0.0, 0.0), measured=None, agreement=1.0, warnings=(
 
 
 def truth_of(native, alignments, skipped=None, reference="T2w") -> SoftGroundTruth:
-    return SoftGroundTruth(reference, native[reference], native, alignments, skipped or {})
+    return SoftGroundTruth(reference, native, alignments, skipped or {})
 
 
 def two_boxes() -> tuple[dict[str, Volume], dict[str, Volume], SoftGroundTruth]:

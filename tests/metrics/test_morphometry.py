@@ -15,8 +15,7 @@ from nnunet_softseg.metrics.morphometry import COLUMNS, mean_csa, slice_morphome
 from nnunet_softseg.metrics.morphometry.centreline import fit_centreline
 from nnunet_softseg.metrics.slice_frame import slice_areas, slice_frame
 from nnunet_softseg.phantom import CONTRASTS, PhantomSpec, cord_fraction, straight_cylinder
-from nnunet_softseg.phantom.acquisition import draw_subject_anatomy, make_grid
-from nnunet_softseg.phantom.truth import csa_table
+from nnunet_softseg.phantom.acquisition import csa_table, draw_subject_anatomy, make_grid
 
 VOXELS_MM = [(1.0, 1.0, 1.0), (0.5, 0.5, 3.0), (0.9, 0.9, 5.0)]
 TILTS_DEG = [(0, 0), (15, 0), (0, 15), (30, 0), (0, 30), (20, -25)]

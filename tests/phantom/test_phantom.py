@@ -26,12 +26,10 @@ from nnunet_softseg.phantom import (
     simulate,
     straight_cylinder,
 )
-from nnunet_softseg.phantom.acquisition import draw_subject_anatomy, make_grid, simulate_subject
+from nnunet_softseg.phantom.acquisition import csa_table, draw_subject_anatomy, make_grid, simulate_subject
 from nnunet_softseg.phantom.anatomy import locate
 from nnunet_softseg.phantom.contrasts import Tissue
-from nnunet_softseg.phantom.grid import Grid
-from nnunet_softseg.phantom.partial_volume import voxel_fractions
-from nnunet_softseg.phantom.truth import csa_table
+from nnunet_softseg.phantom.partial_volume import Grid, voxel_fractions
 
 SMALL = PhantomSpec(seed=3, fov_mm=(46.0, 46.0, 48.0))
 TINY = {"fov_mm": (40.0, 40.0, 32.0), "contrasts": ("T1w", "dwi"), "progress": False}
@@ -657,6 +655,13 @@ def test_a_folder_with_another_phantom_is_left_alone(bids: Path, arguments, mess
     with pytest.raises(UserError, match=message):
         phantom(bids, **arguments)
     assert read_all(bids, "*") == before
+
+
+def test_a_subject_that_no_phantom_has_is_told(tmp_path: Path) -> None:
+    folder = phantom(tmp_path / "bids", n=1, **TINY)
+    (folder / "sub-mine").mkdir()
+    with pytest.raises(UserError, match="holds 2 subjects, 1 asked for"):
+        phantom(folder, n=1, **TINY)
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -22,8 +22,7 @@ from nnunet_softseg.phantom.synthesis.image_plan import (
     draw_plan,
 )
 from nnunet_softseg.phantom.synthesis.image_render import Drawn, render
-from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy, Layer, Volume
-from nnunet_softseg.phantom.synthesis.sources import canal_layers
+from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy, Layer, Volume, canal_layers
 
 AROUND, STRUCTURE = 1, 2
 PALETTE = Palette(mean={AROUND: 0.3, STRUCTURE: 0.8}, uneven={AROUND: 0.0, STRUCTURE: 0.0})

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.conversion.inspection import inspect_cases, inspection_warnings
 from nnunet_softseg.datasets.conversion.sources import (
     BIDS,
     DEFAULT_LABEL,
     Selection,
     find_layout,
     find_sources,
+    inspect_cases,
+    inspection_warnings,
 )
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, choose_split
 from nnunet_softseg.datasets.conversion.writing import (

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.conversion.inspection import Inspection
-from nnunet_softseg.datasets.conversion.sources import Selection, SourceCase, Sources
+from nnunet_softseg.datasets.conversion.sources import Inspection, Selection, SourceCase, Sources
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, folds_of_cases
 from nnunet_softseg.datasets.raw_dataset import NnunetFolders
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
@@ -242,7 +241,7 @@ def write_case(job: CaseJob) -> None:
     copy_image(job.case.image, image)
     for source, file in zip(job.case.soft_labels, soft_files, strict=True):
         write_soft_label(file, stored_values(source), image)
-    write_label_map(label_map, soft_files, range(1, len(soft_files) + 1))
+    write_label_map(label_map, soft_files, [(at, at + 1) for at in range(len(soft_files))])
     for folder in others:
         for name in names:
             shutil.copyfile(first / name, folder / name)

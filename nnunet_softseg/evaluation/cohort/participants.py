@@ -22,8 +22,7 @@ from filelock import FileLock, Timeout
 from markupsafe import Markup
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
-from nnunet_softseg.datasets.soft_label import is_predicted, soft_label_file
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, is_predicted, label_scheme, soft_label_file
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import (
     AREA_COLUMNS,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.labels.contrasts.alignment import (
@@ -26,7 +27,6 @@ from nnunet_softseg.labels.contrasts.alignment import (
     reference_of,
     with_cord_of_all,
 )
-from nnunet_softseg.labels.contrasts.resampling import SlicedMask, box_offsets, sliced, voxels_around
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
 from nnunet_softseg.labels.contrasts.volume import Floats, Volume, as_stored, cropped, upright
 from nnunet_softseg.metrics.overlap import dice
@@ -35,6 +35,11 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 _CHUNK = 200_000  # voxels at a time: memory stays small with any mask
 _STEEPEST = 0.7  # largest shift of the cord in plane per mm along S-I: 35 degrees
 _ENOUGH_TO_BLAME = 2  # contrasts implausible against the reference before that is the reference's fault
+# Indices closer to a whole number than this are meant to be whole: an affine read from a file has 7 digits,
+# and a mask on the same grid must come through without a 0.9999.
+_INDEX_DECIMALS = 4
+_SAMPLES_PER_SLICE = 1.5
+"""How densely a thick slice is sampled: per slice of the mask that is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +47,12 @@ class SoftGroundTruth:
     """The soft label of one subject.
 
     Attributes:
-        average: the soft label on the grid of the reference's mask, values in [0, 1]: wherever any contrast
-            has a mask.
         native: the soft label on the grid of each contrast's mask, values in [0, 1], never NaN; 0 in slices
             where that mask is empty.
         contrasts: how each contrast that took part lies against the reference, the reference itself included.
     """
 
     reference: str
-    average: Volume
     native: dict[str, Volume]
     contrasts: dict[str, Alignment]
     skipped: dict[str, str]
@@ -131,6 +133,109 @@ def _usable(
     return usable, skipped
 
 
+# A mask read anywhere in space: linear, along the cord from slice to slice, weighted by coverage
+
+
+@dataclass(frozen=True, eq=False)
+class SlicedMask:
+    """A mask as its rater saw it: slice by slice.
+
+    Attributes:
+        mask: upright, cropped to what is not 0.
+        covered: (slices,) 1 where the slice has a mask that takes part, else 0.
+        path: slice index -> voxel index (R-L, A-P) of the cord's centre.
+    """
+
+    mask: Volume
+    covered: Floats
+    path: PiecewiseLinear
+
+    def read(self, points: Floats) -> tuple[Floats, Floats]:
+        """Return mask times coverage, and coverage, at points: (3, N) in scanner mm -> (N,) twice.
+
+        Both are linear between slices and 0 one slice beyond the covered ones. From one slice to the next
+        the mask is read along the cord, not straight up: between slices 5 mm apart, a cord that leans by 15
+        degrees moves by 1.3 mm, and halfway it must be one cord and not two halves.
+        """
+        index = np.round(self.mask.to_index(points), _INDEX_DECIMALS)
+        below = np.floor(index[2])
+        above_share = index[2] - below
+        centre = self.path.at(index[2])
+        numbers, weighted, weight = np.arange(self.covered.size), np.zeros(below.size), np.zeros(below.size)
+        for slices, nearness in ((below, 1 - above_share), (below + 1, above_share)):
+            share = nearness * np.interp(slices, numbers, self.covered, left=0, right=0)
+            used = np.flatnonzero(share)
+            in_plane = (index[:2] - centre)[:, used] + self.path.at(slices[used])
+            place = np.vstack([np.round(in_plane, _INDEX_DECIMALS), slices[None, used]])
+            between = ndimage.map_coordinates(
+                self.mask.values, place, output=np.float64, order=1, mode="grid-constant", cval=0.0
+            )
+            weighted[used] += share[used] * between
+            weight += share
+        return weighted, weight
+
+    def reach_mm(self) -> float:
+        """Return the largest distance of the mask from the cord's centre in its slices, plus a voxel."""
+        size = self.mask.voxel_mm[:2]
+        index = np.array(np.nonzero(self.mask.values), np.float64)
+        away = (index[:2] - self.path.at(index[2])) * size[:, None]
+        return float(np.linalg.norm(away, axis=0).max() + np.linalg.norm(size))
+
+
+def sliced(mask: Volume, motion: Motion, trim_mm: float) -> SlicedMask:
+    """Return an upright, cropped mask ready to be read, without `trim_mm` at both ends."""
+    centres = centres_of_mass(mask)
+    covered = np.zeros(mask.values.shape[2])
+    covered[centres.slices] = 1.0
+    if trim_mm > 0:
+        thickness = mask.voxel_mm[2]
+        middle = (centres.slices - centres.slices[0] + 0.5) * thickness
+        length = (centres.slices[-1] - centres.slices[0] + 1) * thickness
+        covered[centres.slices[(middle < trim_mm) | (middle > length - trim_mm)]] = 0.0
+    path = mask.to_index(motion.cord.values.T)
+    return SlicedMask(mask, covered, PiecewiseLinear(motion.cord.knots, path[:2].T))
+
+
+def box_offsets(target: Volume, source: Volume, *, box: bool) -> Floats:
+    """Return where a voxel of the target reads the source: (3, m) in mm from its centre, along its thickness.
+
+    A thick slice is a mean over its thickness. The source is a mean over its own thickness already, so the
+    box that is left has a width of the root of the difference of squares: variances of boxes add up. None is
+    left if the source's slices are as thick or thicker, nor without `box`. Both volumes are upright.
+    """
+    thickness, given = _thickness_mm(target), _thickness_mm(source)
+    width = float(np.sqrt(max(thickness**2 - given**2, 0.0))) if box else 0.0
+    count = max(1, int(np.ceil(_SAMPLES_PER_SLICE * width / given)))
+    steps = ((np.arange(count) + 0.5) / count - 0.5) * width
+    return np.asarray(target.affine[:3, 2:3] / target.voxel_mm[2] * steps)
+
+
+def _thickness_mm(grid: Volume) -> float:
+    """Return how thick the slices of an upright volume are; they don't overlap."""
+    apart = float(grid.voxel_mm[2])
+    return apart if grid.thickness_mm is None else min(grid.thickness_mm, apart)
+
+
+def voxels_around(
+    path: PiecewiseLinear, grid: Volume, slices: npt.NDArray[np.intp], reach_mm: float
+) -> npt.NDArray[np.intp]:
+    """Return the voxel indices (3, N) within `reach_mm` of the cord's path, in slices (n >= 1,) of a grid.
+
+    The path: slice index -> voxel index (R-L, A-P) of the cord's centre. The grid is upright.
+    """
+    reach, shape = reach_mm / grid.voxel_mm[:2], grid.values.shape[:2]
+    windows = []
+    for number, centre in zip(slices, path.at(slices.astype(np.float64)).T, strict=True):
+        low = np.clip(np.floor(centre - reach), 0, shape).astype(np.intp)
+        high = np.clip(np.ceil(centre + reach) + 1, 0, shape).astype(np.intp)
+        sides = [np.arange(first, last) for first, last in zip(low, high, strict=True)]
+        windows.append(np.stack(np.meshgrid(*sides, [number], indexing="ij")).reshape(3, -1))
+    return np.concatenate(windows, axis=1)
+
+
+# All contrasts together
+
+
 @dataclass(frozen=True, eq=False)
 class _Contrast:
     """One contrast; `grid` is its mask upright, `start` the first voxel of `source.mask` in it."""
@@ -171,18 +276,14 @@ def _average(
     native, alignments = {}, {}
     for name, contrast in aligned.contrasts.items():
         label = _label(contrast, aligned, windows[name], box=settings.box)
-        coverage = np.zeros(label.shape[2], np.float32)
-        coverage[contrast.covered] = 1.0
-        if name == reference:
-            average = as_stored(label, usable[name])
-        native[name] = as_stored(label * coverage, usable[name])
-        alignments[name] = _alignment(contrast, aligned, label * coverage, settings)
+        native[name] = as_stored(label, usable[name])
+        alignments[name] = _alignment(contrast, aligned, label, settings)
     masks = {name: contrast.source.mask for name, contrast in aligned.contrasts.items()}
     warning = _warning_about_reference(masks, reference, settings)
     if warning:
         own = alignments[reference]
         alignments[reference] = replace(own, warnings=(*own.warnings, warning))
-    truth = SoftGroundTruth(reference, average, native, alignments, aligned.skipped)
+    truth = SoftGroundTruth(reference, native, alignments, aligned.skipped)
     return truth, warning is not None
 
 
@@ -236,13 +337,8 @@ def _windows_mm(aligned: _Aligned, *, box: bool) -> dict[str, float]:
 
 
 def _label(target: _Contrast, aligned: _Aligned, window_mm: float, *, box: bool) -> npt.NDArray[np.float32]:
-    """Return the average on the upright grid of one contrast, 0 where none covers it.
-
-    That of the reference in all slices, that of others where they have a mask themselves.
-    """
-    is_reference = target is aligned.contrasts[aligned.name]
-    slices = np.arange(target.grid.values.shape[2]) if is_reference else target.covered
-    voxels = voxels_around(target.path, target.grid, slices, window_mm)
+    """Return the average on the upright grid of one contrast, 0 in slices where its mask is empty."""
+    voxels = voxels_around(target.path, target.grid, target.covered, window_mm)
     label = np.zeros(target.grid.values.shape, np.float32)
     for part in np.array_split(voxels, 1 + voxels.shape[1] // _CHUNK, axis=1):
         label[tuple(part)] = _mean_at(target.grid.to_world(part), target, aligned, box=box)

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
+from nnunet_softseg.errors import printable
 from nnunet_softseg.io.html import grey_levels
 from nnunet_softseg.labels.contrasts.alignment import Alignment, centres_of_mass
 from nnunet_softseg.labels.contrasts.average import SoftGroundTruth
@@ -167,7 +168,7 @@ def _layout(columns: int, rows: int, sagittal_ratio: float) -> tuple[Figure, Gri
 
 def _title(axes: Axes, column: _Column, *, reference: bool) -> None:
     quality = column.quality
-    head = "".join(character if character.isprintable() else "?" for character in quality.name)
+    head = printable(quality.name)
     if len(head) > _LONGEST_NAME:
         head = f"{head[: _LONGEST_NAME - 1]}…"
     lines = ["left out" if quality.left_out is not None else "", ""]

@@ -1,15 +1,12 @@
 """Images of a BIDS folder and the masks drawn on them: found, checked and read."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import io_orientation
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.case_files import Reason, derivative_file, list_bids, list_files, parse_bids_name
@@ -27,11 +24,12 @@ from nnunet_softseg.io.nifti import (
     load_nifti,
     stored_values,
 )
+from nnunet_softseg.io.results import load_record
 from nnunet_softseg.labels.contrasts.volume import Volume
 
 DEFAULT_MASKS = "derivatives/labels"
 DEFAULT_SUFFIX = "_seg-manual"
-_AXES, _SUPERIOR = 3, 2
+_AXES = 3
 
 
 @dataclass(frozen=True)
@@ -272,9 +270,10 @@ def sidecar_of(file: Path) -> Path:
 
 def stated_thickness_mm(image: Path) -> float | None:
     """Return `SliceThickness` of the JSON beside an image, in mm; None if there is none."""
+    record = load_record(sidecar_of(image), "SliceThickness") or {"SliceThickness": None}
     try:
-        return float(json.loads(sidecar_of(image).read_text(encoding="utf-8"))["SliceThickness"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(record["SliceThickness"])
+    except (ValueError, TypeError):
         return None  # BIDS does not ask for it, and nothing here depends on the rest of that file
 
 
@@ -283,7 +282,5 @@ def _thickness_mm(image: Path, affine: npt.NDArray[np.float64]) -> float | None:
 
     The header has that distance only. Of a sagittal or coronal image the thickness is along another axis.
     """
-    spacing = nib.affines.voxel_sizes(affine)
-    apart = spacing[int(np.flatnonzero(io_orientation(affine)[:, 0] == _SUPERIOR)[0])]
-    thickness = stated_thickness_mm(image)
-    return thickness if thickness and 0 < thickness < apart == spacing.max() else None
+    spacing, thickness = VoxelGrid((), affine).body_spacing_mm, stated_thickness_mm(image)
+    return thickness if thickness and 0 < thickness < spacing[2] == max(spacing) else None

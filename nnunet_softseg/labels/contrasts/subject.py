@@ -15,6 +15,7 @@ from typing import Any
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
+from nnunet_softseg.datasets.conversion.sources import MADE_HERE
 from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.case_files import derivative_file
@@ -54,7 +55,7 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 NAME = "nnunet-softseg"
 RECORD_FOLDER = Path("qc", "records")
 PARTIAL = ".partial-"
-_SOFT_SUFFIX = "_label-SC_desc-softseg_probseg"
+_SOFT_SUFFIX = MADE_HERE[1]
 _HARD_SUFFIX = "_label-SC_desc-softseg_seg"
 _DIGITS = 4
 
@@ -114,10 +115,7 @@ class SubjectOutcome:
             ContrastQuality(**{**contrast, "warnings": tuple(contrast["warnings"])})
             for contrast in quality["contrasts"]
         )
-        common = quality["common_mm"]
-        if common is not None:
-            low, high = common
-            common = (float(low), float(high))
+        common = quality["common_mm"] and tuple(map(float, quality["common_mm"]))
         of_subject = SubjectQuality(**{**quality, "contrasts": contrasts, "common_mm": common})
         return cls(**{**content, "notes": tuple(content["notes"]), "quality": of_subject})
 
@@ -280,7 +278,7 @@ def _write_labels(job: SubjectJob, truth: SoftGroundTruth, request: dict[str, An
         )
         make_folder(soft.parent)
         write_soft_label(soft, truth.native[source.contrast].values, source.image)
-        write_label_map(hard, [soft], [1])
+        write_label_map(hard, [soft], [(0, 1)])
         write_json(sidecar_of(soft), _soft_sidecar(source.contrast, truth, request, job.command))
         hard_sidecar = {
             "Description": f"Voxels of which more than {HARD_THRESHOLD:g} is spinal cord",

@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import overlap_findings, write_label_map, write_soft_label
-from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
+from nnunet_softseg.errors import Finding, UserError, examples, printable, raise_first_error, short_name
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.nifti import Values, file_findings, geometry_warnings, load_nifti
 from nnunet_softseg.io.results import (
@@ -28,9 +28,9 @@ from nnunet_softseg.io.results import (
     sha256,
     write_json,
 )
-from nnunet_softseg.labels.raters.agreement import RaterMeasure, agreement
+from nnunet_softseg.labels.raters.agreement import Measures, RaterMeasure, agreement
 from nnunet_softseg.labels.raters.fusion import FusionSettings, Mask, neighbourhood, staple, weighted_mean
-from nnunet_softseg.labels.raters.sources import Content, RaterFile, printable, rater_map, read_content
+from nnunet_softseg.labels.raters.sources import Content, RaterFile, rater_map, read_content
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 MADE_BY = {"name": "nnunet-softseg", "version": __version__, "command": "fuse"}
@@ -104,7 +104,7 @@ class FusedCase:
     """Result of a case: agreement of the raters by label (None: single files), or why there is none."""
 
     case_id: str
-    measures: Mapping[int | None, list[RaterMeasure]] = field(default_factory=dict)
+    measures: Measures = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     up_to_date: bool = False
     failure: str | None = None
@@ -125,14 +125,14 @@ def fuse_case(job: CaseJob) -> FusedCase:
     for folder in {target.parent for target in [*job.targets, job.record]}:
         make_folder(folder)
     # What an earlier call wrote for other labels stays ours to replace.
-    earlier = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
     names = [relative_name(target, job.record.parent) for target in job.targets]
-    _write(job, request, dict.fromkeys([*earlier, *names]))
+    _write(job, request, dict.fromkeys([*_outputs_of(job), *names]))
     outputs = [task.output for task in job.tasks]
     for output, soft_label in zip(outputs, soft_labels, strict=True):
         write_soft_label(output, soft_label, job.reference)
     if job.label_map:
-        write_label_map(job.label_map, outputs, [task.label or 1 for task in job.tasks])
+        values = enumerate(task.label or 1 for task in job.tasks)
+        write_label_map(job.label_map, outputs, sorted(values, key=lambda painted: painted[1]))
     finish(job, request, fused)
     return fused
 
@@ -140,10 +140,8 @@ def fuse_case(job: CaseJob) -> FusedCase:
 def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
     """Return the soft label of each task, and the agreement and warnings of the case."""
     raise_first_error(file_findings(job.reference))
-    grid, of = (
-        VoxelGrid.of(load_nifti(job.reference)),
-        short_name(job.image) if job.image else job.tasks[0].files[0].shown,
-    )
+    grid = VoxelGrid.of(load_nifti(job.reference))
+    of = short_name(job.image) if job.image else job.tasks[0].files[0].shown
     contents = {}
     for path, file in {file.path: file for task in job.tasks for file in task.files}.items():
         contents[path] = read_content(file)
@@ -256,11 +254,15 @@ def load_fusion_record(file: Path) -> dict[str, Any] | None:
     return record if ours else None
 
 
+def _outputs_of(job: CaseJob) -> dict[str, str | None]:
+    """Return path -> SHA-256 of the files that earlier calls have written for a case; None: not finished."""
+    return dict((load_fusion_record(job.record) or {"outputs": {}})["outputs"])
+
+
 def finish(job: CaseJob, request: Mapping[str, Any], fused: FusedCase) -> None:
     """Write the record of a case whose files are on disk."""
-    outputs = (load_fusion_record(job.record) or {"outputs": {}})["outputs"]
     by_label = {str(label): list(map(_as_json, measures)) for label, measures in fused.measures.items()}
-    outputs |= output_hashes(job.record.parent, job.targets)
+    outputs = _outputs_of(job) | output_hashes(job.record.parent, job.targets)
     _write(job, request, outputs, agreement=by_label, warnings=list(fused.warnings))
 
 

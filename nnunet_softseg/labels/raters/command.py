@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_softseg.datasets.soft_label import soft_label_file
-from nnunet_softseg.errors import UserError, examples
+import pandas as pd
+
+from nnunet_softseg.datasets.raw_dataset import soft_label_file
+from nnunet_softseg.errors import UserError, examples, printable
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import replacing, write_json
 from nnunet_softseg.io.workers import as_user_error, try_jobs
+from nnunet_softseg.labels.raters.agreement import agreement_lines, tidy_table
 from nnunet_softseg.labels.raters.case import (
     MADE_BY,
     CaseJob,
@@ -23,14 +26,7 @@ from nnunet_softseg.labels.raters.case import (
     load_fusion_record,
 )
 from nnunet_softseg.labels.raters.fusion import FusionSettings
-from nnunet_softseg.labels.raters.report import agreement_lines, tidy_table
-from nnunet_softseg.labels.raters.sources import (
-    RaterFile,
-    check_different,
-    find_cases,
-    printable,
-    rater_names,
-)
+from nnunet_softseg.labels.raters.sources import RaterFile, check_different, find_cases, rater_names
 
 AGREEMENT = "agreement.csv"
 RECORD = "fuse.json"
@@ -51,6 +47,11 @@ class FusionReport:
         """The cases that have no soft label."""
         return tuple(case for case in self.cases if case.failure is not None)
 
+    @property
+    def agreement(self) -> pd.DataFrame:
+        """The agreement of the raters, see `tidy_table`."""
+        return tidy_table({case.case_id: case.measures for case in self.cases})
+
     def as_text(self) -> str:
         """Return agreement and warnings in lines, for the terminal."""
         method = f"{'weighted ' if self.settings.weights else ''}{self.settings.method}"
@@ -58,7 +59,7 @@ class FusionReport:
         lines = [
             f"{printable(self.output)}: {method} of {len(self.raters)} raters, "
             f"{len(self.cases) - failed - kept} fused, {kept} up to date, {failed} failed",
-            *agreement_lines(self.cases, self.settings.margin_mm),
+            *agreement_lines(self.agreement, self.settings.margin_mm),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -110,11 +111,10 @@ def fuse(
         raise UserError(f"--strict: {warnings[0]}{more}: add what is missing, or go on without --strict")
     _check_replaceable(jobs, overwrite, target)
     at_work = {"num_processes": num_processes, "progress": progress, "description": "Fusing raters"}
+    results = try_jobs(fuse_case, jobs, lambda job: printable(job.case_id), **at_work)
     cases = [
         FusedCase(job.case_id, failure=str(result)) if isinstance(result, UserError) else result
-        for job, result in zip(
-            jobs, try_jobs(fuse_case, jobs, lambda job: printable(job.case_id), **at_work), strict=True
-        )
+        for job, result in zip(jobs, results, strict=True)
     ]
     warnings += _with_cases((warning, case.case_id) for case in cases for warning in case.warnings)
     report = FusionReport(target, settings, tuple(jobs[0].raters), tuple(cases), tuple(warnings))
@@ -330,4 +330,4 @@ def _write_tables(report: FusionReport, raters: Mapping[str, float], folders: _F
     }
     write_json(report.output / RECORD, record)
     with replacing(report.output / AGREEMENT) as aside:
-        tidy_table(report.cases).to_csv(aside, index=False, errors="backslashreplace", lineterminator="\n")
+        report.agreement.to_csv(aside, index=False, errors="backslashreplace", lineterminator="\n")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
+from nnunet_softseg.errors import Finding, UserError, examples, printable, raise_first_error
 from nnunet_softseg.io.case_files import case_and_label, list_files, numbers_are_labels, parse_numbered_name
 from nnunet_softseg.io.nifti import (
     FULL_SCALES,
@@ -39,11 +39,6 @@ class RaterFile:
     path: Path
     label: int | None
     shown: str
-
-
-def printable(name: str | Path) -> str:
-    """Return a name without what would break a line, a table or the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(name))
 
 
 def rater_names(paths: Sequence[Path]) -> list[str]:

@@ -5,14 +5,15 @@ An `ImagePlan` holds all draws; `image_render` makes the same image of it every 
 
 # ruff: noqa: PLR2004 - the numbers are the ranges that values are drawn from
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from nnunet_softseg.phantom.synthesis.label_anatomy import CLASSES, Floats, LabelAnatomy
+from nnunet_softseg.phantom.anatomy import Floats
+from nnunet_softseg.phantom.synthesis.label_anatomy import CLASSES, LabelAnatomy
 
-Triple = tuple[float, float, float]
+Triple = tuple[float, ...]
+"""One number each for R-L, A-P, S-I."""
 BLOB_TISSUES = 9
 """Brightness of this many tissues fills what no label, image or outline says."""
 
@@ -21,7 +22,7 @@ BLOB_TISSUES = 9
 class Voxels:
     """Grid of an image, upright: R-L, A-P, S-I. `slab_mm` is what of a voxel is seen: less leaves gaps."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     voxel_mm: Triple
     slab_mm: Triple
 
@@ -74,7 +75,7 @@ class Outline:
     """The surface of the body: an ellipse in the axial plane, with skin and fat, and air around it; in mm."""
 
     centre_mm: tuple[float, float]
-    radii_mm: tuple[float, float]
+    radii_mm: tuple[float, ...]
     fat_mm: float
     brightness: tuple[float, float, float]
     """Of air, skin, fat."""
@@ -169,7 +170,7 @@ def draw_plan(anatomy: LabelAnatomy, rng: np.random.Generator, *, without: float
         _draw_outline(anatomy, placement, rng) if rng.random() < 0.45 else None,
         removed,
         bool(rng.random() < 0.75),
-        _floats(np.exp(rng.uniform(np.log(5), np.log(22))) * rng.uniform(0.7, 1.6, 3)),
+        tuple(map(float, np.exp(rng.uniform(np.log(5), np.log(22))) * rng.uniform(0.7, 1.6, 3))),
         int(rng.integers(2**31)),
     )
 
@@ -194,17 +195,7 @@ def draw_voxels(rng: np.random.Generator) -> Voxels:
     if kind == "axial" and rng.random() < 0.5:
         field_mm[2] = max(rng.uniform(24, 60), 4 * size[2])
     shape = np.maximum(np.round(field_mm / size), 4).astype(int)
-    return Voxels(_ints(shape), _floats(size), _floats(slab))
-
-
-def _ints(values: Iterable[float]) -> tuple[int, int, int]:
-    a, b, c = map(int, values)
-    return a, b, c
-
-
-def _floats(values: Iterable[float]) -> Triple:
-    a, b, c = map(float, values)
-    return a, b, c
+    return Voxels(tuple(map(int, shape)), tuple(map(float, size)), tuple(map(float, slab)))
 
 
 # Place and shape
@@ -224,8 +215,8 @@ def draw_placement(anatomy: LabelAnatomy, rng: np.random.Generator) -> Placement
     squeeze = float(rng.uniform(0.2, 1.2)) if rng.random() < 0.2 else 0.0
     return Placement(
         centre_mm=(float(x + off[0]), float(y + off[1]), z),
-        angles_deg=_floats(rng.normal(0, 1, 3) * (9, 5, 6)),
-        scale=_floats(np.exp(rng.normal(0, 0.06)) * np.exp(rng.normal(0, 0.06, 3))),
+        angles_deg=tuple(map(float, rng.normal(0, 1, 3) * (9, 5, 6))),
+        scale=tuple(map(float, np.exp(rng.normal(0, 0.06)) * np.exp(rng.normal(0, 0.06, 3)))),
         bend_mm=(float(rng.normal(0, 1.2)), float(rng.normal(0, 3.5))),
         bend_period_mm=float(rng.uniform(80, 180)),
         bend_phase=float(rng.uniform(0, 2 * np.pi)),
@@ -247,7 +238,7 @@ def _draw_lesions(
         z = placement.centre_mm[2] + rng.uniform(-40, 40)
         x, y, _ = anatomy.centre_at(np.array([z]))[0]
         centre = (float(x + rng.normal(0, 2)), float(y + rng.normal(0, 1.5)), float(z))
-        radii = _floats([rng.uniform(1, 4.5), rng.uniform(1, 4), rng.uniform(2, 12)])
+        radii = tuple(map(float, [rng.uniform(1, 4.5), rng.uniform(1, 4), rng.uniform(2, 12)]))
         lesions.append(Lesion(centre, radii, bright))
     return tuple(lesions)
 
@@ -258,12 +249,7 @@ def _draw_outline(anatomy: LabelAnatomy, placement: Placement, rng: np.random.Ge
     # The structure lies in the back half of a neck.
     centre = (float(x + rng.normal(0, 4)), float(y + rng.uniform(-0.1, 0.45) * radii[1]))
     brightness = (0.01, float(rng.uniform(0.1, 0.7)), float(rng.uniform(0.1, 1.1)))
-    return Outline(centre, _pair(radii), float(rng.uniform(2, 14)), brightness)
-
-
-def _pair(values: Iterable[float]) -> tuple[float, float]:
-    a, b = map(float, values)
-    return a, b
+    return Outline(centre, tuple(map(float, radii)), float(rng.uniform(2, 14)), brightness)
 
 
 # Brightness
@@ -286,36 +272,23 @@ def draw_palette(anatomy: LabelAnatomy, rng: np.random.Generator) -> Palette:
     classes, blobs = (rng.uniform(0.02, 1.0, n) for n in (CLASSES, BLOB_TISSUES))
     if rng.random() < 0.4:  # rising or falling with the template's brightness, as in its own contrast
         classes = np.sort(classes)[:: int(rng.choice([-1, 1]))]
-    texture = _floats(rng.uniform(1.2, 4.0, 3))
+    texture = tuple(map(float, rng.uniform(1.2, 4.0, 3)))
     return Palette(mean, uneven, tuple(map(float, classes)), tuple(map(float, blobs)), texture)
 
 
 def _tell_structure_apart(anatomy: LabelAnatomy, mean: dict[int, float], rng: np.random.Generator) -> None:
     """Give the tissues of the structure a like brightness, and the layer around it another."""
-    inner = _tissues_inside(anatomy)
-    first, *others = inner
+    tissues = [layer.tissue for layer in anatomy.layers] or anatomy.structure
+    at = tissues.index(anatomy.structure[0])
+    first, *others = tissues[at:]  # a layer holds those after it
     mean[first] = float(np.clip(mean[first], 0.12, 0.95))
     for value in others:
         mean[value] = mean[first] * float(np.exp(rng.normal(0, 0.12)))
-    around = _tissue_around(anatomy)
-    if around is not None and abs(mean[around] - mean[first]) < 0.16 and rng.random() < 0.92:
+    around = tissues[at - 1]
+    if at and abs(mean[around] - mean[first]) < 0.16 and rng.random() < 0.92:
         step = float(rng.uniform(0.16, 0.7))
         brighter = mean[first] + step
         mean[around] = brighter if mean[first] < 0.2 or rng.random() < 0.5 else max(0.02, mean[first] - step)
-
-
-def _tissues_inside(anatomy: LabelAnatomy) -> list[int]:
-    """Return the tissues of the structure: its own values, or its layer and those within it."""
-    if not anatomy.layers:
-        return list(anatomy.structure)
-    tissues = [layer.tissue for layer in anatomy.layers]
-    return tissues[tissues.index(anatomy.structure[0]) :]
-
-
-def _tissue_around(anatomy: LabelAnatomy) -> int | None:
-    tissues = [layer.tissue for layer in anatomy.layers]
-    at = tissues.index(anatomy.structure[0]) if tissues else 0
-    return tissues[at - 1] if at else None
 
 
 # The scanner
@@ -330,7 +303,7 @@ def draw_artefacts(voxels: Voxels, rng: np.random.Generator) -> Artefacts:
         blur[[axis for axis in range(3) if axis != thick]] *= rng.uniform(1.0, 1.7)
     in_plane = [axis for axis in range(3) if axis != thick]
     return Artefacts(
-        blur=_floats(blur),
+        blur=tuple(map(float, blur)),
         bias=float(rng.uniform(0.0, 0.3)),
         ghost=float(rng.uniform(0.02, 0.2)) if rng.random() < 0.25 else 0.0,
         ghost_axis=int(rng.choice(in_plane)),
@@ -339,7 +312,7 @@ def draw_artefacts(voxels: Voxels, rng: np.random.Generator) -> Artefacts:
         slice_axis=thick,
         gamma=float(np.exp(rng.normal(0, 0.25))),
         void_mm=float(rng.uniform(4, 14)) if rng.random() < 0.06 else 0.0,
-        void_at_mm=_floats(rng.uniform(-30, 30, 3)),
+        void_at_mm=tuple(map(float, rng.uniform(-30, 30, 3))),
         snr=float(np.exp(rng.uniform(np.log(6), np.log(60)))),
         gain=float(np.exp(rng.uniform(np.log(100), np.log(4000)))),
     )

@@ -6,8 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnunet_softseg.phantom.synthesis.image_plan import Artefacts, ImagePlan, Outline, Placement, Voxels
-from nnunet_softseg.phantom.synthesis.label_anatomy import UNLABELLED, Floats, LabelAnatomy, Layer, Values
+from nnunet_softseg.phantom.anatomy import Floats
+from nnunet_softseg.phantom.synthesis.image_plan import (
+    Artefacts,
+    ImagePlan,
+    Outline,
+    Placement,
+    Triple,
+    Voxels,
+)
+from nnunet_softseg.phantom.synthesis.label_anatomy import UNLABELLED, LabelAnatomy, Layer, Values
 
 _POINT_MM, _MOST_POINTS = 0.6, 2_500_000
 """Points lie this close, or, in large fields of view, farther apart."""
@@ -45,8 +53,8 @@ class _Points:
     """Points within the voxels: coordinates along each axis in mm, and how many a voxel has."""
 
     voxels: Voxels
-    parts: tuple[int, int, int]
-    axes: tuple[Values, Values, Values]
+    parts: tuple[int, ...]
+    axes: tuple[Values, ...]
 
     @classmethod
     def of(cls, voxels: Voxels) -> "_Points":
@@ -58,20 +66,14 @@ class _Points:
             within = ((np.arange(part) + 0.5) / part - 0.5) * slab
             centres = (np.arange(count) - (count - 1) / 2) * size
             axes.append((centres[:, None] + within).ravel().astype(np.float32))
-        return cls(voxels, (parts[0], parts[1], parts[2]), (axes[0], axes[1], axes[2]))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of points along each axis."""
-        x, y, z = (axis.size for axis in self.axes)
-        return x, y, z
+        return cls(voxels, tuple(parts), tuple(axes))
 
     def averaged(self, values: Values) -> Values:
         """Return the mean of values at the points, over those of each voxel."""
         (a, b, c), (i, j, k) = self.voxels.shape, self.parts
         return np.asarray(values.reshape(a, i, b, j, c, k).mean(axis=(1, 3, 5), dtype=np.float32))
 
-    def field(self, grain_mm: tuple[float, float, float], rng: np.random.Generator) -> Values:
+    def field(self, grain_mm: Triple, rng: np.random.Generator) -> Values:
         """Return a smooth random field of SD 1 at the points, of a grain along each axis in mm."""
         matrices = []
         for places, grain in zip(self.axes, grain_mm, strict=True):
@@ -109,7 +111,7 @@ def _to_anatomy(anatomy: LabelAnatomy, place: Placement, points: _Points, rng: n
     return np.asarray(at, np.float32)
 
 
-def _rotation(angles_deg: tuple[float, float, float]) -> Floats:
+def _rotation(angles_deg: Triple) -> Floats:
     """Return the rotation about R-L, then A-P, then S-I."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.radians(angles_deg)):
@@ -149,9 +151,6 @@ class _Scene:
             brightness += inside.astype(np.float32) * (np.float32(lesion.brightness) - brightness)
         return brightness, share
 
-    def _field(self, grain_mm: float) -> Values:
-        return self.points.field((grain_mm,) * 3, self.rng).ravel()
-
     def _blobs(self) -> Values:
         """Return brightness of random tissues, each where its own smooth field is the largest."""
         best = self.points.field(self.plan.blob_mm, self.rng)
@@ -169,7 +168,8 @@ class _Scene:
             seen = anatomy.image.sample(self.at)
             known = seen > _TEMPLATE_REST * float(anatomy.brightness_classes[-1])
             # An irregular end: a straight one would show where the template ends.
-            ends = np.maximum(_LEAST_EDGE_MM, _EDGE_MM * (1 + self._field(_EDGE_GRAIN_MM)))
+            irregular = self.points.field((_EDGE_GRAIN_MM,) * 3, self.rng).ravel()
+            ends = np.maximum(_LEAST_EDGE_MM, _EDGE_MM * (1 + irregular))
             known &= anatomy.depth_in_image_mm(self.at) > ends
             of_class = np.interp(seen[known], anatomy.brightness_classes, palette.classes)
             brightness[known] = of_class * (1 + 0.5 * _UNEVEN * texture[known])
@@ -252,9 +252,8 @@ def _scan(image: Values, voxels: Voxels, faults: Artefacts, rng: np.random.Gener
         image = image + faults.ghost * np.roll(image, shift, faults.ghost_axis)
     if faults.slices > 0:
         shape = [-1 if axis == faults.slice_axis else 1 for axis in range(3)]
-        image = image * np.exp(faults.slices * rng.standard_normal(image.shape[faults.slice_axis])).reshape(
-            shape
-        )
+        factors = np.exp(faults.slices * rng.standard_normal(image.shape[faults.slice_axis]))
+        image = image * factors.reshape(shape)
     if faults.snr > 0:
         real, imaginary = 0.5 / faults.snr * rng.standard_normal((2, *image.shape))
         image = np.hypot(image + real, imaginary)

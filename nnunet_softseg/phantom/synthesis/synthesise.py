@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +12,17 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.sources import MADE_HERE
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
-from nnunet_softseg.io.results import json_copy, make_folder, write_bytes, write_error, write_json
+from nnunet_softseg.io.results import json_copy, make_folder, write_error
 from nnunet_softseg.io.workers import map_jobs
-from nnunet_softseg.phantom.bids import check_beginning, write_nifti
+from nnunet_softseg.phantom.bids import check_beginning, write_descriptions, write_nifti
 from nnunet_softseg.phantom.synthesis.image_plan import draw_plan
-from nnunet_softseg.phantom.synthesis.image_render import Drawn, render
-from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy
-from nnunet_softseg.phantom.synthesis.sources import label_map_anatomy, pam50_anatomy, phantom_anatomy
+from nnunet_softseg.phantom.synthesis.image_render import render
+from nnunet_softseg.phantom.synthesis.label_anatomy import (
+    LabelAnatomy,
+    label_map_anatomy,
+    pam50_anatomy,
+    phantom_anatomy,
+)
 
 _DERIVATIVES, _SUFFIX = Path(MADE_HERE[0]), MADE_HERE[1]
 """Of the soft labels: where `convert` looks for them."""
@@ -96,15 +99,20 @@ def synthesise(
     folders = _Folders(*(str(path) if path else None for path in (label_maps, images, pam50)))
     sources = _sources(folders, phantom)
     spec = SynthesisSpec(sources, tuple(structure), float(without), seed)
-    for name in sources:
+    for name in sources:  # a wrong label map is told before anything is written
         if name not in {_PAM50, _PHANTOM}:
-            _anatomy(
-                name, 0, seed, spec.structure, folders
-            )  # a wrong label map is told before anything is written
+            _anatomy(name, 0, seed, spec.structure, folders)
     folder, asked = Path(output), json_copy({"version": __version__, **asdict(spec)})
     check_beginning(folder, asked, n, "synthesis")
     try:
-        _write_descriptions(folder, asked)
+        write_descriptions(
+            folder,
+            "Synthetic images",
+            {_DERIVATIVES: "Soft labels of synthetic images"},
+            parameters={"Synthesis": asked},
+            made_by={"Name": "nnunet-softseg", "Version": __version__},
+            readme="Images of random contrast drawn from label maps by nnunet-softseg.",
+        )
         missing = [number for number in range(1, n + 1) if not _image_file(folder, number).is_file()]
         write = partial(_write_case, folder, spec, folders)
         map_jobs(write, missing, num_processes=num_processes, progress=progress, description="synthesise")
@@ -127,20 +135,6 @@ def _sources(folders: _Folders, phantom: bool) -> tuple[str, ...]:
     if not names:
         raise UserError("nothing to draw from: expected label maps (-i), --pam50 or --phantom")
     return tuple(names)
-
-
-def draw_case(spec: SynthesisSpec, anatomy: LabelAnatomy, number: int) -> Drawn:
-    """Return the image of this number, from 1 on: a function of these arguments alone."""
-    rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(number, 0)))
-    return render(anatomy, draw_plan(anatomy, rng, without=spec.without))
-
-
-def _anatomy_of(spec: SynthesisSpec, folders: _Folders, number: int) -> LabelAnatomy:
-    """Return what an image is drawn from: the sources take turns."""
-    turn, at = divmod(number - 1, len(spec.sources))
-    name = spec.sources[at]
-    phantom = turn // _IMAGES_OF_A_PHANTOM if name == _PHANTOM else 0
-    return _anatomy(name, phantom, spec.seed, spec.structure, folders)
 
 
 @lru_cache(maxsize=3)
@@ -174,30 +168,21 @@ def _image_file(folder: Path, number: int) -> Path:
 
 def _write_case(folder: Path, spec: SynthesisSpec, folders: _Folders, number: int) -> None:
     """Write the soft label, then the image: where this is, the case is complete."""
-    anatomy = _anatomy_of(spec, folders, number)
-    drawn, image = draw_case(spec, anatomy, number), _image_file(folder, number)
+    turn, at = divmod(number - 1, len(spec.sources))  # the sources take turns
+    name = spec.sources[at]
+    phantom = turn // _IMAGES_OF_A_PHANTOM if name == _PHANTOM else 0
+    anatomy = _anatomy(name, phantom, spec.seed, spec.structure, folders)
+    rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(number, 0)))
+    drawn, image = render(anatomy, draw_plan(anatomy, rng, without=spec.without)), _image_file(folder, number)
     stem = without_nifti_ending(image.name)
     labels = folder / _DERIVATIVES / image.parent.relative_to(folder)
     for place in (labels, image.parent):
         make_folder(place)
     about = {"Simulated": True, "Anatomy": anatomy.name, "Seed": spec.seed, "Number": number}
-    write_json(labels / f"{stem}{_SUFFIX}.json", {
+    of_label = {
         **about, "Description": "Share of each voxel that is the structure",
         "RawSources": [f"bids::{image.relative_to(folder).as_posix()}"],
-    })  # fmt: skip
-    write_nifti(labels / f"{stem}{_SUFFIX}.nii.gz", drawn.share, drawn.affine, "synthesise")
-    write_json(image.with_name(f"{stem}.json"), {**about, "Modality": "MR"})
-    write_nifti(image, drawn.image, drawn.affine, "synthesise")
-
-
-def _write_descriptions(folder: Path, asked: dict[str, Any]) -> None:
-    common = {"BIDSVersion": "1.9.0", "GeneratedBy": [{"Name": "nnunet-softseg", "Version": __version__}]}
-    make_folder(folder / _DERIVATIVES)
-    write_json(folder / "dataset_description.json", {
-        "Name": "Synthetic images", "DatasetType": "raw", **common, "Synthesis": asked,
-    })  # fmt: skip
-    write_json(folder / _DERIVATIVES / "dataset_description.json", {
-        "Name": "Soft labels of synthetic images", "DatasetType": "derivative", **common,
-    })  # fmt: skip
-    text = "Images of random contrast drawn from label maps by nnunet-softseg. No person was scanned.\n"
-    write_bytes(folder / "README", text.encode())
+    }  # fmt: skip
+    write_nifti(labels / f"{stem}{_SUFFIX}", drawn.share, drawn.affine, of_label, "synthesise")
+    of_image = {**about, "Modality": "MR"}
+    write_nifti(image.with_name(stem), drawn.image, drawn.affine, of_image, "synthesise")
