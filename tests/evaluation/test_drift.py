@@ -20,6 +20,7 @@ from nnunet_softseg.evaluation.comparison.paired_statistics import deming_line
 from nnunet_softseg.evaluation.drift import drift, version_of
 from nnunet_softseg.evaluation.releases.areas import release_areas
 from nnunet_softseg.evaluation.releases.drift_report import DriftReport, Limits, read_limits
+from nnunet_softseg.evaluation.releases.page import draw_agreement
 
 COLUMNS = [
     "contrast", "level", "n", "bias_mm2", "bias_low_mm2", "bias_high_mm2", "loa_low_mm2", "loa_high_mm2",
@@ -117,6 +118,18 @@ def test_an_affine_change_is_found_exactly(tmp_path: Path) -> None:
     np.testing.assert_allclose(report.table["deming_slope"], 0.97, rtol=1e-9)
     np.testing.assert_allclose(report.table["deming_intercept_mm2"], 2, rtol=1e-7)
     np.testing.assert_allclose(report.table["sd_ratio"], 0.97, rtol=1e-9)
+
+
+def test_limits_of_the_figure_count_a_person_once_not_once_an_image(tmp_path: Path) -> None:
+    """Changes of people: 0, 1, 2 mm2, the same in each image.
+
+    SD between people 1, within 0 (Bland & Altman 2007, section 3); of all twelve differences 0.85.
+    """
+    old = people(3, contrasts=("T1w", "T2w"))
+    change = old["subject"].str[-1].astype(float)
+    figure = draw_agreement(compared(tmp_path, old, old.assign(csa_mm2=old["csa_mm2"] + change)))
+    heights = sorted(float(np.mean(line.get_ydata())) for line in figure.axes[0].lines)
+    np.testing.assert_allclose(heights, [1 - 1.96, 1, 1 + 1.96], atol=1e-9)
 
 
 def test_the_same_areas_are_no_drift(tmp_path: Path) -> None:
