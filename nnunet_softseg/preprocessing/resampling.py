@@ -78,6 +78,11 @@ def reached_extent(source_size: int, target_size: int, extent: Extent) -> Extent
     return start, max(start, stop)
 
 
+def overlapping_extent(source_size: int, target_size: int, extent: Extent) -> Extent:
+    """Return which voxels of the target, (start, stop), overlap the source's voxels (start, stop)."""
+    return extent[0] * target_size // source_size, -(-extent[1] * target_size // source_size)
+
+
 def nearest(source_size: int, target_size: int, extent: Extent) -> npt.NDArray[np.int64]:
     """Return the voxel of the source nearest to each of the target's voxels (start, stop)."""
     rounded = np.floor(positions(source_size, target_size, extent) + 0.5).astype(np.int64)

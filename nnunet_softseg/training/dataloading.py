@@ -20,12 +20,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.nn.functional import interpolate
 
 from nnunet_softseg.preprocessing.center_crop import inside, network_box, patch_centres
-from nnunet_softseg.preprocessing.soft_target import (
-    KNOWN,
-    drawn_voxels_of_record,
-    open_soft_target,
-    read_record,
-)
+from nnunet_softseg.preprocessing.image_grid import KNOWN
+from nnunet_softseg.preprocessing.preparation import drawn_voxels_of_record, open_soft_target, read_record
 
 Scales = Sequence[Sequence[float]] | None
 _LEAST_WEIGHT = 1e-6  # less is rounding

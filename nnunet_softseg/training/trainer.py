@@ -58,8 +58,8 @@ from nnunet_softseg.preprocessing.preparation import (
     all_up_to_date,
     learn_labels,
     prepare_soft_targets,
+    soft_target_folder,
 )
-from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training.augmentation.paper import (
     PaperAugmentation,
