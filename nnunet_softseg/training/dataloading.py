@@ -9,6 +9,7 @@ weights of their voxels, 1 where known. Both are moved and averaged alike, and p
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class StackedCase:
         return stacked
 
 
+@dataclass(frozen=True)
 class SoftLabelDataset:
     """A dataset of nnU-Net's with the soft target stacked behind the channels of each image.
 
@@ -69,23 +71,17 @@ class SoftLabelDataset:
     `SplitSoftLabel`.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        soft_target_folder: Path,
-        patch_size: tuple[int, ...],
-        *,
-        si_axis: int | None,
-        keep_segmentation: bool = False,
-        weighted: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.soft_target_folder = soft_target_folder
-        self.patch_size = patch_size
-        self.si_axis = si_axis
-        self.keep_segmentation = keep_segmentation
-        self.weighted = weighted
-        self.identifiers: list[str] = dataset.identifiers
+    dataset: Any
+    soft_target_folder: Path
+    patch_size: tuple[int, ...]
+    si_axis: int | None
+    keep_segmentation: bool
+    weighted: bool
+
+    @property
+    def identifiers(self) -> list[str]:
+        """Cases, as nnU-Net's loader asks for them."""
+        return list(self.dataset.identifiers)
 
     def load_case(self, identifier: str) -> tuple[StackedCase, Any, Any, dict[str, Any]]:
         """Return (image and soft target, segmentation, first stage, properties) as nnU-Net's loader expects.

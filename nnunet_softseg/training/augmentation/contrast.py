@@ -21,8 +21,13 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from torch.nn.functional import interpolate, leaky_relu, pad
 
-from nnunet_softseg.training.augmentation.movement import Movement, Range, check_settings, unusable
-from nnunet_softseg.training.augmentation.paper import restore_statistics
+from nnunet_softseg.training.augmentation.paper import (
+    Movement,
+    Range,
+    check_settings,
+    restore_statistics,
+    unusable,
+)
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 """Weights (out, in, *kernel) and biases (out,) of a convolution."""
