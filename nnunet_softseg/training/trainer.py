@@ -455,7 +455,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         raw, known, _ = known_part(raw, levels[0])
         running = running_scale(self.network).to(raw.device)
         soft_map = soft_map_of(raw, running, self._output_scales, self.settings.floor_fraction)
-        sums = online_measures(soft_map, known, HARD_THRESHOLD)
+        sums = online_measures(soft_map, known)
         return {"loss": loss.detach().cpu().numpy(), **sums}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
