@@ -174,7 +174,7 @@ class CasePreparation:
     peaks: tuple[LabelPeaks | None, ...]
     way_errors: tuple[list[float] | None, ...]
     warnings: tuple[str, ...]
-    known: tuple[float, ...] = ()
+    known: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class SoftTargetJob:
     dataset: PreprocessedDataset
     si_axis: int | None
     box: Box
-    label_map: Path | None = None
+    label_map: Path | None
 
     @property
     def soft_labels(self) -> list[Path]:

@@ -119,16 +119,15 @@ class SoftLabelDataset:
         )
 
 
+@dataclass(eq=False, repr=False)
 class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
     """Turn the last channels of the image, those of the soft target, into the `regression_target`.
 
     Only nnU-Net's masked normalisation and cascades need the integer segmentation, too.
     """
 
-    def __init__(self, num_channels: int, keep_segmentation: bool = False) -> None:
-        super().__init__()
-        self.num_channels = num_channels
-        self.keep_segmentation = keep_segmentation
+    num_channels: int
+    keep_segmentation: bool = False
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the dictionary with image (channel, *space) and regression_target (label, *space)."""
@@ -140,6 +139,7 @@ class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
         return data_dict
 
 
+@dataclass(eq=False, repr=False)
 class SoftTarget(BasicTransform):  # type: ignore[misc]
     """Hand the `regression_target` over as the target of the batch, averaged down for deep supervision.
 
@@ -148,13 +148,9 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
     channels are weights; with label y and weight m, a coarse level has sum(y m) / sum(m), and mean(m).
     """
 
-    def __init__(
-        self, deep_supervision_scales: Scales, hard_threshold: float | None = None, *, weighted: bool = False
-    ) -> None:
-        super().__init__()
-        self.deep_supervision_scales = deep_supervision_scales
-        self.hard_threshold = hard_threshold
-        self.weighted = weighted
+    deep_supervision_scales: Scales
+    hard_threshold: float | None = None
+    weighted: bool = False
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the dictionary with the soft target(s), float32 in [0, 1], under "segmentation"."""

@@ -194,6 +194,7 @@ class IndependentMirror(MirrorTransform):  # type: ignore[misc]
         return {"axes": [axis for axis, mirrored in zip(self.allowed_axes, drawn, strict=True) if mirrored]}
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class FittingSigma:
     """Draw the width of a Gaussian for one axis, no wider than the axis can hold.
 
@@ -201,8 +202,7 @@ class FittingSigma:
     shorter than the image. `sigma` is the smallest and the largest, in voxels.
     """
 
-    def __init__(self, sigma: Range) -> None:
-        self.sigma = sigma
+    sigma: Range
 
     def __call__(self, shape: Sequence[int], dim: int) -> float:
         """Return sigma for the axis `dim` of (channel, *space)."""
@@ -210,6 +210,7 @@ class FittingSigma:
         return min(float(torch.empty(1).uniform_(*self.sigma).clamp(min=_NO_BLUR)), widest)
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class BiasField(ImageOnlyTransform):  # type: ignore[misc]
     """Bias field of a receive coil: image - smallest intensity, times exp(sum of c_ijk z^i y^j x^k).
 
@@ -220,10 +221,8 @@ class BiasField(ImageOnlyTransform):  # type: ignore[misc]
     Source: Bedard et al. 2025, section 3.4.
     """
 
-    def __init__(self, degree: int, coefficients: tuple[float, float]) -> None:
-        super().__init__()
-        self.degree = degree
-        self.coefficients = coefficients
+    degree: int
+    coefficients: Range
 
     def get_parameters(self, **data_dict: Any) -> dict[str, torch.Tensor]:
         """Return the coefficients, (degree + 1,) per axis of space; 0 where i + j + k > degree."""
