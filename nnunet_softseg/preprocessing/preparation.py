@@ -302,7 +302,6 @@ def _prepare_case(job: SoftTargetJob) -> None:
     # Described before they are read: a change in between makes the soft target stale, not wrong.
     sources = [describe_source(file) for file in job.sources]
     target, errors, warnings = _make_soft_target(job)
-    shapes = [label_shape(label, job.si_axis or 0) for label in target]
     peaks = [label_peaks(np.nan_to_num(label)) for label in target]
     record = {
         **job.grid_record(),
@@ -311,7 +310,8 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "sources": sources,
         "box": [list(side) for side in job.box],
         "kept_mass": kept_mass(target, job.box).tolist(),
-        "shapes": [shape and asdict(shape) for shape in shapes],
+        "shapes": [shape and asdict(shape) for shape in _shapes(target, job.si_axis)],
+        "si_axis": job.si_axis,
         "peaks": [found and asdict(found) for found in peaks],
         "known": [float(share) for share in (~np.isnan(target)).reshape(len(target), -1).mean(1)],
         "drawn_voxels": [voxels.tobytes() for voxels in drawn_voxels(target)],
@@ -319,6 +319,10 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "warnings": warnings,
     }
     write_soft_target(job.output, target, record, job.dataset.patch_size)
+
+
+def _shapes(target: SoftTarget, si_axis: int | None) -> tuple[LabelShape | None, ...]:
+    return tuple(label_shape(label, si_axis or 0) for label in target)
 
 
 def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[list[float] | None], list[str]]:
@@ -393,10 +397,12 @@ def _report(job: SoftTargetJob, *, prepared: bool) -> CasePreparation:
     array = open_soft_target(job.output.parent, job.case.case_id)
     record = read_record(array) or {}
     box = tuple(tuple(side) for side in record["box"])
-    # Configurations with different patches share the soft targets of one data identifier.
+    # Configurations and trainers with different patches share the soft targets of one data identifier.
     kept = tuple(record["kept_mass"] if box == job.box else kept_mass(array[...], job.box).tolist())
-    warnings = (*record["warnings"], *_crop_warnings(job, kept))
     shapes = tuple(shape and LabelShape(**shape) for shape in record["shapes"])
+    if record.get("si_axis", job.si_axis) != job.si_axis:
+        shapes = _shapes(array[...], job.si_axis)
+    warnings = (*record["warnings"], *_crop_warnings(job, kept))
     peaks = tuple(found and LabelPeaks(**found) for found in record["peaks"])
     ways, known = tuple(record["way_errors"]), tuple(record["known"])
     return CasePreparation(

@@ -467,6 +467,21 @@ def test_mixed_orientations_are_refused_with_the_way_out(
     assert len(run(crop=False).cases) == 2
 
 
+def test_shapes_run_along_the_cord_though_prepared_without_the_crop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_tiny_dataset(tmp_path, ["sub-01_T2w"])
+    for name, value in dataset.environment.items():
+        monkeypatch.setenv(name, value)
+    plan_and_preprocess(dataset)
+    run(crop=False)
+    (found,) = run().cases
+    assert found.si_axis == 1  # nnU-Net puts the longest voxels, here along A-P, first
+    assert not found.prepared
+    shutil.rmtree(soft_target_folder(dataset.preprocessed / "nnUNetPlans_3d_fullres"))
+    assert run().cases[0].shapes == found.shapes
+
+
 # Up to date or stale
 
 
