@@ -59,8 +59,8 @@ def write_cases(folder: Path, size: str, labels: int) -> None:
     import numpy as np
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-    from nnunet_softseg.preprocessing.soft_target import (
-        drawn_voxels_for_record,
+    from nnunet_softseg.preprocessing.preparation import (
+        drawn_voxels,
         soft_target_folder,
         write_soft_target,
     )
@@ -90,7 +90,7 @@ def write_cases(folder: Path, size: str, labels: int) -> None:
         case = f"case_{index}"
         nnUNetDatasetBlosc2.save_case(image, hard, properties, str(folder / case), **options)
         target = soft.astype(np.float16)
-        record = {"drawn_voxels": drawn_voxels_for_record(target)}
+        record = {"drawn_voxels": [voxels.tobytes() for voxels in drawn_voxels(target)]}
         write_soft_target(soft_target_folder(folder) / f"{case}.b2nd", target, record, PATCHES[size])
 
 

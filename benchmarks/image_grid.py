@@ -19,8 +19,13 @@ from nnunet_softseg.metrics.overlap import boundary, soft_measures
 from nnunet_softseg.phantom.acquisition import PhantomSpec, draw_subject_anatomy, make_grid
 from nnunet_softseg.phantom.contrasts import CONTRASTS, Contrast
 from nnunet_softseg.phantom.partial_volume import to_volume, voxel_fractions
-from nnunet_softseg.preprocessing.image_grid import Way, on_image_grid, placed
-from nnunet_softseg.preprocessing.soft_target import on_network_grid, resample_linear
+from nnunet_softseg.preprocessing.image_grid import (
+    Way,
+    on_image_grid,
+    on_network_grid,
+    placed,
+    resample_linear,
+)
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 NETWORK_MM = 1.0
@@ -39,8 +44,7 @@ def exact(contrast: Contrast, spec: PhantomSpec, number: int) -> Map:
 
 def there(label: Map, shape: tuple[int, ...]) -> dict[str, Map]:
     """Return a label on the network's grid, by the two ways there."""
-    whole = tuple((0, size) for size in label.shape)
-    return {"sampled": resample_linear(label, shape), "averaged": on_network_grid(label, whole, shape)}
+    return {"sampled": resample_linear(label, shape), "averaged": on_network_grid(label, shape)}
 
 
 def rows(contrast: Contrast, label: Map) -> list[dict[str, object]]:

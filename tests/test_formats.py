@@ -41,7 +41,7 @@ from nnunet_softseg.inference.simulation import simulate
 from nnunet_softseg.io.formats import open_other, write_other
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry import csa
-from nnunet_softseg.preprocessing.soft_target import open_soft_target
+from nnunet_softseg.preprocessing.preparation import open_soft_target
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training import variants
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg

@@ -3,8 +3,7 @@
   command.py       a command as a dataclass, each option a field; help and one-line errors
   label_making.py  make-gt, fuse and pseudo-label
   datasets.py      convert, check and prepare
-  prediction.py    predict, export and calibrate; csa, bridges, evaluate, compare and drift
-  cohorts.py       workflow
+  prediction.py    predict, workflow, export and calibrate; csa, bridges, evaluate, compare and drift
   set_up.py        doctor and run; demo, phantom and synthesise
   bids_app.py      the command `nnunet-softseg-bids`
 
@@ -18,34 +17,30 @@ from nnunet_softseg import __version__
 
 # Imported for its effect: spawned workers of a command import this file again and need the hook, too.
 from nnunet_softseg import run as _run_module  # noqa: F401
-from nnunet_softseg.cli.cohorts import Workflow
+from nnunet_softseg.cli import datasets, label_making, prediction, set_up
 from nnunet_softseg.cli.command import Command, Parser, exit_code
-from nnunet_softseg.cli.datasets import Check, Convert, Prepare
-from nnunet_softseg.cli.label_making import Fuse, MakeGt, PseudoLabel
-from nnunet_softseg.cli.prediction import Bridges, Calibrate, Compare, Csa, Drift, Evaluate, Export, Predict
-from nnunet_softseg.cli.set_up import Demo, Doctor, Phantom, Run, Synthesise
 
 COMMANDS: dict[str, type[Command]] = {
-    "demo": Demo,
-    "phantom": Phantom,
-    "synthesise": Synthesise,
-    "make-gt": MakeGt,
-    "fuse": Fuse,
-    "pseudo-label": PseudoLabel,
-    "convert": Convert,
-    "check": Check,
-    "prepare": Prepare,
-    "predict": Predict,
-    "export": Export,
-    "calibrate": Calibrate,
-    "csa": Csa,
-    "bridges": Bridges,
-    "evaluate": Evaluate,
-    "compare": Compare,
-    "drift": Drift,
-    "workflow": Workflow,
-    "doctor": Doctor,
-    "run": Run,
+    "demo": set_up.Demo,
+    "phantom": set_up.Phantom,
+    "synthesise": set_up.Synthesise,
+    "make-gt": label_making.MakeGt,
+    "fuse": label_making.Fuse,
+    "pseudo-label": label_making.PseudoLabel,
+    "convert": datasets.Convert,
+    "check": datasets.Check,
+    "prepare": datasets.Prepare,
+    "predict": prediction.Predict,
+    "export": prediction.Export,
+    "calibrate": prediction.Calibrate,
+    "csa": prediction.Csa,
+    "bridges": prediction.Bridges,
+    "evaluate": prediction.Evaluate,
+    "compare": prediction.Compare,
+    "drift": prediction.Drift,
+    "workflow": prediction.Workflow,
+    "doctor": set_up.Doctor,
+    "run": set_up.Run,
 }
 
 

@@ -18,6 +18,7 @@ from nnunet_softseg.cli.command import (
     Words,
     exit_code,
     option,
+    print_report,
     print_warnings,
     required,
     switch,
@@ -87,8 +88,7 @@ class BidsApp(PredictingCommand):
         options = {name: value for name, value in vars(self).items() if name not in left_out}
         report = analyse_participants(**options)
         self._write_outcome(written=report.written, kept=report.kept, failed=report.failed)
-        print_warnings(report.warnings)
-        print(report.as_text())
+        print_report(report)
         return 2 if report.failed else 0
 
     def _group(self) -> int:
@@ -96,8 +96,7 @@ class BidsApp(PredictingCommand):
 
         report = report_group(**{name: getattr(self, name) for name in _SHARED})
         self._write_outcome(missing=report.missing, flagged=report.flagged)
-        print_warnings(report.warnings)
-        print(report.as_text())
+        print_report(report)
         return 0
 
     def _write_outcome(self, **outcome: Any) -> None:

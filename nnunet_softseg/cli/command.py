@@ -106,6 +106,12 @@ def print_warnings(warnings: Iterable[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
+def print_report(report: Any) -> None:
+    """Print the warnings of a report, then the report."""
+    print_warnings(report.warnings)
+    print(report.as_text())
+
+
 class Parser(argparse.ArgumentParser):
     """Parser that answers a mistake with one line and exit code 2."""
 

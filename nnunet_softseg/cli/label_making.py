@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunet_softseg.cli.command import Command, Words, option, print_warnings, required, switch
+from nnunet_softseg.cli.command import Command, Words, option, print_report, required, switch
 
 
 @dataclass
@@ -204,6 +204,5 @@ class PseudoLabel(Command):
         from nnunet_softseg.inference.pseudo_label import pseudo_label
 
         report = pseudo_label(**vars(self))
-        print_warnings(report.warnings)
-        print(report.as_text())
+        print_report(report)
         return 0

@@ -1,10 +1,20 @@
-"""Commands that predict and measure: predict, export, calibrate, csa, bridges, evaluate, compare, drift."""
+"""Commands that predict and measure, one image or a cohort."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, print_warnings, required, switch
+from nnunet_softseg.cli.command import (
+    Command,
+    Pairs,
+    Words,
+    option,
+    pair,
+    print_report,
+    print_warnings,
+    required,
+    switch,
+)
 
 
 @dataclass
@@ -90,9 +100,70 @@ class Predict(PredictingCommand):
         from nnunet_softseg.inference.predict import predict
 
         report = predict(**vars(self))
-        print_warnings(report.warnings)
-        print(report.as_text())
+        print_report(report)
         return 2 if report.failed else 0
+
+
+@dataclass
+class Workflow(PredictingCommand):
+    """Predict and measure a whole BIDS folder in batches, here or on a cluster, and report on all people.
+
+    Needs Snakemake: pip install "nnunet-softseg[workflow]". Each job does the participants of one batch with
+    nnunet-softseg-bids, and loads the model once; with -g a last one measures the maps. In the end
+    group_csa.tsv and group.html are gathered. Logs are in OUT/.workflow.
+
+    A repeated call does only what is missing. An image that fails is named, and stops no other; a job that
+    ends for want of memory or time is repeated once with twice as much.
+
+    Example:
+      nnunet-softseg workflow -i BIDS -o OUT -m MODEL --profile slurm --cores 50 --batch-size 20
+
+    Exit code 0: all there. 2: a mistake, or images or batches that failed.
+    """
+
+    goes_on = True
+    bids: str = required("-i BIDS", "folder of the images")
+    output: str = required("-o OUT", "folder of the derivatives, made if missing")
+    profile: str = option(
+        "--profile NAME", "local, slurm, or a folder with a profile of Snakemake's", "local"
+    )
+    cores: int = option("--cores N", "cores to use here; on a cluster, jobs at the same time", 2)
+    batch_size: int | None = option(
+        "--batch-size N", "participants a job; if not given, 250 here, 20 on a cluster"
+    )
+    references: str | None = option(
+        "-g REF",
+        "folder of soft labels or masks to measure the maps against, as evaluate does, into OUT/evaluation",
+    )
+    threads: int = option("--threads N", "cores of a job", 2)
+    mem_mb: int = option("--memory MB", "memory of a job in MB; twice as much when it is repeated", 8000)
+    minutes: int = option(
+        "--minutes N", "time limit of a job on a cluster; twice as long when it is repeated", 240
+    )
+    resources: Pairs = option(
+        "--resource NAME=VALUE",
+        "such as slurm_partition=cpu, slurm_account=NAME",
+        (),
+        action="append",
+        type=pair,
+    )
+    participants: Words = option("--participant-label LABEL", "participants; all if not given", ())
+
+    def run(self) -> int:
+        from nnunet_softseg.evaluation.cohort.workflow import Jobs, run_workflow
+
+        jobs, options = self.split(Jobs)
+        jobs = replace(jobs, resources=dict(self.resources))
+        words = ["-device", options.pop("device"), "-np", str(self.threads)]
+        words += ["--backend", backend] if (backend := options.pop("backend")) else []
+        for name in ("trust_model", "no_qc"):
+            words += [f"--{name.replace('_', '-')}"] if options.pop(name) else []
+        words += ["--localize", self.localize] if self.localize else []
+        for name in ("largest_piece", "discard_implausible", "calibrate"):
+            words += [f"--{name.replace('_', '-')}"] if options[name] else []
+        report = run_workflow(jobs=jobs, words=words, **options)
+        print_report(report)
+        return 2 if report.failed or report.failed_batches else 0
 
 
 @dataclass
@@ -311,8 +382,7 @@ class Evaluate(_Measuring):
         from nnunet_softseg.evaluation.evaluate import evaluate
 
         evaluation = evaluate(**vars(self))
-        print_warnings(evaluation.warnings)
-        print(evaluation.as_text())
+        print_report(evaluation)
         print(
             f"{self.output}: cases.csv, slices.csv, instances.csv, reliability.csv, cases.json, summary.json"
         )
@@ -355,8 +425,7 @@ class Compare(_Measuring):
         from nnunet_softseg.evaluation.compare import compare
 
         comparison = compare(**vars(self) | {"patterns": dict(self.patterns)})
-        print_warnings(comparison.warnings)
-        print(comparison.as_text())
+        print_report(comparison)
         page = "report.html, " if self.report else ""
         print(f"{self.output}: {page}leaderboard.csv, statistics.csv, cases.csv and more")
         return 2 if comparison.failed else 0
@@ -411,7 +480,6 @@ class Drift(Command):
         from nnunet_softseg.evaluation.drift import drift
 
         report = drift(**vars(self))
-        print_warnings(report.warnings)
-        print(report.as_text())
+        print_report(report)
         print(f"{self.output}: drift.html, drift.csv, drift.json")
         return 3 if report.drift else 0

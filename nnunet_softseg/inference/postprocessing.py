@@ -17,8 +17,14 @@ from scipy import ndimage
 
 from nnunet_softseg.inference.case_record import PredictionOptions
 from nnunet_softseg.io.case_files import REPORT
-from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
-from nnunet_softseg.preprocessing.soft_target import LabelShape, Range, known_range, label_shape
+from nnunet_softseg.preprocessing.output_scale import (
+    LabelShape,
+    Range,
+    keep_supported,
+    known_range,
+    label_shape,
+    output_scales,
+)
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY
 
 Map = npt.NDArray[np.float32]

@@ -36,11 +36,12 @@ from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, soft_p
 from nnunet_softseg.preprocessing.output_scale import PEAK_TOLERANCE, describe, output_scales
 from nnunet_softseg.preprocessing.preparation import (
     learn_labels,
+    open_soft_target,
     prepare_soft_targets,
     preprocessed_dataset,
+    soft_target_folder,
     use_one_thread,
 )
-from nnunet_softseg.preprocessing.soft_target import open_soft_target, soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 RECORD = "simulation.json"

@@ -31,8 +31,7 @@ from nnunet_softseg.network import sliding_window
 from nnunet_softseg.network.sliding_window import Agreement, OneSizeError
 from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
-from nnunet_softseg.preprocessing.output_scale import output_scales
-from nnunet_softseg.preprocessing.soft_target import known_range
+from nnunet_softseg.preprocessing.output_scale import known_range, output_scales
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag.WEAK)

@@ -89,12 +89,11 @@ def open_other(file: Path) -> nib.Nifti1Image:
     placed = 0 if is_picture(file.name) else 1
     image.set_sform(affine, placed)
     image.set_qform(affine, placed)
-    image.extra[SIZE_ASSUMED] = _is_volume(file, values) and not spacing_file(file).is_file()
+    is_tiff_of_slices = (
+        file.name.lower().endswith(_TIFF_ENDINGS) and values.ndim == _SPACE and values.shape[-1] > 1
+    )
+    image.extra[SIZE_ASSUMED] = is_tiff_of_slices and not spacing_file(file).is_file()
     return image
-
-
-def _is_volume(file: Path, values: npt.NDArray[Any]) -> bool:
-    return file.name.lower().endswith(_TIFF_ENDINGS) and values.ndim == _SPACE and values.shape[-1] > 1
 
 
 def _storable(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -403,7 +403,7 @@ def classify(values: npt.NDArray[Any]) -> MapContent:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if low >= -RANGE_TOLERANCE and high <= 0:
         return MapContent(MapKind.EMPTY, low, high, ())
-    if low >= -WHOLE_TOLERANCE and high > WHOLE_TOLERANCE and _are_whole(values, WHOLE_TOLERANCE):
+    if low >= -WHOLE_TOLERANCE and high > WHOLE_TOLERANCE and _are_whole(values):
         labels = _labels_above_zero(values, high)
         return MapContent(
             _whole_kind(labels, values), low, high, labels if len(labels) < _MOST_LABELS else None
@@ -458,12 +458,12 @@ def _in_rows(labels: Sequence[int]) -> bool:
     return alone <= len(labels) / 2 and len(labels) < _FEW_LABELS
 
 
-def _are_whole(values: npt.NDArray[Any], tolerance: float) -> bool:
+def _are_whole(values: npt.NDArray[Any]) -> bool:
     if values.dtype.kind in "biu":
         return True
     # Plane by plane: the first one with fractions answers.
     planes = values if values.ndim > 1 else values[None]
-    return all(bool((np.abs(plane - np.round(plane)) <= tolerance).all()) for plane in planes)
+    return all(bool((np.abs(plane - np.round(plane)) <= WHOLE_TOLERANCE).all()) for plane in planes)
 
 
 def _scale(low: float, high: float) -> MapKind:

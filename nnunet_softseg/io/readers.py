@@ -86,20 +86,13 @@ def _by_nibabel(file: Path, reorients: bool) -> tuple[Image, Properties]:
 def _by_simpleitk(file: Path, reorients: bool) -> tuple[Image, Properties]:
     sitk = simpleitk()
     image = sitk.ReadImage(str(file))
-    geometry = {}
+    stored = {}
     if reorients:
-        cosines = image.GetDirection()
-        geometry["original_orientation"] = sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines(
-            cosines
-        )
+        orientation = sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines
+        stored["original_orientation"] = orientation(image.GetDirection())
         image = sitk.DICOMOrient(image, "RAS")
     spacing = image.GetSpacing()
-    geometry = {
-        "spacing": spacing,
-        "origin": image.GetOrigin(),
-        "direction": image.GetDirection(),
-        **geometry,
-    }
+    geometry = {"spacing": spacing, "origin": image.GetOrigin(), "direction": image.GetDirection(), **stored}
     array = sitk.GetArrayFromImage(image)
     spacing_mm = [*spacing[::-1]]
     if array.ndim == _PLANE:

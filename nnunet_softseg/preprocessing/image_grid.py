@@ -1,32 +1,39 @@
-"""Soft maps from the network's grid to the image's: linearly, or as fractions of voxels.
+"""Soft labels from the image's grid to the network's, and soft maps back.
 
-Linear interpolation is right for any label, and smears a boundary over two voxels of the coarser grid. Where
-the softness of a label is partial volume, `fractions` keeps it as sharp on a finer image as it was. On a
-coarser one `inverse` undoes the interpolation that made the soft target. Which of these a label needs, the
-training labels say: each goes to the network's grid and back in all ways.
+A label is averaged along axes on which the network's grid is coarser, and interpolated linearly along the
+others. Back, linear interpolation is right for any label, and smears a boundary over two voxels of the
+coarser grid. Where the softness of a label is partial volume, `fractions` keeps it as sharp on a finer image
+as it was. On a coarser one `inverse` undoes the interpolation that made the soft target. Which of these a
+label needs, the training labels say: each goes to the network's grid and back in all ways.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.special import ndtri
 
+from nnunet_softseg.io.geometry import bounding_box
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box
-from nnunet_softseg.preprocessing.fractions import overlapping_extent, resample_fractions
 from nnunet_softseg.preprocessing.resampling import (
     Extent,
     area_means,
     linear_inverse,
+    linear_weights,
     matmul_along,
+    nearest,
+    overlapping_extent,
     reached_extent,
     resample_part,
     source_extent,
 )
-from nnunet_softseg.preprocessing.soft_target import on_network_grid
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
+KNOWN = 0.5
+"""A voxel counts as known if at least this share of what it is interpolated from is."""
 WAY_KEY = "to_image_grid"
 """Of the way of each label, by its name, among our entries of the plans."""
 _MUCH_CLOSER = 0.8
@@ -36,13 +43,76 @@ _SMEARED = 0.1
 their sum: it makes the noise of a network larger. Refuted by a label beyond (below) this whose maps have a
 smaller (larger) Brier score without: hippocampi in voxels of 2 mm, 0.21 and more, gain; cords in slices of 3
 to 5 mm, 0.012 and less, would lose."""
+_BLUR = 0.7
+"""Sigma, in voxels, of the blur that turns fractions into distances; 0.5 to 1 measure alike."""
+_FARTHEST = 2.0
+"""Distances end here, in voxels: a blurred fraction says nothing of what is farther."""
+_NEAR, _WIDE = 1.0, 2.0
+"""Sigmas, in voxels, of the neighbourhoods whose sums are restored, the near ones first. Voxel by voxel, the
+noise of a network would become blocks."""
+_LEAST_SURFACE = 0.02
+"""Where less of a voxel is surface than this, little of its sum can be restored."""
+_FAINT = 0.05
+"""Less than this away from the surface is residue of a network, on both sides of it: it is left out."""
+_TOLERANCE = 0.01
+"""A component whose sum would change by more than this share is interpolated linearly."""
+_BLOCK, _MARGIN = 64, 8
+"""Voxels along an axis worked on at a time, and those read around them."""
 
 Map = npt.NDArray[np.float32]
 Errors = npt.NDArray[np.float64]
+Matrices = Sequence[npt.NDArray[np.floating[Any]]]
 Slices = tuple[slice, ...]
 Way = Literal["linear", "fractions", "inverse", "fractions and inverse"]
 WAYS: tuple[Way, ...] = ("linear", "fractions", "inverse", "fractions and inverse")
 Shapes = tuple[Sequence[int], Sequence[int]]
+
+
+# To the network's grid
+
+
+def on_network_grid(label: Map, shape: Sequence[int]) -> Map:
+    """Return a soft label, cropped as its image is and with its axes after transposition, on another grid.
+
+    Of unknown voxels, NaN, nothing is taken: a voxel of which half or more is known has the mean of what is
+    known.
+    """
+    known = ~np.isnan(label)
+    target: Map = np.clip(_resampled(np.where(known, label, 0), shape), 0, 1)
+    if known.all():
+        return target
+    share = _resampled(known.astype(np.float32), shape)
+    mean: Map = np.full_like(target, np.nan)
+    np.divide(target, share, out=mean, where=share >= KNOWN)
+    return np.clip(mean, 0, 1, out=mean)
+
+
+def _resampled(label: Map, shape: Sequence[int]) -> Map:
+    """Return the means of the voxels that a coarser grid covers; linear along axes on which it is finer."""
+    for axis, (source, size) in enumerate(zip(label.shape, shape, strict=True)):
+        if size < source:
+            means = area_means(source, int(size), source / size).astype(np.float32)
+            label = np.moveaxis(np.tensordot(label, means, axes=(axis, 1)), -1, axis)
+    return resample_linear(label, shape)
+
+
+def resample_linear(array: Map, shape: Sequence[int]) -> Map:
+    """Return an array sampled linearly at the centres of the voxels of another grid over the same extent.
+
+    Sample i lies at (i + 0.5) * old / new - 0.5, clamped at the edges, as nnU-Net resamples images. Along
+    thick slices, too, a label is interpolated linearly. Both have three axes.
+    """
+    if array.shape == tuple(shape):
+        return np.ascontiguousarray(array)
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    with torch.no_grad():
+        resampled = torch.nn.functional.interpolate(
+            tensor, size=tuple(int(size) for size in shape), mode="trilinear", align_corners=False
+        )
+    result: Map = resampled[0, 0].numpy()
+    return result
 
 
 # The choice
@@ -81,7 +151,7 @@ def _way_errors_in_planes(label: Map, network_shape: Sequence[int]) -> list[floa
     errors = []
     for place in np.flatnonzero(across[axis]):
         plane = label.take([place], axis)
-        errors.append(way_errors(plane, on_network_grid(plane, whole_box(plane.shape), flat)))
+        errors.append(way_errors(plane, on_network_grid(plane, flat)))
     of_planes = [each for each in errors if each is not None]
     return np.mean(of_planes, axis=0).tolist() if of_planes else None
 
@@ -110,7 +180,7 @@ def known_ways(plans: Mapping[str, Any], names: Sequence[str]) -> list[Way]:
     return [stored.get(name, "linear") for name in names]
 
 
-# The way
+# To the image's grid
 
 
 def on_image_grid(
@@ -257,7 +327,177 @@ def _covered(soft_maps: Map, box: Box, network_shape: Sequence[int]) -> list[Ext
     if any(part.stop <= part.start for part in within):
         return None
     inner = soft_maps[(slice(None), *inside_of_box(box, network_shape))]
-    found = ndimage.find_objects((inner != 0).any(axis=0).astype(np.uint8))
-    if not found:
+    found = bounding_box((inner != 0).any(axis=0))
+    if not found[0].stop:
         return None
-    return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found[0], strict=True)]
+    return [(part.start + at.start, part.start + at.stop) for part, at in zip(within, found, strict=True)]
+
+
+# Fractions of voxels on a finer grid: the surface that explains them, as seen by smaller voxels
+#
+# A soft label of partial volume holds the fraction of each voxel that lies inside a surface; linear
+# interpolation smears it over two voxels and more. Here fractions give a signed distance to the surface, in
+# voxels: those of a flat surface, blurred by a Gaussian of sigma s, are Phi(distance / s). A smaller voxel
+# holds the fraction of its box inside a flat surface at its distance. Where the given voxels would then hold
+# another fraction, the distance is moved by the difference, and sums of small neighbourhoods are restored.
+
+
+def resample_fractions(
+    part: npt.NDArray[np.floating[Any]],
+    starts: Sequence[int],
+    source_shape: Sequence[int],
+    target_shape: Sequence[int],
+    box: Sequence[Extent],
+) -> Map:
+    """Return the fractions, in [0, 1], of a box of the target grid; arguments as `resample_part` has them.
+
+    Along axes on which the target is coarser, its voxels average. A component (26 neighbours) that no surface
+    explains, as it is thinner than a voxel or nowhere near 1, is interpolated linearly. The part holds all
+    that is not 0 in the source, and a ring of zeros where the source goes on.
+    """
+    shapes, values = (source_shape, target_shape), np.asarray(part, dtype=np.float32)
+    resampled = _in_blocks(values, starts, shapes, box)
+    unexplained = _unexplained(values, resampled, starts, shapes, box)
+    if unexplained.any():
+        resampled = _in_blocks(np.where(unexplained, 0, values), starts, shapes, box)
+        rest = np.where(unexplained, values, 0)
+        resampled += resample_part(rest, starts, *shapes, box, order=1).astype(np.float32)
+    return resampled.clip(0, 1)
+
+
+def _means(starts: Sequence[int], size: Sequence[int], shapes: Shapes, box: Sequence[Extent]) -> Matrices:
+    """Return per axis the matrix (voxel of the box, voxel of the part) that averages, as they overlap."""
+    return [
+        area_means(source, target, source / target)[first:last, start : start + length].astype(np.float32)
+        for start, length, source, target, (first, last) in zip(starts, size, *shapes, box, strict=True)
+    ]
+
+
+def _multiplied(matrices: Matrices, values: Map) -> Map:
+    """Return the values with a matrix applied along each axis."""
+    for matrix in matrices:  # the first axis becomes the last each time
+        values = np.tensordot(values, matrix, axes=(0, 1))
+    return values
+
+
+def _in_blocks(values: Map, starts: Sequence[int], shapes: Shapes, box: Sequence[Extent]) -> Map:
+    """Return the fractions of a box of the target, from the surface in one block after the other."""
+    result = np.zeros([stop - start for start, stop in box], np.float32)
+    for block in _blocks(shapes, box):
+        read = []
+        for start, length, source, target, extent in zip(starts, values.shape, *shapes, block, strict=True):
+            first, last = overlapping_extent(target, source, extent)
+            read.append((max(first - _MARGIN, start), min(last + _MARGIN, start + length)))
+        around = tuple(slice(a - start, b - start) for (a, b), start in zip(read, starts, strict=True))
+        if values[around].any():
+            into = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(block, box, strict=True))
+            result[into] = _from_surface(values[around], [a for a, _ in read], shapes, block)
+    return result
+
+
+def _blocks(shapes: Shapes, box: Sequence[Extent]) -> Iterator[tuple[Extent, ...]]:
+    """Yield boxes that together are the box, each of at most so many voxels of the source along an axis."""
+    steps = [max(1, _BLOCK * target // source) for source, target in zip(*shapes, strict=True)]
+    return product(
+        *(
+            [(at, min(at + step, stop)) for at in range(start, stop, step)]
+            for step, (start, stop) in zip(steps, box, strict=True)
+        )
+    )
+
+
+def _from_surface(values: Map, starts: Sequence[int], shapes: Shapes, box: Sequence[Extent]) -> Map:
+    """Return the fractions of a box of the target by a surface that is found in the values around it."""
+    # Parts of the target's voxels, none larger than a voxel of the source: of all that overlap the values.
+    numbers = [-(-source // target) for source, target in zip(*shapes, strict=True)]
+    fine = [target * number for target, number in zip(shapes[1], numbers, strict=True)]
+    ends = [(start, start + size) for start, size in zip(starts, values.shape, strict=True)]
+    grids = list(zip(*shapes, ends, strict=True))
+    covered = [overlapping_extent(*grid) for grid in grids]
+    parts = [(a * number, b * number) for (a, b), number in zip(covered, numbers, strict=True)]
+    to_parts = [
+        linear_weights(source, size, extent, wanted).astype(np.float32)
+        for source, size, extent, wanted in zip(shapes[0], fine, ends, parts, strict=True)
+    ]
+    size = [stop - start for start, stop in parts]
+    to_voxels = _means([a for a, _ in parts], size, (fine, shapes[0]), ends)
+    inside = _surface_fractions(values, to_parts, to_voxels)
+    shape = [length for (a, b), number in zip(covered, numbers, strict=True) for length in (b - a, number)]
+    of_target = inside.reshape(shape).mean(axis=tuple(range(1, 2 * values.ndim, 2)))
+    mean: Map = of_target[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, covered, strict=True))]
+    return mean
+
+
+def _surface_fractions(values: Map, to_parts: Matrices, to_voxels: Matrices) -> Map:
+    """Return the fractions of the parts: matrices interpolate voxels at the parts, and average parts."""
+    distance = _distance(values)
+    distance += values - _multiplied(to_voxels, _cut(_multiplied(to_parts, distance)))
+    inside = _cut(_multiplied(to_parts, distance))
+    inside[_multiplied([matrix.T for matrix in to_voxels], values) == 0] = 0
+    inside = _restored(inside, values, to_parts, to_voxels, (_NEAR, _NEAR))
+    # Where no surface is near, nothing but the linear way is left: inside a plateau, and in thin structures.
+    near = _blurred(_multiplied(to_voxels, inside * (1 - inside)), _NEAR) / _LEAST_SURFACE
+    missing = values - _multiplied(to_voxels, inside)
+    missing[np.abs(missing) < _FAINT] = 0
+    inside = (inside + _multiplied(to_parts, missing * (1 - near).clip(0))).clip(0, 1)
+    return _restored(inside, values, to_parts, to_voxels, (_WIDE, _WIDE))
+
+
+def _restored(
+    inside: Map, values: Map, to_parts: Matrices, to_voxels: Matrices, sigmas: Sequence[float]
+) -> Map:
+    """Return the fractions of the parts with the sums of neighbourhoods, of sigmas in voxels, restored."""
+    for sigma in sigmas:
+        surface = inside * (1 - inside)
+        present = _blurred(_multiplied(to_voxels, surface), sigma).clip(_LEAST_SURFACE)
+        missing = _blurred(values - _multiplied(to_voxels, inside), sigma) / present
+        inside = (inside + _multiplied(to_parts, missing) * surface).clip(0, 1)
+    return inside
+
+
+def _blurred(values: Map, sigma: float) -> Map:
+    """Return the values blurred by a Gaussian, in voxels; beyond an edge its values go on."""
+    blurred: Map = ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3)
+    return blurred
+
+
+def _distance(fractions: Map) -> Map:
+    """Return signed distances to the surface, in voxels, above 0 inside."""
+    blurred = _blurred(fractions, _BLUR)
+    sigma = np.sqrt(_BLUR**2 + 1 / 12)  # that of the blur and of a voxel's box
+    with np.errstate(divide="ignore"):  # beyond the blur's reach, 0 and 1: infinitely far
+        distance: Map = (sigma * ndtri(blurred.clip(0, 1))).clip(-_FARTHEST, _FARTHEST)
+    return distance.astype(np.float32)
+
+
+def _cut(distance: Map) -> Map:
+    """Return the fraction of each box inside a flat surface at its distance.
+
+    A box is as wide, along the normal, as one of the same variance: that is the root of the sum of squares of
+    the distance's changes from one box to the next.
+    """
+    squares = np.full_like(distance, 1e-12)
+    for axis in range(distance.ndim):
+        if distance.shape[axis] > 1:
+            squares += np.gradient(distance, axis=axis) ** 2
+    fraction: Map = (0.5 + distance / np.sqrt(squares)).clip(0, 1)
+    return fraction
+
+
+def _unexplained(
+    values: Map, resampled: Map, starts: Sequence[int], shapes: Shapes, box: Sequence[Extent]
+) -> npt.NDArray[np.bool_]:
+    """Return the voxels of the components whose sum has changed."""
+    components, count = ndimage.label(values > 0, structure=np.ones((3,) * values.ndim))
+    before = np.bincount(components.ravel(), values.ravel(), count + 1)
+    spread = np.where(components > 0, components, ndimage.grey_dilation(components, size=3))
+    at = [
+        np.clip(nearest(source, target, extent) - start, 0, size - 1)
+        for source, target, extent, start, size in zip(*shapes, box, starts, values.shape, strict=True)
+    ]
+    after = np.bincount(spread[np.ix_(*at)].ravel(), resampled.ravel(), count + 1)
+    voxels = float(np.prod(shapes[0]) / np.prod(shapes[1]))
+    changed = np.abs(after * voxels - before) > _TOLERANCE * before
+    changed[0] = False
+    unexplained: npt.NDArray[np.bool_] = changed[components]
+    return unexplained

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, in_nnunets_layout, label_scheme
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, label_scheme
 
 Array = np.ndarray[Any, Any] | torch.Tensor
 
@@ -35,10 +34,6 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
         """Return the soft maps as they are, as a float32 tensor."""
         return torch.as_tensor(logits).float()
 
-    def in_nnunets_layout(self, soft_maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return soft maps (label, *space) as nnU-Net stores probabilities; see the function of this name."""
-        return in_nnunets_layout(soft_maps, self.scheme)
-
     def convert_probabilities_to_segmentation(self, predicted_probabilities: Array) -> Array:
         """Return the integer label map of soft maps, by `hard_label_map`.
 
@@ -52,14 +47,9 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
                 f"{self.scheme.names}, got {predicted_probabilities.shape[0]} channels"
             )
         if isinstance(predicted_probabilities, torch.Tensor):
-            return torch.from_numpy(
-                hard_label_map(predicted_probabilities.cpu().numpy(), self.scheme.painted)
-            )
+            soft_maps = predicted_probabilities.cpu().numpy()
+            return torch.from_numpy(hard_label_map(soft_maps, self.scheme.painted))
         return hard_label_map(predicted_probabilities, self.scheme.painted)
-
-    def convert_logits_to_segmentation(self, predicted_logits: Array) -> Array:
-        """Return the integer label map of soft maps; see `convert_probabilities_to_segmentation`."""
-        return self.convert_probabilities_to_segmentation(predicted_logits)
 
     def revert_cropping_on_probabilities(
         self, predicted_probabilities: Array, bbox: list[list[int]], original_shape: Sequence[int]

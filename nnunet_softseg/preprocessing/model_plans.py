@@ -1,6 +1,7 @@
 """Plans: what they say of preprocessed cases, what a trainer saves with its model."""
 
 import importlib.metadata
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -15,10 +16,10 @@ from nnunet_softseg.datasets.raw_dataset import dataset_number
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.preprocessing.center_crop import Box
 from nnunet_softseg.preprocessing.resampling import new_shape
-from nnunet_softseg.preprocessing.soft_target import open_or_none
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 if TYPE_CHECKING:
+    import blosc2
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 _NO_PLANS = ("dataset", "dataset_fingerprint", "splits_final")
@@ -223,6 +224,22 @@ class PreprocessedDataset:
         if len(spacing_mm) < len(cropped):  # a 2d configuration leaves the distance of slices as it is
             spacing_mm = (case.spacing_mm[0], *spacing_mm)
         return new_shape(cropped, case.spacing_mm, spacing_mm)
+
+
+def open_or_none(file: Path) -> "blosc2.NDArray | None":
+    """Return an array that is read from disk where it is sliced; None if its file is missing or broken."""
+    import blosc2
+
+    # As nnU-Net does it: memory-mapped, except on Windows, where a mapped file cannot be replaced.
+    mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
+    if not file.is_file():
+        return None
+    try:
+        array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
+        _ = array.dtype  # parsed only when asked for
+    except Exception:  # a broken file fails in as many ways as there are layers in the format
+        return None
+    return array
 
 
 def _reader_that_kept(geometry: Mapping[str, Any]) -> str | None:

@@ -64,8 +64,7 @@ def _by_another_scheme(scheme: str, image: Image, mask: Mask | None, intensities
     return normalised
 
 
-def _z_score(image: Image, mask: Mask | None, intensities: Mapping[str, Any]) -> Image:
-    del intensities
+def _z_score(image: Image, mask: Mask | None) -> Image:
     if mask is None:
         mean, std = image.mean(), image.std()
         image -= mean
@@ -78,29 +77,21 @@ def _z_score(image: Image, mask: Mask | None, intensities: Mapping[str, Any]) ->
     return image
 
 
-def _ct(image: Image, mask: Mask | None, intensities: Mapping[str, Any]) -> Image:
+def _ct(image: Image, intensities: Mapping[str, Any]) -> Image:
     """Clip to the training's 0.5 and 99.5 percentiles, and scale by its mean and standard deviation."""
-    del mask
     np.clip(image, intensities["percentile_00_5"], intensities["percentile_99_5"], out=image)
     image -= intensities["mean"]
     image /= max(intensities["std"], _LEAST_STD)
     return image
 
 
-def _as_it_is(image: Image, mask: Mask | None, intensities: Mapping[str, Any]) -> Image:
-    del mask, intensities
-    return image
-
-
-def _to_one(image: Image, mask: Mask | None, intensities: Mapping[str, Any]) -> Image:
-    del mask, intensities
+def _to_one(image: Image) -> Image:
     image -= image.min()
     image /= max(image.max(), _LEAST_STD)
     return image
 
 
-def _colours_to_one(image: Image, mask: Mask | None, intensities: Mapping[str, Any]) -> Image:
-    del mask, intensities
+def _colours_to_one(image: Image) -> Image:
     if not 0 <= image.min() <= image.max() <= _RGB_MAXIMUM:
         raise UserError(
             f"RGB images: expected values from 0 to 255, found {image.min():g} to {image.max():g}: convert "
@@ -111,10 +102,10 @@ def _colours_to_one(image: Image, mask: Mask | None, intensities: Mapping[str, A
 
 
 SCHEMES: Mapping[str, Callable[[Image, Mask | None, Mapping[str, Any]], Image]] = {
-    "ZScoreNormalization": _z_score,
-    "CTNormalization": _ct,
-    "NoNormalization": _as_it_is,
-    "RescaleTo01Normalization": _to_one,
-    "RGBTo01Normalization": _colours_to_one,
+    "ZScoreNormalization": lambda image, mask, _: _z_score(image, mask),
+    "CTNormalization": lambda image, _, intensities: _ct(image, intensities),
+    "NoNormalization": lambda image, *_: image,
+    "RescaleTo01Normalization": lambda image, *_: _to_one(image),
+    "RGBTo01Normalization": lambda image, *_: _colours_to_one(image),
 }
 """By nnU-Net's names."""

@@ -1,10 +1,11 @@
-"""Output scale of a label: how raw output becomes a soft map, and what of the map is background.
+"""Figures of the labels of a training, and the output scale that they choose, both kept with the model.
 
-Chosen by the labels of the training, kept with the model. The output stage does no harm: given the soft
-labels of the training in place of raw output, it gives them back.
+The output scale says how raw output becomes a soft map, and what of the map is background. It does no harm:
+given the soft labels of the training in place of raw output, the output stage gives them back.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from nnunet_softseg.io.geometry import bounding_box
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
 VOLUME_TOLERANCE = 0.01
@@ -25,11 +27,15 @@ _LOST = 0.002  # of the volume, to the clean-up
 CASE_TOLERANCE = VOLUME_TOLERANCE - _LOST
 """What the scale per case may take of it: less than a network errs in a scale that is one for all cases."""
 _MARGIN = 0.5  # what a network answers, of what the label is
+_SMOOTH_SLICES = 10.0  # sigma of the areas that the roughness is measured against
+_DEPTH = 0.25  # of the interior below the border, in radii of the structure
+_RENAMED = {"certainty": "interior_mean"}  # in models made before
 
 SoftArray = npt.NDArray[np.floating[Any]]
+Range = tuple[float, float]
 
 
-# One label in one case
+# Heights of one label in one case
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def label_peaks(soft: SoftArray) -> LabelPeaks | None:
     largest = float(soft.max(initial=0.0))
     if largest <= PEAK_TOLERANCE:
         return None
-    soft = soft[ndimage.find_objects((soft > 0).astype(np.uint8))[0]]
+    soft = soft[bounding_box(soft > 0)]
     values = np.asarray(soft[soft > 0], dtype=np.float64)
     fourth = (values / largest) ** 4
     support, weakest = _support_and_weakest(np.asarray(soft, dtype=np.float32), float(values.sum()))
@@ -79,6 +85,98 @@ def _support_and_weakest(soft: npt.NDArray[np.float32], volume: float) -> tuple[
         if support <= _MARGIN * faintest and keep_supported(soft, 0.0, support).sum() >= (1 - _LOST) * volume:
             break
     return support, float(component_peaks(soft, support).min())
+
+
+# Shape of one label in one case
+
+
+@dataclass(frozen=True)
+class LabelShape:
+    """Figures of one label in one case.
+
+    Attributes:
+        components: of voxels above a half, 26 neighbours.
+        largest_area: sum of the label in its fullest slice, in voxels of the network's grid.
+        empty_start, empty_end: slices before the first and after the last with a voxel above a half.
+        gap: slices of the longest run without such a voxel between the two.
+        area_roughness: standard deviation of the areas' differences from areas smoothed over ten slices, over
+            their mean.
+        interior_mean: mean of the values a quarter of a radius and more from the border of the voxels above a
+            half, in-plane; 1 where none lies so deep.
+        length: slices from the first to the last with a voxel above a half; 0: not known.
+    """
+
+    components: int
+    largest_area: float
+    empty_start: int = 0
+    empty_end: int = 0
+    gap: int = 0
+    area_roughness: float = 0.0
+    interior_mean: float = 1.0
+    length: int = 0
+
+
+def label_shape(
+    soft: SoftArray, axis: int, tilt_factor: npt.NDArray[np.float64] | None = None
+) -> LabelShape | None:
+    """Return the shape of a soft label or map; None if nothing of it exceeds a half, or a part is unknown.
+
+    Areas are sums over the voxels above a half and those that touch them: a faint background has no part.
+    They are divided by the tilt factor, per slice: its area over that of a section across the structure.
+    """
+    # With the voxels that touch it, no more: the rest has no part.
+    around = bounding_box(soft > HARD_THRESHOLD, (1,) * soft.ndim)
+    part, core = soft[around], soft[around] > HARD_THRESHOLD
+    if not part.size or np.isnan(soft).any():  # where an annotation ends says nothing about the structure
+        return None
+    neighbours = np.ones((3,) * soft.ndim, dtype=bool)
+    others = tuple(other for other in range(soft.ndim) if other != axis)
+    areas = np.where(ndimage.binary_dilation(core, neighbours), part, 0).sum(axis=others, dtype=np.float64)
+    if tilt_factor is not None:
+        areas /= tilt_factor[around[axis]]
+    filled = np.flatnonzero(core.any(axis=others))
+    areas = areas[areas > 0]
+    smooth = ndimage.gaussian_filter1d(areas, _SMOOTH_SLICES)
+    start = around[axis].start + int(filled[0])
+    stop = around[axis].start + int(filled[-1]) + 1
+    return LabelShape(
+        components=int(ndimage.label(core, neighbours)[1]),
+        largest_area=float(areas.max()),
+        empty_start=start,
+        empty_end=soft.shape[axis] - stop,
+        gap=int(np.diff(filled).max(initial=1) - 1),
+        area_roughness=float((areas - smooth).std() / areas.mean()),
+        interior_mean=_interior_mean(part, core, axis, float(np.median(areas))),
+        length=stop - start,
+    )
+
+
+def _interior_mean(soft: SoftArray, core: npt.NDArray[np.bool_], axis: int, area: float) -> float:
+    in_plane = np.ones([1 if other == axis else 3 for other in range(soft.ndim)], dtype=bool)
+    depth = max(1, round(_DEPTH * math.sqrt(area / math.pi)))
+    inside = ndimage.binary_erosion(core, in_plane, iterations=depth)
+    return float(soft[inside].mean(dtype=np.float64)) if inside.any() else 1.0
+
+
+def training_ranges(shapes: Iterable[LabelShape | None]) -> dict[str, list[float]] | None:
+    """Return the smallest and largest of each figure over a training, for JSON; None without any label."""
+    known = [asdict(shape) for shape in shapes if shape is not None]
+    if not known:
+        return None
+    columns = {name: [shape[name] for shape in known] for name in known[0]}
+    return {name: [min(values), max(values)] for name, values in columns.items()}
+
+
+def known_range(training: Mapping[str, Any], figure: str) -> Range:
+    """Return the smallest and largest of a figure in training; 0 and infinity where a model knows neither.
+
+    A model of an earlier version kept one number of each: the largest, of the interior mean the smallest.
+    """
+    figures = {_RENAMED.get(name, name): value for name, value in training.items()}
+    stored = figures.get(figure, (0.0, math.inf))
+    if isinstance(stored, int | float):
+        return (stored, 1.0) if figure == "interior_mean" else (0.0, stored)
+    return float(stored[0]), float(stored[1])
 
 
 # Clean-up
@@ -102,13 +200,8 @@ def keep_supported(
     """
     kept = np.zeros_like(soft_map)
     above = soft_map > support_threshold
-    if not above.any():
-        return kept
     # Only the box of the voxels above the threshold is worked on: the rest is 0 in any case.
-    box = tuple(
-        slice(max(part.start - 1, 0), part.stop + 1)
-        for part in ndimage.find_objects(above.astype(np.uint8))[0]
-    )
+    box = bounding_box(above, (1,) * soft_map.ndim)
     neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
     components, count = ndimage.label(above[box], structure=neighbours)
     has_core = np.zeros(count + 1, dtype=bool)

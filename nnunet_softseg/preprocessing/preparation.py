@@ -1,13 +1,18 @@
-"""Preparation of soft targets: made where they are missing or stale."""
+"""Soft targets: the soft labels of a preprocessed dataset on the network's grid, made if missing or stale.
+
+A soft label is cropped as nnU-Net does with its image, brought to the grid by `image_grid`, and stored beside
+nnU-Net's cases as `<data_identifier>_soft/<case>.b2nd`, (label, *space), float16, with a record inside.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import (
@@ -17,7 +22,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     soft_label_file,
     training_cases,
 )
-from nnunet_softseg.errors import UserError, examples, raise_first_error
+from nnunet_softseg.errors import UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import (
     array_orientation,
@@ -34,6 +39,7 @@ from nnunet_softseg.io.results import (
     load_json,
     make_folder,
     source_changed,
+    write_bytes,
 )
 from nnunet_softseg.io.workers import try_jobs
 from nnunet_softseg.preprocessing.center_crop import (
@@ -43,37 +49,109 @@ from nnunet_softseg.preprocessing.center_crop import (
     kept_mass,
     network_box,
 )
-from nnunet_softseg.preprocessing.image_grid import WAY_KEY, chosen_way, way_errors
+from nnunet_softseg.preprocessing.image_grid import WAY_KEY, chosen_way, on_network_grid, way_errors
 from nnunet_softseg.preprocessing.model_plans import (
     PreprocessedCase,
     PreprocessedDataset,
     configuration_of,
     missing_plans,
+    open_or_none,
     versions,
 )
 from nnunet_softseg.preprocessing.output_scale import (
     LabelPeaks,
+    LabelShape,
     choose_output_scale,
     keep_output_scales,
     label_peaks,
-)
-from nnunet_softseg.preprocessing.soft_target import (
-    LabelShape,
-    SoftTarget,
-    drawn_voxels_for_record,
     label_shape,
-    on_network_grid,
-    open_or_none,
-    open_soft_target,
-    read_record,
-    soft_target_folder,
     training_ranges,
-    write_soft_target,
 )
-from nnunet_softseg.settings import CROP_LOSS_WARNING, PLANS_KEY, SoftSegSettings
+from nnunet_softseg.settings import CROP_LOSS_WARNING, HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+
+if TYPE_CHECKING:
+    import blosc2
 
 FORMAT = 11
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
+RECORD_KEY = "nnunet_softseg"
+"""Of the record, a dictionary, among the variable-length metadata of a soft target."""
+DRAWN = 1024
+"""So many voxels to centre patches on, of the known ones and of each label."""
+_VOXELS = "<i4"
+
+SoftTarget = npt.NDArray[np.float16]
+
+
+# Files
+
+
+def drawn_voxels(target: SoftTarget) -> list[npt.NDArray[np.int32]]:
+    """Return voxels (voxel, *space) drawn at random: of those where a label is known, then of each label.
+
+    Training patches are centred on them. The label is where it exceeds half of its largest value in the case:
+    one that never exceeds 0.5, as where few raters agree, is found in as many patches as any other.
+    """
+    random = np.random.default_rng(0)
+    drawn = []
+    unknown = np.isnan(target)
+    labelled = [label > HARD_THRESHOLD * label.max(initial=0) for label in np.where(unknown, 0, target)]
+    for where in (~unknown.all(axis=0), *labelled):
+        voxels = np.flatnonzero(where)
+        if len(voxels) > DRAWN:
+            voxels = voxels[random.integers(len(voxels), size=DRAWN)]
+        drawn.append(np.stack(np.unravel_index(voxels, where.shape), axis=1).astype(_VOXELS))
+    return drawn
+
+
+def drawn_voxels_of_record(record: Mapping[str, Any], axes: int) -> list[npt.NDArray[np.int64]]:
+    """Return `drawn_voxels` of a record, bytes there: parsing so many numbers takes longer than a patch."""
+    stored = (np.frombuffer(voxels, _VOXELS) for voxels in record["drawn_voxels"])
+    return [voxels.reshape(-1, axes).astype(np.int64) for voxels in stored]
+
+
+def soft_target_folder(preprocessed_folder: Path) -> Path:
+    """Return the folder of soft targets that belongs to nnU-Net's folder of preprocessed cases."""
+    return preprocessed_folder.with_name(f"{preprocessed_folder.name}_soft")
+
+
+def open_soft_target(folder: Path, case: str) -> "blosc2.NDArray":
+    """Return a soft target (label, *space), float16, read where sliced; UserError: missing or broken."""
+    file = folder / f"{case}.b2nd"
+    array = open_or_none(file)
+    if array is None:
+        found = "a broken one" if file.is_file() else "none"
+        raise UserError(
+            f"{short_name(file)}: expected a soft target, found {found}: run nnunet-softseg prepare "
+            "(trainers do it by themselves when they start)"
+        )
+    return array
+
+
+def read_record(array: "blosc2.NDArray") -> dict[str, Any] | None:
+    """Return the record of a soft target: sources, grid, versions, crop; None: it has none."""
+    try:
+        record: dict[str, Any] = array.schunk.vlmeta[RECORD_KEY]
+    except Exception:  # a broken file fails in as many ways as there are layers in the format
+        return None
+    return record
+
+
+def write_soft_target(
+    file: Path, target: SoftTarget, record: Mapping[str, Any], patch_size: Sequence[int]
+) -> None:
+    """Write a soft target with its record, in chunks as nnU-Net's for that patch."""
+    import blosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+    blocks, chunks = comp_blosc2_params(target.shape, patch_size, target.itemsize)
+    shuffle = [blosc2.Filter.SHUFFLE]
+    cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": shuffle, "nthreads": 1}
+    array = blosc2.asarray(target, chunks=chunks, blocks=blocks, cparams=cparams)
+    array.schunk.vlmeta[RECORD_KEY] = dict(record)
+    # On a full disk, Blosc2 itself leaves half a file. Its frame in memory is, byte for byte, the file that
+    # it would write.
+    write_bytes(file, array.to_cframe())
 
 
 # Reports
@@ -97,7 +175,7 @@ class CasePreparation:
     peaks: tuple[LabelPeaks | None, ...]
     way_errors: tuple[list[float] | None, ...]
     warnings: tuple[str, ...]
-    known: tuple[float, ...] = ()
+    known: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +245,7 @@ class SoftTargetJob:
     dataset: PreprocessedDataset
     si_axis: int | None
     box: Box
-    label_map: Path | None = None
+    label_map: Path | None
 
     @property
     def soft_labels(self) -> list[Path]:
@@ -225,7 +303,6 @@ def _prepare_case(job: SoftTargetJob) -> None:
     # Described before they are read: a change in between makes the soft target stale, not wrong.
     sources = [describe_source(file) for file in job.sources]
     target, errors, warnings = _make_soft_target(job)
-    shapes = [label_shape(label, job.si_axis or 0) for label in target]
     peaks = [label_peaks(np.nan_to_num(label)) for label in target]
     record = {
         **job.grid_record(),
@@ -234,14 +311,19 @@ def _prepare_case(job: SoftTargetJob) -> None:
         "sources": sources,
         "box": [list(side) for side in job.box],
         "kept_mass": kept_mass(target, job.box).tolist(),
-        "shapes": [shape and asdict(shape) for shape in shapes],
+        "shapes": [shape and asdict(shape) for shape in _shapes(target, job.si_axis)],
+        "si_axis": job.si_axis,
         "peaks": [found and asdict(found) for found in peaks],
         "known": [float(share) for share in (~np.isnan(target)).reshape(len(target), -1).mean(1)],
-        "drawn_voxels": drawn_voxels_for_record(target),
+        "drawn_voxels": [voxels.tobytes() for voxels in drawn_voxels(target)],
         "way_errors": errors,
         "warnings": warnings,
     }
     write_soft_target(job.output, target, record, job.dataset.patch_size)
+
+
+def _shapes(target: SoftTarget, si_axis: int | None) -> tuple[LabelShape | None, ...]:
+    return tuple(label_shape(label, si_axis or 0) for label in target)
 
 
 def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[list[float] | None], list[str]]:
@@ -268,9 +350,9 @@ def _make_soft_target(job: SoftTargetJob) -> tuple[SoftTarget, list[list[float] 
             label[ignored] = np.nan
         label = np.clip(label, 0, 1, out=label).transpose(job.dataset.transpose_forward)
         warnings += [*map(str, findings), *_lost_outside(job, label, channel)]
-        target[channel] = on_network_grid(label, job.case.bbox, job.case.shape)
-        inside = label[tuple(slice(*side) for side in job.case.bbox)]
-        errors.append(way_errors(inside, target[channel].astype(np.float32)))
+        cropped = label[tuple(slice(*side) for side in job.case.bbox)]
+        target[channel] = on_network_grid(cropped, job.case.shape)
+        errors.append(way_errors(cropped, target[channel].astype(np.float32)))
     return target, errors, warnings
 
 
@@ -316,10 +398,12 @@ def _report(job: SoftTargetJob, *, prepared: bool) -> CasePreparation:
     array = open_soft_target(job.output.parent, job.case.case_id)
     record = read_record(array) or {}
     box = tuple(tuple(side) for side in record["box"])
-    # Configurations with different patches share the soft targets of one data identifier.
+    # Configurations and trainers with different patches share the soft targets of one data identifier.
     kept = tuple(record["kept_mass"] if box == job.box else kept_mass(array[...], job.box).tolist())
+    shapes = tuple(shape and LabelShape(**shape) for shape in record["shapes"])
+    if record.get("si_axis", job.si_axis) != job.si_axis:
+        shapes = _shapes(array[...], job.si_axis)
     warnings = (*record["warnings"], *_crop_warnings(job, kept))
-    shapes = tuple(shape and LabelShape.from_record(shape) for shape in record["shapes"])
     peaks = tuple(found and LabelPeaks(**found) for found in record["peaks"])
     ways, known = tuple(record["way_errors"]), tuple(record["known"])
     return CasePreparation(

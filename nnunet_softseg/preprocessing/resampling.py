@@ -6,7 +6,6 @@ one axis after the other, which scipy makes by interpolating unit vectors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -78,6 +77,11 @@ def reached_extent(source_size: int, target_size: int, extent: Extent) -> Extent
     return start, max(start, stop)
 
 
+def overlapping_extent(source_size: int, target_size: int, extent: Extent) -> Extent:
+    """Return which voxels of the target, (start, stop), overlap the source's voxels (start, stop)."""
+    return extent[0] * target_size // source_size, -(-extent[1] * target_size // source_size)
+
+
 def nearest(source_size: int, target_size: int, extent: Extent) -> npt.NDArray[np.int64]:
     """Return the voxel of the source nearest to each of the target's voxels (start, stop)."""
     rounded = np.floor(positions(source_size, target_size, extent) + 0.5).astype(np.int64)
@@ -103,35 +107,27 @@ def resample_part(
     sizes = list(zip(source_shape, target_shape, strict=True))
     # The axis that loses most first: less is left for the others.
     for axis in sorted(range(part.ndim), key=lambda axis: sizes[axis][1] / sizes[axis][0]):
-        line = _Line(*sizes[axis], starts[axis], order)
-        result = line.resampled(result, axis, box[axis])
+        result = _resampled_along(axis, result, starts[axis], sizes[axis], box[axis], order=order)
     return result
 
 
-@dataclass(frozen=True)
-class _Line:
-    """One axis of a part of the source: sizes of both grids, where the part begins, the order."""
-
-    source_size: int
-    target_size: int
-    start: int
-    order: int
-
-    def resampled(self, part: Float64, axis: int, extent: Extent) -> Float64:
-        """Return the array with this axis on the target's grid, in blocks, as most of a matrix is 0."""
-        if self.source_size == self.target_size:
-            return part[_along(axis, extent[0] - self.start, extent[1] - self.start)]
-        shape = list(part.shape)
-        shape[axis] = extent[1] - extent[0]
-        result = np.empty(shape)
-        for first in range(*extent, _BLOCK):
-            last = min(first + _BLOCK, extent[1])
-            read = source_extent(self.source_size, self.target_size, (first, last), self.order)
-            samples = positions(self.source_size, self.target_size, (first, last)) - read[0]
-            source = part[_along(axis, read[0] - self.start, read[1] - self.start)]
-            weights = _weights(samples, read[1] - read[0], self.order)
-            result[_along(axis, first - extent[0], last - extent[0])] = matmul_along(weights, source, axis)
-        return result
+def _resampled_along(
+    axis: int, part: Float64, start: int, sizes: tuple[int, int], extent: Extent, *, order: int
+) -> Float64:
+    """Return the array with one axis on the target's grid, in blocks, as most of a matrix is 0."""
+    if sizes[0] == sizes[1]:
+        return part[_along(axis, extent[0] - start, extent[1] - start)]
+    shape = list(part.shape)
+    shape[axis] = extent[1] - extent[0]
+    result = np.empty(shape)
+    for first in range(*extent, _BLOCK):
+        last = min(first + _BLOCK, extent[1])
+        read = source_extent(*sizes, (first, last), order)
+        samples = positions(*sizes, (first, last)) - read[0]
+        source = part[_along(axis, read[0] - start, read[1] - start)]
+        weights = _weights(samples, read[1] - read[0], order)
+        result[_along(axis, first - extent[0], last - extent[0])] = matmul_along(weights, source, axis)
+    return result
 
 
 def linear_weights(source_size: int, target_size: int, source: Extent, target: Extent) -> Float64:

@@ -9,6 +9,7 @@ weights of their voxels, 1 where known. Both are moved and averaged alike, and p
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.nn.functional import interpolate
 
 from nnunet_softseg.preprocessing.center_crop import inside, network_box, patch_centres
-from nnunet_softseg.preprocessing.soft_target import (
-    KNOWN,
-    drawn_voxels_of_record,
-    open_soft_target,
-    read_record,
-)
+from nnunet_softseg.preprocessing.image_grid import KNOWN
+from nnunet_softseg.preprocessing.preparation import drawn_voxels_of_record, open_soft_target, read_record
 
 Scales = Sequence[Sequence[float]] | None
 _LEAST_WEIGHT = 1e-6  # less is rounding
@@ -66,6 +63,7 @@ class StackedCase:
         return stacked
 
 
+@dataclass(frozen=True)
 class SoftLabelDataset:
     """A dataset of nnU-Net's with the soft target stacked behind the channels of each image.
 
@@ -74,23 +72,17 @@ class SoftLabelDataset:
     `SplitSoftLabel`.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        soft_target_folder: Path,
-        patch_size: tuple[int, ...],
-        *,
-        si_axis: int | None,
-        keep_segmentation: bool = False,
-        weighted: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.soft_target_folder = soft_target_folder
-        self.patch_size = patch_size
-        self.si_axis = si_axis
-        self.keep_segmentation = keep_segmentation
-        self.weighted = weighted
-        self.identifiers: list[str] = dataset.identifiers
+    dataset: Any
+    soft_target_folder: Path
+    patch_size: tuple[int, ...]
+    si_axis: int | None
+    keep_segmentation: bool
+    weighted: bool
+
+    @property
+    def identifiers(self) -> list[str]:
+        """Cases, as nnU-Net's loader asks for them."""
+        return list(self.dataset.identifiers)
 
     def load_case(self, identifier: str) -> tuple[StackedCase, Any, Any, dict[str, Any]]:
         """Return (image and soft target, segmentation, first stage, properties) as nnU-Net's loader expects.
@@ -128,16 +120,15 @@ class SoftLabelDataset:
         )
 
 
+@dataclass(eq=False, repr=False)
 class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
     """Turn the last channels of the image, those of the soft target, into the `regression_target`.
 
     Only nnU-Net's masked normalisation and cascades need the integer segmentation, too.
     """
 
-    def __init__(self, num_channels: int, keep_segmentation: bool = False) -> None:
-        super().__init__()
-        self.num_channels = num_channels
-        self.keep_segmentation = keep_segmentation
+    num_channels: int
+    keep_segmentation: bool = False
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the dictionary with image (channel, *space) and regression_target (label, *space)."""
@@ -149,6 +140,7 @@ class SplitSoftLabel(BasicTransform):  # type: ignore[misc]
         return data_dict
 
 
+@dataclass(eq=False, repr=False)
 class SoftTarget(BasicTransform):  # type: ignore[misc]
     """Hand the `regression_target` over as the target of the batch, averaged down for deep supervision.
 
@@ -157,13 +149,9 @@ class SoftTarget(BasicTransform):  # type: ignore[misc]
     channels are weights; with label y and weight m, a coarse level has sum(y m) / sum(m), and mean(m).
     """
 
-    def __init__(
-        self, deep_supervision_scales: Scales, hard_threshold: float | None = None, *, weighted: bool = False
-    ) -> None:
-        super().__init__()
-        self.deep_supervision_scales = deep_supervision_scales
-        self.hard_threshold = hard_threshold
-        self.weighted = weighted
+    deep_supervision_scales: Scales
+    hard_threshold: float | None = None
+    weighted: bool = False
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the dictionary with the soft target(s), float32 in [0, 1], under "segmentation"."""

@@ -57,8 +57,8 @@ from nnunet_softseg.preprocessing.preparation import (
     all_up_to_date,
     learn_labels,
     prepare_soft_targets,
+    soft_target_folder,
 )
-from nnunet_softseg.preprocessing.soft_target import soft_target_folder
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training.augmentation.paper import (
     PaperAugmentation,
@@ -456,7 +456,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         raw, known, _ = known_part(raw, levels[0])
         running = running_scale(self.network).to(raw.device)
         soft_map = soft_map_of(raw, running, self._output_scales, self.settings.floor_fraction)
-        sums = online_measures(soft_map, known, HARD_THRESHOLD)
+        sums = online_measures(soft_map, known)
         return {"loss": loss.detach().cpu().numpy(), **sums}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:

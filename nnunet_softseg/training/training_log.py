@@ -10,19 +10,21 @@ import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
 
+from nnunet_softseg.settings import HARD_THRESHOLD
+
 _RECENT_EPOCHS = 10
 _UNITS = ((86400, "days"), (3600, "h"), (60, "min"))
 
 
 @torch.no_grad()
-def online_measures(soft_map: torch.Tensor, target: torch.Tensor, threshold: float) -> dict[str, Any]:
+def online_measures(soft_map: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
     """Return the sums over a batch from which Dice, soft Dice and errors of an epoch are made, per label.
 
-    Soft map and target are (batch, label, *space) in [0, 1]; the threshold is that of the hard measures.
+    Soft map and target are (batch, label, *space) in [0, 1].
     """
     axes = (0, *range(2, target.ndim))
     target = target.float()
-    predicted, expected = soft_map > threshold, target > threshold
+    predicted, expected = soft_map > HARD_THRESHOLD, target > HARD_THRESHOLD
     boundary = (target > 0) & (target < 1)
     error = (soft_map - target).abs()
     sums = {

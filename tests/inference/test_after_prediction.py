@@ -28,6 +28,7 @@ from nnunetv2.postprocessing import remove_connected_components
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import gaussian_filter
 
+from nnunet_softseg.datasets.raw_dataset import in_nnunets_layout
 from nnunet_softseg.datasets.soft_label import stored_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import after_prediction, nnunet_patches
@@ -172,7 +173,7 @@ def test_regions_have_no_background_in_nnunet_either(tmp_path: Path, images: lis
     described = {**dataset_json(regions), "regions_class_order": [1, 2]}
     manager = Member(tmp_path / "r", soft=True, labels=regions).plans.get_label_manager(described)
     soft = smooth(0, 2)
-    assert manager.in_nnunets_layout(soft) is soft
+    assert in_nnunets_layout(soft, manager.scheme) is soft
 
 
 @pytest.mark.parametrize("order", [("soft", "vanilla"), ("vanilla", "soft")])

@@ -17,7 +17,7 @@ from nnunet_softseg.inference.case_record import KEY, CaseRecord, PredictionOpti
 from nnunet_softseg.inference.recentring import Placement
 from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
 from nnunet_softseg.preprocessing.model_plans import soft_plans
-from nnunet_softseg.preprocessing.soft_target import label_shape
+from nnunet_softseg.preprocessing.output_scale import label_shape
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]

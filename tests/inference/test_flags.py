@@ -24,7 +24,7 @@ from nnunet_softseg.inference.postprocessing import (
     flag_spacing,
 )
 from nnunet_softseg.preprocessing.model_plans import spacing_range
-from nnunet_softseg.preprocessing.soft_target import LabelShape, training_ranges
+from nnunet_softseg.preprocessing.output_scale import LabelShape, training_ranges
 
 TRAINING = {
     "cord": {

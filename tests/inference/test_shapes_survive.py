@@ -7,7 +7,7 @@ import pytest
 
 from nnunet_softseg.inference.case_record import PredictionOptions
 from nnunet_softseg.inference.postprocessing import Flag, postprocess
-from nnunet_softseg.preprocessing.soft_target import label_shape, training_ranges
+from nnunet_softseg.preprocessing.output_scale import label_shape, training_ranges
 from nnunet_softseg.settings import PLANS_KEY
 
 SLICES, SIZE, PARTS = 200, 40, 6

@@ -9,17 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_softseg.preprocessing import fractions
+from nnunet_softseg.preprocessing import image_grid
 from nnunet_softseg.preprocessing.image_grid import (
     WAY_KEY,
     Way,
     chosen_way,
     known_ways,
     on_image_grid,
+    on_network_grid,
     placed,
     way_errors,
 )
-from nnunet_softseg.preprocessing.soft_target import on_network_grid
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
 EXTENT_MM = 20.0
@@ -54,7 +54,7 @@ def exact(shape: str, spacing_mm: Sequence[float]) -> Any:
 
 
 def there_and_back(label: Any, way: Way, network: Sequence[int] = NETWORK) -> Any:
-    target = on_network_grid(label, tuple((0, size) for size in label.shape), network)
+    target = on_network_grid(label, network)
     return back(target, label.shape, way)
 
 
@@ -169,7 +169,7 @@ def test_a_box_comes_back_as_the_whole_case() -> None:
 def test_blocks_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     soft = exact("cylinder", (1, 1, 1))
     at_once = back(soft, (40, 40, 40), "fractions")
-    monkeypatch.setattr(fractions, "_BLOCK", 7)
+    monkeypatch.setattr(image_grid, "_BLOCK", 7)
     np.testing.assert_allclose(back(soft, (40, 40, 40), "fractions"), at_once, atol=0.01)
 
 
@@ -192,7 +192,7 @@ def raters() -> Any:
 )
 def test_training_labels_say_which_way(label: Any, way: Way) -> None:
     fine = label()
-    target = on_network_grid(fine, tuple((0, size) for size in fine.shape), NETWORK)
+    target = on_network_grid(fine, NETWORK)
     assert chosen_way([None, way_errors(fine, target)], SoftSegSettings()) == way
     for asked in ("linear", "fractions"):
         assert chosen_way([way_errors(fine, target)], SoftSegSettings(to_image_grid=asked)) == asked
@@ -209,7 +209,7 @@ def test_a_few_annotated_planes_say_which_way(label: Any, way: Way, axis: int) -
     middle = whole.shape[axis] // 2
     for place in (middle - 3, middle, middle + 4):
         planes[place] = np.moveaxis(whole, axis, 0)[place]
-    target = on_network_grid(few, tuple((0, size) for size in few.shape), NETWORK)
+    target = on_network_grid(few, NETWORK)
     assert chosen_way([way_errors(few, target)], SoftSegSettings()) == way
 
 

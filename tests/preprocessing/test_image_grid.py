@@ -12,12 +12,12 @@ from nnunet_softseg.preprocessing.image_grid import (
     Way,
     chosen_way,
     on_image_grid,
+    on_network_grid,
     placed,
     way_errors,
     whole_box,
 )
 from nnunet_softseg.preprocessing.resampling import linear_inverse, positions
-from nnunet_softseg.preprocessing.soft_target import on_network_grid
 from nnunet_softseg.settings import SoftSegSettings
 
 
@@ -32,7 +32,7 @@ def coarse_labels(draw: st.DrawFn) -> tuple[Any, tuple[int, ...]]:
 @given(coarse_labels())
 def test_the_inverse_gives_every_label_of_a_coarser_image_back(drawn: tuple[Any, tuple[int, ...]]) -> None:
     label, finer = drawn
-    target = on_network_grid(label, whole_box(label.shape), finer)
+    target = on_network_grid(label, finer)
     came_back = placed(
         *on_image_grid(target[None], whole_box(finer), finer, label.shape, ["inverse"]), label.shape
     )
@@ -69,7 +69,7 @@ def test_small_structures_on_coarse_images_take_the_inverse_long_ones_do_not() -
     ball = ball.reshape(20, 2, 20, 2, 20, 2).mean((1, 3, 5))
     cord = np.asarray(np.hypot(y, x) < 5, np.float32)[::5]
     for label, finer, way in ((ball, (40,) * 3, "inverse"), (cord, (40,) * 3, "linear")):
-        target = on_network_grid(label, whole_box(label.shape), finer)
+        target = on_network_grid(label, finer)
         assert chosen_way([way_errors(label, target)], SoftSegSettings()) == way
 
 
@@ -79,10 +79,7 @@ def test_a_label_may_need_fractions_in_one_image_and_the_inverse_in_another() ->
     lattice = np.asarray(z**2 + y**2 + x**2 < 3.5**2, np.float32)  # voxels of 0.1 mm
     finer = lattice.reshape(40, 5, 40, 5, 40, 5).mean((1, 3, 5))
     coarser = lattice.reshape(10, 20, 10, 20, 10, 20).mean((1, 3, 5))
-    errors = [
-        way_errors(label, on_network_grid(label, whole_box(label.shape), (20,) * 3))
-        for label in (finer, coarser)
-    ]
+    errors = [way_errors(label, on_network_grid(label, (20,) * 3)) for label in (finer, coarser)]
     assert chosen_way(errors[:1], SoftSegSettings()) == "fractions"
     assert chosen_way(errors[1:], SoftSegSettings()) == "inverse"
     assert chosen_way([*errors, *errors[1:] * 9], SoftSegSettings()) == "fractions and inverse"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_softseg.datasets.raw_dataset import in_nnunets_layout
 from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
 
 LABELS = {"background": 0, "cord": 1, "lesion": 2}
@@ -50,7 +51,7 @@ def test_wrong_number_of_channels_is_named(manager: SoftLabelManager) -> None:
 
 def test_nnunets_layout_gives_the_same_label_map(manager: SoftLabelManager) -> None:
     soft = np.random.default_rng(0).random((2, 3, 4, 5)).astype(np.float32)
-    stored = manager.in_nnunets_layout(soft)
+    stored = in_nnunets_layout(soft, manager.scheme)
     assert stored.shape == (3, 3, 4, 5)
     np.testing.assert_array_equal(
         manager.convert_probabilities_to_segmentation(stored),

@@ -39,20 +39,16 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.formats import NIFTI_READERS
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.preprocessing import preparation
+from nnunet_softseg.preprocessing.image_grid import on_network_grid, resample_linear
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, explain_missing_plans
 from nnunet_softseg.preprocessing.preparation import (
     all_up_to_date,
+    drawn_voxels,
+    drawn_voxels_of_record,
+    open_soft_target,
     prepare,
     prepare_soft_targets,
-)
-from nnunet_softseg.preprocessing.soft_target import (
-    drawn_voxels,
-    drawn_voxels_for_record,
-    drawn_voxels_of_record,
-    on_network_grid,
-    open_soft_target,
     read_record,
-    resample_linear,
     soft_target_folder,
 )
 
@@ -163,7 +159,7 @@ def test_volume_of_a_blob_is_kept(radius: float, offset: Any, scale: Any) -> Non
 def test_voxels_of_a_coarser_grid_are_means_of_what_they_cover(shape: Any, axes: Any) -> None:
     """Eight voxels of 0 and 1 to one: the mean of any 8 x 8 x 8 is a fraction of 512, not a sample of it."""
     fine = np.random.default_rng(0).integers(0, 2, (24, 32, 40)).astype(np.float32)
-    coarse = on_network_grid(fine, tuple((0, size) for size in fine.shape), shape)
+    coarse = on_network_grid(fine, shape)
     mean = fine.astype(np.float64)
     for axis in axes:
         mean = mean.reshape(*mean.shape[:axis], -1, 8, *mean.shape[axis + 1 :]).mean(axis=axis + 1)
@@ -174,7 +170,7 @@ def test_voxels_of_a_coarser_grid_are_means_of_what_they_cover(shape: Any, axes:
 
 def test_a_coarser_grid_of_another_ratio_keeps_the_sum() -> None:
     fine = np.random.default_rng(1).random((10, 9, 30)).astype(np.float32)
-    coarse = on_network_grid(fine, ((0, 10), (0, 9), (0, 30)), (8, 7, 11))
+    coarse = on_network_grid(fine, (8, 7, 11))
     assert coarse.mean(dtype=np.float64) == pytest.approx(fine.mean(dtype=np.float64), abs=1e-7)
 
 
@@ -195,13 +191,12 @@ def test_patches_are_drawn_on_the_half_of_each_label_however_faint(
 
 
 @pytest.mark.parametrize("axes", [2, 3])
-def test_drawn_voxels_come_back_from_a_record_of_bytes_and_from_one_of_lists(axes: int) -> None:
+def test_drawn_voxels_come_back_from_the_bytes_of_a_record(axes: int) -> None:
     target = np.zeros((3, 7, 300, 2)[: axes + 1], dtype=np.float16)
     target[0, 2:4], target[1, 5, 299] = 0.5, 1  # and nothing of the third
     drawn = drawn_voxels(target)
-    for stored in (drawn_voxels_for_record(target), [voxels.tolist() for voxels in drawn]):
-        found = drawn_voxels_of_record({"drawn_voxels": stored}, axes)
-        assert [voxels.tolist() for voxels in found] == [voxels.tolist() for voxels in drawn]
+    found = drawn_voxels_of_record({"drawn_voxels": [voxels.tobytes() for voxels in drawn]}, axes)
+    assert [voxels.tolist() for voxels in found] == [voxels.tolist() for voxels in drawn]
     assert drawn[2].tolist()[0][:2] == [5, 299]
 
 
@@ -470,6 +465,21 @@ def test_mixed_orientations_are_refused_with_the_way_out(
     ):
         run()
     assert len(run(crop=False).cases) == 2
+
+
+def test_shapes_run_along_the_cord_though_prepared_without_the_crop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_tiny_dataset(tmp_path, ["sub-01_T2w"])
+    for name, value in dataset.environment.items():
+        monkeypatch.setenv(name, value)
+    plan_and_preprocess(dataset)
+    run(crop=False)
+    (found,) = run().cases
+    assert found.si_axis == 1  # nnU-Net puts the longest voxels, here along A-P, first
+    assert not found.prepared
+    shutil.rmtree(soft_target_folder(dataset.preprocessed / "nnUNetPlans_3d_fullres"))
+    assert run().cases[0].shapes == found.shapes
 
 
 # Up to date or stale

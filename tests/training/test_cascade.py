@@ -22,7 +22,7 @@ from tiny_dataset import TinyDataset, in_this_process, make_ready_to_train, make
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.nnunet_patches import preprocessed_case
 from nnunet_softseg.inference.predict import predict
-from nnunet_softseg.preprocessing.soft_target import open_soft_target, soft_target_folder
+from nnunet_softseg.preprocessing.preparation import open_soft_target, soft_target_folder
 from nnunet_softseg.settings import SoftSegSettings
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegDeviceAug, nnUNetTrainerSoftSegPaperAug

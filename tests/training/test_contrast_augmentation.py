@@ -41,8 +41,7 @@ from nnunet_softseg.training.augmentation.contrast import (
     restore_statistics,
     thick_slices,
 )
-from nnunet_softseg.training.augmentation.movement import Movement
-from nnunet_softseg.training.augmentation.paper import PaperAugmentation, paper_transforms
+from nnunet_softseg.training.augmentation.paper import Movement, PaperAugmentation, paper_transforms
 from nnunet_softseg.training.dataloading import soft_transforms
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegContrastAug
 

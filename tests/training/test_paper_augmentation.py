@@ -30,25 +30,22 @@ from tiny_dataset import TinyDataset, make_ready_to_train, make_tiny_dataset, sm
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
-from nnunet_softseg.training.augmentation.movement import (
+from nnunet_softseg.training.augmentation.paper import (
+    BiasField,
+    IndependentMirror,
     Movement,
-    MovementRanges,
+    PaperAugmentation,
     elastic_lattice,
+    paper_transforms,
+    polynomial,
     pull_back,
     sample,
     sampling_grids,
 )
-from nnunet_softseg.training.augmentation.paper import (
-    BiasField,
-    IndependentMirror,
-    PaperAugmentation,
-    paper_transforms,
-    polynomial,
-)
 from nnunet_softseg.training.dataloading import soft_transforms
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegPaperAug
 
-STILL = MovementRanges(0, 0, 0, 0, 0, (3.5, 5.5), (25, 35))
+STILL = PaperAugmentation(0, 0, 0, 0, 0, (3.5, 5.5), (25, 35))
 AFFINE = dataclasses.replace(STILL, p_affine=1, rotation_deg=20, scaling=0.2, translation=0.1)
 ELASTIC = dataclasses.replace(STILL, p_elastic=1)
 PATCH = (24, 20, 16)

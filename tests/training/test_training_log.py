@@ -20,7 +20,7 @@ def test_sums_of_batches_give_the_measures_of_all_voxels() -> None:
         (torch.rand(2, 2, 4, 4, 4, generator=generator), torch.rand(2, 2, 4, 4, 4, generator=generator))
         for _ in range(3)
     ]
-    sums = [online_measures(soft, target, 0.5) for soft, target in batches]
+    sums = [online_measures(soft, target) for soft, target in batches]
     total = {name: np.sum([batch[name] for batch in sums], 0) for name in sums[0]}
     logger = SoftSegLogger()
     logger.log_soft_measures(total, 0)

@@ -25,8 +25,8 @@ from tiny_dataset import (
 from nnunet_softseg.datasets.check import check
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.predict import predict
-from nnunet_softseg.preprocessing.preparation import prepare
-from nnunet_softseg.preprocessing.soft_target import on_network_grid, open_soft_target, soft_target_folder
+from nnunet_softseg.preprocessing.image_grid import on_network_grid
+from nnunet_softseg.preprocessing.preparation import open_soft_target, prepare, soft_target_folder
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 from nnunet_softseg.training.training_log import SoftSegLogger
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegDemo, nnUNetTrainerSoftSegSlidingWindow
@@ -158,10 +158,10 @@ def test_a_single_slice_is_spread_over_its_own_thickness() -> None:
     """Of slices four times as thick as the network's, each covers four, though no centre lies on another."""
     label = np.full((5, 2, 2), np.nan, np.float32)
     label[2] = 0.37
-    target = on_network_grid(label, ((0, 5), (0, 2), (0, 2)), (20, 2, 2))
+    target = on_network_grid(label, (20, 2, 2))
     assert np.flatnonzero(~np.isnan(target[:, 0, 0])).tolist() == [8, 9, 10, 11]
     np.testing.assert_allclose(target[8:12], 0.37, rtol=1e-6)
-    same = on_network_grid(label, ((0, 5), (0, 2), (0, 2)), (5, 2, 2))
+    same = on_network_grid(label, (5, 2, 2))
     np.testing.assert_array_equal(same, label)
 
 

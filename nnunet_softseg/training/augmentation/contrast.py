@@ -21,8 +21,13 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from torch.nn.functional import interpolate, leaky_relu, pad
 
-from nnunet_softseg.training.augmentation.movement import Movement, Range, check_settings, unusable
-from nnunet_softseg.training.augmentation.paper import restore_statistics
+from nnunet_softseg.training.augmentation.paper import (
+    Movement,
+    Range,
+    check_settings,
+    restore_statistics,
+    unusable,
+)
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 """Weights (out, in, *kernel) and biases (out,) of a convolution."""
@@ -188,14 +193,13 @@ class ChannelTransform(ImageOnlyTransform):  # type: ignore[misc]
         return torch.stack([self.change(channel, **parameters) for channel, parameters in pairs])
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class FunctionRemap(ChannelTransform):
     """A smooth function of the intensity through random values at knots evenly spread over its range."""
 
-    def __init__(self, num_knots: int, share: Range, *, monotone: bool = True) -> None:
-        super().__init__()
-        self.num_knots = num_knots
-        self.share = share
-        self.monotone = monotone
+    num_knots: int
+    share: Range
+    monotone: bool = True
 
     def draw(self, channel: torch.Tensor, soft_label: torch.Tensor | None) -> dict[str, Any]:
         """Return the function's knots and values, and its share."""
@@ -230,6 +234,7 @@ class HistogramChange(FunctionRemap):
         return spread
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class RandomConvolution(ChannelTransform):
     """A small convolutional network with random weights, mixed with the image (Xu et al. 2021).
 
@@ -237,12 +242,10 @@ class RandomConvolution(ChannelTransform):
     Ouyang et al. 2022.
     """
 
-    def __init__(self, num_layers: int, num_channels: int, sizes: Sequence[int], share: Range) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.num_channels = num_channels
-        self.sizes = tuple(sizes)
-        self.share = share
+    num_layers: int
+    num_channels: int
+    sizes: Sequence[int]
+    share: Range
 
     def draw(self, channel: torch.Tensor, soft_label: torch.Tensor | None) -> dict[str, Any]:
         """Return the layers of the network and its share."""
@@ -264,12 +267,11 @@ class RandomConvolution(ChannelTransform):
         return mix(convolve(channel, parameters["layers"]), channel, parameters["share"])
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class ThickSlices(ChannelTransform):
     """Low resolution along one random axis, as of thick slices; thickness in voxels."""
 
-    def __init__(self, thickness: Range) -> None:
-        super().__init__()
-        self.thickness = thickness
+    thickness: Range
 
     def draw(self, channel: torch.Tensor, soft_label: torch.Tensor | None) -> dict[str, Any]:
         """Return axis and thickness."""
@@ -281,13 +283,12 @@ class ThickSlices(ChannelTransform):
         return thick_slices(channel, **parameters)
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Redistribution(ChannelTransform):
     """Brightness and contrast of their own inside and outside of the soft label, which weighs them."""
 
-    def __init__(self, gain: Range, shift: Range) -> None:
-        super().__init__()
-        self.gain = gain
-        self.shift = shift
+    gain: Range
+    shift: Range
 
     def draw(self, channel: torch.Tensor, soft_label: torch.Tensor | None) -> dict[str, Any]:
         """Return soft label, gains and shifts."""

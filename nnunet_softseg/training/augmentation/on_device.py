@@ -14,7 +14,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
-from nnunet_softseg.training.augmentation.movement import sample
+from nnunet_softseg.training.augmentation.paper import sample
 
 
 class SpatialOnDevice(SpatialTransform):  # type: ignore[misc]
