@@ -33,9 +33,9 @@ from nnunet_softseg.io.geometry import shape_findings
 from nnunet_softseg.io.nifti import (
     content_findings,
     file_findings,
-    first_line,
     load_nifti,
     stored_values,
+    telling_line,
 )
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.settings import HARD_THRESHOLD
@@ -136,7 +136,7 @@ def read_image(files: Sequence[Path], reader: ImageReader) -> tuple[npt.NDArray[
         expected = "a NIfTI file" if is_nifti(files[0].name) else "an image"
         raise UserError(
             f"{names}: expected {expected} that {type(reader).__name__} can read, found: "
-            f"{first_line(error)}: write the file again, or choose another reader "
+            f"{telling_line(error)}: write the file again, or choose another reader "
             '("overwrite_image_reader_writer" in dataset.json)'
         ) from error
 

@@ -99,14 +99,16 @@ def load_nifti(file: Path) -> nib.Nifti1Image:
 
 def _opened(file: Path, name: str = "") -> nib.Nifti1Image | Finding:
     other = is_image(file.name) and not is_nifti(file.name)
+    expected = f"a whole {file.suffix[1:].upper()} image" if other else "a NIfTI file"
+    if not file.exists():
+        return Finding(name or short_name(file), "cannot be opened", expected, "nothing", "check the path")
     try:
         image = open_other(file) if other else _open_nifti(file)
         if isinstance(image, nib.Nifti1Image):
             return image
         found = type(image).__name__
     except Exception as error:  # each field of a broken header fails in its own way
-        found = first_line(error)
-    expected = f"a whole {file.suffix[1:].upper()} image" if other else "a NIfTI file"
+        found = telling_line(error)
     return Finding(name or short_name(file), "cannot be opened", expected, found, _AGAIN)
 
 
@@ -207,7 +209,7 @@ def _inflated(file: Path, name: str) -> int | Finding:
     try:
         return inflated_size(file)
     except (OSError, EOFError, zlib.error) as error:
-        return Finding(name, "corrupt or truncated gzip", "a whole file", first_line(error), _AGAIN)
+        return Finding(name, "corrupt or truncated gzip", "a whole file", telling_line(error), _AGAIN)
 
 
 def _length_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Finding]:
@@ -222,7 +224,7 @@ def _three_axes(shape: tuple[int, ...]) -> str:
     return "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
 
 
-def first_line(error: BaseException) -> str:
+def telling_line(error: BaseException) -> str:
     """Return the line of an error that says what is wrong, whoever raised it."""
     lines = str(error).strip().splitlines()
     # SimpleITK's last line is the one that says what is wrong.

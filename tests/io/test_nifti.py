@@ -59,6 +59,7 @@ def test_what_is_no_nifti_is_a_user_error(make: Callable[[Path], None], ending: 
     ) as told:
         load_nifti(file)
     assert "\n" not in str(told.value)
+    assert str(told.value).endswith("check the path") == (make is nothing)
 
 
 def test_another_image_format_is_a_user_error(tmp_path: Path) -> None:
