@@ -111,7 +111,7 @@ def _versions() -> dict[str, str]:
 def _require_convertible(model: Model, predictor: Any) -> None:
     """Raise a UserError for a model that cannot be run without torch and nnU-Net."""
     from nnunet_softseg.network.backends import UNetInStages
-    from nnunet_softseg.network.norm_relu import unwrapped
+    from nnunet_softseg.network.of_plans import unwrapped
 
     network = unwrapped(predictor.network)
     if not UNetInStages.fits(network):
@@ -129,7 +129,7 @@ def _require_convertible(model: Model, predictor: Any) -> None:
 
 def _fold(model: Model, fold: str, predictor: Any, weights: Any, precision: Precision) -> FoldContent:
     """Return the network of a fold, converted and compared with torch."""
-    from nnunet_softseg.network.norm_relu import running_scale, unwrapped
+    from nnunet_softseg.network.of_plans import running_scale, unwrapped
 
     network = unwrapped(predictor.network)
     network.load_state_dict(weights)

@@ -668,7 +668,7 @@ def _ready(model: Model | FileModel, run: _Run) -> Iterator[_ReadyModel]:
 
         yield RuntimeModel(model)
         return
-    from nnunet_softseg.network.backend_choice import parse_choice
+    from nnunet_softseg.network.openvino_network import parse_choice
 
     with _nnunets_threads(run.device) as device:
         parse_choice(run.options.backend)

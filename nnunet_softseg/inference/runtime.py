@@ -20,9 +20,8 @@ from nnunet_softseg.inference.network_image import preprocess_files, unusual_res
 from nnunet_softseg.inference.soft_prediction import predict_soft_map
 from nnunet_softseg.io.readers import is_known, simpleitk
 from nnunet_softseg.network import openvino_network
-from nnunet_softseg.network.backend_choice import parse_choice
-from nnunet_softseg.network.openvino_network import CompiledModel
-from nnunet_softseg.network.sliding_window import Agreement, mirrored
+from nnunet_softseg.network.openvino_network import CompiledModel, parse_choice
+from nnunet_softseg.network.soft_map import Agreement, mirrored
 from nnunet_softseg.preprocessing.model_plans import version_warning
 from nnunet_softseg.preprocessing.normalisation import FULL_INSTALLATION, SCHEMES
 

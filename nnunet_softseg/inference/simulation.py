@@ -32,7 +32,7 @@ from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.overlap import boundary, mean_absolute_error
 from nnunet_softseg.network.backends import TorchPredictor
-from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
+from nnunet_softseg.network.of_plans import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, soft_plans
 from nnunet_softseg.preprocessing.output_scale import PEAK_TOLERANCE, describe, output_scales
 from nnunet_softseg.preprocessing.preparation import (

@@ -6,13 +6,17 @@ along the paths of `recentring.candidates` are tried, and the one with the large
 taken.
 """
 
+import functools
+import itertools
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_softseg.inference import recentring
@@ -27,9 +31,7 @@ from nnunet_softseg.inference.postprocessing import (
     flag_response,
 )
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
-from nnunet_softseg.network import sliding_window
-from nnunet_softseg.network.sliding_window import Agreement, OneSizeError
-from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
+from nnunet_softseg.network.soft_map import Agreement, OneSizeError, robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.output_scale import output_scales
 from nnunet_softseg.preprocessing.soft_target import known_range
@@ -40,11 +42,16 @@ _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
 
+SIGMA = 1 / 8
+"""Of the Gaussian that weighs a tile, in patches."""
+
 Image = npt.NDArray[np.float32]
+Tile = tuple[Any, ...]
+"""Slices of (channel, *space); a number along the first axis, where patches have one axis less."""
 Floats = npt.NDArray[np.float64]
 
 
-class Predictor(sliding_window.Network, Protocol):
+class Predictor(Protocol):
     """What runs the network of a model, and what its plans say; with the weights of one fold.
 
     Attributes:
@@ -57,6 +64,8 @@ class Predictor(sliding_window.Network, Protocol):
         shows_progress: whether a bar counts the tiles.
         memory_errors: on which sums are collected again, `in_less_memory`.
         one_size: why the network takes patches alone; None: it is not known to.
+        name: of what ran the last patch, for softseg.json; empty before the first.
+        agreement: of the mirrored passes of all patches since it was set.
     """
 
     plans: Mapping[str, Any]
@@ -66,6 +75,11 @@ class Predictor(sliding_window.Network, Protocol):
     tile_step: float
     weighs_tiles: bool
     shows_progress: bool
+    agreement: Agreement
+
+    @property
+    def name(self) -> str:
+        """What ran the last patch."""
 
     @property
     def memory_errors(self) -> tuple[type[Exception], ...]:
@@ -74,6 +88,12 @@ class Predictor(sliding_window.Network, Protocol):
     @property
     def one_size(self) -> str | None:
         """Why there is one size alone."""
+
+    def run(self, patch: Image) -> Any:
+        """Return the raw output (label, *space) float32 of a patch (channel, *space), as of `place`."""
+
+    def place(self, array: Image) -> Any:
+        """Return an array where sums are collected: as it is, or on the GPU."""
 
     def in_less_memory(self) -> "Predictor":
         """Return the same with sums collected where there is more room."""
@@ -357,28 +377,6 @@ def _is_constant(image: Image) -> bool:
     return all(float(channel.min()) == float(channel.max()) for channel in image)
 
 
-def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> tuple[Image, Floats]:
-    """Return the raw output (label, *space) of an image of any size, and (label,) how far passes agree."""
-    patch_size = tuple(predictor.configuration.patch_size)
-    padded, within = sliding_window.padded(image, patch_size)
-    where = sliding_window.tiles(padded.shape[1:], patch_size, predictor.tile_step)
-    window = sliding_window.gaussian(patch_size) if predictor.weighs_tiles and len(where) > 1 else None
-    bar = tqdm(where, disable=not predictor.shows_progress or len(where) == 1)
-
-    num_labels = len(predictor.names)
-
-    def blended(by: Predictor) -> tuple[Any, Agreement]:
-        by.agreement = Agreement()
-        raw = sliding_window.blended(by, padded, bar, num_labels, window=window, told=record.add_backend)
-        return raw, by.agreement
-
-    try:
-        raw, agreement = blended(predictor)
-    except predictor.memory_errors:
-        raw, agreement = blended(predictor.in_less_memory())
-    return predictor.fetch(raw)[(slice(None), *within[1:])], agreement.of_labels(num_labels)
-
-
 def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
     """Note the robust peak of each label beside the running scale, and how far mirrored passes agree.
 
@@ -395,3 +393,91 @@ def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
             label.setdefault("mirror_agreement", []).append(round(float(agreement), 3))
     told = (Flag.WEAK, Flag.BORDER, Flag.UNSURE)
     record.add_flags(finding for finding in found.findings if finding.flag in told)
+
+
+# Tiles: nnU-Net's sliding window on arrays. Sums are collected in float32, as half precision would cost the
+# third digit, and in whatever arrays the network answers with: NumPy's, or torch's on a GPU.
+
+
+def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> tuple[Image, Floats]:
+    """Return the raw output (label, *space) of an image of any size, and (label,) how far passes agree."""
+    patch_size = tuple(predictor.configuration.patch_size)
+    whole, within = padded(image, patch_size)
+    where = tiles(whole.shape[1:], patch_size, predictor.tile_step)
+    window = gaussian(patch_size) if predictor.weighs_tiles and len(where) > 1 else None
+    bar = tqdm(where, disable=not predictor.shows_progress or len(where) == 1)
+    try:
+        raw, agreement = _blended(predictor, whole, bar, window, record)
+    except predictor.memory_errors:
+        raw, agreement = _blended(predictor.in_less_memory(), whole, bar, window, record)
+    return predictor.fetch(raw)[(slice(None), *within[1:])], agreement.of_labels(len(predictor.names))
+
+
+def _blended(
+    predictor: Predictor, image: Image, where: Iterable[Tile], window: Image | None, record: CaseRecord
+) -> tuple[Any, Agreement]:
+    """Return the raw output (label, *space), in an array of the network's, and how far passes agree.
+
+    The image is (channel, *space) and no smaller than the patch, `where` its tiles; the window weighs the
+    voxels of a tile, all alike if there is none.
+    """
+    predictor.agreement = Agreement()
+    total = predictor.place(np.zeros((len(predictor.names), *image.shape[1:]), np.float32))
+    weight = predictor.place(np.zeros(image.shape[1:], np.float32))
+    importance = 1.0 if window is None else predictor.place(window)
+    for tile in where:
+        total[tile] += predictor.run(image[tile]) * importance
+        weight[tile[1:]] += importance
+        record.add_backend(predictor.name)
+    return total / weight, predictor.agreement
+
+
+def padded(image: Image, patch_size: Sequence[int]) -> tuple[Image, tuple[slice, ...]]:
+    """Return an image (channel, *space) as large as the patch at least, zeros around it, and where it lies.
+
+    The last axes are those of the patch.
+    """
+    smallest = [*image.shape[: image.ndim - len(patch_size)], *patch_size]
+    missing = [max(0, int(least) - size) for least, size in zip(smallest, image.shape, strict=True)]
+    before = [amount // 2 for amount in missing]
+    inside = tuple(slice(start, start + size) for start, size in zip(before, image.shape, strict=True))
+    if not any(missing):
+        return image, inside
+    whole = np.zeros([size + amount for size, amount in zip(image.shape, missing, strict=True)], image.dtype)
+    whole[inside] = image
+    return whole, inside
+
+
+def tiles(shape: Sequence[int], patch_size: Sequence[int], step: float) -> list[Tile]:
+    """Return the tiles of a space, no smaller than the patch; neighbours are at most `step` patches apart.
+
+    Patches with one axis less than the space lie in each of its slices.
+    """
+    flat = len(shape) - len(patch_size)
+    starts = [
+        _starts(int(size), int(patch), step) for size, patch in zip(shape[flat:], patch_size, strict=True)
+    ]
+    along: list[Iterable[Any]] = [range(int(size)) for size in shape[:flat]]
+    along += [
+        [slice(start, start + int(patch)) for start in each]
+        for each, patch in zip(starts, patch_size, strict=True)
+    ]
+    return [(slice(None), *place) for place in itertools.product(*along)]
+
+
+def _starts(size: int, patch: int, step: float) -> list[int]:
+    number = math.ceil((size - patch) / (patch * step)) + 1
+    apart = (size - patch) / (number - 1) if number > 1 else 0.0
+    return [int(np.round(apart * place)) for place in range(number)]
+
+
+@functools.lru_cache(maxsize=2)
+def gaussian(patch_size: tuple[int, ...]) -> Image:
+    """Return the weight of each voxel of a tile, 1 in its middle, nowhere 0."""
+    peak = np.zeros(patch_size)
+    peak[tuple(size // 2 for size in patch_size)] = 1
+    smooth = ndimage.gaussian_filter(peak, [size * SIGMA for size in patch_size], mode="constant")
+    weight: Image = (smooth / smooth.max()).astype(np.float32)
+    weight[weight == 0] = weight[weight > 0].min()
+    weight.flags.writeable = False  # the next call gets the same one
+    return weight

@@ -21,10 +21,16 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import openvino_network
-from nnunet_softseg.network.backend_choice import BackendChoice, parse_choice
-from nnunet_softseg.network.norm_relu import running_scale, unwrapped
-from nnunet_softseg.network.openvino_network import CACHE, OpenVinoNetwork, user_cache, weights_hash
-from nnunet_softseg.network.sliding_window import Agreement, OneSizeError, mirrored
+from nnunet_softseg.network.of_plans import running_scale, unwrapped
+from nnunet_softseg.network.openvino_network import (
+    CACHE,
+    BackendChoice,
+    OpenVinoNetwork,
+    parse_choice,
+    user_cache,
+    weights_hash,
+)
+from nnunet_softseg.network.soft_map import Agreement, OneSizeError, mirrored
 
 MODEL_FOLDER = "nnunet_softseg_model_folder"
 """Attribute of a predictor: the folder of its model, where somebody has noted it."""
@@ -199,7 +205,7 @@ class TorchPredictor:
 
     @torch.inference_mode()
     def run(self, patch: Array) -> Any:
-        """Return the raw output of a patch, averaged over mirrored passes; see `sliding_window.Network`."""
+        """Return the raw output of a patch, averaged over mirrored passes, in an array as of `place`."""
         self._backend = self._backend or backend_of(self._predictor, self._asked)
         raw = self._backend(torch.from_numpy(patch), self.agreement).to(self._collect_on)
         return raw.numpy() if self._collect_on.type == "cpu" else raw

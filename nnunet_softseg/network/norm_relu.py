@@ -10,16 +10,10 @@ label: at inference it tells a structure from an image without one, as the loss 
 output free.
 """
 
-from typing import Any
-
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_softseg.network.soft_map import at_least_float32, robust_peak
 
-BUFFER = "reference_plateau"
-"""The name in checkpoints, also of those that earlier versions wrote."""
 LABELLED = 0.5
 """A patch whose target stays below this holds at most the fringe of the structure."""
 
@@ -152,22 +146,6 @@ def cut_off(difference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 # The running scale
 
 
-def add_running_scale(network: nn.Module, num_labels: int) -> nn.Module:
-    """Give the network the buffer of the running scale, 0 for each label, and return the network.
-
-    The buffer lives with the segmentation layers: nnU-Net's fine-tuning skips those, so that weights of a
-    vanilla network, which has no such buffer, can be loaded.
-    """
-    _owner(network).register_buffer(BUFFER, torch.zeros(num_labels))
-    return network
-
-
-def running_scale(network: nn.Module) -> torch.Tensor:
-    """Return the (label,) running scale of a network of ours, however it is wrapped; 0 where not known."""
-    scale: torch.Tensor = getattr(_owner(unwrapped(network)), BUFFER)
-    return scale
-
-
 @torch.no_grad()
 def update_running_scale(
     scale: torch.Tensor,
@@ -193,22 +171,3 @@ def update_running_scale(
     scale.copy_(torch.where(count > 0, moved, scale))
     if fixed is not None:
         scale[fixed] = 1
-
-
-def unwrapped(network: Any) -> nn.Module:
-    """Return the network behind DDP and torch.compile."""
-    from torch._dynamo import (
-        OptimizedModule,  # slow to import, and who only wants the activation need not wait
-    )
-
-    if isinstance(network, DistributedDataParallel):
-        network = network.module
-    if isinstance(network, OptimizedModule):
-        network = network._orig_mod
-    module: nn.Module = network
-    return module
-
-
-def _owner(network: nn.Module) -> nn.Module:
-    layers = getattr(getattr(network, "decoder", None), "seg_layers", None)
-    return layers if isinstance(layers, nn.Module) else network

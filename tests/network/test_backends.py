@@ -17,9 +17,10 @@ from torch import nn
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import backends, openvino_network
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.backend_choice import BackendChoice, parse_choice
 from nnunet_softseg.network.backends import TorchNetwork, UNetInStages
-from nnunet_softseg.network.norm_relu import add_running_scale, norm_relu
+from nnunet_softseg.network.norm_relu import norm_relu
+from nnunet_softseg.network.of_plans import add_running_scale
+from nnunet_softseg.network.openvino_network import BackendChoice, parse_choice
 
 PATCH = (1, 32, 32, 16)
 needs_openvino = pytest.mark.skipif(
@@ -439,7 +440,7 @@ def test_a_model_in_nnunets_results_has_its_cache_beside_it(nnunet_folders: dict
 
 
 def build(network: nn.Module, *folders: Path) -> Any:
-    return openvino_network.converted_model(network, PATCH, (8, 8, 8), folders)
+    return openvino_network.converted_model(network, PATCH, folders)
 
 
 def no_conversion(*_: Any) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_softseg.network import loss_in_parts, soft_loss
+from nnunet_softseg.network import soft_loss
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
     normalised_for_loss,
@@ -224,7 +224,7 @@ def test_the_loss_in_parts_is_that_which_autograd_takes_as_a_whole(
     normalise: bool, with_weight: bool, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four labels: one of a fixed scale, one absent, one that is all fringe; parts of rows and of many."""
-    monkeypatch.setattr(loss_in_parts, "_CACHED", cached)
+    monkeypatch.setattr(soft_loss, "_CACHED", cached)
     generator = torch.Generator().manual_seed(0)
     target = (3 * torch.rand(2, 4, 5, 7, generator=generator) - 1).clamp(0, 1)
     target[:, 2], target[:, 3] = 0, 0.4 * target[:, 3]
@@ -267,20 +267,20 @@ def test_what_has_its_slope_goes_in_parts(
 
 
 def test_parts_fit_into_the_cache_of_a_processor_and_a_gpu_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_in_parts, "_CACHED", 20)
+    monkeypatch.setattr(soft_loss, "_CACHED", 20)
     for device, groups, parts in (
         ("cpu", [slice(0, 2), slice(2, 4), slice(4, 6)], [slice(0, 8)]),
         ("meta", [slice(0, 5)], [slice(0, 8)]),
     ):
         flat = torch.empty(5, 8, device=device)
-        assert list(loss_in_parts._groups(flat)) == groups
-        assert list(loss_in_parts._parts(flat)) == parts
-    assert list(loss_in_parts._groups(torch.empty(2, 50))) == [slice(0, 1), slice(1, 2)]
-    assert list(loss_in_parts._parts(torch.empty(1, 50))) == [slice(0, 20), slice(20, 40), slice(40, 60)]
-    assert list(loss_in_parts._parts(torch.empty(1, 50, device="meta"))) == [slice(0, 50)]
-    assert loss_in_parts._nothing_positive(torch.tensor([-1.0, 0.0]))
-    assert not loss_in_parts._nothing_positive(torch.tensor([-1.0, torch.nan]))
-    assert not loss_in_parts._nothing_positive(torch.zeros(3, device="meta"))  # nobody asks a GPU
+        assert list(soft_loss._groups(flat)) == groups
+        assert list(soft_loss._parts(flat)) == parts
+    assert list(soft_loss._groups(torch.empty(2, 50))) == [slice(0, 1), slice(1, 2)]
+    assert list(soft_loss._parts(torch.empty(1, 50))) == [slice(0, 20), slice(20, 40), slice(40, 60)]
+    assert list(soft_loss._parts(torch.empty(1, 50, device="meta"))) == [slice(0, 50)]
+    assert soft_loss._nothing_positive(torch.tensor([-1.0, 0.0]))
+    assert not soft_loss._nothing_positive(torch.tensor([-1.0, torch.nan]))
+    assert not soft_loss._nothing_positive(torch.zeros(3, device="meta"))  # nobody asks a GPU
 
 
 @pytest.mark.parametrize("normalise", [True, False])
