@@ -35,7 +35,7 @@ from typing import Any
 
 from training_step import plans
 
-from nnunet_softseg.inference.model_file import READY_MODEL
+from nnunet_softseg.inference.trained_model import READY_MODEL
 
 FEATURES = (32, 64, 128, 256, 320)
 PATCH_SIZE = (320, 192, 64)  # S-I, A-P, R-L, as nnU-Net's reader orders them

@@ -18,13 +18,13 @@ from scipy import ndimage
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
 from nnunet_softseg.datasets.soft_label import hard_label_map, read_soft_label, soft_label_file
 from nnunet_softseg.errors import UserError, short_name
+from nnunet_softseg.inference.case_record import Map
 from nnunet_softseg.inference.export import (
     report_case,
     write_probabilities,
     write_segmentation,
     write_soft_maps,
 )
-from nnunet_softseg.inference.postprocessing import Map
 from nnunet_softseg.inference.validation import VALIDATION
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import spacing_file

@@ -14,8 +14,8 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import NnunetFolders, dataset_number, label_scheme
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.calibration import keep_calibration
-from nnunet_softseg.inference.predict import CHECKPOINT, Model, open_model
+from nnunet_softseg.inference.export import keep_calibration
+from nnunet_softseg.inference.trained_model import Model, open_model
 from nnunet_softseg.inference.validation import (
     SUMMARY,
     VALIDATION,
@@ -106,7 +106,7 @@ def calibrate(
     """
     if Path(model).is_file():
         raise UserError(f"-m {model}: expected the folder of a trained model, found a file: unpack it")
-    with open_model(Path(model), folds, CHECKPOINT) as found:
+    with open_model(Path(model), folds) as found:
         soft_labels = _soft_labels(found, reference)
         maps = {fold: _maps_of(found, fold, soft_labels) for fold in found.folds}
         if folds is None:

@@ -1,7 +1,8 @@
-"""Soft maps on the network's grid -> on the image's -> files: soft maps, label map, softseg.json."""
+"""Soft maps on the network's grid -> post-processed -> on the image's -> files; what is said at the end."""
 
 import json
 import pickle
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,13 +14,25 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_scheme
-from nnunet_softseg.datasets.soft_label import hard_label_map, in_nnunets_layout
-from nnunet_softseg.inference.calibration import CALIBRATION, calibrated, described, is_calibrated
-from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, flag_coverage, postprocess
+from nnunet_softseg.datasets.soft_label import hard_label_map, in_nnunets_layout, soft_label_file
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.case_record import (
+    CALIBRATION,
+    KEY,
+    CaseRecord,
+    Flag,
+    Flagged,
+    Map,
+    PredictionOptions,
+    flag_coverage,
+    flag_lines,
+    flag_map,
+    largest_component,
+)
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
 from nnunet_softseg.io.formats import (
     is_nifti,
@@ -32,12 +45,20 @@ from nnunet_softseg.io.formats import (
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.readers import is_known, simpleitk, write_label_map
-from nnunet_softseg.io.results import make_folder, replacing, write_json
+from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
+from nnunet_softseg.metrics.calibration import IsotonicMap
+from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY, known_ways, on_image_grid, placed, whole_box
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+
+MOST_CASES = 200
+"""Of more cases, no page is made without being asked: a picture takes about a third of a second."""
+_AS_SOFT_MAP = ("-cm", "red-yellow", "-dr", "0", "1")  # to fsleyes
+_CALIBRATION_FORMAT = 1
+_KNOTS = "labels"
 
 
 def export_prediction(
@@ -312,6 +333,124 @@ def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any
         write_json(path, {**made_by, "cases": dict(sorted(cases.items()))})
 
 
+# Post-processing
+
+
+def postprocess(
+    soft_maps: Map,
+    names: Sequence[str],
+    plans: Mapping[str, Any],
+    options: PredictionOptions,
+    *,
+    in_case: tuple[slice, ...] = (),
+    tilt_factor: npt.NDArray[np.float64] | None = None,
+) -> tuple[Map, list[Flagged]]:
+    """Return new soft maps with the background exactly 0, and their flags.
+
+    Only the options take more away than background: the largest component alone is kept, a map unlike the
+    training is emptied. Without them no map is emptied by its shape.
+
+    Args:
+        soft_maps: (label, *space) on the network's grid, along S-I all of the case.
+        names: of the labels.
+        plans: of the model, with our entries.
+        options: of the prediction.
+        in_case: part of the space that lies in the case; all of it if not given.
+        tilt_factor: see `label_shape`.
+    """
+    entry = plans[PLANS_KEY]
+    training, axis = entry.get("training_shapes", {}), entry.get("si_axis") or 0
+    kept, findings = [], []
+    for name, soft_map, scale in zip(names, soft_maps, output_scales(plans, names), strict=True):
+        label = keep_supported(soft_map, scale.core_threshold, scale.support_threshold)
+        if options.largest_piece:
+            label = largest_piece(label, scale.support_threshold)
+        cores = {name: scale.core_threshold}
+        raised = flag_map(label[in_case][None], [name], training, axis, tilt_factor, cores=cores)
+        if options.discard_implausible and any(flag is Flag.UNLIKE for flag, _ in raised):
+            label = np.zeros_like(label)
+            why = f"{name} is unlike the labels of the training: emptied, as was asked for"
+            raised.append(Flagged(Flag.DISCARDED, why))
+        kept.append(label)
+        findings += raised
+    return np.stack(kept), findings
+
+
+def largest_piece(soft_map: Map, support_threshold: float) -> Map:
+    """Return a soft map from `keep_supported` with only its largest component, by the sum of its values."""
+    neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
+    kept = ndimage.binary_dilation(largest_component(soft_map, support_threshold), structure=neighbours)
+    return np.where(kept, soft_map, np.float32(0))
+
+
+# Calibration: per label a monotone map from soft map to soft label, on request. It is kept in the plans of
+# a model, which go wherever the model goes: archives, predictors of nnU-Net.
+
+
+def keep_calibration(
+    plans: Mapping[str, Any], maps: Mapping[str, IsotonicMap], folds: Sequence[str], num_cases: int
+) -> None:
+    """Write the maps of all labels, by name, into the plans of a model, and of which cases they come."""
+    plans[PLANS_KEY][CALIBRATION] = {
+        "format": _CALIBRATION_FORMAT,
+        "version": __version__,
+        "folds": list(folds),
+        "num_cases": num_cases,
+        _KNOTS: {name: asdict(of_label) for name, of_label in maps.items()},
+    }
+
+
+def kept_calibration(plans: Mapping[str, Any], names: Sequence[str]) -> list[IsotonicMap]:
+    """Return the map of each label of a model.
+
+    Raises:
+        UserError: if the model has no calibration, or one of another version or other labels.
+    """
+    kept = plans[PLANS_KEY].get(CALIBRATION)
+    remedy = "run nnunet-softseg calibrate -m MODEL, or predict without --calibrate"
+    if kept is None:
+        raise UserError(
+            "--calibrate: expected a calibration in the model's plans.json, found none (training a fold "
+            f"removes it): {remedy}"
+        )
+    try:
+        of_format, knots = kept["format"], kept[_KNOTS]
+        maps = {name: IsotonicMap(tuple(of["x"]), tuple(of["y"])) for name, of in knots.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"--calibrate: expected the calibration in plans.json as it was written, found: {error}: {remedy}"
+        ) from error
+    if of_format != _CALIBRATION_FORMAT:
+        raise UserError(
+            f"--calibrate: expected a calibration of format {_CALIBRATION_FORMAT}, found {of_format}, made "
+            f"by nnunet-softseg {kept.get('version')} (here {__version__}): {remedy}"
+        )
+    if list(maps) != list(names):
+        raise UserError(
+            f"--calibrate: expected a calibration of the model's labels, {', '.join(names)}, found one of "
+            f"{', '.join(maps)}: {remedy}"
+        )
+    return list(maps.values())
+
+
+def is_calibrated(plans: Mapping[str, Any], options: PredictionOptions) -> bool:
+    """Return whether maps are calibrated: asked for, and there; the final validation of a fold never is."""
+    return options.calibrate and CALIBRATION in plans[PLANS_KEY]
+
+
+def calibrated(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -> Map:
+    """Return soft maps (label, *space) on the image's grid calibrated; what is 0 stays 0."""
+    maps = kept_calibration(plans, names)
+    return np.stack([of_label(soft_map) for of_label, soft_map in zip(maps, soft_maps, strict=True)])
+
+
+def described(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any] | None:
+    """Return what softseg.json says of the calibration of its maps; None: they are as the network says."""
+    if not is_calibrated(plans, options):
+        return None
+    return {key: value for key, value in plans[PLANS_KEY][CALIBRATION].items() if key != _KNOTS}
+
+
 # The image's grid
 
 
@@ -345,3 +484,70 @@ def resample_soft_map(
     shape = cleaned.shape[1:]
     whole_case = whole_box(shape)
     return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)
+
+
+# The end of a prediction
+
+
+def summarise(
+    folder: Path, images: Mapping[str, Path], numbers: Sequence[int], *, draw: bool, progress: bool
+) -> str:
+    """Return in lines how many cases have which flag, why, and what to do; draw the page if asked to.
+
+    Of a single case it says volume and area of each label, too, and how to look at them.
+
+    Args:
+        folder: of the predictions, with softseg.json.
+        images: the image of each case of the call, also of those that an earlier call predicted.
+        numbers: of the soft maps.
+        draw: make `qc/index.html`, of all cases in the folder.
+        progress: show a bar.
+    """
+    entries = (load_record(folder / REPORT, "cases") or {"cases": {}})["cases"]
+    lines = flag_lines({case: entries[case] for case in images if case in entries})
+    if len(images) == len(entries.keys() & images) == 1:
+        ((case, image),) = images.items()
+        labels = entries[case]["labels"]
+        files = [soft_label_file(folder / SOFT_FOLDER, case, number) for number in numbers]
+        if is_nifti(image.name):
+            lines += result_lines(image, dict(zip(labels, files, strict=True)), labels)
+    if draw and len(entries) > MOST_CASES:
+        lines.append(f"no pictures: expected at most {MOST_CASES} cases in a folder, found {len(entries)}")
+    elif draw and entries:
+        try:
+            from nnunet_softseg.inference.qc_page import write_qc_page  # only here: it loads matplotlib
+        except ModuleNotFoundError as error:
+            need = f"{error.name} is not installed: pip install matplotlib jinja2, or give --no-qc"
+            lines.append(f"no pictures: {need}")
+        else:
+            page = write_qc_page(folder, entries, images, progress=progress)
+            lines.append(f"pictures of all, flagged first: {page}")
+    return "\n".join(lines)
+
+
+def result_lines(image: Path, maps: Mapping[str, Path], labels: Mapping[str, Any]) -> list[str]:
+    """Return soft volume and mean area of each label, by its name, and a viewer's command.
+
+    Args:
+        image: that was predicted.
+        maps: file of the soft map.
+        labels: entry of softseg.json, with the soft volume in mm3.
+    """
+    lines = []
+    for name, file in maps.items():
+        area = _area_in_the_middle(file)
+        volume = f"soft volume {labels[name]['soft_volume_mm3'] / 1000:.2f} cm3"
+        where = "over the middle third of its slices, not corrected for tilt"
+        lines.append(f"{name}: none found" if area is None else f"{name}: {volume}, {area:.1f} mm2 {where}")
+    view = [word for file in maps.values() for word in (str(file), *_AS_SOFT_MAP)]
+    return [*lines, f"to look at it: {shlex.join(['fsleyes', str(image), *view])}"]
+
+
+def _area_in_the_middle(soft_map: Path) -> float | None:
+    """Return the mean area in mm2 over the middle third of the slices that hold something; None: none do."""
+    area = slice_areas(load_nifti(soft_map)).area_mm2
+    filled = np.flatnonzero(np.isfinite(area))
+    if not len(filled):
+        return None
+    margin = len(filled) // 3
+    return float(area[filled[margin : len(filled) - margin]].mean())

@@ -11,20 +11,11 @@ from nnunet_softseg.datasets.case_comparison import spacing_findings
 from nnunet_softseg.datasets.check import CheckReport
 from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import Finding, UserError
-from nnunet_softseg.inference.case_record import KEY
-from nnunet_softseg.inference.model_file import FileModel
+from nnunet_softseg.inference.case_record import KEY, WARNING, WORDS, Flag
 from nnunet_softseg.inference.network_image import preprocess_files, volume_findings
-from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
-from nnunet_softseg.inference.predict import (
-    CHECKPOINT,
-    ImageCase,
-    Model,
-    find_cases,
-    images_passed_over,
-    load_predictor,
-    open_any_model,
-)
+from nnunet_softseg.inference.predict import ImageCase, find_cases, images_passed_over
 from nnunet_softseg.inference.runtime import RuntimeModel
+from nnunet_softseg.inference.trained_model import FileModel, Model, load_predictor, open_any_model
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings
 from nnunet_softseg.io.nifti import StrPath, file_findings, load_nifti, not_finite, stored_values
@@ -53,7 +44,7 @@ def check_images(
         cases = find_cases(root, 1, file_ending=ending)
         outcomes = _look(_check_case, cases, num_processes, progress)
     else:
-        with open_any_model(Path(model), None, CHECKPOINT) as found:
+        with open_any_model(model, None) as found:
             predictor = _plans_of(found)
             names = channel_names(predictor.dataset_json)
             ending = predictor.dataset_json["file_ending"]

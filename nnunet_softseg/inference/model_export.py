@@ -4,21 +4,24 @@ import importlib.metadata
 import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.model_file import (
+from nnunet_softseg.inference.runtime import needs_nnunet
+from nnunet_softseg.inference.trained_model import (
+    CHECKPOINT,
     ENDING,
     FORMAT,
+    FileModel,
     FoldContent,
-    ModelContent,
+    Model,
+    load_predictor,
+    open_model,
     write_model_file,
 )
-from nnunet_softseg.inference.predict import CHECKPOINT, Model, load_predictor, open_model
-from nnunet_softseg.inference.runtime import needs_nnunet
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import make_folder, output_file, sha256
 from nnunet_softseg.network import openvino_network
@@ -75,14 +78,14 @@ def export(
             f"export: expected a file that ends in {ENDING}, and precision float16 or float32, found "
             f"{output!r}, {precision!r}: correct -o or --precision"
         )
-    with open_model(Path(model), folds, checkpoint) as found:
-        content = _content(replace(found, trusted=trust_model), precision)
+    with open_model(Path(model), folds, checkpoint, trusted=trust_model) as found:
+        in_one_file = _in_one_file(found, file, precision)
     make_folder(file.parent)
-    write_model_file(file, content)
-    return ExportReport(file, file.stat().st_size, tuple(content.folds))
+    write_model_file(in_one_file)
+    return ExportReport(file, file.stat().st_size, tuple(in_one_file.folds))
 
 
-def _content(model: Model, precision: Precision) -> ModelContent:
+def _in_one_file(model: Model, file: Path, precision: Precision) -> FileModel:
     import torch
 
     predictor = load_predictor(model, torch.device("cpu"))
@@ -90,7 +93,8 @@ def _content(model: Model, precision: Precision) -> ModelContent:
     plans = deepcopy(dict(predictor.plans_manager.plans))
     plans[PLANS_KEY][EXPORTED] = {"format": FORMAT, "precision": precision, "versions": _versions()}
     axes = predictor.allowed_mirroring_axes if predictor.use_mirroring else None
-    return ModelContent(
+    return FileModel(
+        file,
         plans=plans,
         dataset_json=predictor.dataset_json,
         configuration=predictor.configuration_manager.configuration,

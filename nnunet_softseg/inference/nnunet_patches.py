@@ -41,9 +41,8 @@ from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_split
 from nnunet_softseg.datasets.soft_label import is_predicted
 from nnunet_softseg.errors import UserError, examples, show_without_traceback
 from nnunet_softseg.inference import after_prediction, export, network_image, soft_prediction
-from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.inference.summary import summarise
+from nnunet_softseg.inference.export import kept_calibration
 from nnunet_softseg.io.case_files import DATASET_JSON, parse_numbered_name
 from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
@@ -136,16 +135,14 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         dataset_json: dict[str, Any] | str,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Return (image, segmentation, properties) of files; see `network_image.preprocess_files`."""
-        if _is_second_stage(configuration_manager):
-            arguments = (image_files, seg_file, plans_manager, configuration_manager)
-            return self._begun(*network_image.preprocess_second_stage(*arguments))
-        if seg_file is not None:
+        if seg_file is not None and not _is_second_stage(configuration_manager):
             whole: tuple[Any, Any, dict[str, Any]] = super().run_case(
                 image_files, seg_file, plans_manager, configuration_manager, dataset_json
             )
             return whole
-        image, properties = network_image.preprocess_files(image_files, plans_manager, configuration_manager)
-        return self._begun(image, None, properties)
+        case = _preprocessed(image_files, seg_file, plans_manager, configuration_manager)
+        _under_way.set(CaseRecord.of(case[2]))
+        return case
 
     def run_case_npy(  # noqa: PLR0917  nnU-Net's signature
         self,
@@ -158,19 +155,45 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Return (image, segmentation, properties) of arrays; see `network_image.preprocess_array`."""
         of_model = (plans_manager, configuration_manager)
-        if _is_second_stage(configuration_manager):
-            return self._begun(*network_image.second_stage_of_array(data, seg, properties, *of_model))
-        if seg is not None:
+        is_second = _is_second_stage(configuration_manager)
+        if seg is not None and not is_second:
             arguments = (data, seg, properties, *of_model, dataset_json)
             whole: tuple[Any, Any, dict[str, Any]] = super().run_case_npy(*arguments)
             return whole
+        if is_second:
+            _require_first_stage(seg, configuration_manager)
         image, properties = network_image.preprocess_array(data, properties, *of_model)
-        return self._begun(image, None, properties)
-
-    @staticmethod
-    def _begun(image: Any, label_map: Any, properties: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        label_map = network_image.on_network_box(seg[0], properties, *of_model) if is_second else None
         _under_way.set(CaseRecord.of(properties))
         return image, label_map, properties
+
+
+def _preprocessed(
+    image_files: Sequence[str], first_stage_file: str | None, plans_manager: Any, configuration_manager: Any
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Return (image, label map, properties) of a case to predict; the label map is that of the first stage.
+
+    There is one in the second stage of a cascade alone.
+    """
+    of_model = (plans_manager, configuration_manager)
+    if not _is_second_stage(configuration_manager):
+        image, properties = network_image.preprocess_files(image_files, *of_model)
+        return image, None, properties
+    _require_first_stage(first_stage_file, configuration_manager)
+    image, properties = network_image.preprocess_files(image_files, *of_model)
+    label_map, _ = plans_manager.image_reader_writer_class().read_seg(str(first_stage_file))
+    with network_image.error_prefix([str(first_stage_file)]):
+        return image, network_image.on_network_box(label_map[0], properties, *of_model), properties
+
+
+def _require_first_stage(label_map: Any, configuration_manager: Any) -> None:
+    """Raise a UserError if there is no label map for the second stage of a cascade."""
+    if label_map is None:
+        stage = configuration_manager.previous_stage_name
+        raise UserError(
+            f"the model is the second stage of a cascade: expected a label map of its first stage, {stage}, "
+            f"found none: predict with {stage} first"
+        )
 
 
 def _is_second_stage(configuration_manager: Any) -> bool:
@@ -343,7 +366,7 @@ def _summarised(original: Callable[..., Any], predictor: Any, *args: Any, **kwar
         written = {Path(file).name: Path(files[0]) for files, file in zip(images, outputs, strict=True)}
         folder, numbers = Path(outputs[0]).parent, predictor.label_manager.scheme.numbers
         draw, progress = not options.no_qc, predictor.allow_tqdm
-        print(summarise(folder, written, numbers, draw=draw, progress=progress))
+        print(export.summarise(folder, written, numbers, draw=draw, progress=progress))
     return predicted
 
 
@@ -463,13 +486,10 @@ def preprocessed_case(
     In the second stage of a cascade a channel per label follows the image, 1 where the first stage found it.
     """
     of_model = (predictor.plans_manager, predictor.configuration_manager)
-    if _is_second_stage(predictor.configuration_manager):
-        arguments = (image_files, previous_stage_file, *of_model)
-        data, label_map, properties = network_image.preprocess_second_stage(*arguments)
+    data, label_map, properties = _preprocessed(image_files, previous_stage_file, *of_model)
+    if label_map is not None:
         labels = predictor.label_manager.foreground_labels
         data = np.vstack([data, convert_labelmap_to_one_hot(label_map[0], labels, data.dtype)])
-    else:
-        data, properties = network_image.preprocess_files(image_files, *of_model)
     tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
     return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
 

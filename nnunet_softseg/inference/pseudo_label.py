@@ -24,16 +24,8 @@ from nnunet_softseg.datasets.soft_label import (
     write_soft_label,
 )
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.predict import (
-    CHECKPOINT,
-    RUN,
-    ImageCase,
-    Model,
-    find_cases,
-    open_model,
-    predict,
-)
-from nnunet_softseg.inference.summary import flag_lines
+from nnunet_softseg.inference.case_record import flag_lines
+from nnunet_softseg.inference.predict import RUN, ImageCase, find_cases, predict
 from nnunet_softseg.inference.teachers import (
     SIDES,
     Teacher,
@@ -44,6 +36,7 @@ from nnunet_softseg.inference.teachers import (
     same_subjects,
     who_labels,
 )
+from nnunet_softseg.inference.trained_model import CHECKPOINT, Model, open_model
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.nifti import StrPath

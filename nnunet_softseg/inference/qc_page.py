@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.postprocessing import WORDS, seriousness
+from nnunet_softseg.inference.case_record import WORDS, seriousness
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.formats import is_image, is_picture
 from nnunet_softseg.io.geometry import bounding_box, turned

@@ -63,17 +63,26 @@ class WholeImage:
     `network_image.NetworkImage` makes the parts that are asked for.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Values) -> None:
         self._values = image
-        self.shape = tuple(image.shape[1:])
+        self.shape: tuple[int, ...] = tuple(image.shape[1:])
 
     def extract(self, box: Box) -> Image:
         """Return (channel, *size of the box), 0 outside of the case."""
-        part = np.zeros((len(self._values), *(stop - start for start, stop in box)), self._values.dtype)
-        within = inside(box, self.shape)
+        return self._padded(box, self.shape)
+
+    def _padded(self, box: Box, shape: tuple[int, ...]) -> Image:
+        """Return a box of the case on a grid of that shape, 0 outside of the case."""
+        padded = np.zeros((len(self._values), *(stop - start for start, stop in box)), np.float32)
+        within = inside(box, shape)
         if all(extent.stop > extent.start for extent in within):
-            part[(slice(None), *inside_of_box(box, self.shape))] = self._values[(slice(None), *within)]
-        return part
+            padded[(slice(None), *inside_of_box(box, shape))] = self._part(within, shape)
+        return padded
+
+    def _part(self, within: tuple[slice, ...], shape: tuple[int, ...]) -> Values:
+        """Return a part that lies inside the case, on a grid of that shape: here that of the values."""
+        del shape
+        return self._values[(slice(None), *within)]
 
     def own_slices(self, box: Box, axis: int) -> Values:
         """Return (channel, *size of the box), but along the axis the image's own slices: here the grid's."""
@@ -89,19 +98,20 @@ class WholeImage:
         del axis
         return own_slices
 
-    def coarse(self, stride: Sequence[int]) -> Image:
-        """Return (channel, *ceil(shape / stride)), averaged."""
+    def coarse(self, stride: int | Sequence[int]) -> Image:
+        """Return the whole case averaged onto a coarser grid: (channel, *ceil(shape / stride)) float32.
+
+        Voxel j of the result is the mean of the image over voxels j * stride to (j + 1) * stride of the
+        network's grid; what sticks out of the case is left out of the mean.
+        """
+        strides = np.broadcast_to(np.asarray(stride), len(self.shape))
         means = [
-            area_means(size, -(-size // step), step) for size, step in zip(self.shape, stride, strict=True)
+            area_means(source, -(-target // int(step)), int(step) * source / target).astype(np.float32)
+            for source, target, step in zip(self._values.shape[1:], self.shape, strides, strict=True)
         ]
-        return averaged(self._values, means)
-
-
-def averaged(image: Values, means: Sequence[Floats]) -> Image:
-    """Return an image (channel, *three of space) on a coarser grid, by a matrix of `area_means` per axis."""
-    first, second, third = (of_axis.astype(np.float32) for of_axis in means)
-    channels = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in image]
-    return np.stack(channels).astype(np.float32, copy=False)
+        first, second, third = means
+        channels = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in self._values]
+        return np.stack(channels).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_softseg.inference import recentring
-from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.postprocessing import (
+from nnunet_softseg.inference.case_record import (
     MOVED,
+    CaseRecord,
     Flag,
     Flagged,
     flag_agreement,
@@ -84,22 +84,28 @@ class Predictor(Protocol):
     @property
     def memory_errors(self) -> tuple[type[Exception], ...]:
         """What is raised where sums have no room."""
+        return ()
 
     @property
     def one_size(self) -> str | None:
         """Why there is one size alone."""
+        return None
+
+    def in_less_memory(self) -> "Predictor":
+        """Return the same with sums collected where there is more room."""
+        return self
 
     def run(self, patch: Image) -> Any:
         """Return the raw output (label, *space) float32 of a patch (channel, *space), as of `place`."""
 
     def place(self, array: Image) -> Any:
         """Return an array where sums are collected: as it is, or on the GPU."""
-
-    def in_less_memory(self) -> "Predictor":
-        """Return the same with sums collected where there is more room."""
+        return array
 
     def fetch(self, array: Any) -> Image:
         """Return an array of `place` as NumPy's."""
+        fetched: Image = array
+        return fetched
 
     def at_any_size(self) -> Callable[[Image], Image]:
         """Return the network as (channel, *space) -> (label, *space) for any multiple of its total stride.

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_softseg.datasets.conversion.splits import make_folds, split_subjects
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.predict import Model
+from nnunet_softseg.inference.trained_model import Model
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.results import load_json, sha256
 from nnunet_softseg.settings import PLANS_KEY

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from nnunet_softseg.inference.postprocessing import outliers
+from nnunet_softseg.inference.case_record import outliers
 from nnunet_softseg.preprocessing.soft_target import (
     LabelShape,
     known_range,
