@@ -22,6 +22,7 @@ from nnunet_softseg.inference.validation import (
     ValidatedMap,
     reliability_record,
     validated_maps,
+    validation_folder,
 )
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.nifti import StrPath
@@ -108,7 +109,10 @@ def calibrate(
         raise UserError(f"-m {model}: expected the folder of a trained model, found a file: unpack it")
     with open_model(Path(model), folds) as found:
         soft_labels = _soft_labels(found, reference)
-        maps = {fold: _maps_of(found, fold, soft_labels) for fold in found.folds}
+        maps = {
+            fold: validated_maps(validation_folder(found.folder, fold), soft_labels, found.dataset_json)
+            for fold in found.folds
+        }
         if folds is None:
             maps = {fold: of_fold for fold, of_fold in maps.items() if of_fold} or maps
         for fold, of_fold in maps.items():
@@ -129,10 +133,6 @@ def _soft_labels(model: Model, reference: StrPath | None) -> Path:
             "say where they are with -g"
         )
     return folder
-
-
-def _maps_of(model: Model, fold: str, soft_labels: Path) -> list[ValidatedMap]:
-    return validated_maps(model.folder / f"fold_{fold}" / VALIDATION, soft_labels, model.dataset_json)
 
 
 def _require_validation(model: Model, fold: str, maps: Sequence[ValidatedMap], soft_labels: Path) -> None:
@@ -220,7 +220,7 @@ def _write(report: CalibrationReport, reference: str) -> None:
     }
     write_json(report.model / RECORD, record)
     for fold, of_fold in report.after.items():
-        summary = report.model / f"fold_{fold}" / VALIDATION / SUMMARY
+        summary = validation_folder(report.model, fold) / SUMMARY
         if (before := load_record(summary)) is not None:
             calibrated = {name: reliability_record([curve]) for name, curve in of_fold.items()}
             write_json(summary, {**before, _CALIBRATED: calibrated})

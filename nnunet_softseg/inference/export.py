@@ -34,14 +34,7 @@ from nnunet_softseg.inference.case_record import (
     largest_component,
 )
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
-from nnunet_softseg.io.formats import (
-    is_nifti,
-    is_picture,
-    itk_image,
-    soft_ending,
-    spacing_file,
-    write_other,
-)
+from nnunet_softseg.io.formats import is_nifti, is_picture, itk_image, soft_ending, spacing_file, write_other
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.readers import is_known, simpleitk, write_label_map
@@ -95,12 +88,11 @@ def export_prediction(
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
     image = next(iter(record.image_files), None)
     ending: str = dataset_json["file_ending"]
-    voxel_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
+    volumes_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
     if save_probabilities:
         write_probabilities(target, in_nnunets_layout(soft_maps, scheme), image_geometry)
-    for name, soft_map in zip(names, soft_maps, strict=True):
-        volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
-        record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
+    for name, volume_mm3 in zip(names, volumes_mm3, strict=True):
+        record.labels[name]["soft_volume_mm3"] = volume_mm3
     si_axis = plans_manager.plans[PLANS_KEY]["si_axis"]
     if si_axis is not None or soft_maps.shape[1] > 1:  # a picture has one slice
         axis = plans_manager.transpose_forward[si_axis or 0]
@@ -209,10 +201,11 @@ def write_soft_maps(
     *,
     ending: str,
     image: str | None,
-) -> float:
-    """Write one file per label, and return the volume of a voxel in mm3, by the affine that they have.
+) -> list[float]:
+    """Write one file per label, and return the soft volume of each in mm3, by the affine that they have.
 
-    Of a picture with one slice that is 1, as of all whose size is not known: volumes are numbers of pixels.
+    A voxel of a picture with one slice counts 1, as of all whose size is not known: volumes are numbers of
+    pixels.
 
     Args:
         target: path of the label map without its ending; the files go to `soft/` beside it.
@@ -235,7 +228,8 @@ def write_soft_maps(
                 write_other(aside, soft_map, properties)
     if is_picture(first.name) and soft_maps.shape[1] > 1:
         write_json(spacing_file(first), {"spacing": [float(size) for size in properties["spacing"]]})
-    return VoxelGrid.of(load_nifti(first) if nifti is None else nifti).voxel_mm3
+    voxel_mm3 = VoxelGrid.of(load_nifti(first) if nifti is None else nifti).voxel_mm3
+    return [round(float(soft_map.sum(dtype=np.float64)) * voxel_mm3, 3) for soft_map in soft_maps]
 
 
 def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:

@@ -203,7 +203,7 @@ class NetworkImage(WholeImage):
                 f"zeros), expected at least one of {target} mm along every axis: give an image that covers "
                 "the structure, and look at its voxel sizes"
             )
-        self.constant = all(_is_constant(channel) for channel in self._values)
+        self.constant = is_constant(self._values)
         self.whole_because = unusual_resampling(configuration_manager.configuration)
         self._whole: Image | None = None
 
@@ -374,10 +374,9 @@ def nonzero_box(data: Image) -> list[list[int]]:
     return box
 
 
-def _is_constant(channel: Image) -> bool:
-    """Return whether a channel holds one value only; it is looked at up to the first other one."""
-    value = channel.flat[0]
-    return not any((plane != value).any() for plane in channel)
+def is_constant(image: Image) -> bool:
+    """Return whether each channel holds one value only; it is looked at up to the first other one."""
+    return not any((plane != channel.flat[0]).any() for channel in image for plane in channel)
 
 
 def _replaced(values: Sequence[Any], axis: int, value: Any) -> tuple[Any, ...]:

@@ -171,10 +171,7 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
 def _preprocessed(
     image_files: Sequence[str], first_stage_file: str | None, plans_manager: Any, configuration_manager: Any
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Return (image, label map, properties) of a case to predict; the label map is that of the first stage.
-
-    There is one in the second stage of a cascade alone.
-    """
+    """Return (image, label map, properties) of a case; a label map in the second stage of a cascade alone."""
     of_model = (plans_manager, configuration_manager)
     if not _is_second_stage(configuration_manager):
         image, properties = network_image.preprocess_files(image_files, *of_model)
@@ -211,22 +208,17 @@ def export_prediction(  # noqa: PLR0917  nnU-Net's signature
     num_threads_torch: int = default_num_processes,
 ) -> None:
     """Write what was predicted of a case, in place of nnU-Net's `export_prediction_from_logits`."""
+    dataset_json = dataset_json_dict_or_file
     if not is_soft(plans_manager.plans):
         nnunet_export.export_prediction_from_logits(
-            predicted_array_or_file, properties_dict, configuration_manager, plans_manager,
-            dataset_json_dict_or_file, output_file_truncated, save_probabilities, num_threads_torch,
+            predicted_array_or_file, properties_dict, configuration_manager, plans_manager, dataset_json,
+            output_file_truncated, save_probabilities, num_threads_torch,
         )  # fmt: skip
         return
     _with_options(CaseRecord.of(properties_dict))
-    dataset_json = dataset_json_dict_or_file
-    export.export_prediction(
-        predicted_array_or_file,
-        properties_dict,
-        plans_manager,
-        load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json,
-        output_file_truncated,
-        save_probabilities=save_probabilities,
-    )
+    dataset_json = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
+    arguments = (predicted_array_or_file, properties_dict, plans_manager, dataset_json, output_file_truncated)
+    export.export_prediction(*arguments, save_probabilities=save_probabilities)
 
 
 def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
@@ -240,9 +232,8 @@ def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
 ) -> Any:
     """Return what was predicted of a case on the image's grid, where nnU-Net writes no files.
 
-    Returns:
-        Of a model of ours the label map (z, y, x) and, with `return_probabilities`, the soft maps
-        (label, z, y, x); of any other what nnU-Net makes of it.
+    Of a model of ours it is the label map (z, y, x) and, with `return_probabilities`, the soft maps
+    (label, z, y, x); of any other what nnU-Net makes of it.
     """
     if not is_soft(plans_manager.plans):
         return nnunet_export.convert_predicted_logits_to_segmentation_with_correct_shape(
@@ -342,10 +333,17 @@ def _iterator_in_threads(  # noqa: PLR0917  nnU-Net's signature
     output_filenames_truncated: Sequence[str] | None,
     num_processes: int,
 ) -> Any:
-    """Let our preprocessing run in threads where nnU-Net spawns processes."""
+    """Yield cases to predict, preprocessed in threads where nnU-Net spawns processes; few lie ready."""
     del original
-    files = (input_list_of_lists, output_filenames_truncated, seg_from_prev_stage_files)
-    return preprocessed_cases(predictor, *files, num_threads=num_processes)
+    nothing: Sequence[None] = [None] * len(input_list_of_lists)
+    others = (output_filenames_truncated or nothing, seg_from_prev_stage_files or nothing)
+    jobs = list(zip(input_list_of_lists, *others, strict=True))
+
+    def prepare(job: tuple[Sequence[str], str | None, str | None]) -> dict[str, Any]:
+        return preprocessed_case(predictor, *job)
+
+    ahead = map_ahead(prepare, jobs, num_threads=num_processes, initializer=same_arithmetic())
+    return (prepared.result() for prepared in ahead)
 
 
 def _summarised(original: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -447,34 +445,6 @@ def require_equal_channels(cases: Sequence[Sequence[str]]) -> None:
             )
 
 
-def preprocessed_cases(
-    predictor: Any,
-    image_files: Sequence[Sequence[str]],
-    truncated_output_files: Sequence[str] | None,
-    previous_stage_files: Sequence[str | None] | None = None,
-    *,
-    num_threads: int,
-) -> Iterator[dict[str, Any]]:
-    """Yield cases to predict, in order, as nnU-Net's own iterator does; at most `num_threads` lie ready.
-
-    Args:
-        predictor: nnU-Net's, initialised.
-        image_files: of each case, one file per channel.
-        truncated_output_files: one per case; None: results are returned, not written.
-        previous_stage_files: label maps of the first stage, in the second of a cascade; one per case.
-        num_threads: that read and preprocess.
-    """
-    nothing: Sequence[None] = [None] * len(image_files)
-
-    def prepare(job: tuple[Sequence[str], str | None, str | None]) -> dict[str, Any]:
-        return preprocessed_case(predictor, *job)
-
-    others = (truncated_output_files or nothing, previous_stage_files or nothing)
-    jobs = list(zip(image_files, *others, strict=True))
-    for prepared in map_ahead(prepare, jobs, num_threads=num_threads, initializer=same_arithmetic()):
-        yield prepared.result()
-
-
 def preprocessed_case(
     predictor: Any,
     image_files: Sequence[str],
@@ -492,11 +462,6 @@ def preprocessed_case(
         data = np.vstack([data, convert_labelmap_to_one_hot(label_map[0], labels, data.dtype)])
     tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
     return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
-
-
-def thread_pool(num_threads: int) -> ThreadPool:
-    """Return threads for the export; their sums are those of any other thread here."""
-    return threads_beside(num_threads, same_arithmetic())
 
 
 def same_arithmetic() -> Any:
@@ -526,7 +491,7 @@ class Multiprocessing:
 
 class _ThreadContext:
     def Pool(self, processes: int) -> ThreadPool:  # noqa: N802  the name in Python's contexts
-        return thread_pool(processes)
+        return threads_beside(processes, same_arithmetic())
 
 
 # After prediction. The start-up hook calls these in place of nnU-Net's functions of the same names, where a
@@ -536,12 +501,14 @@ class _ThreadContext:
 def merge_files(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """Write the mean of a case's members; see `after_prediction.merge`."""
     given = arguments_of(original, *args, **kwargs)
-    files = [Path(file) for file in given["list_of_files"]]
-    target = Path(given["output_filename_truncated"])
-    written = (given["output_file_ending"], given["image_reader_writer"], given["label_manager"])
-    mean = after_prediction.merge(files, target, *written)
-    if given["save_probabilities"]:
-        after_prediction.save_probabilities(files, target, mean)
+    after_prediction.merge(
+        [Path(file) for file in given["list_of_files"]],
+        Path(given["output_filename_truncated"]),
+        ending=given["output_file_ending"],
+        writer=given["image_reader_writer"],
+        label_manager=given["label_manager"],
+        save_probabilities=given["save_probabilities"],
+    )
 
 
 def ensemble_folders(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -30,30 +30,15 @@ from nnunet_softseg.inference.trained_model import (
     missing_model,
     open_any_model,
 )
-from nnunet_softseg.io.case_files import (
-    IMAGE_FOLDERS,
-    is_bids,
-    list_bids,
-    list_files,
-    parse_numbered_name,
-)
-from nnunet_softseg.io.formats import (
-    ANY_FORMAT,
-    NIFTI,
-    NIFTI_ENDINGS,
-    is_nifti,
-    is_picture,
-    without_ending,
-)
+from nnunet_softseg.io.case_files import IMAGE_FOLDERS, is_bids, list_bids, list_files, parse_numbered_name
+from nnunet_softseg.io.formats import ANY_FORMAT, NIFTI, NIFTI_ENDINGS, is_nifti, is_picture, without_ending
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import StrPath, load_nifti
-from nnunet_softseg.io.results import (
-    changed_keys,
-    load_record,
-    make_folder,
-    write_json,
-)
+from nnunet_softseg.io.results import changed_keys, load_record, make_folder, write_json
 from nnunet_softseg.io.workers import as_user_error, map_ahead, threads_beside
+
+if TYPE_CHECKING:
+    from nnunet_softseg.inference.runtime import RuntimeModel
 
 RUN = "softseg_predict.json"
 
@@ -414,25 +399,8 @@ class _Run:
         self.bar.update()
 
 
-class _ReadyModel(Protocol):
-    """A model that predicts: with nnU-Net, or as `runtime.RuntimeModel` without it."""
-
-    plans_manager: Any
-    dataset_json: dict[str, Any]
-    initializer: Callable[[], None] | None
-
-    def warm_up(self, options: PredictionOptions) -> None:
-        """Do what the first patch would wait for, while its image is read."""
-
-    def prepare(self, files: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-        """Return image and properties of a case, preprocessed."""
-
-    def soft_maps(self, image: Any, properties: dict[str, Any], options: PredictionOptions) -> Any:
-        """Return the soft maps (label, *space) of a preprocessed case."""
-
-
 class _NnunetModel:
-    """A model in the hands of nnU-Net's predictor."""
+    """A model in the hands of nnU-Net's predictor; `runtime.RuntimeModel` does the same without nnU-Net."""
 
     def __init__(self, predictor: Any) -> None:
         from nnunet_softseg.inference.nnunet_patches import same_arithmetic
@@ -460,7 +428,7 @@ class _NnunetModel:
 
 
 @contextlib.contextmanager
-def _ready(model: Model | FileModel, run: _Run) -> Iterator[_ReadyModel]:
+def _ready(model: Model | FileModel, run: _Run) -> Iterator["_NnunetModel | RuntimeModel"]:
     """Give a model ready to predict, for as long as the block lasts; a mistake in an option is told now."""
     if isinstance(model, FileModel):
         from nnunet_softseg.inference.runtime import RuntimeModel
@@ -483,7 +451,9 @@ def _predict_cases(
         _pipeline(ready, folder, cases, run)
 
 
-def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
+def _pipeline(
+    model: "_NnunetModel | RuntimeModel", folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run
+) -> None:
     """Read and preprocess in threads, forward here, export in threads; few cases wait in between."""
     from nnunet_softseg.inference.export import export_prediction
 

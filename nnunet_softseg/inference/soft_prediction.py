@@ -30,6 +30,7 @@ from nnunet_softseg.inference.case_record import (
     flag_map,
     flag_response,
 )
+from nnunet_softseg.inference.network_image import is_constant
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.network.soft_map import Agreement, OneSizeError, robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
@@ -229,7 +230,7 @@ class _Case:
     @property
     def _is_constant(self) -> bool:
         """Whether the whole case is."""
-        return Flag.CONSTANT in self._record.flags if self.is_box else _is_constant(self._image)
+        return Flag.CONSTANT in self._record.flags if self.is_box else is_constant(self._image)
 
     def _whole(self) -> WholeImage | None:
         """Return the whole case; None where it cannot be read again."""
@@ -244,7 +245,7 @@ class _Case:
             box = network_box(self.shape, self.predictor.configuration.patch_size, self._si_axis)
             image = WholeImage(self._image).extract(box)
         raw, agreement = _blend_tiles(self.predictor, image, self._record)
-        if _is_constant(image):
+        if is_constant(image):
             raw = np.zeros_like(raw)  # the response to a constant image says nothing
         return self._judged(box, raw, agreement)
 
@@ -377,10 +378,6 @@ class _Case:
         above = soft_map.reshape(len(soft_map), -1).max(axis=1) > np.array([*cores.values()], np.float32)
         is_empty = not bool(above.any())
         return BoxPrediction(box, soft_map, peaks, is_empty, tuple(findings), agreement, placement)
-
-
-def _is_constant(image: Image) -> bool:
-    return all(float(channel.min()) == float(channel.max()) for channel in image)
 
 
 def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:

@@ -48,11 +48,6 @@ class Teacher:
         """Return in words which fold of which model it is."""
         return f"fold {self.record['fold']} of {self.record['model']}"
 
-    @property
-    def kept_cases(self) -> tuple[str, ...]:
-        """The cases of its training as kept with the model; none if the model does not say."""
-        return kept_cases(self.model)
-
     @cached_property
     def record(self) -> dict[str, Any]:
         """What a pseudo-label says of it."""
@@ -128,7 +123,7 @@ def who_labels(
             it names all such cases.
     """
     by_split = [{subjects[case] for case in each.split["train"]} for each in teachers]
-    by_model = [{subjects[case] for case in each.kept_cases} for each in teachers]
+    by_model = [{subjects[case] for case in kept_cases(each.model)} for each in teachers]
     found: dict[str, tuple[Teacher, ...]] = {}
     problems = []
     for case in case_ids:

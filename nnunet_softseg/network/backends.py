@@ -37,10 +37,8 @@ MODEL_FOLDER = "nnunet_softseg_model_folder"
 _KEPT = "_nnunet_softseg_backend"
 _ONE_SIZE = "nnunet_softseg_one_size"  # attribute of a predictor: why its network takes patches alone
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
-_CHANNEL_AND_SPACE = 4
+_SPACE = 3
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt(3) in malloc.h
-_NEVER = 2**31 - 1
-_INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 Array = npt.NDArray[np.float32]
 
@@ -96,7 +94,7 @@ def backend_of(predictor: Any, asked: str) -> Backend:
     pass over a case. What was made for the weights at hand is kept with the predictor.
     """
     choice = parse_choice(asked)
-    key = (choice, weights_hash(predictor.network), str(predictor.device), torch.get_num_threads())
+    key = (choice, weights_hash(unwrapped(predictor.network)), str(predictor.device), torch.get_num_threads())
     kept = getattr(predictor, _KEPT, None)
     if kept is None or kept[0] != key:
         kept = (key, Backend(predictor, choice))
@@ -106,16 +104,19 @@ def backend_of(predictor: Any, asked: str) -> Backend:
 
 
 def _fastest(predictor: Any, choice: BackendChoice, patch_shape: Sequence[int]) -> Network:
-    network = predictor.network
+    network, inner = predictor.network, unwrapped(predictor.network)
     if predictor.device.type == "cuda":
         return CudaNetwork(network)
-    known = isinstance(unwrapped(network), nn.Module) and UNetInStages.fits(unwrapped(network))
-    if predictor.device.type != "cpu" or isinstance(network, OptimizedModule) or not known:
+    if (
+        predictor.device.type != "cpu"
+        or isinstance(network, OptimizedModule)
+        or not (isinstance(inner, nn.Module) and UNetInStages.fits(inner))
+    ):
         return PlainTorch(network, predictor.device)
-    precision = choice.precision or fastest_precision(patch_shape)
+    precision = choice.precision or fastest_precision(len(patch_shape) - 1)
     if choice.engine == "openvino" or (choice.engine is None and openvino_network.installed()):
-        return OpenVinoNetwork(network, precision, patch_shape, cache_folders(predictor))
-    return TorchNetwork(network, precision)
+        return OpenVinoNetwork(inner, precision, patch_shape, cache_folders(predictor))
+    return TorchNetwork(inner, precision)
 
 
 def has_bfloat16() -> bool:
@@ -124,9 +125,9 @@ def has_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
 
 
-def fastest_precision(patch_shape: Sequence[int]) -> str:
-    """Return bfloat16 where it is fast, and has been measured: for a patch (channel, *three of space)."""
-    return "bfloat16" if has_bfloat16() and len(patch_shape) == _CHANNEL_AND_SPACE else "float32"
+def fastest_precision(num_axes: int) -> str:
+    """Return bfloat16 where it is fast, and has been measured: for patches of three axes."""
+    return "bfloat16" if has_bfloat16() and num_axes == _SPACE else "float32"
 
 
 def _without_openvino(predictor: Any, failed: Network | None, error: Exception) -> Network:
@@ -234,8 +235,7 @@ class TorchPredictor:
         network, device = self._predictor.network, self._predictor.device
         is_unet = UNetInStages.fits(unwrapped(network))
         if device.type == "cpu" and is_unet:
-            patch_shape = (1, *self.configuration.patch_size)
-            on_cpu = TorchNetwork(network, fastest_precision(patch_shape))
+            on_cpu = TorchNetwork(unwrapped(network), fastest_precision(len(self.configuration.patch_size)))
             return lambda image: _without_gradient(on_cpu, image)
 
         def run(image: Array) -> Array:
@@ -274,7 +274,7 @@ def keep_heap() -> bool:
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(set_option(_MMAP_MAX, 0) and set_option(_TRIM_THRESHOLD, _NEVER))
+    return bool(set_option(_MMAP_MAX, 0) and set_option(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 class TorchNetwork:
@@ -291,7 +291,7 @@ class TorchNetwork:
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.name = f"torch {precision}"
         keep_heap()
-        rearranged: Any = _with_group_norm(unwrapped(network))
+        rearranged: Any = _with_group_norm(network)
         flat = any(isinstance(part, nn.Conv2d) for part in rearranged.modules())
         # As the convolutions work: in another layout each would copy what it reads and what it writes.
         rearranged.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
@@ -300,7 +300,7 @@ class TorchNetwork:
             self._unet.in_bfloat16()
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
+        """Return the raw output of a patch; see `Network`."""
         return self._unet(patch[None])[0].float()
 
 
@@ -314,7 +314,7 @@ class PlainTorch:
         self._device = device
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
+        """Return the raw output of a patch; see `Network`."""
         raw: torch.Tensor = self._network(patch[None].to(self._device))[0].float()
         return raw
 
@@ -334,7 +334,7 @@ class CudaNetwork:
         self._format = torch.channels_last_3d if tensor_cores else torch.contiguous_format
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the raw output (label, *space) float32 of a patch (channel, *space), on the GPU."""
+        """Return the raw output of a patch; see `Network`."""
         batch = patch[None].to(self._device)
         if batch.ndim == 5:  # noqa: PLR2004  batch, channel and three of space
             batch = batch.contiguous(memory_format=self._format)
@@ -477,7 +477,7 @@ def _with_group_norm(network: nn.Module) -> nn.Module:
     copy = deepcopy(network).eval()
     for parent in copy.modules():
         for name, child in parent.named_children():
-            if isinstance(child, _INSTANCE_NORMS) and not child.track_running_stats:
+            if isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d) and not child.track_running_stats:
                 setattr(parent, name, _as_group_norm(child))
     return copy
 

@@ -2,7 +2,8 @@
 
 It is converted once, checked against torch, and cached beside the trained model: `<key>/model.xml`,
 `model.bin` and `made_by.json`. The key is made of the weights and of all versions that take part; a folder is
-there as a whole or not at all. Only the conversion needs torch: what is converted runs without it.
+there as a whole or not at all. Only the conversion needs torch: what is converted runs without it. Networks
+are in evaluation mode, without deep supervision, DDP and torch.compile.
 """
 
 import hashlib
@@ -196,10 +197,8 @@ def weights_hash(network: "nn.Module") -> str:
     """Return the SHA-256 of all weights and buffers of a network, with their names and shapes."""
     import torch
 
-    from nnunet_softseg.network.of_plans import unwrapped
-
     digest = hashlib.sha256()
-    for name, values in unwrapped(network).state_dict().items():
+    for name, values in network.state_dict().items():
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
         digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -220,7 +219,7 @@ def converted_model(network: "nn.Module", patch_shape: Sequence[int], folders: S
     """Return the network as an `openvino.Model` for patches of one shape.
 
     Args:
-        network: in evaluation mode, without deep supervision.
+        network: of torch.
         patch_shape: (channel, *space).
         folders: of the cache: the first that can be written is used.
 
@@ -265,9 +264,7 @@ def _checked(network: "nn.Module", patch_shape: Sequence[int]) -> Any:
 
 def _smallest_patch(network: "nn.Module", size: Sequence[int]) -> list[int]:
     """Return the smallest patch that the network normalises at its bottom: two voxels along each axis."""
-    from nnunet_softseg.network.of_plans import unwrapped
-
-    unet: Any = unwrapped(network)
+    unet: Any = network
     steps = [1] * len(size)
     for stride in unet.encoder.strides:
         each = [stride] * len(size) if isinstance(stride, int) else stride
@@ -300,14 +297,10 @@ def _convert(network: "nn.Module", shape: Sequence[int]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    from nnunet_softseg.network.of_plans import unwrapped
-
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of tracing
         # With shared memory, the next fold's weights would be written into this one's.
-        traced = TorchScriptPythonDecoder(
-            unwrapped(network), example_input=torch.zeros(1, *shape), shared_memory=False
-        )
+        traced = TorchScriptPythonDecoder(network, example_input=torch.zeros(1, *shape), shared_memory=False)
     reader = FrontEndManager().load_by_framework("pytorch")
     model = reader.convert(reader.load(traced))
     model.reshape([1, *shape])
@@ -318,12 +311,10 @@ def _check(network: "nn.Module", model: Any, shape: Sequence[int]) -> None:
     """Compare with torch on a patch so small that it costs nothing."""
     import torch
 
-    from nnunet_softseg.network.of_plans import unwrapped
-
     patch = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
     compiled = openvino_package().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.inference_mode():
-        expected = unwrapped(network)(torch.from_numpy(patch)).numpy()
+        expected = network(torch.from_numpy(patch)).numpy()
     off = float(np.abs(compiled(patch)[0] - expected).max())
     if not off <= _TOLERANCE * float(np.abs(expected).max()):
         raise ValueError(f"the converted network differs from torch by {off:.2g}")
