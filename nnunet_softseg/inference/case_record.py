@@ -75,17 +75,9 @@ _MARGINS: dict[str, Range] = {
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """How images are predicted, beyond what the model says.
+    """How images are predicted, beyond what the model says: see the arguments of `predict` of these names.
 
-    Attributes:
-        backend: runs the network: auto, torch, openvino, or one of them with a precision (torch-float32).
-        localize: "always" or "never" look for the structure off the centre; "auto": where the centre of the
-            image shows none, or one that is cut.
-        largest_piece: keep only the largest component of each label, its values as they are.
-        discard_implausible: empty a map that is flagged as unlike every label of the training.
-        calibrate: map the values of soft maps as the calibration kept with the model says.
-        no_qc: make no page of pictures, qc/index.html.
-        overruled: environment variables that say something else than an argument, one note each.
+    `overruled` notes the environment variables that say something else than an argument.
     """
 
     backend: str = "auto"
@@ -115,7 +107,9 @@ class PredictionOptions:
         for name, variable in VARIABLES.items():
             argument, word = arguments.get(name) or None, environment.get(variable)
             if argument is None and word:
-                chosen[name] = _switch(name, word) if name in _SWITCHES else word
+                if name in _SWITCHES and word not in ("0", "1"):
+                    raise UserError(f"{variable}: expected 1 ({_SWITCHES[name]}) or 0, found {word!r}")
+                chosen[name] = word == "1" if name in _SWITCHES else word
             elif argument is not None:
                 chosen[name] = argument
                 if word and word != ("1" if argument is True else argument):
@@ -136,12 +130,6 @@ class PredictionOptions:
             **{name: getattr(self, name) for name in names},
             CALIBRATION: plans[PLANS_KEY].get(CALIBRATION) if self.calibrate else None,
         }
-
-
-def _switch(name: str, word: str) -> bool:
-    if word not in ("0", "1"):
-        raise UserError(f"{VARIABLES[name]}: expected 1 ({_SWITCHES[name]}) or 0, found {word!r}")
-    return word == "1"
 
 
 @dataclass
@@ -425,16 +413,11 @@ def flag_map(
             unlike = f"{name} is unlike the labels of the training: "
             findings += [Flagged(Flag.UNLIKE, unlike + outlier) for outlier in outliers(shape, known)]
             findings += [Flagged(Flag.BROKEN_OFF, f"{name}: {end}") for end in _ends(shape, known)]
-            findings += _flag_length(name, shape.length, known_range(known, "length"))
+            low, high = known_range(known, "length")
+            if shape.length < _SHORTEST * low:
+                slices = f"{shape.length} slices of the network's grid (in training {low:.0f} to {high:.0f})"
+                findings.append(Flagged(Flag.SHORT, f"{name} is too short: {slices}"))
     return findings
-
-
-def _flag_length(name: str, length: int, in_training: Range) -> list[Flagged]:
-    low, high = in_training
-    if length >= _SHORTEST * low:
-        return []
-    why = f"{name} is too short: {length} slices of the network's grid (in training {low:.0f} to {high:.0f})"
-    return [Flagged(Flag.SHORT, why)]
 
 
 def outliers(shape: LabelShape, training: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
 from nnunet_softseg import __version__
@@ -37,7 +36,7 @@ from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_traine
 from nnunet_softseg.io.formats import is_nifti, is_picture, itk_image, soft_ending, spacing_file, write_other
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.readers import is_known, simpleitk, write_label_map
+from nnunet_softseg.io.readers import is_known, nifti_as_stored, simpleitk, write_label_map
 from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
 from nnunet_softseg.metrics.calibration import IsotonicMap
 from nnunet_softseg.metrics.slice_frame import slice_areas
@@ -240,8 +239,11 @@ def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) 
         properties: of the case, from the same reader.
         image: the file that was predicted, whose affine, form codes and units are taken over; None: the
             geometry comes from the properties.
+
+    Raises:
+        ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
     """
-    in_file_order, affine = to_file_order(soft_map, properties)
+    in_file_order, affine = _to_file_order(soft_map, properties)
     header = None
     if image is not None and Path(image).is_file():
         source = load_nifti(Path(image))
@@ -256,38 +258,22 @@ def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) 
     return nifti
 
 
-def to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    """Return (array in the axis order of the file, affine) of a map (z, y, x) in that of nnU-Net's reader.
-
-    Raises:
-        ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
-    """
+def _to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    """Return (array in the axis order of the file, affine) of a map (z, y, x) in that of nnU-Net's reader."""
     if "nibabel_stuff" in properties:
-        return _nibabel_order(soft_map, properties["nibabel_stuff"])
+        geometry = properties["nibabel_stuff"]
+        nifti = nifti_as_stored(soft_map.transpose(2, 1, 0), geometry)
+        return np.asarray(nifti.dataobj), np.asarray(geometry["original_affine"], dtype=np.float64)
     if "sitk_stuff" in properties:
-        return _simpleitk_order(soft_map, properties["sitk_stuff"])
+        image = itk_image(soft_map, properties["sitk_stuff"])
+        spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+        in_file = {"spacing": spacing, "origin": origin, "direction": direction}
+        affine = reader_affines({"sitk_stuff": in_file})["original"]
+        return simpleitk().GetArrayFromImage(image).T, affine
     raise ValueError(
         "a soft map can be written only with the geometry of its image, and the properties hold none: give "
         "those of one of nnU-Net's NIfTI readers (NibabelIOWithReorient, NibabelIO, SimpleITKIO)"
     )
-
-
-def _nibabel_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    array = soft_map.transpose(2, 1, 0)
-    original = np.asarray(geometry["original_affine"], dtype=np.float64)
-    if "reoriented_affine" not in geometry:
-        return array, original
-    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(original))
-    reoriented = nib.Nifti1Image(array, geometry["reoriented_affine"]).as_reoriented(back)
-    return np.asarray(reoriented.dataobj), original
-
-
-def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    image = itk_image(soft_map, geometry)
-    spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
-    in_file = {"spacing": spacing, "origin": origin, "direction": direction}
-    affine = reader_affines({"sitk_stuff": in_file})["original"]
-    return simpleitk().GetArrayFromImage(image).T, affine
 
 
 def _flag_seen(case_id: str, plans: Mapping[str, Any]) -> list[Flagged]:

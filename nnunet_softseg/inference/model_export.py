@@ -86,9 +86,7 @@ def export(
 
 
 def _in_one_file(model: Model, file: Path, precision: Precision) -> FileModel:
-    import torch
-
-    predictor = load_predictor(model, torch.device("cpu"))
+    predictor = load_predictor(model)
     _require_convertible(model, predictor)
     plans = deepcopy(dict(predictor.plans_manager.plans))
     plans[PLANS_KEY][EXPORTED] = {"format": FORMAT, "precision": precision, "versions": _versions()}

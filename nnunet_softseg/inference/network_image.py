@@ -59,19 +59,10 @@ _DEFAULT_KEYWORDS: Mapping[str, Any] = {"is_seg": False, "order": _ORDER, "order
 def preprocess_files(
     image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
 ) -> tuple[Image, dict[str, Any]]:
-    """Return (image, properties) of a case to predict.
+    """Return image (channel, *space) float32, of the box in the record, and properties of a case to predict.
 
-    Args:
-        image_files: one per channel, or one with all channels where the reader knows such files.
-        plans_manager: nnU-Net's.
-        configuration_manager: nnU-Net's.
-
-    Returns:
-        image: (channel, *space) float32, of the box in the record.
-        properties: nnU-Net's, with the record, which keeps the paths.
-
-    Raises:
-        UserError: if the files cannot be predicted; see `read_image`.
+    The managers are nnU-Net's; files, and what is raised, are those of `read_image`. The properties are
+    nnU-Net's, with the record, which keeps the paths.
     """
     started = time.perf_counter()
     read_whole = functools.partial(
@@ -404,16 +395,9 @@ def _times(numbers: Sequence[float]) -> str:
 def read_image(
     image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
 ) -> tuple[Image, dict[str, Any]]:
-    """Return (image, properties) of a case as nnU-Net's reader gives them.
+    """Return image (channel, z, y, x) float32, finite, and properties of a case, as of nnU-Net's reader.
 
-    Args:
-        image_files: one per channel, or one with all channels where the reader knows such files.
-        plans_manager: nnU-Net's; it names the reader.
-        configuration_manager: nnU-Net's.
-
-    Returns:
-        image: (channel, z, y, x) float32, finite.
-        properties: spacing in mm and geometry.
+    The files are one per channel, or one with all channels where the reader, which the plans name, knows it.
 
     Raises:
         UserError: if a file is no image that can be predicted: missing, cut off, not three-dimensional, too

@@ -489,12 +489,8 @@ def _pipeline(
 
 
 @contextlib.contextmanager
-def _nnunets_threads(name: str) -> Iterator[Any]:
-    """Give the torch device; within the block torch has as many threads as in nnUNetv2_predict.
-
-    Raises:
-        UserError: if there is no such device.
-    """
+def _nnunets_threads(name: str) -> Iterator[str]:
+    """Give the name of the device, which is there; in the block torch has the threads of nnUNetv2_predict."""
     import torch
 
     if name == "auto":
@@ -506,6 +502,6 @@ def _nnunets_threads(name: str) -> Iterator[Any]:
     before = torch.get_num_threads()
     torch.set_num_threads((os.cpu_count() or 1) if name == "cpu" else 1)
     try:
-        yield torch.device(name)
+        yield name
     finally:
         torch.set_num_threads(before)

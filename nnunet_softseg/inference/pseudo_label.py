@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -276,29 +277,18 @@ def _predict(
     return report.warnings
 
 
-@dataclass(frozen=True)
-class _CaseJob:
-    """One case to write to the new dataset, and the folders of its soft maps, one per teacher."""
-
-    case: ImageCase
-    predictions: tuple[Path, ...]
-    target: Path
-    scheme: LabelScheme
-    max_disagreement: float | None
-
-
 def _write(job: _Labelling, num_processes: int, *, progress: bool) -> dict[str, Any]:
     """Write the dataset, whole or not at all, and return its record."""
-    scheme = label_scheme(job.dataset_json)
     with new_folder(job.target.folder) as aside:
         for folder in ("imagesTr", "labelsTr", FOLDER):
             make_folder(aside / folder)
         folders = {name: tuple(map(job.folder_of, of)) for name, of in job.labelled_by.items()}
-        jobs = [
-            _CaseJob(case, folders[case.case_id], aside, scheme, job.max_disagreement) for case in job.cases
-        ]
+        write = functools.partial(
+            _write_case, target=aside, scheme=label_scheme(job.dataset_json), limit=job.max_disagreement
+        )
+        jobs = [(case, folders[case.case_id]) for case in job.cases]
         options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
-        written = map_jobs(_write_case, jobs, description="Writing cases", **options)
+        written = map_jobs(write, jobs, description="Writing cases", **options)
         of_teachers = [job.folder_of(teacher) for teacher, _ in job.by_teacher()]
         said = {folder: load_json(folder / REPORT)["cases"] for folder in of_teachers}
         cases = {
@@ -323,25 +313,28 @@ def _flags(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     }
 
 
-def _write_case(job: _CaseJob) -> dict[str, float]:
-    """Write images, soft labels and label map of one case; return how far its folds disagree."""
-    name, numbers = job.case.case_id, job.scheme.numbers
-    images = [job.target / "imagesTr" / f"{name}_{at:04d}{_ENDING}" for at in range(len(job.case.files))]
-    for source, image in zip(job.case.files, images, strict=True):
+def _write_case(
+    job: tuple[ImageCase, Sequence[Path]], *, target: Path, scheme: LabelScheme, limit: float | None
+) -> dict[str, float]:
+    """Write one case, of which the folders hold soft maps; return how far its folds disagree."""
+    case, predictions = job
+    name, numbers = case.case_id, scheme.numbers
+    images = [target / "imagesTr" / f"{name}_{at:04d}{_ENDING}" for at in range(len(case.files))]
+    for source, image in zip(case.files, images, strict=True):
         copy_image(source, image)
     maps = np.stack(
         [
             [stored_soft_label(soft_label_file(folder / SOFT_FOLDER, name, number)) for number in numbers]
-            for folder in job.predictions
+            for folder in predictions
         ]
     )
     spread = np.ptp(maps, axis=0).max(axis=0)
-    unknown = spread > (np.inf if job.max_disagreement is None else job.max_disagreement)
+    unknown = spread > (np.inf if limit is None else limit)
     labels = np.where(unknown, np.float32(np.nan), maps.mean(axis=0))
-    files = [job.target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
+    files = [target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
     for file, label in zip(files, labels, strict=True):
         write_soft_label(file, label, images[0])
-    write_label_map(job.target / "labelsTr" / f"{name}{_ENDING}", files, painted=job.scheme.painted)
+    write_label_map(target / "labelsTr" / f"{name}{_ENDING}", files, painted=scheme.painted)
     return {"largest_disagreement": float(spread.max()), "unknown_share": float(unknown.mean())}
 
 

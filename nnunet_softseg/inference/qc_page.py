@@ -199,7 +199,10 @@ class _Upright:
 def read_case(image: Path | None, maps: Mapping[str, Path]) -> _Upright:
     """Return the image of a case (None: zeros) and the soft map of each label, by name."""
     files = {name: load_nifti(file) for name, file in maps.items()}
-    upright = {name: turned(_values(file), file.affine, np.eye(4)) for name, file in files.items()}
+    upright = {
+        name: turned(np.asarray(file.dataobj, np.float32), file.affine, np.eye(4))
+        for name, file in files.items()
+    }
     affine = next(iter(upright.values()))[1]
     values = {name: each for name, (each, _) in upright.items()}
     total = reduce(np.maximum, values.values())
@@ -217,10 +220,6 @@ def _grey(file: nib.Nifti1Image) -> npt.NDArray[Any]:
     """Return the values of an image, of one in colours their mean."""
     values = np.asanyarray(file.dataobj)
     return values.mean(axis=-1) if values.ndim > 3 else values  # noqa: PLR2004
-
-
-def _values(file: nib.Nifti1Image) -> Array:
-    return np.asarray(file.dataobj, np.float32)
 
 
 @mpl.rc_context({"text.parse_math": False, "font.size": 8.0, "axes.titlesize": 8.0})
@@ -288,7 +287,9 @@ def _draw_pair(axes: list[Axes], shown: _Upright, axis: int, window: tuple[_Span
         plane = values[cut].T
         # A single row, as of an image of one slice, has no contour.
         if min(plane.shape) > 1 and plane.max() > _LEVELS[0] > plane.min():
-            axes[0].contour(*grid, plane, _LEVELS, colors=_colour(number), linewidths=_WIDTHS)
+            axes[0].contour(
+                *grid, plane, _LEVELS, colors=CONTOURS[number % len(CONTOURS)], linewidths=_WIDTHS
+            )
     plane = shown.total[cut].T
     colours = mpl.colormaps["magma"](np.clip(plane, 0, 1))
     colours[..., 3] = np.where(plane > _VISIBLE, 0.9, 0)
@@ -304,7 +305,3 @@ def _draw_areas(axes: Axes, shown: _Upright, up: _Span) -> None:
     axes.set(ylim=up, xlabel="area, mm²", yticks=[])
     axes.set_xlim(left=0)
     axes.grid(visible=True, color="#e3e7eb")
-
-
-def _colour(number: int) -> str:
-    return CONTOURS[number % len(CONTOURS)]

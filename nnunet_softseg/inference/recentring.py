@@ -465,9 +465,14 @@ def _windows(shape: Sequence[int], grid: Grid) -> list[tuple[int, int]]:
     length = max(length, stride)
     if size <= length:
         return [(0, size)]
-    number = math.ceil((size - length) / ((1 - _OVERLAP) * length)) + 1
-    starts = np.round(np.linspace(0, size - length, number)).astype(int)
-    return [(int(start), int(start) + length) for start in starts]
+    return [(start, start + length) for start in window_starts(size, length, 1 - _OVERLAP)]
+
+
+def window_starts(size: int, window: int, step: float) -> list[int]:
+    """Return where windows begin that cover a line, evenly, at most `step` windows apart."""
+    number = math.ceil((size - window) / (window * step)) + 1
+    apart = (size - window) / (number - 1) if number > 1 else 0.0
+    return [int(np.round(apart * place)) for place in range(number)]
 
 
 def ring_contrast(response: Floats, radius: float) -> Floats:

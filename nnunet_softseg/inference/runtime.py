@@ -62,14 +62,7 @@ class RuntimeConfiguration:
 
 
 class RuntimeModel:
-    """A model in one file, ready to predict.
-
-    Attributes:
-        plans_manager: see `RuntimePlans`.
-        configuration_manager: see `RuntimeConfiguration`.
-        dataset_json: of the training.
-        initializer: of threads; None: they need none.
-    """
+    """A model in one file, ready to predict; its threads need no initializer."""
 
     initializer: Callable[[], None] | None = None
 

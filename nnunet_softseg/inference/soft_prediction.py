@@ -8,7 +8,6 @@ taken.
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -457,21 +456,12 @@ def tiles(shape: Sequence[int], patch_size: Sequence[int], step: float) -> list[
     Patches with one axis less than the space lie in each of its slices.
     """
     flat = len(shape) - len(patch_size)
-    starts = [
-        _starts(int(size), int(patch), step) for size, patch in zip(shape[flat:], patch_size, strict=True)
-    ]
     along: list[Iterable[Any]] = [range(int(size)) for size in shape[:flat]]
     along += [
-        [slice(start, start + int(patch)) for start in each]
-        for each, patch in zip(starts, patch_size, strict=True)
+        [slice(start, start + int(patch)) for start in recentring.window_starts(int(size), int(patch), step)]
+        for size, patch in zip(shape[flat:], patch_size, strict=True)
     ]
     return [(slice(None), *place) for place in itertools.product(*along)]
-
-
-def _starts(size: int, patch: int, step: float) -> list[int]:
-    number = math.ceil((size - patch) / (patch * step)) + 1
-    apart = (size - patch) / (number - 1) if number > 1 else 0.0
-    return [int(np.round(apart * place)) for place in range(number)]
 
 
 @functools.lru_cache(maxsize=2)

@@ -210,13 +210,14 @@ def find_folds(folder: Path, wanted: Sequence[str | int] | None, checkpoint: str
     return folds
 
 
-def load_predictor(model: Model, device: Any) -> Any:
-    """Return nnU-Net's predictor on a torch device, with the weights of all folds.
+def load_predictor(model: Model, device: str = "cpu") -> Any:
+    """Return nnU-Net's predictor on a device of torch, with the weights of all folds.
 
     Raises:
         UserError: if the checkpoint is cut off, holds code and is not trusted, does not fit the plans, or its
             trainer is not installed.
     """
+    import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from nnunet_softseg.network import backends
@@ -227,7 +228,7 @@ def load_predictor(model: Model, device: Any) -> Any:
     folds = tuple(fold if fold == "all" else int(fold) for fold in model.folds)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            predictor = nnUNetPredictor(device=device, allow_tqdm=False)
+            predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)
             predictor.initialize_from_trained_model_folder(str(model.folder), folds, model.checkpoint)
     except _UNLOADABLE as error:
         found = " ".join(f"{type(error).__name__}: {error}".split())[:300]

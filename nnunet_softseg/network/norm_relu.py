@@ -65,7 +65,6 @@ def _keep_axes(values: torch.Tensor, ndim: int) -> torch.Tensor:
 
 def normalised_for_loss(
     raw: torch.Tensor,
-    peaks: torch.Tensor,
     target: torch.Tensor,
     floor_fraction: float,
     scale: torch.Tensor,
@@ -80,14 +79,13 @@ def normalised_for_loss(
 
     Args:
         raw: (batch, label, *space).
-        peaks: (batch, label, 1, ...), `robust_peak` of it.
         target: as raw.
         floor_fraction: smallest denominator, as a fraction of the running scale.
         scale: (label,) running scale, 0 where not known yet.
         fixed: (label,) whether the output scale is fixed; None: nowhere.
     """
     denominator, _ = denominator_for_loss(
-        peaks,
+        robust_peak(raw),
         largest=peak(target),
         height=robust_peak(target),
         floor=floor_fraction * scale,

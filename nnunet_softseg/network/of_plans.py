@@ -24,11 +24,7 @@ def network_of_plans(
 ) -> nn.Module:
     """Return the network of a configuration, with raw output at every resolution if it can have that.
 
-    Args:
-        configuration: nnU-Net's manager.
-        input_channels: of the image.
-        output_channels: one per label.
-        deep_supervision: whether several resolutions are wanted; see `has_deep_supervision`.
+    The configuration is nnU-Net's manager; see `has_deep_supervision` for the switch.
 
     Raises:
         UserError: if the class is not installed, or does not take the arguments of the plans.

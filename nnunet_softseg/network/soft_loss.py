@@ -19,7 +19,6 @@ from nnunet_softseg.network.norm_relu import (
     normalised_for_loss,
     update_running_scale,
 )
-from nnunet_softseg.network.soft_map import robust_peak
 
 _CACHED = 2**18
 """Values of a part: of fewer, the calls cost more than the steps; of more, memory does."""
@@ -87,7 +86,9 @@ class SoftSegLoss(nn.Module):
         of_loss = self.voxel_loss
         if type(of_loss) is not AdaptiveWingLoss or of_loss.reduction == "none":
             weights = () if weight is None else (weight,)
-            return of_loss(self._soft_map(raw, target, scale) if self.normalise else raw, target, *weights)
+            if self.normalise:
+                raw = normalised_for_loss(raw, target, self.floor_fraction, scale, fixed=self.fixed)
+            return of_loss(raw, target, *weights)
         if not self.normalise:
             return loss_in_parts(of_loss, raw, target, weight)
         denominator, slope = denominator_for_loss(
@@ -99,11 +100,6 @@ class SoftSegLoss(nn.Module):
             fixed=self.fixed,
         )
         return loss_in_parts(of_loss, raw, target, weight, (peaks, denominator, slope))
-
-    def _soft_map(self, raw: torch.Tensor, target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return normalised_for_loss(
-            raw, robust_peak(raw), target, self.floor_fraction, scale, fixed=self.fixed
-        )
 
 
 def known_part(
