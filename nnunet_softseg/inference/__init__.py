@@ -15,7 +15,6 @@ The modules, in the order of their imports:
   nnunet_patches.py  where nnU-Net's own commands call this package; options from the environment
   runtime.py         a model in one file at work, with OpenVINO, without torch and nnU-Net
   predict.py         the command: a trained model, the cases of a folder -> soft maps in one process
-  teachers.py        which fold of which model may label a case: one that has not seen its subject
   pseudo_label.py    the command: images and models that have not seen them -> a raw dataset with soft labels
   calibrate.py       the command: validation maps and soft labels -> calibration of a model
   model_export.py    the command: a trained model -> FILE.softseg

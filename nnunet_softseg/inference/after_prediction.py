@@ -72,19 +72,12 @@ def merge(
     label_manager: Any,
     save_probabilities: bool,
 ) -> None:
-    """Write label map and soft maps of an ensemble's case.
+    """Write label map and soft maps of an ensemble's case, from the .npz of each member in nnU-Net's layout.
 
     Where a label of the mean exceeds 0.5 the label map is painted as that of one model. Of a soft model and
     another one, whose probabilities add up to 1, it elsewhere has the class with the largest mean, as in
-    nnU-Net's own ensembles.
-
-    Args:
-        files: .npz of each member, in nnU-Net's layout.
-        target: path of the label map without its ending.
-        ending: of the label map.
-        writer: nnU-Net's, of images.
-        label_manager: of the first member.
-        save_probabilities: write the mean as nnU-Net does, too, for an ensemble of ensembles.
+    nnU-Net's own ensembles. Target: path of the label map without its ending. The label manager is that of
+    the first member. `save_probabilities`: write the mean as nnU-Net does, too, for an ensemble of ensembles.
     """
     order = label_manager.regions_class_order
     scheme = label_scheme({"labels": label_manager.label_dict, "regions_class_order": order})
@@ -165,11 +158,7 @@ def gather_folds(model: Path, merged: Path, folds: Sequence[int | str]) -> None:
 def follow_postprocessing(source: Path, output: Path, dataset_json: Mapping[str, Any], reader: Any) -> None:
     """Write the soft maps of post-processed label maps: what was removed from these is 0 in them.
 
-    Args:
-        source: folder of the predictions.
-        output: folder of their label maps after post-processing.
-        dataset_json: of the model.
-        reader: nnU-Net's, of images.
+    The source is the folder of the predictions, the output that of their label maps after post-processing.
     """
     if not (source / SOFT_FOLDER).is_dir() or not output.is_dir():
         return
@@ -213,14 +202,9 @@ def _follow_case(
 
 
 def without_pieces(soft_map: Map, removed: npt.NDArray[np.bool_], spacing_mm: Sequence[float]) -> Map:
-    """Return a soft map without the pieces that were removed from its label map.
+    """Return a soft map (z, y, x) without the pieces that were removed from its label map, a mask likewise.
 
     A voxel goes if it is connected to removed ones by values above 0, and none that was kept is nearer.
-
-    Args:
-        soft_map: (z, y, x).
-        removed: (z, y, x), of the label map.
-        spacing_mm: per axis.
     """
     kept = (soft_map > HARD_THRESHOLD) & ~removed
     pieces, _ = ndimage.label(soft_map > 0, structure=np.ones((3,) * soft_map.ndim))

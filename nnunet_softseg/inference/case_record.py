@@ -354,12 +354,9 @@ def flag_border(
 ) -> list[Flagged]:
     """Flag a soft map whose largest piece reaches the border of the coverage, behind which the image goes on.
 
-    A smaller piece beside it says nothing of where the structure ends.
-
-    Args:
-        soft_maps: (label, *space), of a part of the case.
-        coverage: (*space), of the voxels that the network saw.
-        goes_on: per axis, whether the image goes on before the first index and after the last.
+    A smaller piece beside it says nothing of where the structure ends. The maps are (label, *space), of a
+    part of the case; the coverage (*space) of the voxels that the network saw; `goes_on` says per axis
+    whether the image goes on before the first index and after the last.
     """
     unseen = np.pad(~coverage, 1)
     for axis, faces in enumerate(goes_on):
@@ -426,10 +423,6 @@ def outliers(shape: LabelShape, training: Mapping[str, Any]) -> list[str]:
     Outlier score: each figure has gone part of the way from its range in training (0) to its limit (1, see
     `_MARGINS`), and the parts are added up. Above 1, the figures that carry it there are named: one beyond
     its limit, or several that each come near theirs.
-
-    Args:
-        shape: of a soft map.
-        training: see `known_range`.
     """
     ranges = {figure: known_range(training, figure) for figure in _MARGINS}
     parts = {name: _part_of_the_way(getattr(shape, name), ranges[name], _MARGINS[name]) for name in ranges}

@@ -201,18 +201,11 @@ def write_soft_maps(
     ending: str,
     image: str | None,
 ) -> list[float]:
-    """Write one file per label, and return the soft volume of each in mm3, by the affine that they have.
+    """Write one file per label to `soft/`, and return the soft volume of each in mm3, by their affine.
 
     A voxel of a picture with one slice counts 1, as of all whose size is not known: volumes are numbers of
-    pixels.
-
-    Args:
-        target: path of the label map without its ending; the files go to `soft/` beside it.
-        soft_maps: (label, z, y, x).
-        labels: their numbers.
-        properties: see `soft_nifti`, like the image.
-        ending: of the label map; soft maps have `soft_ending` of it.
-        image: see `soft_nifti`.
+    pixels. Target: path of the label map, of that ending, but without it. The maps are (label, z, y, x);
+    properties and image are those of `soft_nifti`.
     """
     folder = target.parent / SOFT_FOLDER
     names = [f"{target.name}_{label:04d}{soft_ending(ending)}" for label in labels]
@@ -232,13 +225,10 @@ def write_soft_maps(
 
 
 def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:
-    """Return a soft map as float32 NIfTI on its image's own grid, in the axis order of the file.
+    """Return a soft map (z, y, x), uncropped, as float32 NIfTI on its image's own grid, in the file's axes.
 
-    Args:
-        soft_map: (z, y, x) as nnU-Net's reader orders axes, uncropped.
-        properties: of the case, from the same reader.
-        image: the file that was predicted, whose affine, form codes and units are taken over; None: the
-            geometry comes from the properties.
+    Affine, form codes and units are those of the image that was predicted; where there is none, the geometry
+    comes from the properties, of the same reader of nnU-Net's as the axes.
 
     Raises:
         ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
@@ -328,15 +318,9 @@ def postprocess(
     """Return new soft maps with the background exactly 0, and their flags.
 
     Only the options take more away than background: the largest component alone is kept, a map unlike the
-    training is emptied. Without them no map is emptied by its shape.
-
-    Args:
-        soft_maps: (label, *space) on the network's grid, along S-I all of the case.
-        names: of the labels.
-        plans: of the model, with our entries.
-        options: of the prediction.
-        in_case: part of the space that lies in the case; all of it if not given.
-        tilt_factor: see `label_shape`.
+    training is emptied. Without them no map is emptied by its shape. The maps are (label, *space) on the
+    network's grid, along S-I all of the case; `in_case` is the part of the space that lies in the case, all
+    of it if not given; see `label_shape` for the tilt factor.
     """
     entry = plans[PLANS_KEY]
     training, axis = entry.get("training_shapes", {}), entry.get("si_axis") or 0
@@ -445,18 +429,11 @@ def resample_soft_map(
 ) -> Map:
     """Return soft maps (label, *new_shape) in [0, 1] on another grid of the same field of view.
 
-    nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest
-    slice along a thick-slice axis; a soft map is interpolated there too, always linearly: the inverse of how
-    soft targets come to the network's grid along thick slices. The background becomes exactly 0, see
-    `keep_supported`.
-
-    Args:
-        data: (label, *space) soft maps in [0, 1], in an array of NumPy's or torch's.
-        new_shape: of the space.
-        current_spacing: in mm; not needed, nor is the new one, as both grids cover the same field of view.
-        new_spacing: in mm.
-        core_threshold: see `keep_supported`; of each label, or of all.
-        support_threshold: likewise.
+    nnU-Net calls this, by its name in the plans, where it would resample logits (label, *space), of NumPy or
+    torch. It would take the nearest slice along a thick-slice axis; a soft map is interpolated there too,
+    always linearly: the inverse of how soft targets come to the network's grid along thick slices. The
+    spacings are not needed, as both grids cover the same field of view. The background becomes exactly 0, by
+    thresholds of each label or of all, see `keep_supported`.
     """
     soft_maps = np.asarray(data, dtype=np.float32)
     thresholds = np.broadcast_arrays(core_threshold, support_threshold, np.ones(len(soft_maps)))[:2]
@@ -474,14 +451,9 @@ def summarise(
 ) -> str:
     """Return in lines how many cases have which flag, why, and what to do; draw the page if asked to.
 
-    Of a single case it says volume and area of each label, too, and how to look at them.
-
-    Args:
-        folder: of the predictions, with softseg.json.
-        images: the image of each case of the call, also of those that an earlier call predicted.
-        numbers: of the soft maps.
-        draw: make `qc/index.html`, of all cases in the folder.
-        progress: show a bar.
+    Of a single case it says volume and area of each label, too, and how to look at them. The folder is that
+    of the predictions, with softseg.json; the images are those of each case of the call, also of those that
+    an earlier call predicted; the page, `qc/index.html`, shows all cases in the folder.
     """
     entries = (load_record(folder / REPORT, "cases") or {"cases": {}})["cases"]
     lines = flag_lines({case: entries[case] for case in images if case in entries})
@@ -508,10 +480,7 @@ def summarise(
 def result_lines(image: Path, maps: Mapping[str, Path], labels: Mapping[str, Any]) -> list[str]:
     """Return soft volume and mean area of each label, by its name, and a viewer's command.
 
-    Args:
-        image: that was predicted.
-        maps: file of the soft map.
-        labels: entry of softseg.json, with the soft volume in mm3.
+    The maps are files, the labels an entry of softseg.json, with the soft volume in mm3.
     """
     lines = []
     for name, file in maps.items():

@@ -142,15 +142,14 @@ def _fold(model: Model, fold: str, predictor: Any, weights: Any, precision: Prec
         try:
             files = write_converted(network, patch_shape, Path(folder), half=precision == "float16")
         except (ValueError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"{model.folder}, fold {fold}: expected a network that OpenVINO converts, found: {reason}: "
-                "predict with the folder"
+                f"{model.folder}, fold {fold}: expected a network that OpenVINO converts, found: "
+                f"{openvino_network.reason(error)}: predict with the folder"
             ) from error
         xml, weights_of_graph = (file.read_bytes() for file in files)
     return FoldContent(
         xml=xml,
         weights=weights_of_graph,
         running_scale=tuple(running_scale(network).double().tolist()),
-        checkpoint_sha256=sha256(model.folder / f"fold_{fold}" / model.checkpoint),
+        checkpoint_sha256=sha256(model.checkpoints[fold]),
     )

@@ -58,7 +58,7 @@ _DEFAULT_KEYWORDS: Mapping[str, Any] = {"is_seg": False, "order": _ORDER, "order
 
 def preprocess_files(
     image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
-) -> tuple[Image, dict[str, Any]]:
+) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     """Return image (channel, *space) float32, of the box in the record, and properties of a case to predict.
 
     The managers are nnU-Net's; files, and what is raised, are those of `read_image`. The properties are
@@ -125,7 +125,9 @@ def on_network_box(
     return result
 
 
-def _network_box(image: "NetworkImage", plans_manager: Any, configuration_manager: Any) -> Image:
+def _network_box(
+    image: "NetworkImage", plans_manager: Any, configuration_manager: Any
+) -> npt.NDArray[np.float32]:
     """Return the box of a case that the network sees, and note it in the record."""
     record = CaseRecord.of(image.properties)
     entry = plans_manager.plans.get(PLANS_KEY, {})
@@ -224,10 +226,7 @@ class NetworkImage(WholeImage):
         """Return (channel, *size of a box) float32 of the preprocessed case, 0 outside of the case.
 
         The values are those of nnU-Net's preprocessing of the whole image, to 1e-5 of the largest around the
-        box.
-
-        Args:
-            box: (start, stop) per axis on the network's grid; may reach beyond the case.
+        box: (start, stop) per axis on the network's grid, which may reach beyond the case.
 
         Raises:
             UserError: if the box holds more voxels than can be worked on.

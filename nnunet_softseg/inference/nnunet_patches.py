@@ -46,7 +46,7 @@ from nnunet_softseg.inference.export import kept_calibration
 from nnunet_softseg.io.case_files import DATASET_JSON, parse_numbered_name
 from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
-from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
+from nnunet_softseg.preprocessing.model_plans import is_soft
 from nnunet_softseg.settings import PLANS_KEY
 
 _MARK = "_nnunet_softseg"
@@ -266,8 +266,6 @@ def _soft_sliding_window(
     record = _with_options(_under_way.get() or CaseRecord())
     if record.options.calibrate and predictor.list_of_parameters:  # of the final validation there are none
         kept_calibration(predictor.plans_manager.plans, predictor.label_manager.scheme.names)
-    if warning := version_warning(predictor.plans_manager.plans):
-        record.add_warning(warning)
     arrays = TorchPredictor(predictor, record.options.backend)
     soft_maps = soft_prediction.predict_soft_map(arrays, input_image.float().cpu().numpy(), record)
     return torch.from_numpy(soft_maps)

@@ -8,8 +8,8 @@ on the left, anterior on the left. Of an image of one slice there is the axial p
 import glob
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -34,6 +34,7 @@ from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import figure_as_webp, grey_levels, render_page, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing
+from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -86,8 +87,13 @@ def write_qc_page(
     """Return `qc/index.html`, with a picture beside it of each case; a picture that is up to date is kept."""
     target = folder / FOLDER
     make_folder(target)
-    read = _read_ahead(folder, entries, images)
-    with tqdm(read, "pictures", len(entries), disable=not progress, unit="case") as bar:
+
+    def read(name: str) -> _Upright | None:
+        return _read_new(folder, name, entries[name], images.get(name))
+
+    # What is to be drawn of the next case is read meanwhile: half of the time is gzip's.
+    ahead = zip(entries, map_ahead(read, [*entries], num_threads=1), strict=True)
+    with tqdm(ahead, "pictures", len(entries), disable=not progress, unit="case") as bar:
         cases = [_case(folder, name, entries[name], shown) for name, shown in bar]
     cases.sort(key=lambda case: case.rank)
     context = {
@@ -101,19 +107,6 @@ def write_qc_page(
     body = template("predictions.html")
     write_page(page, render_page("Predicted soft maps", body, context, images="'self' file:"))
     return page
-
-
-def _read_ahead(
-    folder: Path, entries: Mapping[str, Mapping[str, Any]], images: Mapping[str, Path]
-) -> Iterator[tuple[str, "Future[_Upright | None]"]]:
-    """Yield what is to be drawn of each case, while that of the next is read: half of the time is gzip's."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: list[tuple[str, Future[_Upright | None]]] = []
-        for name, entry in entries.items():
-            waiting.append((name, pool.submit(_read_new, folder, name, entry, images.get(name))))
-            if len(waiting) > 1:
-                yield waiting.pop(0)
-        yield from waiting
 
 
 def _read_new(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> "_Upright | None":

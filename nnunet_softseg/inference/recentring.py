@@ -304,15 +304,10 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Yield placements of the patch, that of the largest ring contrast first, then the next best beside it.
 
-    After these follow the best in the image sheared to each side. Where no path reaches the least ring
-    contrast, there are none.
-
-    Args:
-        image: the whole case.
-        forward: (channel, *space) -> raw output (label, *space), for any multiple of the total stride.
-        reference: (label,) running scale; 0 where not known.
-        grid: of the model.
-        tilted: search the sheared images, too: four more coarse passes.
+    After these follow, if tilted, the best in the image sheared to each side: four more coarse passes. Where
+    no path reaches the least ring contrast, there are none. `forward` is (channel, *space) -> raw output
+    (label, *space), for any multiple of the total stride; the reference (label,) the running scale, 0 where
+    not known.
     """
     stride = coarse_stride(grid)
     coarse = image.coarse(stride)
@@ -375,11 +370,7 @@ def sheared(image: Image, shifts: npt.NDArray[np.intp], si_axis: int) -> Image:
 def refined(placement: Placement, soft_map: Image, shape: Sequence[int], grid: Grid) -> Placement:
     """Return the patch placed along a soft map: a finer path than that of the coarse pass.
 
-    Args:
-        placement: of the patch that gave the map.
-        soft_map: (label, *size of the placement's box).
-        shape: of the case.
-        grid: of the model.
+    The map, (label, *size of its box), is that of a patch at the placement given, in a case of that shape.
     """
     found = np.moveaxis(soft_map.sum(0), grid.si_axis, 0)
     areas = found.sum(axis=(1, 2))
@@ -478,11 +469,8 @@ def window_starts(size: int, window: int, step: float) -> list[int]:
 def ring_contrast(response: Floats, radius: float) -> Floats:
     """Return the contrast of each voxel to a ring around it: the smoothed response minus its largest there.
 
-    Bright structures that go on to one side, muscle or skin, have none.
-
-    Args:
-        response: (slices, *plane) in [0, 1].
-        radius: of the structure, in voxels.
+    Bright structures that go on to one side, muscle or skin, have none. The response is (slices, *plane) in
+    [0, 1], the radius that of the structure, in voxels.
     """
     smooth = ndimage.gaussian_filter(response, (1.0, _CENTRE * radius, _CENTRE * radius), mode="nearest")
     reach = math.ceil(_AROUND * radius)
@@ -510,12 +498,8 @@ def without(wanted: Floats, path: npt.NDArray[np.intp], radius: float) -> Floats
 def best_path(wanted: Floats, step_mm: float, spacing_mm: tuple[float, ...]) -> npt.NDArray[np.intp]:
     """Return the path (slices, 2) with the largest sum of ring contrast, less the cost of its moves.
 
-    It is found by dynamic programming, so no other path is better.
-
-    Args:
-        wanted: (slices, *plane).
-        step_mm: from slice to slice.
-        spacing_mm: in-plane.
+    It is found by dynamic programming, so no other path is better. The contrasts are (slices, *plane), the
+    step from slice to slice and the spacing in-plane in mm.
     """
     reach = [max(1, int(np.ceil(STEEPEST * step_mm / length))) for length in spacing_mm]
     moves = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1)

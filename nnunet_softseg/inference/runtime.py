@@ -14,7 +14,6 @@ import numpy.typing as npt
 from nnunet_softseg.datasets.raw_dataset import channel_names, label_scheme
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.inference.export import kept_calibration
 from nnunet_softseg.inference.network_image import preprocess_files, unusual_resampling
 from nnunet_softseg.inference.soft_prediction import Predictor, predict_soft_map
 from nnunet_softseg.inference.trained_model import FileModel, FoldContent
@@ -22,7 +21,6 @@ from nnunet_softseg.io.readers import is_known, simpleitk
 from nnunet_softseg.network import openvino_network
 from nnunet_softseg.network.openvino_network import CompiledModel, parse_choice
 from nnunet_softseg.network.soft_map import Agreement, mirrored
-from nnunet_softseg.preprocessing.model_plans import version_warning
 from nnunet_softseg.preprocessing.normalisation import FULL_INSTALLATION, SCHEMES
 
 Image = npt.NDArray[np.float32]
@@ -81,17 +79,12 @@ class RuntimeModel:
 
     def prepare(self, files: Sequence[str]) -> tuple[Image, dict[str, Any]]:
         """Return image and properties of a case; see `network_image.preprocess_files`."""
-        image, properties = preprocess_files(files, self.plans_manager, self.configuration_manager)
-        return image.astype(np.float32, copy=False), properties
+        return preprocess_files(files, self.plans_manager, self.configuration_manager)
 
     def soft_maps(self, image: Image, properties: dict[str, Any], options: PredictionOptions) -> Image:
         """Return the soft maps (label, *space) of a case from `prepare`, the mean of all folds."""
         record = CaseRecord.of(properties)
         record.given_options = options
-        if options.calibrate:
-            kept_calibration(self.plans_manager.plans, label_scheme(self.dataset_json).names)
-        if warning := version_warning(self.plans_manager.plans):
-            record.add_warning(warning)
         predictors = (RuntimePredictor(self, fold, options.backend) for fold in self.file_model.folds)
         maps = [predict_soft_map(predictor, image, record) for predictor in predictors]
         total: Image = sum(maps[1:], maps[0])
@@ -184,10 +177,8 @@ class _Networks:
         except (RuntimeError, ValueError) as error:
             if precision == "float32":
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(
-                f"nnunet-softseg: openvino {precision} does not work here ({reason}): going on with float32"
-            )
+            why = openvino_network.reason(error)
+            print(f"nnunet-softseg: openvino {precision} does not work here ({why}): going on with float32")
             self._failed.add(precision)
         return CompiledModel(model, "float32", threads)
 

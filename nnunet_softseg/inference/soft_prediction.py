@@ -33,6 +33,7 @@ from nnunet_softseg.inference.network_image import is_constant
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
 from nnunet_softseg.network.soft_map import Agreement, OneSizeError, robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
+from nnunet_softseg.preprocessing.model_plans import version_warning
 from nnunet_softseg.preprocessing.output_scale import output_scales
 from nnunet_softseg.preprocessing.soft_target import known_range
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -157,7 +158,7 @@ class BoxPrediction:
 
 
 def predict_soft_map(predictor: Predictor, image: Image, record: CaseRecord) -> Image:
-    """Return the soft maps of a preprocessed case.
+    """Return the soft maps of a preprocessed case, and complete its record.
 
     Tiles, where there are several, are blended raw; NormReLU is taken over all that the network saw, with a
     floor relative to the running scale.
@@ -165,13 +166,15 @@ def predict_soft_map(predictor: Predictor, image: Image, record: CaseRecord) -> 
     Args:
         predictor: with a network and plans of ours.
         image: (channel, *space) float32, preprocessed: the box in the record, or a whole case.
-        record: of the case; it is completed.
+        record: of the case.
 
     Returns:
         (label, *space) float32 in [0, 1]: of the box in the record, which may be another one now; or of the
         whole case, 0 where the network did not look.
     """
     started = time.perf_counter()
+    if warning := version_warning(predictor.plans):
+        record.add_warning(warning)
     case = _Case(predictor, image, record)
     found = case.predicted()
     _note(record, case, found)
@@ -380,9 +383,7 @@ class _Case:
 
 
 def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
-    """Note the robust peak of each label beside the running scale, and how far mirrored passes agree.
-
-    Folds of an ensemble add up in lists.
+    """Note robust peaks beside the running scale, and how far mirrored passes agree; lists in an ensemble.
 
     Flags of the soft map itself are noted by the export, which has the mean of all folds.
     """
@@ -441,13 +442,9 @@ def padded(image: Image, patch_size: Sequence[int]) -> tuple[Image, tuple[slice,
     """
     smallest = [*image.shape[: image.ndim - len(patch_size)], *patch_size]
     missing = [max(0, int(least) - size) for least, size in zip(smallest, image.shape, strict=True)]
-    before = [amount // 2 for amount in missing]
-    inside = tuple(slice(start, start + size) for start, size in zip(before, image.shape, strict=True))
-    if not any(missing):
-        return image, inside
-    whole = np.zeros([size + amount for size, amount in zip(image.shape, missing, strict=True)], image.dtype)
-    whole[inside] = image
-    return whole, inside
+    pads = [(amount // 2, amount - amount // 2) for amount in missing]
+    where = tuple(slice(start, start + size) for (start, _), size in zip(pads, image.shape, strict=True))
+    return np.pad(image, pads) if any(missing) else image, where
 
 
 def tiles(shape: Sequence[int], patch_size: Sequence[int], step: float) -> list[Tile]:

@@ -120,12 +120,16 @@ class Model:
     dataset_json: Mapping[str, Any]
     trusted: bool = False
 
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """The checkpoint of each fold."""
+        return {fold: self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds}
+
     def made_by(self, options: PredictionOptions) -> dict[str, Any]:
         """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
-        files = {fold: self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds}
         return {
             "version": __version__,
-            "checkpoints": {fold: sha256(file) for fold, file in files.items()},
+            "checkpoints": {fold: sha256(file) for fold, file in self.checkpoints.items()},
             **options.that_decide(self.plans),
         }
 
@@ -136,11 +140,8 @@ def open_model(
 ) -> Iterator[Model]:
     """Give a model, checked; of an archive, for as long as the block lasts.
 
-    Args:
-        path: nnU-Net's folder of a trained model, or what nnUNetv2_export_model_to_zip wrote.
-        folds: such as (0, 1) or ("all",); None: all that have the checkpoint.
-        checkpoint: file name in the folders of the folds.
-        trusted: see `Model`.
+    The path is nnU-Net's folder of a trained model, or what nnUNetv2_export_model_to_zip wrote; see `Model`
+    for the others. Folds are such as (0, 1) or ("all",); None: all that have the checkpoint.
 
     Raises:
         UserError: if it is no model, not one of ours, or lacks a fold.
@@ -223,8 +224,8 @@ def load_predictor(model: Model, device: str = "cpu") -> Any:
     from nnunet_softseg.network import backends
 
     if not model.trusted:
-        for fold in model.folds:
-            require_no_code(model.folder / f"fold_{fold}" / model.checkpoint)
+        for file in model.checkpoints.values():
+            require_no_code(file)
     folds = tuple(fold if fold == "all" else int(fold) for fold in model.folds)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -133,8 +133,8 @@ def fastest_precision(num_axes: int) -> str:
 def _without_openvino(predictor: Any, failed: Network | None, error: Exception) -> Network:
     """Return the predictor's own network, and say in one line what failed."""
     name = failed.name if failed else "the faster backend"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    print(f"nnunet-softseg: {name} does not work here ({reason}): going on with torch float32")
+    why = openvino_network.reason(error)
+    print(f"nnunet-softseg: {name} does not work here ({why}): going on with torch float32")
     return PlainTorch(predictor.network, predictor.device)
 
 
@@ -167,12 +167,8 @@ def _folder_of_results(predictor: Any) -> Path | None:
 class TorchPredictor:
     """NnU-Net's predictor as `inference.soft_prediction.Predictor` describes one: arrays in and out.
 
-    It is for one pass over a case, with the weights that the network holds now.
-
-    Args:
-        predictor: nnU-Net's, with a network and plans of ours.
-        asked: backend, see `parse_choice`.
-        on_cpu: collect sums there, also those of a GPU.
+    It is for one pass over a case, with a network of ours and the weights that it holds now, by the backend
+    that is asked for (`parse_choice`). `on_cpu`: sums are collected there, also those of a GPU.
     """
 
     def __init__(self, predictor: Any, asked: str, *, on_cpu: bool = False) -> None:

@@ -19,10 +19,9 @@ LABELLED = 0.5
 
 
 def peak(raw: torch.Tensor) -> torch.Tensor:
-    """Return the largest positive value of each sample and channel, kept as (batch, channel, 1, ...).
+    """Return the largest positive value of each sample and channel of raw output (batch, channel, *space).
 
-    Args:
-        raw: (batch, channel, *space), raw network output.
+    It is kept as (batch, channel, 1, ...).
     """
     return _keep_axes(raw.flatten(2).amax(dim=2).clamp(min=0), raw.ndim)
 
@@ -42,11 +41,8 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
     """
     values = at_least_float32(raw)
     scale = robust_peak(values) if robust else peak(values)
-    return _divided(values, torch.maximum(scale, broadcast_floor(floor, values)))
-
-
-def _divided(values: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    safe = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+    denominator = torch.maximum(scale, broadcast_floor(floor, values))
+    safe = torch.where(denominator > 0, denominator, 1)
     return (values.clamp(min=0) / safe).clamp(max=1)
 
 

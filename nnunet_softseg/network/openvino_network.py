@@ -86,6 +86,11 @@ def parse_choice(text: str) -> BackendChoice:
     return BackendChoice(engine, precision or None)
 
 
+def reason(error: BaseException) -> str:
+    """Return the first line of an error of OpenVINO's or torch's, which says what is wrong."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def has_bfloat16() -> bool:
     """Return whether the CPU multiplies bfloat16 in hardware, as OpenVINO sees it."""
     return "BF16" in openvino_package().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -109,10 +114,8 @@ def read_half(xml: bytes, weights: bytes) -> Any:
 class CompiledModel:
     """An `openvino.Model` on the CPU, compiled for patches of the shape that it has.
 
-    Args:
-        model: of one input (1, channel, *space) and one output (1, label, *space).
-        precision: "float32" or "bfloat16"; in bfloat16 the marked nodes stay in float32.
-        num_threads: that share a patch.
+    Its input is (1, channel, *space), its output (1, label, *space). The precision is "float32" or
+    "bfloat16", in which the marked nodes stay in float32; so many threads share a patch.
 
     Raises:
         ValueError: if the nodes run in other precisions.
@@ -216,12 +219,9 @@ def user_cache() -> Path:
 
 
 def converted_model(network: "nn.Module", patch_shape: Sequence[int], folders: Sequence[Path]) -> Any:
-    """Return the network as an `openvino.Model` for patches of one shape.
+    """Return the network as an `openvino.Model` for patches of one shape, (channel, *space).
 
-    Args:
-        network: of torch.
-        patch_shape: (channel, *space).
-        folders: of the cache: the first that can be written is used.
+    The folders are those of the cache, of which the first that can be written is used.
 
     Raises:
         ValueError: if the converted network does not compute what torch does.

@@ -183,11 +183,7 @@ class Peaks:
     ) -> None:
         """Add that of the robust peak along values, times a factor, to slopes: r^3 (5 r - 4 m) / sum r^4.
 
-        Args:
-            slopes: (row, voxel).
-            factor: (row, 1).
-            values: as slopes.
-            rows: which (batch label) they are.
+        Slopes and values are (row, voxel), the factor (row, 1); `rows` says which (batch label) they are.
         """
         if not factor.any():  # measured against the running scale
             return
