@@ -6,6 +6,7 @@ and its predictor are to them.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,35 +29,25 @@ _TILE_STEP = 0.5  # nnU-Net's
 _SPACE = 3
 
 
-class RuntimePlans:
-    """The plans of a model, as far as predictions ask nnU-Net's manager for them."""
-
-    def __init__(self, plans: Mapping[str, Any]) -> None:
-        self.plans = dict(plans)
-        self.transpose_forward: Sequence[int] = plans["transpose_forward"]
-        self.transpose_backward: Sequence[int] = plans["transpose_backward"]
-        self.foreground_intensity_properties_per_channel: Mapping[str, Any] = plans.get(
-            "foreground_intensity_properties_per_channel", {}
-        )
-
-    @property
-    def image_reader_writer_class(self) -> type:
-        """A class of the reader's name, which is all that `io.readers` asks of one that it knows."""
-        return type(self.plans["image_reader_writer"], (), {})
-
-
-class RuntimeConfiguration:
-    """A configuration of the plans, likewise."""
-
-    previous_stage_name = None
-
-    def __init__(self, configuration: Mapping[str, Any]) -> None:
-        self.configuration = configuration
-        self.patch_size: Sequence[int] = configuration["patch_size"]
-        self.spacing: Sequence[float] = configuration["spacing"]
-        self.normalization_schemes: Sequence[str] = configuration["normalization_schemes"]
-        self.use_mask_for_norm: Sequence[bool] = configuration["use_mask_for_norm"]
-        self.network_arch_init_kwargs: Mapping[str, Any] = configuration["architecture"]["arch_kwargs"]
+def _managers(model: FileModel) -> tuple[Any, Any]:
+    """Return what nnU-Net's managers of plans and configuration are to a prediction."""
+    plans, configuration = dict(model.plans), model.configuration
+    as_they_are = ("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
+    intensities = "foreground_intensity_properties_per_channel"
+    of_plans = SimpleNamespace(
+        plans=plans,
+        transpose_forward=plans["transpose_forward"],
+        transpose_backward=plans["transpose_backward"],
+        # A class of the reader's name, which is all that `io.readers` asks of one that it knows.
+        image_reader_writer_class=type(plans["image_reader_writer"], (), {}),
+        **{intensities: plans.get(intensities, {})},
+    )
+    return of_plans, SimpleNamespace(
+        previous_stage_name=None,
+        configuration=configuration,
+        network_arch_init_kwargs=configuration["architecture"]["arch_kwargs"],
+        **{key: configuration[key] for key in as_they_are},
+    )
 
 
 class RuntimeModel:
@@ -65,8 +56,7 @@ class RuntimeModel:
     initializer: Callable[[], None] | None = None
 
     def __init__(self, model: FileModel) -> None:
-        self.plans_manager = RuntimePlans(model.plans)
-        self.configuration_manager = RuntimeConfiguration(model.configuration)
+        self.plans_manager, self.configuration_manager = _managers(model)
         self.dataset_json = dict(model.dataset_json)
         self.file_model = model
         self.networks = _Networks(model.folds)
