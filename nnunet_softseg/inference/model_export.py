@@ -1,7 +1,6 @@
 """`nnunet-softseg export`: a trained model -> one file that predicts without torch and nnU-Net."""
 
 import importlib.metadata
-import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from nnunet_softseg.inference.trained_model import (
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import make_folder, output_file, sha256
 from nnunet_softseg.network import openvino_network
-from nnunet_softseg.network.openvino_network import INSTALL, write_converted
+from nnunet_softseg.network.openvino_network import INSTALL, graph_and_weights
 from nnunet_softseg.preprocessing.model_plans import EXPORTED, versions
 from nnunet_softseg.settings import PLANS_KEY
 
@@ -81,7 +80,7 @@ def export(
     with open_model(Path(model), folds, checkpoint, trusted=trust_model) as found:
         in_one_file = _in_one_file(found, file, precision)
     make_folder(file.parent)
-    write_model_file(in_one_file)
+    write_model_file(in_one_file, _versions())
     return ExportReport(file, file.stat().st_size, tuple(in_one_file.folds))
 
 
@@ -102,7 +101,6 @@ def _in_one_file(model: Model, file: Path, precision: Precision) -> FileModel:
             fold: _fold(model, fold, predictor, weights, precision)
             for fold, weights in zip(model.folds, predictor.list_of_parameters, strict=True)
         },
-        versions=_versions(),
     )
 
 
@@ -138,18 +136,15 @@ def _fold(model: Model, fold: str, predictor: Any, weights: Any, precision: Prec
     network.eval()
     channels = channel_names(predictor.dataset_json)
     patch_shape = (len(channels), *predictor.configuration_manager.patch_size)
-    with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as folder:
-        try:
-            files = write_converted(network, patch_shape, Path(folder), half=precision == "float16")
-        except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{model.folder}, fold {fold}: expected a network that OpenVINO converts, found: "
-                f"{openvino_network.reason(error)}: predict with the folder"
-            ) from error
-        xml, weights_of_graph = (file.read_bytes() for file in files)
+    try:
+        contents = graph_and_weights(network, patch_shape, half=precision == "float16")
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{model.folder}, fold {fold}: expected a network that OpenVINO converts, found: "
+            f"{openvino_network.reason(error)}: predict with the folder"
+        ) from error
     return FoldContent(
-        xml=xml,
-        weights=weights_of_graph,
+        *contents,
         running_scale=tuple(running_scale(network).double().tolist()),
         checkpoint_sha256=sha256(model.checkpoints[fold]),
     )

@@ -358,7 +358,6 @@ class FileModel:
         precision: of the weights, "float16" or "float32".
         mirror_axes: of the space, mirrored passes over which are averaged; none: one pass.
         folds: by name: "0", "all".
-        versions: of the packages that made it.
     """
 
     file: Path
@@ -368,7 +367,6 @@ class FileModel:
     precision: str
     mirror_axes: tuple[int, ...]
     folds: Mapping[str, FoldContent]
-    versions: Mapping[str, str]
 
     def made_by(self, options: PredictionOptions) -> dict[str, Any]:
         """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
@@ -380,15 +378,18 @@ class FileModel:
         }
 
 
-def write_model_file(model: FileModel) -> None:
-    """Write a model to its file, all of it or nothing; raise a UserError if that cannot be done."""
+def write_model_file(model: FileModel, versions: Mapping[str, str]) -> None:
+    """Write a model to its file, all of it or nothing; a UserError says why it cannot be done.
+
+    The versions are those of the packages that made it.
+    """
     members = {PLANS: _json(model.plans), DATASET_JSON: _json(model.dataset_json)}
     for fold, network in model.folds.items():
         members |= {_XML.format(fold): network.xml, _BIN.format(fold): network.weights}
     manifest = {
         "format": FORMAT,
         "made_by": f"nnunet-softseg {__version__} export",
-        "versions": model.versions,
+        "versions": versions,
         "configuration": model.configuration,
         "precision": model.precision,
         "mirror_axes": model.mirror_axes,
@@ -515,7 +516,6 @@ def _opened(
             )
             for fold in folds
         },
-        versions=manifest.get("versions", {}),
     )
 
 

@@ -247,10 +247,7 @@ def converted_model(network: "nn.Module", patch_shape: Sequence[int], folders: S
                 _keep(model, place, made_by)
         if (cached := _read(place, made_by)) is not None:
             return cached
-    with tempfile.TemporaryDirectory() as aside:
-        _save(model, Path(aside))
-        contents = [(Path(aside) / name).read_bytes() for name in (_XML, _BIN)]
-    return openvino_package().Core().read_model(*contents)
+    return openvino_package().Core().read_model(*_contents(model))
 
 
 def _checked(network: "nn.Module", patch_shape: Sequence[int]) -> Any:
@@ -272,21 +269,24 @@ def _smallest_patch(network: "nn.Module", size: Sequence[int]) -> list[int]:
     return [min(int(extent), 2 * step) for extent, step in zip(size, steps, strict=True)]
 
 
-def write_converted(
-    network: "nn.Module", patch_shape: Sequence[int], folder: Path, *, half: bool
-) -> tuple[Path, Path]:
-    """Write the network as `model.xml` and `model.bin` into a folder, and return their paths.
+def graph_and_weights(network: "nn.Module", patch_shape: Sequence[int], *, half: bool) -> tuple[bytes, bytes]:
+    """Return a network, converted as by `converted_model`, as the contents of `model.xml` and `model.bin`.
 
-    As `converted_model`; the file can be reshaped to other patches. `half`: keep weights in float16, in half
-    of the space.
+    They can be reshaped to other patches. `half`: with weights in float16, in half of the space.
     """
     model = _checked(network, patch_shape)
     # OpenVINO numbers these names through the process: the same network is to give the same file.
     model.set_friendly_name("network")
     for output in model.get_results():
         output.set_friendly_name("raw_output")
-    _save(model, folder, half=half)
-    return folder / _XML, folder / _BIN
+    return _contents(model, half=half)
+
+
+def _contents(model: Any, *, half: bool = False) -> tuple[bytes, bytes]:
+    """Return what `model.xml` and `model.bin` of a model hold, with the marks that only a file can have."""
+    with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as aside:
+        _save(model, Path(aside), half=half)
+        return (Path(aside) / _XML).read_bytes(), (Path(aside) / _BIN).read_bytes()
 
 
 def _convert(network: "nn.Module", shape: Sequence[int]) -> Any:

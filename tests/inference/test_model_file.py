@@ -453,7 +453,7 @@ def test_a_conversion_that_fails_is_a_line(tmp_path: Path, monkeypatch: pytest.M
     def wrong(*_: object, **__: object) -> None:
         raise ValueError("the converted network differs from torch by 3")
 
-    monkeypatch.setattr(model_export, "write_converted", wrong)
+    monkeypatch.setattr(model_export, "graph_and_weights", wrong)
     with pytest.raises(UserError, match=r"fold all: expected a network .*: the converted network differs"):
         export(TRAINED, tmp_path / "model.softseg")
 
