@@ -15,7 +15,7 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import NnunetFolders, dataset_number, label_scheme
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.export import keep_calibration
-from nnunet_softseg.inference.trained_model import Model, open_model
+from nnunet_softseg.inference.trained_model import PLANS, Model, open_model
 from nnunet_softseg.inference.validation import (
     SUMMARY,
     VALIDATION,
@@ -201,7 +201,7 @@ def _table(each: ValidatedMap) -> ValueTable:
 
 def _write(report: CalibrationReport, reference: str) -> None:
     """Write calibration.json, what summary_soft.json says of it, and the entry in plans.json."""
-    plans = load_json(report.model / "plans.json")
+    plans = load_json(report.model / PLANS)
     keep_calibration(plans, report.maps, report.folds, report.num_cases)
     record: dict[str, Any] = {
         "made_by": f"nnunet-softseg {__version__} calibrate",
@@ -224,4 +224,4 @@ def _write(report: CalibrationReport, reference: str) -> None:
         if (before := load_record(summary)) is not None:
             calibrated = {name: reliability_record([curve]) for name, curve in of_fold.items()}
             write_json(summary, {**before, _CALIBRATED: calibrated})
-    write_json(report.model / "plans.json", plans)
+    write_json(report.model / PLANS, plans)

@@ -11,7 +11,7 @@ from nnunet_softseg.datasets.case_comparison import spacing_findings
 from nnunet_softseg.datasets.check import CheckReport
 from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import Finding, UserError
-from nnunet_softseg.inference.case_record import KEY, WARNING, WORDS, Flag
+from nnunet_softseg.inference.case_record import WARNING, WORDS, CaseRecord, Flag
 from nnunet_softseg.inference.network_image import preprocess_files, volume_findings
 from nnunet_softseg.inference.predict import ImageCase, find_cases, images_passed_over
 from nnunet_softseg.inference.runtime import RuntimeModel
@@ -96,7 +96,7 @@ def _check_for_model(of_model: Any, case: ImageCase) -> _Said:
     """Return what `predict` refuses or flags before the network sees the image."""
     files = list(map(str, case.files))
     _, properties = preprocess_files(files, of_model.plans_manager, of_model.configuration_manager)
-    record, findings = properties[KEY], []
+    record, findings = CaseRecord.of(properties), []
     if record.warnings:
         said = [WORDS[flag] for flag in record.flags] or [WORDS[WARNING]]
         what, remedies = ", ".join(word for word, _ in said), dict.fromkeys(remedy for _, remedy in said)

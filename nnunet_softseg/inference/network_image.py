@@ -99,7 +99,7 @@ def preprocess_array(
 
 
 def on_network_box(
-    label_map: LabelMap, properties: Mapping[str, Any], plans_manager: Any, configuration_manager: Any
+    label_map: LabelMap, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
 ) -> LabelMap:
     """Return (1, *space) of a label map (z, y, x), as the reader gives it, on the box of a preprocessed case.
 
@@ -117,7 +117,7 @@ def on_network_box(
         )
     cropped = turned[tuple(slice(*extent) for extent in properties["bbox_used_for_cropping"])]
     spacings = _spacings(properties, plans_manager, configuration_manager)
-    record: CaseRecord = properties[KEY]
+    record = CaseRecord.of(properties)
     box, shape = record.box or (), record.network_shape or ()
     on_grid = configuration_manager.resampling_fn_seg(cropped[None], shape, *spacings)
     result = np.zeros([1, *(stop - start for start, stop in box)], on_grid.dtype)

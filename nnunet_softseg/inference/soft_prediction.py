@@ -42,7 +42,6 @@ _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
-
 SIGMA = 1 / 8
 """Of the Gaussian that weighs a tile, in patches."""
 

@@ -183,7 +183,7 @@ class TorchPredictor:
         self.shows_progress: bool = predictor.allow_tqdm
         on_device = predictor.perform_everything_on_device and predictor.device.type == "cuda"
         self._collect_on = predictor.device if on_device and not on_cpu else torch.device("cpu")
-        self._backend: Backend | None = None
+        self._backend = backend_of(predictor, asked)
         self.agreement = Agreement()
 
     @property
@@ -198,12 +198,11 @@ class TorchPredictor:
     @property
     def name(self) -> str:
         """What ran the last patch."""
-        return self._backend.name if self._backend else ""
+        return self._backend.name
 
     @torch.inference_mode()
     def run(self, patch: Array) -> Any:
         """Return the raw output of a patch, averaged over mirrored passes, in an array as of `place`."""
-        self._backend = self._backend or backend_of(self._predictor, self._asked)
         raw = self._backend(torch.from_numpy(patch), self.agreement).to(self._collect_on)
         return raw.numpy() if self._collect_on.type == "cpu" else raw
 
