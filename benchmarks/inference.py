@@ -35,7 +35,7 @@ from typing import Any
 
 from training_step import plans
 
-from nnunet_softseg.inference.model_file import READY_MODEL
+from nnunet_softseg.inference.trained_model import READY_MODEL
 
 FEATURES = (32, 64, 128, 256, 320)
 PATCH_SIZE = (320, 192, 64)  # S-I, A-P, R-L, as nnU-Net's reader orders them
@@ -90,7 +90,7 @@ def make_model(folder: Path, made: Mapping[str, Any], image: Path) -> None:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_softseg.network.norm_relu import running_scale
+    from nnunet_softseg.network.of_plans import running_scale
     from nnunet_softseg.network.soft_map import robust_peak
     from nnunet_softseg.preprocessing.model_plans import soft_plans
     from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings

@@ -193,7 +193,7 @@ class Predictions:
     def __init__(self, model: Path, folder: Path) -> None:
         import torch
 
-        from nnunet_softseg.inference.predict import CHECKPOINT, load_predictor, open_model
+        from nnunet_softseg.inference.trained_model import CHECKPOINT, load_predictor, open_model
 
         with open_model(model, None, CHECKPOINT) as found, contextlib.redirect_stdout(io.StringIO()):
             self._predictor = load_predictor(found, torch.device("cpu"))

@@ -81,7 +81,7 @@ KINDS: dict[str, Factor] = {
 def exact(truth: np.ndarray, affine: np.ndarray, plans: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     """Return the truth after the post-processing, and the flags that it raises."""
     from nnunet_softseg.inference.case_record import PredictionOptions
-    from nnunet_softseg.inference.postprocessing import postprocess
+    from nnunet_softseg.inference.export import postprocess
     from nnunet_softseg.settings import PLANS_KEY
 
     along = int(np.abs(affine[2, :3]).argmax())

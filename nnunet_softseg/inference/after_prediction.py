@@ -18,14 +18,14 @@ from scipy import ndimage
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, label_scheme, soft_label_file
 from nnunet_softseg.datasets.soft_label import read_soft_label
 from nnunet_softseg.errors import UserError, short_name
+from nnunet_softseg.inference.case_record import Map
 from nnunet_softseg.inference.export import (
     report_case,
     write_probabilities,
     write_segmentation,
     write_soft_maps,
 )
-from nnunet_softseg.inference.postprocessing import Map
-from nnunet_softseg.inference.validation import VALIDATION
+from nnunet_softseg.inference.validation import VALIDATION, validation_folder
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import spacing_file
 from nnunet_softseg.io.geometry import VoxelGrid
@@ -63,21 +63,24 @@ def require_probabilities(folders: Sequence[Path]) -> None:
             )
 
 
-def merge(files: Sequence[Path], target: Path, ending: str, writer: Any, label_manager: Any) -> Map:
-    """Write label map and soft maps of an ensemble's case, and return the mean, (class, z, y, x).
+def merge(
+    files: Sequence[Path],
+    target: Path,
+    *,
+    ending: str,
+    writer: Any,
+    label_manager: Any,
+    save_probabilities: bool,
+) -> None:
+    """Write label map and soft maps of an ensemble's case, from the .npz of each member in nnU-Net's layout.
 
     Where a label of the mean exceeds 0.5 the label map is painted as that of one model. Of a soft model and
     another one, whose probabilities add up to 1, it elsewhere has the class with the largest mean, as in
-    nnU-Net's own ensembles.
-
-    Args:
-        files: .npz of each member, in nnU-Net's layout.
-        target: path of the label map without its ending.
-        ending: of the label map.
-        writer: nnU-Net's, of images.
-        label_manager: of the first member.
+    nnU-Net's own ensembles. Target: path of the label map without its ending. The label manager is that of
+    the first member. `save_probabilities`: write the mean as nnU-Net does, too, for an ensemble of ensembles.
     """
-    scheme = _scheme_of(label_manager)
+    order = label_manager.regions_class_order
+    scheme = label_scheme({"labels": label_manager.label_dict, "regions_class_order": order})
     mean = _mean(files, scheme)
     soft_maps = mean if scheme.has_regions else mean[1:]
     label_map = hard_label_map(soft_maps, scheme.painted)
@@ -88,25 +91,12 @@ def merge(files: Sequence[Path], target: Path, ending: str, writer: Any, label_m
     properties = load_pickle(str(files[0].with_suffix(".pkl")))
     like = (soft_label_file(folder / SOFT_FOLDER, target.name, scheme.numbers[0]) for folder in soft_folders)
     image = next((str(file) for file in like if file.is_file()), None)
-    voxel_mm3 = write_soft_maps(target, soft_maps, scheme.numbers, properties, ending=ending, image=image)
-    volumes = (float(soft_map.sum(dtype=np.float64)) * voxel_mm3 for soft_map in soft_maps)
-    labels = {
-        name: {"soft_volume_mm3": round(volume, 3)}
-        for name, volume in zip(scheme.names, volumes, strict=True)
-    }
+    volumes = write_soft_maps(target, soft_maps, scheme.numbers, properties, ending=ending, image=image)
+    labels = {name: {"soft_volume_mm3": mm3} for name, mm3 in zip(scheme.names, volumes, strict=True)}
     report_case(target, _made_by(files), {"labels": labels, "flags": [], "warnings": []})
     write_segmentation(target, ending, label_map, writer, properties)
-    return mean
-
-
-def save_probabilities(files: Sequence[Path], target: Path, mean: Map) -> None:
-    """Write the mean of an ensemble's case as nnU-Net does, for an ensemble of ensembles."""
-    write_probabilities(target, mean, load_pickle(str(files[0].with_suffix(".pkl"))))
-
-
-def _scheme_of(label_manager: Any) -> LabelScheme:
-    order = label_manager.regions_class_order
-    return label_scheme({"labels": label_manager.label_dict, "regions_class_order": order})
+    if save_probabilities:
+        write_probabilities(target, mean, properties)
 
 
 def _mean(files: Sequence[Path], scheme: LabelScheme) -> Map:
@@ -151,7 +141,7 @@ def gather_folds(model: Path, merged: Path, folds: Sequence[int | str]) -> None:
     report: dict[str, Any] = {}
     cases: dict[str, Any] = {}
     for fold in folds:
-        validation = model / f"fold_{fold}" / VALIDATION
+        validation = validation_folder(model, fold)
         for file in sorted((validation / SOFT_FOLDER).glob("*.*")):
             copy_file(file, merged / SOFT_FOLDER / file.name)
         if (validation / REPORT).is_file():
@@ -168,11 +158,7 @@ def gather_folds(model: Path, merged: Path, folds: Sequence[int | str]) -> None:
 def follow_postprocessing(source: Path, output: Path, dataset_json: Mapping[str, Any], reader: Any) -> None:
     """Write the soft maps of post-processed label maps: what was removed from these is 0 in them.
 
-    Args:
-        source: folder of the predictions.
-        output: folder of their label maps after post-processing.
-        dataset_json: of the model.
-        reader: nnU-Net's, of images.
+    The source is the folder of the predictions, the output that of their label maps after post-processing.
     """
     if not (source / SOFT_FOLDER).is_dir() or not output.is_dir():
         return
@@ -210,20 +196,15 @@ def _follow_case(
             properties = {"spacing": VoxelGrid.of(load_nifti(source)).spacing_mm[::-1]}
         left = without_pieces(soft_map, removed, properties["spacing"])
         written: dict[str, Any] = {"ending": after_file.name[len(case) :], "image": str(source)}
-        voxel_mm3 = write_soft_maps(after_file.parent / case, left[None], [number], properties, **written)
-        volumes[name] = {"soft_volume_mm3": round(float(left.sum(dtype=np.float64)) * voxel_mm3, 3)}
+        (mm3,) = write_soft_maps(after_file.parent / case, left[None], [number], properties, **written)
+        volumes[name] = {"soft_volume_mm3": mm3}
     return volumes
 
 
 def without_pieces(soft_map: Map, removed: npt.NDArray[np.bool_], spacing_mm: Sequence[float]) -> Map:
-    """Return a soft map without the pieces that were removed from its label map.
+    """Return a soft map (z, y, x) without the pieces that were removed from its label map, a mask likewise.
 
     A voxel goes if it is connected to removed ones by values above 0, and none that was kept is nearer.
-
-    Args:
-        soft_map: (z, y, x).
-        removed: (z, y, x), of the label map.
-        spacing_mm: per axis.
     """
     kept = (soft_map > HARD_THRESHOLD) & ~removed
     pieces, _ = ndimage.label(soft_map > 0, structure=np.ones((3,) * soft_map.ndim))

@@ -14,14 +14,15 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import NnunetFolders, dataset_number, label_scheme
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.calibration import keep_calibration
-from nnunet_softseg.inference.predict import CHECKPOINT, Model, open_model
+from nnunet_softseg.inference.export import keep_calibration
+from nnunet_softseg.inference.trained_model import PLANS, Model, open_model
 from nnunet_softseg.inference.validation import (
     SUMMARY,
     VALIDATION,
     ValidatedMap,
     reliability_record,
     validated_maps,
+    validation_folder,
 )
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.nifti import StrPath
@@ -106,9 +107,12 @@ def calibrate(
     """
     if Path(model).is_file():
         raise UserError(f"-m {model}: expected the folder of a trained model, found a file: unpack it")
-    with open_model(Path(model), folds, CHECKPOINT) as found:
+    with open_model(Path(model), folds) as found:
         soft_labels = _soft_labels(found, reference)
-        maps = {fold: _maps_of(found, fold, soft_labels) for fold in found.folds}
+        maps = {
+            fold: validated_maps(validation_folder(found.folder, fold), soft_labels, found.dataset_json)
+            for fold in found.folds
+        }
         if folds is None:
             maps = {fold: of_fold for fold, of_fold in maps.items() if of_fold} or maps
         for fold, of_fold in maps.items():
@@ -129,10 +133,6 @@ def _soft_labels(model: Model, reference: StrPath | None) -> Path:
             "say where they are with -g"
         )
     return folder
-
-
-def _maps_of(model: Model, fold: str, soft_labels: Path) -> list[ValidatedMap]:
-    return validated_maps(model.folder / f"fold_{fold}" / VALIDATION, soft_labels, model.dataset_json)
 
 
 def _require_validation(model: Model, fold: str, maps: Sequence[ValidatedMap], soft_labels: Path) -> None:
@@ -201,7 +201,7 @@ def _table(each: ValidatedMap) -> ValueTable:
 
 def _write(report: CalibrationReport, reference: str) -> None:
     """Write calibration.json, what summary_soft.json says of it, and the entry in plans.json."""
-    plans = load_json(report.model / "plans.json")
+    plans = load_json(report.model / PLANS)
     keep_calibration(plans, report.maps, report.folds, report.num_cases)
     record: dict[str, Any] = {
         "made_by": f"nnunet-softseg {__version__} calibrate",
@@ -220,8 +220,8 @@ def _write(report: CalibrationReport, reference: str) -> None:
     }
     write_json(report.model / RECORD, record)
     for fold, of_fold in report.after.items():
-        summary = report.model / f"fold_{fold}" / VALIDATION / SUMMARY
+        summary = validation_folder(report.model, fold) / SUMMARY
         if (before := load_record(summary)) is not None:
             calibrated = {name: reliability_record([curve]) for name, curve in of_fold.items()}
             write_json(summary, {**before, _CALIBRATED: calibrated})
-    write_json(report.model / "plans.json", plans)
+    write_json(report.model / PLANS, plans)

@@ -1,7 +1,8 @@
-"""Soft maps on the network's grid -> on the image's -> files: soft maps, label map, softseg.json."""
+"""Soft maps on the network's grid -> post-processed -> on the image's -> files; what is said at the end."""
 
 import json
 import pickle
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,31 +13,49 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, in_nnunets_layout, label_scheme
-from nnunet_softseg.inference.calibration import CALIBRATION, calibrated, described, is_calibrated
-from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import Flag, Flagged, Map, flag_coverage, postprocess
-from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
-from nnunet_softseg.io.formats import (
-    is_nifti,
-    is_picture,
-    itk_image,
-    soft_ending,
-    spacing_file,
-    write_other,
+from nnunet_softseg.datasets.raw_dataset import (
+    LabelScheme,
+    hard_label_map,
+    in_nnunets_layout,
+    label_scheme,
+    soft_label_file,
 )
+from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.case_record import (
+    CALIBRATION,
+    KEY,
+    CaseRecord,
+    Flag,
+    Flagged,
+    Map,
+    PredictionOptions,
+    flag_coverage,
+    flag_lines,
+    flag_map,
+    largest_component,
+)
+from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
+from nnunet_softseg.io.formats import is_nifti, is_picture, itk_image, soft_ending, spacing_file, write_other
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.readers import is_known, simpleitk, write_label_map
-from nnunet_softseg.io.results import make_folder, replacing, write_json
+from nnunet_softseg.io.readers import is_known, nifti_as_stored, simpleitk, write_label_map
+from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
+from nnunet_softseg.metrics.calibration import IsotonicMap
+from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
 from nnunet_softseg.preprocessing.image_grid import WAY_KEY, known_ways, on_image_grid, placed, whole_box
 from nnunet_softseg.preprocessing.model_plans import versions
 from nnunet_softseg.preprocessing.output_scale import keep_supported, output_scales
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
+
+MOST_CASES = 200
+"""Of more cases, no page is made without being asked: a picture takes about a third of a second."""
+_AS_SOFT_MAP = ("-cm", "red-yellow", "-dr", "0", "1")  # to fsleyes
+_CALIBRATION_FORMAT = 1
+_KNOTS = "labels"
 
 
 def export_prediction(
@@ -73,12 +92,11 @@ def export_prediction(
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
     image = next(iter(record.image_files), None)
     ending: str = dataset_json["file_ending"]
-    voxel_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
+    volumes_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
     if save_probabilities:
         write_probabilities(target, in_nnunets_layout(soft_maps, scheme), image_geometry)
-    for name, soft_map in zip(names, soft_maps, strict=True):
-        volume_mm3 = float(soft_map.sum(dtype=np.float64)) * voxel_mm3
-        record.labels[name]["soft_volume_mm3"] = round(volume_mm3, 3)
+    for name, volume_mm3 in zip(names, volumes_mm3, strict=True):
+        record.labels[name]["soft_volume_mm3"] = volume_mm3
     si_axis = plans_manager.plans[PLANS_KEY]["si_axis"]
     if si_axis is not None or soft_maps.shape[1] > 1:  # a picture has one slice
         axis = plans_manager.transpose_forward[si_axis or 0]
@@ -187,18 +205,12 @@ def write_soft_maps(
     *,
     ending: str,
     image: str | None,
-) -> float:
-    """Write one file per label, and return the volume of a voxel in mm3, by the affine that they have.
+) -> list[float]:
+    """Write one file per label to `soft/`, and return the soft volume of each in mm3, by their affine.
 
-    Of a picture with one slice that is 1, as of all whose size is not known: volumes are numbers of pixels.
-
-    Args:
-        target: path of the label map without its ending; the files go to `soft/` beside it.
-        soft_maps: (label, z, y, x).
-        labels: their numbers.
-        properties: see `soft_nifti`, like the image.
-        ending: of the label map; soft maps have `soft_ending` of it.
-        image: see `soft_nifti`.
+    A voxel of a picture with one slice counts 1, as of all whose size is not known: volumes are numbers of
+    pixels. Target: path of the label map, of that ending, but without it. The maps are (label, z, y, x);
+    properties and image are those of `soft_nifti`.
     """
     folder = target.parent / SOFT_FOLDER
     names = [f"{target.name}_{label:04d}{soft_ending(ending)}" for label in labels]
@@ -213,19 +225,20 @@ def write_soft_maps(
                 write_other(aside, soft_map, properties)
     if is_picture(first.name) and soft_maps.shape[1] > 1:
         write_json(spacing_file(first), {"spacing": [float(size) for size in properties["spacing"]]})
-    return VoxelGrid.of(load_nifti(first) if nifti is None else nifti).voxel_mm3
+    voxel_mm3 = VoxelGrid.of(load_nifti(first) if nifti is None else nifti).voxel_mm3
+    return [round(float(soft_map.sum(dtype=np.float64)) * voxel_mm3, 3) for soft_map in soft_maps]
 
 
 def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) -> nib.Nifti1Image:
-    """Return a soft map as float32 NIfTI on its image's own grid, in the axis order of the file.
+    """Return a soft map (z, y, x), uncropped, as float32 NIfTI on its image's own grid, in the file's axes.
 
-    Args:
-        soft_map: (z, y, x) as nnU-Net's reader orders axes, uncropped.
-        properties: of the case, from the same reader.
-        image: the file that was predicted, whose affine, form codes and units are taken over; None: the
-            geometry comes from the properties.
+    Affine, form codes and units are those of the image that was predicted; where there is none, the geometry
+    comes from the properties, of the same reader of nnU-Net's as the axes.
+
+    Raises:
+        ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
     """
-    in_file_order, affine = to_file_order(soft_map, properties)
+    in_file_order, affine = _to_file_order(soft_map, properties)
     header = None
     if image is not None and Path(image).is_file():
         source = load_nifti(Path(image))
@@ -240,38 +253,22 @@ def soft_nifti(soft_map: Map, properties: Mapping[str, Any], image: str | None) 
     return nifti
 
 
-def to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    """Return (array in the axis order of the file, affine) of a map (z, y, x) in that of nnU-Net's reader.
-
-    Raises:
-        ValueError: if the properties are not from a NIfTI reader of nnU-Net's.
-    """
+def _to_file_order(soft_map: Map, properties: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
+    """Return (array in the axis order of the file, affine) of a map (z, y, x) in that of nnU-Net's reader."""
     if "nibabel_stuff" in properties:
-        return _nibabel_order(soft_map, properties["nibabel_stuff"])
+        geometry = properties["nibabel_stuff"]
+        nifti = nifti_as_stored(soft_map.transpose(2, 1, 0), geometry)
+        return np.asarray(nifti.dataobj), np.asarray(geometry["original_affine"], dtype=np.float64)
     if "sitk_stuff" in properties:
-        return _simpleitk_order(soft_map, properties["sitk_stuff"])
+        image = itk_image(soft_map, properties["sitk_stuff"])
+        spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+        in_file = {"spacing": spacing, "origin": origin, "direction": direction}
+        affine = reader_affines({"sitk_stuff": in_file})["original"]
+        return simpleitk().GetArrayFromImage(image).T, affine
     raise ValueError(
         "a soft map can be written only with the geometry of its image, and the properties hold none: give "
         "those of one of nnU-Net's NIfTI readers (NibabelIOWithReorient, NibabelIO, SimpleITKIO)"
     )
-
-
-def _nibabel_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    array = soft_map.transpose(2, 1, 0)
-    original = np.asarray(geometry["original_affine"], dtype=np.float64)
-    if "reoriented_affine" not in geometry:
-        return array, original
-    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(original))
-    reoriented = nib.Nifti1Image(array, geometry["reoriented_affine"]).as_reoriented(back)
-    return np.asarray(reoriented.dataobj), original
-
-
-def _simpleitk_order(soft_map: Map, geometry: Mapping[str, Any]) -> tuple[Map, npt.NDArray[np.float64]]:
-    image = itk_image(soft_map, geometry)
-    spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
-    in_file = {"spacing": spacing, "origin": origin, "direction": direction}
-    affine = reader_affines({"sitk_stuff": in_file})["original"]
-    return simpleitk().GetArrayFromImage(image).T, affine
 
 
 def _flag_seen(case_id: str, plans: Mapping[str, Any]) -> list[Flagged]:
@@ -311,6 +308,118 @@ def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any
         write_json(path, {**made_by, "cases": dict(sorted(cases.items()))})
 
 
+# Post-processing
+
+
+def postprocess(
+    soft_maps: Map,
+    names: Sequence[str],
+    plans: Mapping[str, Any],
+    options: PredictionOptions,
+    *,
+    in_case: tuple[slice, ...] = (),
+    tilt_factor: npt.NDArray[np.float64] | None = None,
+) -> tuple[Map, list[Flagged]]:
+    """Return new soft maps with the background exactly 0, and their flags.
+
+    Only the options take more away than background: the largest component alone is kept, a map unlike the
+    training is emptied. Without them no map is emptied by its shape. The maps are (label, *space) on the
+    network's grid, along S-I all of the case; `in_case` is the part of the space that lies in the case, all
+    of it if not given; see `label_shape` for the tilt factor.
+    """
+    entry = plans[PLANS_KEY]
+    training, axis = entry.get("training_shapes", {}), entry.get("si_axis") or 0
+    kept, findings = [], []
+    for name, soft_map, scale in zip(names, soft_maps, output_scales(plans, names), strict=True):
+        label = keep_supported(soft_map, scale.core_threshold, scale.support_threshold)
+        if options.largest_piece:
+            label = largest_piece(label, scale.support_threshold)
+        cores = {name: scale.core_threshold}
+        raised = flag_map(label[in_case][None], [name], training, axis, tilt_factor, cores=cores)
+        if options.discard_implausible and any(flag is Flag.UNLIKE for flag, _ in raised):
+            label = np.zeros_like(label)
+            why = f"{name} is unlike the labels of the training: emptied, as was asked for"
+            raised.append(Flagged(Flag.DISCARDED, why))
+        kept.append(label)
+        findings += raised
+    return np.stack(kept), findings
+
+
+def largest_piece(soft_map: Map, support_threshold: float) -> Map:
+    """Return a soft map from `keep_supported` with only its largest component, by the sum of its values."""
+    neighbours = np.ones((3,) * soft_map.ndim, dtype=bool)
+    kept = ndimage.binary_dilation(largest_component(soft_map, support_threshold), structure=neighbours)
+    return np.where(kept, soft_map, np.float32(0))
+
+
+# Calibration: per label a monotone map from soft map to soft label, on request. It is kept in the plans of
+# a model, which go wherever the model goes: archives, predictors of nnU-Net.
+
+
+def keep_calibration(
+    plans: Mapping[str, Any], maps: Mapping[str, IsotonicMap], folds: Sequence[str], num_cases: int
+) -> None:
+    """Write the maps of all labels, by name, into the plans of a model, and of which cases they come."""
+    plans[PLANS_KEY][CALIBRATION] = {
+        "format": _CALIBRATION_FORMAT,
+        "version": __version__,
+        "folds": list(folds),
+        "num_cases": num_cases,
+        _KNOTS: {name: asdict(of_label) for name, of_label in maps.items()},
+    }
+
+
+def kept_calibration(plans: Mapping[str, Any], names: Sequence[str]) -> list[IsotonicMap]:
+    """Return the map of each label of a model.
+
+    Raises:
+        UserError: if the model has no calibration, or one of another version or other labels.
+    """
+    kept = plans[PLANS_KEY].get(CALIBRATION)
+    remedy = "run nnunet-softseg calibrate -m MODEL, or predict without --calibrate"
+    if kept is None:
+        raise UserError(
+            "--calibrate: expected a calibration in the model's plans.json, found none (training a fold "
+            f"removes it): {remedy}"
+        )
+    try:
+        of_format, knots = kept["format"], kept[_KNOTS]
+        maps = {name: IsotonicMap(tuple(of["x"]), tuple(of["y"])) for name, of in knots.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"--calibrate: expected the calibration in plans.json as it was written, found: {error}: {remedy}"
+        ) from error
+    if of_format != _CALIBRATION_FORMAT:
+        raise UserError(
+            f"--calibrate: expected a calibration of format {_CALIBRATION_FORMAT}, found {of_format}, made "
+            f"by nnunet-softseg {kept.get('version')} (here {__version__}): {remedy}"
+        )
+    if list(maps) != list(names):
+        raise UserError(
+            f"--calibrate: expected a calibration of the model's labels, {', '.join(names)}, found one of "
+            f"{', '.join(maps)}: {remedy}"
+        )
+    return list(maps.values())
+
+
+def is_calibrated(plans: Mapping[str, Any], options: PredictionOptions) -> bool:
+    """Return whether maps are calibrated: asked for, and there; the final validation of a fold never is."""
+    return options.calibrate and CALIBRATION in plans[PLANS_KEY]
+
+
+def calibrated(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -> Map:
+    """Return soft maps (label, *space) on the image's grid calibrated; what is 0 stays 0."""
+    maps = kept_calibration(plans, names)
+    return np.stack([of_label(soft_map) for of_label, soft_map in zip(maps, soft_maps, strict=True)])
+
+
+def described(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any] | None:
+    """Return what softseg.json says of the calibration of its maps; None: they are as the network says."""
+    if not is_calibrated(plans, options):
+        return None
+    return {key: value for key, value in plans[PLANS_KEY][CALIBRATION].items() if key != _KNOTS}
+
+
 # The image's grid
 
 
@@ -325,18 +434,11 @@ def resample_soft_map(
 ) -> Map:
     """Return soft maps (label, *new_shape) in [0, 1] on another grid of the same field of view.
 
-    nnU-Net calls this, by its name in the plans, where it would resample logits. It would take the nearest
-    slice along a thick-slice axis; a soft map is interpolated there too, always linearly: the inverse of how
-    soft targets come to the network's grid along thick slices. The background becomes exactly 0, see
-    `keep_supported`.
-
-    Args:
-        data: (label, *space) soft maps in [0, 1], in an array of NumPy's or torch's.
-        new_shape: of the space.
-        current_spacing: in mm; not needed, nor is the new one, as both grids cover the same field of view.
-        new_spacing: in mm.
-        core_threshold: see `keep_supported`; of each label, or of all.
-        support_threshold: likewise.
+    nnU-Net calls this, by its name in the plans, where it would resample logits (label, *space), of NumPy or
+    torch. It would take the nearest slice along a thick-slice axis; a soft map is interpolated there too,
+    always linearly: the inverse of how soft targets come to the network's grid along thick slices. The
+    spacings are not needed, as both grids cover the same field of view. The background becomes exactly 0, by
+    thresholds of each label or of all, see `keep_supported`.
     """
     soft_maps = np.asarray(data, dtype=np.float32)
     thresholds = np.broadcast_arrays(core_threshold, support_threshold, np.ones(len(soft_maps)))[:2]
@@ -344,3 +446,62 @@ def resample_soft_map(
     shape = cleaned.shape[1:]
     whole_case = whole_box(shape)
     return placed(*on_image_grid(cleaned, whole_case, shape, new_shape), new_shape)
+
+
+# The end of a prediction
+
+
+def summarise(
+    folder: Path, images: Mapping[str, Path], numbers: Sequence[int], *, draw: bool, progress: bool
+) -> str:
+    """Return in lines how many cases have which flag, why, and what to do; draw the page if asked to.
+
+    Of a single case it says volume and area of each label, too, and how to look at them. The folder is that
+    of the predictions, with softseg.json; the images are those of each case of the call, also of those that
+    an earlier call predicted; the page, `qc/index.html`, shows all cases in the folder.
+    """
+    entries = (load_record(folder / REPORT, "cases") or {"cases": {}})["cases"]
+    lines = flag_lines({case: entries[case] for case in images if case in entries})
+    if len(images) == len(entries.keys() & images) == 1:
+        ((case, image),) = images.items()
+        labels = entries[case]["labels"]
+        files = [soft_label_file(folder / SOFT_FOLDER, case, number) for number in numbers]
+        if is_nifti(image.name):
+            lines += result_lines(image, dict(zip(labels, files, strict=True)), labels)
+    if draw and len(entries) > MOST_CASES:
+        lines.append(f"no pictures: expected at most {MOST_CASES} cases in a folder, found {len(entries)}")
+    elif draw and entries:
+        try:
+            from nnunet_softseg.inference.qc_page import write_qc_page  # only here: it loads matplotlib
+        except ModuleNotFoundError as error:
+            need = f"{error.name} is not installed: pip install matplotlib jinja2, or give --no-qc"
+            lines.append(f"no pictures: {need}")
+        else:
+            page = write_qc_page(folder, entries, images, progress=progress)
+            lines.append(f"pictures of all, flagged first: {page}")
+    return "\n".join(lines)
+
+
+def result_lines(image: Path, maps: Mapping[str, Path], labels: Mapping[str, Any]) -> list[str]:
+    """Return soft volume and mean area of each label, by its name, and a viewer's command.
+
+    The maps are files, the labels an entry of softseg.json, with the soft volume in mm3.
+    """
+    lines = []
+    for name, file in maps.items():
+        area = _area_in_the_middle(file)
+        volume = f"soft volume {labels[name]['soft_volume_mm3'] / 1000:.2f} cm3"
+        where = "over the middle third of its slices, not corrected for tilt"
+        lines.append(f"{name}: none found" if area is None else f"{name}: {volume}, {area:.1f} mm2 {where}")
+    view = [word for file in maps.values() for word in (str(file), *_AS_SOFT_MAP)]
+    return [*lines, f"to look at it: {shlex.join(['fsleyes', str(image), *view])}"]
+
+
+def _area_in_the_middle(soft_map: Path) -> float | None:
+    """Return the mean area in mm2 over the middle third of the slices that hold something; None: none do."""
+    area = slice_areas(load_nifti(soft_map)).area_mm2
+    filled = np.flatnonzero(np.isfinite(area))
+    if not len(filled):
+        return None
+    margin = len(filled) // 3
+    return float(area[filled[margin : len(filled) - margin]].mean())

@@ -10,20 +10,11 @@ import numpy as np
 from nnunet_softseg.datasets.check import CheckReport, spacing_findings
 from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import Finding, UserError
-from nnunet_softseg.inference.case_record import KEY
-from nnunet_softseg.inference.model_file import FileModel
+from nnunet_softseg.inference.case_record import WARNING, WORDS, CaseRecord, Flag
 from nnunet_softseg.inference.network_image import preprocess_files, volume_findings
-from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
-from nnunet_softseg.inference.predict import (
-    CHECKPOINT,
-    ImageCase,
-    Model,
-    find_cases,
-    images_passed_over,
-    load_predictor,
-    open_any_model,
-)
+from nnunet_softseg.inference.predict import ImageCase, find_cases, images_passed_over
 from nnunet_softseg.inference.runtime import RuntimeModel
+from nnunet_softseg.inference.trained_model import FileModel, load_predictor, open_any_model
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings
 from nnunet_softseg.io.nifti import StrPath, file_findings, load_nifti, not_finite, stored_values
@@ -52,12 +43,11 @@ def check_images(
         cases = find_cases(root, 1, file_ending=ending)
         outcomes = _look(_check_case, cases, num_processes, progress)
     else:
-        with open_any_model(Path(model), None, CHECKPOINT) as found:
-            predictor = _plans_of(found)
-            names = channel_names(predictor.dataset_json)
-            ending = predictor.dataset_json["file_ending"]
-            cases = find_cases(root, len(names), file_ending=ending)
-            outcomes = _look(partial(_check_for_model, predictor), cases, 0, progress)
+        with open_any_model(model, None) as found:
+            ending = found.dataset_json["file_ending"]
+            cases = find_cases(root, len(channel_names(found.dataset_json)), file_ending=ending)
+            of_model = RuntimeModel(found) if isinstance(found, FileModel) else load_predictor(found)
+            outcomes = _look(partial(_check_for_model, of_model), cases, 0, progress)
     findings = [
         Finding(str(root), "files passed over", "images of one format", text, "see there", "warning")
         for text in images_passed_over(root, ending)
@@ -65,7 +55,8 @@ def check_images(
     spacings: dict[str, tuple[float, ...] | None] = {}
     for case, outcome in zip(cases, outcomes, strict=True):
         if isinstance(outcome, UserError):
-            findings.append(_refused(case, outcome))
+            what, expected = "predict refuses it", "an image that fits"
+            findings.append(Finding(case.case_id, what, expected, str(outcome), "see there"))
         else:
             findings += outcome[0]
             spacings[case.case_id] = outcome[1]
@@ -76,22 +67,9 @@ def check_images(
     return CheckReport(root.name, len(cases), errors, warnings, command)
 
 
-def _plans_of(model: Model | FileModel) -> Any:
-    """Return what holds the plans of a model: nnU-Net's predictor, or that of a model in one file."""
-    if isinstance(model, FileModel):
-        return RuntimeModel(model)
-    import torch
-
-    return load_predictor(model, torch.device("cpu"))
-
-
 def _look(check: Any, cases: Sequence[ImageCase], num_processes: int, progress: bool) -> list[Any]:
     options = {"num_processes": num_processes, "progress": progress, "description": "Checking images"}
     return try_jobs(check, cases, lambda case: case.case_id, **options)
-
-
-def _refused(case: ImageCase, error: UserError) -> Finding:
-    return Finding(case.case_id, "predict refuses it", "an image that fits", str(error), "see there")
 
 
 def _check_case(case: ImageCase) -> _Said:
@@ -113,11 +91,11 @@ def _check_case(case: ImageCase) -> _Said:
     return findings, None if broken else VoxelGrid.of(load_nifti(case.files[0])).body_spacing_mm
 
 
-def _check_for_model(predictor: Any, case: ImageCase) -> _Said:
+def _check_for_model(of_model: Any, case: ImageCase) -> _Said:
     """Return what `predict` refuses or flags before the network sees the image."""
     files = list(map(str, case.files))
-    _, properties = preprocess_files(files, predictor.plans_manager, predictor.configuration_manager)
-    record, findings = properties[KEY], []
+    _, properties = preprocess_files(files, of_model.plans_manager, of_model.configuration_manager)
+    record, findings = CaseRecord.of(properties), []
     if record.warnings:
         said = [WORDS[flag] for flag in record.flags] or [WORDS[WARNING]]
         what, remedies = ", ".join(word for word, _ in said), dict.fromkeys(remedy for _, remedy in said)

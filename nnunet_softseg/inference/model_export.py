@@ -1,28 +1,30 @@
 """`nnunet-softseg export`: a trained model -> one file that predicts without torch and nnU-Net."""
 
 import importlib.metadata
-import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.model_file import (
+from nnunet_softseg.inference.runtime import needs_nnunet
+from nnunet_softseg.inference.trained_model import (
+    CHECKPOINT,
     ENDING,
     FORMAT,
+    FileModel,
     FoldContent,
-    ModelContent,
+    Model,
+    load_predictor,
+    open_model,
     write_model_file,
 )
-from nnunet_softseg.inference.predict import CHECKPOINT, Model, load_predictor, open_model
-from nnunet_softseg.inference.runtime import needs_nnunet
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import make_folder, output_file, sha256
 from nnunet_softseg.network import openvino_network
-from nnunet_softseg.network.openvino_network import INSTALL, write_converted
+from nnunet_softseg.network.openvino_network import INSTALL, graph_and_weights
 from nnunet_softseg.preprocessing.model_plans import EXPORTED, versions
 from nnunet_softseg.settings import PLANS_KEY
 
@@ -75,22 +77,21 @@ def export(
             f"export: expected a file that ends in {ENDING}, and precision float16 or float32, found "
             f"{output!r}, {precision!r}: correct -o or --precision"
         )
-    with open_model(Path(model), folds, checkpoint) as found:
-        content = _content(replace(found, trusted=trust_model), precision)
+    with open_model(Path(model), folds, checkpoint, trusted=trust_model) as found:
+        in_one_file = _in_one_file(found, file, precision)
     make_folder(file.parent)
-    write_model_file(file, content)
-    return ExportReport(file, file.stat().st_size, tuple(content.folds))
+    write_model_file(in_one_file, _versions())
+    return ExportReport(file, file.stat().st_size, tuple(in_one_file.folds))
 
 
-def _content(model: Model, precision: Precision) -> ModelContent:
-    import torch
-
-    predictor = load_predictor(model, torch.device("cpu"))
+def _in_one_file(model: Model, file: Path, precision: Precision) -> FileModel:
+    predictor = load_predictor(model)
     _require_convertible(model, predictor)
     plans = deepcopy(dict(predictor.plans_manager.plans))
     plans[PLANS_KEY][EXPORTED] = {"format": FORMAT, "precision": precision, "versions": _versions()}
     axes = predictor.allowed_mirroring_axes if predictor.use_mirroring else None
-    return ModelContent(
+    return FileModel(
+        file,
         plans=plans,
         dataset_json=predictor.dataset_json,
         configuration=predictor.configuration_manager.configuration,
@@ -100,7 +101,6 @@ def _content(model: Model, precision: Precision) -> ModelContent:
             fold: _fold(model, fold, predictor, weights, precision)
             for fold, weights in zip(model.folds, predictor.list_of_parameters, strict=True)
         },
-        versions=_versions(),
     )
 
 
@@ -111,7 +111,7 @@ def _versions() -> dict[str, str]:
 def _require_convertible(model: Model, predictor: Any) -> None:
     """Raise a UserError for a model that cannot be run without torch and nnU-Net."""
     from nnunet_softseg.network.backends import UNetInStages
-    from nnunet_softseg.network.norm_relu import unwrapped
+    from nnunet_softseg.network.of_plans import unwrapped
 
     network = unwrapped(predictor.network)
     if not UNetInStages.fits(network):
@@ -129,26 +129,22 @@ def _require_convertible(model: Model, predictor: Any) -> None:
 
 def _fold(model: Model, fold: str, predictor: Any, weights: Any, precision: Precision) -> FoldContent:
     """Return the network of a fold, converted and compared with torch."""
-    from nnunet_softseg.network.norm_relu import running_scale, unwrapped
+    from nnunet_softseg.network.of_plans import running_scale, unwrapped
 
     network = unwrapped(predictor.network)
     network.load_state_dict(weights)
     network.eval()
     channels = channel_names(predictor.dataset_json)
     patch_shape = (len(channels), *predictor.configuration_manager.patch_size)
-    with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as folder:
-        try:
-            files = write_converted(network, patch_shape, Path(folder), half=precision == "float16")
-        except (ValueError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"{model.folder}, fold {fold}: expected a network that OpenVINO converts, found: {reason}: "
-                "predict with the folder"
-            ) from error
-        xml, weights_of_graph = (file.read_bytes() for file in files)
+    try:
+        contents = graph_and_weights(network, patch_shape, half=precision == "float16")
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{model.folder}, fold {fold}: expected a network that OpenVINO converts, found: "
+            f"{openvino_network.reason(error)}: predict with the folder"
+        ) from error
     return FoldContent(
-        xml=xml,
-        weights=weights_of_graph,
+        *contents,
         running_scale=tuple(running_scale(network).double().tolist()),
-        checkpoint_sha256=sha256(model.folder / f"fold_{fold}" / model.checkpoint),
+        checkpoint_sha256=sha256(model.checkpoints[fold]),
     )

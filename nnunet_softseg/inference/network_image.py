@@ -17,9 +17,16 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnunet_softseg.errors import Finding, UserError, raise_first_error, short_name
-from nnunet_softseg.inference.case_record import KEY, CaseRecord
-from nnunet_softseg.inference.postprocessing import CONSTANT, Flag, Flagged, flag_orientation, flag_spacing
-from nnunet_softseg.inference.recentring import WholeImage, averaged
+from nnunet_softseg.inference.case_record import (
+    CONSTANT,
+    KEY,
+    CaseRecord,
+    Flag,
+    Flagged,
+    flag_orientation,
+    flag_spacing,
+)
+from nnunet_softseg.inference.recentring import WholeImage
 from nnunet_softseg.io.formats import is_nifti, is_picture
 from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
 from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, stream_findings
@@ -27,7 +34,6 @@ from nnunet_softseg.io.readers import is_known, read_channels, reads_to_the_end
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.normalisation import normalise
 from nnunet_softseg.preprocessing.resampling import (
-    area_means,
     nearest,
     new_shape,
     positions,
@@ -52,83 +58,12 @@ _DEFAULT_KEYWORDS: Mapping[str, Any] = {"is_seg": False, "order": _ORDER, "order
 
 def preprocess_files(
     image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
-) -> tuple[Image, dict[str, Any]]:
-    """Return (image, properties) of a case to predict.
+) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    """Return image (channel, *space) float32, of the box in the record, and properties of a case to predict.
 
-    Args:
-        image_files: one per channel, or one with all channels where the reader knows such files.
-        plans_manager: nnU-Net's.
-        configuration_manager: nnU-Net's.
-
-    Returns:
-        image: (channel, *space) float32, of the box in the record.
-        properties: nnU-Net's, with the record, which keeps the paths.
-
-    Raises:
-        UserError: if the files cannot be predicted; see `read_image`.
+    The managers are nnU-Net's; files, and what is raised, are those of `read_image`. The properties are
+    nnU-Net's, with the record, which keeps the paths.
     """
-    image, box = _case_of_files(image_files, plans_manager, configuration_manager)
-    return box, image.properties
-
-
-def preprocess_second_stage(
-    image_files: Sequence[str],
-    previous_stage_file: str | None,
-    plans_manager: Any,
-    configuration_manager: Any,
-) -> tuple[Image, LabelMap, dict[str, Any]]:
-    """Return (image, label map, properties) of a case for the second stage of a cascade.
-
-    Args:
-        image_files: see `preprocess_files`.
-        previous_stage_file: label map that the first stage predicted.
-        plans_manager: nnU-Net's.
-        configuration_manager: nnU-Net's.
-
-    Returns:
-        image, properties: see `preprocess_files`.
-        label map: (1, *space) of the same box.
-
-    Raises:
-        UserError: if there is no label map, or on another grid; and as `preprocess_files`.
-    """
-    if previous_stage_file is None:
-        raise _no_previous_stage(configuration_manager)
-    image, box = _case_of_files(image_files, plans_manager, configuration_manager)
-    label_map, _ = plans_manager.image_reader_writer_class().read_seg(str(previous_stage_file))
-    with error_prefix([previous_stage_file]):
-        on_box = image.label_map_on(CaseRecord.of(image.properties).box or (), label_map[0])
-    return box, on_box[None], image.properties
-
-
-def second_stage_of_array(
-    data: Image,
-    label_map: LabelMap | None,
-    properties: dict[str, Any],
-    plans_manager: Any,
-    configuration_manager: Any,
-) -> tuple[Image, LabelMap, dict[str, Any]]:
-    """Return (image, label map, properties) of arrays (channel, z, y, x); as `preprocess_second_stage`."""
-    if label_map is None:
-        raise _no_previous_stage(configuration_manager)
-    image = NetworkImage.from_array(data, properties, plans_manager, configuration_manager)
-    image.properties[KEY] = record = CaseRecord()
-    box = _network_box(image, plans_manager, configuration_manager)
-    return box, image.label_map_on(record.box or (), label_map[0])[None], image.properties
-
-
-def _no_previous_stage(configuration_manager: Any) -> UserError:
-    stage = configuration_manager.previous_stage_name
-    return UserError(
-        f"the model is the second stage of a cascade: expected a label map of its first stage, {stage}, "
-        f"found none: predict with {stage} first"
-    )
-
-
-def _case_of_files(
-    image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
-) -> tuple["NetworkImage", Image]:
-    """Return the whole case and, preprocessed, the box of it that the network sees; its record is begun."""
     started = time.perf_counter()
     read_whole = functools.partial(
         NetworkImage.from_files, tuple(image_files), plans_manager, configuration_manager
@@ -139,14 +74,10 @@ def _case_of_files(
     )
     with error_prefix(image_files):
         box = _network_box(image, plans_manager, configuration_manager)
-    record.add_flags(Flagged(Flag.HEADER, str(doubt)) for doubt in _doubts(image_files))
+    doubts = (str(doubt) for file in image_files for doubt in geometry_warnings(Path(file)))
+    record.add_flags(Flagged(Flag.HEADER, doubt) for doubt in doubts)
     record.seconds["preprocess"] = time.perf_counter() - started
-    return image, box
-
-
-def _doubts(image_files: Sequence[str]) -> list[Finding]:
-    files = [Path(file) for file in image_files]
-    return [doubt for file in files for doubt in geometry_warnings(file)]
+    return box, image.properties
 
 
 def preprocess_array(
@@ -167,7 +98,36 @@ def preprocess_array(
     return _network_box(image, plans_manager, configuration_manager), image.properties
 
 
-def _network_box(image: "NetworkImage", plans_manager: Any, configuration_manager: Any) -> Image:
+def on_network_box(
+    label_map: LabelMap, properties: dict[str, Any], plans_manager: Any, configuration_manager: Any
+) -> LabelMap:
+    """Return (1, *space) of a label map (z, y, x), as the reader gives it, on the box of a preprocessed case.
+
+    It is 0 outside of the case, whose properties have the record with the box.
+
+    Raises:
+        UserError: if the label map lies on another grid than the image.
+    """
+    turned = label_map.transpose(plans_manager.transpose_forward)
+    expected = tuple(properties["shape_before_cropping"])
+    if turned.shape != expected:
+        raise UserError(
+            f"expected a label map on the grid of the image, {_times(expected)} voxels, found "
+            f"{_times(turned.shape)}: predict the first stage of the same image"
+        )
+    cropped = turned[tuple(slice(*extent) for extent in properties["bbox_used_for_cropping"])]
+    spacings = _spacings(properties, plans_manager, configuration_manager)
+    record = CaseRecord.of(properties)
+    box, shape = record.box or (), record.network_shape or ()
+    on_grid = configuration_manager.resampling_fn_seg(cropped[None], shape, *spacings)
+    result = np.zeros([1, *(stop - start for start, stop in box)], on_grid.dtype)
+    result[(slice(None), *inside_of_box(box, shape))] = on_grid[(slice(None), *inside(box, shape))]
+    return result
+
+
+def _network_box(
+    image: "NetworkImage", plans_manager: Any, configuration_manager: Any
+) -> npt.NDArray[np.float32]:
     """Return the box of a case that the network sees, and note it in the record."""
     record = CaseRecord.of(image.properties)
     entry = plans_manager.plans.get(PLANS_KEY, {})
@@ -224,22 +184,19 @@ class NetworkImage(WholeImage):
         Raises:
             UserError: if the case has no voxel on the network's grid.
         """
+        super().__init__(_normalised(data, properties, plans_manager, configuration_manager))
         self.properties = properties
-        self._image = _normalised(data, properties, plans_manager, configuration_manager)
         self._configuration = configuration_manager
-        self._transpose = tuple(plans_manager.transpose_forward)
-        own = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
-        target = list(configuration_manager.spacing)
-        # A 2d configuration keeps the spacing between slices.
-        self._spacings = own, [*own[: len(own) - len(target)], *target]
-        self.shape: tuple[int, ...] = new_shape(self._image.shape[1:], *self._spacings)
+        self._spacings = _spacings(properties, plans_manager, configuration_manager)
+        self.shape = new_shape(self._values.shape[1:], *self._spacings)
         if not all(self.shape):
+            own, target = map(_times, self._spacings)
             raise UserError(
-                f"the image has {_times(self._image.shape[1:])} voxels of {_times(own)} mm (without its "
-                f"border of zeros), expected at least one of {_times(self._spacings[1])} mm along every "
-                "axis: give an image that covers the structure, and look at its voxel sizes"
+                f"the image has {_times(self._values.shape[1:])} voxels of {own} mm (without its border of "
+                f"zeros), expected at least one of {target} mm along every axis: give an image that covers "
+                "the structure, and look at its voxel sizes"
             )
-        self.constant = all(_is_constant(channel) for channel in self._image)
+        self.constant = is_constant(self._values)
         self.whole_because = unusual_resampling(configuration_manager.configuration)
         self._whole: Image | None = None
 
@@ -269,10 +226,7 @@ class NetworkImage(WholeImage):
         """Return (channel, *size of a box) float32 of the preprocessed case, 0 outside of the case.
 
         The values are those of nnU-Net's preprocessing of the whole image, to 1e-5 of the largest around the
-        box.
-
-        Args:
-            box: (start, stop) per axis on the network's grid; may reach beyond the case.
+        box: (start, stop) per axis on the network's grid, which may reach beyond the case.
 
         Raises:
             UserError: if the box holds more voxels than can be worked on.
@@ -287,7 +241,7 @@ class NetworkImage(WholeImage):
     def slice_positions(self, axis: int) -> npt.NDArray[np.float64]:
         """Return where the image's own slices lie, in slices of the network's grid."""
         size = self.shape[axis]
-        own = size if self.whole_because is not None else self._image.shape[1 + axis]
+        own = size if self.whole_because is not None else self._values.shape[1 + axis]
         return positions(size, own, (0, own))
 
     def interpolated(self, own_slices: Image, axis: int) -> Image:
@@ -304,32 +258,12 @@ class NetworkImage(WholeImage):
         box = tuple((0, length) for length in shape)
         starts = [0] * len(shape)
         result = np.empty((len(own_slices), *shape), np.float32)
-        for into, part, channel in zip(result, own_slices, self._image, strict=True):
+        for into, part, channel in zip(result, own_slices, self._values, strict=True):
             values = resample_part(part, starts, part.shape, shape, box, order=_ORDER)
             np.clip(values, channel.min(), channel.max(), out=into)
         return result
 
-    def label_map_on(self, box: Box, label_map: LabelMap) -> LabelMap:
-        """Return a label map of the image, (z, y, x) as the reader gives it, on a box, 0 outside of the case.
-
-        Raises:
-            UserError: if it lies on another grid than the image.
-        """
-        turned = label_map.transpose(self._transpose)
-        expected = tuple(self.properties["shape_before_cropping"])
-        if turned.shape != expected:
-            raise UserError(
-                f"expected a label map on the grid of the image, {_times(expected)} voxels, found "
-                f"{_times(turned.shape)}: predict the first stage of the same image"
-            )
-        cropped = turned[tuple(slice(*extent) for extent in self.properties["bbox_used_for_cropping"])]
-        on_grid = self._configuration.resampling_fn_seg(cropped[None], self.shape, *self._spacings)[0]
-        result = np.zeros([stop - start for start, stop in box], on_grid.dtype)
-        result[inside_of_box(box, self.shape)] = on_grid[inside(box, self.shape)]
-        return result
-
     def _padded(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        """Return a box of the case on a grid of that shape, 0 outside of the case."""
         size = tuple(stop - start for start, stop in box)
         if np.prod(size, dtype=np.float64) > MOST_VOXELS:
             raise UserError(
@@ -337,24 +271,19 @@ class NetworkImage(WholeImage):
                 f"{_times(self._spacings[1])} mm, expected at most {MOST_VOXELS} in all: crop the image, and "
                 "look at its voxel sizes"
             )
-        result = np.zeros((len(self._image), *size), np.float32)
-        within = tuple((part.start, part.stop) for part in inside(box, shape))
-        if all(stop > start for start, stop in within):
-            result[(slice(None), *inside_of_box(box, shape))] = self._part(within, shape)
-        return result
+        return super()._padded(box, shape)
 
-    def _part(self, box: Box, shape: tuple[int, ...]) -> Image:
-        """Return a box that lies inside the case, on a grid of that shape."""
+    def _part(self, within: tuple[slice, ...], shape: tuple[int, ...]) -> Image:
         if self.whole_because is not None:
             if self._whole is None:
                 self._whole = np.asarray(
-                    self._configuration.resampling_fn_data(self._image, self.shape, *self._spacings)
+                    self._configuration.resampling_fn_data(self._values, self.shape, *self._spacings)
                 )
-            return self._whole[(slice(None), *(slice(*extent) for extent in box))]
-        if shape == self._image.shape[1:]:
-            return self._image[(slice(None), *(slice(*extent) for extent in box))]
-        axis = self._thick_axis()
-        return np.stack([self._spline(channel, shape, box, axis) for channel in self._image])
+            return self._whole[(slice(None), *within)]
+        if shape == self._values.shape[1:]:
+            return super()._part(within, shape)
+        box, axis = tuple((part.start, part.stop) for part in within), self._thick_axis()
+        return np.stack([self._spline(channel, shape, box, axis) for channel in self._values])
 
     def _spline(self, channel: Image, shape: tuple[int, ...], box: Box, thick_axis: int | None) -> Image:
         """Return a box of one channel: a spline in all axes, or in-plane in the nearest slice."""
@@ -390,18 +319,15 @@ class NetworkImage(WholeImage):
         threshold = {"threshold": keywords[name]} if name in keywords else {}
         return thick_axis(*self._spacings, force=keywords.get("force_separate_z", False), **threshold)
 
-    def coarse(self, stride: int | Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the whole case averaged onto a coarser grid: (channel, *ceil(shape / stride)) float32.
 
-        Voxel j of the result is the mean of the image over voxels j * stride to (j + 1) * stride of the
-        network's grid; what sticks out of the case is left out of the mean.
-        """
-        strides = np.broadcast_to(np.asarray(stride), len(self.shape))
-        means = [
-            area_means(source, -(-target // int(step)), int(step) * source / target)
-            for source, target, step in zip(self._image.shape[1:], self.shape, strides, strict=True)
-        ]
-        return averaged(self._image, means)
+def _spacings(
+    properties: Mapping[str, Any], plans_manager: Any, configuration_manager: Any
+) -> tuple[list[float], list[float]]:
+    """Return the voxel sizes of the image and of the network's grid, in mm along the axes of the latter."""
+    own = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
+    target = list(configuration_manager.spacing)
+    # A 2d configuration keeps the spacing between slices.
+    return own, [*own[: len(own) - len(target)], *target]
 
 
 def _normalised(
@@ -438,10 +364,9 @@ def nonzero_box(data: Image) -> list[list[int]]:
     return box
 
 
-def _is_constant(channel: Image) -> bool:
-    """Return whether a channel holds one value only; it is looked at up to the first other one."""
-    value = channel.flat[0]
-    return not any((plane != value).any() for plane in channel)
+def is_constant(image: Image) -> bool:
+    """Return whether each channel holds one value only; it is looked at up to the first other one."""
+    return not any((plane != channel.flat[0]).any() for channel in image for plane in channel)
 
 
 def _replaced(values: Sequence[Any], axis: int, value: Any) -> tuple[Any, ...]:
@@ -469,16 +394,9 @@ def _times(numbers: Sequence[float]) -> str:
 def read_image(
     image_files: Sequence[str], plans_manager: Any, configuration_manager: Any
 ) -> tuple[Image, dict[str, Any]]:
-    """Return (image, properties) of a case as nnU-Net's reader gives them.
+    """Return image (channel, z, y, x) float32, finite, and properties of a case, as of nnU-Net's reader.
 
-    Args:
-        image_files: one per channel, or one with all channels where the reader knows such files.
-        plans_manager: nnU-Net's; it names the reader.
-        configuration_manager: nnU-Net's.
-
-    Returns:
-        image: (channel, z, y, x) float32, finite.
-        properties: spacing in mm and geometry.
+    The files are one per channel, or one with all channels where the reader, which the plans name, knows it.
 
     Raises:
         UserError: if a file is no image that can be predicted: missing, cut off, not three-dimensional, too

@@ -41,13 +41,12 @@ from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_split
 from nnunet_softseg.datasets.raw_dataset import is_predicted
 from nnunet_softseg.errors import UserError, examples, show_without_traceback
 from nnunet_softseg.inference import after_prediction, export, network_image, soft_prediction
-from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.inference.summary import summarise
+from nnunet_softseg.inference.export import kept_calibration
 from nnunet_softseg.io.case_files import DATASET_JSON, parse_numbered_name
 from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
-from nnunet_softseg.preprocessing.model_plans import is_soft, version_warning
+from nnunet_softseg.preprocessing.model_plans import is_soft
 from nnunet_softseg.settings import PLANS_KEY
 
 _MARK = "_nnunet_softseg"
@@ -136,16 +135,14 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
         dataset_json: dict[str, Any] | str,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Return (image, segmentation, properties) of files; see `network_image.preprocess_files`."""
-        if _is_second_stage(configuration_manager):
-            arguments = (image_files, seg_file, plans_manager, configuration_manager)
-            return self._begun(*network_image.preprocess_second_stage(*arguments))
-        if seg_file is not None:
+        if seg_file is not None and not _is_second_stage(configuration_manager):
             whole: tuple[Any, Any, dict[str, Any]] = super().run_case(
                 image_files, seg_file, plans_manager, configuration_manager, dataset_json
             )
             return whole
-        image, properties = network_image.preprocess_files(image_files, plans_manager, configuration_manager)
-        return self._begun(image, None, properties)
+        case = _preprocessed(image_files, seg_file, plans_manager, configuration_manager)
+        _under_way.set(CaseRecord.of(case[2]))
+        return case
 
     def run_case_npy(  # noqa: PLR0917  nnU-Net's signature
         self,
@@ -158,19 +155,42 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Return (image, segmentation, properties) of arrays; see `network_image.preprocess_array`."""
         of_model = (plans_manager, configuration_manager)
-        if _is_second_stage(configuration_manager):
-            return self._begun(*network_image.second_stage_of_array(data, seg, properties, *of_model))
-        if seg is not None:
+        is_second = _is_second_stage(configuration_manager)
+        if seg is not None and not is_second:
             arguments = (data, seg, properties, *of_model, dataset_json)
             whole: tuple[Any, Any, dict[str, Any]] = super().run_case_npy(*arguments)
             return whole
+        if is_second:
+            _require_first_stage(seg, configuration_manager)
         image, properties = network_image.preprocess_array(data, properties, *of_model)
-        return self._begun(image, None, properties)
-
-    @staticmethod
-    def _begun(image: Any, label_map: Any, properties: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        label_map = network_image.on_network_box(seg[0], properties, *of_model) if is_second else None
         _under_way.set(CaseRecord.of(properties))
         return image, label_map, properties
+
+
+def _preprocessed(
+    image_files: Sequence[str], first_stage_file: str | None, plans_manager: Any, configuration_manager: Any
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Return (image, label map, properties) of a case; a label map in the second stage of a cascade alone."""
+    of_model = (plans_manager, configuration_manager)
+    if not _is_second_stage(configuration_manager):
+        image, properties = network_image.preprocess_files(image_files, *of_model)
+        return image, None, properties
+    _require_first_stage(first_stage_file, configuration_manager)
+    image, properties = network_image.preprocess_files(image_files, *of_model)
+    label_map, _ = plans_manager.image_reader_writer_class().read_seg(str(first_stage_file))
+    with network_image.error_prefix([str(first_stage_file)]):
+        return image, network_image.on_network_box(label_map[0], properties, *of_model), properties
+
+
+def _require_first_stage(label_map: Any, configuration_manager: Any) -> None:
+    """Raise a UserError if there is no label map for the second stage of a cascade."""
+    if label_map is None:
+        stage = configuration_manager.previous_stage_name
+        raise UserError(
+            f"the model is the second stage of a cascade: expected a label map of its first stage, {stage}, "
+            f"found none: predict with {stage} first"
+        )
 
 
 def _is_second_stage(configuration_manager: Any) -> bool:
@@ -188,22 +208,17 @@ def export_prediction(  # noqa: PLR0917  nnU-Net's signature
     num_threads_torch: int = default_num_processes,
 ) -> None:
     """Write what was predicted of a case, in place of nnU-Net's `export_prediction_from_logits`."""
+    dataset_json = dataset_json_dict_or_file
     if not is_soft(plans_manager.plans):
         nnunet_export.export_prediction_from_logits(
-            predicted_array_or_file, properties_dict, configuration_manager, plans_manager,
-            dataset_json_dict_or_file, output_file_truncated, save_probabilities, num_threads_torch,
+            predicted_array_or_file, properties_dict, configuration_manager, plans_manager, dataset_json,
+            output_file_truncated, save_probabilities, num_threads_torch,
         )  # fmt: skip
         return
     _with_options(CaseRecord.of(properties_dict))
-    dataset_json = dataset_json_dict_or_file
-    export.export_prediction(
-        predicted_array_or_file,
-        properties_dict,
-        plans_manager,
-        load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json,
-        output_file_truncated,
-        save_probabilities=save_probabilities,
-    )
+    dataset_json = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
+    arguments = (predicted_array_or_file, properties_dict, plans_manager, dataset_json, output_file_truncated)
+    export.export_prediction(*arguments, save_probabilities=save_probabilities)
 
 
 def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
@@ -217,9 +232,8 @@ def convert_prediction(  # noqa: PLR0917  nnU-Net's signature
 ) -> Any:
     """Return what was predicted of a case on the image's grid, where nnU-Net writes no files.
 
-    Returns:
-        Of a model of ours the label map (z, y, x) and, with `return_probabilities`, the soft maps
-        (label, z, y, x); of any other what nnU-Net makes of it.
+    Of a model of ours it is the label map (z, y, x) and, with `return_probabilities`, the soft maps
+    (label, z, y, x); of any other what nnU-Net makes of it.
     """
     if not is_soft(plans_manager.plans):
         return nnunet_export.convert_predicted_logits_to_segmentation_with_correct_shape(
@@ -252,8 +266,6 @@ def _soft_sliding_window(
     record = _with_options(_under_way.get() or CaseRecord())
     if record.options.calibrate and predictor.list_of_parameters:  # of the final validation there are none
         kept_calibration(predictor.plans_manager.plans, predictor.label_manager.scheme.names)
-    if warning := version_warning(predictor.plans_manager.plans):
-        record.add_warning(warning)
     arrays = TorchPredictor(predictor, record.options.backend)
     soft_maps = soft_prediction.predict_soft_map(arrays, input_image.float().cpu().numpy(), record)
     return torch.from_numpy(soft_maps)
@@ -319,10 +331,17 @@ def _iterator_in_threads(  # noqa: PLR0917  nnU-Net's signature
     output_filenames_truncated: Sequence[str] | None,
     num_processes: int,
 ) -> Any:
-    """Let our preprocessing run in threads where nnU-Net spawns processes."""
+    """Yield cases to predict, preprocessed in threads where nnU-Net spawns processes; few lie ready."""
     del original
-    files = (input_list_of_lists, output_filenames_truncated, seg_from_prev_stage_files)
-    return preprocessed_cases(predictor, *files, num_threads=num_processes)
+    nothing: Sequence[None] = [None] * len(input_list_of_lists)
+    others = (output_filenames_truncated or nothing, seg_from_prev_stage_files or nothing)
+    jobs = list(zip(input_list_of_lists, *others, strict=True))
+
+    def prepare(job: tuple[Sequence[str], str | None, str | None]) -> dict[str, Any]:
+        return preprocessed_case(predictor, *job)
+
+    ahead = map_ahead(prepare, jobs, num_threads=num_processes, initializer=same_arithmetic())
+    return (prepared.result() for prepared in ahead)
 
 
 def _summarised(original: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -343,7 +362,7 @@ def _summarised(original: Callable[..., Any], predictor: Any, *args: Any, **kwar
         written = {Path(file).name: Path(files[0]) for files, file in zip(images, outputs, strict=True)}
         folder, numbers = Path(outputs[0]).parent, predictor.label_manager.scheme.numbers
         draw, progress = not options.no_qc, predictor.allow_tqdm
-        print(summarise(folder, written, numbers, draw=draw, progress=progress))
+        print(export.summarise(folder, written, numbers, draw=draw, progress=progress))
     return predicted
 
 
@@ -424,34 +443,6 @@ def require_equal_channels(cases: Sequence[Sequence[str]]) -> None:
             )
 
 
-def preprocessed_cases(
-    predictor: Any,
-    image_files: Sequence[Sequence[str]],
-    truncated_output_files: Sequence[str] | None,
-    previous_stage_files: Sequence[str | None] | None = None,
-    *,
-    num_threads: int,
-) -> Iterator[dict[str, Any]]:
-    """Yield cases to predict, in order, as nnU-Net's own iterator does; at most `num_threads` lie ready.
-
-    Args:
-        predictor: nnU-Net's, initialised.
-        image_files: of each case, one file per channel.
-        truncated_output_files: one per case; None: results are returned, not written.
-        previous_stage_files: label maps of the first stage, in the second of a cascade; one per case.
-        num_threads: that read and preprocess.
-    """
-    nothing: Sequence[None] = [None] * len(image_files)
-
-    def prepare(job: tuple[Sequence[str], str | None, str | None]) -> dict[str, Any]:
-        return preprocessed_case(predictor, *job)
-
-    others = (truncated_output_files or nothing, previous_stage_files or nothing)
-    jobs = list(zip(image_files, *others, strict=True))
-    for prepared in map_ahead(prepare, jobs, num_threads=num_threads, initializer=same_arithmetic()):
-        yield prepared.result()
-
-
 def preprocessed_case(
     predictor: Any,
     image_files: Sequence[str],
@@ -463,20 +454,12 @@ def preprocessed_case(
     In the second stage of a cascade a channel per label follows the image, 1 where the first stage found it.
     """
     of_model = (predictor.plans_manager, predictor.configuration_manager)
-    if _is_second_stage(predictor.configuration_manager):
-        arguments = (image_files, previous_stage_file, *of_model)
-        data, label_map, properties = network_image.preprocess_second_stage(*arguments)
+    data, label_map, properties = _preprocessed(image_files, previous_stage_file, *of_model)
+    if label_map is not None:
         labels = predictor.label_manager.foreground_labels
         data = np.vstack([data, convert_labelmap_to_one_hot(label_map[0], labels, data.dtype)])
-    else:
-        data, properties = network_image.preprocess_files(image_files, *of_model)
     tensor = torch.as_tensor(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
     return {"data": tensor, "data_properties": properties, "ofile": truncated_output_file}
-
-
-def thread_pool(num_threads: int) -> ThreadPool:
-    """Return threads for the export; their sums are those of any other thread here."""
-    return threads_beside(num_threads, same_arithmetic())
 
 
 def same_arithmetic() -> Any:
@@ -506,7 +489,7 @@ class Multiprocessing:
 
 class _ThreadContext:
     def Pool(self, processes: int) -> ThreadPool:  # noqa: N802  the name in Python's contexts
-        return thread_pool(processes)
+        return threads_beside(processes, same_arithmetic())
 
 
 # After prediction. The start-up hook calls these in place of nnU-Net's functions of the same names, where a
@@ -516,12 +499,14 @@ class _ThreadContext:
 def merge_files(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """Write the mean of a case's members; see `after_prediction.merge`."""
     given = arguments_of(original, *args, **kwargs)
-    files = [Path(file) for file in given["list_of_files"]]
-    target = Path(given["output_filename_truncated"])
-    written = (given["output_file_ending"], given["image_reader_writer"], given["label_manager"])
-    mean = after_prediction.merge(files, target, *written)
-    if given["save_probabilities"]:
-        after_prediction.save_probabilities(files, target, mean)
+    after_prediction.merge(
+        [Path(file) for file in given["list_of_files"]],
+        Path(given["output_filename_truncated"]),
+        ending=given["output_file_ending"],
+        writer=given["image_reader_writer"],
+        label_manager=given["label_manager"],
+        save_probabilities=given["save_probabilities"],
+    )
 
 
 def ensemble_folders(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

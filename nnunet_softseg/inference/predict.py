@@ -5,63 +5,41 @@ case is read and preprocessed in one thread, predicted in this one, and exported
 """
 
 import contextlib
-import io
 import os
-import pickle
-import tempfile
-import zipfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.pool import AsyncResult
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.calibration import kept_calibration, options_that_decide
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.inference.model_file import FileModel, is_model_file, open_model_file, ready_model
-from nnunet_softseg.io.case_files import (
-    IMAGE_FOLDERS,
-    is_bids,
-    list_bids,
-    list_files,
-    parse_numbered_name,
+from nnunet_softseg.inference.trained_model import (
+    CHECKPOINT,
+    PLANS,
+    FileModel,
+    Model,
+    find_folds,
+    load_predictor,
+    missing_model,
+    open_any_model,
 )
-from nnunet_softseg.io.formats import (
-    ANY_FORMAT,
-    NIFTI,
-    NIFTI_ENDINGS,
-    is_nifti,
-    is_picture,
-    without_ending,
-)
+from nnunet_softseg.io.case_files import IMAGE_FOLDERS, is_bids, list_bids, list_files, parse_numbered_name
+from nnunet_softseg.io.formats import ANY_FORMAT, NIFTI, NIFTI_ENDINGS, is_nifti, is_picture, without_ending
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import StrPath, load_nifti
-from nnunet_softseg.io.results import (
-    changed_keys,
-    load_json,
-    load_record,
-    make_folder,
-    sha256,
-    write_json,
-)
+from nnunet_softseg.io.results import changed_keys, load_record, make_folder, write_json
 from nnunet_softseg.io.workers import as_user_error, map_ahead, threads_beside
-from nnunet_softseg.settings import PLANS_KEY
+
+if TYPE_CHECKING:
+    from nnunet_softseg.inference.runtime import RuntimeModel
 
 RUN = "softseg_predict.json"
-CHECKPOINT = "checkpoint_final.pth"
-_PLANS = "plans.json"
-_NUM_NAMES = 3
-"""Of trainer, plans and configuration, in the name of a model's folder."""
-_UNLOADABLE = (
-    RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError, AttributeError, ImportError,
-    AssertionError,
-)  # fmt: skip
 
 
 @dataclass
@@ -159,12 +137,11 @@ def predict(
     )
     with open_any_model(model, folds, checkpoint, trusted=trust_model) as found:
         _require_fit(found, options, device)
-        dataset_json = found.dataset_json
-        channels = channel_names(dataset_json)
-        ending: str = dataset_json["file_ending"]
+        channels, numbers = channel_names(found.dataset_json), label_scheme(found.dataset_json).numbers
+        ending: str = found.dataset_json["file_ending"]
         cases = find_cases(Path(source), len(channels), contrasts, file_ending=ending)
         cases = tuple(case for case in cases if only is None or case.case_id in only)
-        folder = _OutputFolder(Path(output), ending, found.labels)
+        folder = _OutputFolder(Path(output), ending, numbers)
         folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
         todo = [case for case in cases if overwrite or not folder.is_done(case)]
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
@@ -178,162 +155,23 @@ def predict(
             with tqdm(total=len(cases), initial=len(report.kept), disable=not progress, unit="case") as bar:
                 run = _Run(report, bar, options, num_threads, device, on_written)
                 _predict_cases(found, folder, todo, run)
-        from nnunet_softseg.inference.summary import summarise  # only here: a mistake is told before it loads
+        from nnunet_softseg.inference.export import summarise  # only here: a mistake is told before it loads
 
         done = {case.case_id: case.files[0] for case in cases if case.case_id not in report.failed}
-        report.summary = summarise(folder.path, done, found.labels, draw=not options.no_qc, progress=progress)
+        report.summary = summarise(folder.path, done, numbers, draw=not options.no_qc, progress=progress)
         return report
 
 
-def _require_fit(model: "Model | FileModel", options: PredictionOptions, device: str) -> None:
+def _require_fit(model: Model | FileModel, options: PredictionOptions, device: str) -> None:
     """Raise a UserError if a model cannot do what is asked for, or what runs it is not here."""
     if isinstance(model, FileModel):
         from nnunet_softseg.inference.runtime import require_runtime
 
         require_runtime(model, options.backend, device)
     if options.calibrate:
+        from nnunet_softseg.inference.export import kept_calibration
+
         kept_calibration(model.plans, label_scheme(model.dataset_json).names)
-
-
-# The model
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model on disk.
-
-    Attributes:
-        folder: nnU-Net's, `<trainer>__<plans>__<configuration>`.
-        folds: as in the names of their folders: "0", "all".
-        checkpoint: file name in the folders of the folds.
-        plans: saved beside it, with our entries.
-        dataset_json: of its training.
-        labels: numbers of the soft maps.
-        trusted: whether its checkpoints may run code when they are opened.
-    """
-
-    folder: Path
-    folds: tuple[str, ...]
-    checkpoint: str
-    plans: Mapping[str, Any]
-    dataset_json: Mapping[str, Any]
-    labels: tuple[int, ...]
-    trusted: bool = False
-
-    def made_by(self, options: PredictionOptions) -> dict[str, Any]:
-        """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
-        files = {fold: self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds}
-        return {
-            "version": __version__,
-            "checkpoints": {fold: sha256(file) for fold, file in files.items()},
-            **options_that_decide(options, self.plans),
-        }
-
-
-@contextlib.contextmanager
-def open_model(path: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Iterator[Model]:
-    """Give a model, checked; of an archive, for as long as the block lasts.
-
-    Args:
-        path: nnU-Net's folder of a trained model, or what nnUNetv2_export_model_to_zip wrote.
-        folds: such as (0, 1) or ("all",); None: all that have the checkpoint.
-        checkpoint: file name in the folders of the folds.
-
-    Raises:
-        UserError: if it is no model, not one of ours, or lacks a fold.
-    """
-    if is_model_file(path):
-        raise UserError(
-            f"{path}: expected the folder of a trained model, found a file of nnunet-softseg export, which "
-            "predicts alone: give the folder that it was exported from"
-        )
-    if path.is_file() and path.suffix == ".zip":
-        with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as unpacked:
-            yield _model(_unpack(path, Path(unpacked)), folds, checkpoint)
-    else:
-        yield _model(path, folds, checkpoint)
-
-
-@contextlib.contextmanager
-def open_any_model(
-    model: StrPath | None,
-    folds: Sequence[str | int] | None,
-    checkpoint: str,
-    *,
-    trusted: bool = False,
-) -> Iterator[Model | FileModel]:
-    """Give a model as `open_model` does, or one that was exported to one file; None: that of the package.
-
-    Raises:
-        UserError: likewise; if the file is cut off, changed or of a later format.
-    """
-    path = ready_model() if model is None else Path(model)
-    if not is_model_file(path):
-        with open_model(path, folds, checkpoint) as found:
-            yield replace(found, trusted=trusted)
-        return
-    if checkpoint != CHECKPOINT:
-        raise UserError(
-            f"-chk {checkpoint}: expected a folder of a model to choose from, found the file {path}, which "
-            "holds one checkpoint: leave -chk out"
-        )
-    yield open_model_file(path, folds)
-
-
-def _unpack(archive: Path, target: Path) -> Path:
-    """Return the folder of the one soft model in an archive of nnU-Net's, unpacked."""
-    from nnunet_softseg.inference import safe_loading  # loads torch
-
-    try:
-        with zipfile.ZipFile(archive) as content:
-            names = [PurePosixPath(name) for name in content.namelist()]
-        folders = [name.parent for name in names if name.name == _PLANS]
-        if len(folders) != 1:
-            raise UserError(
-                f"{archive}: expected one trained model, found {len(folders)}: export one, or unpack it "
-                "and give the folder of one"
-            )
-        return safe_loading.unpack(archive, folders[0], target)
-    except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise UserError(
-            f"{archive}: expected an archive of nnUNetv2_export_model_to_zip, found: {error}: copy it again"
-        ) from error
-
-
-def _model(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Model:
-    if not (folder / _PLANS).is_file():
-        raise _missing_model(folder, "correct -m")
-    from nnunet_softseg.preprocessing.model_plans import is_soft
-
-    plans = load_json(folder / _PLANS)
-    if not isinstance(plans, Mapping) or not is_soft(plans):
-        raise UserError(
-            f"{folder}: expected a model of soft labels (nnUNetTrainerSoftSeg), found plans.json without the "
-            "entries of nnunet-softseg: predict vanilla models with nnUNetv2_predict"
-        )
-    dataset_json = load_json(folder / "dataset.json")
-    scheme, trained = label_scheme(dataset_json), plans[PLANS_KEY].get("training_shapes")
-    if trained and len(trained) != len(scheme.names):
-        raise UserError(
-            f"{folder.name}/dataset.json: expected the labels of the training, {', '.join(trained)}, found "
-            f"{', '.join(scheme.names)}: copy the model again"
-        )
-    folds = _folds(folder, folds, checkpoint)
-    return Model(folder, folds, checkpoint, plans, dataset_json, scheme.numbers)
-
-
-def _missing_model(folder: Path, remedy: str) -> UserError:
-    """Return the error that a folder is no trained model, with those inside it, or else beside it."""
-    models = {
-        where: sorted(file.parent.relative_to(root).as_posix() for file in root.glob(f"{pattern}/{_PLANS}"))
-        for where, root, pattern in (("inside", folder, "**"), ("beside", folder.parent, "*__*__*"))
-    }
-    there = (f"; {where} it is {examples(names)}" for where, names in models.items() if names)
-    found = "no plans.json" if folder.exists() else "nothing"
-    return UserError(
-        f"{folder}: expected the folder of a trained model, nnUNet_results/DatasetNNN_Name/"
-        f"<trainer>__<plans>__<configuration>, found {found}{next(there, '')}: {remedy}"
-    )
 
 
 def explain_missing_model(error: BaseException) -> UserError | None:
@@ -344,71 +182,17 @@ def explain_missing_model(error: BaseException) -> UserError | None:
     file = Path(str(error.filename)) if isinstance(error, FileNotFoundError) else Path()
     is_checkpoint = file.parent.name.startswith("fold_")
     folder = file.parent.parent if is_checkpoint else file.parent
-    if folder.name.count("__") != _NUM_NAMES - 1:
+    if folder.name.count("__") != 2:  # noqa: PLR2004  trainer, plans, configuration
         return None
-    if not (folder / _PLANS).is_file():
-        return _missing_model(folder, "name one with -tr, -p and -c, and its dataset with -d")
+    if not (folder / PLANS).is_file():
+        return missing_model(folder, "name one with -tr, -p and -c, and its dataset with -d")
     if not is_checkpoint:
         return None
     try:
-        _folds(folder, [file.parent.name.removeprefix("fold_")], file.name)
+        find_folds(folder, [file.parent.name.removeprefix("fold_")], file.name)
     except UserError as mistake:
         return mistake
     return None
-
-
-def _folds(folder: Path, wanted: Sequence[str | int] | None, checkpoint: str) -> tuple[str, ...]:
-    """Return those asked for; else all numbered ones; else `all`."""
-    there = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}"))
-    folds = tuple(map(str, wanted or [fold for fold in there if fold != "all"] or there))
-    missing = [fold for fold in folds if fold not in there]
-    if missing or not folds:
-        checkpoints = sorted(file.relative_to(folder).as_posix() for file in folder.glob("fold_*/*.pth"))
-        asked = ", ".join(f"fold_{fold}/{checkpoint}" for fold in missing) or f"fold_0/{checkpoint}"
-        raise UserError(
-            f"{folder}: expected {asked}, found {', '.join(checkpoints) or 'no checkpoint'}: correct -f or "
-            "-chk"
-        )
-    return folds
-
-
-def load_predictor(model: Model, device: Any) -> Any:
-    """Return nnU-Net's predictor on a torch device, with the weights of all folds.
-
-    Raises:
-        UserError: if the checkpoint is cut off, holds code and is not trusted, does not fit the plans, or its
-            trainer is not installed.
-    """
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    from nnunet_softseg.inference.safe_loading import require_no_code
-    from nnunet_softseg.network import backends
-
-    if not model.trusted:
-        for fold in model.folds:
-            require_no_code(model.folder / f"fold_{fold}" / model.checkpoint)
-    folds = tuple(fold if fold == "all" else int(fold) for fold in model.folds)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            predictor = nnUNetPredictor(device=device, allow_tqdm=False)
-            predictor.initialize_from_trained_model_folder(str(model.folder), folds, model.checkpoint)
-    except _UNLOADABLE as error:
-        found = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(
-            f"{model.folder}: expected a checkpoint that fits plans.json and a trainer installed here, found "
-            f"{found}: copy the model again, or install what it was trained with"
-        ) from error
-    if stage := predictor.configuration_manager.previous_stage_name:
-        raise UserError(
-            f"{model.folder}: expected a model that needs the image alone, found the second stage of a "
-            f"cascade: predict {stage}, then this one, with nnUNetv2_predict -prev_stage_predictions"
-        )
-    entry = predictor.plans_manager.plans[PLANS_KEY]
-    if seen := entry.get("training_cases"):
-        entry["training_cases"] = {fold: cases for fold, cases in seen.items() if fold in model.folds}
-    if not model.folder.is_relative_to(tempfile.gettempdir()):  # where an archive was unpacked, nothing stays
-        setattr(predictor, backends.MODEL_FOLDER, model.folder)
-    return predictor
 
 
 # Cases
@@ -614,25 +398,8 @@ class _Run:
         self.bar.update()
 
 
-class _ReadyModel(Protocol):
-    """A model that predicts: with nnU-Net, or as `runtime.RuntimeModel` without it."""
-
-    plans_manager: Any
-    dataset_json: dict[str, Any]
-    initializer: Callable[[], None] | None
-
-    def warm_up(self, options: PredictionOptions) -> None:
-        """Do what the first patch would wait for, while its image is read."""
-
-    def prepare(self, files: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-        """Return image and properties of a case, preprocessed."""
-
-    def soft_maps(self, image: Any, properties: dict[str, Any], options: PredictionOptions) -> Any:
-        """Return the soft maps (label, *space) of a preprocessed case."""
-
-
 class _NnunetModel:
-    """A model in the hands of nnU-Net's predictor."""
+    """A model in the hands of nnU-Net's predictor; `runtime.RuntimeModel` does the same without nnU-Net."""
 
     def __init__(self, predictor: Any) -> None:
         from nnunet_softseg.inference.nnunet_patches import same_arithmetic
@@ -660,14 +427,14 @@ class _NnunetModel:
 
 
 @contextlib.contextmanager
-def _ready(model: Model | FileModel, run: _Run) -> Iterator[_ReadyModel]:
+def _ready(model: Model | FileModel, run: _Run) -> Iterator["_NnunetModel | RuntimeModel"]:
     """Give a model ready to predict, for as long as the block lasts; a mistake in an option is told now."""
     if isinstance(model, FileModel):
         from nnunet_softseg.inference.runtime import RuntimeModel
 
         yield RuntimeModel(model)
         return
-    from nnunet_softseg.network.backend_choice import parse_choice
+    from nnunet_softseg.network.openvino_network import parse_choice
 
     with _nnunets_threads(run.device) as device:
         parse_choice(run.options.backend)
@@ -679,11 +446,13 @@ def _predict_cases(
 ) -> None:
     with _ready(model, run) as ready:
         write_json(folder.path / "dataset.json", ready.dataset_json)
-        write_json(folder.path / _PLANS, ready.plans_manager.plans)
+        write_json(folder.path / PLANS, ready.plans_manager.plans)
         _pipeline(ready, folder, cases, run)
 
 
-def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run) -> None:
+def _pipeline(
+    model: "_NnunetModel | RuntimeModel", folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run
+) -> None:
     """Read and preprocess in threads, forward here, export in threads; few cases wait in between."""
     from nnunet_softseg.inference.export import export_prediction
 
@@ -719,12 +488,8 @@ def _pipeline(model: _ReadyModel, folder: _OutputFolder, cases: Sequence[ImageCa
 
 
 @contextlib.contextmanager
-def _nnunets_threads(name: str) -> Iterator[Any]:
-    """Give the torch device; within the block torch has as many threads as in nnUNetv2_predict.
-
-    Raises:
-        UserError: if there is no such device.
-    """
+def _nnunets_threads(name: str) -> Iterator[str]:
+    """Give the name of the device, which is there; in the block torch has the threads of nnUNetv2_predict."""
     import torch
 
     if name == "auto":
@@ -736,6 +501,6 @@ def _nnunets_threads(name: str) -> Iterator[Any]:
     before = torch.get_num_threads()
     torch.set_num_threads((os.cpu_count() or 1) if name == "cpu" else 1)
     try:
-        yield torch.device(name)
+        yield name
     finally:
         torch.set_num_threads(before)

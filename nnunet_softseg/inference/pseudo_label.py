@@ -1,18 +1,25 @@
-"""`nnunet-softseg pseudo-label`: images -> soft labels by models that have not seen them -> a raw dataset."""
+"""`nnunet-softseg pseudo-label`: images -> soft labels by models that have not seen them -> a raw dataset.
+
+A teacher is one fold of a model; it may label a case if it has seen no image of its subject.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_softseg import __version__
+from nnunet_softseg.datasets.conversion.splits import make_folds, split_subjects
 from nnunet_softseg.datasets.conversion.writing import Dataset, copy_image, find_raw_folder
 from nnunet_softseg.datasets.raw_dataset import (
     SPLITS,
@@ -23,36 +30,25 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.datasets.soft_label import FOLDER, stored_soft_label, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.predict import (
-    CHECKPOINT,
-    RUN,
-    ImageCase,
-    Model,
-    find_cases,
-    open_model,
-    predict,
-)
-from nnunet_softseg.inference.summary import flag_lines
-from nnunet_softseg.inference.teachers import (
-    SIDES,
-    Teacher,
-    find_teachers,
-    folds_of_images,
-    kept_cases,
-    read_splits,
-    same_subjects,
-    who_labels,
-)
-from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER
+from nnunet_softseg.inference.case_record import flag_lines
+from nnunet_softseg.inference.predict import RUN, ImageCase, find_cases, predict
+from nnunet_softseg.inference.trained_model import CHECKPOINT, Model, open_model
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER, subjects_of
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_json, load_record, make_folder, new_folder, sha256, write_json
 from nnunet_softseg.io.workers import map_jobs
+from nnunet_softseg.settings import PLANS_KEY
 
 RECORD = "pseudo_labels.json"
 """In the dataset: which fold of which model has labelled which case."""
 _ENDING = ".nii.gz"
 _SAME = ("labels", "channel_names", "regions_class_order", "file_ending")
+SIDES = ("train", "val")
+Fold = Mapping[str, Sequence[str]]
+"""Case ids of "train" and "val", as in splits_final.json."""
+Subjects = Mapping[str, str]
+"""Case id -> subject."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +180,32 @@ def _require_alike(models: Sequence[Model]) -> int:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """One fold of a model, and the fold of the split that it was trained by."""
+
+    model: Model
+    split: Fold
+
+    @property
+    def name(self) -> str:
+        """Return in words which fold of which model it is."""
+        return f"fold {self.record['fold']} of {self.record['model']}"
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What a pseudo-label says of it."""
+        model, entry = self.model, self.model.plans[PLANS_KEY]
+        return {
+            "model": f"{model.folder.parent.name}/{model.folder.name}",
+            "fold": model.folds[0],
+            "checkpoint": model.checkpoint,
+            "sha256": sha256(model.checkpoints[model.folds[0]]),
+            "trainer": entry.get("trainer"),
+            "versions": entry.get("versions"),
+        }
+
+
+@dataclass(frozen=True)
 class _Labelling:
     """All that decides the pseudo-labels: who labels which case, and how the dataset is made of that."""
 
@@ -282,29 +304,18 @@ def _predict(
     return report.warnings
 
 
-@dataclass(frozen=True)
-class _CaseJob:
-    """One case to write to the new dataset, and the folders of its soft maps, one per teacher."""
-
-    case: ImageCase
-    predictions: tuple[Path, ...]
-    target: Path
-    scheme: LabelScheme
-    max_disagreement: float | None
-
-
 def _write(job: _Labelling, num_processes: int, *, progress: bool) -> dict[str, Any]:
     """Write the dataset, whole or not at all, and return its record."""
-    scheme = label_scheme(job.dataset_json)
     with new_folder(job.target.folder) as aside:
         for folder in ("imagesTr", "labelsTr", FOLDER):
             make_folder(aside / folder)
         folders = {name: tuple(map(job.folder_of, of)) for name, of in job.labelled_by.items()}
-        jobs = [
-            _CaseJob(case, folders[case.case_id], aside, scheme, job.max_disagreement) for case in job.cases
-        ]
+        write = functools.partial(
+            _write_case, target=aside, scheme=label_scheme(job.dataset_json), limit=job.max_disagreement
+        )
+        jobs = [(case, folders[case.case_id]) for case in job.cases]
         options: dict[str, Any] = {"num_processes": num_processes, "progress": progress}
-        written = map_jobs(_write_case, jobs, description="Writing cases", **options)
+        written = map_jobs(write, jobs, description="Writing cases", **options)
         of_teachers = [job.folder_of(teacher) for teacher, _ in job.by_teacher()]
         said = {folder: load_json(folder / REPORT)["cases"] for folder in of_teachers}
         cases = {
@@ -329,25 +340,28 @@ def _flags(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     }
 
 
-def _write_case(job: _CaseJob) -> dict[str, float]:
-    """Write images, soft labels and label map of one case; return how far its folds disagree."""
-    name, numbers = job.case.case_id, job.scheme.numbers
-    images = [job.target / "imagesTr" / f"{name}_{at:04d}{_ENDING}" for at in range(len(job.case.files))]
-    for source, image in zip(job.case.files, images, strict=True):
+def _write_case(
+    job: tuple[ImageCase, Sequence[Path]], *, target: Path, scheme: LabelScheme, limit: float | None
+) -> dict[str, float]:
+    """Write one case, of which the folders hold soft maps; return how far its folds disagree."""
+    case, predictions = job
+    name, numbers = case.case_id, scheme.numbers
+    images = [target / "imagesTr" / f"{name}_{at:04d}{_ENDING}" for at in range(len(case.files))]
+    for source, image in zip(case.files, images, strict=True):
         copy_image(source, image)
     maps = np.stack(
         [
             [stored_soft_label(soft_label_file(folder / SOFT_FOLDER, name, number)) for number in numbers]
-            for folder in job.predictions
+            for folder in predictions
         ]
     )
     spread = np.ptp(maps, axis=0).max(axis=0)
-    unknown = spread > (np.inf if job.max_disagreement is None else job.max_disagreement)
+    unknown = spread > (np.inf if limit is None else limit)
     labels = np.where(unknown, np.float32(np.nan), maps.mean(axis=0))
-    files = [job.target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
+    files = [target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
     for file, label in zip(files, labels, strict=True):
         write_soft_label(file, label, images[0])
-    write_label_map(job.target / "labelsTr" / f"{name}{_ENDING}", files, job.scheme.painted)
+    write_label_map(target / "labelsTr" / f"{name}{_ENDING}", files, scheme.painted)
     return {"largest_disagreement": float(spread.max()), "unknown_share": float(unknown.mean())}
 
 
@@ -368,3 +382,127 @@ def _description(job: _Labelling, partly_unknown: bool) -> dict[str, Any]:
         "file_ending": _ENDING,
         reader: of_model.get(reader, "NibabelIOWithReorient"),
     }
+
+
+# Who labels what
+
+
+def same_subjects(case_ids: Iterable[str]) -> dict[str, str]:
+    """Return case id -> subject as `subjects_of`; a name that goes on from another is of its subject, too.
+
+    So are slices named after their volume: scan_03_slice-012 of scan_03.
+    """
+    subjects = subjects_of(dict.fromkeys(case_ids))
+    named = {case_id.casefold(): case_id for case_id in subjects}
+    for name, case_id in named.items():
+        starts = accumulate(name.split("_"), lambda start, part: f"{start}_{part}")
+        first, own = subjects[named[next(start for start in starts if start in named)]], subjects[case_id]
+        if first != own:
+            subjects = {case: first if subject == own else subject for case, subject in subjects.items()}
+    return subjects
+
+
+def kept_cases(model: Model) -> tuple[str, ...]:
+    """Return the cases that the one fold of a model was trained on, as kept with it."""
+    return tuple(model.plans[PLANS_KEY].get("training_cases", {}).get(model.folds[0], ()))
+
+
+def read_splits(file: Path) -> list[Fold]:
+    """Return the folds of a splits_final.json; a UserError if it is none."""
+    content = load_json(file)
+    folds = content if isinstance(content, list) else []
+    if not folds or not all(_is_fold(fold) for fold in folds):
+        raise UserError(
+            f'{file}: expected a list of {{"train": [cases], "val": [cases]}}, as splits_final.json of '
+            "nnUNet_preprocessed, found something else: give the split that the models were trained by"
+        )
+    return folds
+
+
+def _is_fold(fold: Any) -> bool:
+    sides = [fold.get(side) for side in SIDES] if isinstance(fold, Mapping) else [None]
+    return all(isinstance(side, list) and all(isinstance(case, str) for case in side) for side in sides)
+
+
+def find_teachers(models: Sequence[Model], splits: Sequence[Fold], subjects: Subjects) -> tuple[Teacher, ...]:
+    """Return the models, of one fold each, with the fold of the split that each was trained by.
+
+    That is the one of its number; where the model keeps other cases than this one trains on, the first that
+    trains on them. Fold "all" has seen all.
+
+    Raises:
+        UserError: if the split has no fold for one.
+    """
+    teachers = []
+    for model in models:
+        number = int(model.folds[0]) if model.folds[0].isdecimal() else None
+        if number is None:
+            everything = [case for fold in splits for side in SIDES for case in fold[side]]
+            teachers.append(Teacher(model, {"train": everything, "val": []}))
+            continue
+        trained = {subjects[case] for case in kept_cases(model)}
+        order = [*splits[number : number + 1], *splits]
+        fits = [fold for fold in order if trained and trained <= {subjects[case] for case in fold["train"]}]
+        if not fits and number >= len(splits):
+            raise UserError(
+                f"--splits: expected fold {number} of {model.folder.name} in it, found {len(splits)} folds: "
+                "give the split that the models were trained by"
+            )
+        teachers.append(Teacher(model, fits[0] if fits else splits[number]))
+    return tuple(teachers)
+
+
+def who_labels(
+    case_ids: Sequence[str], teachers: Sequence[Teacher], subjects: Subjects
+) -> dict[str, tuple[Teacher, ...]]:
+    """Return case -> the teachers that label it: those whose fold does not train on its subject.
+
+    Raises:
+        UserError: if one of these has seen its subject, by what is kept with the model, or a case has none;
+            it names all such cases.
+    """
+    by_split = [{subjects[case] for case in each.split["train"]} for each in teachers]
+    by_model = [{subjects[case] for case in kept_cases(each.model)} for each in teachers]
+    found: dict[str, tuple[Teacher, ...]] = {}
+    problems = []
+    for case in case_ids:
+        places = [at for at, seen in enumerate(by_split) if subjects[case] not in seen]
+        told = [
+            f"{teachers[at].name} has seen its subject" for at in places if subjects[case] in by_model[at]
+        ]
+        if told or not places:
+            problems.append(f"{case}: {', '.join(told) or 'no fold covers it'}")
+        found[case] = tuple(teachers[at] for at in places)
+    if problems:
+        raise UserError(
+            "expected that folds label cases whose subject they have not seen, found otherwise for "
+            f"{len(problems)} of {len(found)}: {'; '.join(problems)}: add the missing folds (--models), give "
+            "the split of the training (--splits), or leave these images out"
+        )
+    return found
+
+
+def folds_of_images(
+    case_ids: Sequence[str], splits: Sequence[Fold], subjects: Subjects
+) -> list[dict[str, list[str]]]:
+    """Return folds of new cases: those of the split, by subject, or five if it validates on none of them.
+
+    Cases of subjects that a fold does not validate on are trained on, so subjects that are new in all folds.
+    A UserError if there is one subject only, of which no folds can be made.
+    """
+    names = {subjects[case] for case in case_ids}
+    validated = [names & {subjects[case] for case in fold["val"]} for fold in splits]
+    if len(names) == 1:
+        raise UserError(
+            f"expected images of two subjects or more, to train on some and validate on others, found "
+            f"{names.pop()} alone: add images"
+        )
+    if not any(validated):
+        validated = [set(fold["val"]) for fold in make_folds(split_subjects(names, num_test=0))]
+    return [
+        {
+            "train": [case for case in case_ids if subjects[case] not in of_fold],
+            "val": [case for case in case_ids if subjects[case] in of_fold],
+        }
+        for of_fold in validated
+    ]

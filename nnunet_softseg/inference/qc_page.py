@@ -8,8 +8,8 @@ on the left, anterior on the left. Of an image of one slice there is the axial p
 import glob
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -27,13 +27,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.postprocessing import WORDS, seriousness
+from nnunet_softseg.inference.case_record import WORDS, seriousness
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.formats import is_image, is_picture
 from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import figure_as_webp, grey_levels, render_page, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import make_folder, replacing
+from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -86,8 +87,13 @@ def write_qc_page(
     """Return `qc/index.html`, with a picture beside it of each case; a picture that is up to date is kept."""
     target = folder / FOLDER
     make_folder(target)
-    read = _read_ahead(folder, entries, images)
-    with tqdm(read, "pictures", len(entries), disable=not progress, unit="case") as bar:
+
+    def read(name: str) -> _Upright | None:
+        return _read_new(folder, name, entries[name], images.get(name))
+
+    # What is to be drawn of the next case is read meanwhile: half of the time is gzip's.
+    ahead = zip(entries, map_ahead(read, [*entries], num_threads=1), strict=True)
+    with tqdm(ahead, "pictures", len(entries), disable=not progress, unit="case") as bar:
         cases = [_case(folder, name, entries[name], shown) for name, shown in bar]
     cases.sort(key=lambda case: case.rank)
     context = {
@@ -101,19 +107,6 @@ def write_qc_page(
     body = template("predictions.html")
     write_page(page, render_page("Predicted soft maps", body, context, images="'self' file:"))
     return page
-
-
-def _read_ahead(
-    folder: Path, entries: Mapping[str, Mapping[str, Any]], images: Mapping[str, Path]
-) -> Iterator[tuple[str, "Future[_Upright | None]"]]:
-    """Yield what is to be drawn of each case, while that of the next is read: half of the time is gzip's."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: list[tuple[str, Future[_Upright | None]]] = []
-        for name, entry in entries.items():
-            waiting.append((name, pool.submit(_read_new, folder, name, entry, images.get(name))))
-            if len(waiting) > 1:
-                yield waiting.pop(0)
-        yield from waiting
 
 
 def _read_new(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> "_Upright | None":
@@ -199,7 +192,10 @@ class _Upright:
 def read_case(image: Path | None, maps: Mapping[str, Path]) -> _Upright:
     """Return the image of a case (None: zeros) and the soft map of each label, by name."""
     files = {name: load_nifti(file) for name, file in maps.items()}
-    upright = {name: turned(_values(file), file.affine, np.eye(4)) for name, file in files.items()}
+    upright = {
+        name: turned(np.asarray(file.dataobj, np.float32), file.affine, np.eye(4))
+        for name, file in files.items()
+    }
     affine = next(iter(upright.values()))[1]
     values = {name: each for name, (each, _) in upright.items()}
     total = reduce(np.maximum, values.values())
@@ -217,10 +213,6 @@ def _grey(file: nib.Nifti1Image) -> npt.NDArray[Any]:
     """Return the values of an image, of one in colours their mean."""
     values = np.asanyarray(file.dataobj)
     return values.mean(axis=-1) if values.ndim > 3 else values  # noqa: PLR2004
-
-
-def _values(file: nib.Nifti1Image) -> Array:
-    return np.asarray(file.dataobj, np.float32)
 
 
 @mpl.rc_context({"text.parse_math": False, "font.size": 8.0, "axes.titlesize": 8.0})
@@ -288,7 +280,9 @@ def _draw_pair(axes: list[Axes], shown: _Upright, axis: int, window: tuple[_Span
         plane = values[cut].T
         # A single row, as of an image of one slice, has no contour.
         if min(plane.shape) > 1 and plane.max() > _LEVELS[0] > plane.min():
-            axes[0].contour(*grid, plane, _LEVELS, colors=_colour(number), linewidths=_WIDTHS)
+            axes[0].contour(
+                *grid, plane, _LEVELS, colors=CONTOURS[number % len(CONTOURS)], linewidths=_WIDTHS
+            )
     plane = shown.total[cut].T
     colours = mpl.colormaps["magma"](np.clip(plane, 0, 1))
     colours[..., 3] = np.where(plane > _VISIBLE, 0.9, 0)
@@ -304,7 +298,3 @@ def _draw_areas(axes: Axes, shown: _Upright, up: _Span) -> None:
     axes.set(ylim=up, xlabel="area, mm²", yticks=[])
     axes.set_xlim(left=0)
     axes.grid(visible=True, color="#e3e7eb")
-
-
-def _colour(number: int) -> str:
-    return CONTOURS[number % len(CONTOURS)]

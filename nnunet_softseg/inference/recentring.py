@@ -63,17 +63,26 @@ class WholeImage:
     `network_image.NetworkImage` makes the parts that are asked for.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Values) -> None:
         self._values = image
-        self.shape = tuple(image.shape[1:])
+        self.shape: tuple[int, ...] = tuple(image.shape[1:])
 
     def extract(self, box: Box) -> Image:
         """Return (channel, *size of the box), 0 outside of the case."""
-        part = np.zeros((len(self._values), *(stop - start for start, stop in box)), self._values.dtype)
-        within = inside(box, self.shape)
+        return self._padded(box, self.shape)
+
+    def _padded(self, box: Box, shape: tuple[int, ...]) -> Image:
+        """Return a box of the case on a grid of that shape, 0 outside of the case."""
+        padded = np.zeros((len(self._values), *(stop - start for start, stop in box)), np.float32)
+        within = inside(box, shape)
         if all(extent.stop > extent.start for extent in within):
-            part[(slice(None), *inside_of_box(box, self.shape))] = self._values[(slice(None), *within)]
-        return part
+            padded[(slice(None), *inside_of_box(box, shape))] = self._part(within, shape)
+        return padded
+
+    def _part(self, within: tuple[slice, ...], shape: tuple[int, ...]) -> Values:
+        """Return a part that lies inside the case, on a grid of that shape: here that of the values."""
+        del shape
+        return self._values[(slice(None), *within)]
 
     def own_slices(self, box: Box, axis: int) -> Values:
         """Return (channel, *size of the box), but along the axis the image's own slices: here the grid's."""
@@ -89,19 +98,20 @@ class WholeImage:
         del axis
         return own_slices
 
-    def coarse(self, stride: Sequence[int]) -> Image:
-        """Return (channel, *ceil(shape / stride)), averaged."""
+    def coarse(self, stride: int | Sequence[int]) -> Image:
+        """Return the whole case averaged onto a coarser grid: (channel, *ceil(shape / stride)) float32.
+
+        Voxel j of the result is the mean of the image over voxels j * stride to (j + 1) * stride of the
+        network's grid; what sticks out of the case is left out of the mean.
+        """
+        strides = np.broadcast_to(np.asarray(stride), len(self.shape))
         means = [
-            area_means(size, -(-size // step), step) for size, step in zip(self.shape, stride, strict=True)
+            area_means(source, -(-target // int(step)), int(step) * source / target).astype(np.float32)
+            for source, target, step in zip(self._values.shape[1:], self.shape, strides, strict=True)
         ]
-        return averaged(self._values, means)
-
-
-def averaged(image: Values, means: Sequence[Floats]) -> Image:
-    """Return an image (channel, *three of space) on a coarser grid, by a matrix of `area_means` per axis."""
-    first, second, third = (of_axis.astype(np.float32) for of_axis in means)
-    channels = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in image]
-    return np.stack(channels).astype(np.float32, copy=False)
+        first, second, third = means
+        channels = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in self._values]
+        return np.stack(channels).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -294,15 +304,10 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Yield placements of the patch, that of the largest ring contrast first, then the next best beside it.
 
-    After these follow the best in the image sheared to each side. Where no path reaches the least ring
-    contrast, there are none.
-
-    Args:
-        image: the whole case.
-        forward: (channel, *space) -> raw output (label, *space), for any multiple of the total stride.
-        reference: (label,) running scale; 0 where not known.
-        grid: of the model.
-        tilted: search the sheared images, too: four more coarse passes.
+    After these follow, if tilted, the best in the image sheared to each side: four more coarse passes. Where
+    no path reaches the least ring contrast, there are none. `forward` is (channel, *space) -> raw output
+    (label, *space), for any multiple of the total stride; the reference (label,) the running scale, 0 where
+    not known.
     """
     stride = coarse_stride(grid)
     coarse = image.coarse(stride)
@@ -365,11 +370,7 @@ def sheared(image: Image, shifts: npt.NDArray[np.intp], si_axis: int) -> Image:
 def refined(placement: Placement, soft_map: Image, shape: Sequence[int], grid: Grid) -> Placement:
     """Return the patch placed along a soft map: a finer path than that of the coarse pass.
 
-    Args:
-        placement: of the patch that gave the map.
-        soft_map: (label, *size of the placement's box).
-        shape: of the case.
-        grid: of the model.
+    The map, (label, *size of its box), is that of a patch at the placement given, in a case of that shape.
     """
     found = np.moveaxis(soft_map.sum(0), grid.si_axis, 0)
     areas = found.sum(axis=(1, 2))
@@ -455,19 +456,21 @@ def _windows(shape: Sequence[int], grid: Grid) -> list[tuple[int, int]]:
     length = max(length, stride)
     if size <= length:
         return [(0, size)]
-    number = math.ceil((size - length) / ((1 - _OVERLAP) * length)) + 1
-    starts = np.round(np.linspace(0, size - length, number)).astype(int)
-    return [(int(start), int(start) + length) for start in starts]
+    return [(start, start + length) for start in window_starts(size, length, 1 - _OVERLAP)]
+
+
+def window_starts(size: int, window: int, step: float) -> list[int]:
+    """Return where windows begin that cover a line, evenly, at most `step` windows apart."""
+    number = math.ceil((size - window) / (window * step)) + 1
+    apart = (size - window) / (number - 1) if number > 1 else 0.0
+    return [int(np.round(apart * place)) for place in range(number)]
 
 
 def ring_contrast(response: Floats, radius: float) -> Floats:
     """Return the contrast of each voxel to a ring around it: the smoothed response minus its largest there.
 
-    Bright structures that go on to one side, muscle or skin, have none.
-
-    Args:
-        response: (slices, *plane) in [0, 1].
-        radius: of the structure, in voxels.
+    Bright structures that go on to one side, muscle or skin, have none. The response is (slices, *plane) in
+    [0, 1], the radius that of the structure, in voxels.
     """
     smooth = ndimage.gaussian_filter(response, (1.0, _CENTRE * radius, _CENTRE * radius), mode="nearest")
     reach = math.ceil(_AROUND * radius)
@@ -495,12 +498,8 @@ def without(wanted: Floats, path: npt.NDArray[np.intp], radius: float) -> Floats
 def best_path(wanted: Floats, step_mm: float, spacing_mm: tuple[float, ...]) -> npt.NDArray[np.intp]:
     """Return the path (slices, 2) with the largest sum of ring contrast, less the cost of its moves.
 
-    It is found by dynamic programming, so no other path is better.
-
-    Args:
-        wanted: (slices, *plane).
-        step_mm: from slice to slice.
-        spacing_mm: in-plane.
+    It is found by dynamic programming, so no other path is better. The contrasts are (slices, *plane), the
+    step from slice to slice and the spacing in-plane in mm.
     """
     reach = [max(1, int(np.ceil(STEEPEST * step_mm / length))) for length in spacing_mm]
     moves = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1)

@@ -6,6 +6,7 @@ and its predictor are to them.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,14 @@ import numpy.typing as npt
 
 from nnunet_softseg.datasets.raw_dataset import channel_names, label_scheme
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.calibration import kept_calibration
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
-from nnunet_softseg.inference.model_file import FileModel, FoldContent, ModelContent
 from nnunet_softseg.inference.network_image import preprocess_files, unusual_resampling
-from nnunet_softseg.inference.soft_prediction import predict_soft_map
+from nnunet_softseg.inference.soft_prediction import Predictor, predict_soft_map
+from nnunet_softseg.inference.trained_model import FileModel, FoldContent
 from nnunet_softseg.io.readers import is_known, simpleitk
 from nnunet_softseg.network import openvino_network
-from nnunet_softseg.network.backend_choice import parse_choice
-from nnunet_softseg.network.openvino_network import CompiledModel
-from nnunet_softseg.network.sliding_window import Agreement, mirrored
-from nnunet_softseg.preprocessing.model_plans import version_warning
+from nnunet_softseg.network.openvino_network import CompiledModel, parse_choice
+from nnunet_softseg.network.soft_map import Agreement, mirrored
 from nnunet_softseg.preprocessing.normalisation import FULL_INSTALLATION, SCHEMES
 
 Image = npt.NDArray[np.float32]
@@ -31,104 +29,77 @@ _TILE_STEP = 0.5  # nnU-Net's
 _SPACE = 3
 
 
-class RuntimePlans:
-    """The plans of a model, as far as predictions ask nnU-Net's manager for them."""
-
-    def __init__(self, plans: Mapping[str, Any]) -> None:
-        self.plans = dict(plans)
-        self.transpose_forward: Sequence[int] = plans["transpose_forward"]
-        self.transpose_backward: Sequence[int] = plans["transpose_backward"]
-        self.foreground_intensity_properties_per_channel: Mapping[str, Any] = plans.get(
-            "foreground_intensity_properties_per_channel", {}
-        )
-
-    @property
-    def image_reader_writer_class(self) -> type:
-        """A class of the reader's name, which is all that `io.readers` asks of one that it knows."""
-        return type(self.plans["image_reader_writer"], (), {})
-
-
-class RuntimeConfiguration:
-    """A configuration of the plans, likewise."""
-
-    previous_stage_name = None
-
-    def __init__(self, configuration: Mapping[str, Any]) -> None:
-        self.configuration = configuration
-        self.patch_size: Sequence[int] = configuration["patch_size"]
-        self.spacing: Sequence[float] = configuration["spacing"]
-        self.normalization_schemes: Sequence[str] = configuration["normalization_schemes"]
-        self.use_mask_for_norm: Sequence[bool] = configuration["use_mask_for_norm"]
-        self.network_arch_init_kwargs: Mapping[str, Any] = configuration["architecture"]["arch_kwargs"]
+def _managers(model: FileModel) -> tuple[Any, Any]:
+    """Return what nnU-Net's managers of plans and configuration are to a prediction."""
+    plans, configuration = dict(model.plans), model.configuration
+    as_they_are = ("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
+    intensities = "foreground_intensity_properties_per_channel"
+    of_plans = SimpleNamespace(
+        plans=plans,
+        transpose_forward=plans["transpose_forward"],
+        transpose_backward=plans["transpose_backward"],
+        # A class of the reader's name, which is all that `io.readers` asks of one that it knows.
+        image_reader_writer_class=type(plans["image_reader_writer"], (), {}),
+        **{intensities: plans.get(intensities, {})},
+    )
+    return of_plans, SimpleNamespace(
+        previous_stage_name=None,
+        configuration=configuration,
+        network_arch_init_kwargs=configuration["architecture"]["arch_kwargs"],
+        **{key: configuration[key] for key in as_they_are},
+    )
 
 
 class RuntimeModel:
-    """A model in one file, ready to predict.
-
-    Attributes:
-        plans_manager: see `RuntimePlans`.
-        configuration_manager: see `RuntimeConfiguration`.
-        dataset_json: of the training.
-        initializer: of threads; None: they need none.
-    """
+    """A model in one file, ready to predict; its threads need no initializer."""
 
     initializer: Callable[[], None] | None = None
 
     def __init__(self, model: FileModel) -> None:
-        self.plans_manager = RuntimePlans(model.plans)
-        self.configuration_manager = RuntimeConfiguration(model.content.configuration)
+        self.plans_manager, self.configuration_manager = _managers(model)
         self.dataset_json = dict(model.dataset_json)
-        self.content, self.folds = model.content, model.folds
-        self.networks = _Networks(model.content)
+        self.file_model = model
+        self.networks = _Networks(model.folds)
 
     def warm_up(self, options: PredictionOptions) -> None:
         """Compile the network of the first fold for its patches, unless it is."""
-        RuntimePredictor(self, self.folds[0], options.backend).warm_up(len(channel_names(self.dataset_json)))
+        RuntimePredictor(self, next(iter(self.file_model.folds)), options.backend).warm_up(
+            len(channel_names(self.dataset_json))
+        )
 
     def prepare(self, files: Sequence[str]) -> tuple[Image, dict[str, Any]]:
         """Return image and properties of a case; see `network_image.preprocess_files`."""
-        image, properties = preprocess_files(files, self.plans_manager, self.configuration_manager)
-        return image.astype(np.float32, copy=False), properties
+        return preprocess_files(files, self.plans_manager, self.configuration_manager)
 
     def soft_maps(self, image: Image, properties: dict[str, Any], options: PredictionOptions) -> Image:
         """Return the soft maps (label, *space) of a case from `prepare`, the mean of all folds."""
         record = CaseRecord.of(properties)
         record.given_options = options
-        if options.calibrate:
-            kept_calibration(self.plans_manager.plans, label_scheme(self.dataset_json).names)
-        if warning := version_warning(self.plans_manager.plans):
-            record.add_warning(warning)
-        predictors = (RuntimePredictor(self, fold, options.backend) for fold in self.folds)
+        predictors = (RuntimePredictor(self, fold, options.backend) for fold in self.file_model.folds)
         maps = [predict_soft_map(predictor, image, record) for predictor in predictors]
         total: Image = sum(maps[1:], maps[0])
         return total / np.float32(len(maps))
 
 
-class RuntimePredictor:
-    """One fold of a model in one file; see `soft_prediction.Predictor`."""
+class RuntimePredictor(Predictor):
+    """One fold of a model in one file."""
 
     tile_step = _TILE_STEP
     weighs_tiles = True
     shows_progress = False
-    one_size = None
-    memory_errors: tuple[type[Exception], ...] = ()
 
     def __init__(self, model: RuntimeModel, fold: str, asked: str) -> None:
         self.plans: Mapping[str, Any] = model.plans_manager.plans
         self.configuration: Any = model.configuration_manager
         self.names: Sequence[str] = label_scheme(model.dataset_json).names
-        self.running_scale = np.array(model.content.folds[fold].running_scale, np.float32)
-        self._axes = model.content.mirror_axes
+        self.running_scale = np.array(model.file_model.folds[fold].running_scale, np.float32)
+        self._axes = model.file_model.mirror_axes
         self.agreement = Agreement()
         self._fold, self._networks = fold, model.networks
         self._fastest = self._networks.fastest_precision(len(self.configuration.patch_size))
         # Who has exported in float32 wants its digits.
-        default = "float32" if model.content.precision == "float32" else self._fastest
+        default = "float32" if model.file_model.precision == "float32" else self._fastest
         self._precision = parse_choice(asked).precision or default
-
-    def in_less_memory(self) -> "RuntimePredictor":
-        """Return the same: sums are on the CPU."""
-        return self
 
     @property
     def name(self) -> str:
@@ -145,14 +116,6 @@ class RuntimePredictor:
         network = self._networks.of(self._fold, patch.shape, self._precision, is_patch=True)
         return mirrored(network, patch, self._axes, np.flip, self.agreement)
 
-    def place(self, array: Image) -> Image:
-        """Return the array as it is."""
-        return array
-
-    def fetch(self, array: Image) -> Image:
-        """Return the array as it is."""
-        return array
-
     def at_any_size(self) -> Callable[[Image], Image]:
         """Return the network as (channel, *space) -> (label, *space) for any multiple of its total stride."""
 
@@ -168,8 +131,8 @@ class _Networks:
     More at a time would take gigabytes, and compiling takes a fraction of a second.
     """
 
-    def __init__(self, content: ModelContent) -> None:
-        self._folds = content.folds
+    def __init__(self, folds: Mapping[str, FoldContent]) -> None:
+        self._folds = folds
         self._kept: dict[bool, tuple[Any, CompiledModel]] = {}
         self._failed: set[str] = set()
 
@@ -204,10 +167,8 @@ class _Networks:
         except (RuntimeError, ValueError) as error:
             if precision == "float32":
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(
-                f"nnunet-softseg: openvino {precision} does not work here ({reason}): going on with float32"
-            )
+            why = openvino_network.reason(error)
+            print(f"nnunet-softseg: openvino {precision} does not work here ({why}): going on with float32")
             self._failed.add(precision)
         return CompiledModel(model, "float32", threads)
 
@@ -223,7 +184,7 @@ def needs_nnunet(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> 
 def require_runtime(model: FileModel, backend: str, device: str) -> None:
     """Raise a UserError unless what runs a model in one file is here, and is what was asked for."""
     file = model.file
-    if needed := needs_nnunet(model.plans, model.content.configuration):
+    if needed := needs_nnunet(model.plans, model.configuration):
         raise UserError(
             f"{file}: expected a model that runs without nnU-Net, found {needed}: {FULL_INSTALLATION}"
         )

@@ -3,35 +3,30 @@
 Output activation, clean-up, the way back to the image's grid, export and label map are those of a prediction.
 """
 
-import contextlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
-from nnunet_softseg.datasets.raw_dataset import TrainingCase, soft_label_file, training_cases
+from nnunet_softseg.datasets.raw_dataset import TrainingCase, label_scheme, soft_label_file, training_cases
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
+from nnunet_softseg.inference.case_record import CaseRecord
 from nnunet_softseg.inference.export import export_prediction
-from nnunet_softseg.inference.soft_prediction import predict_soft_map
+from nnunet_softseg.inference.soft_prediction import Image, Predictor, predict_soft_map
 from nnunet_softseg.inference.validation import ValidatedMap
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import bounding_box
 from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.overlap import boundary, mean_absolute_error
-from nnunet_softseg.network.backends import TorchPredictor
-from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
+from nnunet_softseg.network.soft_map import Agreement
 from nnunet_softseg.preprocessing.model_plans import PreprocessedDataset, soft_plans
 from nnunet_softseg.preprocessing.output_scale import PEAK_TOLERANCE, describe, output_scales
 from nnunet_softseg.preprocessing.preparation import (
@@ -49,7 +44,6 @@ MISPLACED = 0.1
 """A grid that puts a larger share of a label's sum into other voxels is advised against, where images are
 finer. Refuted by a label beyond this whose trained maps gain nothing by the images' own grid: lung nodules at
 1 mm, 0.14, and grey matter of the cord at 1 mm, 0.23, gain; a cord at 1 mm, 0.03 and less, needs no finer."""
-_OPTIONS = PredictionOptions(backend="torch-float32")
 
 
 @dataclass(frozen=True)
@@ -200,40 +194,45 @@ class _Job:
     output: Path
 
 
-class _PerfectNetwork(torch.nn.Module):
-    """A network whose raw output is its input: the soft target."""
+class _PerfectNetwork(Predictor):
+    """Its raw output is its input, the soft target, at the heights of the training."""
 
-    def forward(self, target: torch.Tensor) -> torch.Tensor:
-        return target
+    tile_step, weighs_tiles, shows_progress = 0.5, True, False  # nnU-Net's
+
+    def __init__(self, job: _Job, plans_manager: PlansManager) -> None:
+        self.plans: Mapping[str, Any] = job.plans
+        self.configuration = plans_manager.get_configuration(job.dataset.configuration)
+        self.names: Sequence[str] = label_scheme(job.dataset_json).names
+        scales = output_scales(self.plans, self.names)
+        self.running_scale = np.array([1 if one.is_fixed else one.height for one in scales], np.float32)
+        self.agreement = Agreement()
+
+    @property
+    def name(self) -> str:
+        """As softseg.json calls it where nothing faster than torch is asked for."""
+        return "torch float32"
+
+    def run(self, patch: Image) -> Image:
+        """Return the patch."""
+        return patch
+
+    def at_any_size(self) -> Callable[[Image], Image]:
+        """Return a function that returns the image."""
+        return lambda image: image
 
 
 def _simulate_case(job: _Job) -> list[Loss]:
     """Write the maps of one case and return the loss of each label."""
-    predictor = _perfect_predictor(job)
+    plans_manager = PlansManager(job.plans)
     properties = load_pickle(str(job.dataset.folder / f"{job.case_id}.pkl"))
     record = CaseRecord.of(properties)
-    record.given_options = _OPTIONS
     record.image_files = (str(job.case.images[0]),) if job.case else ()
     target = open_soft_target(soft_target_folder(job.dataset.folder), job.case_id)[...]
-    arrays = TorchPredictor(predictor, _OPTIONS.backend)
-    soft_maps = predict_soft_map(arrays, np.nan_to_num(np.asarray(target, dtype=np.float32)), record)
+    network = _PerfectNetwork(job, plans_manager)
+    soft_maps = predict_soft_map(network, np.nan_to_num(np.asarray(target, dtype=np.float32)), record)
     name = str(job.output / job.case_id)
-    export_prediction(soft_maps, properties, predictor.plans_manager, job.dataset_json, name)
+    export_prediction(soft_maps, properties, plans_manager, job.dataset_json, name)
     return [_loss(job, label) for label in job.dataset.labels]
-
-
-def _perfect_predictor(job: _Job) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net says of each that there is no GPU
-        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.plans_manager = PlansManager(job.plans)
-    predictor.configuration_manager = predictor.plans_manager.get_configuration(job.dataset.configuration)
-    predictor.dataset_json = job.dataset_json
-    predictor.label_manager = predictor.plans_manager.get_label_manager(job.dataset_json)
-    scales = output_scales(job.plans, predictor.label_manager.scheme.names)
-    predictor.network = add_running_scale(_PerfectNetwork(), len(scales))
-    learned = [1.0 if scale.is_fixed else scale.height for scale in scales]
-    running_scale(predictor.network).copy_(torch.tensor(learned))
-    return predictor
 
 
 def _loss(job: _Job, label: int) -> Loss:

@@ -6,19 +6,22 @@ along the paths of `recentring.candidates` are tried, and the one with the large
 taken.
 """
 
+import functools
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_softseg.inference import recentring
-from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.postprocessing import (
+from nnunet_softseg.inference.case_record import (
     MOVED,
+    CaseRecord,
     Flag,
     Flagged,
     flag_agreement,
@@ -26,11 +29,11 @@ from nnunet_softseg.inference.postprocessing import (
     flag_map,
     flag_response,
 )
+from nnunet_softseg.inference.network_image import is_constant
 from nnunet_softseg.inference.recentring import Grid, Placement, WholeImage
-from nnunet_softseg.network import sliding_window
-from nnunet_softseg.network.sliding_window import Agreement, OneSizeError
-from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
+from nnunet_softseg.network.soft_map import Agreement, OneSizeError, robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
+from nnunet_softseg.preprocessing.model_plans import version_warning
 from nnunet_softseg.preprocessing.output_scale import known_range, output_scales
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -38,12 +41,16 @@ _ODD = (Flag.EMPTY, Flag.BORDER, Flag.BROKEN_OFF, Flag.PIECES, Flag.UNLIKE, Flag
 _CORD_MM2 = 80.0  # for a model that does not know the labels of its training
 _MOST_REFINEMENTS = 2
 _SETTLED = 0.5  # voxels
+SIGMA = 1 / 8
+"""Of the Gaussian that weighs a tile, in patches."""
 
 Image = npt.NDArray[np.float32]
+Tile = tuple[Any, ...]
+"""Slices of (channel, *space); a number along the first axis, where patches have one axis less."""
 Floats = npt.NDArray[np.float64]
 
 
-class Predictor(sliding_window.Network, Protocol):
+class Predictor(Protocol):
     """What runs the network of a model, and what its plans say; with the weights of one fold.
 
     Attributes:
@@ -56,6 +63,8 @@ class Predictor(sliding_window.Network, Protocol):
         shows_progress: whether a bar counts the tiles.
         memory_errors: on which sums are collected again, `in_less_memory`.
         one_size: why the network takes patches alone; None: it is not known to.
+        name: of what ran the last patch, for softseg.json; empty before the first.
+        agreement: of the mirrored passes of all patches since it was set.
     """
 
     plans: Mapping[str, Any]
@@ -65,20 +74,37 @@ class Predictor(sliding_window.Network, Protocol):
     tile_step: float
     weighs_tiles: bool
     shows_progress: bool
+    agreement: Agreement
+
+    @property
+    def name(self) -> str:
+        """What ran the last patch."""
 
     @property
     def memory_errors(self) -> tuple[type[Exception], ...]:
         """What is raised where sums have no room."""
+        return ()
 
     @property
     def one_size(self) -> str | None:
         """Why there is one size alone."""
+        return None
 
     def in_less_memory(self) -> "Predictor":
         """Return the same with sums collected where there is more room."""
+        return self
+
+    def run(self, patch: Image) -> Any:
+        """Return the raw output (label, *space) float32 of a patch (channel, *space), as of `place`."""
+
+    def place(self, array: Image) -> Any:
+        """Return an array where sums are collected: as it is, or on the GPU."""
+        return array
 
     def fetch(self, array: Any) -> Image:
         """Return an array of `place` as NumPy's."""
+        fetched: Image = array
+        return fetched
 
     def at_any_size(self) -> Callable[[Image], Image]:
         """Return the network as (channel, *space) -> (label, *space) for any multiple of its total stride.
@@ -130,7 +156,7 @@ class BoxPrediction:
 
 
 def predict_soft_map(predictor: Predictor, image: Image, record: CaseRecord) -> Image:
-    """Return the soft maps of a preprocessed case.
+    """Return the soft maps of a preprocessed case, and complete its record.
 
     Tiles, where there are several, are blended raw; NormReLU is taken over all that the network saw, with a
     floor relative to the running scale.
@@ -138,13 +164,15 @@ def predict_soft_map(predictor: Predictor, image: Image, record: CaseRecord) -> 
     Args:
         predictor: with a network and plans of ours.
         image: (channel, *space) float32, preprocessed: the box in the record, or a whole case.
-        record: of the case; it is completed.
+        record: of the case.
 
     Returns:
         (label, *space) float32 in [0, 1]: of the box in the record, which may be another one now; or of the
         whole case, 0 where the network did not look.
     """
     started = time.perf_counter()
+    if warning := version_warning(predictor.plans):
+        record.add_warning(warning)
     case = _Case(predictor, image, record)
     found = case.predicted()
     _note(record, case, found)
@@ -202,7 +230,7 @@ class _Case:
     @property
     def _is_constant(self) -> bool:
         """Whether the whole case is."""
-        return Flag.CONSTANT in self._record.flags if self.is_box else _is_constant(self._image)
+        return Flag.CONSTANT in self._record.flags if self.is_box else is_constant(self._image)
 
     def _whole(self) -> WholeImage | None:
         """Return the whole case; None where it cannot be read again."""
@@ -217,7 +245,7 @@ class _Case:
             box = network_box(self.shape, self.predictor.configuration.patch_size, self._si_axis)
             image = WholeImage(self._image).extract(box)
         raw, agreement = _blend_tiles(self.predictor, image, self._record)
-        if _is_constant(image):
+        if is_constant(image):
             raw = np.zeros_like(raw)  # the response to a constant image says nothing
         return self._judged(box, raw, agreement)
 
@@ -352,36 +380,8 @@ class _Case:
         return BoxPrediction(box, soft_map, peaks, is_empty, tuple(findings), agreement, placement)
 
 
-def _is_constant(image: Image) -> bool:
-    return all(float(channel.min()) == float(channel.max()) for channel in image)
-
-
-def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> tuple[Image, Floats]:
-    """Return the raw output (label, *space) of an image of any size, and (label,) how far passes agree."""
-    patch_size = tuple(predictor.configuration.patch_size)
-    padded, within = sliding_window.padded(image, patch_size)
-    where = sliding_window.tiles(padded.shape[1:], patch_size, predictor.tile_step)
-    window = sliding_window.gaussian(patch_size) if predictor.weighs_tiles and len(where) > 1 else None
-    bar = tqdm(where, disable=not predictor.shows_progress or len(where) == 1)
-
-    num_labels = len(predictor.names)
-
-    def blended(by: Predictor) -> tuple[Any, Agreement]:
-        by.agreement = Agreement()
-        raw = sliding_window.blended(by, padded, bar, num_labels, window=window, told=record.add_backend)
-        return raw, by.agreement
-
-    try:
-        raw, agreement = blended(predictor)
-    except predictor.memory_errors:
-        raw, agreement = blended(predictor.in_less_memory())
-    return predictor.fetch(raw)[(slice(None), *within[1:])], agreement.of_labels(num_labels)
-
-
 def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
-    """Note the robust peak of each label beside the running scale, and how far mirrored passes agree.
-
-    Folds of an ensemble add up in lists.
+    """Note robust peaks beside the running scale, and how far mirrored passes agree; lists in an ensemble.
 
     Flags of the soft map itself are noted by the export, which has the mean of all folds.
     """
@@ -394,3 +394,78 @@ def _note(record: CaseRecord, case: _Case, found: BoxPrediction) -> None:
             label.setdefault("mirror_agreement", []).append(round(float(agreement), 3))
     told = (Flag.WEAK, Flag.BORDER, Flag.UNSURE)
     record.add_flags(finding for finding in found.findings if finding.flag in told)
+
+
+# Tiles: nnU-Net's sliding window on arrays. Sums are collected in float32, as half precision would cost the
+# third digit, and in whatever arrays the network answers with: NumPy's, or torch's on a GPU.
+
+
+def _blend_tiles(predictor: Predictor, image: Image, record: CaseRecord) -> tuple[Image, Floats]:
+    """Return the raw output (label, *space) of an image of any size, and (label,) how far passes agree."""
+    patch_size = tuple(predictor.configuration.patch_size)
+    whole, within = padded(image, patch_size)
+    where = tiles(whole.shape[1:], patch_size, predictor.tile_step)
+    window = gaussian(patch_size) if predictor.weighs_tiles and len(where) > 1 else None
+    bar = tqdm(where, disable=not predictor.shows_progress or len(where) == 1)
+    try:
+        raw, agreement = _blended(predictor, whole, bar, window, record)
+    except predictor.memory_errors:
+        raw, agreement = _blended(predictor.in_less_memory(), whole, bar, window, record)
+    return predictor.fetch(raw)[(slice(None), *within[1:])], agreement.of_labels(len(predictor.names))
+
+
+def _blended(
+    predictor: Predictor, image: Image, where: Iterable[Tile], window: Image | None, record: CaseRecord
+) -> tuple[Any, Agreement]:
+    """Return the raw output (label, *space), in an array of the network's, and how far passes agree.
+
+    The image is (channel, *space) and no smaller than the patch, `where` its tiles; the window weighs the
+    voxels of a tile, all alike if there is none.
+    """
+    predictor.agreement = Agreement()
+    total = predictor.place(np.zeros((len(predictor.names), *image.shape[1:]), np.float32))
+    weight = predictor.place(np.zeros(image.shape[1:], np.float32))
+    importance = 1.0 if window is None else predictor.place(window)
+    for tile in where:
+        total[tile] += predictor.run(image[tile]) * importance
+        weight[tile[1:]] += importance
+        record.add_backend(predictor.name)
+    return total / weight, predictor.agreement
+
+
+def padded(image: Image, patch_size: Sequence[int]) -> tuple[Image, tuple[slice, ...]]:
+    """Return an image (channel, *space) as large as the patch at least, zeros around it, and where it lies.
+
+    The last axes are those of the patch.
+    """
+    smallest = [*image.shape[: image.ndim - len(patch_size)], *patch_size]
+    missing = [max(0, int(least) - size) for least, size in zip(smallest, image.shape, strict=True)]
+    pads = [(amount // 2, amount - amount // 2) for amount in missing]
+    where = tuple(slice(start, start + size) for (start, _), size in zip(pads, image.shape, strict=True))
+    return np.pad(image, pads) if any(missing) else image, where
+
+
+def tiles(shape: Sequence[int], patch_size: Sequence[int], step: float) -> list[Tile]:
+    """Return the tiles of a space, no smaller than the patch; neighbours are at most `step` patches apart.
+
+    Patches with one axis less than the space lie in each of its slices.
+    """
+    flat = len(shape) - len(patch_size)
+    along: list[Iterable[Any]] = [range(int(size)) for size in shape[:flat]]
+    along += [
+        [slice(start, start + int(patch)) for start in recentring.window_starts(int(size), int(patch), step)]
+        for size, patch in zip(shape[flat:], patch_size, strict=True)
+    ]
+    return [(slice(None), *place) for place in itertools.product(*along)]
+
+
+@functools.lru_cache(maxsize=2)
+def gaussian(patch_size: tuple[int, ...]) -> Image:
+    """Return the weight of each voxel of a tile, 1 in its middle, nowhere 0."""
+    peak = np.zeros(patch_size)
+    peak[tuple(size // 2 for size in patch_size)] = 1
+    smooth = ndimage.gaussian_filter(peak, [size * SIGMA for size in patch_size], mode="constant")
+    weight: Image = (smooth / smooth.max()).astype(np.float32)
+    weight[weight == 0] = weight[weight > 0].min()
+    weight.flags.writeable = False  # the next call gets the same one
+    return weight

@@ -65,6 +65,11 @@ class ValidatedMap:
         return np.clip(predicted, 0, 1), np.clip(expected, 0, 1)
 
 
+def validation_folder(model: Path, fold: str | int) -> Path:
+    """Return where the final validation of a fold lies in the folder of its model."""
+    return model / f"fold_{fold}" / VALIDATION
+
+
 def validated_maps(
     predictions: Path, soft_labels: Path, dataset_json: Mapping[str, Any]
 ) -> list[ValidatedMap]:

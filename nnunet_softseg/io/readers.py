@@ -123,12 +123,13 @@ def write_label_map(
     largest_of_8_bits = label_map.max(initial=0) < _EIGHT_BITS
     values = label_map.astype(np.uint8 if largest_of_8_bits else np.uint16, copy=False)
     if "nibabel_stuff" in properties:
-        nib.save(_nifti(values.transpose(2, 1, 0), properties["nibabel_stuff"]), file)
+        nib.save(nifti_as_stored(values.transpose(2, 1, 0), properties["nibabel_stuff"]), file)
         return
     simpleitk().WriteImage(itk_image(values, properties["sitk_stuff"]), str(file), True)
 
 
-def _nifti(values: npt.NDArray[Any], geometry: Mapping[str, Any]) -> nib.Nifti1Image:
+def nifti_as_stored(values: npt.NDArray[Any], geometry: Mapping[str, Any]) -> nib.Nifti1Image:
+    """Return values (x, y, z) of nnU-Net's reader, of that geometry, with the axes of the file."""
     if "reoriented_affine" not in geometry:
         return nib.Nifti1Image(values, geometry["original_affine"])
     back = ornt_transform(axcodes2ornt("RAS"), io_orientation(geometry["original_affine"]))

@@ -21,20 +21,24 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network import openvino_network
-from nnunet_softseg.network.backend_choice import BackendChoice, parse_choice
-from nnunet_softseg.network.norm_relu import running_scale, unwrapped
-from nnunet_softseg.network.openvino_network import CACHE, OpenVinoNetwork, user_cache, weights_hash
-from nnunet_softseg.network.sliding_window import Agreement, OneSizeError, mirrored
+from nnunet_softseg.network.of_plans import running_scale, unwrapped
+from nnunet_softseg.network.openvino_network import (
+    CACHE,
+    BackendChoice,
+    OpenVinoNetwork,
+    parse_choice,
+    user_cache,
+    weights_hash,
+)
+from nnunet_softseg.network.soft_map import Agreement, OneSizeError, mirrored
 
 MODEL_FOLDER = "nnunet_softseg_model_folder"
 """Attribute of a predictor: the folder of its model, where somebody has noted it."""
 _KEPT = "_nnunet_softseg_backend"
 _ONE_SIZE = "nnunet_softseg_one_size"  # attribute of a predictor: why its network takes patches alone
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
-_CHANNEL_AND_SPACE = 4
+_SPACE = 3
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt(3) in malloc.h
-_NEVER = 2**31 - 1
-_INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 Array = npt.NDArray[np.float32]
 
@@ -90,7 +94,7 @@ def backend_of(predictor: Any, asked: str) -> Backend:
     pass over a case. What was made for the weights at hand is kept with the predictor.
     """
     choice = parse_choice(asked)
-    key = (choice, weights_hash(predictor.network), str(predictor.device), torch.get_num_threads())
+    key = (choice, weights_hash(unwrapped(predictor.network)), str(predictor.device), torch.get_num_threads())
     kept = getattr(predictor, _KEPT, None)
     if kept is None or kept[0] != key:
         kept = (key, Backend(predictor, choice))
@@ -100,16 +104,19 @@ def backend_of(predictor: Any, asked: str) -> Backend:
 
 
 def _fastest(predictor: Any, choice: BackendChoice, patch_shape: Sequence[int]) -> Network:
-    network = predictor.network
+    network, inner = predictor.network, unwrapped(predictor.network)
     if predictor.device.type == "cuda":
         return CudaNetwork(network)
-    known = isinstance(unwrapped(network), nn.Module) and UNetInStages.fits(unwrapped(network))
-    if predictor.device.type != "cpu" or isinstance(network, OptimizedModule) or not known:
+    if (
+        predictor.device.type != "cpu"
+        or isinstance(network, OptimizedModule)
+        or not (isinstance(inner, nn.Module) and UNetInStages.fits(inner))
+    ):
         return PlainTorch(network, predictor.device)
-    precision = choice.precision or fastest_precision(patch_shape)
+    precision = choice.precision or fastest_precision(len(patch_shape) - 1)
     if choice.engine == "openvino" or (choice.engine is None and openvino_network.installed()):
-        return OpenVinoNetwork(network, precision, patch_shape, cache_folders(predictor))
-    return TorchNetwork(network, precision)
+        return OpenVinoNetwork(inner, precision, patch_shape, cache_folders(predictor))
+    return TorchNetwork(inner, precision)
 
 
 def has_bfloat16() -> bool:
@@ -118,16 +125,16 @@ def has_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
 
 
-def fastest_precision(patch_shape: Sequence[int]) -> str:
-    """Return bfloat16 where it is fast, and has been measured: for a patch (channel, *three of space)."""
-    return "bfloat16" if has_bfloat16() and len(patch_shape) == _CHANNEL_AND_SPACE else "float32"
+def fastest_precision(num_axes: int) -> str:
+    """Return bfloat16 where it is fast, and has been measured: for patches of three axes."""
+    return "bfloat16" if has_bfloat16() and num_axes == _SPACE else "float32"
 
 
 def _without_openvino(predictor: Any, failed: Network | None, error: Exception) -> Network:
     """Return the predictor's own network, and say in one line what failed."""
     name = failed.name if failed else "the faster backend"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    print(f"nnunet-softseg: {name} does not work here ({reason}): going on with torch float32")
+    why = openvino_network.reason(error)
+    print(f"nnunet-softseg: {name} does not work here ({why}): going on with torch float32")
     return PlainTorch(predictor.network, predictor.device)
 
 
@@ -160,12 +167,8 @@ def _folder_of_results(predictor: Any) -> Path | None:
 class TorchPredictor:
     """NnU-Net's predictor as `inference.soft_prediction.Predictor` describes one: arrays in and out.
 
-    It is for one pass over a case, with the weights that the network holds now.
-
-    Args:
-        predictor: nnU-Net's, with a network and plans of ours.
-        asked: backend, see `parse_choice`.
-        on_cpu: collect sums there, also those of a GPU.
+    It is for one pass over a case, with a network of ours and the weights that it holds now, by the backend
+    that is asked for (`parse_choice`). `on_cpu`: sums are collected there, also those of a GPU.
     """
 
     def __init__(self, predictor: Any, asked: str, *, on_cpu: bool = False) -> None:
@@ -180,7 +183,7 @@ class TorchPredictor:
         self.shows_progress: bool = predictor.allow_tqdm
         on_device = predictor.perform_everything_on_device and predictor.device.type == "cuda"
         self._collect_on = predictor.device if on_device and not on_cpu else torch.device("cpu")
-        self._backend: Backend | None = None
+        self._backend = backend_of(predictor, asked)
         self.agreement = Agreement()
 
     @property
@@ -195,12 +198,11 @@ class TorchPredictor:
     @property
     def name(self) -> str:
         """What ran the last patch."""
-        return self._backend.name if self._backend else ""
+        return self._backend.name
 
     @torch.inference_mode()
     def run(self, patch: Array) -> Any:
-        """Return the raw output of a patch, averaged over mirrored passes; see `sliding_window.Network`."""
-        self._backend = self._backend or backend_of(self._predictor, self._asked)
+        """Return the raw output of a patch, averaged over mirrored passes, in an array as of `place`."""
         raw = self._backend(torch.from_numpy(patch), self.agreement).to(self._collect_on)
         return raw.numpy() if self._collect_on.type == "cpu" else raw
 
@@ -228,8 +230,7 @@ class TorchPredictor:
         network, device = self._predictor.network, self._predictor.device
         is_unet = UNetInStages.fits(unwrapped(network))
         if device.type == "cpu" and is_unet:
-            patch_shape = (1, *self.configuration.patch_size)
-            on_cpu = TorchNetwork(network, fastest_precision(patch_shape))
+            on_cpu = TorchNetwork(unwrapped(network), fastest_precision(len(self.configuration.patch_size)))
             return lambda image: _without_gradient(on_cpu, image)
 
         def run(image: Array) -> Array:
@@ -268,7 +269,7 @@ def keep_heap() -> bool:
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(set_option(_MMAP_MAX, 0) and set_option(_TRIM_THRESHOLD, _NEVER))
+    return bool(set_option(_MMAP_MAX, 0) and set_option(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 class TorchNetwork:
@@ -285,7 +286,7 @@ class TorchNetwork:
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.name = f"torch {precision}"
         keep_heap()
-        rearranged: Any = _with_group_norm(unwrapped(network))
+        rearranged: Any = _with_group_norm(network)
         flat = any(isinstance(part, nn.Conv2d) for part in rearranged.modules())
         # As the convolutions work: in another layout each would copy what it reads and what it writes.
         rearranged.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
@@ -294,7 +295,7 @@ class TorchNetwork:
             self._unet.in_bfloat16()
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
+        """Return the raw output of a patch; see `Network`."""
         return self._unet(patch[None])[0].float()
 
 
@@ -308,7 +309,7 @@ class PlainTorch:
         self._device = device
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the raw output (label, *space) float32 of a patch (channel, *space)."""
+        """Return the raw output of a patch; see `Network`."""
         raw: torch.Tensor = self._network(patch[None].to(self._device))[0].float()
         return raw
 
@@ -328,7 +329,7 @@ class CudaNetwork:
         self._format = torch.channels_last_3d if tensor_cores else torch.contiguous_format
 
     def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the raw output (label, *space) float32 of a patch (channel, *space), on the GPU."""
+        """Return the raw output of a patch; see `Network`."""
         batch = patch[None].to(self._device)
         if batch.ndim == 5:  # noqa: PLR2004  batch, channel and three of space
             batch = batch.contiguous(memory_format=self._format)
@@ -471,7 +472,7 @@ def _with_group_norm(network: nn.Module) -> nn.Module:
     copy = deepcopy(network).eval()
     for parent in copy.modules():
         for name, child in parent.named_children():
-            if isinstance(child, _INSTANCE_NORMS) and not child.track_running_stats:
+            if isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d) and not child.track_running_stats:
                 setattr(parent, name, _as_group_norm(child))
     return copy
 

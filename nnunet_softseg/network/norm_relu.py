@@ -10,25 +10,18 @@ label: at inference it tells a structure from an image without one, as the loss 
 output free.
 """
 
-from typing import Any
-
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_softseg.network.soft_map import at_least_float32, robust_peak
 
-BUFFER = "reference_plateau"
-"""The name in checkpoints, also of those that earlier versions wrote."""
 LABELLED = 0.5
 """A patch whose target stays below this holds at most the fringe of the structure."""
 
 
 def peak(raw: torch.Tensor) -> torch.Tensor:
-    """Return the largest positive value of each sample and channel, kept as (batch, channel, 1, ...).
+    """Return the largest positive value of each sample and channel of raw output (batch, channel, *space).
 
-    Args:
-        raw: (batch, channel, *space), raw network output.
+    It is kept as (batch, channel, 1, ...).
     """
     return _keep_axes(raw.flatten(2).amax(dim=2).clamp(min=0), raw.ndim)
 
@@ -48,11 +41,8 @@ def norm_relu(raw: torch.Tensor, floor: torch.Tensor | float = 0.0, *, robust: b
     """
     values = at_least_float32(raw)
     scale = robust_peak(values) if robust else peak(values)
-    return _divided(values, torch.maximum(scale, broadcast_floor(floor, values)))
-
-
-def _divided(values: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    safe = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+    denominator = torch.maximum(scale, broadcast_floor(floor, values))
+    safe = torch.where(denominator > 0, denominator, 1)
     return (values.clamp(min=0) / safe).clamp(max=1)
 
 
@@ -71,7 +61,6 @@ def _keep_axes(values: torch.Tensor, ndim: int) -> torch.Tensor:
 
 def normalised_for_loss(
     raw: torch.Tensor,
-    peaks: torch.Tensor,
     target: torch.Tensor,
     floor_fraction: float,
     scale: torch.Tensor,
@@ -86,14 +75,13 @@ def normalised_for_loss(
 
     Args:
         raw: (batch, label, *space).
-        peaks: (batch, label, 1, ...), `robust_peak` of it.
         target: as raw.
         floor_fraction: smallest denominator, as a fraction of the running scale.
         scale: (label,) running scale, 0 where not known yet.
         fixed: (label,) whether the output scale is fixed; None: nowhere.
     """
     denominator, _ = denominator_for_loss(
-        peaks,
+        robust_peak(raw),
         largest=peak(target),
         height=robust_peak(target),
         floor=floor_fraction * scale,
@@ -152,22 +140,6 @@ def cut_off(difference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 # The running scale
 
 
-def add_running_scale(network: nn.Module, num_labels: int) -> nn.Module:
-    """Give the network the buffer of the running scale, 0 for each label, and return the network.
-
-    The buffer lives with the segmentation layers: nnU-Net's fine-tuning skips those, so that weights of a
-    vanilla network, which has no such buffer, can be loaded.
-    """
-    _owner(network).register_buffer(BUFFER, torch.zeros(num_labels))
-    return network
-
-
-def running_scale(network: nn.Module) -> torch.Tensor:
-    """Return the (label,) running scale of a network of ours, however it is wrapped; 0 where not known."""
-    scale: torch.Tensor = getattr(_owner(unwrapped(network)), BUFFER)
-    return scale
-
-
 @torch.no_grad()
 def update_running_scale(
     scale: torch.Tensor,
@@ -193,22 +165,3 @@ def update_running_scale(
     scale.copy_(torch.where(count > 0, moved, scale))
     if fixed is not None:
         scale[fixed] = 1
-
-
-def unwrapped(network: Any) -> nn.Module:
-    """Return the network behind DDP and torch.compile."""
-    from torch._dynamo import (
-        OptimizedModule,  # slow to import, and who only wants the activation need not wait
-    )
-
-    if isinstance(network, DistributedDataParallel):
-        network = network.module
-    if isinstance(network, OptimizedModule):
-        network = network._orig_mod
-    module: nn.Module = network
-    return module
-
-
-def _owner(network: nn.Module) -> nn.Module:
-    layers = getattr(getattr(network, "decoder", None), "seg_layers", None)
-    return layers if isinstance(layers, nn.Module) else network

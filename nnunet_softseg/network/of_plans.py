@@ -1,15 +1,20 @@
-"""The network that the plans name: one of nnU-Net's, or a class of any package that is installed."""
+"""The network that the plans name, one of nnU-Net's or a class of any package that is installed.
+
+To each belongs a buffer, the running scale of its raw output; see `norm_relu`.
+"""
 
 import inspect
 import pydoc
 from typing import Any
 
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.network.norm_relu import unwrapped
 
+BUFFER = "reference_plateau"
+"""The name in checkpoints, also of those that earlier versions wrote."""
 _SWITCH = "deep_supervision"
 _OF_NNUNET = "dynamic_network_architectures."
 
@@ -19,15 +24,13 @@ def network_of_plans(
 ) -> nn.Module:
     """Return the network of a configuration, with raw output at every resolution if it can have that.
 
-    Args:
-        configuration: nnU-Net's manager.
-        input_channels: of the image.
-        output_channels: one per label.
-        deep_supervision: whether several resolutions are wanted; see `has_deep_supervision`.
+    The configuration is nnU-Net's manager; see `has_deep_supervision` for the switch.
 
     Raises:
         UserError: if the class is not installed, or does not take the arguments of the plans.
     """
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
     name = configuration.network_arch_class_name
     takes_switch = _takes_switch(name)
 
@@ -77,3 +80,41 @@ def _takes_switch(name: str) -> bool:
 def has_deep_supervision(network: nn.Module) -> bool:
     """Return whether a network has raw output at several resolutions, with the switch that nnU-Net turns."""
     return hasattr(getattr(unwrapped(network), "decoder", None), _SWITCH)
+
+
+# The running scale
+
+
+def add_running_scale(network: nn.Module, num_labels: int) -> nn.Module:
+    """Give the network the buffer of the running scale, 0 for each label, and return the network.
+
+    The buffer lives with the segmentation layers: nnU-Net's fine-tuning skips those, so that weights of a
+    vanilla network, which has no such buffer, can be loaded.
+    """
+    _owner(network).register_buffer(BUFFER, torch.zeros(num_labels))
+    return network
+
+
+def running_scale(network: nn.Module) -> torch.Tensor:
+    """Return the (label,) running scale of a network of ours, however it is wrapped; 0 where not known."""
+    scale: torch.Tensor = getattr(_owner(unwrapped(network)), BUFFER)
+    return scale
+
+
+def unwrapped(network: Any) -> nn.Module:
+    """Return the network behind DDP and torch.compile."""
+    from torch._dynamo import (
+        OptimizedModule,  # slow to import, and who only wants the activation need not wait
+    )
+
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    if isinstance(network, OptimizedModule):
+        network = network._orig_mod
+    module: nn.Module = network
+    return module
+
+
+def _owner(network: nn.Module) -> nn.Module:
+    layers = getattr(getattr(network, "decoder", None), "seg_layers", None)
+    return layers if isinstance(layers, nn.Module) else network

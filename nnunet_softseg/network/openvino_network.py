@@ -1,8 +1,9 @@
-"""The network run by OpenVINO, an optional part: `pip install nnunet-softseg[cpu]`.
+"""The network run by OpenVINO, an optional part: `pip install nnunet-softseg[cpu]`; names of all backends.
 
 It is converted once, checked against torch, and cached beside the trained model: `<key>/model.xml`,
 `model.bin` and `made_by.json`. The key is made of the weights and of all versions that take part; a folder is
-there as a whole or not at all. Only the conversion needs torch: what is converted runs without it.
+there as a whole or not at all. Only the conversion needs torch: what is converted runs without it. Networks
+are in evaluation mode, without deep supervision, DDP and torch.compile.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+VARIABLE = "NNUNET_SOFTSEG_BACKEND"
+ENGINES, PRECISIONS = ("openvino", "torch"), ("float32", "bfloat16")
 CACHE = "openvino_cache"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 INSTALL = "pip install 'nnunet-softseg[cpu]'"
@@ -55,6 +58,37 @@ _KEPT_IN_FLOAT32 = re.compile(r"\.encoder\.(?:stem|stages\.0\.\d+)\.convs\.0\.|\
 def installed() -> bool:
     """Return whether OpenVINO is there."""
     return importlib.util.find_spec("openvino") is not None
+
+
+class BackendChoice(NamedTuple):
+    """Engine and precision that were asked for; None: the best that there is."""
+
+    engine: str | None
+    precision: str | None
+
+
+def parse_choice(text: str) -> BackendChoice:
+    """Return engine and precision by their names: `openvino-bfloat16`, `torch`, `auto`.
+
+    Raises:
+        UserError: for any other text, and for OpenVINO where it is not installed.
+    """
+    engine, _, precision = text.strip().lower().partition("-")
+    if engine in ("", "auto") and not precision:
+        return BackendChoice(None, None)
+    if engine not in ENGINES or precision not in ("", *PRECISIONS):
+        expected = ", ".join(["auto", *ENGINES, *(f"{e}-{p}" for e in ENGINES for p in PRECISIONS)])
+        raise UserError(f"{VARIABLE} is {text!r}, expected one of {expected}")
+    if engine == "openvino" and not installed():
+        raise UserError(
+            f"{VARIABLE} is {text!r}, but OpenVINO is not installed: {INSTALL}, or unset the variable"
+        )
+    return BackendChoice(engine, precision or None)
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error of OpenVINO's or torch's, which says what is wrong."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def has_bfloat16() -> bool:
@@ -80,10 +114,8 @@ def read_half(xml: bytes, weights: bytes) -> Any:
 class CompiledModel:
     """An `openvino.Model` on the CPU, compiled for patches of the shape that it has.
 
-    Args:
-        model: of one input (1, channel, *space) and one output (1, label, *space).
-        precision: "float32" or "bfloat16"; in bfloat16 the marked nodes stay in float32.
-        num_threads: that share a patch.
+    Its input is (1, channel, *space), its output (1, label, *space). The precision is "float32" or
+    "bfloat16", in which the marked nodes stay in float32; so many threads share a patch.
 
     Raises:
         ValueError: if the nodes run in other precisions.
@@ -124,7 +156,7 @@ class OpenVinoNetwork:
         import torch
 
         self.name = f"openvino {precision}"
-        model = converted_model(network, patch_shape, smallest_patch(network, patch_shape[1:]), folders)
+        model = converted_model(network, patch_shape, folders)
         self._compiled = CompiledModel(model, precision, torch.get_num_threads())
 
     def __call__(self, patch: "torch.Tensor") -> "torch.Tensor":
@@ -132,18 +164,6 @@ class OpenVinoNetwork:
         import torch
 
         return torch.from_numpy(self._compiled(patch.to(torch.float32).numpy()))
-
-
-def smallest_patch(network: "nn.Module", size: Sequence[int]) -> list[int]:
-    """Return the smallest patch that the network normalises at its bottom: two voxels along each axis."""
-    from nnunet_softseg.network.norm_relu import unwrapped
-
-    unet: Any = unwrapped(network)
-    steps = [1] * len(size)
-    for stride in unet.encoder.strides:
-        each = [stride] * len(size) if isinstance(stride, int) else stride
-        steps = [step * int(factor) for step, factor in zip(steps, each, strict=True)]
-    return [min(int(extent), 2 * step) for extent, step in zip(size, steps, strict=True)]
 
 
 def _check_precisions(runtime: Any) -> None:
@@ -180,10 +200,8 @@ def weights_hash(network: "nn.Module") -> str:
     """Return the SHA-256 of all weights and buffers of a network, with their names and shapes."""
     import torch
 
-    from nnunet_softseg.network.norm_relu import unwrapped
-
     digest = hashlib.sha256()
-    for name, values in unwrapped(network).state_dict().items():
+    for name, values in network.state_dict().items():
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
         digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -200,21 +218,14 @@ def user_cache() -> Path:
     return Path(base) / "nnunet-softseg" / CACHE
 
 
-def converted_model(
-    network: "nn.Module", patch_shape: Sequence[int], smallest: Sequence[int], folders: Sequence[Path]
-) -> Any:
-    """Return the network as an `openvino.Model` for patches of one shape.
+def converted_model(network: "nn.Module", patch_shape: Sequence[int], folders: Sequence[Path]) -> Any:
+    """Return the network as an `openvino.Model` for patches of one shape, (channel, *space).
 
-    Args:
-        network: in evaluation mode, without deep supervision.
-        patch_shape: (channel, *space).
-        smallest: (*space) of a patch on which the conversion is checked.
-        folders: of the cache: the first that can be written is used.
+    The folders are those of the cache, of which the first that can be written is used.
 
     Raises:
         ValueError: if the converted network does not compute what torch does.
     """
-    openvino = openvino_package()
     made_by = {
         "weights_sha256": weights_hash(network),
         "patch_shape": [int(size) for size in patch_shape],
@@ -227,93 +238,93 @@ def converted_model(
     key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:20]
     places = [folder / key for folder in folders]
     for place in places:
-        if (cached := _read(openvino.Core(), place, made_by)) is not None:
+        if (cached := _read(place, made_by)) is not None:
             return cached
-    model = _checked(network, patch_shape, smallest)
+    model = _checked(network, patch_shape)
     for place in places:
         with suppress(UserError, OSError):
-            if _read(openvino.Core(), place, made_by) is None:  # another process may have made it meanwhile
-                _keep(openvino, model, place, made_by)
-        if (cached := _read(openvino.Core(), place, made_by)) is not None:
+            if _read(place, made_by) is None:  # another process may have made it meanwhile
+                _keep(model, place, made_by)
+        if (cached := _read(place, made_by)) is not None:
             return cached
-    with tempfile.TemporaryDirectory() as aside:
-        _save(openvino, model, Path(aside))
-        contents = [(Path(aside) / name).read_bytes() for name in (_XML, _BIN)]
-    return openvino.Core().read_model(*contents)
+    return openvino_package().Core().read_model(*_contents(model))
 
 
-def _checked(network: "nn.Module", patch_shape: Sequence[int], smallest: Sequence[int]) -> Any:
+def _checked(network: "nn.Module", patch_shape: Sequence[int]) -> Any:
     """Return a network converted for patches of one shape, once it has computed what torch does."""
-    small_shape = (patch_shape[0], *smallest)
+    small_shape = (patch_shape[0], *_smallest_patch(network, patch_shape[1:]))
     model = _convert(network, small_shape)
-    _check(openvino_package(), network, model, small_shape)
+    _check(network, model, small_shape)
     model.reshape([1, *patch_shape])
     return model
 
 
-def write_converted(
-    network: "nn.Module", patch_shape: Sequence[int], folder: Path, *, half: bool
-) -> tuple[Path, Path]:
-    """Write the network as `model.xml` and `model.bin` into a folder, and return their paths.
+def _smallest_patch(network: "nn.Module", size: Sequence[int]) -> list[int]:
+    """Return the smallest patch that the network normalises at its bottom: two voxels along each axis."""
+    unet: Any = network
+    steps = [1] * len(size)
+    for stride in unet.encoder.strides:
+        each = [stride] * len(size) if isinstance(stride, int) else stride
+        steps = [step * int(factor) for step, factor in zip(steps, each, strict=True)]
+    return [min(int(extent), 2 * step) for extent, step in zip(size, steps, strict=True)]
 
-    Args:
-        network: in evaluation mode, without deep supervision.
-        patch_shape: (channel, *space); the file can be reshaped to others.
-        folder: where they go.
-        half: keep weights in float16, in half of the space.
 
-    Raises:
-        ValueError: if the converted network does not compute what torch does.
+def graph_and_weights(network: "nn.Module", patch_shape: Sequence[int], *, half: bool) -> tuple[bytes, bytes]:
+    """Return a network, converted as by `converted_model`, as the contents of `model.xml` and `model.bin`.
+
+    They can be reshaped to other patches. `half`: with weights in float16, in half of the space.
     """
-    model = _checked(network, patch_shape, smallest_patch(network, patch_shape[1:]))
+    model = _checked(network, patch_shape)
     # OpenVINO numbers these names through the process: the same network is to give the same file.
     model.set_friendly_name("network")
     for output in model.get_results():
         output.set_friendly_name("raw_output")
-    _save(openvino_package(), model, folder, half=half)
-    return folder / _XML, folder / _BIN
+    return _contents(model, half=half)
+
+
+def _contents(model: Any, *, half: bool = False) -> tuple[bytes, bytes]:
+    """Return what `model.xml` and `model.bin` of a model hold, with the marks that only a file can have."""
+    with tempfile.TemporaryDirectory(prefix="nnunet-softseg-") as aside:
+        _save(model, Path(aside), half=half)
+        return (Path(aside) / _XML).read_bytes(), (Path(aside) / _BIN).read_bytes()
 
 
 def _convert(network: "nn.Module", shape: Sequence[int]) -> Any:
     """Convert by OpenVINO's reader of torch networks; `openvino.convert_model` would tell Intel about it."""
     import torch
+
+    openvino_package()  # before any of its parts, which would import it with its telemetry
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    from nnunet_softseg.network.norm_relu import unwrapped
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of tracing
         # With shared memory, the next fold's weights would be written into this one's.
-        traced = TorchScriptPythonDecoder(
-            unwrapped(network), example_input=torch.zeros(1, *shape), shared_memory=False
-        )
+        traced = TorchScriptPythonDecoder(network, example_input=torch.zeros(1, *shape), shared_memory=False)
     reader = FrontEndManager().load_by_framework("pytorch")
     model = reader.convert(reader.load(traced))
     model.reshape([1, *shape])
     return model
 
 
-def _check(openvino: Any, network: "nn.Module", model: Any, shape: Sequence[int]) -> None:
+def _check(network: "nn.Module", model: Any, shape: Sequence[int]) -> None:
     """Compare with torch on a patch so small that it costs nothing."""
     import torch
 
-    from nnunet_softseg.network.norm_relu import unwrapped
-
     patch = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_package().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.inference_mode():
-        expected = unwrapped(network)(torch.from_numpy(patch)).numpy()
+        expected = network(torch.from_numpy(patch)).numpy()
     off = float(np.abs(compiled(patch)[0] - expected).max())
     if not off <= _TOLERANCE * float(np.abs(expected).max()):
         raise ValueError(f"the converted network differs from torch by {off:.2g}")
 
 
-def _keep(openvino: Any, model: Any, folder: Path, made_by: dict[str, Any]) -> None:
+def _keep(model: Any, folder: Path, made_by: dict[str, Any]) -> None:
     """Write a model to its folder of the cache, over one that cannot be read; remove other versions."""
     shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as aside:
-        _save(openvino, model, aside)
+        _save(model, aside)
         hashes = output_hashes(aside, (aside / _XML, aside / _BIN))
         write_json(aside / _MADE_BY, {**made_by, "sha256": hashes})
     same = {name: made_by[name] for name in ("weights_sha256", "patch_shape")}
@@ -323,8 +334,8 @@ def _keep(openvino: Any, model: Any, folder: Path, made_by: dict[str, Any]) -> N
             shutil.rmtree(other.parent, ignore_errors=True)
 
 
-def _save(openvino: Any, model: Any, folder: Path, *, half: bool = False) -> None:
-    openvino.save_model(model, folder / _XML, compress_to_fp16=half)
+def _save(model: Any, folder: Path, *, half: bool = False) -> None:
+    openvino_package().save_model(model, folder / _XML, compress_to_fp16=half)
     _mark_float32(folder / _XML)
 
 
@@ -343,7 +354,7 @@ def _mark_float32(file: Path) -> None:
     tree.write(file, encoding="utf-8", xml_declaration=True)
 
 
-def _read(core: Any, folder: Path, made_by: dict[str, Any]) -> Any:
+def _read(folder: Path, made_by: dict[str, Any]) -> Any:
     """Return the cached model; None if there is none, or not as it was written."""
     record = load_record(folder / _MADE_BY, "sha256")
     if (
@@ -353,6 +364,6 @@ def _read(core: Any, folder: Path, made_by: dict[str, Any]) -> Any:
     ):
         return None
     try:
-        return core.read_model(folder / _XML)
+        return openvino_package().Core().read_model(folder / _XML)
     except RuntimeError:
         return None

@@ -1,13 +1,15 @@
-"""Output activation: raw output -> soft map in [0, 1], of NumPy's arrays and torch's tensors alike.
+"""Raw output -> soft map in [0, 1], of NumPy's arrays and torch's tensors alike: activation, mirrored passes.
 
 One formula for training, prediction with torch, and prediction without it: only methods that both have, and
 what they lack is told apart in two small functions. torch itself is not imported here.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from nnunet_softseg.preprocessing.output_scale import OutputScale
 
@@ -82,3 +84,58 @@ def soft_map_of(raw: Values, running: Any, scales: Sequence[OutputScale], floor_
         soft[:, label : label + 1] /= unit + (unit <= 0)  # nothing there: 0 / 1
     clipped: Values = soft.clip(max=1)
     return clipped
+
+
+# Passes of the network
+
+
+class OneSizeError(Exception):
+    """The network takes no image of another size than the patch, such as Primus, which counts its tokens."""
+
+
+class Agreement:
+    """How far mirrored passes agree: sum of the least of them over that of their mean, both above 0.
+
+    A network that knows a structure finds it in the mirror image, too; what merely looks like one, it finds
+    in one and not in the other. Of two passes it is the soft Dice of their raw output.
+    """
+
+    def __init__(self) -> None:
+        self._sums: npt.NDArray[np.float64] | None = None
+
+    def add(self, least: Any, mean: Any) -> None:
+        """Add the least and the mean of the passes of a patch, (label, *space) each."""
+        sums = np.array([[float((label * (label > 0)).sum()) for label in raw] for raw in (least, mean)])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def of_labels(self, num_labels: int) -> npt.NDArray[np.float64]:
+        """Return it for each label; 1 where nothing is above 0, or there was one pass of each patch."""
+        least, mean = np.zeros((2, num_labels)) if self._sums is None else self._sums
+        shares: npt.NDArray[np.float64] = np.divide(least, mean, out=np.ones_like(mean), where=mean > 0)
+        return shares
+
+
+def mirrored(
+    run: Callable[[Values], Values],
+    patch: Values,
+    axes: Sequence[int],
+    flip: Callable[[Any, tuple[int, ...]], Any],
+    agreement: Agreement | None = None,
+) -> Values:
+    """Return the mean of a network's output over all combinations of mirrored spatial axes; none: one pass.
+
+    The patch is (channel, *space); `flip` mirrors an array along its axes: `numpy.flip` or `torch.flip`. How
+    far the passes agree is added to `agreement`.
+    """
+    chosen = [flips for n in range(len(axes) + 1) for flips in itertools.combinations(axes, n)]
+    total: Any = run(patch)
+    least = total
+    for flips in chosen[1:]:
+        dims = tuple(1 + axis for axis in flips)
+        found: Any = flip(run(flip(patch, dims)), dims)
+        least = (least + found - abs(least - found)) / 2  # the smaller one, in NumPy as in torch
+        total = total + found
+    mean: Values = total / len(chosen)
+    if agreement is not None and len(chosen) > 1:
+        agreement.add(least, mean)
+    return mean

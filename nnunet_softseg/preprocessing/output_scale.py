@@ -225,7 +225,7 @@ class OutputScale:
         height: robust peak of the labels of the training.
         core_threshold: see `keep_supported`.
         support_threshold: see `keep_supported`.
-        least_agreement: of mirrored passes (`sliding_window.Agreement`): with less, there is nothing of the
+        least_agreement: of mirrored passes (`soft_map.Agreement`): with less, there is nothing of the
             label; 0: that is not asked.
         why: this output scale, and thresholds lower than 0.5 and 0.05, for a person.
     """

@@ -33,8 +33,14 @@ from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.norm_relu import add_running_scale, running_scale, unwrapped
-from nnunet_softseg.network.of_plans import has_deep_supervision, network_of_plans, require_network_class
+from nnunet_softseg.network.of_plans import (
+    add_running_scale,
+    has_deep_supervision,
+    network_of_plans,
+    require_network_class,
+    running_scale,
+    unwrapped,
+)
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
 from nnunet_softseg.network.soft_map import soft_map_of
 from nnunet_softseg.preprocessing.center_crop import crop_axis

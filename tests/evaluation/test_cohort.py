@@ -25,7 +25,7 @@ from nnunet_softseg.cli.bids_app import main
 from nnunet_softseg.evaluation.cohort import participants
 from nnunet_softseg.evaluation.cohort.derivatives import label_words
 from nnunet_softseg.evaluation.cohort.group import COLUMNS, GroupReport, _page
-from nnunet_softseg.inference import model_file
+from nnunet_softseg.inference import trained_model
 
 MODEL = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 AS_THEN = ["-device", "cpu", "--backend", "torch-float32", "--localize", "never", "-np", "1"]
@@ -294,7 +294,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_file, "READY_MODEL", tmp_path / "not_installed.softseg")
+    monkeypatch.setattr(trained_model, "READY_MODEL", tmp_path / "not_installed.softseg")
     words, said = MISTAKES[mistake](bids, tmp_path / "out")
     before = state(bids), state(MODEL)
     assert main(words) == 2

@@ -394,7 +394,9 @@ def test_other_formats_keep_their_endings_and_spacing(
     merged, done = tmp_path / "merged", tmp_path / "done"
     for folder in (merged, done):
         folder.mkdir()
-    after_prediction.merge(files, merged / "a", ending, reader, manager)
+    after_prediction.merge(
+        files, merged / "a", ending=ending, writer=reader, label_manager=manager, save_probabilities=False
+    )
     stored = {label: stored_soft_label(merged / "soft" / f"a_000{label}{soft_ending}").T for label in (1, 2)}
     np.testing.assert_allclose(stored[1], large + small / 2, atol=1e-6)
     np.testing.assert_array_equal(stored[2], lesion)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.postprocessing import Flag, largest_piece, postprocess
+from nnunet_softseg.inference.case_record import Flag, PredictionOptions
+from nnunet_softseg.inference.export import largest_piece, postprocess
 from nnunet_softseg.preprocessing.output_scale import LabelShape, keep_supported, training_ranges
 from nnunet_softseg.settings import PLANS_KEY
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.postprocessing import postprocess
+from nnunet_softseg.inference.export import postprocess
 from nnunet_softseg.network.soft_map import robust_peak, soft_map_of
 from nnunet_softseg.preprocessing.output_scale import (
     OutputScale,

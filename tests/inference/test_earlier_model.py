@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nnunet_softseg.cli import main
-from nnunet_softseg.network.norm_relu import BUFFER
+from nnunet_softseg.network.of_plans import BUFFER
 
 FOLDER = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage import measure
 
-from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.postprocessing import (
+from nnunet_softseg.inference.case_record import (
     CONSTANT,
+    CaseRecord,
     Flag,
     Flagged,
     flag_agreement,

@@ -12,11 +12,17 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_softseg.inference import recentring as localiser
 from nnunet_softseg.inference import soft_prediction as inference
-from nnunet_softseg.inference.case_record import CaseRecord, Localize, PredictionOptions
-from nnunet_softseg.inference.postprocessing import Flag, Flagged, flag_map
+from nnunet_softseg.inference.case_record import (
+    CaseRecord,
+    Flag,
+    Flagged,
+    Localize,
+    PredictionOptions,
+    flag_map,
+)
 from nnunet_softseg.inference.recentring import WholeImage, place
 from nnunet_softseg.network.backends import TorchPredictor
-from nnunet_softseg.network.norm_relu import add_running_scale, running_scale
+from nnunet_softseg.network.of_plans import add_running_scale, running_scale
 from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.preprocessing.output_scale import OutputScale, keep_output_scales

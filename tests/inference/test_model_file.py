@@ -21,10 +21,11 @@ from tiny_dataset import affine_of, save_nifti, soft_blob
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference import model_export, model_file
-from nnunet_softseg.inference.calibration import keep_calibration
+from nnunet_softseg.inference import model_export, trained_model
+from nnunet_softseg.inference.export import keep_calibration
 from nnunet_softseg.inference.model_export import export
-from nnunet_softseg.inference.predict import open_model, predict
+from nnunet_softseg.inference.predict import predict
+from nnunet_softseg.inference.trained_model import open_model
 from nnunet_softseg.metrics.calibration import IsotonicMap
 from nnunet_softseg.network import openvino_network
 from nnunet_softseg.preprocessing.model_plans import soft_plans
@@ -382,7 +383,7 @@ def test_a_file_that_is_not_whole_or_not_ours_is_refused_in_a_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_file, "_MOST_UNPACKED", 2**20)
+    monkeypatch.setattr(trained_model, "_MOST_UNPACKED", 2**20)
     file = tmp_path / "model.softseg"
     if callable(change):
         changed(trained["float16"], file, change)
@@ -452,7 +453,7 @@ def test_a_conversion_that_fails_is_a_line(tmp_path: Path, monkeypatch: pytest.M
     def wrong(*_: object, **__: object) -> None:
         raise ValueError("the converted network differs from torch by 3")
 
-    monkeypatch.setattr(model_export, "write_converted", wrong)
+    monkeypatch.setattr(model_export, "graph_and_weights", wrong)
     with pytest.raises(UserError, match=r"fold all: expected a network .*: the converted network differs"):
         export(TRAINED, tmp_path / "model.softseg")
 
@@ -468,7 +469,7 @@ def test_images_are_checked_for_a_model_in_one_file(trained: dict[str, Path], tm
 def test_without_a_model_that_of_the_package_predicts(
     trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_file, "READY_MODEL", trained["float32"])
+    monkeypatch.setattr(trained_model, "READY_MODEL", trained["float32"])
     words = ["predict", "-i", str(TRAINED / "image.nii.gz"), "-o", str(tmp_path), "--localize", "never"]
     assert main([*words, "--no-qc", "--backend", "openvino-float32"]) == 0
     expected = np.load(TRAINED / "soft_maps.npz")  # that version 0.1.0 wrote with torch
@@ -480,7 +481,7 @@ def test_without_a_model_that_of_the_package_predicts(
 def test_a_package_without_its_model_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(model_file, "READY_MODEL", tmp_path / "cord.softseg")
+    monkeypatch.setattr(trained_model, "READY_MODEL", tmp_path / "cord.softseg")
     assert main(["predict", "-i", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "cord.softseg: expected the model that comes with nnunet-softseg, found none" in line

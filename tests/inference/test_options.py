@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import KEY, VARIABLES, CaseRecord, PredictionOptions
-from nnunet_softseg.network import backend_choice
+from nnunet_softseg.network import openvino_network
 
 LOCALIZE, LARGEST = VARIABLES["localize"], VARIABLES["largest_piece"]
 
@@ -20,7 +20,7 @@ def test_each_option_has_a_variable() -> None:
     words = ("torch-float32", "never", "1", "1", "1", "1")
     options = PredictionOptions.from_environment(dict(zip(VARIABLES.values(), words, strict=True)))
     assert options == PredictionOptions("torch-float32", "never", True, True, True, True)
-    assert VARIABLES["backend"] == backend_choice.VARIABLE
+    assert VARIABLES["backend"] == openvino_network.VARIABLE
 
 
 def test_an_argument_overrules_the_environment_and_says_so() -> None:

@@ -15,10 +15,10 @@ from matplotlib.contour import QuadContourSet
 from PIL import Image
 from tiny_dataset import affine_of
 
-from nnunet_softseg.inference import summary
-from nnunet_softseg.inference.postprocessing import WARNING, WORDS, Flag
+from nnunet_softseg.inference import export
+from nnunet_softseg.inference.case_record import WARNING, WORDS, Flag, flag_lines
+from nnunet_softseg.inference.export import summarise
 from nnunet_softseg.inference.qc_page import case_figure, read_case
-from nnunet_softseg.inference.summary import flag_lines, summarise
 
 FLAGS = {"a": [Flag.UNLIKE, Flag.EMPTY], "b": [], "c": [Flag.UNLIKE], "d": [Flag.BORDER], "e": []}
 BAR = np.zeros((20, 24, 16), np.float32)
@@ -88,7 +88,7 @@ def test_a_summary_without_pictures_loads_no_matplotlib(
 ) -> None:
     write_predictions(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from nnunet_softseg.inference.summary import summarise; "
+        "import sys; from pathlib import Path; from nnunet_softseg.inference.export import summarise; "
         f"print(summarise(Path({str(tmp_path)!r}), {{'a': Path('a')}}, (1,), draw=False, progress=False)); "
         "print('matplotlib' in sys.modules)"
     )
@@ -125,7 +125,7 @@ def test_the_page_shows_all_cases_flagged_first_and_a_repeated_call_draws_nothin
 def test_no_page_where_none_is_wanted_and_of_many_cases(tmp_path: Path, monkeypatch) -> None:
     images = write_predictions(tmp_path)
     summarise(tmp_path, images, (1,), draw=False, progress=False)
-    monkeypatch.setattr(summary, "MOST_CASES", 4)
+    monkeypatch.setattr(export, "MOST_CASES", 4)
     said = summarise(tmp_path, images, (1,), draw=True, progress=False)
     assert said.splitlines()[-1] == "no pictures: expected at most 4 cases in a folder, found 5"
     assert not (tmp_path / "qc").exists()

@@ -17,8 +17,9 @@ from test_predict import FOLDER, write_image, write_model
 from nnunet_softseg import cli, pseudo_label
 from nnunet_softseg.datasets.check import check
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.predict import CHECKPOINT, open_model, predict
-from nnunet_softseg.inference.teachers import find_teachers, folds_of_images, same_subjects, who_labels
+from nnunet_softseg.inference.predict import predict
+from nnunet_softseg.inference.pseudo_label import find_teachers, folds_of_images, same_subjects, who_labels
+from nnunet_softseg.inference.trained_model import CHECKPOINT, open_model
 from nnunet_softseg.settings import PLANS_KEY
 
 CASES = ("sub-01_T1w", "sub-01_T2w", "sub-02_T2w", "sub-03_T2w")

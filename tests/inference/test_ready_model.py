@@ -12,7 +12,7 @@ import pytest
 
 from nnunet_softseg import __version__
 from nnunet_softseg.cli import main
-from nnunet_softseg.inference.model_file import READY_MODEL, open_model_file
+from nnunet_softseg.inference.trained_model import READY_MODEL, open_model_file
 from nnunet_softseg.io.case_files import REPORT
 from nnunet_softseg.io.results import load_json
 from nnunet_softseg.metrics.overlap import dice
@@ -39,7 +39,7 @@ def test_the_card_names_the_file_by_its_hash_and_the_file_is_small_and_holds_no_
     ]
     with zipfile.ZipFile(READY_MODEL) as archive:
         assert {Path(name).suffix for name in archive.namelist()} == {".json", ".xml", ".bin"}
-    folds = open_model_file(READY_MODEL, None).content.folds
+    folds = open_model_file(READY_MODEL, None).folds
     assert sum(len(fold.weights) for fold in folds.values()) / 2 <= MOST_PARAMETERS  # float16
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.inference.safe_loading import require_no_code, unpack
+from nnunet_softseg.inference.trained_model import require_no_code, unpack
 
 MODEL = PurePosixPath("Dataset001_Cord/nnUNetTrainerSoftSeg__nnUNetPlans__3d_fullres")
 

@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.postprocessing import Flag, postprocess
+from nnunet_softseg.inference.case_record import Flag, PredictionOptions
+from nnunet_softseg.inference.export import postprocess
 from nnunet_softseg.preprocessing.output_scale import label_shape, training_ranges
 from nnunet_softseg.settings import PLANS_KEY
 

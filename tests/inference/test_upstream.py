@@ -28,6 +28,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import nnunet_patches as upstream
 from nnunet_softseg.inference.case_record import KEY, PredictionOptions
 from nnunet_softseg.io import workers
+from nnunet_softseg.io.workers import threads_beside
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
 stock = trainer_module.nnUNetTrainer
@@ -284,7 +285,7 @@ def test_threads_share_sums_as_the_forward_pass_does() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with upstream.thread_pool(2) as pool:
+        with threads_beside(2, upstream.same_arithmetic()) as pool:
             torch.set_num_threads(3)  # what a thread started now would get
             assert pool.apply(torch.get_num_threads) == 1
     finally:
@@ -335,7 +336,7 @@ def niceness() -> int:
 def test_threads_that_read_and_write_give_way_to_the_network() -> None:
     before = niceness()
     (ahead,) = workers.map_ahead(lambda _: niceness(), [0], num_threads=1)
-    with upstream.thread_pool(1) as pool:
+    with threads_beside(1, upstream.same_arithmetic()) as pool:
         beside = pool.apply(niceness)
     assert ahead.result() > before
     assert beside > before

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_softseg.network import loss_in_parts, soft_loss
+from nnunet_softseg.network import soft_loss
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.norm_relu import (
     normalised_for_loss,
@@ -63,7 +63,7 @@ def test_it_is_what_inference_does_where_the_raw_output_is_positive() -> None:
     raw = torch.rand(3, 2, 8, 8)
     target = torch.rand(3, 2, 8, 8)
     target[:, :, 0] = 1
-    found = normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.zeros(2))
+    found = normalised_for_loss(raw, target, 0.5, torch.zeros(2))
     for sample in range(3):
         scales = [OutputScale(height=float(height)) for height in robust_peak(target)[sample].flatten()]
         expected = soft_map_of(raw[sample : sample + 1], torch.zeros(2), scales, 0.5)
@@ -81,7 +81,7 @@ def test_raw_output_in_proportion_to_the_target_is_right_on_either_scale(
     fixed = torch.tensor([False, True])
     raw = target * torch.tensor([unit, 1.0]).reshape(1, 2, 1, 1)
     running = torch.tensor([float(robust_peak(raw)[0, 0]), 1.0])
-    found = normalised_for_loss(raw, robust_peak(raw), target, 0.5, running, fixed=fixed)
+    found = normalised_for_loss(raw, target, 0.5, running, fixed=fixed)
     assert largest <= 0.5 or torch.allclose(found[:, 0], target[:, 0], atol=1e-5)
     torch.testing.assert_close(found[:, 1], target[:, 1])
     scales = [OutputScale("case", float(robust_peak(target)[0, 0])), OutputScale("fixed")]
@@ -100,21 +100,21 @@ def test_above_one_costs_nothing_inside_and_something_at_the_boundary() -> None:
     target[..., 3, 5:11] = 0.4
     raw = torch.where(target == 1, torch.tensor(1.0), target)
     raw[..., 8, 8] = 1.5  # clipped at inference: the map is 1 there
-    found = normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.zeros(1))
+    found = normalised_for_loss(raw, target, 0.5, torch.zeros(1))
     assert float(found[..., 8, 8]) == 1
     raw[..., 3, 8] = 1.5
-    assert float(normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
+    assert float(normalised_for_loss(raw, target, 0.5, torch.zeros(1))[..., 3, 8]) > 1.3
 
 
 def test_a_patch_that_holds_the_fringe_is_scaled_to_it() -> None:
     target = 0.6 * square()
-    found = normalised_for_loss(3 * target, robust_peak(3 * target), target, 0.5, torch.tensor([1.8]))
+    found = normalised_for_loss(3 * target, target, 0.5, torch.tensor([1.8]))
     torch.testing.assert_close(found, target)
 
 
 def test_a_patch_without_a_label_is_measured_against_the_running_peak() -> None:
     raw = torch.full((1, 1, 4, 4), 0.2)
-    found = normalised_for_loss(raw, robust_peak(raw), torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
+    found = normalised_for_loss(raw, torch.zeros_like(raw), 0.5, torch.tensor([0.8]))
     torch.testing.assert_close(found, torch.full_like(raw, 0.25))
 
 
@@ -144,7 +144,7 @@ def test_the_gradient_is_the_slope_of_what_is_normalised(labelled: float) -> Non
     raw = torch.randn(2, 3, 4, 5, dtype=torch.float64).requires_grad_()
 
     def normalised(raw: torch.Tensor) -> torch.Tensor:
-        return normalised_for_loss(raw, robust_peak(raw), target, 0.5, torch.full((3,), 0.6))
+        return normalised_for_loss(raw, target, 0.5, torch.full((3,), 0.6))
 
     assert torch.autograd.gradcheck(normalised, raw)
 
@@ -224,7 +224,7 @@ def test_the_loss_in_parts_is_that_which_autograd_takes_as_a_whole(
     normalise: bool, with_weight: bool, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four labels: one of a fixed scale, one absent, one that is all fringe; parts of rows and of many."""
-    monkeypatch.setattr(loss_in_parts, "_CACHED", cached)
+    monkeypatch.setattr(soft_loss, "_CACHED", cached)
     generator = torch.Generator().manual_seed(0)
     target = (3 * torch.rand(2, 4, 5, 7, generator=generator) - 1).clamp(0, 1)
     target[:, 2], target[:, 3] = 0, 0.4 * target[:, 3]
@@ -267,20 +267,20 @@ def test_what_has_its_slope_goes_in_parts(
 
 
 def test_parts_fit_into_the_cache_of_a_processor_and_a_gpu_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_in_parts, "_CACHED", 20)
+    monkeypatch.setattr(soft_loss, "_CACHED", 20)
     for device, groups, parts in (
         ("cpu", [slice(0, 2), slice(2, 4), slice(4, 6)], [slice(0, 8)]),
         ("meta", [slice(0, 5)], [slice(0, 8)]),
     ):
         flat = torch.empty(5, 8, device=device)
-        assert list(loss_in_parts._groups(flat)) == groups
-        assert list(loss_in_parts._parts(flat)) == parts
-    assert list(loss_in_parts._groups(torch.empty(2, 50))) == [slice(0, 1), slice(1, 2)]
-    assert list(loss_in_parts._parts(torch.empty(1, 50))) == [slice(0, 20), slice(20, 40), slice(40, 60)]
-    assert list(loss_in_parts._parts(torch.empty(1, 50, device="meta"))) == [slice(0, 50)]
-    assert loss_in_parts._nothing_positive(torch.tensor([-1.0, 0.0]))
-    assert not loss_in_parts._nothing_positive(torch.tensor([-1.0, torch.nan]))
-    assert not loss_in_parts._nothing_positive(torch.zeros(3, device="meta"))  # nobody asks a GPU
+        assert list(soft_loss._groups(flat)) == groups
+        assert list(soft_loss._parts(flat)) == parts
+    assert list(soft_loss._groups(torch.empty(2, 50))) == [slice(0, 1), slice(1, 2)]
+    assert list(soft_loss._parts(torch.empty(1, 50))) == [slice(0, 20), slice(20, 40), slice(40, 60)]
+    assert list(soft_loss._parts(torch.empty(1, 50, device="meta"))) == [slice(0, 50)]
+    assert soft_loss._nothing_positive(torch.tensor([-1.0, 0.0]))
+    assert not soft_loss._nothing_positive(torch.tensor([-1.0, torch.nan]))
+    assert not soft_loss._nothing_positive(torch.zeros(3, device="meta"))  # nobody asks a GPU
 
 
 @pytest.mark.parametrize("normalise", [True, False])

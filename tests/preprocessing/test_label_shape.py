@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnunet_softseg.inference.postprocessing import outliers
+from nnunet_softseg.inference.case_record import outliers
 from nnunet_softseg.preprocessing.output_scale import LabelShape, known_range, label_shape, training_ranges
 
 

@@ -29,7 +29,7 @@ from tiny_dataset import (
 )
 
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.network.norm_relu import running_scale
+from nnunet_softseg.network.of_plans import running_scale
 from nnunet_softseg.preprocessing.preparation import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.training import trainer as trainer_module

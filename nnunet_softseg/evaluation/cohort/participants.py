@@ -36,7 +36,8 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     write_table_tsv,
 )
 from nnunet_softseg.inference.case_record import PredictionOptions
-from nnunet_softseg.inference.predict import open_any_model, predict
+from nnunet_softseg.inference.predict import predict
+from nnunet_softseg.inference.trained_model import open_any_model
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti
 from nnunet_softseg.io.html import render_page, template, write_page
