@@ -1,4 +1,4 @@
-"""How should raw output become a map on one scale for all cases: as it is, by a sigmoid, by a ReLU?
+"""How should raw output become a map on one scale for all cases: as it is, by a sigmoid, a ReLU? Which loss?
 
     python benchmarks/fixed_scale.py -o fixed_scale --data LIDC
 
@@ -23,6 +23,7 @@ METHODS = {
     "raw": Method(TRAINER, settings=FIXED),
     "sigmoid": Method(TRAINER, settings=FIXED, activation="sigmoid"),
     "relu": Method(TRAINER, settings=FIXED, activation="relu"),
+    "squared_error": Method(TRAINER, settings=FIXED, loss="mean_squared_error"),
 }
 MEASURES = ["brier", "ece", "soft_dice", "boundary_mae", "abs_rve_percent"]
 
