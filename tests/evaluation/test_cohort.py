@@ -193,7 +193,11 @@ def test_what_a_killed_call_had_predicted_is_put_in_place_by_the_next(
 
     with monkeypatch.context() as patch:
         patch.setattr(participants, "copy_file", killed_at_the_second)
-        assert main(call) == 130
+        ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+        try:
+            assert main(call) == 130
+        finally:
+            signal.signal(signal.SIGINT, ours)
     assert "the same command goes on" in capsys.readouterr().err
     assert [file.name for file in copied] == ["sub-01_T2w_label-label1_probseg.nii.gz"]
     monkeypatch.setattr(participants, "predict", refuse)

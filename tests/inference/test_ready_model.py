@@ -78,11 +78,11 @@ def test_real_images_have_their_cord(tmp_path: Path, real_data: Path, case: str)
 
 
 @runs
-@pytest.mark.parametrize("image", ["lidc/images/sub-0119n0_CT", "lidc/images/sub-0978n4_CT"])
+@pytest.mark.parametrize("image", ["lidc/images/sub-0144n1_CT", "lidc/images/sub-0047n0_CT"])
 def test_a_vessel_or_nodule_as_wide_as_a_cord_is_none(
     tmp_path: Path, larger_real_data: Path, image: str
 ) -> None:
-    """Without the mirror image the network finds 1.3 and 0.9 ml of cord here, and nothing odd about them."""
+    """The network answers as it does to a cord, but to the mirror image otherwise, far beyond rounding."""
     file = larger_real_data / f"{image}_0000.nii.gz"
     assert not predicted(file, tmp_path / "out").any()
     (case,) = load_json(tmp_path / "out" / REPORT)["cases"].values()
