@@ -84,6 +84,13 @@ def is_there(file: Path) -> bool:
     return file.is_file() or file.is_symlink()
 
 
+def _absent(file: Path, remedy: str) -> tuple[str, str]:
+    """Return what is found in the place of a file that is not there, and the remedy."""
+    if file.is_symlink():
+        return "a broken link", f"{remedy}, or fetch its content (git annex get, datalad get)"
+    return "none", remedy
+
+
 def load_nifti(file: Path) -> nib.Nifti1Image:
     """Return an open NIfTI file, its voxels still on disk: the one way by which commands open images.
 
@@ -100,8 +107,9 @@ def load_nifti(file: Path) -> nib.Nifti1Image:
 def _opened(file: Path, name: str = "") -> nib.Nifti1Image | Finding:
     other = is_image(file.name) and not is_nifti(file.name)
     expected = f"a whole {file.suffix[1:].upper()} image" if other else "a NIfTI file"
+    name, problem = name or short_name(file), "cannot be opened"
     if not file.exists():
-        return Finding(name or short_name(file), "cannot be opened", expected, "nothing", "check the path")
+        return Finding(name, problem, expected, *_absent(file, "check the path"))
     try:
         image = open_other(file) if other else _open_nifti(file)
         if isinstance(image, nib.Nifti1Image):
@@ -109,7 +117,7 @@ def _opened(file: Path, name: str = "") -> nib.Nifti1Image | Finding:
         found = type(image).__name__
     except Exception as error:  # each field of a broken header fails in its own way
         found = telling_line(error)
-    return Finding(name or short_name(file), "cannot be opened", expected, found, _AGAIN)
+    return Finding(name, problem, expected, found, _AGAIN)
 
 
 def _open_nifti(file: Path) -> Any:
@@ -152,10 +160,7 @@ def file_findings(file: Path, name: str = "", *, colours: bool = False) -> list[
     """
     name = name or short_name(file)
     if not file.is_file():
-        found, remedy = "none", "add it"
-        if file.is_symlink():
-            found, remedy = "a broken link", "add it, or fetch its content (git annex get, datalad get)"
-        return [Finding(name, "file is missing", "a NIfTI file", found, remedy)]
+        return [Finding(name, "file is missing", "a NIfTI file", *_absent(file, "add it"))]
     size = _inflated(file, name)
     if isinstance(size, Finding):
         return [size]

@@ -62,6 +62,14 @@ def test_what_is_no_nifti_is_a_user_error(make: Callable[[Path], None], ending: 
     assert str(told.value).endswith("check the path") == (make is nothing)
 
 
+def test_a_link_to_nowhere_is_told_as_one(tmp_path: Path) -> None:
+    """git-annex leaves such links where the content was not fetched."""
+    file = tmp_path / "sub-01.nii.gz"
+    file.symlink_to(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"cannot be opened: .*, found a broken link: .*git annex get"):
+        load_nifti(file)
+
+
 def test_another_image_format_is_a_user_error(tmp_path: Path) -> None:
     nib.MGHImage(VALUES, AFFINE).to_filename(tmp_path / "sub-01.mgh")
     with pytest.raises(UserError, match="found MGHImage"):
