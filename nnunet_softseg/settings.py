@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nnunet_softseg.errors import UserError
 
@@ -74,13 +74,9 @@ class SoftSegSettings:
     collapse_patience: int = 10
 
     def __post_init__(self) -> None:
-        chosen = {
-            "augmentation": ("nnunet", "paper"),
-            "output_scale": ("auto", "case", "fixed"),
-            "to_image_grid": ("auto", "linear", "fractions", "inverse", "fractions and inverse"),
-        }
-        for name, known in chosen.items():
-            if getattr(self, name) not in known:
+        for name, kind in get_type_hints(type(self)).items():
+            known = get_args(kind) if get_origin(kind) is Literal else ()
+            if known and getattr(self, name) not in known:
                 expected = " or ".join(f'"{word}"' for word in known)
                 raise UserError(f"setting {name}: expected {expected}, got {getattr(self, name)!r}")
         if self.largest_zoom is not None and not 1 <= self.largest_zoom < math.inf:

@@ -682,7 +682,8 @@ def test_an_unknown_augmentation_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"largest_zoom": 0.5}, {"largest_zoom": np.nan}, {"to_image_grid": "cubic"}]
+    "setting",
+    [{"largest_zoom": 0.5}, {"largest_zoom": np.nan}, {"to_image_grid": "cubic"}, {"optimizer": "adamw"}],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(setting: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"setting {next(iter(setting))}: expected"):
