@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from markupsafe import Markup
 
+from nnunet_softseg.errors import printable
 from nnunet_softseg.evaluation.comparison.leaderboard import SCORES, Outcome, Verdict, subjects_lacking
 from nnunet_softseg.evaluation.comparison.result import Comparison
 from nnunet_softseg.io.html import NO_VALUE, figures
@@ -103,11 +104,11 @@ def listed(names: Sequence[str]) -> str:
 
 def shortened(name: str, longest: int = _LONGEST_NAME) -> str:
     """Return a name in one line without its middle, if it is long; unprintable characters become "?"."""
-    printable = "".join(character if character.isprintable() else "?" for character in name)
-    if len(printable) <= longest:
-        return printable
+    line = printable(name)
+    if len(line) <= longest:
+        return line
     head = (longest - 1) // 2
-    return f"{printable[:head]}…{printable[head + 1 - longest :]}"
+    return f"{line[:head]}…{line[head + 1 - longest :]}"
 
 
 def badge(found: Outcome) -> str:

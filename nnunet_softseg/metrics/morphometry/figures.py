@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nnunet_softseg import __version__
+from nnunet_softseg.errors import printable
 from nnunet_softseg.io.results import replacing
 from nnunet_softseg.metrics.morphometry.lesions import Bridge, Lesions, MidsagittalPlane
 from nnunet_softseg.metrics.morphometry.levels import LevelKind, level_name, mean_csa
@@ -120,8 +121,8 @@ def _half_spacing_mm(z: npt.NDArray[np.float64]) -> float:
 
 
 def _shortened(title: str) -> str:
-    printable = "".join(character if character.isprintable() else "?" for character in title)
-    return printable if len(printable) <= _LONGEST_TITLE else f"…{printable[1 - _LONGEST_TITLE :]}"
+    line = printable(title)
+    return line if len(line) <= _LONGEST_TITLE else f"…{line[1 - _LONGEST_TITLE :]}"
 
 
 # Midsagittal plane
