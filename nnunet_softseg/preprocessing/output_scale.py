@@ -199,6 +199,8 @@ def keep_supported(
     partial volume at the boundary stays as it is.
     """
     kept = np.zeros_like(soft_map)
+    # Plain numbers are compared in the map's precision: against NumPy's its 0.05 would be above a 0.05.
+    core_threshold, support_threshold = float(core_threshold), float(support_threshold)
     above = soft_map > support_threshold
     # Only the box of the voxels above the threshold is worked on: the rest is 0 in any case.
     box = bounding_box(above, (1,) * soft_map.ndim)
