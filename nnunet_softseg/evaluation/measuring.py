@@ -150,7 +150,7 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     rows, slices, instances, reliability = [], [], [], {}
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
-        reference = _read(job, reference_file, label, stored, unknown=_unknown(job, reference_file))
+        reference = _read(job, reference_file, label, stored, unknown=unknown_of(reference_file, job.case.case_id, job.scheme))
         table = _slice_areas(reference, levels)
         extent = table["csa_mm2"].notna()
         slices.append(_tidy(table, extent, label, REFERENCE, table))
@@ -192,12 +192,12 @@ def _read(
     return label_of(stored[file], label, labels, case_id=case_id, chosen=chosen, region=region)
 
 
-def _unknown(job: CaseJob, reference: Path) -> Unknown:
+def unknown_of(reference: Path, case_id: str, scheme: LabelScheme) -> Unknown:
     """Return what marks unknown voxels of a reference: of softLabelsTr the label map in labelsTr, too."""
     folder = reference.parent
-    beside = stored_as(folder.parent / folder.name.replace("softLabels", "labels"), job.case.case_id)
-    there = job.scheme.ignore is not None and folder.name.startswith("softLabels") and beside.is_file()
-    return Unknown(job.scheme.ignore, beside if there else None)
+    beside = stored_as(folder.parent / folder.name.replace("softLabels", "labels"), case_id)
+    there = scheme.ignore is not None and folder.name.startswith("softLabels") and beside.is_file()
+    return Unknown(scheme.ignore, beside if there else None)
 
 
 def _slice_areas(label_map: LabelMap, levels: nib.Nifti1Image | None) -> pd.DataFrame:

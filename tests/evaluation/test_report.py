@@ -659,6 +659,39 @@ def test_a_map_that_is_gone_costs_its_picture_only(tmp_path: Path) -> None:
     assert all(case.section is None and "gone.nii.gz" in case.trouble for case in found)
 
 
+@pytest.mark.parametrize("folder", ["softLabelsTs", "labelsTs"])
+def test_what_is_unknown_is_blank_in_the_pictures(tmp_path: Path, folder: str) -> None:
+    """Above the middle nothing is known; the method has a wide disc there, and one voxel too few below."""
+    reference = (disc((20, 20), 5) > 0.5).astype(np.float32)
+    prediction = reference.copy()
+    prediction[20, 20, 0] = 0
+    prediction[:, :, 3:] = 1
+    unknown = np.arange(reference.shape[2]) >= 3
+    label_map = np.where(unknown, 2, reference).astype(np.uint8)
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "cord": 1, "ignore": 2}}')
+    files = {
+        "labelsTs/sub-01": label_map,
+        "softLabelsTs/sub-01_0001": reference,
+        "pred/sub-01_0001": prediction,
+    }
+    for name, values in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    stem = "sub-01_0001" if folder == "softLabelsTs" else "sub-01"
+    comparison = make_comparison({"only": 1.0}, subjects=1, contrasts=("T1w",))
+    cases = comparison.cases.assign(
+        case="sub-01",
+        reference=str(tmp_path / folder / f"{stem}.nii.gz"),
+        prediction=str(tmp_path / "pred/sub-01_0001.nii.gz"),
+    )
+    shown = dataclasses.replace(comparison, cases=cases, reference=tmp_path / folder)
+    section = next(worst_cases(shown, 1)).section
+    assert section is not None
+    off = section.differences["only"].astype(int)
+    assert (off[..., 2] - off[..., 0] > 40).any()  # the slice of the one voxel, which is blue
+    assert not (off[..., 0] - off[..., 2] > 40).any()
+
+
 def test_a_failed_case_does_not_flatten_the_others(tmp_path: Path) -> None:
     comparison = make_comparison({"only": 1.0}, subjects=30)
     cases = comparison.cases.copy()

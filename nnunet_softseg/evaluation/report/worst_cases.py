@@ -1,9 +1,9 @@
 """The cases in which a method is furthest off, as pictures of a slice: image, maps and differences."""
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib import colormaps
 from PIL import Image
 
+from nnunet_softseg.datasets.raw_dataset import LabelScheme
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cases import scheme_of
 from nnunet_softseg.evaluation.comparison.result import Comparison
-from nnunet_softseg.evaluation.maps import LabelMap, Unknown, on_grid_of, read_map
-from nnunet_softseg.evaluation.measuring import REFERENCE
+from nnunet_softseg.evaluation.maps import LabelMap, Unknown, known_part, on_grid_of, read_map
+from nnunet_softseg.evaluation.measuring import REFERENCE, unknown_of
 from nnunet_softseg.evaluation.report.wording import MINUS, number, quantity, shortened
 from nnunet_softseg.io.formats import is_picture
 from nnunet_softseg.io.geometry import VoxelGrid
@@ -107,19 +108,19 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
     """Give the worst cases of each method by absolute area error, the worst of all first."""
     rows = comparison.cases[comparison.cases["label"] == label]
     chosen = comparison.parameters.get("labels") is not None
-    region = scheme_of(Path(rows["reference"].iloc[0]).parent).region_of(label)
+    scheme = scheme_of(comparison.reference)
+    how = {"chosen": chosen, "region": scheme.region_of(label)}
 
     @lru_cache(maxsize=_KEPT_MAPS)
-    def read(file: str, case_id: str) -> LabelMap:
-        how = {"case_id": case_id, "chosen": chosen, "region": region, "unknown": Unknown()}
-        return read_map(Path(file), label, tuple(comparison.labels), **how)
+    def read(file: Path, case_id: str, unknown: Unknown | None = None) -> LabelMap:
+        return read_map(file, label, tuple(comparison.labels), case_id=case_id, unknown=unknown, **how)
 
     for place, (_, row) in enumerate(_chosen(rows, comparison).iterrows(), 1):
         nearest = _nearest(rows, row)
         where, index = _worst_slice(comparison.slices, row, label)
         section, trouble = None, ""
         try:
-            section, index = _section(read, row, nearest, index)
+            section, index = _section(partial(read, case_id=row["case"]), scheme, row, nearest, index)
         except (UserError, OSError) as error:
             trouble = str(error)
         yield WorstCase(
@@ -192,15 +193,22 @@ def _error_words(row: "pd.Series[Any]") -> str:
 
 
 def _section(
-    read: Any, row: "pd.Series[Any]", nearest: "pd.Series[Any] | None", index: int | None
+    read: Callable[..., LabelMap],
+    scheme: LabelScheme,
+    row: "pd.Series[Any]",
+    nearest: "pd.Series[Any] | None",
+    index: int | None,
 ) -> tuple[Section, int]:
+    """Return the pictures of a case and the index of their slice, unknown voxels blank in all of them."""
     if not row["reference"] or not row["prediction"]:
         raise UserError(f"{row['case']}: expected paths of its maps, found none")
-    reference = read(row["reference"], row["case"])
-    shown = {
-        each["method"]: read(each["prediction"], each["case"]) for each in (row, nearest) if each is not None
+    file = Path(row["reference"])
+    reference = read(file, unknown=unknown_of(file, row["case"], scheme))
+    files = {each["method"]: Path(each["prediction"]) for each in (row, nearest) if each is not None}
+    maps = {
+        method: known_part(on_grid_of(read(file), reference, resample=True)[0], reference)
+        for method, file in files.items()
     }
-    maps = {name: on_grid_of(each, reference, resample=True)[0] for name, each in shown.items()}
     return section_of(reference, maps, Path(row["image"]) if row["image"] else None, index)
 
 
