@@ -362,40 +362,74 @@ def cell(entry: Mapping[str, Any]) -> str:
 
 def maps_of(study: Study, method: str, case: str, label: int = 1) -> list[nib.Nifti1Image]:
     """Return a method's map of a case by each training."""
-    seeds = sorted(int(folder.name.split("-")[1]) for folder in (study.output / "predictions").iterdir())
-    return [nib.load(maps_folder(study, method, seed) / f"{case}_{label:04d}.nii.gz") for seed in seeds]
+    folders = [maps_folder(study, method, seed) for seed in seeds_of(study)]
+    return [nib.load(folder / f"{case}_{label:04d}.nii.gz") for folder in folders]
+
+
+def seeds_of(study: Study) -> list[int]:
+    """Return the seeds that all predictions of a study are of."""
+    return sorted(int(folder.name.split("-")[1]) for folder in (study.output / "predictions").iterdir())
 
 
 def by_raters(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
     """Return measures against each radiologist, and peak and volume by the number who marked a nodule."""
     import pandas as pd
 
-    entries = json.loads((data / "cases.json").read_text("utf-8"))
-    raters = {entry["case"]: entry["raters"] for entry in entries}
-    figures = [
-        against_raters(study, method, case, data)
-        for method, case in zip(cases["method"], cases["case"], strict=True)
-    ]
-    table = cases.assign(raters=cases["case"].map(raters)).reset_index(drop=True).join(pd.DataFrame(figures))
+    pairs = list(zip(cases["method"], cases["case"], strict=True))
+    figures = pd.DataFrame(
+        [against_raters(maps_of(study, method, case), case, data) for method, case in pairs]
+    )
+    table = cases[["method", "case"]].reset_index(drop=True).join(figures)
     rows = [
         row("raters", str(method), 1, (measure, unit), by_person(of_method, measure))
         for method, of_method in table.groupby("method", sort=False)
         for measure, unit in AGAINST_RATERS.items()
     ]
-    for (method, number), group in table.groupby(["method", "raters"], sort=True):
+    rows += medians(table, data)
+    of_folds = [
+        {"method": name, "case": case, **against_raters(images, case, data)}
+        for name, method in study.methods.items()
+        if method.folds == FIVE and method.calibrated
+        for case, images in validated_nodules(study, name).items()
+    ]
+    return [*rows, *medians(pd.DataFrame(of_folds), data, " in validation")] if of_folds else rows
+
+
+def medians(table: "pd.DataFrame", data: Path, where: str = "") -> list[dict[str, Any]]:
+    """Return peak and error of the volume, medians over the nodules that so many radiologists marked."""
+    entries = json.loads((data / "cases.json").read_text("utf-8"))
+    raters = table["case"].map({entry["case"]: entry["raters"] for entry in entries})
+    table = table.assign(abs_rve_percent=table["rve_percent"].abs())
+    rows = []
+    for (method, number), group in table.groupby(["method", raters], sort=True):
         for measure, unit in (("peak", ""), ("rve_percent", "%"), ("abs_rve_percent", "%")):
             values = group.set_index("case")[measure]
-            what = (f"median {measure}, marked by {number}", unit)
-            entry = row("raters", str(method), 1, what, values)
+            entry = row(
+                "raters", str(method), 1, (f"median {measure}, marked by {number}{where}", unit), values
+            )
             rows.append({**entry, "mean": float(values.median()), "low": None, "high": None})
     return rows
+
+
+def validated_nodules(study: Study, method: str) -> dict[str, list[nib.Nifti1Image]]:
+    """Return case -> its map by each training whose network has not seen it: not one by which it learned."""
+    found: dict[str, list[nib.Nifti1Image]] = {}
+    for seed in seeds_of(study):
+        for fold in study.methods[method].folds:
+            of_fold = study.checkpoint(method, study.dataset_ids[0], seed, fold).parent / "validation"
+            for file in sorted((of_fold / "soft").glob("*_0001.nii.gz")):
+                found.setdefault(file.name.removesuffix("_0001.nii.gz"), []).append(nib.load(file))
+    return found
 
 
 AGAINST_RATERS = {"threshold_dice": "", "ece_per_rater": "", "volume_crps_mm3": "mm3"}
 
 
-def against_raters(study: Study, method: str, case: str, data: Path) -> dict[str, float]:
-    """Return a nodule's measures against its four radiologists, and its peak, averaged over the trainings."""
+def against_raters(images: Sequence[nib.Nifti1Image], case: str, data: Path) -> dict[str, float]:
+    """Return a nodule's measures against its four radiologists, its peak and the error of its volume.
+
+    All are averaged over the trainings, of which `images` has a map each.
+    """
     from nnunet_softseg.metrics.several_raters import (
         calibration_error_per_rater,
         threshold_dice,
@@ -407,20 +441,23 @@ def against_raters(study: Study, method: str, case: str, data: Path) -> dict[str
     ]
     share = np.mean(masks, axis=0)
     found = []
-    for image in maps_of(study, method, case):
+    for image in images:
         voxels = np.asarray(image.dataobj, dtype=np.float32)
         spacing_mm = [float(length) for length in image.header.get_zooms()]
         voxel_mm3 = float(np.prod(spacing_mm))
         volumes = [float(mask.sum()) * voxel_mm3 for mask in masks]
+        volume = float(voxels.sum(dtype=np.float64)) * voxel_mm3
         found.append(
             (
                 threshold_dice(voxels, share),
                 calibration_error_per_rater(voxels, masks, spacing_mm),
-                volume_crps(float(voxels.sum(dtype=np.float64)) * voxel_mm3, volumes),
+                volume_crps(volume, volumes),
                 float(voxels.max()),
+                100 * (volume / float(np.mean(volumes)) - 1),
             )
         )
-    return dict(zip([*AGAINST_RATERS, "peak"], np.nanmean(found, axis=0).tolist(), strict=True))
+    names = [*AGAINST_RATERS, "peak", "rve_percent"]
+    return dict(zip(names, np.nanmean(found, axis=0).tolist(), strict=True))
 
 
 def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
@@ -428,14 +465,17 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
 
     The slices that are annotated in the first scan are cut into three ranges along the cord. The area of a
     range is the mean of its slices' sums; the within-subject standard deviation of a session is
-    sqrt(mean of (difference of both scans)^2 / 2) over its ranges. Sessions of a person are averaged.
+    sqrt(mean of (difference of both scans)^2 / 2) over its ranges. Sessions of a person are averaged; how
+    much the area over all annotated slices differs between them is told, too, of those who have several.
     """
     import pandas as pd
 
-    figures = []
+    figures, by_hand = [], {}
     for (method, label, case), _ in cases.groupby(["method", "label", "case"], sort=False):
         reference = nib.load(study.output / "references" / f"{case}_{int(label):04d}.nii.gz")
-        annotated = np.flatnonzero(np.nan_to_num(areas(reference)))
+        of_slices = np.nan_to_num(areas(reference))
+        annotated = np.flatnonzero(of_slices)
+        by_hand[label, case] = ("manual", label, case, float(of_slices[annotated].mean()))
         again = case.replace("run-1", "run-2")
         trainings = (maps_of(study, str(method), one, int(label)) for one in (case, again))
         for runs in zip(*trainings, strict=True):
@@ -444,11 +484,26 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
             ]
             spread = float(np.sqrt(np.square(np.subtract(*ranges)).mean() / 2))
             percent = 100 * spread / max(float(np.mean(ranges)), 1e-9)
-            figures.append((method, label, case, spread, percent))
+            figures.append((method, label, case, spread, percent, float(areas(runs[0])[annotated].mean())))
     names = ["within_subject_sd_mm2", "within_subject_cv_percent"]
-    table = pd.DataFrame(figures, columns=["method", "label", "case", *names])
-    table = table.groupby(["method", "label", "case"], sort=False)[names].mean().reset_index()
-    return rows_of(table, "gm", dict(zip(names, ("mm2", "%"), strict=True)))
+    table = pd.DataFrame(figures, columns=["method", "label", "case", *names, "area_mm2"])
+    table = table.groupby(["method", "label", "case"], sort=False)[[*names, "area_mm2"]].mean().reset_index()
+    rows = rows_of(table, "gm", dict(zip(names, ("mm2", "%"), strict=True)))
+    manual = pd.DataFrame(list(by_hand.values()), columns=["method", "label", "case", "area_mm2"])
+    return [*rows, *between_sessions(pd.concat([table, manual]))]
+
+
+def between_sessions(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return the standard deviation of a person's area over sessions, the slices of each where they are."""
+    rows = []
+    for (method, label), of_method in table.groupby(["method", "label"], sort=False):
+        by_session = of_method.groupby(of_method["case"].map(person_of))["area_mm2"]
+        for measure, values in (
+            (("between_sessions_sd_mm2", "mm2"), by_session.std()),  # NaN of one session
+            (("between_sessions_cv_percent", "%"), 100 * by_session.std() / by_session.mean()),
+        ):
+            rows.append(row("gm", str(method), label, measure, values))
+    return rows
 
 
 RANGES = 3
