@@ -37,6 +37,7 @@ from evidence_data import (
     one_contrast,
     parts_of,
     person_of,
+    told_by_outlines,
 )
 from evidence_figure import draw
 from study import Method, Study, add_arguments, freeze, plan, shared_by, train_and_predict
@@ -392,7 +393,20 @@ def by_raters(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str,
         if method.folds == FIVE and method.calibrated
         for case, images in validated_nodules(study, name).items()
     ]
-    return [*rows, *medians(pd.DataFrame(of_folds), data, " in validation")] if of_folds else rows
+    if of_folds:
+        rows += medians(pd.DataFrame(of_folds), data, " in validation")
+    return [*rows, *medians(of_outlines(data), data)]
+
+
+def of_outlines(data: Path) -> "pd.DataFrame":
+    """Return peak and error of the volume of a map that says of each nodule what its outline tells."""
+    import pandas as pd
+
+    entries = json.loads((data / "cases.json").read_text("utf-8"))
+    shares = {entry["case"]: entry["raters"] / len(RATERS) for entry in entries}
+    told = told_by_outlines(data)
+    found = [(case, share, 100 * (share / shares[case] - 1)) for case, share in told.items()]
+    return pd.DataFrame(found, columns=["case", "peak", "rve_percent"]).assign(method="outline_given")
 
 
 def medians(table: "pd.DataFrame", data: Path, where: str = "") -> list[dict[str, Any]]:

@@ -129,6 +129,45 @@ def nodules(raters: Sequence[Path], images: Path, folder: Path, scratch: Path, p
     write_dataset(folder, ["nodule"], "CT", write_case, parts)
 
 
+def told_by_outlines(data: Path) -> dict[str, float]:
+    """Return case -> the share of radiologists who marked a nodule, as its outline and density tell it.
+
+    A random forest learns the share from size and density of the voxels that any of the four marked; a tenth
+    of the people is left out at a time. A network has to find the outline first.
+    """
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    cases = _case_ids(data / RATERS[0])
+    figures, shares = [], []
+    for case in cases:
+        image = nib.load(data / "images" / f"{case}_0000.nii.gz")
+        masks = [np.asarray(nib.load(data / rater / f"{case}.nii.gz").dataobj) > 0 for rater in RATERS]
+        density = np.asarray(image.dataobj, dtype=np.float64)
+        figures.append(_figures_of_nodule(density, np.any(masks, axis=0), image.header.get_zooms()))
+        shares.append(np.mean([mask.any() for mask in masks]))
+    forest = RandomForestRegressor(500, min_samples_leaf=4, random_state=0)
+    people = [person_of(case) for case in cases]
+    told = cross_val_predict(forest, np.array(figures), shares, groups=people, cv=GroupKFold(10))
+    return dict(zip(cases, told.tolist(), strict=True))
+
+
+def _figures_of_nodule(
+    density: npt.NDArray[np.float64], marked: npt.NDArray[np.bool_], spacing_mm: Sequence[float]
+) -> list[float]:
+    """Return size (volume, largest area, length), density (mean, upper end, spread) and steps at the edge."""
+    from scipy import ndimage
+
+    areas = marked.sum(axis=(0, 1)) * float(spacing_mm[0] * spacing_mm[1])
+    size = [np.log(areas.sum() * spacing_mm[2]), np.log(areas.max()), (areas > 0).sum() * spacing_mm[2]]
+    inside = density[marked]
+    around = density[ndimage.binary_dilation(marked, iterations=2) & ~marked]
+    edge = marked & ~ndimage.binary_erosion(marked)
+    slope = ndimage.gaussian_gradient_magnitude(density, 1)[edge].mean()
+    levels = [inside.mean(), np.percentile(inside, 90), inside.std()]
+    return [float(figure) for figure in (*size, *levels, inside.mean() - around.mean(), slope)]
+
+
 def place(file: Path, folder: Path) -> None:
     """Copy a file into a folder, made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
