@@ -2,8 +2,9 @@
 
     python dataset_conversion/Dataset101_SpineGeneric.py -i data-multi-subject --split datasplit.yaml
 
-Old and new file names are known (nnunet_softseg/conversion/layout.py holds the table). Soft labels are taken
-from derivatives/softseg (nnunet-softseg make-gt) or else from derivatives/labels_softseg, the dataset's own.
+Old and new file names are known (nnunet_softseg/datasets/conversion/sources.py holds the table). Soft labels
+are taken from derivatives/softseg (nnunet-softseg make-gt) or else from derivatives/labels_softseg, the
+dataset's own.
 All options of `nnunet-softseg convert` are there; `--per-contrast` adds Dataset102_SpineGeneric_T1w etc.
 """
 

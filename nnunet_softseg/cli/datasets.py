@@ -130,7 +130,7 @@ class Check(Command):
     exclusive = ("dataset", "images")
     dataset: str | None = option("-d DATASET", "dataset id or name")
     images: str | None = option("-i IMAGES", "instead of a dataset: images to predict, as predict takes them")
-    model: str | None = option("-m MODEL", "model that will predict them: folder, or archive (.zip)")
+    model: str | None = option("-m MODEL", "model that will predict them: folder, .zip or .softseg")
     num_processes: int = option("-np N", "processes that read cases", 4)
     output: str | None = option("-o JSON", "write the findings to this file, too")
     simulate: str | None = option("--simulate FOLDER", "write the maps of a perfect network there")

@@ -187,7 +187,7 @@ class Export(Command):
     checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
     precision: Literal["float16", "float32"] = option(
         "--precision",
-        "of the weights; float16 halves the file, and moves soft maps in the third digit at most",
+        "of the weights; float16 halves the file, and moves soft maps of trained networks by less than 0.02",
         "float16",
     )
     trust_model: bool = switch(
@@ -208,7 +208,8 @@ class Calibrate(Command):
     Takes the soft maps that training has written of its validation cases (MODEL/fold_X/validation/soft), and
     counts the voxels within 3 mm of the structure and all others above 0. Writes MODEL/calibration.json, with
     the reliability before and after, and keeps the map in MODEL/plans.json; predict --calibrate applies it.
-    Figures after calibration are cross-checked: each fold (of one fold each subject) is mapped by the others.
+    Figures after calibration are cross-checked: each fold, or with one fold each subject, is mapped by the
+    others.
 
     Example:
       nnunet-softseg calibrate -m MODEL
@@ -462,7 +463,9 @@ class Drift(Command):
     vert: Words | None = option("--vert LEVEL", "levels to compare, such as 2 3; all if not given")
     label: int | None = option("--label N", "label to measure, if the maps have several")
     limits: str | None = option(
-        "--limits FILE", "JSON of limits; if not given, a bias of one percent of the mean area"
+        "--limits FILE",
+        "JSON of limits; if not given, a bias of 1 percent of the mean area, of 2.5 percent in one of "
+        "several contrasts",
     )
     manifest: str | None = option(
         "--manifest FILE",

@@ -94,16 +94,16 @@ class Phantom(Command):
     n: int = option("-n N", "number of subjects", 12)
     seed: int = option("--seed N", "random seed", 0)
     fov_mm: tuple[float, float, float] = option(
-        "--fov-mm RL AP SI", "extent of the images in mm", (72.0, 72.0, 96.0)
+        "--fov-mm RL AP SI", "extent of the images, 30 to 400 mm each", (72.0, 72.0, 96.0)
     )
     contrasts: Words | None = option(
         "--contrasts NAME", "contrasts to make, of T1w T2w T2star mt-on mt-off dwi; all if not given"
     )
-    shift_mm: float = option("--shift-mm MM", "largest in-plane shift against T2w", 0.0)
+    shift_mm: float = option("--shift-mm MM", "largest in-plane shift against T2w, 0 to 10", 0.0)
     axial_si_mm: float | None = option(
-        "--axial-si-mm MM", "S-I extent of T2star, mt-on, mt-off, dwi, if shorter"
+        "--axial-si-mm MM", "S-I extent of T2star, mt-on, mt-off, dwi, if shorter: 10 or more"
     )
-    oblique_deg: float = option("--oblique-deg DEG", "largest tip of axial slices about R-L", 0.0)
+    oblique_deg: float = option("--oblique-deg DEG", "largest tip of axial slices about R-L, 0 to 25", 0.0)
     cord: bool = switch("--no-cord", "all tissue but cord and canal; empty labels", True)
     num_processes: int = option("-np N", "subjects made at once", 2)
 
@@ -147,7 +147,9 @@ class Synthesise(Command):
     """
 
     goes_on = True
-    label_maps: str | None = option("-i LABEL_MAPS", "folder of label maps (NIfTI), or one")
+    label_maps: str | None = option(
+        "-i LABEL_MAPS", "folder of label maps (NIfTI), or one; not needed with --pam50 or --phantom"
+    )
     output: str = required("-o BIDS", "folder to write")
     n: int = option("-n N", "number of images", 400)
     seed: int = option("--seed N", "random seed", 0)

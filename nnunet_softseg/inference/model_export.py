@@ -61,8 +61,8 @@ def export(
         output: FILE.softseg; replaced if it is there, and never half-written.
         folds: whose networks it holds; None: all that are there.
         checkpoint: file name in the folders of the folds.
-        precision: of the weights: in float16 the file is half as large, and soft maps differ in the third
-            digit at most.
+        precision: of the weights: in float16 the file is half as large, and soft maps of trained networks
+            differ by less than 0.02.
         trust_model: see `predict`.
 
     Raises:
