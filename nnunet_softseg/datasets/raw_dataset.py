@@ -104,7 +104,32 @@ def dataset_json_findings(dataset_json: Any) -> list[Finding]:
         remedy = "add them, see nnU-Net's documentation/dataset_format.md"
         found = f"no {', '.join(missing)}"
         return [dataset_finding("keys are missing", f"all of {', '.join(_KEYS)}", found, remedy)]
-    return [*label_findings(dataset_json), *format_findings(dataset_json)]
+    of_channels = _channel_name_findings(dataset_json["channel_names"])
+    listed = _listing_findings(dataset_json.get("dataset", {}))
+    return [*label_findings(dataset_json), *format_findings(dataset_json), *of_channels, *listed]
+
+
+def _channel_name_findings(names: Any) -> list[Finding]:
+    """Say whether channels are not named 0, 1, ... in this order, by which nnU-Net normalises them."""
+    numbers = [str(number) for number in range(len(names))] if isinstance(names, Mapping) else []
+    if numbers and [*names] == numbers and all(isinstance(name, str) for name in names.values()):
+        return []
+    what, expected = "channel_names that nnU-Net misreads", '{"0": "T1w", "1": "T2w", ...} in this order'
+    return [dataset_finding(what, expected, f"{names!r}"[:60], "write number and name of each channel")]
+
+
+def _listing_findings(listed: Any) -> list[Finding]:
+    """Say whether dataset.json lists the files of the cases in another way than nnU-Net reads."""
+    what, expected = "cases that nnU-Net cannot read", '{"<case>": {"images": [files], "label": file}, ...}'
+    remedy = "correct the key dataset, or remove it and name the files as nnU-Net does"
+    for case_id, entry in listed.items() if isinstance(listed, Mapping) else [("", listed)]:
+        told = entry if isinstance(entry, Mapping) else {}
+        images, label = told.get("images"), told.get("label")
+        are_named = isinstance(images, list) and all(isinstance(file, str) for file in (*images, label))
+        if not (images and are_named):
+            found = f"{case_id}: {entry!r}".removeprefix(": ")[:60]
+            return [dataset_finding(what, expected, found, remedy)]
+    return []
 
 
 @dataclass(frozen=True)
@@ -234,7 +259,8 @@ def _order_findings(
     has_regions = any(len(region) > 1 for region in foreground)
     if order is None and not has_regions:
         return []
-    what, known = "regions_class_order does not fit the labels", isinstance(order, list | tuple)
+    what = "regions_class_order does not fit the labels"
+    known = isinstance(order, list | tuple) and all(isinstance(value, int) for value in order)
     complete = known and len(order) == len(foreground) and set(order) <= set(values)
     if not complete or (not has_regions and set(order) != set(values)):
         expected = f"{len(foreground)} values out of {', '.join(map(str, values))}, one for each label"

@@ -6,6 +6,7 @@ list_files(folder).passed_over                    # {path: Reason}: the files th
 """
 
 import enum
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -378,7 +379,7 @@ def list_files(
     if not root.is_dir():
         raise UserError(f"{root}: expected a folder with NIfTI files, found nothing: check the path")
     try:
-        found = sorted(root.rglob("*") if subfolders else root.iterdir())
+        found = _files_below(root) if subfolders else sorted(root.iterdir())
     except OSError as error:
         raise UserError(f"{root}: cannot be listed: {error.strerror or error}") from error
     paths = [path for path in found if not path.is_dir()]
@@ -400,11 +401,35 @@ def list_bids(bids: Path) -> ImageFiles:
     """
     if not bids.is_dir():
         raise UserError(f"{bids}: expected a BIDS folder, found {'a file' if bids.exists() else 'nothing'}")
-    found = sorted(path for subject in _folders(bids, "sub-") for path in subject.rglob("*"))
+    found = sorted(path for subject in _folders(bids, "sub-") for path in _files_below(subject))
     listing = _sort_out(bids, [path for path in found if is_nifti(path.name)], _is_image_folder)
     if not listing.files:
         raise UserError(f"{bids}: expected images like sub-01/anat/sub-01_T2w.nii.gz, found none")
     return listing
+
+
+def _files_below(root: Path) -> list[Path]:
+    """Return the files below a folder, sorted, also by way of links to folders, which `rglob` passes over.
+
+    Each folder counts once, and what lies there itself before a link: of `v1` and `latest -> v1` it is `v1`.
+    """
+    seen = {root.resolve(), *root.resolve().parents}
+    files: list[Path] = []
+    places = [root]
+    while places:
+        links: list[Path] = []
+        for folder, names, of_folder in (entry for place in places for entry in os.walk(place)):
+            here = Path(folder)
+            files += [here / name for name in of_folder]
+            inside = {name: here / name for name in names}
+            links += [path for path in inside.values() if path.is_symlink()]
+            names[:] = [name for name, path in inside.items() if path.resolve() not in seen]
+            seen |= {inside[name].resolve() for name in names if not inside[name].is_symlink()}
+        # A folder that two links lead to is entered by the first.
+        targets = {link.resolve(): link for link in sorted(links, reverse=True)}
+        places = sorted(link for target, link in targets.items() if target not in seen)
+        seen |= set(targets)
+    return sorted(files)
 
 
 def is_bids(folder: Path) -> bool:

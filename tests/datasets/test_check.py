@@ -186,6 +186,36 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         "regions_class_order does not fit the labels: expected 2 values out of 1, 2.*found None",
     ),
     (
+        "regions in the order of regions",
+        lambda d: change_json(d, regions_class_order=[[1, 2], [2]]),
+        r"regions_class_order does not fit the labels: expected 2 values out of 1, 2.*found \[\[1, 2\], ",
+    ),
+    (
+        "names and numbers of channels mixed up",
+        lambda d: change_json(d, channel_names={"MRI": 0}),
+        r'channel_names that nnU-Net misreads: expected {"0": "T1w", .*found {\'MRI\': 0}',
+    ),
+    (
+        "a list of channels",
+        lambda d: change_json(d, channel_names=["MRI"]),
+        r"channel_names that nnU-Net misreads: .*found \['MRI'\]",
+    ),
+    (
+        "channels in another order than their numbers",
+        lambda d: change_json(d, channel_names={"1": "CT", "0": "MRI"}),
+        "channel_names that nnU-Net misreads: .*in this order",
+    ),
+    (
+        "a list of cases",
+        lambda d: change_json(d, dataset=[{"image": "a.nii.gz", "label": "b.nii.gz"}]),
+        "cases that nnU-Net cannot read: .*correct the key dataset",
+    ),
+    (
+        "one image of a case, not a list",
+        lambda d: change_json(d, dataset={CASE: {"image": "a.nii.gz", "label": "b.nii.gz"}}),
+        f"cases that nnU-Net cannot read: .*found {CASE}: ",
+    ),
+    (
         "neither reading of overlapping labels",
         erase_overlap,
         "sub-02_T2w.nii.gz: label map disagrees with .*of labels that overlap, the later value",

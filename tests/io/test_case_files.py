@@ -50,6 +50,29 @@ def test_a_folder_tells_what_it_passed_over(tmp_path: Path) -> None:
         list_files(tmp_path / "empty", expected="maps", remedy="look elsewhere")
 
 
+def test_linked_folders_count_as_folders_do(tmp_path: Path) -> None:
+    """Subsets of a data set are often made of links to folders; each folder counts once, loops end."""
+    full = touch(
+        tmp_path / "full", "sub-01/anat/sub-01_T2w.nii.gz", "sub-02/ses-1/anat/sub-02_ses-1_T2w.nii.gz"
+    )
+    subset = touch(tmp_path / "subset", "sub-03/anat/sub-03_T2w.nii.gz", "v1/mask.nii.gz")
+    (subset / "sub-01").symlink_to(full / "sub-01")
+    (subset / "sub-02").mkdir()
+    (subset / "sub-02" / "ses-1").symlink_to(full / "sub-02" / "ses-1")
+    (subset / "sub-03" / "round").symlink_to(subset)
+    (subset / "latest").symlink_to(subset / "v1")
+    (subset / "again").symlink_to(subset / "latest")
+    images = [
+        "sub-01/anat/sub-01_T2w.nii.gz",
+        "sub-02/ses-1/anat/sub-02_ses-1_T2w.nii.gz",
+        "sub-03/anat/sub-03_T2w.nii.gz",
+    ]
+    listing = list_bids(subset)
+    assert [listing.relative(file) for file in listing.files] == images
+    listing = list_files(subset)
+    assert [listing.relative(file) for file in listing.files] == [*images, "v1/mask.nii.gz"]
+
+
 def test_of_a_bids_folder_the_images_count_and_the_rest_is_told(tmp_path: Path) -> None:
     taken = ["sub-01/anat/sub-01_T2w.nii.gz", "sub-02/ses-1/dwi/sub-02_ses-1_dwi.nii"]
     passed = ["sub-01/func/sub-01_bold.nii.gz", "sub-01/anat/more/sub-01_T1w.nii.gz", "sub-01/sub-01_T1w.nii"]

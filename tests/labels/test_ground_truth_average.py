@@ -64,6 +64,17 @@ def test_one_contrast_alone_returns_its_mask_soft_or_hard(directions: str) -> No
 
 
 @directions
+@pytest.mark.parametrize("names", [("T2w",), ("T2w", "dwi")])
+def test_slices_of_small_shares_are_no_empty_ones(directions: str, names: tuple[str, ...]) -> None:
+    """Where a structure ends within a slice, or is thin, no voxel of it is half full."""
+    shares = np.ones(SLICES, np.float32)
+    shares[[0, 3, -1]] = 0.4, 0.3, 0.1
+    placed = stored(CORD * shares, directions, (1.0, 1.0, 5.0))
+    for label in soft(dict.fromkeys(names, placed)).native.values():
+        np.testing.assert_array_equal(label.values, placed.values)
+
+
+@directions
 @settings(max_examples=10)
 @given(one=shifts, other=shifts)
 def test_moved_copies_come_back_as_they_went(directions: str, one: np.ndarray, other: np.ndarray) -> None:

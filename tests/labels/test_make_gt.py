@@ -662,6 +662,14 @@ SPOILED_MASKS: dict[str, tuple[Callable[[Path], None], str]] = {
         rewrite(lambda v: v * np.float32(0.3)),
         rf"{PLAIN} \[0, 0\.3\]: threshold it, or .*--soft-masks",
     ),
+    "percent": (
+        rewrite(lambda v: np.round(v * np.linspace(13, 100, 8)).astype(np.uint8)),
+        rf"{PLAIN} whole numbers .*: divide it by 100, then threshold it, or .*; of a label map write",
+    ),
+    "bytes with a slope": (
+        rewrite(lambda v: v * np.linspace(12.5, 255, 8, dtype=np.float32)),
+        rf"{PLAIN} \[0, 255\]: divide it by 255, then threshold it, or .*\(--soft-masks\)$",
+    ),
     "negative": (
         rewrite(lambda v: -v.astype(np.int8)),
         rf"{PLAIN} \[-1, 0\]: write 1 where the cord is, 0 elsewhere",

@@ -463,6 +463,27 @@ def test_one_label_of_label_maps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values(tmp_path / "soft.nii.gz"), (RATERS[0] + RATERS[1]) / np.float32(2))
 
 
+def test_a_label_that_is_one_step_of_fractions_is_said(tmp_path: Path) -> None:
+    """Maps in percent hold a 1 somewhere: as label 1 it is nearly nothing of them."""
+    steps = np.arange(SHAPE[0] * SHAPE[1] * SHAPE[2]).reshape(SHAPE) % 101
+    folders = rater_folders(tmp_path, ["sub-01"], [steps.astype(np.uint8), steps[::-1].astype(np.uint8)])
+    for inputs, output in ((folders, "soft"), ([folder / "sub-01.nii.gz" for folder in folders], "soft.nii")):
+        warnings = "\n".join(quiet(inputs, tmp_path / output, FusionSettings(labels=(1,))).warnings)
+        assert "rater1/sub-01.nii.gz: label 1 looks like one step of fractions" in warnings
+        assert warnings.count("else divide it by 100") == 2
+
+
+def test_a_rater_who_lacks_the_label_in_a_case_drew_none_once_labels_are_named(tmp_path: Path) -> None:
+    """Of a label map with another label alone, `divide it by 2` would make that label the one of all."""
+    both = block((1, 4), (1, 4), (1, 4)) + 2 * block((5, 8), (1, 4), (1, 4))
+    folders = rater_folders(tmp_path, ["sub-01", "sub-02"], [both, both])
+    save_nifti(folders[1] / "sub-02.nii.gz", 2 * (both == 2).astype(np.uint8), AFFINE)
+    (failed,) = quiet(folders, tmp_path / "soft").failures
+    assert "divide it by 2; or, if 2 is another label, say which to fuse (--labels 1)" in str(failed.failure)
+    assert not quiet(folders, tmp_path / "soft", FusionSettings(labels=(1,))).failures
+    assert values(tmp_path / "soft" / "sub-02_0001.nii.gz").max() == 0.5
+
+
 def test_a_label_that_one_rater_alone_drew_stays_his(tmp_path: Path) -> None:
     """Label maps may lack a label; the mean is then that of the others' voxels and zeros."""
     rater_folders(tmp_path, ["a"], [RATERS[0], 2 * RATERS[1], RATERS[0] + RATERS[1]])

@@ -184,16 +184,21 @@ class SlicedMask:
 
 def sliced(mask: Volume, motion: Motion, trim_mm: float) -> SlicedMask:
     """Return an upright, cropped mask ready to be read, without `trim_mm` at both ends."""
-    centres = centres_of_mass(mask)
+    filled = _filled(mask)
     covered = np.zeros(mask.values.shape[2])
-    covered[centres.slices] = 1.0
+    covered[filled] = 1.0
     if trim_mm > 0:
         thickness = mask.voxel_mm[2]
-        middle = (centres.slices - centres.slices[0] + 0.5) * thickness
-        length = (centres.slices[-1] - centres.slices[0] + 1) * thickness
-        covered[centres.slices[(middle < trim_mm) | (middle > length - trim_mm)]] = 0.0
+        middle = (filled - filled[0] + 0.5) * thickness
+        length = (filled[-1] - filled[0] + 1) * thickness
+        covered[filled[(middle < trim_mm) | (middle > length - trim_mm)]] = 0.0
     path = mask.to_index(motion.cord.values.T)
     return SlicedMask(mask, covered, PiecewiseLinear(motion.cord.knots, path[:2].T))
+
+
+def _filled(mask: Volume) -> npt.NDArray[np.intp]:
+    """Return the slices of an upright mask that are not empty: of a soft one those of small shares, too."""
+    return np.flatnonzero((mask.values > 0).any(axis=(0, 1)))
 
 
 def box_offsets(target: Volume, source: Volume, *, box: bool) -> Floats:
@@ -248,7 +253,7 @@ class _Contrast:
     @property
     def covered(self) -> npt.NDArray[np.intp]:
         """The slices of the grid with a mask, trimmed or not."""
-        return np.asarray(centres_of_mass(self.source.mask).slices + self.start[2])
+        return np.asarray(_filled(self.source.mask) + self.start[2])
 
     @property
     def path(self) -> PiecewiseLinear:

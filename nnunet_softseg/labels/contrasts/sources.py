@@ -29,6 +29,7 @@ from nnunet_softseg.labels.contrasts.volume import Volume
 
 DEFAULT_MASKS = "derivatives/labels"
 DEFAULT_SUFFIX = "_seg-manual"
+_OF_LABEL_MAP = "write the voxels of the cord's label as 1, all others as 0"
 _AXES = 3
 
 
@@ -254,8 +255,11 @@ def _mask_findings(file: Path, values: Values, *, soft: bool) -> list[Finding]:
         return []
     if content.kind is MapKind.SOFT:
         remedy = "threshold it, or take it as it is (--soft-masks)"
+    elif content.is_scaled:
+        remedy = f"{content.remedy()}, then threshold it, or take it as it is (--soft-masks)"
+        remedy += f"; of a label map {_OF_LABEL_MAP}" if content.labels else ""
     elif content.labels is not None and len(content.labels) > 1:
-        remedy = "this looks like a label map: write the voxels of the cord's label as 1, all others as 0"
+        remedy = f"this looks like a label map: {_OF_LABEL_MAP}"
     elif content.labels:
         remedy = f"divide it by {content.labels[0]}"
     else:

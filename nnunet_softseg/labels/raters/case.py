@@ -164,7 +164,9 @@ def _fuse_label(
 ) -> tuple[Values, list[RaterMeasure], list[str]]:
     """Return the soft label, the agreement of its raters, and warnings."""
     wanted = job.settings.labels
-    maps = {file.rater: rater_map(file, contents[file.path], task.label, wanted) for file in task.files}
+    read = {file.rater: rater_map(file, contents[file.path], task.label, wanted) for file in task.files}
+    maps = {rater: values for rater, (values, _) in read.items()}
+    warnings = [doubt for _, doubts in read.values() for doubt in doubts]
     by_staple = job.settings.method == "staple"
     for file in task.files if by_staple else ():
         number = int(np.count_nonzero((maps[file.rater] > 0) & (maps[file.rater] < 1)))
@@ -174,7 +176,8 @@ def _fuse_label(
             raise UserError(str(Finding(file.shown, "STAPLE takes masks only", "0 and 1", found, remedy)))
     masks = {rater: values > HARD_THRESHOLD for rater, values in maps.items()}
     region = neighbourhood(list(masks.values()), grid.steps_mm, job.settings.margin_mm)
-    measures, warnings = agreement(maps, grid.voxel_mm3, region), _map_warnings(job, task, maps)
+    measures = agreement(maps, grid.voxel_mm3, region)
+    warnings += _map_warnings(job, task, maps)
     if by_staple and len(maps) > 1:
         soft_label, of_raters, more = _staple(job, task, masks, region)
         measures, warnings = [*measures, *of_raters], [*warnings, *more]

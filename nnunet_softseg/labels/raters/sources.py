@@ -155,17 +155,21 @@ def read_content(file: RaterFile) -> Content:
     return Content(values, classify(values))
 
 
-def rater_map(file: RaterFile, content: Content, label: int | None, wanted: Sequence[int] | None) -> Values:
-    """Return one rater's mask or soft map, in [0, 1], of a label; None: the file holds the fractions.
+def rater_map(
+    file: RaterFile, content: Content, label: int | None, wanted: Sequence[int] | None
+) -> tuple[Values, list[str]]:
+    """Return one rater's mask or soft map, in [0, 1], of a label, and what is odd about it.
 
-    `wanted` are the labels that the user asks for; None: nobody did. A UserError if the values are neither
-    labels nor fractions, or fractions of who knows which label.
+    A label of None: the file holds the fractions. `wanted` are the labels that the user asks for; None:
+    nobody did. A UserError if the values are neither labels nor fractions, or fractions of who knows which
+    label.
     """
     values, meaning = content
     is_own = label is None or file.label is not None
     is_only = label == 1 if wanted is None else len(wanted) == 1 and meaning.kind is MapKind.SOFT
     if meaning.is_fraction and (is_own or is_only):
-        return as_fractions(values, meaning)
+        return as_fractions(values, meaning), []
+    findings: list[Finding] = []
     if meaning.kind is MapKind.SOFT:
         what, expected = "holds fractions, of which label is not known", "a label map of whole numbers"
         remedy = "write one file per label, <case>_<label, 4 digits>.nii.gz"
@@ -175,10 +179,14 @@ def rater_map(file: RaterFile, content: Content, label: int | None, wanted: Sequ
         raise_first_error(content_findings(file.shown, values, choose, content=meaning))
     elif meaning.kind is MapKind.OTHER_MASK and _is_habit(meaning, wanted):
         what, expected = f"label {label} is not in it", f"values 0 and {label}"
-        raise UserError(str(Finding(file.shown, what, expected, meaning.found, meaning.remedy())))
+        remedy = meaning.remedy()
+        if round(meaning.high) not in FULL_SCALES.values():
+            remedy += f"; or, if {meaning.high:.0f} is another label, say which to fuse (--labels {label})"
+        raise UserError(str(Finding(file.shown, what, expected, meaning.found, remedy)))
     else:
-        raise_first_error(label_findings(file.shown, meaning, label))
-    return mask_of_label(values, label or 1)
+        findings = label_findings(file.shown, meaning, label)
+        raise_first_error(findings)
+    return mask_of_label(values, label or 1), [str(finding) for finding in findings]
 
 
 def _is_habit(meaning: MapContent, wanted: Sequence[int] | None) -> bool:
