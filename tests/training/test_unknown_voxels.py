@@ -142,6 +142,20 @@ def test_batches_are_known_where_they_were_annotated(dataset: TinyDataset, cls: 
     assert max(seen) > 0.9
 
 
+def test_a_label_to_ignore_that_no_case_has_changes_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a fixed patch, too, where nnU-Net's loader would ask for a table of annotated voxels."""
+    tiny = make_tiny_dataset(tmp_path, CASES, shape=SHAPE, reader="NibabelIOWithReorient")
+    content = {**tiny.dataset_json, "labels": {"background": 0, "label1": 1, "ignore": 2}}
+    (tiny.raw / "dataset.json").write_text(json.dumps(content))
+    make_ready_to_train(tiny, monkeypatch)
+    trainer = made(tiny, nnUNetTrainerSoftSegSlidingWindow, "all")
+    for _ in range(4):
+        assert next(trainer.dataloader_train)["target"][0].shape == (2, 1, 24, 16, 16)
+    assert trainer.label_manager.ignore_label == 2
+
+
 def test_what_is_known_keeps_its_value_on_the_way_to_the_network(dataset: TinyDataset) -> None:
     """Slices of 0.9 mm, of 1 mm there: known where half of a voxel is."""
     made(dataset)
