@@ -494,6 +494,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Print the soft measures beside nnU-Net's, and how long the training will take."""
         for name, values in self.logger.local_logger.latest_soft_measures().items():
             self.print_to_log_file(name, [round(float(value), 4) for value in np.atleast_1d(values)])
+        if self._best_ema is not None and np.isnan(self._best_ema):
+            self._best_ema = None  # whatever comes after an epoch without a Dice is better
         super().on_epoch_end()
         print_progress(self)
 
