@@ -380,6 +380,34 @@ def test_the_best_checkpoint_is_found_after_epochs_without_a_dice(
     assert saved == [(epoch, "checkpoint_best.pth") for epoch in (0, 1, 3)]
 
 
+def test_a_training_that_is_killed_while_it_saves_keeps_the_checkpoint_of_before(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, file = make(dataset), tmp_path / "checkpoint_latest.pth"
+    made.initialize()
+    made.save_checkpoint(str(file))
+    before, save = file.read_bytes(), torch.save
+
+    def killed(checkpoint: Any, to: Any) -> None:
+        save({**checkpoint, "network_weights": {}}, to)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+    made.current_epoch = 1
+    made.save_checkpoint(str(file))
+    again = make(dataset)
+    again.load_checkpoint(str(file))
+    assert again.current_epoch == 2
+    made.disable_checkpointing = True
+    made.save_checkpoint(str(tmp_path / "none.pth"))
+    assert not (tmp_path / "none.pth").exists()
+
+
 def test_adam_is_fused_and_takes_adams_steps() -> None:
     """Kingma, Ba 2015, algorithm 1, with L2 regularisation, in plain arithmetic."""
     weights = np.array([0.5, -1.0, 2.0])
