@@ -72,7 +72,7 @@ from nnunet_softseg.settings import CROP_LOSS_WARNING, HARD_THRESHOLD, PLANS_KEY
 if TYPE_CHECKING:
     import blosc2
 
-FORMAT = 11
+FORMAT = 12
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
 RECORD_KEY = "nnunet_softseg"
 """Of the record, a dictionary, among the variable-length metadata of a soft target."""
@@ -304,7 +304,7 @@ def _prepare_case(job: SoftTargetJob) -> None:
     # Described before they are read: a change in between makes the soft target stale, not wrong.
     sources = [describe_source(file) for file in job.sources]
     target, errors, warnings = _make_soft_target(job)
-    peaks = [label_peaks(np.nan_to_num(label)) for label in target]
+    peaks = [label_peaks(label) for label in target]
     record = {
         **job.grid_record(),
         "versions": versions(),
