@@ -337,6 +337,13 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> tuple[Train
     )
 
 
+def label_maps(folder: Path, dataset_json: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, Path]:
+    """Return case -> label map of a raw dataset; of a case without images, as on a cluster, in labelsTr."""
+    found = {case.case_id: case.label_map for case in training_cases(folder, dataset_json)}
+    ending: str = dataset_json["file_ending"]
+    return {case_id: found.get(case_id, folder / "labelsTr" / f"{case_id}{ending}") for case_id in case_ids}
+
+
 def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
     """Return the file of one soft label (its value in dataset.json); `.nii.gz` unless only another is there.
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nnunet_softseg.datasets.raw_dataset import LabelScheme, soft_label_file, training_cases
+from nnunet_softseg.datasets.raw_dataset import LabelScheme, label_maps, soft_label_file
 from nnunet_softseg.datasets.soft_label import stored_soft_label, value_findings
 from nnunet_softseg.errors import raise_first_error
 from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
@@ -76,17 +76,18 @@ def validated_maps(
     """Return the soft maps of a folder of predictions that have a soft label, by case and label."""
     scheme = LabelScheme.of(dataset_json)
     names = dict(zip(scheme.numbers, scheme.names, strict=True))
-    cases = training_cases(soft_labels.parent, dataset_json) if scheme.ignore else ()
-    label_maps = {case.case_id: case.label_map for case in cases}
     found = []
     for file in sorted((predictions / SOFT_FOLDER).glob("*")):
         name = parse_numbered_name(file.name)  # none of other files
         reference = soft_label_file(soft_labels, *name) if name else None
         if name and name[1] in names and reference and reference.is_file():
-            case_id, number = name
-            label_map = label_maps.get(case_id)
-            found.append(ValidatedMap(case_id, names[number], file, reference, label_map, scheme.ignore))
-    return found
+            found.append((*name, file, reference))
+    ignore = scheme.ignore
+    of_cases = {} if ignore is None else label_maps(soft_labels.parent, dataset_json, {of[0] for of in found})
+    return [
+        ValidatedMap(case_id, names[number], file, reference, of_cases.get(case_id), ignore)
+        for case_id, number, file, reference in found
+    ]
 
 
 def write_soft_summary(predictions: Path, soft_labels: Path, dataset_json: Mapping[str, Any]) -> None:

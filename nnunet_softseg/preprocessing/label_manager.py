@@ -30,6 +30,15 @@ class SoftLabelManager(LabelManager):  # type: ignore[misc]
         """One channel per foreground label or region; the background has none."""
         return len(self.scheme.names)
 
+    @property
+    def has_ignore_label(self) -> bool:
+        """False: nnU-Net's loader, which asks, would draw patches by a table that nnU-Net's cases have.
+
+        Unknown voxels come with the soft target, and the patches that must see known ones have a table of
+        their own; `ignore_label` is the value of the label map, as ever.
+        """
+        return False
+
     def apply_inference_nonlin(self, logits: Array) -> torch.Tensor:
         """Return the soft maps as they are, as a float32 tensor."""
         return torch.as_tensor(logits).float()

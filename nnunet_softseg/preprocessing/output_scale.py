@@ -47,8 +47,9 @@ class LabelPeaks:
         largest: value.
         volume: in voxels.
         partial_share: of the volume, in voxels below the largest value.
-        weakest_component: least of the components' largest values.
-        support_threshold: largest at which the clean-up keeps every component and the volume.
+        weakest_component: least of the components' largest values, of those that are known as a whole; the
+            largest value, where none is.
+        support_threshold: largest at which the clean-up keeps every such component and the volume.
     """
 
     robust_peak: float
@@ -60,14 +61,23 @@ class LabelPeaks:
 
 
 def label_peaks(soft: SoftArray) -> LabelPeaks | None:
-    """Return the figures of a soft label (*space); None for one that is nowhere above 0.02."""
+    """Return the figures of a soft label (*space); None for one that is nowhere above 0.02.
+
+    Unknown voxels, NaN, count as 0. A component that touches one may be the end of a larger one, as in a few
+    annotated slices, and says nothing about the weakest.
+    """
+    unknown = np.isnan(soft)
+    soft = np.where(unknown, 0, soft)
     largest = float(soft.max(initial=0.0))
     if largest <= PEAK_TOLERANCE:
         return None
-    soft = soft[bounding_box(soft > 0)]
+    box = bounding_box(soft > 0, (1,) * soft.ndim)
+    cut = ndimage.binary_dilation(unknown[box], np.ones((3,) * soft.ndim)) if unknown.any() else None
+    soft = soft[box]
     values = np.asarray(soft[soft > 0], dtype=np.float64)
     fourth = (values / largest) ** 4
-    support, weakest = _support_and_weakest(np.asarray(soft, dtype=np.float32), float(values.sum()))
+    in_float32 = np.asarray(soft, dtype=np.float32)
+    support, weakest = _support_and_weakest(in_float32, float(values.sum()), cut)
     return LabelPeaks(
         robust_peak=float((fourth * values).sum() / fourth.sum()),
         largest=largest,
@@ -78,13 +88,27 @@ def label_peaks(soft: SoftArray) -> LabelPeaks | None:
     )
 
 
-def _support_and_weakest(soft: npt.NDArray[np.float32], volume: float) -> tuple[float, float]:
-    peaks = component_peaks(soft, 0.0)
-    faintest = float(peaks[peaks > PEAK_TOLERANCE].min())
+def _support_and_weakest(
+    soft: npt.NDArray[np.float32], volume: float, cut: npt.NDArray[np.bool_] | None
+) -> tuple[float, float]:
+    """Return both; components with a voxel in `cut` do not count, None: all do."""
+    largest = soft.max()
+    peaks = _peaks_of_whole(soft, 0.0, cut)
+    faintest = float(peaks[peaks > PEAK_TOLERANCE].min(initial=largest))
     for support in _SUPPORTS:
         if support <= _MARGIN * faintest and keep_supported(soft, 0.0, support).sum() >= (1 - _LOST) * volume:
             break
-    return support, float(component_peaks(soft, support).min())
+    return support, float(_peaks_of_whole(soft, support, cut).min(initial=largest))
+
+
+def _peaks_of_whole(
+    soft: npt.NDArray[np.float32], threshold: float, cut: npt.NDArray[np.bool_] | None
+) -> npt.NDArray[np.float64]:
+    """Return `component_peaks` without those of components that have a voxel in `cut`."""
+    if cut is not None:
+        above, neighbours = soft > threshold, np.ones((3,) * soft.ndim, dtype=bool)
+        soft = np.where(ndimage.binary_propagation(above & cut, neighbours, above), 0, soft)
+    return component_peaks(soft, threshold)
 
 
 # Shape of one label in one case

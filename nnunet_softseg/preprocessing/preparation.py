@@ -18,9 +18,9 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import (
     ONE_ORIENTATION,
     NnunetFolders,
+    label_maps,
     label_scheme,
     soft_label_file,
-    training_cases,
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error, short_name
 from nnunet_softseg.io.case_files import parse_numbered_name
@@ -72,7 +72,7 @@ from nnunet_softseg.settings import CROP_LOSS_WARNING, HARD_THRESHOLD, PLANS_KEY
 if TYPE_CHECKING:
     import blosc2
 
-FORMAT = 11
+FORMAT = 12
 """Soft targets of another format are made again. To be raised whenever the arithmetic changes."""
 RECORD_KEY = "nnunet_softseg"
 """Of the record, a dictionary, among the variable-length metadata of a soft target."""
@@ -295,7 +295,8 @@ def is_up_to_date(job: SoftTargetJob) -> bool:
         return False
     if not job.sources[0].parent.is_dir():
         return True
-    return not any(source_changed(*pair) for pair in zip(job.sources, record["sources"], strict=True))
+    sources, recorded = job.sources, record["sources"]
+    return len(sources) == len(recorded) and not any(map(source_changed, sources, recorded))
 
 
 def _prepare_case(job: SoftTargetJob) -> None:
@@ -303,7 +304,7 @@ def _prepare_case(job: SoftTargetJob) -> None:
     # Described before they are read: a change in between makes the soft target stale, not wrong.
     sources = [describe_source(file) for file in job.sources]
     target, errors, warnings = _make_soft_target(job)
-    peaks = [label_peaks(np.nan_to_num(label)) for label in target]
+    peaks = [label_peaks(label) for label in target]
     record = {
         **job.grid_record(),
         "versions": versions(),
@@ -514,12 +515,12 @@ def _jobs(dataset: PreprocessedDataset) -> list[SoftTargetJob]:
         raise UserError(
             f"{dataset.folder}: expected preprocessed cases, found none: run {dataset.preprocess_command}"
         )
-    jobs, label_maps = [], _label_maps(dataset)
+    jobs, of_cases = [], _label_maps(dataset, case_ids)
     for case in map(dataset.read_case, case_ids):
         how = (case.geometry, dataset.transpose_forward, dataset.patch_size)
         si_axis = crop_axis(*how, wanted=dataset.crop)
         box = network_box(case.shape, dataset.patch_size, si_axis)
-        jobs.append(SoftTargetJob(case, dataset, si_axis, box, label_maps.get(case.case_id)))
+        jobs.append(SoftTargetJob(case, dataset, si_axis, box, of_cases.get(case.case_id)))
     by_axis: dict[int | None, list[str]] = defaultdict(list)
     for job in jobs:
         by_axis[job.si_axis].append(job.case.case_id)
@@ -532,13 +533,12 @@ def _jobs(dataset: PreprocessedDataset) -> list[SoftTargetJob]:
     return jobs
 
 
-def _label_maps(dataset: PreprocessedDataset) -> dict[str, Path]:
+def _label_maps(dataset: PreprocessedDataset, case_ids: Sequence[str]) -> dict[str, Path]:
     """Return case -> label map, in a dataset with a label to ignore."""
-    dataset_json = dataset.raw_folder / "dataset.json"
-    if dataset.ignore is None or not dataset_json.is_file():
+    if dataset.ignore is None:
         return {}
-    cases = training_cases(dataset.raw_folder, load_json(dataset_json))
-    return {case.case_id: case.label_map for case in cases}
+    raw, copied = (folder / "dataset.json" for folder in (dataset.raw_folder, dataset.folder.parent))
+    return label_maps(dataset.raw_folder, load_json(raw if raw.is_file() else copied), case_ids)
 
 
 def _general_warnings(dataset: PreprocessedDataset, jobs: Sequence[SoftTargetJob]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from nnunet_softseg.inference import nnunet_patches
 from nnunet_softseg.inference.validation import VALIDATION, write_soft_summary
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.geometry import array_orientation
-from nnunet_softseg.io.results import load_json, load_record, make_folder, write_json
+from nnunet_softseg.io.results import load_json, load_record, make_folder, replacing, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
 from nnunet_softseg.network.of_plans import (
     add_running_scale,
@@ -494,8 +494,19 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Print the soft measures beside nnU-Net's, and how long the training will take."""
         for name, values in self.logger.local_logger.latest_soft_measures().items():
             self.print_to_log_file(name, [round(float(value), 4) for value in np.atleast_1d(values)])
+        if self._best_ema is not None and np.isnan(self._best_ema):
+            self._best_ema = None  # whatever comes after an epoch without a Dice is better
         super().on_epoch_end()
         print_progress(self)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save a checkpoint all at once: killed meanwhile, a training goes on from the one before."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # which writes nothing
+            return
+        with replacing(Path(filename)) as aside, aside.open("wb") as stream:
+            # Given its name, PyTorch would write it into the file.
+            super().save_checkpoint(stream)
 
     # Final validation
 

@@ -74,6 +74,18 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
         for name in self.MEASURES:
             self.my_fantastic_logging[name] = []
 
+    def log(self, key: str, value: Any, epoch: int) -> None:
+        """Log a value; the moving average of the Dice goes on over epochs of which there is none.
+
+        Where no voxel of labels and maps is above a half, the Dice is NaN, and one would make all averages
+        after it NaN.
+        """
+        if key == "ema_fg_dice" and np.isnan(value):
+            before = self.my_fantastic_logging[key][:epoch]
+            of_epoch = self.my_fantastic_logging["mean_fg_dice"][epoch]
+            value = before[-1] if before and not np.isnan(before[-1]) else of_epoch
+        super().log(key, value, epoch)
+
     def log_soft_measures(self, sums: dict[str, Any], epoch: int) -> None:
         """Turn the sums of an epoch into its measures, one value per label, NaN where a label is absent."""
         with np.errstate(invalid="ignore", divide="ignore"):

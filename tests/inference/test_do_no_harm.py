@@ -253,6 +253,20 @@ def test_without_any_label_and_before_this_version_the_scale_is_per_case() -> No
     assert output_scales(earlier, ["cord"]) == [OutputScale("case", 1.0, 0.45, 0.05)]
 
 
+@pytest.mark.parametrize("first", range(4))
+@pytest.mark.parametrize("faint", [0, 0.2])
+def test_a_few_annotated_slices_leave_the_clean_up_that_of_the_whole_label(first: int, faint: float) -> None:
+    """A slice may hold no more than the tip of a ball. A faint ball beside it is known as a whole."""
+    shape = (24, 24, 18)
+    label = fractions(ball((12.2, 15, 9), 7), shape) + faint * fractions(ball((12.2, 2.5, 9), 1.5), shape)
+    sliced = label.copy()
+    sliced[np.arange(24) % 4 != first, 6:] = np.nan
+    whole, known = (choose_output_scale({"case": label_peaks(each)}, DEFAULT) for each in (label, sliced))
+    assert whole.core_threshold == pytest.approx(0.1 if faint else 0.5)
+    assert known.core_threshold == pytest.approx(whole.core_threshold)
+    assert known.support_threshold == whole.support_threshold == 0.05
+
+
 def test_the_robust_peak_is_that_of_the_network() -> None:
     label = fractions(ball((5, 5, 5), 3.3), (10, 10, 10))
     found = label_peaks(label)

@@ -45,7 +45,7 @@ def test_the_trainer_overrides_methods_that_exist_with_their_parameters() -> Non
     )
     for name in (
         "on_train_start", "get_tr_and_val_datasets", "_build_loss", "configure_optimizers", "validation_step",
-        "on_validation_epoch_end", "on_epoch_end", "perform_actual_validation",
+        "on_validation_epoch_end", "on_epoch_end", "save_checkpoint", "perform_actual_validation",
         "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
     ):  # fmt: skip
         assert parameters(getattr(stock, name)) == parameters(getattr(nnUNetTrainerSoftSeg, name)), name

@@ -34,6 +34,7 @@ from nnunet_softseg.preprocessing.preparation import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY
 from nnunet_softseg.training import trainer as trainer_module
 from nnunet_softseg.training.trainer import CosineSchedule, adam, nnUNetTrainerSoftSeg
+from nnunet_softseg.training.training_log import SoftSegLogger
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegRawLoss, nnUNetTrainerSoftSegSlidingWindow
 
 CPU = torch.device("cpu")
@@ -358,6 +359,53 @@ def test_a_silent_network_stops_the_run_with_an_explanation(dataset: TinyDataset
         UserError, match=r"10 epochs the network has put out nothing.*smaller learning rate \(now 0.001\)"
     ):
         made._watch_for_collapse(sums)
+
+
+def test_the_best_checkpoint_is_found_after_epochs_without_a_dice(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, saved = make(dataset), list[tuple[int, str]]()
+    monkeypatch.setattr(SoftSegLogger, "plot_progress_png", lambda *_: None)
+    monkeypatch.setattr(
+        made, "save_checkpoint", lambda file: saved.append((made.current_epoch, Path(file).name))
+    )
+    for epoch, dice in enumerate([math.nan, 0.4, math.nan, 0.6, 0.1]):
+        made.on_epoch_start()
+        for name in ("train_losses", "val_losses"):
+            made.logger.log(name, 1.0, epoch)
+        for name in ("dice_per_class_or_region", *SoftSegLogger.MEASURES):
+            made.logger.log(name, [dice, dice], epoch)
+        made.logger.log("mean_fg_dice", dice, epoch)
+        made.on_epoch_end()
+    assert saved == [(epoch, "checkpoint_best.pth") for epoch in (0, 1, 3)]
+
+
+def test_a_training_that_is_killed_while_it_saves_keeps_the_checkpoint_of_before(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, file = make(dataset), tmp_path / "checkpoint_latest.pth"
+    made.initialize()
+    made.save_checkpoint(str(file))
+    before, save = file.read_bytes(), torch.save
+
+    def killed(checkpoint: Any, to: Any) -> None:
+        save({**checkpoint, "network_weights": {}}, to)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+    made.current_epoch = 1
+    made.save_checkpoint(str(file))
+    again = make(dataset)
+    again.load_checkpoint(str(file))
+    assert again.current_epoch == 2
+    made.disable_checkpointing = True
+    made.save_checkpoint(str(tmp_path / "none.pth"))
+    assert not (tmp_path / "none.pth").exists()
 
 
 def test_adam_is_fused_and_takes_adams_steps() -> None:

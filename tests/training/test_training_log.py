@@ -62,6 +62,17 @@ def test_the_progress_is_read_from_nnunets_log(tmp_path: Path) -> None:
     assert printed == ["epoch 2/4, about 6 s to go"]
 
 
+def test_an_epoch_without_a_dice_leaves_the_moving_average_as_it_is(tmp_path: Path) -> None:
+    """Where nothing is above a half, as at first of labels that few raters marked, it is NaN."""
+    logger, nan = MetaLogger(str(tmp_path), False), float("nan")
+    logger.local_logger = SoftSegLogger()
+    for epoch, dice in enumerate([nan, 0.4, nan, 0.6]):
+        logger.log("mean_fg_dice", dice, epoch)
+    averages = logger.get_value("ema_fg_dice", step=None)
+    assert np.isnan(averages[0])
+    assert averages[1:] == pytest.approx([0.4, 0.4, 0.9 * 0.4 + 0.1 * 0.6])
+
+
 def filled(epochs: int) -> SoftSegLogger:
     logger = SoftSegLogger()
     for epoch in range(epochs):

@@ -25,6 +25,7 @@ from tiny_dataset import (
 from nnunet_softseg.datasets.check import check
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.predict import predict
+from nnunet_softseg.inference.validation import write_soft_summary
 from nnunet_softseg.preprocessing.image_grid import on_network_grid
 from nnunet_softseg.preprocessing.preparation import open_soft_target, prepare, soft_target_folder
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
@@ -142,6 +143,36 @@ def test_batches_are_known_where_they_were_annotated(dataset: TinyDataset, cls: 
     assert max(seen) > 0.9
 
 
+def test_a_label_to_ignore_that_no_case_has_changes_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a fixed patch, too, where nnU-Net's loader would ask for a table of annotated voxels."""
+    tiny = make_tiny_dataset(tmp_path, CASES, shape=SHAPE, reader="NibabelIOWithReorient")
+    content = {**tiny.dataset_json, "labels": {"background": 0, "label1": 1, "ignore": 2}}
+    (tiny.raw / "dataset.json").write_text(json.dumps(content))
+    make_ready_to_train(tiny, monkeypatch)
+    trainer = made(tiny, nnUNetTrainerSoftSegSlidingWindow, "all")
+    for _ in range(4):
+        assert next(trainer.dataloader_train)["target"][0].shape == (2, 1, 24, 16, 16)
+    assert trainer.label_manager.ignore_label == 2
+
+
+@pytest.mark.parametrize("gone", ["imagesTr", "dataset.json"])
+def test_what_is_ignored_is_told_by_the_label_maps_alone(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """A cluster need not have the raw images."""
+    copy = dataset.copied(tmp_path / "nnunet", monkeypatch)
+    before = prepare(101, "3d_fullres", num_processes=0, progress=False)
+    (copy.raw / gone).rename(copy.root / "elsewhere")
+    assert prepare(101, "3d_fullres", num_processes=0, progress=False).num_prepared == 0
+    shutil.rmtree(before.folder)
+    again = prepare(101, "3d_fullres", num_processes=0, progress=False)
+    assert again.num_prepared == len(CASES)
+    assert again.is_partly_unknown
+    assert [case.known for case in again.cases] == [case.known for case in before.cases]
+
+
 def test_what_is_known_keeps_its_value_on_the_way_to_the_network(dataset: TinyDataset) -> None:
     """Slices of 0.9 mm, of 1 mm there: known where half of a voxel is."""
     made(dataset)
@@ -200,6 +231,18 @@ def test_the_fold_is_measured_where_it_was_annotated(trained: Path, dataset: Tin
     of_cord = fractions()[1][..., KNOWN].sum() * np.prod(nib.load(dataset.image(case)).header.get_zooms())
     assert set(summary["cases"][case]) == {"cord", "grey"}
     assert summary["cases"][case]["cord"]["reference_volume_mm3"] == pytest.approx(of_cord, rel=1e-4)
+
+
+def test_the_summary_leaves_out_what_is_ignored_without_the_images(
+    trained: Path, dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = json.loads((trained / "fold_0/validation/summary_soft.json").read_text())["cases"]
+    copy = dataset.copied(tmp_path / "nnunet", monkeypatch)
+    predictions = copy.root / trained.relative_to(dataset.root) / "fold_0/validation"
+    content = copy.dataset_json
+    shutil.rmtree(copy.raw / "imagesTr")
+    write_soft_summary(predictions, copy.raw / "softLabelsTr", content)
+    assert json.loads((predictions / "summary_soft.json").read_text())["cases"] == expected
 
 
 def test_predictions_have_a_soft_map_for_each_region_and_the_inner_one_on_top(
