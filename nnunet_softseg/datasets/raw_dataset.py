@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -352,10 +353,17 @@ def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
     return stored_as(folder, f"{case_id}_{label:04d}")
 
 
-def is_predicted(label_map: Path, case_id: str, labels: Iterable[int]) -> bool:
-    """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it."""
+def is_predicted(label_map: Path, case_id: str, labels: Iterable[int], images: Iterable[Path] = ()) -> bool:
+    """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it.
+
+    Not if one of its images was written after the label map: repaired, or replaced. Of a clock that is wrong,
+    nothing is told: a time to come does not count.
+    """
     soft = (soft_label_file(label_map.parent / SOFT_FOLDER, case_id, label) for label in labels)
-    return label_map.is_file() and all(file.is_file() for file in soft)
+    if not label_map.is_file() or not all(file.is_file() for file in soft):
+        return False
+    written, now = label_map.stat().st_mtime_ns, time.time_ns()
+    return not any(written < image.stat().st_mtime_ns <= now for image in images if image.is_file())
 
 
 def reader_name(dataset_json: Mapping[str, Any], example_image: Path) -> str:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, label_scheme, soft_label_file
 from nnunet_softseg.datasets.soft_label import read_soft_label
 from nnunet_softseg.errors import UserError, short_name
-from nnunet_softseg.inference.case_record import Map
+from nnunet_softseg.inference.case_record import Map, told_of_all
 from nnunet_softseg.inference.export import (
     report_case,
     write_probabilities,
@@ -76,8 +76,9 @@ def merge(
 
     Where a label of the mean exceeds 0.5 the label map is painted as that of one model. Of a soft model and
     another one, whose probabilities add up to 1, it elsewhere has the class with the largest mean, as in
-    nnU-Net's own ensembles. Target: path of the label map without its ending. The label manager is that of
-    the first member. `save_probabilities`: write the mean as nnU-Net does, too, for an ensemble of ensembles.
+    nnU-Net's own ensembles. What is flagged in a member is flagged. Target: path of the label map without
+    its ending. The label manager is that of the first member. `save_probabilities`: write the mean as nnU-Net
+    does, too, for an ensemble of ensembles.
     """
     order = label_manager.regions_class_order
     scheme = label_scheme({"labels": label_manager.label_dict, "regions_class_order": order})
@@ -93,7 +94,9 @@ def merge(
     image = next((str(file) for file in like if file.is_file()), None)
     volumes = write_soft_maps(target, soft_maps, scheme.numbers, properties, ending=ending, image=image)
     labels = {name: {"soft_volume_mm3": mm3} for name, mm3 in zip(scheme.names, volumes, strict=True)}
-    report_case(target, _made_by(files), {"labels": labels, "flags": [], "warnings": []})
+    reports = (load_json(folder / REPORT).get("cases", {}) for folder in soft_folders)
+    told = told_of_all(cases[target.name] for cases in reports if target.name in cases)
+    report_case(target, _made_by(files), {"labels": labels, **told})
     write_segmentation(target, ending, label_map, writer, properties)
     if save_probabilities:
         write_probabilities(target, mean, properties)

@@ -294,6 +294,15 @@ def flag_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def told_of_all(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return flags and warnings of a case in the predictions of several models (entries), each once."""
+    entries = list(entries)
+    return {
+        kind: [*dict.fromkeys(word for entry in entries for word in entry[kind])]
+        for kind in ("flags", "warnings")
+    }
+
+
 class Flagged(NamedTuple):
     """A flag and why it was raised."""
 

@@ -413,10 +413,10 @@ def read_image(
                 raise_first_error(stream_findings(file, load_nifti(file)))
     try:
         image, properties = _read(files, reader)
-        if is_nifti(files[0].name) and not flat:
-            affine, reorients = load_nifti(files[0]).affine, "Reorient" in reader.__name__
-            stated = properties["spacing"]
-            properties["spacing"] = reader_spacing_mm(stated, affine, reorients=reorients)
+        stored = load_nifti(files[0]) if is_nifti(files[0].name) else None
+        if stored is not None and stored.ndim == _VOLUME:  # of a flat one, nnU-Net makes up the third size
+            stated, reorients = properties["spacing"], "Reorient" in reader.__name__
+            properties["spacing"] = reader_spacing_mm(stated, stored.affine, reorients=reorients)
     except UserError:
         raise
     except Exception as error:  # where voxels are missing, or nnU-Net's reader objects

@@ -283,7 +283,7 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
     """List the images of a folder here: nnU-Net forks twelve processes for that.
 
     To go on with an interrupted prediction is to predict the cases of which any file is missing, not the
-    label map alone.
+    label map alone, or older than an image.
     """
     given = arguments_of(original, predictor, *args, **kwargs)
     images = given["list_of_lists_or_source_folder"]
@@ -295,7 +295,10 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
     goes_on, given["overwrite"] = not given["overwrite"], True
     lists = original(**given)
     if goes_on and lists[1] is not None:
-        done = [_is_done(predictor, Path(target), given["save_probabilities"]) for target in lists[1]]
+        done = [
+            _is_done(predictor, Path(target), files, given["save_probabilities"])
+            for files, target in zip(*lists[:2], strict=True)
+        ]
         lists = tuple([one for one, is_done in zip(each, done, strict=True) if not is_done] for each in lists)
         print(f"{sum(done)} cases are there, with all their files; {len(lists[0])} are predicted now")
     missing = [Path(file).name for file in lists[2] if file is not None and not Path(file).is_file()]
@@ -308,12 +311,12 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
     return lists
 
 
-def _is_done(predictor: Any, target: Path, save_probabilities: bool) -> bool:
+def _is_done(predictor: Any, target: Path, images: Sequence[str], save_probabilities: bool) -> bool:
     """Return whether all files of a case are there; the target is its label map without the ending."""
     label_map = target.with_name(target.name + predictor.dataset_json["file_ending"])
     has_probabilities = target.with_name(target.name + ".npz").is_file() or not save_probabilities
     numbers = predictor.label_manager.scheme.numbers
-    return has_probabilities and is_predicted(label_map, target.name, numbers)
+    return has_probabilities and is_predicted(label_map, target.name, numbers, map(Path, images))
 
 
 def arguments_of(original: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme
+from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme, soft_label_file
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
 from nnunet_softseg.inference.trained_model import (
@@ -29,11 +29,19 @@ from nnunet_softseg.inference.trained_model import (
     missing_model,
     open_any_model,
 )
-from nnunet_softseg.io.case_files import IMAGE_FOLDERS, is_bids, list_bids, list_files, parse_numbered_name
+from nnunet_softseg.io.case_files import (
+    IMAGE_FOLDERS,
+    REPORT,
+    SOFT_FOLDER,
+    is_bids,
+    list_bids,
+    list_files,
+    parse_numbered_name,
+)
 from nnunet_softseg.io.formats import ANY_FORMAT, NIFTI, NIFTI_ENDINGS, is_nifti, is_picture, without_ending
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import StrPath, load_nifti
-from nnunet_softseg.io.results import changed_keys, load_record, make_folder, write_json
+from nnunet_softseg.io.results import changed_keys, load_record, make_folder, write_error, write_json
 from nnunet_softseg.io.workers import as_user_error, map_ahead, threads_beside
 
 if TYPE_CHECKING:
@@ -94,7 +102,8 @@ def predict(
     """Predict images as stock nnU-Net does, in one process, and return the outcome of each.
 
     The files are those of nnUNetv2_predict, bit by bit: `<case>.nii.gz`, `soft/<case>_<label>.nii.gz`,
-    softseg.json. A case whose files are there is kept. An image that cannot be predicted stops no other.
+    softseg.json. A case whose files are there is kept, unless its image is newer. An image that cannot be
+    predicted stops no other.
 
     Args:
         source: an image; a folder of images with nnU-Net's names or any; a BIDS folder, of which
@@ -143,7 +152,7 @@ def predict(
         cases = tuple(case for case in cases if only is None or case.case_id in only)
         folder = _OutputFolder(Path(output), ending, numbers)
         folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
-        todo = [case for case in cases if overwrite or not folder.is_done(case)]
+        todo = [*cases] if overwrite else folder.not_done(cases)
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
         report = PredictionReport(
             folder.path, kept=sorted(kept), warnings=images_passed_over(Path(source), ending)
@@ -325,9 +334,28 @@ class _OutputFolder:
     file_ending: str
     labels: tuple[int, ...]
 
-    def is_done(self, case: ImageCase) -> bool:
-        """Return whether a case is written; its label map comes last."""
-        return is_predicted(self._label_map(case), case.case_id, self.labels)
+    def not_done(self, cases: Iterable[ImageCase]) -> list[ImageCase]:
+        """Return the cases that are not written by what the folder says, from their images as they are.
+
+        A case's label map comes last. One that softseg.json does not tell of is of something else.
+        """
+        listed = (load_record(self.path / REPORT, "cases") or {"cases": {}})["cases"]
+        return [
+            case
+            for case in cases
+            if case.case_id not in listed
+            or not is_predicted(self._label_map(case), case.case_id, self.labels, case.files)
+        ]
+
+    def clear(self, cases: Iterable[ImageCase]) -> None:
+        """Remove the maps of those of the cases that are not done; an earlier call may have left them."""
+        for case in self.not_done(cases):
+            soft = (soft_label_file(self.path / SOFT_FOLDER, case.case_id, label) for label in self.labels)
+            for file in (self._label_map(case), *soft):
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    raise write_error(file, error) from error
 
     def _label_map(self, case: ImageCase) -> Path:
         return self.path / f"{case.case_id}{self.file_ending}"
@@ -349,15 +377,19 @@ class _OutputFolder:
                 f"-o {self.path}: expected a folder without the images to predict, found them there: give "
                 f"another, such as {self.path / 'softseg'}"
             )
+        before = load_record(self.path / RUN)
+        changed = changed_keys(before or {}, made_by)
         if not overwrite:
-            self._refuse_others(cases, made_by)
+            self._refuse_others(cases, before, changed)
         make_folder(self.path)
+        if changed and (self.path / REPORT).is_file():  # before it seems to be of what the folder says now
+            write_json(self.path / REPORT, {"cases": {}})
         write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
 
-    def _refuse_others(self, cases: Iterable[ImageCase], made_by: Mapping[str, Any]) -> None:
-        before = load_record(self.path / RUN)
+    def _refuse_others(
+        self, cases: Iterable[ImageCase], before: Mapping[str, Any] | None, changed: Sequence[str]
+    ) -> None:
         done = [case.case_id for case in cases if self._label_map(case).exists()]
-        changed = changed_keys(before or {}, made_by)
         if changed and (done or (before and any(self.path.glob(f"*{self.file_ending}")))):
             what = f"{examples(done)} of unknown origin"
             if before:
@@ -448,6 +480,7 @@ def _predict_cases(
         write_json(folder.path / "dataset.json", ready.dataset_json)
         write_json(folder.path / PLANS, ready.plans_manager.plans)
         _pipeline(ready, folder, cases, run)
+        folder.clear(case for case in cases if case.case_id in run.report.failed)
 
 
 def _pipeline(

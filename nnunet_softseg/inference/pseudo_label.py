@@ -30,7 +30,7 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.datasets.soft_label import FOLDER, stored_soft_label, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.case_record import flag_lines
+from nnunet_softseg.inference.case_record import flag_lines, told_of_all
 from nnunet_softseg.inference.predict import RUN, ImageCase, find_cases, predict
 from nnunet_softseg.inference.trained_model import CHECKPOINT, Model, open_model
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER, subjects_of
@@ -319,7 +319,7 @@ def _write(job: _Labelling, num_processes: int, *, progress: bool) -> dict[str, 
         of_teachers = [job.folder_of(teacher) for teacher, _ in job.by_teacher()]
         said = {folder: load_json(folder / REPORT)["cases"] for folder in of_teachers}
         cases = {
-            name: {**entry, **outcome, **_flags([said[folder][name] for folder in folders[name]])}
+            name: {**entry, **outcome, **told_of_all([said[folder][name] for folder in folders[name]])}
             for (name, entry), outcome in zip(job.entries.items(), written, strict=True)
         }
         run = load_json(of_teachers[0] / RUN)
@@ -330,14 +330,6 @@ def _write(job: _Labelling, num_processes: int, *, progress: bool) -> dict[str, 
         write_json(aside / SPLITS, job.splits)
         write_json(aside / RECORD, record)
     return record
-
-
-def _flags(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the flags and warnings of a case in the predictions of all its teachers, each once."""
-    return {
-        kind: [*dict.fromkeys(word for each in predictions for word in each[kind])]
-        for kind in ("flags", "warnings")
-    }
 
 
 def _write_case(

@@ -516,7 +516,12 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         kept = self._kept_entry()
         for key in ("output_scales", WAY_KEY, "training_shapes"):  # of a training before this process
             self._entry.setdefault(key, kept.get(key, {}))
+        self.do_split()
+        of_all_folds = self._entry["training_cases"]
+        # What other folds were trained on, this one has not seen.
+        self._entry["training_cases"] = {str(self.fold): of_all_folds[str(self.fold)]}
         super().perform_actual_validation(save_probabilities)
+        self._entry["training_cases"] = of_all_folds
         soft_labels = self._raw_folder / soft_label.FOLDER
         if self.local_rank == 0 and soft_labels.is_dir():
             write_soft_summary(Path(self.output_folder) / VALIDATION, soft_labels, self.dataset_json)

@@ -215,6 +215,19 @@ def test_soft_maps_of_soft_models_are_averaged_with_header_and_report(
     assert set(report["cases"]) == set(CASES)
 
 
+def test_what_is_flagged_in_a_member_is_flagged_in_the_ensemble(tmp_path: Path, images: list[Path]) -> None:
+    made = members(tmp_path, images, first=True, second=True, vanilla=False)
+    told = {"first": ("header", "two voxel sizes"), "second": ("empty", "nothing found of cord")}
+    for name, (flag, why) in told.items():
+        report = json.loads((made[name].folder / "softseg.json").read_text())
+        report["cases"][CASES[0]] |= {"flags": ["spacing", flag], "warnings": [why]}
+        (made[name].folder / "softseg.json").write_text(json.dumps(report))
+    ensemble.ensemble_folders([str(one.folder) for one in made.values()], str(tmp_path / "out"), False, 1)
+    case = json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"][CASES[0]]
+    assert case["flags"] == ["spacing", "header", "empty"]
+    assert case["warnings"] == ["two voxel sizes", "nothing found of cord"]
+
+
 def test_an_ensemble_of_vanilla_models_is_nnunets_alone(tmp_path: Path, images: list[Path]) -> None:
     made = members(tmp_path, images, first=False, second=False)
     ensemble.ensemble_folders([str(one.folder) for one in made.values()], str(tmp_path / "out"), False, 1)

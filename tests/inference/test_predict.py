@@ -281,6 +281,56 @@ def test_an_interrupted_call_leaves_whole_files_and_is_continued(
     assert maps(tmp_path) == maps(predicted)
 
 
+def interrupt(*arguments: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_overwriting_that_is_cut_off_is_continued_and_mixes_nothing(
+    model: Path, images: Path, predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not overwritten yet was made by other options than the folder says."""
+    shutil.copytree(predicted, tmp_path / "out")
+    call: dict[str, Any] = {"localize": "never", "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(command._NnunetModel, "soft_maps", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            predict(images, tmp_path / "out", model, overwrite=True, **call)
+    report = predict(images, tmp_path / "out", model, **call)
+    assert (report.predicted, report.kept) == (list(CASES), [])
+
+
+def test_overwriting_a_few_keeps_nothing_of_other_options_for_the_rest(
+    model: Path, images: Path, predicted: Path, tmp_path: Path
+) -> None:
+    """And of an image that cannot be predicted any more, no map of other options is left."""
+    some = tmp_path / "images"
+    shutil.copytree(images, some)
+    shutil.copytree(predicted, tmp_path / "out")
+    (some / f"{CASES[0]}_0000.nii.gz").write_bytes(b"no image")
+    call: dict[str, Any] = {"localize": "never", "progress": False}
+    report = predict(some, tmp_path / "out", model, only=CASES[:2], overwrite=True, **call)
+    assert (report.predicted, list(report.failed)) == ([CASES[1]], [CASES[0]])
+    assert not [name for name in maps(tmp_path / "out") if CASES[0] in name]
+    report = predict(images, tmp_path / "out", model, **call)
+    assert (report.predicted, report.kept) == ([CASES[0], CASES[2]], [CASES[1]])
+
+
+def test_a_case_whose_image_was_written_again_is_predicted_again(
+    model: Path, images: Path, predicted: Path, tmp_path: Path
+) -> None:
+    """Repaired, as the flag of a doubtful header asks for."""
+    repaired = tmp_path / "images"
+    shutil.copytree(images, repaired)
+    shutil.copytree(predicted, tmp_path / "out")
+    image = nib.load(repaired / f"{CASES[1]}_0000.nii.gz")
+    moved = nib.Nifti1Image(np.asarray(image.dataobj), affine_of("LAS", (1.1, 0.9, 2.0)))
+    nib.save(moved, repaired / f"{CASES[1]}_0000.nii.gz")
+    report = predict(repaired, tmp_path / "out", model, progress=False)
+    assert (report.predicted, report.kept) == ([CASES[1]], [CASES[0], CASES[2]])
+    written = nib.load(tmp_path / "out" / "soft" / f"{CASES[1]}_0001.nii.gz")
+    np.testing.assert_allclose(written.affine, moved.affine)
+
+
 def test_a_broken_image_stops_no_other(
     model: Path, images: Path, predicted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

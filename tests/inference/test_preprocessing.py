@@ -284,6 +284,14 @@ def test_voxel_sizes_are_those_of_the_affine(tmp_path: Path, value: float) -> No
     assert f"has two voxel sizes: expected 1, 1.2, 0.9 mm as its affine, found 1, {value:g}, 0.9 in" in why
 
 
+def test_voxel_sizes_are_those_of_the_affine_for_a_model_of_slices_too(tmp_path: Path) -> None:
+    model = {"manager": configuration((0.8, 0.8), patch_size=(24, 16)), "entry": {"si_axis": None}}
+    expected, _, geometry = run(saved(tmp_path), **model)
+    image, _, properties = run(changed_header(tmp_path, "pixdim", with_pixdim(2.5)), **model)
+    np.testing.assert_allclose(properties["spacing"], geometry["spacing"], atol=1e-6)
+    np.testing.assert_allclose(image, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
 @pytest.mark.parametrize("reader", READERS)
 def test_voxel_sizes_that_make_no_sense(tmp_path: Path, value: float, reader: type) -> None:

@@ -280,6 +280,25 @@ def test_a_case_of_which_any_file_is_missing_is_predicted_again(
     assert everything[0] == images
 
 
+def test_a_case_whose_image_is_newer_is_predicted_again(tmp_path: Path) -> None:
+    """But not one whose time has not come: of a clock that is wrong, each call would begin anew."""
+    (tmp_path / "soft").mkdir()
+    images = [[str(tmp_path / f"{case}_0000.nii.gz")] for case in ("a", "b", "c")]
+    for case in ("a", "b", "c"):
+        for name in (f"{case}.nii.gz", f"soft/{case}_0001.nii.gz", f"{case}_0000.nii.gz"):
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (1e9, 1e9))
+    os.utime(images[1][0], (1e9 + 1, 1e9 + 1))
+    os.utime(images[2][0], (1e10, 1e10))
+    owner = SimpleNamespace(
+        plans_manager=SOFT,
+        dataset_json={"file_ending": ".nii.gz"},
+        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
+    )
+    lists = nnUNetPredictor._manage_input_and_output_lists(owner, images, str(tmp_path), overwrite=False)
+    assert lists == ([images[1]], [str(tmp_path / "b")], [None])
+
+
 def test_threads_share_sums_as_the_forward_pass_does() -> None:
     """A sum depends on the number of threads in its last bits; nnU-Net's forward pass takes at most eight."""
     before = torch.get_num_threads()

@@ -163,6 +163,25 @@ def test_validation_alone_takes_what_the_training_has_kept(
     assert {key: seen[key] for key in kept} == kept
 
 
+def test_in_its_validation_a_fold_has_seen_what_it_was_trained_on_and_nothing_else(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cases are those that the other folds were trained on, and would all be flagged."""
+    made, seen = make(dataset), {}
+    made.output_folder_base, made.local_rank = str(tmp_path), 1  # without a summary, which reads maps
+    others = {"0": ["sub-07_T2w"]}
+    (tmp_path / "plans.json").write_text(json.dumps({PLANS_KEY: {"training_cases": others}}))
+    monkeypatch.setattr(
+        nnUNetTrainer,
+        "perform_actual_validation",
+        lambda self, _: seen.update(self.plans_manager.plans[PLANS_KEY]["training_cases"]),
+    )
+    made.perform_actual_validation()
+    training, _ = made.do_split()
+    assert seen == {"all": sorted(training)}
+    assert made.plans_manager.plans[PLANS_KEY]["training_cases"] == {**others, **seen}
+
+
 CASES = ["sub-01_T1w", "sub-01_T2w", "sub-02_T2w"]
 
 

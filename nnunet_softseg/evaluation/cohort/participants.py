@@ -220,7 +220,9 @@ class _Call:
             for image in images
             if image.case_id in entries
             and not image.is_done
-            and is_predicted(_label_map(self.work, image), image.case_id, self.scheme.numbers)
+            and is_predicted(
+                _label_map(self.work, image), image.case_id, self.scheme.numbers, [self.bids / image.place]
+            )
         ]
         self._put_in_place(ready, progress=self.progress and bool(ready))
 
