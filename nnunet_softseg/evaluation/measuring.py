@@ -150,7 +150,13 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     rows, slices, instances, reliability = [], [], [], {}
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
-        reference = _read(job, reference_file, label, stored, unknown=unknown_of(reference_file, job.case.case_id, job.scheme))
+        reference = _read(
+            job,
+            reference_file,
+            label,
+            stored,
+            unknown=unknown_of(reference_file, job.case.case_id, job.scheme),
+        )
         table = _slice_areas(reference, levels)
         extent = table["csa_mm2"].notna()
         slices.append(_tidy(table, extent, label, REFERENCE, table))

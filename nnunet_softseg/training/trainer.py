@@ -101,6 +101,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     """The trainer whose network is trained; nnU-Net's own: the network that the plans name."""
     enable_deep_supervision: bool
     my_init_kwargs: dict[str, Any]
+    _best_ema: float | None
 
     def __init__(
         self,
