@@ -248,8 +248,9 @@ def use(dataset: TinyDataset, patch: pytest.MonkeyPatch) -> None:
 def make_ready_to_train(dataset: TinyDataset, patch: pytest.MonkeyPatch) -> None:
     """Use the dataset, planned and preprocessed at 1 mm; loaders will work in this process."""
     use(dataset, patch)
+    patch.delenv("nnUNet_n_proc_DA", raising=False)  # the planning takes no 0 of an earlier call
     plan_and_preprocess(dataset, spacing_mm=(1.0, 1.0, 1.0))
-    patch.setenv("nnUNet_n_proc_DA", "0")  # after the planning, which does not take a 0
+    patch.setenv("nnUNet_n_proc_DA", "0")
 
 
 def small_plans(
