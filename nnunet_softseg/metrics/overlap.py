@@ -4,8 +4,9 @@ Arrays are those of one label on one grid, values in [0, 1]. Soft measures take 
 ones the voxels strictly above 0.5. NaN, no value: `measure_table.MEASURES` declares when.
 
 The surface of a mask is the set of *centres of its boundary voxels*, those with at least one face neighbour
-outside of it, as all beyond the image is. Each counts once; tools that weight surface elements by their area
-give somewhat other numbers.
+outside of it, as all beyond the image is. Across an image of a plane, with one voxel along an axis, there is
+no neighbour: there the surface is the outline. Each counts once; tools that weight surface elements by their
+area give somewhat other numbers.
 """
 
 import math
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, generate_binary_structure
 
 from nnunet_softseg.io.geometry import (
     Spacing,
@@ -21,6 +22,7 @@ from nnunet_softseg.io.geometry import (
     bounding_box,
     check_grids,
     distances_mm,
+    has_neighbours,
     voxel_volume,
 )
 from nnunet_softseg.metrics.calibration import Map, ReliabilityCurve, reliability_curve
@@ -118,7 +120,8 @@ def case_measures(
     """
     check_grids(prediction, reference, spacing_mm)
     calibration = calibration or reliability_curve(prediction, reference, axis_lengths(spacing_mm))
-    box = bounding_box((prediction != 0) | (reference != 0))
+    # with a margin: an object of one slice in a volume is no image of a plane
+    box = bounding_box((prediction != 0) | (reference != 0), (1,) * prediction.ndim)
     predicted, expected = (np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     computed = {
         **_voxel_measures(predicted, expected, voxel_volume(spacing_mm), prediction.size),
@@ -218,13 +221,23 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) ->
     if not (prediction.any() and reference.any()):
         raise ValueError("an empty mask has no surface to measure distances from")
     box = bounding_box(prediction | reference)
+    faces = _faces(prediction.shape)
     predicted, expected = (
-        mask[box] & ~binary_erosion(mask[box], border_value=0) for mask in (prediction, reference)
+        mask[box] & ~binary_erosion(mask[box], faces, border_value=0) for mask in (prediction, reference)
     )
     return SurfaceDistances(
         to_reference_mm=distances_mm(expected, spacing_mm, predicted),
         to_prediction_mm=distances_mm(predicted, spacing_mm, expected),
     )
+
+
+def _faces(shape: tuple[int, ...]) -> Mask:
+    """Return a voxel and its face neighbours in an image of that shape, (3, 3, 3) in three dimensions."""
+    faces: Mask = generate_binary_structure(len(shape), 1)
+    for axis, there in enumerate(has_neighbours(shape)):
+        if not there:
+            faces[(slice(None),) * axis + ([0, 2],)] = False
+    return faces
 
 
 def check_tolerance(tolerance_mm: float) -> None:

@@ -350,6 +350,25 @@ def test_turned_padded_and_scaled(
         assert scaled[name] == pytest.approx(factor * found[name], nan_ok=True), name
 
 
+def test_an_axis_of_one_voxel_changes_no_measure_of_a_picture() -> None:
+    x, y = np.mgrid[:40, :40] - 20
+    maps = [np.clip(radius + 0.5 - np.hypot(x, y), 0, 1) for radius in (12, 9)]
+    flat = metrics.case_measures(*maps, (1.0, 1.0))
+    assert flat["asd_mm"] == pytest.approx(3, abs=0.3)
+    deep = metrics.case_measures(*(each[..., None] for each in maps), (1.0, 1.0, 1.0))
+    assert deep == pytest.approx(flat)
+
+
+def test_an_object_of_one_slice_in_a_volume_has_surface_on_both_sides() -> None:
+    disc = np.zeros((20, 20, 3))
+    disc[4:16, 4:16, 1] = 1
+    smaller = np.zeros_like(disc)
+    smaller[6:14, 6:14, 1] = 1
+    whole = metrics.surface_distances(smaller > 0.5, disc > 0.5, (1.0, 1.0, 1.0))
+    assert len(whole.to_reference_mm) == 64
+    assert metrics.case_measures(smaller, disc, (1.0, 1.0, 1.0))["asd_mm"] == pytest.approx(whole.asd_mm())
+
+
 def test_units_are_in_the_names() -> None:
     endings = {"mm": "_mm", "mm3": "_mm3", "%": "_percent"}
     for name, measure in MEASURES.items():
