@@ -47,7 +47,8 @@ def drift(
 
     Args:
         old: folder of maps of the old release (of a folder of predictions the soft maps), or a CSV of areas,
-            see `releases.areas.read_areas`.
+            see `releases.areas.release_areas`: columns subject (or file), csa_mm2, perhaps session, contrast,
+            level and slice.
         new: the same of the new release.
         output: folder; made if missing.
         levels: vertebral levels for maps: an image, or a folder where each map's is found by name.

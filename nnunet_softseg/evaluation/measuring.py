@@ -150,13 +150,8 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     rows, slices, instances, reliability = [], [], [], {}
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
-        reference = _read(
-            job,
-            reference_file,
-            label,
-            stored,
-            unknown=unknown_of(reference_file, job.case.case_id, job.scheme),
-        )
+        unknown = unknown_of(reference_file, job.case.case_id, job.scheme)
+        reference = _read(job, reference_file, label, stored, unknown)
         table = _slice_areas(reference, levels)
         extent = table["csa_mm2"].notna()
         slices.append(_tidy(table, extent, label, REFERENCE, table))
@@ -168,13 +163,15 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             split = tuple(grid.spacing_mm) if job.settings.split_touching else None
             matches = match_instances(*pair, split_touching=split)
             instances.append(matches.table(grid.affine).assign(method=method, label=label))
-            curve = reliability[method, label] = reliability_curve(*pair, grid.spacing_mm)
+            known = {"unknown": reference.unknown}
+            curve = reliability[method, label] = reliability_curve(*pair, grid.spacing_mm, **known)
             measures = case_measures(
                 *pair,
                 grid.steps_mm,
                 surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm,
                 instances=matches,
                 calibration=curve,
+                **known,
             )
             who = {"method": method, "label": label, "kind": given.kind, "resampled": resampled}
             files_used = {"prediction": str(files[label]), "reference": str(reference_file)}

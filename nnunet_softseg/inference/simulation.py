@@ -240,7 +240,7 @@ def _loss(job: _Job, label: int) -> Loss:
     soft_map, source_file = (soft_label_file(folder, job.case_id, label) for folder in folders)
     label_map = job.case.label_map if job.case and job.dataset.ignore is not None else None
     pair = ValidatedMap(job.case_id, str(label), soft_map, source_file, label_map, job.dataset.ignore)
-    written, source = (values.astype(np.float64) for values in pair.values())
+    written, source = (values.astype(np.float64) for values in pair.values()[:2])
     box = bounding_box((source > 0) | (written > 0))  # of a large image, most is 0 in both
     written, source = written[box], source[box]
     volume, difference = float(source.sum()), float(written.sum() - source.sum())

@@ -18,7 +18,7 @@ from nnunet_softseg.io.case_files import SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, shape_findings
 from nnunet_softseg.io.nifti import content_findings, load_nifti, stored_values
 from nnunet_softseg.io.results import write_json
-from nnunet_softseg.metrics.calibration import ReliabilityCurve, reliability_curve
+from nnunet_softseg.metrics.calibration import Mask, ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.overlap import soft_measures
 from nnunet_softseg.preprocessing.model_plans import versions
 
@@ -47,8 +47,8 @@ class ValidatedMap:
         """The voxels of both."""
         return VoxelGrid.of(load_nifti(self.soft_map))
 
-    def values(self) -> tuple[Map, Map]:
-        """Return soft map and soft label (x, y, z), in [0, 1] and 0 where nothing is known.
+    def values(self) -> tuple[Map, Map, Mask]:
+        """Return soft map and soft label (x, y, z), in [0, 1], 0 where nothing is known, and where that is.
 
         Raises:
             UserError: if one does not hold fractions, or their shapes differ.
@@ -62,7 +62,7 @@ class ValidatedMap:
             unknown |= stored_values(self.label_map) == self.ignore
         predicted[unknown] = expected[unknown] = 0
         # A map with a slope brings 1 back as a little more.
-        return np.clip(predicted, 0, 1), np.clip(expected, 0, 1)
+        return np.clip(predicted, 0, 1), np.clip(expected, 0, 1), unknown
 
 
 def validation_folder(model: Path, fold: str | int) -> Path:
@@ -99,9 +99,10 @@ def write_soft_summary(predictions: Path, soft_labels: Path, dataset_json: Mappi
     cases: dict[str, dict[str, Any]] = {}
     curves: dict[str, list[ReliabilityCurve]] = {name: [] for name in LabelScheme.of(dataset_json).names}
     for pair in validated_maps(predictions, soft_labels, dataset_json):
-        values, grid = pair.values(), pair.grid
-        cases.setdefault(pair.case_id, {})[pair.label] = soft_measures(*values, grid.voxel_mm3)
-        curves[pair.label].append(reliability_curve(*values, grid.spacing_mm))
+        (*values, unknown), grid = pair.values(), pair.grid
+        measures = soft_measures(*values, grid.voxel_mm3, unknown=unknown)
+        cases.setdefault(pair.case_id, {})[pair.label] = measures
+        curves[pair.label].append(reliability_curve(*values, grid.spacing_mm, unknown=unknown))
     summary = {
         "versions": versions(),
         "units": {"volume_mm3": "mm3", "rve_percent": "percent, positive is over-segmentation"},

@@ -215,6 +215,14 @@ def margin_voxels(margin_mm: float, spacing_mm: Spacing) -> list[int]:
     return [math.ceil(margin_mm * float(each)) for each in across]
 
 
+def has_neighbours(shape: Sequence[int]) -> list[bool]:
+    """Return whether voxels have neighbours along each axis: across an image of a plane there are none.
+
+    A single voxel is taken for a volume.
+    """
+    return [size > 1 or max(shape) == 1 for size in shape]
+
+
 def voxel_volume(spacing_mm: Spacing) -> float:
     """Return the volume of a voxel, mm3 in three dimensions: the determinant of its steps."""
     return abs(float(np.linalg.det(_steps(spacing_mm))))

@@ -21,6 +21,7 @@ from nnunet_softseg.io.geometry import bounding_box, check_grids
 
 Map = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 MARGIN_MM = 3.0
 BINS = 10
@@ -112,19 +113,21 @@ def reliability_curve(
     margin_mm: float = MARGIN_MM,
     bins: int = BINS,
     near: Map | None = None,
+    unknown: Mask | None = None,
 ) -> ReliabilityCurve:
     """Return the reliability curve of one label in one case, over the voxels described at the top.
 
-    `near`: a map in place of the reference, near whose voxels above 0 the counted ones lie.
+    `near`: a map in place of the reference, near whose voxels above 0 the counted ones lie. `unknown`: voxels
+    that do not count, 0 in both maps.
     """
     check_grids(prediction, reference, spacing_mm)
     if bins < 1 or not margin_mm >= 0:
         raise ValueError(f"a curve needs 1 bin and a margin of 0 mm or more, got {bins} and {margin_mm}")
-    counted = _near(reference if near is None else near, spacing_mm, margin_mm)
+    counted = _near(reference if near is None else near, spacing_mm, margin_mm, unknown)
     return _summed(prediction, reference, counted, np.linspace(0, 1, bins + 1)[1:-1])
 
 
-def _summed(prediction: Map, reference: Map, near: npt.NDArray[np.bool_], edges: Floats) -> ReliabilityCurve:
+def _summed(prediction: Map, reference: Map, near: Mask, edges: Floats) -> ReliabilityCurve:
     """Return the sums over the voxels near the reference and the false ones, by bins between the edges."""
     tables = []
     for counted in (near, (prediction > 0) & ~near):
@@ -136,8 +139,8 @@ def _summed(prediction: Map, reference: Map, near: npt.NDArray[np.bool_], edges:
     return ReliabilityCurve(count.astype(np.int64), *sums)
 
 
-def _near(reference: Map, spacing_mm: Sequence[float], margin_mm: float) -> npt.NDArray[np.bool_]:
-    """Return the voxels that lie, along each axis, within the margin of one above 0."""
+def _near(reference: Map, spacing_mm: Sequence[float], margin_mm: float, unknown: Mask | None) -> Mask:
+    """Return the known voxels that lie, along each axis, within the margin of one above 0."""
     # a margin of three voxels must not become two because 3.0 / 0.1 is 29.999
     reach = [
         min(int(margin_mm / length + 1e-6), size)
@@ -150,7 +153,7 @@ def _near(reference: Map, spacing_mm: Sequence[float], margin_mm: float) -> npt.
         if wide and counted.size:
             counted = maximum_filter1d(counted, 2 * wide + 1, axis=axis, mode="constant")
     near[box] = counted
-    return near
+    return near if unknown is None else near & ~unknown
 
 
 def _ratio(sums: Floats, count: npt.NDArray[np.int64]) -> Floats:
@@ -190,10 +193,17 @@ class ValueTable:
     sums: ReliabilityCurve
 
     @classmethod
-    def of(cls, prediction: Map, reference: Map, spacing_mm: Sequence[float]) -> "ValueTable":
-        """Return the table of one label in one case."""
+    def of(
+        cls,
+        prediction: Map,
+        reference: Map,
+        spacing_mm: Sequence[float],
+        *,
+        unknown: Mask | None = None,
+    ) -> "ValueTable":
+        """Return the table of one label in one case; `unknown` as in `reliability_curve`."""
         check_grids(prediction, reference, spacing_mm)
-        near = _near(reference, spacing_mm, MARGIN_MM)
+        near = _near(reference, spacing_mm, MARGIN_MM, unknown)
         return cls(_summed(prediction, reference, near, _FINE_EDGES))
 
     @classmethod

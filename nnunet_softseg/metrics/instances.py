@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
-from nnunet_softseg.io.geometry import bounding_box
+from nnunet_softseg.io.geometry import bounding_box, has_neighbours
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 Map = npt.NDArray[np.floating[Any]]
@@ -132,7 +132,8 @@ def match_instances(
         reference: as prediction.
         split_touching: size of a voxel per axis, mm, where touching objects are split; None: they are one.
     """
-    box = bounding_box((prediction > HARD_THRESHOLD) | (reference > HARD_THRESHOLD))
+    # with a margin: an object of one slice in a volume is no image of a plane
+    box = bounding_box((prediction > HARD_THRESHOLD) | (reference > HARD_THRESHOLD), (1,) * prediction.ndim)
     start = np.array([axis.start for axis in box], dtype=np.float64)
     maps = tuple(np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     where = np.nonzero((maps[0] > HARD_THRESHOLD) | (maps[1] > HARD_THRESHOLD))
@@ -161,10 +162,14 @@ def numbered_objects(
     from skimage.morphology import h_maxima  # only here: it takes longer to load than a map to read
     from skimage.segmentation import watershed
 
-    # A ring of background: else an object that is cut off by the border would be deepest there.
-    depth_mm = ndimage.distance_transform_edt(np.pad(above, 1), sampling=split_touching)
-    depth_mm = depth_mm[tuple(slice(1, -1) for _ in split_touching)]
-    maxima = h_maxima(depth_mm, max(split_touching)) > 0
+    # A ring of background: else an object that is cut off by the border would be deepest there. Not across an
+    # image of a plane: there, nothing would be deeper than a voxel.
+    ring = [int(there) for there in has_neighbours(above.shape)]
+    padded = np.pad(above, [(wide, wide) for wide in ring])
+    depth_mm = ndimage.distance_transform_edt(padded, sampling=split_touching)
+    depth_mm = depth_mm[tuple(slice(wide, wide + size) for wide, size in zip(ring, above.shape, strict=True))]
+    longest_mm = max(length for length, there in zip(split_touching, ring, strict=True) if there)
+    maxima = h_maxima(depth_mm, longest_mm) > 0
     # A component that is nowhere as deep as that has no such maximum: it is one object.
     components, count = ndimage.label(above, around)
     without = np.setdiff1d(np.arange(1, count + 1), components[maxima])

@@ -4,8 +4,9 @@ Arrays are those of one label on one grid, values in [0, 1]. Soft measures take 
 ones the voxels strictly above 0.5. NaN, no value: `measure_table.MEASURES` declares when.
 
 The surface of a mask is the set of *centres of its boundary voxels*, those with at least one face neighbour
-outside of it, as all beyond the image is. Each counts once; tools that weight surface elements by their area
-give somewhat other numbers.
+outside of it, as all beyond the image is. Across an image of a plane, with one voxel along an axis, there is
+no neighbour: there the surface is the outline. Towards what is unknown there is no surface. Each counts once;
+tools that weight surface elements by their area give somewhat other numbers.
 """
 
 import math
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, generate_binary_structure
 
 from nnunet_softseg.io.geometry import (
     Spacing,
@@ -21,14 +22,13 @@ from nnunet_softseg.io.geometry import (
     bounding_box,
     check_grids,
     distances_mm,
+    has_neighbours,
     voxel_volume,
 )
-from nnunet_softseg.metrics.calibration import Map, ReliabilityCurve, reliability_curve
+from nnunet_softseg.metrics.calibration import Map, Mask, ReliabilityCurve, reliability_curve
 from nnunet_softseg.metrics.instances import InstanceMatches, match_instances
 from nnunet_softseg.metrics.measure_table import MEASURES
 from nnunet_softseg.settings import HARD_THRESHOLD
-
-Mask = npt.NDArray[np.bool_]
 
 # A distance of exactly the tolerance counts as within it, whatever rounding did to spacing and square root.
 _ROUNDING_MM = 1e-6
@@ -80,11 +80,13 @@ def relative_volume_error(prediction: Map, reference: Map) -> float:
     return 100 * (predicted - expected) / expected if expected >= 1 else math.nan
 
 
-def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> dict[str, float]:
+def soft_measures(
+    prediction: Map, reference: Map, voxel_volume_mm3: float, *, unknown: Mask | None = None
+) -> dict[str, float]:
     """Return the measures of one label in one case that need no surface, names with units.
 
     With an empty reference, boundary_mae and rve_percent are NaN, and dice and soft_dice are 0 if something
-    was predicted, NaN if not.
+    was predicted, NaN if not. `unknown`: voxels that do not count, 0 in both maps.
     """
     if prediction.shape != reference.shape:
         raise ValueError(
@@ -93,7 +95,7 @@ def soft_measures(prediction: Map, reference: Map, voxel_volume_mm3: float) -> d
     return {
         "dice": dice(prediction, reference),
         "soft_dice": soft_dice(prediction, reference),
-        "mae": mean_absolute_error(prediction, reference),
+        "mae": mean_absolute_error(prediction, reference, None if unknown is None else ~unknown),
         "boundary_mae": mean_absolute_error(prediction, reference, boundary(reference)),
         "volume_mm3": float(prediction.sum(dtype=np.float64)) * voxel_volume_mm3,
         "reference_volume_mm3": float(reference.sum(dtype=np.float64)) * voxel_volume_mm3,
@@ -109,21 +111,32 @@ def case_measures(
     surface_dice_tolerance_mm: float = 1.0,
     instances: InstanceMatches | None = None,
     calibration: ReliabilityCurve | None = None,
+    unknown: Mask | None = None,
 ) -> dict[str, float]:
     """Return every measure of one label in one case, under the names and in the order of `MEASURES`.
 
     `mae` and `rmse` are means over all voxels of the image, most of them empty: they compare methods on the
     same images, not images of different fields of view. `instances` and `calibration` are those of the same
-    maps, where they are known already. That values lie in [0, 1] without NaN is not checked.
+    maps, where they are known already. `unknown`: voxels that do not count, 0 in both maps. That values lie
+    in [0, 1] without NaN is not checked.
     """
     check_grids(prediction, reference, spacing_mm)
-    calibration = calibration or reliability_curve(prediction, reference, axis_lengths(spacing_mm))
-    box = bounding_box((prediction != 0) | (reference != 0))
+    lengths_mm = axis_lengths(spacing_mm)
+    calibration = calibration or reliability_curve(prediction, reference, lengths_mm, unknown=unknown)
+    num_known = prediction.size if unknown is None else int(np.count_nonzero(~unknown))
+    # with a margin: an object of one slice in a volume is no image of a plane
+    box = bounding_box((prediction != 0) | (reference != 0), (1,) * prediction.ndim)
     predicted, expected = (np.asarray(whole[box], dtype=np.float64) for whole in (prediction, reference))
     computed = {
-        **_voxel_measures(predicted, expected, voxel_volume(spacing_mm), prediction.size),
+        **_voxel_measures(predicted, expected, voxel_volume(spacing_mm), num_known),
         **(instances or match_instances(predicted, expected)).measures(),
-        **_surface_measures(predicted, expected, spacing_mm, surface_dice_tolerance_mm),
+        **_surface_measures(
+            predicted,
+            expected,
+            spacing_mm,
+            surface_dice_tolerance_mm,
+            None if unknown is None else unknown[box],
+        ),
         "brier": calibration.brier_score,
         "ece": calibration.expected_calibration_error,
     }
@@ -138,14 +151,17 @@ def case_measures(
 
 
 def _voxel_measures(
-    prediction: Map, reference: Map, voxel_volume_mm3: float, image_size: int
+    prediction: Map, reference: Map, voxel_volume_mm3: float, num_known: int
 ) -> dict[str, float]:
-    """Return the measures computed voxel by voxel, from the box that holds all values above 0."""
+    """Return the measures computed voxel by voxel, from the box that holds all values above 0.
+
+    `num_known`: voxels of the whole image of which something is known.
+    """
     soft = soft_measures(prediction, reference, voxel_volume_mm3)
     hard_prediction, hard_reference = (
         (whole > HARD_THRESHOLD).astype(float) for whole in (prediction, reference)
     )
-    share = prediction.size / image_size
+    share = prediction.size / max(num_known, 1)
     return {
         **soft,
         "mae": soft["mae"] * share,
@@ -160,14 +176,16 @@ def _voxel_measures(
 
 
 def _surface_measures(
-    prediction: Map, reference: Map, spacing_mm: Spacing, tolerance_mm: float
+    prediction: Map, reference: Map, spacing_mm: Spacing, tolerance_mm: float, unknown: Mask | None
 ) -> dict[str, float]:
-    """Return the measures of surfaces, or none if a mask has no surface."""
+    """Return the measures of surfaces, none if a mask is empty, and NaN if no surface of one is known."""
     check_tolerance(tolerance_mm)
     predicted, expected = prediction > HARD_THRESHOLD, reference > HARD_THRESHOLD
     if not (predicted.any() and expected.any()):
         return {}
-    distances = surface_distances(predicted, expected, spacing_mm)
+    distances = surface_distances(predicted, expected, spacing_mm, unknown=unknown)
+    if not distances.to_reference_mm.size:
+        return dict.fromkeys(("asd_mm", "hd95_mm", "surface_dice"), math.nan)
     return {
         "asd_mm": distances.asd_mm(),
         "hd95_mm": distances.hd95_mm(),
@@ -208,8 +226,12 @@ class SurfaceDistances:
         return float((distances <= tolerance_mm + _ROUNDING_MM).mean())
 
 
-def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> SurfaceDistances:
-    """Return the distances between the surfaces of two masks, both ways.
+def surface_distances(
+    prediction: Mask, reference: Mask, spacing_mm: Spacing, *, unknown: Mask | None = None
+) -> SurfaceDistances:
+    """Return the distances between the surfaces of two masks, both ways; none if one has no known surface.
+
+    `unknown`: voxels, in neither mask, towards which there is no surface.
 
     Raises:
         ValueError: if shapes or spacing do not fit, or a mask is empty.
@@ -217,14 +239,27 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) ->
     check_grids(prediction, reference, spacing_mm)
     if not (prediction.any() and reference.any()):
         raise ValueError("an empty mask has no surface to measure distances from")
-    box = bounding_box(prediction | reference)
+    box, faces = bounding_box(prediction | reference, (1,) * prediction.ndim), _faces(prediction.shape)
+    hidden = np.False_ if unknown is None else unknown[box]
     predicted, expected = (
-        mask[box] & ~binary_erosion(mask[box], border_value=0) for mask in (prediction, reference)
+        mask[box] & ~binary_erosion(mask[box] | hidden, faces, border_value=0)
+        for mask in (prediction, reference)
     )
+    if not (predicted.any() and expected.any()):
+        return SurfaceDistances(np.empty(0), np.empty(0))
     return SurfaceDistances(
         to_reference_mm=distances_mm(expected, spacing_mm, predicted),
         to_prediction_mm=distances_mm(predicted, spacing_mm, expected),
     )
+
+
+def _faces(shape: tuple[int, ...]) -> Mask:
+    """Return a voxel and its face neighbours in an image of that shape, (3, 3, 3) in three dimensions."""
+    faces: Mask = generate_binary_structure(len(shape), 1)
+    for axis, there in enumerate(has_neighbours(shape)):
+        if not there:
+            faces[(slice(None),) * axis + ([0, 2],)] = False
+    return faces
 
 
 def check_tolerance(tolerance_mm: float) -> None:

@@ -489,6 +489,18 @@ def tables(
 UP = np.arange(1.0, 11)  # ten subjects
 
 
+def test_few_complete_subjects_beside_many_are_counted_and_may_be_enough() -> None:
+    """Six of ten have an STD over contrasts; as the last of three tests, its p is raised by 1."""
+    few = np.where(UP <= 6, UP, NAN)
+    b = {"abs_csa_error_mm2": UP, "std_csa_mm2": few, "dice": UP}
+    scores, pairs, found = tables(dict.fromkeys(b, 0 * UP) | {"std_csa_mm2": 0 * few}, b)
+    row = pairs.set_index("measure").loc["std_csa_mm2"]
+    assert (row["num_subjects"], row["num_cases"]) == (6, 6)
+    assert (row["p_subjects_corrected"], row["holds"], row["note"]) == (2 / 2**6, True, "")
+    assert found["std_csa_mm2"].holds
+    assert scores.set_index("measure").loc["std_csa_mm2", "num_cases"].tolist() == [6, 6]
+
+
 def test_headlines_are_corrected_together_and_the_rest_is_exploratory() -> None:
     nine = np.where(UP == 1, -UP, UP)  # the smallest of ten against: W = 1, p = 2 (1 + 1) / 2^10
     b = {"abs_csa_error_mm2": UP, "std_csa_mm2": nine, "dice": UP * np.tile([-1, 1], 5), "asd_mm": UP}

@@ -156,6 +156,33 @@ def test_the_areas_of_slices_are_averaged_over_a_level(tmp_path: Path) -> None:
     np.testing.assert_allclose(report.pairs["old"], report.pairs["new"])
 
 
+def test_people_with_more_images_do_not_count_more(tmp_path: Path) -> None:
+    """Four of twenty have all contrasts, and they alone changed."""
+    old = people(20)
+    old = old[(old["subject"] < "sub-04") | (old["contrast"] == "T2w")]
+    new = old.assign(csa_mm2=old["csa_mm2"] + 1.5 * (old["subject"] < "sub-04"))
+    pooled = compared(tmp_path, old, new).pooled
+    np.testing.assert_allclose(pooled["bias_mm2"], 1.5 * 4 / 20)
+    np.testing.assert_allclose((pooled["loa_low_mm2"] + pooled["loa_high_mm2"]) / 2, pooled["bias_mm2"])
+    assert pooled["bias_mm2"].between(pooled["bias_low_mm2"], pooled["bias_high_mm2"]).all()
+    expected = old.groupby(["level", "subject"])["csa_mm2"].mean().groupby("level").mean()
+    np.testing.assert_allclose(pooled["mean_old_mm2"], expected)
+
+
+@pytest.mark.parametrize("loser", ["old", "new"])
+def test_a_slice_that_one_release_leaves_empty_is_no_area_in_its_mean(loser: str, tmp_path: Path) -> None:
+    """Else half a cord would have the mean area of the whole."""
+    whole = pd.concat([people(8).assign(slice=number) for number in range(4)])
+    both_empty = whole["slice"] == 0
+    tables = {"old": whole, "new": whole}
+    tables = {name: table.assign(csa_mm2=table["csa_mm2"].mask(both_empty)) for name, table in tables.items()}
+    tables[loser] = whole.assign(csa_mm2=whole["csa_mm2"].mask(whole["slice"] < 2))
+    report = compared(tmp_path, tables["old"], tables["new"])
+    ratio = 2 / 3 if loser == "new" else 3 / 2
+    np.testing.assert_allclose(report.pairs["new"] / report.pairs["old"], ratio)
+    assert report.drift
+
+
 # The verdict
 
 

@@ -594,6 +594,8 @@ def test_regions_are_measured_by_name_where_they_are_known(tmp_path: Path) -> No
         assert result.labels == {1: "cord", 2: "grey"}
         assert result.cases["dice"].tolist() == [1, 1]
         assert result.cases["rve_percent"].tolist() == [0, 0]
+        near = result.reliability.groupby("label")["num_voxels"].sum()
+        assert near.tolist() == [12 * (7 + 6) * 13, 12 * (3 + 6) * 13]  # 3 mm around, in 13 known slices
 
 
 def test_levels_choose_the_slices(tmp_path: Path) -> None:

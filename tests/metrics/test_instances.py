@@ -138,6 +138,20 @@ def test_balls_that_touch_are_split_in_the_plane_between_them(spacing_mm: tuple[
         assert (numbers == number).sum() * np.prod(spacing_mm) == pytest.approx(volume_mm3, rel=0.02)
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("thickness_mm", [0.1, 1.0, 5.0])
+def test_discs_that_touch_are_split_in_an_image_of_a_plane(axis: int, thickness_mm: float) -> None:
+    x, y = np.mgrid[:60, :40]
+    plane = np.minimum(np.hypot(x - 20, y - 20), np.hypot(x - 40, y - 20)) <= 11
+    assert numbered_objects(plane).max() == 1
+    expected = numbered_objects(plane, (1.0, 1.0))
+    assert expected.max() == 2
+    above, spacing_mm = np.expand_dims(plane, axis), tuple(np.insert([1.0, 1.0], axis, thickness_mm))
+    np.testing.assert_array_equal(numbered_objects(above, spacing_mm), np.expand_dims(expected, axis))
+    found = match_instances(above.astype(float), above.astype(float), split_touching=spacing_mm)
+    assert found.measures()["true_positives"] == 2
+
+
 def test_one_ball_and_a_speck_stay_whole() -> None:
     above = balls((20.0, 15.0, 15.0), radius_mm=9.0, spacing_mm=(1.0, 1.0, 1.0))
     above[0, 0, 0] = True

@@ -350,6 +350,50 @@ def test_turned_padded_and_scaled(
         assert scaled[name] == pytest.approx(factor * found[name], nan_ok=True), name
 
 
+def test_an_axis_of_one_voxel_changes_no_measure_of_a_picture() -> None:
+    x, y = np.mgrid[:40, :40] - 20
+    maps = [np.clip(radius + 0.5 - np.hypot(x, y), 0, 1) for radius in (12, 9)]
+    flat = metrics.case_measures(*maps, (1.0, 1.0))
+    assert flat["asd_mm"] == pytest.approx(3, abs=0.3)
+    deep = metrics.case_measures(*(each[..., None] for each in maps), (1.0, 1.0, 1.0))
+    assert deep == pytest.approx(flat)
+
+
+def test_an_object_of_one_slice_in_a_volume_has_surface_on_both_sides() -> None:
+    disc = np.zeros((20, 20, 3))
+    disc[4:16, 4:16, 1] = 1
+    smaller = np.zeros_like(disc)
+    smaller[6:14, 6:14, 1] = 1
+    whole = metrics.surface_distances(smaller > 0.5, disc > 0.5, (1.0, 1.0, 1.0))
+    assert len(whole.to_reference_mm) == 64
+    assert metrics.case_measures(smaller, disc, (1.0, 1.0, 1.0))["asd_mm"] == pytest.approx(whole.asd_mm())
+
+
+def test_unknown_voxels_count_nowhere() -> None:
+    """Of a cylinder, three slices of 31 are known: it measures what the whole does."""
+    x, y = np.mgrid[:40, :40] - 20
+    plane = np.hypot(x, y)[..., None]
+    whole = [np.repeat(np.clip(radius + 0.5 - plane, 0, 1), 31, axis=2) for radius in (12, 9)]
+    unknown = np.ones(whole[0].shape, dtype=bool)
+    unknown[:, :, 5::10] = False
+    maps = [np.where(unknown, 0, each) for each in whole]
+    expected = metrics.case_measures(*(each[:, :, :1] for each in whole), (1.0, 1.0, 1.0))
+    found = metrics.case_measures(*maps, (1.0, 1.0, 1.0), unknown=unknown)
+    for name in ("mae", "rmse", "brier", "ece", "asd_mm", "surface_dice", "dice"):
+        assert found[name] == pytest.approx(expected[name]), name
+    assert metrics.soft_measures(*maps, 1.0, unknown=unknown)["mae"] == pytest.approx(expected["mae"])
+
+
+def test_without_a_known_surface_there_is_no_distance() -> None:
+    mask = np.zeros((5, 5, 5))
+    mask[2, 2, 2] = 1
+    found = metrics.case_measures(mask, mask, (1.0, 1.0, 1.0), unknown=mask == 0)
+    assert (found["dice"], found["mae"], found["brier"]) == (1, 0, 0)
+    assert all(math.isnan(found[name]) for name in ("asd_mm", "hd95_mm", "surface_dice"))
+    nothing = np.zeros((5, 5, 5))
+    assert metrics.case_measures(nothing, nothing, (1.0, 1.0, 1.0), unknown=nothing == 0)["mae"] == 0
+
+
 def test_units_are_in_the_names() -> None:
     endings = {"mm": "_mm", "mm3": "_mm3", "%": "_percent"}
     for name, measure in MEASURES.items():

@@ -171,6 +171,22 @@ def test_by_hand_at_the_edge_of_the_image() -> None:
     assert found.hd95_mm() == pytest.approx(math.sqrt(6))
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_across_an_image_of_a_plane_there_is_no_surface(axis: int) -> None:
+    """Discs of 10 and 7 pixels: between their outlines lie 3, and not 0 between the voxels inside both."""
+    x, y = np.mgrid[:25, :25] - 12
+    discs = [np.hypot(x, y) <= radius for radius in (10, 7)]
+    flat = surface_distances(*discs, (1.0, 1.0))
+    assert flat.asd_mm() == pytest.approx(3, abs=0.2)
+    spacing_mm = np.insert([1.0, 1.0], axis, 5.0).tolist()
+    with_an_axis = surface_distances(*(np.expand_dims(disc, axis) for disc in discs), spacing_mm)
+    for name in ("to_reference_mm", "to_prediction_mm"):
+        np.testing.assert_array_equal(getattr(with_an_axis, name), getattr(flat, name))
+    # of one slice within a volume every voxel is at the surface
+    slices = [np.pad(np.expand_dims(disc, axis), 1) for disc in discs]
+    assert len(surface_distances(*slices, spacing_mm).to_reference_mm) == discs[0].sum()
+
+
 def test_a_distance_of_just_the_tolerance_is_within_it() -> None:
     a, b = np.zeros((1, 1, 12), dtype=bool), np.zeros((1, 1, 12), dtype=bool)
     a[..., 0], b[..., 10] = True, True

@@ -26,6 +26,7 @@ from nnunet_softseg.datasets.check import check
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.predict import predict
 from nnunet_softseg.inference.validation import write_soft_summary
+from nnunet_softseg.metrics.calibration import reliability_curve
 from nnunet_softseg.preprocessing.image_grid import on_network_grid
 from nnunet_softseg.preprocessing.preparation import open_soft_target, prepare, soft_target_folder
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
@@ -231,6 +232,17 @@ def test_the_fold_is_measured_where_it_was_annotated(trained: Path, dataset: Tin
     of_cord = fractions()[1][..., KNOWN].sum() * np.prod(nib.load(dataset.image(case)).header.get_zooms())
     assert set(summary["cases"][case]) == {"cord", "grey"}
     assert summary["cases"][case]["cord"]["reference_volume_mm3"] == pytest.approx(of_cord, rel=1e-4)
+    known = np.zeros(SHAPE, dtype=bool)
+    known[..., KNOWN] = True
+    expected = np.where(known, fractions()[1], 0)
+    found = nib.load(trained / f"fold_0/validation/soft/{case}_0001.nii.gz").get_fdata()
+    error = np.abs(found - expected)[known].mean()
+    assert summary["cases"][case]["cord"]["mae"] == pytest.approx(error, abs=1e-4)
+    spacing_mm = nib.load(dataset.image(case)).header.get_zooms()
+    curve = reliability_curve(expected, expected, spacing_mm, unknown=~known)
+    beyond = np.count_nonzero(found[known]) - np.count_nonzero(expected)
+    counted = sum(summary["reliability"]["cord"]["num_voxels"])
+    assert curve.num_voxels.sum() <= counted <= curve.num_voxels.sum() + max(beyond, 0)
 
 
 def test_the_summary_leaves_out_what_is_ignored_without_the_images(

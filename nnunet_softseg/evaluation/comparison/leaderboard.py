@@ -258,7 +258,7 @@ def score_table(
         for method in methods:
             values = of_methods.get_group(method).dropna().to_numpy(dtype=np.float64)
             if values.size:
-                who = {"method": method, "num_cases": _num_cases(cases, method, label, measure)}
+                who = {"method": method, "num_cases": _num_cases(cases, subjects, (method, label), measure)}
                 low, high = paired_statistics.confidence_interval(values, seed=seed)
                 numbers = {"num_subjects": values.size, **describe(values), "ci_low": low, "ci_high": high}
                 ranked.append(who | numbers)
@@ -272,9 +272,15 @@ def _label_measures(subjects: pd.DataFrame) -> Iterator[tuple[int, str]]:
         yield from ((int(label), measure) for measure in SCORES if of_methods[measure].notna().any())
 
 
-def _num_cases(cases: pd.DataFrame, method: str, label: int, measure: str) -> int:
-    rows = cases[(cases["method"] == method) & (cases["label"] == label)]
-    return int(rows[measure].notna().sum()) if measure in rows else len(rows)
+def _num_cases(cases: pd.DataFrame, subjects: pd.DataFrame, who: tuple[str, int], measure: str) -> int:
+    """Return how many cases of a method and label have a value, themselves or by their subject."""
+    method, label = who
+    rows, people = (
+        table[(table["method"] == method) & (table["label"] == label)] for table in (cases, subjects)
+    )
+    if measure in rows:
+        return int(rows[measure].notna().sum())
+    return int(rows["subject"].isin(people.loc[people[measure].notna(), "subject"]).sum())
 
 
 def _with_ranks(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
@@ -311,7 +317,8 @@ def pair_table(
         )
         pairs = [_pair(values, measure, both, seed) for both in combinations(methods, 2)]
         for pair in pairs if per_subject else []:
-            pair |= {"num_cases": _num_cases(cases, pair["method_a"], label, measure), "p_cases": np.nan}
+            num_cases = _num_cases(cases, subjects, (pair["method_a"], label), measure)
+            pair |= {"num_cases": num_cases, "p_cases": np.nan}
         role = role_of(measure, primary)
         family = families.setdefault((label, measure) if role == "exploratory" else None, [])
         family += [{"label": label, "measure": measure, "role": role, **pair} for pair in pairs]
@@ -373,7 +380,8 @@ def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[s
             "num_tests": num_tests,
             "correction": correction,
             "holds": bool(pair["role"] != "exploratory" and p_subjects < SIGNIFICANT and excludes_zero),
-            "note": too_few_subjects(pair["num_subjects"], num_tests),
+            # Holm spares the later ones of a family: few subjects may be enough.
+            "note": "" if p_subjects < SIGNIFICANT else too_few_subjects(pair["num_subjects"], num_tests),
         }
         decided.append(pair | what_follows)
     return decided

@@ -55,6 +55,8 @@ def release_areas(
     `vert` are the levels to take, None: all. For maps `levels` is an image of levels or a folder of them,
     `label` the one to measure, None: the only one; `workers` are num_processes and progress of `csa`.
 
+    Areas of several slices are averaged; a slice in which one release alone finds nothing counts as 0 mm2.
+
     Raises:
         UserError: if the releases differ in cases, contrasts or levels, or a file cannot be used.
     """
@@ -102,7 +104,8 @@ def level_word(level: Any) -> str:
 
 
 def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame:
-    first, second = (read_areas(file) for file in (old, new))
+    rows = [_read_rows(file) for file in (old, new)]
+    first, second = (_means(_missed_as_zero(own, other)) for own, other in (rows, rows[::-1]))
     if vert:
         first, second = (table[table["level"].isin(list(vert))] for table in (first, second))
     first, second = first.rename(columns={AREA: "old"}), second.rename(columns={AREA: "new"})
@@ -117,11 +120,29 @@ def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame
     return both
 
 
-def read_areas(file: Path) -> pd.DataFrame:
-    """Return `KEYS` and `AREA` in mm2, a row each, from a CSV of areas or of slices.
+def _missed_as_zero(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Return slices with 0 mm2 where a release finds nothing and the other one does, as for maps.
+
+    Passed over, they would hide that it loses a part of the cord.
+    """
+    if "slice" not in rows or "slice" not in other:
+        return rows
+    own, found = (
+        pd.MultiIndex.from_frame(each[[*IMAGE, "slice"]]) for each in (rows, other[other[AREA] > 0])
+    )
+    return rows.assign(**{AREA: rows[AREA].mask(rows[AREA].isna() & own.isin(found), 0.0)})
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `KEYS` and `AREA`, a row each, slices averaged."""
+    return rows.groupby(KEYS, as_index=False)[AREA].mean().astype({"level": int})
+
+
+def _read_rows(file: Path) -> pd.DataFrame:
+    """Return `KEYS`, slice where known, and `AREA` in mm2, a row each, from a CSV of areas or of slices.
 
     Columns: subject (or, as `csa` writes it, file), perhaps session, contrast, level (a number, or C3) and
-    slice, and csa_mm2. Areas of several slices are averaged; a row that is there twice counts once.
+    slice, and csa_mm2; NaN where that is empty. A row that is there twice counts once.
 
     Raises:
         UserError: if it cannot be read, a column is missing, a value is no area, or two rows contradict.
@@ -156,7 +177,7 @@ def read_areas(file: Path) -> pd.DataFrame:
             f"{file}: expected one area for {names_of(twice)[0]}, found several that differ "
             f"({len(twice)} rows too many): keep one, or tell slices apart in a column slice"
         )
-    return table.groupby(KEYS, as_index=False)[AREA].mean().astype({"level": int})
+    return table
 
 
 def _areas(file: Path, texts: "pd.Series[str]") -> "pd.Series[float]":

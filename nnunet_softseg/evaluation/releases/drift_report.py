@@ -40,7 +40,7 @@ DRIFT_COLUMNS = {
     "contrast": "empty if the names or tables tell none",
     "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty without levels",
     "n": "subjects",
-    "bias_mm2": "mean of new - old, mm2",
+    "bias_mm2": "mean over subjects of new - old, mm2",
     "bias_low_mm2": "95 % interval of the bias over subjects: bootstrap (BCa), Student's t below 30 subjects",
     "bias_high_mm2": "its upper end",
     "loa_low_mm2": "95 % limits of agreement, bias - 1.96 SD of the differences, mm2",
@@ -288,17 +288,21 @@ def _row(rows: pd.DataFrame) -> dict[str, Any]:
     old, new = (rows[name].to_numpy(dtype=np.float64) for name in ("old", "new"))
     subjects = rows["subject"].to_numpy()
     limits, line = limits_of_agreement(new - old, subjects), deming_line(old, new, subjects)
-    interval = _interval(pd.Series(new - old).groupby(subjects).mean().to_numpy(dtype=np.float64))
-    mean_old, spread_old = float(old.mean()), old.std(ddof=1) if old.size > 1 else 0.0
-    bias = {"bias_mm2": limits.bias, "bias_mm2_low": interval.low, "bias_mm2_high": interval.high}
+    spread_old, half = old.std(ddof=1) if old.size > 1 else 0.0, (limits.high - limits.low) / 2
+    # A person counts once, with however many images: else a bias may lie outside of its interval.
+    people = pd.DataFrame({"change": new - old, "old": old, "ratio": new / old, "log": np.log(new / old)})
+    people = people.groupby(subjects).mean()
+    change, mean_old, ratio, log_ratio = map(float, people.mean())
+    interval = _interval(people["change"].to_numpy(dtype=np.float64))
+    bias = {"bias_mm2": change, "bias_mm2_low": interval.low, "bias_mm2_high": interval.high}
     return {
         "n": len(np.unique(subjects)),
         "bias_low_mm2": interval.low,
         "bias_high_mm2": interval.high,
-        "loa_low_mm2": limits.low,
-        "loa_high_mm2": limits.high,
-        "mean_ratio": float((new / old).mean()),
-        "geometric_mean_ratio": float(np.exp(np.log(new / old).mean())),
+        "loa_low_mm2": change - half,
+        "loa_high_mm2": change + half,
+        "mean_ratio": ratio,
+        "geometric_mean_ratio": math.exp(log_ratio),
         "sd_ratio": float(new.std(ddof=1) / spread_old) if spread_old > 0 else np.nan,
         "mean_old_mm2": mean_old,
         "deming_intercept_mm2": line.intercept,
