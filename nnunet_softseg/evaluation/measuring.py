@@ -163,15 +163,15 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             split = tuple(grid.spacing_mm) if job.settings.split_touching else None
             matches = match_instances(*pair, split_touching=split)
             instances.append(matches.table(grid.affine).assign(method=method, label=label))
-            known = {"unknown": reference.unknown}
-            curve = reliability[method, label] = reliability_curve(*pair, grid.spacing_mm, **known)
+            curve = reliability_curve(*pair, grid.spacing_mm, unknown=reference.unknown)
+            reliability[method, label] = curve
             measures = case_measures(
                 *pair,
                 grid.steps_mm,
                 surface_dice_tolerance_mm=job.settings.surface_dice_tolerance_mm,
                 instances=matches,
                 calibration=curve,
-                **known,
+                unknown=reference.unknown,
             )
             who = {"method": method, "label": label, "kind": given.kind, "resampled": resampled}
             files_used = {"prediction": str(files[label]), "reference": str(reference_file)}

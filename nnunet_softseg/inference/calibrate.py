@@ -196,8 +196,8 @@ def _tables(maps: Sequence[ValidatedMap], num_processes: int, progress: bool) ->
 
 
 def _table(each: ValidatedMap) -> ValueTable:
-    *maps, unknown = each.values()
-    return ValueTable.of(*maps, each.grid.spacing_mm, unknown=unknown)
+    predicted, expected, unknown = each.values()
+    return ValueTable.of(predicted, expected, each.grid.spacing_mm, unknown=unknown)
 
 
 def _write(report: CalibrationReport, reference: str) -> None:

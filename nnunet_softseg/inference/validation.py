@@ -99,10 +99,10 @@ def write_soft_summary(predictions: Path, soft_labels: Path, dataset_json: Mappi
     cases: dict[str, dict[str, Any]] = {}
     curves: dict[str, list[ReliabilityCurve]] = {name: [] for name in LabelScheme.of(dataset_json).names}
     for pair in validated_maps(predictions, soft_labels, dataset_json):
-        (*values, unknown), grid = pair.values(), pair.grid
-        measures = soft_measures(*values, grid.voxel_mm3, unknown=unknown)
+        (predicted, expected, unknown), grid = pair.values(), pair.grid
+        measures = soft_measures(predicted, expected, grid.voxel_mm3, unknown=unknown)
         cases.setdefault(pair.case_id, {})[pair.label] = measures
-        curves[pair.label].append(reliability_curve(*values, grid.spacing_mm, unknown=unknown))
+        curves[pair.label].append(reliability_curve(predicted, expected, grid.spacing_mm, unknown=unknown))
     summary = {
         "versions": versions(),
         "units": {"volume_mm3": "mm3", "rve_percent": "percent, positive is over-segmentation"},
