@@ -363,13 +363,8 @@ def cell(entry: Mapping[str, Any]) -> str:
 
 def maps_of(study: Study, method: str, case: str, label: int = 1) -> list[nib.Nifti1Image]:
     """Return a method's map of a case by each training."""
-    folders = [maps_folder(study, method, seed) for seed in seeds_of(study)]
+    folders = [maps_folder(study, method, seed) for seed in study.seeds]
     return [nib.load(folder / f"{case}_{label:04d}.nii.gz") for folder in folders]
-
-
-def seeds_of(study: Study) -> list[int]:
-    """Return the seeds that all predictions of a study are of."""
-    return sorted(int(folder.name.split("-")[1]) for folder in (study.output / "predictions").iterdir())
 
 
 def by_raters(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
@@ -428,7 +423,7 @@ def medians(table: "pd.DataFrame", data: Path, where: str = "") -> list[dict[str
 def validated_nodules(study: Study, method: str) -> dict[str, list[nib.Nifti1Image]]:
     """Return case -> its map by each training whose network has not seen it: not one by which it learned."""
     found: dict[str, list[nib.Nifti1Image]] = {}
-    for seed in seeds_of(study):
+    for seed in study.seeds:
         for fold in study.methods[method].folds:
             of_fold = study.checkpoint(method, study.dataset_ids[0], seed, fold).parent / "validation"
             for file in sorted((of_fold / "soft").glob("*_0001.nii.gz")):

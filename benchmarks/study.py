@@ -85,7 +85,7 @@ class Study:
     methods that name them. `reference_ids`: hold the references; else `dataset_ids`. `mirroring`: where
     the trainer asks for it. `validates`: each training ends with the prediction of its validation cases.
     `spacing_mm`: of the network's grid, as nnU-Net orders its axes (S-I, A-P, R-L); none: the planner's.
-    `segforge`: environment of the methods that are trained elsewhere.
+    `segforge`: environment of the methods that are trained elsewhere. `seeds`: of its trainings.
     """
 
     output: Path
@@ -103,6 +103,7 @@ class Study:
     reference_ids: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     segforge: Path | None = None
+    seeds: tuple[int, ...] = ()
 
     @property
     def raw(self) -> Path:
@@ -453,6 +454,7 @@ def shared_by(asked: argparse.Namespace, methods: Mapping[str, Method]) -> dict[
     return {
         "output": asked.output.resolve(),
         "methods": {name: methods[name] for name in asked.methods},
+        "seeds": tuple(asked.seeds),
         "spacing_mm": tuple(asked.spacing_mm),
         **{name: getattr(asked, name) for name in names},
     }
