@@ -106,7 +106,8 @@ def calibrate(
             cases, or there is one subject only.
     """
     if Path(model).is_file():
-        raise UserError(f"-m {model}: expected the folder of a trained model, found a file: unpack it")
+        remedy = "unpack a .zip; calibrate what a .softseg file was exported from, and export it again"
+        raise UserError(f"-m {model}: expected the folder of a trained model, found a file: {remedy}")
     with open_model(Path(model), folds) as found:
         soft_labels = _soft_labels(found, reference)
         maps = {

@@ -283,6 +283,10 @@ MISTAKES: dict[str, Mistake] = {
         [str(bids), str(MODEL), "participant", "-m", str(MODEL)],
         "expected an empty folder, or derivatives of nnunet-softseg",
     ),
+    "a model that is not calibrated": lambda bids, out: (
+        [str(bids), str(out), "participant", "-m", str(MODEL), "--calibrate"],
+        "run nnunet-softseg calibrate",
+    ),
     "a group without participants": lambda bids, out: (
         [str(bids), str(out), "group"],
         "run the level participant first",
@@ -307,6 +311,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert error.count("\n") == 1
     assert said in error
     assert (state(bids), state(MODEL)) == before
+    assert not (tmp_path / "out/dataset_description.json").exists()
 
 
 @pytest.mark.parametrize(

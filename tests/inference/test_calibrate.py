@@ -249,7 +249,7 @@ def test_without_a_calibration_or_maps_the_next_command_is_named(
     call = ["predict", "-i", str(write_image(tmp_path / "a.nii.gz")), "-o", str(tmp_path / "out")]
     assert main([*call, "-m", str(model), "--calibrate"]) == 2
     assert "run nnunet-softseg calibrate -m MODEL" in capsys.readouterr().err
-    with pytest.raises(UserError, match="found a file: unpack it"):
+    with pytest.raises(UserError, match=r"found a file: unpack a \.zip; calibrate what"):
         run(tmp_path / "a.nii.gz")
     change_entry(model, training_cases={"0": [CASES[0]]})
     with pytest.raises(UserError, match=r"fold 0: expected .* not trained on, found sub-01_T1w in its"):

@@ -148,7 +148,8 @@ def start_with_model(
     Of the options of `predict`, those count that decide the values: folds, checkpoint, localize, ...
 
     Raises:
-        UserError: if it is no model of NIfTI images, or the folder holds derivatives of another one.
+        UserError: if it is no model of NIfTI images, or not calibrated where that is asked for, or the folder
+            holds derivatives of another one.
     """
     decisive = {name: options.get(name) for name in _DECISIVE}
     with open_any_model(model, options.get("folds"), options["checkpoint"]) as opened:
@@ -157,8 +158,12 @@ def start_with_model(
                 f"{model}: expected a model of NIfTI images, as BIDS has, found one of "
                 f"{opened.dataset_json['file_ending']}: predict with nnunet-softseg predict"
             )
-        made_by = opened.made_by(PredictionOptions.from_environment(os.environ, **decisive))
-        scheme = label_scheme(opened.dataset_json)
+        chosen = PredictionOptions.from_environment(os.environ, **decisive)
+        made_by, scheme = opened.made_by(chosen), label_scheme(opened.dataset_json)
+        if chosen.calibrate:  # told before the folder says that its maps are calibrated
+            from nnunet_softseg.inference.export import kept_calibration
+
+            kept_calibration(opened.plans, scheme.names)
     start(root, bids, made_by, {scheme.names[index]: value for index, value in scheme.painted})
     return scheme
 
