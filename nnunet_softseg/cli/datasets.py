@@ -1,6 +1,7 @@
 """Commands for datasets: convert, check, prepare."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,8 @@ class Check(Command):
             from nnunet_softseg.inference.image_check import check_images
 
             report = check_images(self.images, self.model, self.num_processes)
-            following = f"nnunet-softseg predict -i {self.images} -o OUT -m {self.model or 'MODEL'}"
+            of_model = ["-m", self.model] if self.model else []
+            following = shlex.join(["nnunet-softseg", "predict", "-i", self.images, "-o", "OUT", *of_model])
         elif self.dataset is not None and self.model is None:
             report = check(self.dataset, self.num_processes)
             following = f"nnUNetv2_plan_and_preprocess -d {report.number} -c {report.configuration}"

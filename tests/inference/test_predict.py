@@ -797,6 +797,9 @@ def test_images_are_checked_before_they_are_predicted(
         (folder / name).unlink()
     assert cli.main(["check", "-i", str(folder), "-m", str(model)]) == 0
     assert f"next: nnunet-softseg predict -i {folder} -o OUT -m {model}" in capsys.readouterr().out
+    spaced = folder.rename(tmp_path / "my images")
+    assert cli.main(["check", "-i", str(spaced)]) == 0
+    assert f"next: nnunet-softseg predict -i '{spaced}' -o OUT\n" in capsys.readouterr().out
 
 
 def test_a_check_of_both_or_neither_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
