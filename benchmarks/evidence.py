@@ -152,11 +152,16 @@ def parse() -> tuple[Study, argparse.Namespace]:
 
 def nodule_data(data: Path, study: Study) -> dict[str, Any]:
     """Write the dataset of the lung nodules."""
-    cases = [entry["case"] for entry in json.loads((data / "cases.json").read_text("utf-8"))]
     folder = study.raw / f"Dataset920_{study.name}"
     raters = [data / name for name in RATERS]
-    nodules(raters, data / "images", folder, study.output / "fused", parts_of(cases))
+    nodules(raters, data / "images", folder, study.output / "fused", parts_of(raters_of(data)))
     return {"dataset_ids": (920,)}
+
+
+def raters_of(data: Path) -> dict[str, int]:
+    """Return nodule -> how many radiologists marked it."""
+    entries = json.loads((data / "cases.json").read_text("utf-8"))
+    return {entry["case"]: entry["raters"] for entry in entries}
 
 
 def hippocampus_data(data: Path, study: Study) -> dict[str, Any]:
@@ -397,25 +402,22 @@ def of_outlines(data: Path) -> "pd.DataFrame":
     """Return peak and error of the volume of a map that says of each nodule what its outline tells."""
     import pandas as pd
 
-    entries = json.loads((data / "cases.json").read_text("utf-8"))
-    shares = {entry["case"]: entry["raters"] / len(RATERS) for entry in entries}
+    raters = raters_of(data)
     told = told_by_outlines(data)
-    found = [(case, share, 100 * (share / shares[case] - 1)) for case, share in told.items()]
+    found = [(case, share, 100 * (share * len(RATERS) / raters[case] - 1)) for case, share in told.items()]
     return pd.DataFrame(found, columns=["case", "peak", "rve_percent"]).assign(method="outline_given")
 
 
 def medians(table: "pd.DataFrame", data: Path, where: str = "") -> list[dict[str, Any]]:
     """Return peak and error of the volume, medians over the nodules that so many radiologists marked."""
-    entries = json.loads((data / "cases.json").read_text("utf-8"))
-    raters = table["case"].map({entry["case"]: entry["raters"] for entry in entries})
+    raters = table["case"].map(raters_of(data))
     table = table.assign(abs_rve_percent=table["rve_percent"].abs())
     rows = []
     for (method, number), group in table.groupby(["method", raters], sort=True):
         for measure, unit in (("peak", ""), ("rve_percent", "%"), ("abs_rve_percent", "%")):
             values = group.set_index("case")[measure]
-            entry = row(
-                "raters", str(method), 1, (f"median {measure}, marked by {number}{where}", unit), values
-            )
+            what = (f"median {measure}, marked by {number}{where}", unit)
+            entry = row("raters", str(method), 1, what, values)
             rows.append({**entry, "mean": float(values.median()), "low": None, "high": None})
     return rows
 
@@ -488,12 +490,11 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
         again = case.replace("run-1", "run-2")
         trainings = (maps_of(study, str(method), one, int(label)) for one in (case, again))
         for runs in zip(*trainings, strict=True):
-            ranges = [
-                [area[part].mean() for part in np.array_split(annotated, RANGES)] for area in map(areas, runs)
-            ]
+            of_runs = [areas(run)[annotated] for run in runs]
+            ranges = [[part.mean() for part in np.array_split(area, RANGES)] for area in of_runs]
             spread = float(np.sqrt(np.square(np.subtract(*ranges)).mean() / 2))
             percent = 100 * spread / max(float(np.mean(ranges)), 1e-9)
-            figures.append((method, label, case, spread, percent, float(areas(runs[0])[annotated].mean())))
+            figures.append((method, label, case, spread, percent, float(of_runs[0].mean())))
     names = ["within_subject_sd_mm2", "within_subject_cv_percent"]
     table = pd.DataFrame(figures, columns=["method", "label", "case", *names, "area_mm2"])
     table = table.groupby(["method", "label", "case"], sort=False)[[*names, "area_mm2"]].mean().reset_index()

@@ -299,35 +299,37 @@ def test_overwriting_that_is_cut_off_is_continued_and_mixes_nothing(
     assert (report.predicted, report.kept) == (list(CASES), [])
 
 
+@pytest.fixture
+def copied(images: Path, predicted: Path, tmp_path: Path) -> Path:
+    """Return a folder with copies of images and predictions, to be changed."""
+    shutil.copytree(images, tmp_path / "images")
+    shutil.copytree(predicted, tmp_path / "out")
+    return tmp_path
+
+
 def test_overwriting_a_few_keeps_nothing_of_other_options_for_the_rest(
-    model: Path, images: Path, predicted: Path, tmp_path: Path
+    model: Path, images: Path, copied: Path
 ) -> None:
     """And of an image that cannot be predicted any more, no map of other options is left."""
-    some = tmp_path / "images"
-    shutil.copytree(images, some)
-    shutil.copytree(predicted, tmp_path / "out")
+    some, output = copied / "images", copied / "out"
     (some / f"{CASES[0]}_0000.nii.gz").write_bytes(b"no image")
     call: dict[str, Any] = {"localize": "never", "progress": False}
-    report = predict(some, tmp_path / "out", model, only=CASES[:2], overwrite=True, **call)
+    report = predict(some, output, model, only=CASES[:2], overwrite=True, **call)
     assert (report.predicted, list(report.failed)) == ([CASES[1]], [CASES[0]])
-    assert not [name for name in maps(tmp_path / "out") if CASES[0] in name]
-    report = predict(images, tmp_path / "out", model, **call)
+    assert not [name for name in maps(output) if CASES[0] in name]
+    report = predict(images, output, model, **call)
     assert (report.predicted, report.kept) == ([CASES[0], CASES[2]], [CASES[1]])
 
 
-def test_a_case_whose_image_was_written_again_is_predicted_again(
-    model: Path, images: Path, predicted: Path, tmp_path: Path
-) -> None:
+def test_a_case_whose_image_was_written_again_is_predicted_again(model: Path, copied: Path) -> None:
     """Repaired, as the flag of a doubtful header asks for."""
-    repaired = tmp_path / "images"
-    shutil.copytree(images, repaired)
-    shutil.copytree(predicted, tmp_path / "out")
+    repaired, output = copied / "images", copied / "out"
     image = nib.load(repaired / f"{CASES[1]}_0000.nii.gz")
     moved = nib.Nifti1Image(np.asarray(image.dataobj), affine_of("LAS", (1.1, 0.9, 2.0)))
     nib.save(moved, repaired / f"{CASES[1]}_0000.nii.gz")
-    report = predict(repaired, tmp_path / "out", model, progress=False)
+    report = predict(repaired, output, model, progress=False)
     assert (report.predicted, report.kept) == ([CASES[1]], [CASES[0], CASES[2]])
-    written = nib.load(tmp_path / "out" / "soft" / f"{CASES[1]}_0001.nii.gz")
+    written = nib.load(output / "soft" / f"{CASES[1]}_0001.nii.gz")
     np.testing.assert_allclose(written.affine, moved.affine)
 
 
