@@ -161,8 +161,12 @@ def test_people_with_more_images_do_not_count_more(tmp_path: Path) -> None:
     old = people(20)
     old = old[(old["subject"] < "sub-04") | (old["contrast"] == "T2w")]
     new = old.assign(csa_mm2=old["csa_mm2"] + 1.5 * (old["subject"] < "sub-04"))
-    pooled = compared(tmp_path, old, new).pooled
+    report = compared(tmp_path, old, new)
+    pooled = report.pooled
     np.testing.assert_allclose(pooled["bias_mm2"], 1.5 * 4 / 20)
+    heights = sorted(float(np.mean(line.get_ydata())) for line in draw_agreement(report).axes[0].lines)
+    assert heights[1] == pytest.approx(1.5 * 4 / 20)
+    assert heights[0] + heights[2] == pytest.approx(2 * heights[1])
     np.testing.assert_allclose((pooled["loa_low_mm2"] + pooled["loa_high_mm2"]) / 2, pooled["bias_mm2"])
     assert pooled["bias_mm2"].between(pooled["bias_low_mm2"], pooled["bias_high_mm2"]).all()
     expected = old.groupby(["level", "subject"])["csa_mm2"].mean().groupby("level").mean()

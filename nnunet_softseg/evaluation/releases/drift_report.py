@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples
@@ -284,23 +285,32 @@ def statistics_table(pairs: pd.DataFrame) -> pd.DataFrame:
     return _with_levels(pd.DataFrame(found, columns=None if found else [*DRIFT_COLUMNS]))
 
 
+def agreement_over_people(change: npt.ArrayLike, subjects: npt.ArrayLike) -> tuple[float, float, float]:
+    """Return bias and the limits of agreement below and above it, mm2, of changes (n,) of people (n,).
+
+    A person counts once, with however many images: else a bias may lie outside of its interval over people.
+    """
+    limits = limits_of_agreement(change, subjects)
+    bias, half = float(pd.Series(change).groupby(subjects).mean().mean()), (limits.high - limits.low) / 2
+    return bias, bias - half, bias + half
+
+
 def _row(rows: pd.DataFrame) -> dict[str, Any]:
     old, new = (rows[name].to_numpy(dtype=np.float64) for name in ("old", "new"))
     subjects = rows["subject"].to_numpy()
-    limits, line = limits_of_agreement(new - old, subjects), deming_line(old, new, subjects)
-    spread_old, half = old.std(ddof=1) if old.size > 1 else 0.0, (limits.high - limits.low) / 2
-    # A person counts once, with however many images: else a bias may lie outside of its interval.
+    spread_old, line = old.std(ddof=1) if old.size > 1 else 0.0, deming_line(old, new, subjects)
+    change, low, high = agreement_over_people(new - old, subjects)
     people = pd.DataFrame({"change": new - old, "old": old, "ratio": new / old, "log": np.log(new / old)})
     people = people.groupby(subjects).mean()
-    change, mean_old, ratio, log_ratio = map(float, people.mean())
+    mean_old, ratio, log_ratio = map(float, people[["old", "ratio", "log"]].mean())
     interval = _interval(people["change"].to_numpy(dtype=np.float64))
     bias = {"bias_mm2": change, "bias_mm2_low": interval.low, "bias_mm2_high": interval.high}
     return {
         "n": len(np.unique(subjects)),
         "bias_low_mm2": interval.low,
         "bias_high_mm2": interval.high,
-        "loa_low_mm2": change - half,
-        "loa_high_mm2": change + half,
+        "loa_low_mm2": low,
+        "loa_high_mm2": high,
         "mean_ratio": ratio,
         "geometric_mean_ratio": math.exp(log_ratio),
         "sd_ratio": float(new.std(ddof=1) / spread_old) if spread_old > 0 else np.nan,
