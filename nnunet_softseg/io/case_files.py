@@ -418,7 +418,9 @@ def _files_below(root: Path) -> list[Path]:
     places = [root]
     while places:
         links: list[Path] = []
-        for folder, names, of_folder in (entry for place in places for entry in os.walk(place)):
+        for folder, names, of_folder in (
+            entry for place in places for entry in os.walk(place, onerror=_told)
+        ):
             here = Path(folder)
             files += [here / name for name in of_folder]
             inside = {name: here / name for name in names}
@@ -430,6 +432,12 @@ def _files_below(root: Path) -> list[Path]:
         places = sorted(link for target, link in targets.items() if target not in seen)
         seen |= set(targets)
     return sorted(files)
+
+
+def _told(error: OSError) -> None:
+    """Raise what keeps a folder from being listed, but for a want of rights, as `rglob` does."""
+    if not isinstance(error, PermissionError):
+        raise error
 
 
 def is_bids(folder: Path) -> bool:

@@ -1,8 +1,11 @@
 """Which files are there, whose they are, and what was passed over."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -48,6 +51,21 @@ def test_a_folder_tells_what_it_passed_over(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="expected maps, found 0 NIfTI files and 0 others: look elsewhere"):
         list_files(tmp_path / "empty", expected="maps", remedy="look elsewhere")
+
+
+def test_a_folder_that_the_disk_does_not_give_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, listed = touch(tmp_path / "all", "a.nii.gz", "sub-01/b.nii.gz"), os.scandir
+
+    def broken(place: Any) -> Any:
+        if Path(place).name == "sub-01":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", broken)
+    with pytest.raises(UserError, match=r"cannot be listed: Input/output error"):
+        list_files(folder)
 
 
 def test_linked_folders_count_as_folders_do(tmp_path: Path) -> None:
