@@ -200,23 +200,28 @@ GROUPS = "groups.json"
 
 def measured(study: Study, seeds: Sequence[int], nested: bool) -> "pd.DataFrame":
     """Return the measures of every case, method, label and training."""
-    import pandas as pd
-
-    from nnunet_softseg.evaluation.evaluation import measure_methods
-    from nnunet_softseg.evaluation.measuring import EvaluationSettings
-
-    tables = []
+    by_seed = {}
     for seed in seeds:
-        folders = {}
+        folders = by_seed[seed] = {}
         for name, method in study.methods.items():
             folders[name] = maps_folder(study, name, seed)
             if method.probabilities:
                 folders[f"{name}{SOFTMAX}"] = maps_folder(study, f"{name}{SOFTMAX}", seed)
                 write_vanilla(study.prediction(name, seed), folders[name], nested, softmax=False)
                 write_vanilla(study.prediction(name, seed), folders[f"{name}{SOFTMAX}"], nested, softmax=True)
-        settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)
-        tables.append(measure_methods(folders, references(study), settings).cases)
-    return pd.concat(tables, keys=seeds, names=["seed", "row"]).reset_index("seed")
+    return measured_folders(study, by_seed)
+
+
+def measured_folders(study: Study, by_seed: Mapping[int, Mapping[str, Path]]) -> "pd.DataFrame":
+    """Return the measures of every case, method, label and training, of training -> method -> its maps."""
+    import pandas as pd
+
+    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.measuring import EvaluationSettings
+
+    settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)
+    tables = [measure_methods(folders, references(study), settings).cases for folders in by_seed.values()]
+    return pd.concat(tables, keys=list(by_seed), names=["seed", "row"]).reset_index("seed")
 
 
 def averaged(by_seed: "pd.DataFrame") -> "pd.DataFrame":
@@ -527,15 +532,36 @@ def areas(image: nib.Nifti1Image) -> np.ndarray:
 
 
 def over_contrasts(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
-    """Return the spread of a subject's area over contrasts, the area's error, and the tests of both."""
+    """Return spread and error of a subject's area over contrasts, their tests, and the errors of voxels."""
     subjects = cases.assign(subject=cases["case"].map(person_of)).groupby(["method", "subject"], sort=False)
     table = subjects.agg(std_csa_mm2=("csa_mm2", "std"), abs_csa_error_mm2=("abs_csa_error_mm2", "mean"))
     rows = rows_of(
         table.reset_index().assign(label=1, case=lambda frame: "sub-" + frame["subject"]), "contrasts", AREAS
     )
-    return [*rows, *tested(table, "soft_all")]
+    rows += tested(table, "soft_all")
+    return [*rows, *against_own_mask(study, "soft_all")] if "soft_all" in study.methods else rows
 
 
+def against_own_mask(study: Study, method: str) -> list[dict[str, Any]]:
+    """Return, for each contrast, the measures of a method's soft maps and of their own voxels above 0.5."""
+    by_seed = {}
+    for seed in study.seeds:
+        masks = study.output / "masks" / str(seed) / method
+        make_folder(masks)
+        for file in sorted(maps_folder(study, method, seed).glob("*.nii.gz")):
+            image = nib.load(file)
+            above = (np.asarray(image.dataobj) > 0.5).astype(np.float32)  # noqa: PLR2004
+            nib.save(nib.Nifti1Image(above, image.affine), masks / file.name)
+        by_seed[seed] = {method: maps_folder(study, method, seed), f"{method}_mask": masks}
+    cases = averaged(measured_folders(study, by_seed))
+    return [
+        {**entry, "measure": f"{entry['measure']}, {contrast}"}
+        for contrast, of_contrast in cases.groupby("contrast", sort=False)
+        for entry in rows_of(of_contrast, "contrasts", OF_VOXELS)
+    ]
+
+
+OF_VOXELS = {"soft_dice": "", "ece": "", "boundary_mae": "", "rve_percent": "%"}
 AREAS = {"std_csa_mm2": "mm2", "abs_csa_error_mm2": "mm2"}
 
 
