@@ -42,7 +42,8 @@ class BidsApp(PredictingCommand):
     Level group writes OUT/group_csa.tsv and OUT/group.html over all participants that are there.
 
     Several participants may be worked on at the same time, in processes of their own, with the same OUT. A
-    call that was cut off can be repeated: what is written is kept. An image that fails stops no other.
+    call that was cut off can be repeated: what is written is kept, unless its image is newer. An image that
+    fails stops no other.
 
     Example:
       nnunet-softseg-bids BIDS OUT participant --participant-label 01 02 -m MODEL
@@ -65,6 +66,7 @@ class BidsApp(PredictingCommand):
     sessions: Words = option(
         "--session-label --session_label LABEL", "sessions, with or without ses-; all if not given", ()
     )
+    overwrite: bool = switch("--overwrite", "of level participant: write all derivatives again")
     num_threads: int = option(
         "-np N", "threads that read and preprocess, and that write, beside the network", 2
     )

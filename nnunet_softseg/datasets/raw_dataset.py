@@ -356,11 +356,19 @@ def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
 def is_predicted(label_map: Path, case_id: str, labels: Iterable[int], images: Iterable[Path] = ()) -> bool:
     """Return whether a case's label map is there, and the soft map of each label in `soft/` beside it.
 
+    Not if one of its images was written after them; see `is_up_to_date`.
+    """
+    folder = label_map.parent / SOFT_FOLDER
+    return is_up_to_date(label_map, (soft_label_file(folder, case_id, label) for label in labels), images)
+
+
+def is_up_to_date(label_map: Path, soft_maps: Iterable[Path], images: Iterable[Path]) -> bool:
+    """Return whether all maps of a case are there, the label map, which is written last, as its images are.
+
     Not if one of its images was written after the label map: repaired, or replaced. Of a clock that is wrong,
     nothing is told: a time to come does not count.
     """
-    soft = (soft_label_file(label_map.parent / SOFT_FOLDER, case_id, label) for label in labels)
-    if not label_map.is_file() or not all(file.is_file() for file in soft):
+    if not label_map.is_file() or not all(file.is_file() for file in soft_maps):
         return False
     written, now = label_map.stat().st_mtime_ns, time.time_ns()
     return not any(written < image.stat().st_mtime_ns <= now for image in images if image.is_file())

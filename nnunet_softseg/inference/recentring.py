@@ -98,18 +98,20 @@ class WholeImage:
         del axis
         return own_slices
 
-    def coarse(self, stride: int | Sequence[int]) -> Image:
-        """Return the whole case averaged onto a coarser grid: (channel, *ceil(shape / stride)) float32.
+    def coarse(self, stride: int | Sequence[int], part: Sequence[slice] | None = None) -> Image:
+        """Return the case averaged onto a coarser grid, (channel, *ceil(shape / stride)) float32, or a part.
 
-        Voxel j of the result is the mean of the image over voxels j * stride to (j + 1) * stride of the
-        network's grid; what sticks out of the case is left out of the mean.
+        Voxel j of that grid is the mean of the image over voxels j * stride to (j + 1) * stride of the
+        network's grid; what sticks out of the case is left out of the mean. No more than the part is made.
         """
         strides = np.broadcast_to(np.asarray(stride), len(self.shape))
         means = [
             area_means(source, -(-target // int(step)), int(step) * source / target).astype(np.float32)
             for source, target, step in zip(self._values.shape[1:], self.shape, strides, strict=True)
         ]
-        first, second, third = means
+        first, second, third = (
+            means if part is None else [of_axis[rows] for of_axis, rows in zip(means, part, strict=True)]
+        )
         channels = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in self._values]
         return np.stack(channels).astype(np.float32, copy=False)
 
@@ -310,13 +312,13 @@ def candidates(
     not known.
     """
     stride = coarse_stride(grid)
-    coarse = image.coarse(stride)
     si, (first, second) = grid.si_axis, grid.in_plane
-    skipped = [max(0, coarse.shape[1 + axis] - WIDEST) // 2 for axis in (first, second)]
-    searched = [slice(None)] * coarse.ndim
+    # In-plane the coarse image is as fine as the case.
+    skipped = [max(0, image.shape[axis] - WIDEST) // 2 for axis in (first, second)]
+    searched = [slice(None)] * len(image.shape)
     for axis, start in zip((first, second), skipped, strict=True):
-        searched[1 + axis] = slice(start, start + WIDEST)
-    coarse = coarse[tuple(searched)]
+        searched[axis] = slice(start, start + WIDEST)
+    coarse = image.coarse(stride, searched)
     in_plane = tuple(grid.spacing_mm[axis] for axis in (first, second))
     step_mm = grid.spacing_mm[si] * stride[si]
     # From the centre of a coarse slice to those of the slices that it is the mean of.

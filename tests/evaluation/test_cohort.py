@@ -176,6 +176,44 @@ def test_a_repeated_call_predicts_only_what_is_missing(
     assert state(derivatives) == before
 
 
+def test_derivatives_of_an_image_that_was_written_again_are_made_again(
+    derivatives: Path,
+    bids: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As `predict` does, by one rule; --overwrite makes all again; nothing of before stays beside the new."""
+    images, output = shutil.copytree(bids, tmp_path / "bids"), shutil.copytree(derivatives, tmp_path / "out")
+    call = [str(images), str(output), "participant", "-m", str(MODEL), *AS_THEN, "--participant-label"]
+    people = ["01", "02"]
+    other = {name: is_as for name, is_as in state(output).items() if name.startswith("sub-02/")}
+    monkeypatch.setenv("NNUNET_SOFTSEG_NO_QC", "1")
+
+    image = nib.load(MODEL / "image.nii.gz")
+    affine = image.affine.copy()
+    affine[:3, 3] += 7
+    moved = nib.Nifti1Image(np.asarray(image.dataobj), affine)
+    nib.save(moved, images / f"{DONE[0]}.nii.gz")
+    assert main([*call, *people]) == 0
+    assert "1 images written, 1 kept, 0 failed" in capsys.readouterr().out
+    written = nib.load(output / f"{DONE[0]}_label-label1_probseg.nii.gz")
+    np.testing.assert_allclose(written.affine, moved.affine, atol=1e-5)
+    assert not (output / "sub-01" / "figures" / "sub-01_T2w.webp").exists()  # it was of the other image
+
+    (images / f"{DONE[0]}.nii.gz").write_bytes(b"no image")
+    assert main([*call, *people]) == 2
+    assert {name for name in files(output) if "sub-01" in name} == {"sub-01.html", "logs/sub-01_T2w.json"}
+    assert {name: is_as for name, is_as in state(output).items() if name.startswith("sub-02/")} == other
+
+    monkeypatch.delenv("NNUNET_SOFTSEG_NO_QC")
+    assert main([*call, "02", "--overwrite"]) == 0
+    assert "1 images written, 0 kept, 0 failed" in capsys.readouterr().out
+    now = {name: is_as for name, is_as in state(output).items() if name.startswith("sub-02/")}
+    assert now.keys() == other.keys()
+    assert all(now[name][1] > other[name][1] for name in other)
+
+
 def test_what_a_killed_call_had_predicted_is_put_in_place_by_the_next(
     bids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ from slurm_node import slurm_node
 
 from nnunet_softseg.cli import bids_app, main
 from nnunet_softseg.evaluation.cohort import workflow
-from nnunet_softseg.evaluation.cohort.derivatives import Derivative
+from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative
 from nnunet_softseg.io.case_files import parse_bids_name
 
 WORKFLOW = REPOSITORY / "nnunet_softseg" / "workflow"
@@ -271,6 +271,25 @@ def test_a_workflow_of_which_no_job_ran_says_where_to_look(
 
 
 # Batches
+
+
+def test_a_batch_with_an_image_that_was_written_again_is_to_run_again(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path / "bids", 2)
+    batches = {}
+    for subject in ("sub-01", "sub-02"):
+        place = Path(subject, "anat", f"{subject}_T2w.nii.gz")
+        name = parse_bids_name(place.name)
+        assert name
+        image = Derivative(tmp_path, place, name)
+        image.label_map.parent.mkdir(parents=True)
+        for file in (image.soft_map("cord"), image.label_map, tmp_path / workflow.FOLDER / f"{subject}.json"):
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+        batches[subject] = [image]
+    os.utime(batches["sub-02"][0].label_map, (0, 0))  # long before its image
+    cohort = workflow._Cohort(bids, tmp_path, Choice(), batches)
+    cohort.forget_unfinished(["cord"])
+    assert [file.name for file in cohort.folder.iterdir()] == ["sub-01.json"]
 
 
 @given(

@@ -254,6 +254,27 @@ def test_a_case_of_a_subject_of_the_training_is_flagged(tmp_path: Path) -> None:
     assert any("sub-01 is a subject of the training of fold 1:" in warning for warning in entry["warnings"])
 
 
+def test_entries_of_other_cases_stay_as_they_are_and_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order of their names, whatever these and the entries hold; thousands of them are not parsed."""
+    made_by = {"trainer": "é", "labels": {"cord": {"cases": {"one": 1}}}, "training_cases": {"0": ["a", "b"]}}
+    entries: dict[str, dict[str, object]] = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", lambda *_: pytest.fail("parsed"))
+        for number, name in enumerate(["b", "a", "ä", 'c"d', "b"]):
+            entries[name] = {"image": '\n    "x": {', "labels": {"cord": {"volume": number}}, "flags": []}
+            export.report_case(tmp_path / name, made_by, entries[name])
+    written = (tmp_path / "softseg.json").read_text()
+    assert json.loads(written) == {**made_by, "cases": entries}
+    assert written == json.dumps(json.loads(written), indent=2) + "\n"
+    (tmp_path / "softseg.json").write_text(json.dumps({**made_by, "cases": entries}))  # in one line
+    export.report_case(tmp_path / "e", made_by, entries["b"])
+    assert json.loads((tmp_path / "softseg.json").read_text())["cases"] == {**entries, "e": entries["b"]}
+    export.report_case(tmp_path / "f", {**made_by, "trainer": "another"}, entries["b"])
+    assert list(json.loads((tmp_path / "softseg.json").read_text())["cases"]) == ["f"]
+
+
 def test_axes_go_back_the_way_they_came() -> None:
     """A cyclic transposition, whose inverse is another one."""
     plans = Plans(NibabelIO)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from nnunet_softseg.inference.network_image import NetworkImage
 from nnunet_softseg.inference.recentring import (
     Grid,
     Placement,
+    WholeImage,
     best_path,
     candidates,
     coarse_stride,
@@ -53,14 +55,14 @@ class ArrayImage:
     def interpolated(self, own_slices: np.ndarray, axis: int) -> np.ndarray:
         return own_slices
 
-    def coarse(self, stride: Any) -> np.ndarray:
+    def coarse(self, stride: Any, part: Any) -> np.ndarray:
         values = self.values
         for axis, step in enumerate(stride):
             starts = np.arange(0, values.shape[axis], step)
             counts = np.diff(np.append(starts, values.shape[axis]))
             shape = [-1 if other == axis else 1 for other in range(values.ndim)]
             values = np.add.reduceat(values, starts, axis=axis) / counts.reshape(shape)
-        return values.astype(np.float32)[None]
+        return values[tuple(part)].astype(np.float32)[None]
 
 
 def tube(shape: tuple[int, int, int], centres: np.ndarray, radius: float = 3.0) -> np.ndarray:
@@ -368,6 +370,23 @@ def test_a_cord_in_a_fifth_of_the_slices_is_worth_a_look_and_a_spot_is_not() -> 
         passes.clear()
         assert len([*candidates(ArrayImage(image), count, ONE, grid())]) in expected
         assert len(passes) == (len(localiser.SHEARS) if slices > 6 else 1)
+
+
+def test_of_a_wide_image_no_more_is_made_than_is_searched() -> None:
+    """Coarse voxels of a large field of view: 123 MB on the network's grid, of which 6 MB are searched."""
+    image = WholeImage(np.ones((1, 12, 100, 100), np.float32))
+    image.shape = (12, 1600, 1600)
+    peaks = []
+
+    def measure(window: np.ndarray) -> np.ndarray:
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        return np.zeros_like(window)
+
+    tracemalloc.start()
+    made = dataclasses.replace(grid(), spacing_mm=(5.0, 1.0, 1.0))
+    assert not [*candidates(image, measure, ONE, made)]
+    tracemalloc.stop()
+    assert peaks[0] < 0.5 * 4 * np.prod(image.shape)
 
 
 def test_windows_overlap_by_a_quarter_or_more() -> None:

@@ -243,6 +243,19 @@ def test_the_coarse_case_is_the_whole_case_averaged() -> None:
     np.testing.assert_allclose(coarse[:, 4], whole[:, 16].reshape(2, 5, 4, 6, 4).mean(axis=(2, 4)), atol=1e-5)
 
 
+def test_a_part_of_the_coarse_case_is_that_of_the_whole() -> None:
+    image = NetworkImage.from_array(
+        noise((20, 60, 50), channels=2),
+        {"spacing": [1, 2.5, 3]},
+        plans(channels=2),
+        configuration((1, 0.7, 0.8), channels=2),
+    )
+    whole, part = image.coarse((2, 1, 1)), (slice(None), slice(31, 131), slice(5, 150))
+    np.testing.assert_array_equal(image.coarse((2, 1, 1), (slice(None),) * 3), whole)
+    # Products of matrices of other sizes may be summed in another order: float32's last digit.
+    np.testing.assert_allclose(image.coarse((2, 1, 1), part), whole[(slice(None), *part)], atol=1e-6)
+
+
 def test_a_checkerboard_is_grey_from_afar() -> None:
     """Averaged, not sampled: what alternates from voxel to voxel would alias."""
     board = np.indices((30, 30, 30)).sum(axis=0) % 2

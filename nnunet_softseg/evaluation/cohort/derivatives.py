@@ -13,6 +13,7 @@ import pandas as pd
 from filelock import FileLock
 
 from nnunet_softseg import __version__
+from nnunet_softseg.datasets.raw_dataset import is_up_to_date
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.case_files import BidsName, Reason, list_bids, parse_bids_name
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
@@ -23,6 +24,7 @@ from nnunet_softseg.io.results import (
     make_folder,
     relative_name,
     replacing,
+    write_error,
     write_json,
 )
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
@@ -91,8 +93,22 @@ class Derivative:
 
     @property
     def is_done(self) -> bool:
-        """Whether all of it is written."""
+        """Whether all of it is written, from whichever image."""
         return self.label_map.is_file()
+
+    def is_up_to_date(self, bids: Path, names: Iterable[str]) -> bool:
+        """Return whether it is to be kept, by the rule of `predict`; names: of the labels."""
+        soft_maps = map(self.soft_map, label_words(names).values())
+        return is_up_to_date(self.label_map, soft_maps, [bids / self.place])
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove what was made of the image, the label map first: without it nothing is done."""
+        soft_maps = map(self.soft_map, label_words(names).values())
+        for file in (self.label_map, self.sidecar, self.areas, self.picture, *soft_maps):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(file, error) from error
 
     def _beside(self, suffix: str) -> Path:
         return self.root / self.place.parent / f"{self.case_id}{suffix}"

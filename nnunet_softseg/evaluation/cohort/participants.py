@@ -2,7 +2,7 @@
 
 The model is loaded once for all images of a call. They are predicted in a folder aside; beside the network,
 each is measured and put in place file by file as soon as it is written, the label map last. What an earlier
-call put in place, or left aside, is kept.
+call put in place, or left aside, is kept as `predict` keeps it: unless the image is newer.
 """
 
 import hashlib
@@ -88,12 +88,14 @@ def analyse_participants(
     folds: Sequence[str | int] | None = None,
     checkpoint: str = "checkpoint_final.pth",
     no_qc: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> ParticipantsReport:
-    """Write the derivatives of participants that are not there yet; an image that fails stops no other.
+    """Write the derivatives of participants; an image that fails stops no other.
 
-    Several calls may work in the same output folder at the same time.
+    Those that are there are kept, unless their image is newer, as `predict` keeps its maps. Several calls may
+    work in the same output folder at the same time.
 
     Args:
         bids: folder of the images, `sub-*/[ses-*/]anat` and `dwi`.
@@ -104,7 +106,9 @@ def analyse_participants(
         contrasts: those to take; None: all.
         folds: whose soft maps are averaged; None: all that are there.
         checkpoint: file name in the folders of the folds.
-        no_qc: draw no pictures, and make no page of each participant.
+        no_qc: draw no pictures, and make no page of each participant; where it is False, its environment
+            variable decides, as for `predict`.
+        overwrite: write those that are there again; derivatives of another model are refused all the same.
         progress: show a bar.
         options: further arguments of `predict`: device, localize, largest_piece, discard_implausible,
             calibrate, backend, trust_model, num_threads. Images are measured and drawn meanwhile.
@@ -115,17 +119,21 @@ def analyse_participants(
     """
     bids, root = Path(bids), Path(output)
     images, warnings = chosen_images(bids, root, Choice(participants, sessions, contrasts))
-    options |= {"folds": folds, "checkpoint": checkpoint}
+    options |= {"folds": folds, "checkpoint": checkpoint, "overwrite": overwrite}
     scheme = start_with_model(root, bids, model, options)
+    draws = not PredictionOptions.from_environment(os.environ, no_qc=no_qc).no_qc
     report = ParticipantsReport(root, warnings=warnings)
-    report.kept = [image.case_id for image in images if image.is_done]
     work = root / WORK / _name_of_work(images)
+    call = _Call(bids, work, scheme, report, draws, progress)
+    todo = images if overwrite else call.not_done(images)
+    report.kept = sorted({image.case_id for image in images} - {image.case_id for image in todo})
     make_folder(work.parent)
     try:
         with FileLock(work.parent / f".{work.name}.lock", timeout=0):
-            call = _Call(bids, work, scheme, report, not no_qc, progress)
-            call.publish_predicted(images)  # by a call that was killed
-            if todo := [image for image in images if not image.is_done]:
+            if not overwrite:
+                call.publish_predicted(todo)  # by a call that was killed
+                todo = call.not_done(todo)
+            if todo:
                 call.predict(
                     todo, model, contrasts or sorted({image.name.contrast for image in todo}), options
                 )
@@ -217,6 +225,10 @@ class _Call:
         self.report.warnings += predicted.warnings
         self.report.summary = predicted.summary
 
+    def not_done(self, images: Iterable[Derivative]) -> list[Derivative]:
+        """Return the images whose derivatives are missing, or older than the image."""
+        return [image for image in images if not image.is_up_to_date(self.bids, self.scheme.names)]
+
     def publish_predicted(self, images: Sequence[Derivative]) -> None:
         """Measure, draw and put in place those of the images that lie predicted in the folder aside."""
         entries = (load_record(self.work / REPORT, "cases") or {"cases": {}})["cases"]
@@ -224,7 +236,6 @@ class _Call:
             (image, entries[image.case_id])
             for image in images
             if image.case_id in entries
-            and not image.is_done
             and is_predicted(
                 _label_map(self.work, image), image.case_id, self.scheme.numbers, [self.bids / image.place]
             )
@@ -249,9 +260,14 @@ class _Call:
                 self.report.written.append(image.case_id)
 
     def note_failures(self, images: Iterable[Derivative]) -> None:
-        """Write down why an image failed, for the report of the group, and forget what was mended."""
+        """Write down why an image failed, for the report of the group, and forget what was mended.
+
+        What was made of an image before it was changed does not stay.
+        """
         for image in images:
             if why := self.report.failed.get(image.case_id):
+                for outdated in self.not_done([image]):
+                    outdated.remove(self.scheme.names)
                 make_folder(image.log.parent)
                 write_json(image.log, {"Failed": why, "Version": __version__})
             else:
@@ -271,6 +287,7 @@ def _publish(
     numbered = zip(scheme.names, scheme.numbers, strict=True)
     soft = {name: soft_label_file(work / SOFT_FOLDER, image.case_id, number) for name, number in numbered}
     make_folder(image.label_map.parent)
+    image.remove(scheme.names)  # of an earlier call, which may have drawn or measured what this one does not
     areas, trouble = _areas(soft)
     if areas is not None:
         write_table_tsv(areas, image.areas)

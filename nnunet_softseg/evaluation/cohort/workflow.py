@@ -114,7 +114,8 @@ def run_workflow(
     profile = _profile(jobs.profile)
     choice = Choice(participants, (), contrasts)
     images, warnings = chosen_images(Path(bids), Path(output), choice)
-    start_with_model(Path(output), Path(bids), model, {"folds": folds, "checkpoint": checkpoint, **decisive})
+    options = {"folds": folds, "checkpoint": checkpoint, **decisive}
+    scheme = start_with_model(Path(output), Path(bids), model, options)
     if references is not None:
         list_files(Path(references))  # before hours of work
     size = jobs.batch_size
@@ -127,7 +128,7 @@ def run_workflow(
     make_folder(cohort.folder)
     try:
         with FileLock(cohort.folder / ".lock", timeout=0):
-            cohort.forget_unfinished()
+            cohort.forget_unfinished(scheme.names)
             write_json(cohort.folder / _CONFIGURATION, cohort.configuration([*of_model, *words], jobs))
             _snakemake(cohort.folder, profile, jobs)
             report = cohort.report()
@@ -158,10 +159,10 @@ class _Cohort:
         """Written last by `evaluate`."""
         return self.root.absolute() / "evaluation" / "summary.json"
 
-    def forget_unfinished(self) -> None:
+    def forget_unfinished(self, labels: Sequence[str]) -> None:
         """Remove the outcome of batches that lack an image, so that they run again, and what follows them."""
         for name, images in self.batches.items():
-            if not all(image.is_done for image in images):
+            if not all(image.is_up_to_date(self.bids, labels) for image in images):
                 (self.folder / f"{name}.json").unlink(missing_ok=True)
                 self.evaluation.unlink(missing_ok=True)
         measured = load_record(self.evaluation, "made_by") if self.references else None
