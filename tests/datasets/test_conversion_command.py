@@ -102,6 +102,24 @@ def test_labels_that_overlap_are_told(bids: Path, raw: Path) -> None:
     assert warning.startswith("18 of 18 cases: the 2 labels of this case overlap")
 
 
+@pytest.mark.parametrize("given", ["soft", "-soft"])
+def test_a_suffix_with_or_without_its_first_character(given: str, bids: Path, raw: Path) -> None:
+    mark = "-" if given.startswith("-") else "_"
+    for file in (bids / "derivatives" / "truth").rglob("*" + TRUTH["suffix"] + ".nii.gz"):
+        file.rename(file.with_name(file.name.replace(TRUTH["suffix"], f"{mark}soft")))
+    call = ["convert", "-i", bids, "-d", 5, "--name", "Cord", "--derivatives", "derivatives/truth"]
+    call += ["-np", "1"]
+    assert cli.main([*map(str, call), f"--suffix={given}"]) == 0
+    assert len(list((raw / "Dataset005_Cord").glob("softLabelsT?/*_0001.nii.gz"))) == 18
+
+
+def test_files_behind_a_hyphen_are_shown_where_another_suffix_is_asked_for(bids: Path, raw: Path) -> None:
+    for file in (bids / "derivatives" / "truth").rglob("*" + TRUTH["suffix"] + ".nii.gz"):
+        file.rename(file.with_name(file.name.replace(TRUTH["suffix"], "-soft")))
+    with pytest.raises(UserError, match=r"; found .*sub-01_T1w-soft\.nii\.gz"):
+        to_dataset(bids, 5, "Cord", suffix="_probseg")
+
+
 # A dataset per contrast
 
 

@@ -176,7 +176,10 @@ def _label_endings(labels: Mapping[str, str] | None, suffix: str | None) -> dict
             )
     if not labels:
         return None
-    endings = {name: f"_{without_nifti_ending(ending).lstrip('_')}" for name, ending in labels.items()}
+    given = {name: without_nifti_ending(ending) for name, ending in labels.items()}
+    endings = {
+        name: ending if ending.startswith("-") else f"_{ending.lstrip('_')}" for name, ending in given.items()
+    }
     if len(set(endings.values())) < len(endings):
         raise UserError(f"two labels have one suffix ({', '.join(endings.values())}): give each its own")
     return endings

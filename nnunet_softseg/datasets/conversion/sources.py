@@ -279,7 +279,7 @@ def _places(bids: Path, selection: Selection) -> Iterator[_Place]:
 def _found_instead(image: Path, bids: Path, places: Sequence[_Place]) -> str:
     """Name the files that begin with the image's name, where soft labels were looked for or else beside."""
     folders = [place.folder for place in places]
-    pattern = f"{image.parent.relative_to(bids)}/{glob.escape(without_nifti_ending(image.name))}_*"
+    pattern = f"{image.parent.relative_to(bids)}/{glob.escape(without_nifti_ending(image.name))}[_-]*"
     for searched in (dict.fromkeys(folders), sorted((bids / "derivatives").glob("*"))):
         files = [file for folder in searched for file in sorted(folder.glob(pattern)) if is_nifti(file.name)]
         if files:
