@@ -54,7 +54,8 @@ class Convert(Command):
     )
     labels: Pairs = option(
         "--label NAME=SUFFIX",
-        "instead of --suffix (one label, cord), once for each label; values are 1, 2, ... in this order",
+        "instead of --suffix (one label, cord), once for each label; values are 1, 2, ... in this order, "
+        "the outer of nested ones first",
         (),
         action="append",
         type=pair,
