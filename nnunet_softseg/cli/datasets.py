@@ -49,11 +49,13 @@ class Convert(Command):
     )
     suffix: str | None = option(
         "--suffix SUFFIX",
-        "end of the soft labels' names, after the image's; _label-SC_desc-softseg_probseg if not given",
+        "end of the soft labels' names, after the image's, such as _soft, soft or (with =) -soft; "
+        "_label-SC_desc-softseg_probseg if not given",
     )
     labels: Pairs = option(
         "--label NAME=SUFFIX",
-        "instead of --suffix (one label, cord), once for each label; values are 1, 2, ... in this order",
+        "instead of --suffix (one label, cord), once for each label; values are 1, 2, ... in this order, "
+        "the outer of nested ones first",
         (),
         action="append",
         type=pair,

@@ -331,6 +331,21 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
     return [Finding(short_name(files[0]), what, expected, found, remedy, "warning")]
 
 
+def nested_labels(soft_labels: Sequence[SoftLabel]) -> dict[tuple[int, int], bool]:
+    """Return which labels of a case lie in which: (inner, outer) -> whether the inner exceeds 0.5 somewhere.
+
+    Nowhere is the inner one larger; unknown voxels are not compared, and an absent label lies in all others.
+    """
+    found = {}
+    for inner, values in enumerate(soft_labels):
+        there = values > 0
+        of_inner = values[there]
+        for outer, others in enumerate(soft_labels):
+            if outer != inner and not (of_inner > others[there] + _SUM_TOLERANCE).any():
+                found[inner, outer] = bool((of_inner > HARD_THRESHOLD).any())
+    return found
+
+
 def label_map_findings(
     label_map_file: Path, label_map: npt.NDArray[Any], soft_labels: Sequence[SoftLabel], scheme: LabelScheme
 ) -> list[Finding]:

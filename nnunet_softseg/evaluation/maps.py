@@ -34,9 +34,9 @@ class LabelMap:
     """A file as it is stored, or one label of it.
 
     `values` are (x, y, z) in the order of the file, finite; of one label float32 in [0, 1]. `affine` is
-    (4, 4), voxel to world RAS in mm; `doubts` are about the geometry in its header. Where nothing is known,
-    `unknown`, the values are 0; None: all is known. Of a picture (PNG, TIFF) only the shape counts, as it
-    does not say where it lies.
+    (4, 4), voxel to world RAS in mm; `doubts` are about the geometry in its header, and whether its
+    values are labels. Where nothing is known, `unknown`, the values are 0; None: all is known. Of a picture
+    (PNG, TIFF) only the shape counts, as it does not say where it lies.
     """
 
     file: Path
@@ -148,8 +148,10 @@ def label_of(
     if content.is_fraction and (own_file or (len(labels) == 1 and label == 1)):
         return dataclasses.replace(stored, values=as_fractions(values, content))
     if content.labels is not None and not own_file and (chosen or len(labels) > 1 or label != 1):
-        raise_first_error(label_findings(str(stored.file), content, label))
-        return dataclasses.replace(stored, values=mask_of_label(values, *(region or (label,))))
+        findings = label_findings(str(stored.file), content, label)
+        raise_first_error(findings)
+        mask = mask_of_label(values, *(region or (label,)))
+        return dataclasses.replace(stored, values=mask, doubts=(*stored.doubts, *findings))
     raise_first_error(content_findings(str(stored.file), values, "" if own_file else "--label"))
     raise UserError(
         f"{stored.file}: expected a label map of whole numbers, found {content.kind.value}, of which label "

@@ -132,7 +132,7 @@ class MeasuredCase:
     `rows` has one per label and method: names of `measure_table.MEASURES`, method, label, kind, resampled,
     prediction, reference. `slices` has one per label, method (and `REFERENCE`) and slice of the reference.
     `instances` has one per label, method and object. `reliability`: (method, label) -> curve. `doubts` are
-    about the geometry of its files; `has_place`: heights of its slices compare with those of other images.
+    about its files, see `LabelMap`; `has_place`: heights of its slices compare with those of other images.
     """
 
     case: Case
@@ -148,15 +148,18 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     """Return all measures of one case; a `UserError` names the file that cannot be used."""
     stored: dict[Path, LabelMap] = {}
     rows, slices, instances, reliability = [], [], [], {}
+    doubts: dict[Finding, None] = {}
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
         unknown = unknown_of(reference_file, job.case.case_id, job.scheme)
         reference = _read(job, reference_file, label, stored, unknown)
+        doubts |= dict.fromkeys(reference.doubts)
         table = _slice_areas(reference, levels)
         extent = table["csa_mm2"].notna()
         slices.append(_tidy(table, extent, label, REFERENCE, table))
         for method, files in job.predictions.items():
             given = _read(job, files[label], label, stored)
+            doubts |= dict.fromkeys(given.doubts)
             prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
             prediction = known_part(prediction, reference)
             pair, grid = (prediction.values, reference.values), reference.grid
@@ -177,11 +180,10 @@ def measure_case(job: CaseJob) -> MeasuredCase:
             files_used = {"prediction": str(files[label]), "reference": str(reference_file)}
             rows.append({**who, **measures, **files_used})
             slices.append(_tidy(_slice_areas(prediction, None), extent, label, method, table))
-    doubts = tuple(doubt for each in stored.values() for doubt in each.doubts)
     nowhere = any(doubt.what == NOWHERE for doubt in doubts)
     has_place = not nowhere and all(each.has_place for each in stored.values())
     of_slices, of_objects = (pd.concat(each, ignore_index=True) for each in (slices, instances))
-    return MeasuredCase(job.case, rows, of_slices, of_objects, reliability, doubts, has_place)
+    return MeasuredCase(job.case, rows, of_slices, of_objects, reliability, (*doubts,), has_place)
 
 
 def _read(

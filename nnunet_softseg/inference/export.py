@@ -295,7 +295,7 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
         "labels": {name: asdict(scale) for name, scale in scales.items()},
         "settings": settings.as_dict(),
         WAY_KEY: entry.get(WAY_KEY, {}),
-        CALIBRATION: described(plans, record.options),
+        **decided_by(plans, record.options),
     }
     report_case(target, made_by, record.as_json())
 
@@ -434,6 +434,11 @@ def calibrated(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -
     """Return soft maps (label, *space) on the image's grid calibrated; what is 0 stays 0."""
     maps = kept_calibration(plans, names)
     return np.stack([of_label(soft_map) for of_label, soft_map in zip(maps, soft_maps, strict=True)])
+
+
+def decided_by(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any]:
+    """Return what softseg.json says of the options that decide the values of its maps."""
+    return {**options.that_decide(plans), CALIBRATION: described(plans, options)}
 
 
 def described(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any] | None:

@@ -41,9 +41,10 @@ from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_split
 from nnunet_softseg.datasets.raw_dataset import is_predicted
 from nnunet_softseg.errors import UserError, examples, show_without_traceback
 from nnunet_softseg.inference import after_prediction, export, network_image, soft_prediction
-from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
+from nnunet_softseg.inference.case_record import CALIBRATION, VARIABLES, CaseRecord, PredictionOptions
 from nnunet_softseg.inference.export import kept_calibration
-from nnunet_softseg.io.case_files import DATASET_JSON, parse_numbered_name
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, parse_numbered_name
+from nnunet_softseg.io.results import changed_keys, load_record
 from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.preprocessing.model_plans import is_soft
@@ -283,7 +284,7 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
     """List the images of a folder here: nnU-Net forks twelve processes for that.
 
     To go on with an interrupted prediction is to predict the cases of which any file is missing, not the
-    label map alone, or older than an image.
+    label map alone, or older than an image; the others must be by the options of this call.
     """
     given = arguments_of(original, predictor, *args, **kwargs)
     images = given["list_of_lists_or_source_folder"]
@@ -299,6 +300,9 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
             _is_done(predictor, Path(target), files, given["save_probabilities"])
             for files, target in zip(*lists[:2], strict=True)
         ]
+        _require_same_options(
+            predictor, [Path(to) for to, is_done in zip(lists[1], done, strict=True) if is_done]
+        )
         lists = tuple([one for one, is_done in zip(each, done, strict=True) if not is_done] for each in lists)
         print(f"{sum(done)} cases are there, with all their files; {len(lists[0])} are predicted now")
     missing = [Path(file).name for file in lists[2] if file is not None and not Path(file).is_file()]
@@ -309,6 +313,21 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
             f"with {predictor.configuration_manager.previous_stage_name} first"
         )
     return lists
+
+
+def _require_same_options(predictor: Any, targets: Sequence[Path]) -> None:
+    """Raise a UserError if predictions to be kept are by other options than those of the environment."""
+    plans = predictor.plans_manager.plans
+    for folder in dict.fromkeys(target.parent for target in targets):
+        decided = export.decided_by(plans, PredictionOptions.from_environment(os.environ))
+        there = load_record(folder / REPORT, *decided)
+        if there and (changed := changed_keys(there, decided)):
+            variables = ", ".join(VARIABLES["calibrate" if name == CALIBRATION else name] for name in changed)
+            raise UserError(
+                f"{folder}: expected predictions by the options of this call to go on with, found {REPORT} "
+                f"of another {', '.join(changed)}: set {variables} as before, give another folder, or leave "
+                "out --continue_prediction, which predicts all again"
+            )
 
 
 def _is_done(predictor: Any, target: Path, images: Sequence[str], save_probabilities: bool) -> bool:

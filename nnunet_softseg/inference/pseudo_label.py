@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.datasets.soft_label import FOLDER, stored_soft_label, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.case_record import flag_lines, told_of_all
+from nnunet_softseg.inference.case_record import PredictionOptions, flag_lines, told_of_all
 from nnunet_softseg.inference.predict import RUN, ImageCase, find_cases, predict
 from nnunet_softseg.inference.trained_model import CHECKPOINT, Model, open_model
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER, subjects_of
@@ -215,6 +216,7 @@ class _Labelling:
     entries: Mapping[str, dict[str, Any]]
     splits: Sequence[Mapping[str, Sequence[str]]]
     dataset_json: Mapping[str, Any]
+    options: PredictionOptions
     max_disagreement: float | None
 
     @property
@@ -229,8 +231,13 @@ class _Labelling:
     @property
     def request(self) -> dict[str, Any]:
         """What a later call compares."""
-        digest = _digest([self.entries, self.splits, self.dataset_json["labels"]])
+        digest = _digest([*self.made_of, self.splits, self.dataset_json["labels"]])
         return {"version": __version__, "request": digest, "max_disagreement": self.max_disagreement}
+
+    @cached_property
+    def made_of(self) -> list[Any]:
+        """All that decides the predictions: images, teachers, and options, also those of the environment."""
+        return [self.entries, [each.model.made_by(self.options) for each, _ in self.by_teacher()]]
 
     def by_teacher(self) -> list[tuple[Teacher, list[str]]]:
         """Return each teacher with the cases that it labels."""
@@ -251,8 +258,8 @@ class _Labelling:
         return there
 
     def make_work_folder(self) -> None:
-        """Make the folder of predictions; those of other images or of another version are removed."""
-        made_of, record = {"made_of": _digest([__version__, self.entries])}, self.work / "made_of.json"
+        """Make the folder of predictions; those of other images, options or versions are removed."""
+        made_of, record = {"made_of": _digest(self.made_of)}, self.work / "made_of.json"
         if self.work.exists() and load_record(record) != made_of:
             shutil.rmtree(self.work)
         make_folder(self.work)
@@ -280,7 +287,10 @@ def _labelling(
         for case in cases
     }
     folds = folds_of_images(names, splits, subjects)
-    return _Labelling(target, cases, labelled_by, entries, folds, models[0].dataset_json, max_disagreement)
+    options = PredictionOptions.from_environment(os.environ)
+    return _Labelling(
+        target, cases, labelled_by, entries, folds, models[0].dataset_json, options, max_disagreement
+    )
 
 
 def _digest(content: Any) -> str:

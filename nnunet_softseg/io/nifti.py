@@ -38,6 +38,11 @@ _MOST_INFLATED = 1032
 _AXES = 3
 _REAL_KINDS = "biuf"
 _AGAIN = "write the file again"
+_SQUEEZED = "image = nibabel.load(FILE, mmap=False), nibabel.save(nibabel.funcs.squeeze_image(image), FILE)"
+_THIRD_AXIS = (
+    "image = nibabel.load(FILE, mmap=False), values = image.dataobj[..., None], "
+    "nibabel.save(nibabel.Nifti1Image(values, image.affine, image.header), FILE)"
+)
 RANGE_TOLERANCE = 1e-5
 """Fractions written as integers with a slope come back a few float32 steps off. What is within is clipped."""
 WHOLE_TOLERANCE = 1e-3
@@ -224,8 +229,11 @@ def _length_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Findi
 
 
 def _three_axes(shape: tuple[int, ...]) -> str:
+    # All axes of length 1 dropped, (x, y, 1, 1) would become (x, y), which is refused, too.
     if len(shape) > _AXES and all(size == 1 for size in shape[_AXES:]):
-        return "drop the axes of length 1"
+        return f"drop the axes of length 1 behind the third: {_SQUEEZED}"
+    if len(shape) == _AXES - 1:
+        return f"give it a third axis, of length 1: {_THIRD_AXIS}"
     return "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
 
 

@@ -93,6 +93,28 @@ def test_a_label_that_is_the_larger_one_is_the_one_in_the_map(bids: Path, raw: P
     assert set(np.unique(label_map)) == {0, 2}
 
 
+def test_a_label_that_would_be_hidden_is_refused_with_the_order_that_is_taken(bids: Path, raw: Path) -> None:
+    """Canal, cord and lesion, one in another; in one image there is no lesion."""
+    for file in (bids / "derivatives" / "truth").rglob("*_label-SC_*_probseg.nii.gz"):
+        for name in ("lesion", "canal"):
+            shutil.copyfile(file, file.with_name(file.name.replace("label-SC", f"label-{name}")))
+        set_values(file, lambda soft: soft * 0.7)
+        lesion = file.with_name(file.name.replace("label-SC", "label-lesion"))
+        absent = file.name.startswith("sub-01_T1w")
+        set_values(lesion, lambda soft, absent=absent: soft * 0.6 * (not absent))
+    ending = "_label-{}_desc-truth_probseg".format
+    labels = {name: ending(name) for name in ("SC", "lesion", "canal")}
+    right = " ".join(f"--label {name}={ending(name)}" for name in ("canal", "SC", "lesion"))
+    told = f"--label SC: expected after canal, .* in all 18 cases.* never show SC: give {right}$"
+    with pytest.raises(UserError, match=told):
+        to_dataset(bids, 5, "Three", suffix=None, labels=labels)
+    assert list(raw.iterdir()) == []
+    labels = dict(word.split("=") for word in right.split() if "=" in word)
+    folder = to_dataset(bids, 5, "Three", suffix=None, labels=labels)
+    shown = {value for file in folder.glob("labelsT?/*") for value in np.unique(values(file))}
+    assert shown == {0, 1, 2, 3}
+
+
 def test_labels_that_overlap_are_told(bids: Path, raw: Path) -> None:
     add_lesion(bids)
     for file in (bids / "derivatives" / "truth").rglob("*_label-SC_*_probseg.nii.gz"):
@@ -100,6 +122,24 @@ def test_labels_that_overlap_are_told(bids: Path, raw: Path) -> None:
     report = run(bids, 5, "Two", suffix=None, labels=LABELS)
     (warning,) = report.warnings
     assert warning.startswith("18 of 18 cases: the 2 labels of this case overlap")
+
+
+@pytest.mark.parametrize("given", ["soft", "-soft"])
+def test_a_suffix_with_or_without_its_first_character(given: str, bids: Path, raw: Path) -> None:
+    mark = "-" if given.startswith("-") else "_"
+    for file in (bids / "derivatives" / "truth").rglob("*" + TRUTH["suffix"] + ".nii.gz"):
+        file.rename(file.with_name(file.name.replace(TRUTH["suffix"], f"{mark}soft")))
+    call = ["convert", "-i", bids, "-d", 5, "--name", "Cord", "--derivatives", "derivatives/truth"]
+    call += ["-np", "1"]
+    assert cli.main([*map(str, call), f"--suffix={given}"]) == 0
+    assert len(list((raw / "Dataset005_Cord").glob("softLabelsT?/*_0001.nii.gz"))) == 18
+
+
+def test_files_behind_a_hyphen_are_shown_where_another_suffix_is_asked_for(bids: Path, raw: Path) -> None:
+    for file in (bids / "derivatives" / "truth").rglob("*" + TRUTH["suffix"] + ".nii.gz"):
+        file.rename(file.with_name(file.name.replace(TRUTH["suffix"], "-soft")))
+    with pytest.raises(UserError, match=r"; found .*sub-01_T1w-soft\.nii\.gz"):
+        to_dataset(bids, 5, "Cord", suffix="_probseg")
 
 
 # A dataset per contrast

@@ -320,6 +320,25 @@ def test_a_label_map_gives_each_of_its_labels(tmp_path: Path) -> None:
         read_map(soft, 2, (1, 2))
 
 
+def test_a_label_that_looks_like_a_step_of_percent_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `csa` and `fuse` tell it; one line, though two labels are taken of the file."""
+    inside, steps = prism(7) > 0, np.random.default_rng(0).choice([20, 50, 80, 100], SHAPE)
+    prediction, reference = (
+        tmp_path / "prediction" / "sub-01.nii.gz",
+        tmp_path / "reference" / "sub-01.nii.gz",
+    )
+    write(prediction, np.where(inside, steps, 0))
+    write(reference, np.where(inside, 50 + (steps > 50), 0))
+    call = ["evaluate", "-i", prediction, "-g", reference, "-o", tmp_path / "out", "-np", 1, "--label", 50]
+    assert main([str(word) for word in call]) == 0
+    told = capsys.readouterr().err
+    assert "prediction/sub-01.nii.gz" in told
+    assert told.count("label 50 looks like one step of fractions") == 1
+    assert "nothing, if it is a label; else divide it by 100" in told
+
+
 def flipped(label_map: LabelMap, codes: str) -> LabelMap:
     image = label_map.as_nifti()
     transform = nib.orientations.ornt_transform(

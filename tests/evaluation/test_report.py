@@ -285,6 +285,32 @@ def test_an_infinite_mean_is_no_number_in_the_verdict(comparison: Comparison) ->
     assert "inf " not in text
 
 
+@pytest.mark.parametrize(
+    ("empty", "why"),
+    [
+        (("prediction",), "a case was left empty"),
+        (("reference",), "something was found where the reference is empty"),
+        (
+            ("prediction", "reference"),
+            "a case was left empty and something was found where the reference is empty",
+        ),
+    ],
+)
+def test_an_infinite_mean_is_told_with_its_reason(
+    empty: Sequence[str], why: str, comparison: Comparison
+) -> None:
+    none = {"prediction_is_empty": 0.0, "reference_is_empty": 0.0}
+    cases = comparison.cases.assign(**none)
+    for row, which in enumerate(empty):
+        cases.loc[cases["case"] == f"sub-0{row}_T1w", [f"{which}_is_empty", "abs_csa_error_mm2"]] = (
+            1,
+            math.inf,
+        )
+    cases.loc[cases["case"] == "sub-05_T1w", [*none]] = 1.0  # right, and no reason
+    text = " ".join(map(words, verdict(make_comparison(TWO, cases=cases), 1)))
+    assert f"; the mean is infinite, as {why})" in text
+
+
 # Tables
 
 

@@ -220,10 +220,20 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_is_kept(
     with pytest.raises(UserError, match="cannot be predicted"):
         pseudo_label(mine, 201, "Student", **call)
     assert {file: file.stat().st_mtime_ns for file in work.rglob("*_0001.nii.gz")} == first
+    monkeypatch.setenv("NNUNET_SOFTSEG_LARGEST_PIECE", "1")  # what is there was predicted without
+    with pytest.raises(UserError, match="cannot be predicted"):
+        pseudo_label(mine, 201, "Student", **call)
+    again = {file: file.stat().st_mtime_ns for file in work.rglob("*_0001.nii.gz")}
+    assert again.keys() == first.keys()
+    assert not again.items() & first.items()
     broken.write_bytes(whole)
     report = pseudo_label(mine, 201, "Student", **call)
     assert not report.was_there
+    assert report.record["predicted_with"]["largest_piece"]
     assert pseudo_label(mine, 201, "Student", **call).was_there
+    monkeypatch.delenv("NNUNET_SOFTSEG_LARGEST_PIECE")
+    with pytest.raises(UserError, match="found one of other images, models or options"):
+        pseudo_label(mine, 201, "Student", **call)
     with pytest.raises(UserError, match="Dataset201_Student: expected nothing, or the dataset of this call"):
         pseudo_label(mine, 201, "Student", max_disagreement=0.5, **call)
 

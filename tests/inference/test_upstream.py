@@ -1,5 +1,6 @@
 """Contracts with nnU-Net: what our patches and overrides rely on. A failure here means it has changed."""
 
+import functools
 import inspect
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import nnunet_patches as upstream
 from nnunet_softseg.inference.case_record import KEY, PredictionOptions
+from nnunet_softseg.inference.export import decided_by, report_case
 from nnunet_softseg.io import workers
 from nnunet_softseg.io.workers import threads_beside
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
@@ -278,6 +280,38 @@ def test_a_case_of_which_any_file_is_missing_is_predicted_again(
     assert lists == (([images[0]], [str(tmp_path / "a")], [None]) if again else ([], [], []))
     everything = nnUNetPredictor._manage_input_and_output_lists(owner, images, str(tmp_path))
     assert everything[0] == images
+
+
+@pytest.mark.parametrize("variable", ["LARGEST_PIECE", "DISCARD_IMPLAUSIBLE", "LOCALIZE"])
+def test_cases_by_other_options_are_not_gone_on_with(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """softseg.json says by which they were predicted; one of an earlier version does not."""
+    (tmp_path / "soft").mkdir()
+    for name in ("a.nii.gz", "soft/a_0001.nii.gz"):
+        (tmp_path / name).touch()
+    owner = SimpleNamespace(
+        plans_manager=SOFT,
+        dataset_json={"file_ending": ".nii.gz"},
+        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
+    )
+    go_on = functools.partial(
+        nnUNetPredictor._manage_input_and_output_lists, owner, [["a_0000.nii.gz"]], str(tmp_path)
+    )
+    report_case(tmp_path / "a", decided_by(SOFT.plans, PredictionOptions()), {})
+    assert go_on(overwrite=False) == ([], [], [])
+    monkeypatch.setenv(f"NNUNET_SOFTSEG_{variable}", "never" if variable == "LOCALIZE" else "1")
+    told = (
+        f"softseg.json of another {variable.lower()}: set NNUNET_SOFTSEG_{variable} as before, give another"
+    )
+    with pytest.raises(UserError, match=told):
+        go_on(overwrite=False)
+    assert len(go_on(overwrite=True)[0]) == 1
+    (tmp_path / "softseg.json").write_text('{"cases": {}}')
+    assert go_on(overwrite=False) == ([], [], [])
+    (tmp_path / "a.nii.gz").unlink()
+    report_case(tmp_path / "a", decided_by(SOFT.plans, PredictionOptions()), {})
+    assert len(go_on(overwrite=False)[0]) == 1  # nothing to keep
 
 
 def test_a_case_whose_image_is_newer_is_predicted_again(tmp_path: Path) -> None:

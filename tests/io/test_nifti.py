@@ -1,6 +1,7 @@
 """A NIfTI file is opened, or the user is told in one line which file is wrong."""
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from nnunet_softseg.errors import UserError, short_name
-from nnunet_softseg.io.nifti import load_nifti, read_values
+from nnunet_softseg.io.nifti import file_findings, load_nifti, read_values
 
 AFFINE = np.diag([0.5, 1.0, 3.0, 1.0])
 VALUES = np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 4, 3)
@@ -127,3 +128,21 @@ def test_a_wrong_checksum_is_told_though_all_voxels_are_there(tmp_path: Path) ->
     np.testing.assert_array_equal(nib.load(file).get_fdata(), values)
     with pytest.raises(UserError, match="expected a whole file, found: CRC check failed"):
         read_values(load_nifti(file), "image")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("shape", [(5, 4, 3, 1), (5, 4, 1, 1), (5, 4, 1, 1, 1), (1, 4, 1, 1), (5, 4)])
+def test_axes_become_three_as_the_message_says(shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
+    file = tmp_path / "image.nii"
+    values = np.random.default_rng(0).integers(0, 9, shape).astype(dtype)
+    nib.save(nib.Nifti1Image(values, AFFINE), file)
+    (finding,) = file_findings(file)
+    with pytest.raises(UserError, match="expected three axes"):
+        read_values(load_nifti(file), "image")
+    names = {"nibabel": nib, "FILE": file}
+    *_, statements = finding.remedy.partition(": ")
+    for statement in re.split(r", (?=values =|nibabel\.save)", statements):
+        exec(statement, names)
+    assert file_findings(file) == []
+    np.testing.assert_array_equal(read_values(load_nifti(file), "image"), values.reshape((*shape, 1)[:3]))
+    np.testing.assert_array_equal(load_nifti(file).affine, AFFINE)

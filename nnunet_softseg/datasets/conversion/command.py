@@ -17,6 +17,7 @@ from nnunet_softseg.datasets.conversion.sources import (
     find_sources,
     inspect_cases,
     inspection_warnings,
+    require_outer_first,
 )
 from nnunet_softseg.datasets.conversion.splits import PARTS, Split, choose_split
 from nnunet_softseg.datasets.conversion.writing import (
@@ -110,8 +111,8 @@ def convert(
         derivatives: folder of the soft labels, in `bids` or anywhere, with the images' subfolders; None takes
             the layout's (derivatives/softseg).
         suffix: end of a soft label's name behind the image's, for one label, "cord"; None: the layout's.
-        labels: the same for several labels, name -> suffix; their values are 1, 2, ... in this order. An
-            image that lacks one is left out.
+        labels: the same for several labels, name -> suffix; their values are 1, 2, ... in this order, the
+            outer of nested ones first. An image that lacks one is left out.
         contrasts: those to take, as in the case ids; None takes all.
         distinguish_by: BIDS entities that make two contrasts of one, ("acq",).
         exclude: names or patterns of subjects, sessions, cases, images; or files of them.
@@ -144,6 +145,7 @@ def convert(
     datasets = make_datasets(target, sources, selection, per_contrast)
     fold_warnings = [warning for dataset in datasets for warning in check_split(dataset, split)]
     inspections = inspect_cases(sources.cases, num_processes=num_processes, progress=progress)
+    require_outer_first(sources.labels, inspections)
     made_by: dict[str, object] = {"name": "nnunet-softseg", "version": __version__, "layout": layout}
     made_by |= {"split_file": file and str(file), "split_seed": seed, "exclude": list(exclude)}
     manifests = {
@@ -176,7 +178,10 @@ def _label_endings(labels: Mapping[str, str] | None, suffix: str | None) -> dict
             )
     if not labels:
         return None
-    endings = {name: f"_{without_nifti_ending(ending).lstrip('_')}" for name, ending in labels.items()}
+    given = {name: without_nifti_ending(ending) for name, ending in labels.items()}
+    endings = {
+        name: ending if ending.startswith("-") else f"_{ending.lstrip('_')}" for name, ending in given.items()
+    }
     if len(set(endings.values())) < len(endings):
         raise UserError(f"two labels have one suffix ({', '.join(endings.values())}): give each its own")
     return endings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_softseg.datasets.soft_label import overlap_findings, unknown_voxels, value_findings
+from nnunet_softseg.datasets.soft_label import nested_labels, overlap_findings, unknown_voxels, value_findings
 from nnunet_softseg.errors import Finding, UserError, examples, grouped, short_name, unfit
 from nnunet_softseg.io.case_files import (
     IMAGE_FOLDERS,
@@ -279,7 +279,7 @@ def _places(bids: Path, selection: Selection) -> Iterator[_Place]:
 def _found_instead(image: Path, bids: Path, places: Sequence[_Place]) -> str:
     """Name the files that begin with the image's name, where soft labels were looked for or else beside."""
     folders = [place.folder for place in places]
-    pattern = f"{image.parent.relative_to(bids)}/{glob.escape(without_nifti_ending(image.name))}_*"
+    pattern = f"{image.parent.relative_to(bids)}/{glob.escape(without_nifti_ending(image.name))}[_-]*"
     for searched in (dict.fromkeys(folders), sorted((bids / "derivatives").glob("*"))):
         files = [file for folder in searched for file in sorted(folder.glob(pattern)) if is_nifti(file.name)]
         if files:
@@ -296,7 +296,7 @@ def _found_instead(image: Path, bids: Path, places: Sequence[_Place]) -> str:
 class Inspection:
     """Faults and hashes (none if there is an error) of one case; its soft labels that hold 0 and 1 only.
 
-    `is_partly_unknown`: somewhere no label is known.
+    `is_partly_unknown`: somewhere no label is known. `nested`: of `soft_label.nested_labels`.
     """
 
     case_id: str
@@ -305,6 +305,7 @@ class Inspection:
     sha256: dict[Path, str] = field(default_factory=dict)
     masks: list[Path] = field(default_factory=list)
     is_partly_unknown: bool = False
+    nested: Mapping[tuple[int, int], bool] = field(default_factory=dict)
 
 
 def inspect_cases(cases: Sequence[SourceCase], *, num_processes: int, progress: bool) -> list[Inspection]:
@@ -350,7 +351,34 @@ def inspect(case: SourceCase) -> Inspection:
         return Inspection(case.case_id, errors)
     findings += [*geometry_warnings(case.image), *overlap_findings(case.soft_labels, soft_labels)]
     hashes, unknown = {file: sha256(file) for file in files}, unknown_voxels(soft_labels)
-    return Inspection(case.case_id, [], findings, hashes, masks, bool(unknown.any()))
+    nested = nested_labels(soft_labels)
+    return Inspection(case.case_id, [], findings, hashes, masks, bool(unknown.any()), nested)
+
+
+def require_outer_first(labels: Mapping[str, str], inspections: Sequence[Inspection]) -> None:
+    """Raise a UserError if a label lies in a later one, which hides it in the label map of every case.
+
+    `labels` are name -> ending, as of `Sources`. Labels that are equal everywhere do not lie in one another.
+    """
+    everywhere = set.intersection(*(set(inspection.nested) for inspection in inspections))
+    nested = sorted(pair for pair in everywhere if pair[::-1] not in everywhere)
+    hidden = [
+        (inner, outer)
+        for inner, outer in nested
+        if inner < outer and any(inspection.nested[inner, outer] for inspection in inspections)
+    ]
+    if not hidden:
+        return
+    names = [*labels]
+    inner, outer = (names[at] for at in hidden[0])
+    in_how_many = [sum(label == inside for inside, _ in nested) for label in range(len(names))]
+    order = sorted(range(len(names)), key=in_how_many.__getitem__)
+    words = " ".join(f"--label {names[at]}={labels[names[at]]}" for at in order)
+    raise UserError(
+        f"--label {inner}: expected after {outer}, in which it lies everywhere in all {len(inspections)} "
+        f"cases, as the later label is on top in labelsTr, found before it, so that labelsTr would never "
+        f"show {inner}: give {words}"
+    )
 
 
 def inspection_warnings(inspections: Sequence[Inspection]) -> list[str]:

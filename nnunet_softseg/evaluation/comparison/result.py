@@ -58,8 +58,8 @@ class Comparison(Evaluation):
 
     Every table is tidy and has a plain RangeIndex. Rows are sorted: methods in the order of `methods`, then
     label, case (or subject, contrast). Units stand in the names of columns; "hard" is of maps > 0.5. A
-    `measure` is a key of `leaderboard.SCORES`. asd_mm and hd95_mm of an empty prediction are inf; NaN: no
-    value. Names of methods may be any text, also `<script>`.
+    `measure` is a key of `leaderboard.SCORES`. asd_mm and hd95_mm are inf where one of both maps is
+    empty; NaN: no value. Names of methods may be any text, also `<script>`.
 
     Attributes:
         reference: the folder (or file) of the references.

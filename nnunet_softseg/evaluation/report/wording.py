@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -163,7 +164,7 @@ def _sentence(comparison: Comparison, found: Outcome, *, first: bool) -> Markup:
     scores = comparison.scores
     scores = scores[(scores["label"] == found.label) & (scores["measure"] == found.measure)]
     measure, best = SCORES[found.measure], scores.sort_values("rank").iloc[0]
-    value, title = _value(best, measure), _title(measure)
+    value, title = _value(comparison, best, measure), _title(measure)
     if not found.winner:
         return _undecided(found, title, value, best)
     end = "largest" if measure.higher_is_better else "smallest"
@@ -189,11 +190,19 @@ def _undecided(found: Outcome, title: str, value: str, best: "pd.Series[float]")
     return Markup("{}: {}, {} over {}.").format(names, title, value, over)
 
 
-def _value(best: "pd.Series[float]", measure: Measure) -> str:
-    if math.isinf(best["mean"]):
-        median = quantity(best["median"], measure.unit)
-        return f"median {median}; the mean is infinite, as a case was left empty"
-    return f"mean {quantity(best['mean'], measure.unit)}"
+def _value(comparison: Comparison, best: "pd.Series[Any]", measure: Measure) -> str:
+    if not math.isinf(best["mean"]):
+        return f"mean {quantity(best['mean'], measure.unit)}"
+    cases = comparison.cases
+    cases = cases[(cases["method"] == best["method"]) & (cases["label"] == best["label"])]
+    missing, absent = cases["prediction_is_empty"] == 1, cases["reference_is_empty"] == 1
+    reasons = {
+        "a case was left empty": (missing & ~absent).any(),
+        "something was found where the reference is empty": (absent & ~missing).any(),
+    }
+    why = " and ".join(reason for reason, holds in reasons.items() if holds)
+    median = quantity(best["median"], measure.unit)
+    return f"median {median}; the mean is infinite{f', as {why}' * bool(why)}"
 
 
 def _title(measure: Measure) -> str:
