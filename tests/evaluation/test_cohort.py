@@ -6,6 +6,7 @@ The model is that of `data/model_of_0.1.0`, so that the soft maps are known from
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -208,7 +209,12 @@ def test_derivatives_of_an_image_that_was_written_again_are_made_again(
 
     monkeypatch.delenv("NNUNET_SOFTSEG_NO_QC")
     assert main([*call, "02", "--overwrite"]) == 0
-    assert "1 images written, 0 kept, 0 failed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 images written, 0 kept, 0 failed" in told
+    looked_at = next(line for line in told.splitlines() if line.startswith("to look at it: "))
+    named = [Path(word) for word in shlex.split(looked_at) if word.endswith(".nii.gz")]
+    assert len(named) == 3  # the image and the map of each label, where they stay
+    assert all(file.is_file() for file in named)
     now = {name: is_as for name, is_as in state(output).items() if name.startswith("sub-02/")}
     assert now.keys() == other.keys()
     assert all(now[name][1] > other[name][1] for name in other)

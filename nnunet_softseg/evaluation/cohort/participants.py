@@ -7,6 +7,7 @@ call put in place, or left aside, is kept as `predict` keeps it: unless the imag
 
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -223,7 +224,17 @@ class _Call:
                 outcome.get()
         self.report.failed |= predicted.failed
         self.report.warnings += predicted.warnings
-        self.report.summary = predicted.summary
+        self.report.summary = self._in_place(predicted.summary, images)
+
+    def _in_place(self, summary: str, images: Sequence[Derivative]) -> str:
+        """Return a summary in which soft maps, which it names of a single image, lie no longer aside."""
+        words = label_words(self.scheme.names)
+        for image in images[:1]:
+            for name, number in zip(self.scheme.names, self.scheme.numbers, strict=True):
+                aside = soft_label_file(self.work / SOFT_FOLDER, image.case_id, number)
+                placed = image.soft_map(words[name])
+                summary = summary.replace(shlex.quote(str(aside)), shlex.quote(str(placed)))
+        return summary
 
     def not_done(self, images: Iterable[Derivative]) -> list[Derivative]:
         """Return the images whose derivatives are missing, or older than the image."""
