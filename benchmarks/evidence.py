@@ -43,6 +43,7 @@ from evidence_figure import draw
 from study import Method, Study, add_arguments, freeze, plan, shared_by, train_and_predict
 
 from nnunet_softseg.io.results import make_folder, write_json
+from nnunet_softseg.settings import HARD_THRESHOLD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -550,15 +551,11 @@ def against_own_mask(study: Study, method: str) -> list[dict[str, Any]]:
         make_folder(masks)
         for file in sorted(maps_folder(study, method, seed).glob("*.nii.gz")):
             image = nib.load(file)
-            above = (np.asarray(image.dataobj) > 0.5).astype(np.float32)  # noqa: PLR2004
+            above = (np.asarray(image.dataobj) > HARD_THRESHOLD).astype(np.float32)
             nib.save(nib.Nifti1Image(above, image.affine), masks / file.name)
         by_seed[seed] = {method: maps_folder(study, method, seed), f"{method}_mask": masks}
     cases = averaged(measured_folders(study, by_seed))
-    return [
-        {**entry, "measure": f"{entry['measure']}, {contrast}"}
-        for contrast, of_contrast in cases.groupby("contrast", sort=False)
-        for entry in rows_of(of_contrast, "contrasts", OF_VOXELS)
-    ]
+    return rows_by(cases["contrast"], cases, "contrasts", OF_VOXELS)
 
 
 OF_VOXELS = {"soft_dice": "", "ece": "", "boundary_mae": "", "rve_percent": "%"}
@@ -588,10 +585,17 @@ def tested(table: "pd.DataFrame", ours: str) -> list[dict[str, Any]]:
 def by_group(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
     """Return the rows of each group of test cases: the contrast learned, others, shapes, real images."""
     groups = cases["case"].map(json.loads((study.output / GROUPS).read_text("utf-8")))
+    return rows_by(groups, cases, "generalisation", OF_GROUP)
+
+
+def rows_by(
+    groups: "pd.Series", cases: "pd.DataFrame", study: str, measures: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the rows of each group of cases, named behind the measure; groups: that of each case."""
     return [
         {**entry, "measure": f"{entry['measure']}, {group}"}
         for group, of_group in cases.groupby(groups, sort=False)
-        for entry in rows_of(of_group, "generalisation", OF_GROUP)
+        for entry in rows_of(of_group, study, measures)
     ]
 
 

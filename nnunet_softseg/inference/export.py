@@ -42,7 +42,7 @@ from nnunet_softseg.io.formats import is_nifti, is_picture, itk_image, soft_endi
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.readers import is_known, nifti_as_stored, simpleitk, write_label_map
-from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
+from nnunet_softseg.io.results import as_json, load_record, make_folder, replacing, write_json
 from nnunet_softseg.metrics.calibration import IsotonicMap
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
@@ -307,22 +307,17 @@ def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any
     case takes a sixth of the time of predicting small images.
     """
     path = target.parent / REPORT
-    head = _laid_out({**made_by, "cases": {}}).removesuffix("}\n}\n")
+    head = as_json({**made_by, "cases": {}}).removesuffix("}\n}\n")
     with FileLock(target.parent / f".{REPORT}.lock"):
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         if not text.startswith(head):  # of another model, or laid out in another way
             before = json.loads(text) if text else {}
             same_model = {key: before.get(key) for key in made_by} == made_by
-            text = _laid_out({"cases": before["cases"] if same_model else {}})
-        entries = _entries(text) | _entries(_laid_out({"cases": {target.name: case}}))
+            text = as_json({"cases": before["cases"] if same_model else {}})
+        entries = _entries(text) | _entries(as_json({"cases": {target.name: case}}))
         cases = ",".join(_BEFORE_CASE + entries[name] for name in sorted(entries))
         with replacing(path) as aside:
             aside.write_text(f"{head}{cases}{_AFTER_CASES}", encoding="utf-8")
-
-
-def _laid_out(report: Mapping[str, Any]) -> str:
-    """Return a report, whose last key is `cases`, as `write_json` writes it."""
-    return json.dumps(report, indent=2) + "\n"
 
 
 def _entries(report: str) -> dict[str, str]:

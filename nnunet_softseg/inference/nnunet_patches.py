@@ -317,9 +317,9 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
 
 def _require_same_options(predictor: Any, targets: Sequence[Path]) -> None:
     """Raise a UserError if predictions to be kept are by other options than those of the environment."""
-    plans = predictor.plans_manager.plans
+    options = PredictionOptions.from_environment(os.environ)
+    decided = export.decided_by(predictor.plans_manager.plans, options)
     for folder in dict.fromkeys(target.parent for target in targets):
-        decided = export.decided_by(plans, PredictionOptions.from_environment(os.environ))
         there = load_record(folder / REPORT, *decided)
         if there and (changed := changed_keys(there, decided)):
             variables = ", ".join(VARIABLES["calibrate" if name == CALIBRATION else name] for name in changed)

@@ -115,10 +115,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def as_json(content: Any) -> str:
+    """Return the text of a JSON file of ours, indented."""
+    return json.dumps(content, indent=2) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented, all at once."""
     with replacing(path) as aside:
-        aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(as_json(content), encoding="utf-8")
 
 
 def write_table(
