@@ -228,12 +228,11 @@ class _Call:
 
     def _in_place(self, summary: str, images: Sequence[Derivative]) -> str:
         """Return a summary in which soft maps, which it names of a single image, lie no longer aside."""
-        words = label_words(self.scheme.names)
-        for image in images[:1]:
-            for name, number in zip(self.scheme.names, self.scheme.numbers, strict=True):
-                aside = soft_label_file(self.work / SOFT_FOLDER, image.case_id, number)
-                placed = image.soft_map(words[name])
-                summary = summary.replace(shlex.quote(str(aside)), shlex.quote(str(placed)))
+        words, image = label_words(self.scheme.names), images[0]
+        for name, number in zip(self.scheme.names, self.scheme.numbers, strict=True):
+            aside = soft_label_file(self.work / SOFT_FOLDER, image.case_id, number)
+            placed = image.soft_map(words[name])
+            summary = summary.replace(shlex.quote(str(aside)), shlex.quote(str(placed)))
         return summary
 
     def not_done(self, images: Iterable[Derivative]) -> list[Derivative]:
