@@ -50,6 +50,8 @@ _FARTHEST = 2.0
 _NEAR, _WIDE = 1.0, 2.0
 """Sigmas, in voxels, of the neighbourhoods whose sums are restored, the near ones first. Voxel by voxel, the
 noise of a network would become blocks."""
+_ROUNDS = 10
+"""Of restoring the sums that cutting off changes: after 3, 0.6 % of the sum is left, after 10, 0.3 %."""
 _LEAST_SURFACE = 0.02
 """Where less of a voxel is surface than this, little of its sum can be restored."""
 _FAINT = 0.05
@@ -267,19 +269,31 @@ def _interpolation_undone(
 
     A voxel of the image of which the maps hold nothing stays 0.
     """
-    maps: Any = part
-    extents, shape = list(extents), list(network_shape)
+    undone: Any = part
+    holds: Any = (part != 0).astype(float)
+    means: Any = part
+    extents, shape, again = list(extents), list(network_shape), []
     for axis, (network, image) in enumerate(zip(network_shape, image_shape, strict=True)):
         if network <= image:
             continue
         start, stop = extents[axis]
-        first, last = overlapping_extent(network, image, (start, stop))
-        covers = area_means(network, image, network / image)[first:last, start:stop] > 0
-        holds = matmul_along(covers.astype(float), (maps != 0).astype(float), axis + 1) > 0
-        back = linear_inverse(network, image)[first:last, start:stop]
-        maps = np.where(holds, matmul_along(back, maps, axis + 1), 0)
-        extents[axis], shape[axis] = (first, last), image
-    return maps.clip(0, 1).astype(np.float32), extents, shape
+        first, last = extents[axis] = overlapping_extent(network, image, (start, stop))
+        shape[axis] = image
+        of_voxels = area_means(network, image, network / image)[first:last]
+        forth = linear_weights(image, network, (0, image), (0, network))[:, first:last]
+        again.append((axis + 1, of_voxels @ forth))
+        of_voxels = of_voxels[:, start:stop]
+        undone = matmul_along(linear_inverse(network, image)[first:last, start:stop], undone, axis + 1)
+        holds = matmul_along((of_voxels > 0).astype(float), holds, axis + 1)
+        means = matmul_along(of_voxels, means, axis + 1)
+    within = np.where(holds > 0, undone, 0).clip(0, 1)
+    for _ in range(_ROUNDS):  # an edge, undone, overshoots; cut off alone, that would add to the sum
+        found = within
+        for axis, matrix in again:
+            found = matmul_along(matrix, found, axis)
+        missing = np.stack([_blurred(label, _WIDE) for label in means - found])
+        within = np.where(holds > 0, within + missing, 0).clip(0, 1)
+    return within.astype(np.float32), extents, shape
 
 
 def _reached(extents: Sequence[Extent], shapes: Shapes, *, fractions: bool) -> list[Extent]:

@@ -62,6 +62,25 @@ def test_where_a_map_holds_nothing_the_inverse_adds_nothing() -> None:
     assert np.flatnonzero(found).tolist() == [0, 8]
 
 
+def test_the_inverse_keeps_the_sums_of_maps_that_no_interpolation_made() -> None:
+    """Balls in fractions of 1 mm, sharper than an image of 2 mm and uncertain: undone, they overshoot.
+
+    Cut off at 0 and 1 alone, their sums would be 1.6 % too large in the mean, 4 % at most.
+    """
+    changes = []
+    for seed in range(20):
+        drawn = np.random.default_rng(seed)
+        centre, radius = drawn.uniform(14.5, 16.5, 3), drawn.uniform(5, 9)
+        distance = np.linalg.norm(np.moveaxis(np.indices((32,) * 3), 0, -1) - centre, axis=-1)
+        certain = 1 - np.abs(drawn.normal(0, 0.05, distance.shape))
+        ball = ((radius - distance + 0.5).clip(0, 1) * certain).astype(np.float32)
+        found, _ = on_image_grid(ball[None], whole_box((32,) * 3), (32,) * 3, (16,) * 3, ["inverse"])
+        changes.append(8 * found.sum() / ball.sum() - 1)
+        assert 0 <= found.min() <= found.max() <= 1
+    assert np.mean(changes) == pytest.approx(0, abs=0.01)
+    assert np.max(np.abs(changes)) < 0.03
+
+
 def test_small_structures_on_coarse_images_take_the_inverse_long_ones_do_not() -> None:
     """A ball of 6 mm in voxels of 2 mm is smeared at 1 mm; a cord in slices of 5 mm is the same in each."""
     z, y, x = np.indices((40, 40, 40)) - 19.5
