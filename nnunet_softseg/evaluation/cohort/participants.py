@@ -7,7 +7,6 @@ call put in place, or left aside, is kept as `predict` keeps it: unless the imag
 
 import hashlib
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     start,
     write_table_tsv,
 )
-from nnunet_softseg.inference.case_record import PredictionOptions
+from nnunet_softseg.inference.case_record import PredictionOptions, flag_lines
 from nnunet_softseg.inference.predict import predict
 from nnunet_softseg.inference.trained_model import open_any_model
 from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
@@ -224,16 +223,25 @@ class _Call:
                 outcome.get()
         self.report.failed |= predicted.failed
         self.report.warnings += predicted.warnings
-        self.report.summary = self._in_place(predicted.summary, images)
+        self.report.summary = self._summary(images)
 
-    def _in_place(self, summary: str, images: Sequence[Derivative]) -> str:
-        """Return a summary in which soft maps, which it names of a single image, lie no longer aside."""
-        words, image = label_words(self.scheme.names), images[0]
-        for name, number in zip(self.scheme.names, self.scheme.numbers, strict=True):
-            aside = soft_label_file(self.work / SOFT_FOLDER, image.case_id, number)
-            placed = image.soft_map(words[name])
-            summary = summary.replace(shlex.quote(str(aside)), shlex.quote(str(placed)))
-        return summary
+    def _summary(self, images: Sequence[Derivative]) -> str:
+        """Return that of `predict`, in which the soft maps of a single image lie where they stay."""
+        from nnunet_softseg.inference.export import result_lines  # loaded by `predict`
+
+        entries = self._entries()
+        lines = flag_lines({image.case_id: entries[image.case_id] for image in images
+                            if image.case_id in entries})  # fmt: skip
+        if len(images) == 1 and images[0].case_id in self.report.written:
+            (image,), words = images, label_words(self.scheme.names)
+            maps = {name: image.soft_map(words[name]) for name in self.scheme.names}
+            lines += result_lines(self.bids / image.place, maps, entries[image.case_id]["labels"])
+        return "\n".join(lines)
+
+    def _entries(self) -> Mapping[str, Any]:
+        """Return those of softseg.json in the folder aside, by case."""
+        found: Mapping[str, Any] = (load_record(self.work / REPORT, "cases") or {"cases": {}})["cases"]
+        return found
 
     def not_done(self, images: Iterable[Derivative]) -> list[Derivative]:
         """Return the images whose derivatives are missing, or older than the image."""
@@ -241,7 +249,7 @@ class _Call:
 
     def publish_predicted(self, images: Sequence[Derivative]) -> None:
         """Measure, draw and put in place those of the images that lie predicted in the folder aside."""
-        entries = (load_record(self.work / REPORT, "cases") or {"cases": {}})["cases"]
+        entries = self._entries()
         ready = [
             (image, entries[image.case_id])
             for image in images
