@@ -38,6 +38,7 @@ _MOST_INFLATED = 1032
 _AXES = 3
 _REAL_KINDS = "biuf"
 _AGAIN = "write the file again"
+_PER_LABEL = "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
 _SQUEEZED = "image = nibabel.load(FILE, mmap=False), nibabel.save(nibabel.funcs.squeeze_image(image), FILE)"
 _THIRD_AXIS = (
     "image = nibabel.load(FILE, mmap=False), values = image.dataobj[..., None], "
@@ -187,7 +188,7 @@ def _stored_findings(name: str, image: nib.Nifti1Image, size: int, *, colours: b
         return [Finding(name, "is in colours", "a grey picture", found, remedy)]
     if len(shape) != _AXES:
         found = f"{len(shape)}-D, shape {shape}"
-        return [Finding(name, "not a 3-D image", "shape (x, y, z)", found, _three_axes(shape))]
+        return [Finding(name, "not a 3-D image", "shape (x, y, z)", found, three_axes(shape))]
     if dtype.kind not in _REAL_KINDS:
         what, remedy = "voxels are not real numbers", "write it as one of them"
         return [Finding(name, what, "integers or floats", str(dtype), remedy)]
@@ -228,13 +229,14 @@ def _length_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Findi
     return []
 
 
-def _three_axes(shape: tuple[int, ...]) -> str:
+def three_axes(shape: tuple[int, ...], several: str = _PER_LABEL) -> str:
+    """Return what gives a file of that shape three axes; of several volumes, `several`."""
     # All axes of length 1 dropped, (x, y, 1, 1) would become (x, y), which is refused, too.
     if len(shape) > _AXES and all(size == 1 for size in shape[_AXES:]):
         return f"drop the axes of length 1 behind the third: {_SQUEEZED}"
     if len(shape) == _AXES - 1:
         return f"give it a third axis, of length 1: {_THIRD_AXIS}"
-    return "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
+    return several
 
 
 def telling_line(error: BaseException) -> str:
@@ -269,7 +271,7 @@ def read_values(image: nib.Nifti1Image, name: str, *, nan: bool = False) -> npt.
     shape = image.shape
     if len(shape) != _AXES:
         found = f"{len(shape)}-D, shape {shape}"
-        raise UserError(f"{name}: expected three axes, found {found}: {_three_axes(shape)}")
+        raise UserError(f"{name}: expected three axes, found {found}: {three_axes(shape)}")
     dtype, number = image.get_data_dtype(), math.prod(shape)
     if dtype.kind not in _REAL_KINDS or not number:
         raise UserError(

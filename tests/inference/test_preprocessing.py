@@ -1,6 +1,7 @@
 """The box that a predictor gets, its record, and every image that cannot be predicted."""
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,8 +338,21 @@ def test_a_series_and_a_slice(tmp_path: Path, reader: type) -> None:
     series, flat = tmp_path / "series_0000.nii.gz", tmp_path / "flat_0000.nii.gz"
     nib.save(nib.Nifti1Image(np.stack([noise(), noise()], axis=-1), affine_of("RAS")), series)
     nib.save(nib.Nifti1Image(noise((20, 20)), affine_of("RAS")), flat)
-    assert "fourth dimension: expected one 3-D image, found shape 30 x 34 x 38 x 2" in refused(series, reader)
+    told = refused(series, reader)
+    assert "fourth dimension: expected one 3-D image, found shape 30 x 34 x 38 x 2: predict each" in told
     assert "expected a 3-D image, found shape 20 x 20" in refused(flat, reader)
+
+
+@pytest.mark.parametrize("shape", [(30, 34, 1, 1), (30, 34)])
+def test_what_an_image_of_other_axes_is_told_to_do_is_taken(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    file = tmp_path / "case_0000.nii.gz"
+    nib.save(nib.Nifti1Image(noise(shape), affine_of("RAS")), file)
+    _, _, remedy = refused(file, READERS[0]).partition("image = ")
+    names = {"nibabel": nib, "FILE": file}
+    for statement in re.split(r", (?=values =|nibabel\.save)", f"image = {remedy}"):
+        exec(statement, names)
+    assert nib.load(file).shape == (30, 34, 1)
+    run(file, READERS[0])
 
 
 @pytest.mark.parametrize("reader", READERS[2:])
