@@ -14,6 +14,10 @@ on where it was, and the same command prints the same table again. Does a method
 `--methods ... softseg_half softseg_double` trains it for half and for twice the steps, too. On a GPU:
 --device cuda --planner ExperimentPlanner --epochs 200 --iterations 250.
 
+Trainings take 2000 steps (10 epochs of 200) on the planner's grid, unless asked for otherwise; those of
+`raters` a grid of 1.5 x 0.7 x 0.7 mm, those of `gm` 1500 steps (6 of 250) and a grid of 3 x 0.5 x 0.5 mm,
+about the voxels of their images: on 1 mm small structures do not come back as they were.
+
 `vanilla` is nnU-Net's own trainer as it comes, its label map; `vanilla_softmax` the probabilities of the same
 network, taken for a soft map; `softseg` ours.
 """
@@ -75,6 +79,9 @@ class Question:
         more: (study, cases, data) -> further rows, from the table of all cases and methods.
         drawn: measures in the figure.
         on_request: methods that are compared if `--methods` names them.
+        steps: (epochs, steps of an epoch) of each training.
+        spacing_mm: of the network's grid, S-I, A-P, R-L, chosen so that exact labels survive it
+            (`nnunet-softseg check --simulate`); none: the planner's.
         nested: each label lies within the one before: vanilla, which knows one label per voxel, has the outer
             structure where it has any of them.
     """
@@ -83,6 +90,8 @@ class Question:
     methods: Mapping[str, Method]
     make_data: Callable[[Path, Study], dict[str, Any]]
     more: Callable[[Study, "pd.DataFrame", Path], list[dict[str, Any]]]
+    steps: tuple[int, int] = (10, 200)
+    spacing_mm: tuple[float, ...] = ()
     nested: bool = False
     drawn: Sequence[str] = ("dice", "boundary_mae", "abs_rve_percent", "brier")
     on_request: Mapping[str, Method] = dataclasses.field(default_factory=dict)
@@ -129,15 +138,16 @@ def parse() -> tuple[Study, argparse.Namespace]:
     )
     parser.add_argument("study", choices=list(QUESTIONS), help="what is asked")
     every = {name: method for question in QUESTIONS.values() for name, method in question.all_methods.items()}
-    add_arguments(parser, every)
+    add_arguments(parser, every, default="the study's")
     text = "folder of the study's images and labels; `contrasts` makes its own"
     parser.add_argument("--data", type=lambda name: Path(name).resolve(), help=text)
     text = "environment in which segforge is installed, for the method of that name"
     parser.add_argument("--segforge", type=lambda name: Path(name).resolve(), help=text)
-    parser.set_defaults(iterations=200, methods=None)
     asked = parser.parse_args()
     question = QUESTIONS[asked.study]
     asked.methods = asked.methods or list(question.methods)
+    asked.spacing_mm = asked.spacing_mm or question.spacing_mm
+    asked.epochs, asked.iterations = asked.epochs or question.steps[0], asked.iterations or question.steps[1]
     known = question.all_methods
     unknown = [name for name in asked.methods if name not in known]
     if unknown:
@@ -627,6 +637,7 @@ QUESTIONS = {
         },
         nodule_data,
         by_raters,
+        spacing_mm=(1.5, 0.7, 0.7),  # about that of the images
         on_request=ON_REQUEST,
     ),
     "hippocampus": Question(
@@ -645,6 +656,8 @@ QUESTIONS = {
         {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},  # one person's cord is 25 mm off the centre
         grey_matter_data,
         repeatability,
+        steps=(6, 250),
+        spacing_mm=(3.0, 0.5, 0.5),  # about that of the images
         nested=True,
         drawn=("dice", "abs_rve_percent", "within_subject_sd_mm2"),
         on_request=ON_REQUEST,

@@ -432,18 +432,33 @@ def _averaged(table: "pd.DataFrame", method_of: Mapping[str, str], keys: list[st
     return renamed.groupby(keys, sort=False, dropna=False).agg(how).reset_index()[list(table.columns)]
 
 
-def add_arguments(parser: argparse.ArgumentParser, methods: Mapping[str, Method]) -> None:
-    """Add what every study can be asked for to a command line."""
-    default = [name for name, method in methods.items() if not method.per_contrast]
+def add_arguments(
+    parser: argparse.ArgumentParser, methods: Mapping[str, Method], default: str | None = None
+) -> None:
+    """Add what every study can be asked for to a command line.
+
+    `default`: whose methods, grid and steps are taken where none are given, in words; they are None then.
+    """
+    defaults: dict[str, Any] = {
+        "methods": [name for name, method in methods.items() if not method.per_contrast],
+        "spacing_mm": (),
+        "epochs": 10,
+        "iterations": 100,
+    }
+    told = {**defaults, "methods": " ".join(defaults["methods"]), "spacing_mm": "the planner's"}
+    if default is not None:
+        defaults, told = dict.fromkeys(defaults), dict.fromkeys(defaults, default)
     add = parser.add_argument
     add("-o", dest="output", type=Path, required=True, help="folder, made if missing")
     add("--seeds", type=int, nargs="+", default=[0, 1], help="trainings of each method (default: 0 1)")
-    add("--methods", nargs="+", choices=list(methods), default=default, help=f"default: {' '.join(default)}")
+    text = f"of {', '.join(methods)} (default: {told['methods']})"
+    add("--methods", nargs="+", choices=list(methods), metavar="METHOD", help=text)
     add("--planner", choices=list(PLANS), default="SoftSegDemoPlanner", help="default: SoftSegDemoPlanner")
-    text = "of the network's grid: S-I A-P R-L in mm (default: the planner's)"
-    add("--spacing", dest="spacing_mm", type=float, nargs=3, default=(), help=text)
-    add("--epochs", type=int, default=10, help="default: 10")
-    add("--iterations", type=int, default=100, help="steps of an epoch (default: 100)")
+    text = f"of the network's grid: S-I A-P R-L in mm (default: {told['spacing_mm']})"
+    add("--spacing", dest="spacing_mm", type=float, nargs=3, metavar="MM", help=text)
+    add("--epochs", type=int, help=f"default: {told['epochs']}")
+    add("--iterations", type=int, help=f"steps of an epoch (default: {told['iterations']})")
+    parser.set_defaults(**defaults)
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     add("-np", dest="num_processes", type=int, default=2, help="processes (default: 2)")
 
