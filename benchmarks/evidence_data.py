@@ -7,6 +7,7 @@ each person, and so each site, is left out once. A dataset that is there is kept
 import random
 import re
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ CORD_LABELS = {"cord": "seg-manual", "grey_matter": "gmseg-manual"}
 HIPPOCAMPUS_LABELS = ("anterior", "posterior")
 DRAW = 2025
 FOLDS = 5
+FEWEST_LEFT_OUT = 3
 PHANTOMS = 18
 PHANTOM_MM = (56.0, 60.0, 64.0)
 SEEN = "T1w"
@@ -223,6 +225,11 @@ def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) ->
     """
     subjects = sorted(file.name for file in data.glob("sub-*"))
     people = sorted({person_of(subject) for subject in subjects})
+    if len(people) < FEWEST_LEFT_OUT:
+        sys.exit(
+            f"{data}: expected {FEWEST_LEFT_OUT} people or more, to leave out, to validate on and to learn "
+            f"from, found {len(people)}: add some"
+        )
     left_out = dict(zip(dataset_ids, people, strict=False))
     for dataset_id, person in left_out.items():
         test = [subject for subject in subjects if person_of(subject) == person]
