@@ -25,6 +25,7 @@ network, taken for a soft map; `softseg` ours.
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -492,8 +493,9 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
 
     The slices that are annotated in the first scan are cut into three ranges along the cord. The area of a
     range is the mean of its slices' sums; the within-subject standard deviation of a session is
-    sqrt(mean of (difference of both scans)^2 / 2) over its ranges. Sessions of a person are averaged; how
-    much the area over all annotated slices differs between them is told, too, of those who have several.
+    sqrt(mean of (difference of both scans)^2 / 2) over its ranges, unknown where both maps are empty: to find
+    nothing twice is no repeatability. Sessions of a person are averaged; how much the area over all annotated
+    slices differs between them is told, too, of those who have several.
     """
     import pandas as pd
 
@@ -509,7 +511,8 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
             of_runs = [areas(run)[annotated] for run in runs]
             ranges = [[part.mean() for part in np.array_split(area, RANGES)] for area in of_runs]
             spread = float(np.sqrt(np.square(np.subtract(*ranges)).mean() / 2))
-            percent = 100 * spread / max(float(np.mean(ranges)), 1e-9)
+            mean = float(np.mean(ranges))
+            spread, percent = (spread, 100 * spread / mean) if mean > 0 else (math.nan, math.nan)
             figures.append((method, label, case, spread, percent, float(of_runs[0].mean())))
     names = ["within_subject_sd_mm2", "within_subject_cv_percent"]
     table = pd.DataFrame(figures, columns=["method", "label", "case", *names, "area_mm2"])
