@@ -16,8 +16,8 @@ from nnunet_softseg.evaluation.releases.drift_report import (
 )
 from nnunet_softseg.evaluation.releases.page import write_drift_page
 from nnunet_softseg.evaluation.tables import made_by, write_csv
-from nnunet_softseg.io.case_files import Case, folds_trained_on
-from nnunet_softseg.io.formats import without_nifti_ending
+from nnunet_softseg.io.case_files import Case, folds_trained_on, longest_prefix, parse_numbered_name
+from nnunet_softseg.io.formats import is_image, without_ending
 from nnunet_softseg.io.results import load_json, make_folder, sha256, write_json
 from nnunet_softseg.metrics.morphometry.levels import parse_levels
 
@@ -130,7 +130,8 @@ def _check_manifest(file: Path, subjects: Collection[str]) -> int:
             f"{file}: expected files with the SHA-256 listed, found {len(changed)} changed: "
             f"{examples(changed)}: restore the frozen set, or freeze a new one for both releases"
         )
-    known = {Case.from_name(without_nifti_ending(Path(name).name)).subject for name in listed}
+    images = (Path(name).name for name in listed if is_image(name))
+    known = {_subject_of(name, subjects) for name in images}
     left_out, strange = sorted(known - {*subjects}), sorted({*subjects} - known)
     if left_out or strange:
         raise UserError(
@@ -139,6 +140,15 @@ def _check_manifest(file: Path, subjects: Collection[str]) -> int:
             f"({examples(strange) or 'none'}): compare the releases on the whole frozen set"
         )
     return len(listed)
+
+
+def _subject_of(name: str, subjects: Collection[str]) -> str:
+    """Return whose an image or a level image is, by its name, which may go on from that of a case."""
+    numbered, stem = parse_numbered_name(name), without_ending(name)
+    subject = Case.from_name(stem).subject
+    if subject in subjects:
+        return subject
+    return longest_prefix(stem, subjects) or (Case.from_name(numbered[0]).subject if numbered else subject)
 
 
 def _read_manifest(file: Path) -> dict[str, str]:

@@ -93,9 +93,21 @@ def read_stored(file: Path, unknown: Unknown | None = None, *, soft: bool = Fals
     if unknown.ignore is not None:
         where |= values == unknown.ignore
         if unknown.label_map is not None:
-            where |= read_stored(unknown.label_map).values == unknown.ignore
+            where |= _on_same_grid(read_stored(unknown.label_map), stored) == unknown.ignore
     known = np.where(where, 0, values)
     return dataclasses.replace(stored, values=known, unknown=where) if where.any() else stored
+
+
+def _on_same_grid(label_map: LabelMap, soft_label: LabelMap) -> npt.NDArray[Any]:
+    """Return the values of a label map in the voxels of a soft label; its axes may be others in the file."""
+    affine = label_map.affine if label_map.has_place and soft_label.has_place else soft_label.affine
+    values, affine = turned(label_map.values, affine, soft_label.affine)
+    if not dataclasses.replace(label_map, values=values, affine=affine).grid.is_same(soft_label.grid):
+        raise UserError(
+            f"{label_map.file}: expected the grid of {soft_label.file}, {soft_label.grid}, found "
+            f"{label_map.grid}: write both on the grid of their image"
+        )
+    return values
 
 
 def known_part(prediction: LabelMap, reference: LabelMap) -> LabelMap:

@@ -12,14 +12,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prisms import prism, write
+from prisms import prism, write, write_all
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.comparison.paired_statistics import deming_line
 from nnunet_softseg.evaluation.drift import drift, version_of
 from nnunet_softseg.evaluation.releases.areas import release_areas
-from nnunet_softseg.evaluation.releases.drift_report import DriftReport, Limits, read_limits
+from nnunet_softseg.evaluation.releases.drift_report import (
+    DriftReport,
+    Limits,
+    read_limits,
+    statistics_table,
+)
 from nnunet_softseg.evaluation.releases.page import draw_agreement
 
 COLUMNS = [
@@ -107,6 +112,19 @@ def test_the_standard_errors_of_the_line_are_those_of_repeated_draws() -> None:
     at_80 = np.array([line.at(np.array(80.0)) for line in lines])
     errors = np.mean([line.se_at(np.array(80.0)) for line in lines])
     assert errors == pytest.approx(at_80.std(), rel=0.2)
+
+
+def test_the_interval_of_the_slope_holds_the_true_one_as_often_as_it_says() -> None:
+    """Of six people, 1000 times: with 1.96 standard errors 0.89 of them would."""
+    rng, draws = np.random.default_rng(1), 1000
+    person = np.tile([f"sub-{number:02d}" for number in range(6)], draws)
+    true = rng.normal(80, 8, person.size)
+    pairs = pd.DataFrame({"subject": person, "contrast": "T2w", "level": np.repeat(np.arange(draws), 6)})
+    for release in ("old", "new"):
+        pairs[release] = true + rng.normal(0, 1, person.size)
+    table = statistics_table(pairs)
+    held = (table["slope_low"] <= 1) & (table["slope_high"] >= 1)
+    assert held.mean() == pytest.approx(0.95, abs=0.02)
 
 
 # Laws
@@ -334,6 +352,23 @@ def test_versions_are_ordered_as_numbers() -> None:
 # The frozen set
 
 
+def test_a_manifest_names_images_and_levels_whatever_their_subjects_are_called(tmp_path: Path) -> None:
+    frozen = tmp_path / "frozen"
+    write_all(tmp_path / "old", {f"case_{number:03d}": prism(6 + 0.1 * number) for number in range(3)})
+    names = [f"case_{number:03d}{end}.nii.gz" for number in range(3) for end in ("_0000", "_levels")]
+    frozen.mkdir()
+    for name in [*names, "participants.tsv"]:
+        (frozen / name).write_bytes(name.encode())
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in frozen.iterdir()}
+    manifest = frozen / "SHA256SUMS"
+    manifest.write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    old = tmp_path / "old"
+    assert quiet(old, old, tmp_path / "out", manifest=manifest).manifest_files == 7
+    (old / "case_002.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"found 2 left out \(case_002, case_002_levels\) and 0 that"):
+        quiet(old, old, tmp_path / "other", manifest=manifest)
+
+
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     old = release(tmp_path / "old", 6.2)
     frozen = tmp_path / "frozen"
@@ -426,9 +461,11 @@ def test_folders_that_cannot_be_compared(tmp_path: Path) -> None:
         quiet(old, written(tmp_path, "new.csv", people(2)), tmp_path / "out")
     with pytest.raises(UserError, match="--vert: expected --levels with it"):
         quiet(old, old, tmp_path / "out", vert=2)
-    with pytest.raises(UserError, match="expected slices of C5"):
+    with pytest.raises(UserError, match="expected areas of C5"):
         quiet(old, old, tmp_path / "out", levels=level_image(tmp_path), vert=5)
     table = written(tmp_path, "old.csv", people(2))
+    with pytest.raises(UserError, match=r"expected areas of C5 in the tables, found C2, C3: choose"):
+        quiet(table, table, tmp_path / "out", vert=5)
     with pytest.raises(UserError, match="--levels: expected folders of maps with it"):
         quiet(table, table, tmp_path / "out", levels=level_image(tmp_path))
     other = release(tmp_path / "other", 6.2)

@@ -617,6 +617,24 @@ def test_regions_are_measured_by_name_where_they_are_known(tmp_path: Path) -> No
         assert near.tolist() == [12 * (7 + 6) * 13, 12 * (3 + 6) * 13]  # 3 mm around, in 13 known slices
 
 
+def test_what_a_label_map_ignores_lies_where_its_header_says(tmp_path: Path) -> None:
+    """The label map is stored upside down: its first five slices, from below, are unknown."""
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cord": 1, "ignore": 2}}))
+    reference = write_all(tmp_path / "softLabelsTs", {"sub-01_T1w_0001": prism()})
+    ignored = np.where(np.arange(SHAPE[2]) < 5, 2, prism(first=0) > 0.5).astype(np.uint8)
+    stored = nib.load(reference / "sub-01_T1w_0001.nii.gz")
+    flipped = stored.affine @ np.diag([1, 1, -1, 1])
+    flipped[:3, 3] = (stored.affine @ [0, 0, SHAPE[2] - 1, 1])[:3]
+    (tmp_path / "labelsTs").mkdir()
+    file = tmp_path / "labelsTs" / "sub-01_T1w.nii.gz"
+    nib.save(nib.Nifti1Image(ignored[:, :, ::-1], flipped), file)
+    slices = quiet(reference, reference, tmp_path / "out").slices
+    assert sorted(slices.loc[slices["method"] == "reference", "slice"]) == list(range(5, 18))
+    nib.save(nib.Nifti1Image(ignored[:, :, 1:], stored.affine), file)
+    with pytest.raises(UserError, match=r"labelsTs/sub-01_T1w.nii.gz: expected the grid of .*0001.nii.gz"):
+        quiet(reference, reference, tmp_path / "other")
+
+
 def test_levels_choose_the_slices(tmp_path: Path) -> None:
     values = np.concatenate([prism(6)[:, :, :10], prism(8)[:, :, 10:]], axis=2)
     reference = write_all(tmp_path / "ref", {"sub-01_T1w": values})

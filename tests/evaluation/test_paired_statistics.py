@@ -306,6 +306,19 @@ def test_images_of_one_subject_are_not_taken_for_independent_ones() -> None:
     assert repeated.high - repeated.low > 1.8 * (naive.high - naive.low)  # about sqrt(6) times
 
 
+def test_a_person_with_many_images_counts_once() -> None:
+    """Twelve people, one of whom has nine images: their interval of the bias holds the true one, 0."""
+    random, held = np.random.default_rng(8), []
+    subjects = np.repeat(np.arange(13), [1] * 12 + [9])
+    for _ in range(600):
+        values = random.normal(0, 2, 13)[subjects] + random.normal(0, 0.5, subjects.size)
+        limits = limits_of_agreement(values, subjects)
+        means = pd.Series(values).groupby(subjects).mean()
+        assert limits.bias == pytest.approx(means.mean())
+        held.append(limits.bias_interval.low <= 0 <= limits.bias_interval.high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.03)  # 0.78 around the mean of all images
+
+
 def test_limits_of_few_say_what_they_can() -> None:
     assert math.isnan(limits_of_agreement([], []).bias)
     single = limits_of_agreement([2.0], ["a"])

@@ -60,6 +60,22 @@ def test_level_1_and_slices_between_rootlets_count() -> None:
     assert table.groupby("level").size().to_dict() == {1: 8, 2: 10}
 
 
+@pytest.mark.parametrize("height", [0.0, 0.45])
+def test_of_a_map_that_is_nowhere_above_a_half_no_level_is_known(height: float, tmp_path: Path) -> None:
+    cord, rootlets = cord_and_rootlets()
+    faint = nib.Nifti1Image(height * cord.get_fdata(dtype=np.float32), cord.affine)
+    nib.save(faint, tmp_path / "cord.nii.gz")
+    nib.save(rootlets, tmp_path / "rootlets.nii.gz")
+    table = csa(tmp_path / "cord.nii.gz", rootlets=tmp_path / "rootlets.nii.gz", vert="C7")
+    assert table["level"].isna().all()
+    assert not table.attrs["failed"]
+    if height:
+        slices = slice_morphometry(faint, rootlets=rootlets)
+        assert slices["csa_mm2"].sum() == pytest.approx(height * np.sum(cord.dataobj))
+        assert slices.attrs["warnings"] == [f"{slices.attrs['warnings'][0]}"]
+        assert "no cord above 0.5: no levels" in slices.attrs["warnings"][0]
+
+
 def test_the_reach_is_in_mm() -> None:
     """Centres of voxels are 5 and 6 mm from those of the cord's outermost."""
     cord, rootlets = cord_and_rootlets(gap_mm=4.0)

@@ -255,7 +255,8 @@ def limits_of_agreement(
     One difference per subject: t intervals, with the variance of a limit as 3 s^2 / n (Bland & Altman 1986).
     Several: the variance components of a one-way analysis of variance (Bland & Altman 2007, section 3), a t
     interval of the bias over subject means, and intervals of the limits by variance estimates recovery
-    (Zou 2013, section 3).
+    (Zou 2013, section 3). The bias is the mean of subject means: a person counts once, with however many
+    images, else the bias may lie outside of its interval.
 
     Args:
         differences: (n,); NaN is passed over. One subject gives a bias only.
@@ -270,11 +271,11 @@ def limits_of_agreement(
         return LimitsOfAgreement()
     counts = np.bincount(owners)
     means = np.bincount(owners, values) / counts
-    bias, subjects_there, replicates = float(values.mean()), counts.size, values.size - counts.size
+    bias, subjects_there, replicates = float(means.mean()), counts.size, values.size - counts.size
     if subjects_there < _TWO:
         return LimitsOfAgreement(bias=bias)
     within = float(((values - means[owners]) ** 2).sum() / replicates) if replicates else 0.0
-    between = float((counts * (means - bias) ** 2).sum() / (subjects_there - 1))
+    between = float((counts * (means - values.mean()) ** 2).sum() / (subjects_there - 1))
     typical = (values.size - (counts**2).sum() / values.size) / (subjects_there - 1)
     sd = float(np.sqrt(max((between - within) / typical, 0.0) + within))
     low, high = bias - factor * sd, bias + factor * sd

@@ -89,6 +89,13 @@ def release_areas(
     return ReleaseAreas(pairs, both.loc[lost, KEYS].sort_values(KEYS, ignore_index=True), tuple(warnings))
 
 
+def _no_level(file: Path, vert: Sequence[int], there: Sequence[Any], where: str) -> UserError:
+    found = examples([level_word(level) for level in there if level_word(level)], 12) or "no level"
+    return UserError(
+        f"{file}: expected areas of {level_name(vert)} in {where}, found {found}: choose with --vert"
+    )
+
+
 def names_of(rows: pd.DataFrame) -> list[str]:
     """Return each row in words, such as `sub-01 T2w C3`, of those of `KEYS` that the table has."""
     columns = [rows[name] for name in IMAGE if name in rows] + [map(level_word, rows["level"])]
@@ -107,7 +114,10 @@ def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame
     rows = [_read_rows(file) for file in (old, new)]
     first, second = (_means(_missed_as_zero(own, other)) for own, other in (rows, rows[::-1]))
     if vert:
+        there = sorted({*first["level"], *second["level"]})
         first, second = (table[table["level"].isin(list(vert))] for table in (first, second))
+        if first.empty and second.empty:
+            raise _no_level(old, vert, there, "the tables")
     first, second = first.rename(columns={AREA: "old"}), second.rename(columns={AREA: "new"})
     both = first.merge(second, on=KEYS, how="outer", indicator=True)
     for file, other, side in ((new, old, "left_only"), (old, new, "right_only")):
@@ -290,8 +300,5 @@ def _in_levels(
         there = sorted(rows["level"].unique())
         rows = rows[rows["level"].isin(list(vert))]
         if rows.empty:
-            raise UserError(
-                f"{levels}: expected slices of {level_name(vert)} in the maps of {root}, "
-                f"found {examples([level_name([n]) for n in there], 12) or 'no level'}: choose with --vert"
-            )
+            raise _no_level(levels, vert, there, f"the maps of {root}")
     return rows.groupby(KEYS, as_index=False)[["old", "new"]].mean()

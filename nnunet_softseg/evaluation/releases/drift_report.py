@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+from scipy import special
 
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.comparison.paired_statistics import (
@@ -285,32 +285,23 @@ def statistics_table(pairs: pd.DataFrame) -> pd.DataFrame:
     return _with_levels(pd.DataFrame(found, columns=None if found else [*DRIFT_COLUMNS]))
 
 
-def agreement_over_people(change: npt.ArrayLike, subjects: npt.ArrayLike) -> tuple[float, float, float]:
-    """Return bias and the limits of agreement below and above it, mm2, of changes (n,) of people (n,).
-
-    A person counts once, with however many images: else a bias may lie outside of its interval over people.
-    """
-    limits = limits_of_agreement(change, subjects)
-    bias, half = float(pd.Series(change).groupby(subjects).mean().mean()), (limits.high - limits.low) / 2
-    return bias, bias - half, bias + half
-
-
 def _row(rows: pd.DataFrame) -> dict[str, Any]:
     old, new = (rows[name].to_numpy(dtype=np.float64) for name in ("old", "new"))
     subjects = rows["subject"].to_numpy()
     spread_old, line = old.std(ddof=1) if old.size > 1 else 0.0, deming_line(old, new, subjects)
-    change, low, high = agreement_over_people(new - old, subjects)
+    agreement, number = limits_of_agreement(new - old, subjects), len(np.unique(subjects))
+    half = line.slope_se * float(special.stdtrit(max(number - 2, 1), 0.975))  # Linnet 1993
     people = pd.DataFrame({"change": new - old, "old": old, "ratio": new / old, "log": np.log(new / old)})
     people = people.groupby(subjects).mean()
     mean_old, ratio, log_ratio = map(float, people[["old", "ratio", "log"]].mean())
     interval = _interval(people["change"].to_numpy(dtype=np.float64))
-    bias = {"bias_mm2": change, "bias_mm2_low": interval.low, "bias_mm2_high": interval.high}
+    bias = {"bias_mm2": agreement.bias, "bias_mm2_low": interval.low, "bias_mm2_high": interval.high}
     return {
-        "n": len(np.unique(subjects)),
+        "n": number,
         "bias_low_mm2": interval.low,
         "bias_high_mm2": interval.high,
-        "loa_low_mm2": low,
-        "loa_high_mm2": high,
+        "loa_low_mm2": agreement.low,
+        "loa_high_mm2": agreement.high,
         "mean_ratio": ratio,
         "geometric_mean_ratio": math.exp(log_ratio),
         "sd_ratio": float(new.std(ddof=1) / spread_old) if spread_old > 0 else np.nan,
@@ -319,8 +310,8 @@ def _row(rows: pd.DataFrame) -> dict[str, Any]:
         **bias,
         **{name.replace("mm2", "percent"): 100 * value / mean_old for name, value in bias.items()},
         "deming_slope": line.slope,
-        "slope_low": line.slope - 1.96 * line.slope_se,
-        "slope_high": line.slope + 1.96 * line.slope_se,
+        "slope_low": line.slope - half,
+        "slope_high": line.slope + half,
         "slope_se": line.slope_se,
         "intercept_se_mm2": line.intercept_se,
         "covariance_mm2": line.covariance,

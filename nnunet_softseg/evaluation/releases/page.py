@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nnunet_softseg.evaluation.comparison.paired_statistics import limits_of_agreement
 from nnunet_softseg.evaluation.releases.areas import level_word, names_of
-from nnunet_softseg.evaluation.releases.drift_report import DriftReport, agreement_over_people
+from nnunet_softseg.evaluation.releases.drift_report import DriftReport
 from nnunet_softseg.evaluation.report.drawing import as_svg, drawing, new_figure
 from nnunet_softseg.evaluation.report.wording import shortened
 from nnunet_softseg.io.html import render_page, template, write_page
@@ -79,12 +80,12 @@ def draw_agreement(report: DriftReport) -> Figure:
     """Draw differences against means of both releases, with the bias and limits of agreement of all."""
     old, new = report.pairs["old"], report.pairs["new"]
     difference = new - old
-    bias, low, high = agreement_over_people(difference.to_numpy(), report.pairs["subject"].to_numpy())
+    agreement = limits_of_agreement(difference, report.pairs["subject"])
     figure = new_figure(6.5, 3.2)
     axis = figure.subplots()
     axis.scatter((old + new) / 2, difference, s=9, color=_COLOUR, alpha=0.5, lw=0)
-    axis.axhline(bias, color=_GREY, lw=1)
-    for end in (low, high):
+    axis.axhline(agreement.bias, color=_GREY, lw=1)
+    for end in (agreement.low, agreement.high):
         axis.axhline(end, color=_GREY, lw=1, ls="--")
     axis.set(xlabel="mean of both, mm²", ylabel="new − old, mm²")  # noqa: RUF001
     return figure

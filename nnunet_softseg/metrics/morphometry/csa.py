@@ -249,7 +249,8 @@ def _measure_file(job: _Job, *, options: _Options) -> pd.DataFrame:
 def _check_levels(table: pd.DataFrame, job: _Job, wanted: Sequence[int], kind: LevelKind) -> None:
     there = sorted(int(level) for level in table["level"].dropna().unique())
     missing = [level for level in wanted if level not in there]
-    if not missing or ("discs" in job.sources and table["csa_mm2"].isna().all()):
+    is_empty = not (table["csa_hard_mm2"] > 0).any()  # where levels are found by the cord, it has none
+    if not missing or (is_empty and {"discs", "rootlets"} & {*job.sources}):
         return
     names = ", ".join(level_name([level], kind) for level in there) or "no level"
     source = next(iter(job.sources.values()))

@@ -276,9 +276,11 @@ def levels_from_rootlets(
     Raises:
         UserError: if no rootlet is near the cord, or levels with higher numbers do not lie lower.
     """
+    if not cord.any():
+        return np.zeros(rootlets.shape[frame.axis], dtype=np.int64), [f"{name}: no cord above 0.5: no levels"]
     steps_mm, marked = frame.affine[:3, :3], rootlets > 0
     near = np.zeros(rootlets.shape, dtype=bool)
-    if cord.any() and marked.any():
+    if marked.any():
         near[marked] = distances_mm(cord, steps_mm, marked) <= reach_mm + _ROUNDING_MM
     in_slice = _votes(
         np.where(near, rootlets, 0).transpose(frame.axis, *frame.in_plane), np.ones(1, dtype=np.float32)
