@@ -26,6 +26,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,8 @@ def parse() -> tuple[Study, argparse.Namespace]:
         parser.error(f"{asked.study}: expected methods of {', '.join(known)}, found {unknown[0]}")
     if asked.data is None and question.make_data is not contrast_data:
         parser.error(f"{asked.study}: expected --data, the folder of its images and labels, found none")
+    if asked.data is not None and not asked.data.is_dir():
+        parser.error(f"--data: expected a folder, found none at {asked.data}")
     if asked.segforge is None and any(known[name].elsewhere for name in asked.methods):
         parser.error("method segforge: expected --segforge, the environment in which it is, found none")
     shared = {**shared_by(asked, known), "segforge": asked.segforge}
@@ -232,7 +235,13 @@ def measured_folders(study: Study, by_seed: Mapping[int, Mapping[str, Path]]) ->
     from nnunet_softseg.evaluation.measuring import EvaluationSettings
 
     settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)
-    tables = [measure_methods(folders, references(study), settings).cases for folders in by_seed.values()]
+    measures = [measure_methods(folders, references(study), settings) for folders in by_seed.values()]
+    for each in measures:
+        if each.failed or len(each.missing):
+            # Those that are left would be a smaller study, by another sample, without a word.
+            sys.exit("\n".join(["expected a map of each test case by each method, found:", *each.failures,
+                                *each.warnings]))  # fmt: skip
+    tables = [each.cases for each in measures]
     return pd.concat(tables, keys=list(by_seed), names=["seed", "row"]).reset_index("seed")
 
 
@@ -546,7 +555,10 @@ def areas(image: nib.Nifti1Image) -> np.ndarray:
 
 
 def over_contrasts(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[str, Any]]:
-    """Return spread and error of a subject's area over contrasts, their tests, and the errors of voxels."""
+    """Return spread and error of a subject's area over contrasts, their tests, and the errors of voxels.
+
+    The spread is that of the areas by all trainings averaged, the error that of each training, averaged.
+    """
     subjects = cases.assign(subject=cases["case"].map(person_of)).groupby(["method", "subject"], sort=False)
     table = subjects.agg(std_csa_mm2=("csa_mm2", "std"), abs_csa_error_mm2=("abs_csa_error_mm2", "mean"))
     rows = rows_of(

@@ -339,11 +339,13 @@ def one_contrast(study: Study, data: Path, dataset_id: int, num_processes: int) 
         case -> its group: the contrast seen, the others, cords of unusual shape, real images (of `data`, in
         BIDS, with manual masks).
     """
+    masks = sorted((data / "derivatives" / "labels").glob("sub-*/anat/*_seg-manual.nii.gz"))
+    if not masks:
+        sys.exit(f"{data}: expected derivatives/labels/sub-*/anat/*_seg-manual.nii.gz, found none")
     everything = _all_contrasts(study, dataset_id + 1, num_processes)
     shaped = {f"sub-{word}{number:02d}_{SEEN}": group
               for group, word in zip(SHAPED, ("narrow", "wide"), strict=True)
               for number in range(1, PHANTOMS // 2 + 1)}  # fmt: skip
-    masks = sorted((data / "derivatives" / "labels").glob("sub-*/anat/*_seg-manual.nii.gz"))
     real = {mask.name.removesuffix("_seg-manual.nii.gz"): mask for mask in masks}
 
     def write_case(case: str, target: Path, part: str) -> None:
@@ -415,4 +417,7 @@ def write_images(
 
 
 def _case_ids(folder: Path) -> list[str]:
-    return [without_nifti_ending(file.name) for file in sorted(folder.glob("*.nii.gz"))]
+    cases = [without_nifti_ending(file.name) for file in sorted(folder.glob("*.nii.gz"))]
+    if not cases:
+        sys.exit(f"{folder}: expected files that end in .nii.gz, found none: check --data")
+    return cases
