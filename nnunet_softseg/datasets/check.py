@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.errors import Finding, UserError, examples, short_name, unfit
 from nnunet_softseg.io.case_files import parse_numbered_name
-from nnunet_softseg.io.formats import READERS, is_nifti, without_ending
+from nnunet_softseg.io.formats import READERS, is_image, without_ending
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.results import load_json
@@ -121,7 +122,7 @@ def _cases_and_findings(
     if findings:  # files can only be told right from wrong by a dataset.json that is right
         return (), findings
     cases = training_cases(folder, dataset_json)
-    findings = [*place_findings(folder), *unused_findings(folder, dataset_json, cases)]
+    findings = [*place_findings(folder, cases), *unused_findings(folder, dataset_json, cases)]
     if not cases:
         expected = f"<case>_0000{dataset_json['file_ending']}"
         none = Finding(f"{folder.name}/imagesTr", "no training images", expected, "none", "add them")
@@ -191,7 +192,8 @@ def _preprocessed_findings(
             found, remedy = f"others in nnUNet_preprocessed/{name}", "run nnUNetv2_plan_and_preprocess again"
             findings.append(dataset_finding(what, expected, found, remedy, severity="warning"))
     except (UserError, KeyError, TypeError, AttributeError) as error:
-        what = f"broken JSON in {'nnUNet_raw' if folder == raw_folder else 'nnUNet_preprocessed'}"
+        in_raw = folder == raw_folder or f"{raw_folder}{os.sep}" in str(error)
+        what = f"broken JSON in {'nnUNet_raw' if in_raw else 'nnUNet_preprocessed'}"
         findings = [Finding(name, what, "splits_final.json and dataset.json", str(error), "repair it")]
     return findings
 
@@ -216,8 +218,12 @@ def _split_findings(files: Sequence[Path], case_ids: Sequence[str]) -> list[Find
 # Files and folders
 
 
-def place_findings(folder: Path) -> list[Finding]:
-    """Say which folders of a raw dataset have another name than nnU-Net's (labelsTR); no label maps."""
+def place_findings(folder: Path, cases: Sequence[TrainingCase]) -> list[Finding]:
+    """Say which folders of a raw dataset have another name than nnU-Net's (labelsTR); no label maps.
+
+    Where dataset.json lists the files, label maps may lie elsewhere.
+    """
+    of_maps = {case.label_map.parent for case in cases} or {folder / LABEL_MAPS}
     findings = []
     for name in (IMAGES, LABEL_MAPS, soft_label.FOLDER):
         alike = [
@@ -226,18 +232,19 @@ def place_findings(folder: Path) -> list[Finding]:
         if alike and name not in alike:
             where, remedy = f"{folder.name}/{alike[0]}", f"rename it to {name}"
             findings.append(Finding(where, "folder by another name", name, alike[0], remedy))
-        elif not alike and name == LABEL_MAPS:
-            expected, remedy = "labelsTr/<case>, soft label > 0.5", "write them"
-            findings.append(
-                Finding(f"{folder.name}/{name}", "no label maps", expected, "no such folder", remedy)
-            )
+            of_maps -= {folder / name}
+    for missing in sorted(of_maps):
+        if not missing.is_dir():
+            expected, found, remedy = "labelsTr/<case>, soft label > 0.5", "no such folder", "write them"
+            where = f"{missing.parent.name}/{missing.name}"
+            findings.append(Finding(where, "no label maps", expected, found, remedy))
     return findings
 
 
 def unused_findings(
     folder: Path, dataset_json: Mapping[str, Any], cases: Sequence[TrainingCase]
 ) -> list[Finding]:
-    """Name the images that nnU-Net cannot take by their names, and the label maps of no case.
+    """Name the images that nnU-Net cannot take, or takes for other channels, and the label maps of no case.
 
     Where dataset.json lists the files, nothing else is looked for.
     """
@@ -247,6 +254,7 @@ def unused_findings(
     used = {file for case in cases for file in (*case.images, case.label_map)}
     images = [file for file in _image_files(folder / IMAGES, ending) if file not in used]
     findings = [_image_finding(file, ending) for file in images]
+    findings += [_gap_finding(case) for case in cases if _has_gap(case, len(dataset_json["channel_names"]))]
     maps = [short_name(file) for file in _image_files(folder / LABEL_MAPS, ending) if file not in used]
     if maps:
         what, expected = f"{len(maps)} label maps of no case", f"<case>{ending} of a case of {IMAGES}"
@@ -256,10 +264,28 @@ def unused_findings(
 
 
 def _image_files(folder: Path, ending: str) -> list[Path]:
-    """Return the files with the ending of the dataset, in capitals or not, and those in NIfTI."""
+    """Return the files with the ending of the dataset, in capitals or not, and all in formats of images."""
     files: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
     shown = (file for file in files if not file.name.startswith("."))
-    return sorted(file for file in shown if is_nifti(file.name) or file.name.lower().endswith(ending))
+    return sorted(file for file in shown if is_image(file.name) or file.name.lower().endswith(ending))
+
+
+def _numbers(case: TrainingCase) -> list[int]:
+    return [named[1] for file in case.images if (named := parse_numbered_name(file.name))]
+
+
+def _has_gap(case: TrainingCase, num_channels: int) -> bool:
+    """Return whether nnU-Net takes images for other channels than their names say: _0001, _0002 for 0, 1."""
+    numbers = _numbers(case)
+    return len(numbers) <= num_channels and numbers != [*range(len(numbers))]
+
+
+def _gap_finding(case: TrainingCase) -> Finding:
+    """Return what is expected of the numbers: nnU-Net counts the files, in the order of their names."""
+    expected, found = (", ".join(f"_{number:04d}" for number in numbers)
+                       for numbers in (range(len(case.images)), _numbers(case)))  # fmt: skip
+    what, remedy = "channels are not numbered from 0 on", "add what is missing, or rename"
+    return Finding(short_name(case.images[0]), what, expected, found, remedy)
 
 
 def _image_finding(file: Path, ending: str) -> Finding:

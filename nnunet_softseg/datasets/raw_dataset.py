@@ -414,14 +414,20 @@ def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> 
         found = f"none yet, and several cases of {examples(repeated)}"
         return [Finding(file, what, expected, found, "write one grouped by subject", "warning")]
     findings = []
-    for fold in range(len(splits)):
+    for fold in range(len(splits) if isinstance(splits, list) else 1):
         findings += fold_findings(fold, splits, subjects, file)
+    if not isinstance(splits, list) or not all(map(_is_split, splits)):
+        return findings
     used = {case_id for split in splits for side in _SIDES for case_id in split[side]}
     if left_out := sorted(set(case_ids) - used):
         what, expected = f"{len(left_out)} cases are in no fold", "every case of imagesTr"
         remedy = "add them, or write the file anew"
         findings.append(Finding(file, what, expected, examples(left_out), remedy, "warning"))
     return findings
+
+
+def _is_split(split: Any) -> bool:
+    return isinstance(split, Mapping) and all(isinstance(split.get(side), list) for side in _SIDES)
 
 
 def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str = SPLITS) -> list[Finding]:
@@ -437,7 +443,7 @@ def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str
     if are_folds and fold >= len(splits):
         return []
     split = splits[fold] if are_folds and fold >= 0 else None
-    if not isinstance(split, Mapping) or not all(isinstance(split.get(side), list) for side in _SIDES):
+    if split is None or not _is_split(split):
         what, expected = f"fold {fold} is no split", 'a list of {"train": [cases], "val": [cases]}'
         found = f"{split if are_folds else splits!r}"[:60]
         return [Finding(file, what, expected, found, "correct the fold, or write the file anew")]

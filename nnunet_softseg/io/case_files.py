@@ -94,6 +94,12 @@ def parse_bids_name(name: str) -> BidsName | None:
     return BidsName(match["subject"], match["session"], entities, match["suffix"])
 
 
+def differing_keys(names: Sequence[BidsName]) -> str:
+    """Return the entities in which names differ, `acq run`, as --distinguish-by takes them; "": in none."""
+    keys = dict.fromkeys(key for name in names for key in name.entities)
+    return " ".join(key for key in keys if len({name.entities.get(key) for name in names}) > 1)
+
+
 def derivative_file(image: Path, bids: Path, derivative: Path, suffix: str) -> Path:
     """Return the path of an image's derivative: the same subfolders, `<source name><suffix>.nii.gz`.
 

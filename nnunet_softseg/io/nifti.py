@@ -420,7 +420,7 @@ def classify(values: npt.NDArray[Any]) -> MapContent:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if low >= -RANGE_TOLERANCE and high <= 0:
         return MapContent(MapKind.EMPTY, low, high, ())
-    if low >= -WHOLE_TOLERANCE and high > WHOLE_TOLERANCE and _are_whole(values):
+    if low >= -WHOLE_TOLERANCE and round(high) >= 1 and _are_whole(values):
         labels = _labels_above_zero(values, high)
         return MapContent(
             _whole_kind(labels, values), low, high, labels if len(labels) < _MOST_LABELS else None

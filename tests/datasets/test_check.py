@@ -369,7 +369,27 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
     (
         "splits of another form",
         lambda d: set_splits(d, [["sub-01_T2w"]]),
-        "broken JSON in nnUNet_preprocessed",
+        "splits_final.json: fold 0 is no split: expected a list of ",
+    ),
+    (
+        "a split that is no list",
+        lambda d: set_splits(d, {"train": [*d.cases[1:]], "val": [d.cases[0]]}),
+        "splits_final.json: fold 0 is no split: expected a list of ",
+    ),
+    (
+        "a split of other names",
+        lambda d: set_splits(d, [{"train": [*d.cases[1:]], "validation": [d.cases[0]]}]),
+        "splits_final.json: fold 0 is no split: .*found {'train'",
+    ),
+    (
+        "broken splits of the raw dataset",
+        lambda d: (d.raw / "splits_final.json").write_text("[{"),
+        "broken JSON in nnUNet_raw: .*splits_final.json",
+    ),
+    (
+        "a channel that no model has",
+        lambda d: d.image(CASE).rename(d.raw / f"imagesTr/{CASE}_0003.nii.gz"),
+        "channels are not numbered from 0 on: expected _0000, found _0003: add what is missing, or rename",
     ),
 ]
 
@@ -425,6 +445,11 @@ WARNINGS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         "other ending",
         lambda d: shutil.copy(d.image(CASE), d.raw / "imagesTr/sub-9_T2w_0000.nii"),
         r"sub-9_T2w_0000.nii: nnU-Net leaves this image out.*: write it again as sub-9_T2w_0000.nii.gz",
+    ),
+    (
+        "another format",
+        lambda d: shutil.copy(d.image(CASE), d.raw / "imagesTr/sub-9_T2w_0000.mha"),
+        r"sub-9_T2w_0000.mha: nnU-Net leaves this image out.*: write it again as sub-9_T2w_0000.nii.gz",
     ),
     (
         "label map of no case",
@@ -737,3 +762,25 @@ def test_pristine_label_map_is_soft_above_half(dataset: TinyDataset) -> None:
     label_map = nib.load(dataset.label_map(CASE)).get_fdata()
     np.testing.assert_array_equal(label_map == 1, label > 0.5)
     assert soft_blob((9, 9, 9), (4, 4, 4), 3)[4, 4, 4] == 1
+
+
+def test_files_that_the_dataset_lists_may_lie_anywhere(dataset: TinyDataset) -> None:
+    elsewhere = dataset.raw.parent / "elsewhere"
+    for name in ("imagesTr", "labelsTr"):
+        shutil.move(dataset.raw / name, elsewhere / name)
+    listed = {
+        case: {
+            "images": [f"../elsewhere/imagesTr/{case}_0000.nii.gz"],
+            "label": f"../elsewhere/labelsTr/{case}.nii.gz",
+        }
+        for case in dataset.cases
+    }
+    change_json(dataset, dataset=listed)
+    report = check(101, 0, progress=False)
+    assert report.errors == ()
+    assert report.warnings == ()
+    shutil.move(elsewhere / "labelsTr", elsewhere / "gone")
+    report = check(101, 0, progress=False)
+    assert [(finding.file, finding.what) for finding in report.errors] == [
+        ("elsewhere/labelsTr", "no label maps")
+    ]

@@ -178,6 +178,25 @@ def test_two_images_of_a_contrast_can_be_told_apart(tmp_path: Path) -> None:
     assert case_ids(rest) == ["sub-01_T1w", "sub-01_T2w"]
 
 
+def test_runs_of_a_contrast_are_told_apart_as_the_message_says(tmp_path: Path) -> None:
+    with_labels(tmp_path, "sub-01/anat/sub-01_run-1_T2w", "sub-01/anat/sub-01_run-2_T2w")
+    with pytest.raises(UserError, match=r"\(--distinguish-by run\)") as refused:
+        find_sources(tmp_path, Selection(BIDS))
+    keys = str(refused.value).partition("--distinguish-by ")[2].rstrip(")").split()
+    sources = find_sources(tmp_path, Selection(BIDS, distinguish_by=tuple(keys)))
+    assert case_ids(sources) == ["sub-01_run-1_T2w", "sub-01_run-2_T2w"]
+
+
+@pytest.mark.parametrize("image", ["sub-02/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_T2w.mha"])
+def test_a_soft_label_whose_image_is_not_found_is_named(tmp_path: Path, image: str) -> None:
+    with_labels(tmp_path, "sub-01/anat/sub-01_T2w", "sub-03/anat/sub-03_T1w")
+    touch(tmp_path, image, MADE_HERE.format("sub-02/anat/sub-02_T2w"))
+    sources = find_sources(tmp_path, Selection(BIDS, contrasts=("T2w",)))
+    assert case_ids(sources) == ["sub-01_T2w"]
+    (warning,) = sources.warnings
+    assert warning.startswith("1 soft labels without an image in NIfTI at its place, left out: sub-02/anat/")
+
+
 def test_case_ids_that_differ_in_case_only_are_one_file_on_some_disks(tmp_path: Path) -> None:
     with_labels(tmp_path, "sub-01/anat/sub-01_T2w", "sub-01/anat/sub-01_T2W")
     with pytest.raises(UserError, match="2 images get the case id"):

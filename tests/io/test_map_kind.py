@@ -22,6 +22,7 @@ SOFT = np.linspace(0, 1, 11)
     ("values", "kind", "labels"),
     [
         (np.zeros(3), MapKind.EMPTY, ()),
+        (np.array([0, 0.001], np.float32), MapKind.SOFT, None),  # 0.001 in float32 is larger
         (np.array([0, 1], np.uint8), MapKind.MASK, (1,)),
         (np.array([-4e-6, 1 + 4e-6]), MapKind.MASK, (1,)),
         (np.array([True, False]), MapKind.MASK, (1,)),

@@ -581,6 +581,24 @@ def test_a_rater_who_lacks_a_case_is_named_and_the_others_are_fused(tmp_path: Pa
     np.testing.assert_array_equal(values(tmp_path / "soft" / "sub-02_0001.nii.gz"), expected)
 
 
+def test_of_a_case_that_cannot_be_fused_any_more_nothing_of_before_stays(tmp_path: Path) -> None:
+    folders, output = rater_folders(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
+    quiet(folders, output, label_maps=tmp_path / "labels")
+    before = files_of(output)
+    for case, left in (("sub-01", ["sub-02"]), ("sub-02", [])):
+        mask = nib.load(folders[1] / f"{case}.nii.gz")
+        moved = mask.affine.copy()
+        moved[0, 3] += 5
+        nib.save(nib.Nifti1Image(np.asarray(mask.dataobj), moved), folders[1] / f"{case}.nii.gz")
+        report = quiet(folders, output, label_maps=tmp_path / "labels")
+        assert case in {failed.case_id for failed in report.failures}
+        assert [name for name in files_of(output) if "sub" in name] == [
+            name for name in before if any(kept in name for kept in left)
+        ]
+        assert [file.name for file in (tmp_path / "labels").iterdir()] == [f"{kept}.nii.gz" for kept in left]
+        assert json.loads((output / "fuse.json").read_text())["cases"] == left
+
+
 def test_weights_stay_with_their_raters_where_one_is_missing(tmp_path: Path) -> None:
     folders = rater_folders(tmp_path, ["sub-01", "sub-02"])
     (folders[0] / "sub-02.nii.gz").unlink()

@@ -16,10 +16,11 @@ from nnunet_softseg.io.case_files import (
     BidsName,
     Reason,
     derivative_file,
+    differing_keys,
     list_bids,
     parse_bids_name,
 )
-from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
+from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti, without_nifti_ending
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
 from nnunet_softseg.io.nifti import (
@@ -200,8 +201,23 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
         tuple(sorted(cases, key=lambda case: case.case_id)),
         frozenset(file.relative_to(bids).parts[0] for file in listing.files),
         {reason: tuple(names) for reason, names in left_out.items()},
-        tuple(exclusion.warnings()),
+        (*exclusion.warnings(), *_without_image(place, listing.files, bids)),
     )
+
+
+def _without_image(place: "_Place", images: Sequence[Path], bids: Path) -> Iterator[str]:
+    """Name the soft labels of no image of the folder: it may lie elsewhere, or in another format."""
+    known = {file for image in images for file in place.files(image, bids)}
+    folders = [f"{person}/{kind}" for person in ("sub-*", "sub-*/ses-*") for kind in IMAGE_FOLDERS]
+    found = {
+        file
+        for folder in folders
+        for ending in place.endings.values()
+        for end in NIFTI_ENDINGS
+        for file in place.folder.glob(f"{folder}/*{glob.escape(ending)}{end}")
+    }
+    if lost := sorted(str(file.relative_to(place.folder)) for file in found - known):
+        yield f"{len(lost)} soft labels without an image in NIfTI at its place, left out: {examples(lost)}"
 
 
 def _check_names(chosen: ChosenImages, bids: Path) -> None:
@@ -227,10 +243,11 @@ def _check_cases(cases: Sequence[SourceCase]) -> None:
         by_id[case.case_id.casefold()].append(case)  # some file systems do not tell T2w from T2W
     for same in by_id.values():
         if len(same) > 1:
+            keys = differing_keys([name for case in same if (name := parse_bids_name(case.image.name))])
+            apart = f", or tell them apart (--distinguish-by {keys})" if keys else ""
             raise UserError(
                 f"{len(same)} images get the case id {same[0].case_id} "
-                f"({examples([case.image.name for case in same])}): leave out all but one (--exclude), or "
-                "tell them apart (--distinguish-by acq)"
+                f"({examples([case.image.name for case in same])}): leave out all but one (--exclude){apart}"
             )
     files = [file for case in cases for file in (case.image, *case.soft_labels)]
     broken = [str(file) for file in files if not file.exists()]

@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error, short_name
-from nnunet_softseg.io.case_files import Reason, derivative_file, list_bids, list_files, parse_bids_name
+from nnunet_softseg.io.case_files import (
+    Reason,
+    derivative_file,
+    differing_keys,
+    list_bids,
+    list_files,
+    parse_bids_name,
+)
 from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
@@ -199,8 +206,7 @@ def _subject(
 
 def _two_images(contrast: str, images: Sequence[BidsImage]) -> str:
     names, entities = [image.path.name for image in images], [image.name.entities for image in images]
-    keys = dict.fromkeys(key for of_image in entities for key in of_image)
-    differing = " ".join(key for key in keys if len({of_image.get(key) for of_image in entities}) > 1)
+    differing = differing_keys([image.name for image in images])
     apart = f", or take them as contrasts of their own (--distinguish-by {differing})" if differing else ""
     pattern = names[-1]
     if entities[-1]:  # excludes those like it of other subjects, too

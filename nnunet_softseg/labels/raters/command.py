@@ -116,9 +116,12 @@ def fuse(
         FusedCase(job.case_id, failure=str(result)) if isinstance(result, UserError) else result
         for job, result in zip(jobs, results, strict=True)
     ]
+    for job, case in zip(jobs, cases, strict=True):
+        if case.failure is not None:
+            _discard(job)
     warnings += _with_cases((warning, case.case_id) for case in cases for warning in case.warnings)
     report = FusionReport(target, settings, tuple(jobs[0].raters), tuple(cases), tuple(warnings))
-    if len(report.failures) < len(cases):
+    if len(report.failures) < len(cases) or (target / RECORD).is_file():
         _write_tables(report, jobs[0].raters, folders)
     return report
 
@@ -312,6 +315,13 @@ def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool, folder: Path | 
             f"{printable(foreign[0])}{more}: expected no file, or one of an earlier call of fuse, found "
             "another: move it, choose another -o, or give --overwrite"
         )
+
+
+def _discard(job: CaseJob) -> None:
+    """Remove what an earlier call made of a case that cannot be fused any more: its record vouches for it."""
+    for target in [*job.targets, job.record]:  # the record, which tells whose the others are, at the end
+        if target.is_file() and job.is_ours(target):
+            target.unlink()
 
 
 def _write_tables(report: FusionReport, raters: Mapping[str, float], folders: _Folders) -> None:
