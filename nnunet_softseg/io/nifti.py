@@ -38,6 +38,8 @@ _MOST_INFLATED = 1032
 _AXES = 3
 _REAL_KINDS = "biuf"
 _AGAIN = "write the file again"
+_BELOW_ONE = 0.5
+"""What does not exceed this holds no whole number above 0."""
 _PER_LABEL = "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
 _SQUEEZED = "image = nibabel.load(FILE, mmap=False), nibabel.save(nibabel.funcs.squeeze_image(image), FILE)"
 _THIRD_AXIS = (
@@ -420,7 +422,7 @@ def classify(values: npt.NDArray[Any]) -> MapContent:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if low >= -RANGE_TOLERANCE and high <= 0:
         return MapContent(MapKind.EMPTY, low, high, ())
-    if low >= -WHOLE_TOLERANCE and round(high) >= 1 and _are_whole(values):
+    if low >= -WHOLE_TOLERANCE and high > _BELOW_ONE and _are_whole(values):
         labels = _labels_above_zero(values, high)
         return MapContent(
             _whole_kind(labels, values), low, high, labels if len(labels) < _MOST_LABELS else None
