@@ -79,6 +79,8 @@ class SoftSegSettings:
             if known and getattr(self, name) not in known:
                 expected = " or ".join(f'"{word}"' for word in known)
                 raise UserError(f"setting {name}: expected {expected}, got {getattr(self, name)!r}")
+        if self.seed is not None and self.seed < 0:
+            raise UserError(f"setting seed: expected 0 or more, or None, got {self.seed}")
         if self.largest_zoom is not None and not 1 <= self.largest_zoom < math.inf:
             raise UserError(
                 f"setting largest_zoom: expected a factor from 1 on, or None, got {self.largest_zoom}"

@@ -132,6 +132,11 @@ class PredictionOptions:
         }
 
 
+def bytes_of(images: Iterable[Path]) -> int:
+    """Return the size of the files of a case together; those that are gone count nothing."""
+    return sum(image.stat().st_size for image in images if image.is_file())
+
+
 @dataclass
 class CaseRecord:
     """What is known of a case under way.
@@ -203,6 +208,7 @@ class CaseRecord:
         """Return the case's entry in softseg.json."""
         entry = {
             "image": Path(self.image_files[0]).name if self.image_files else None,
+            "image_bytes": bytes_of(map(Path, self.image_files)) if self.image_files else None,
             "backend": self.backend,
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
             "labels": self.labels,

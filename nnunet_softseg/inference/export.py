@@ -37,12 +37,12 @@ from nnunet_softseg.inference.case_record import (
     flag_map,
     largest_component,
 )
-from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on
+from nnunet_softseg.io.case_files import PICTURES, REPORT, SOFT_FOLDER, Case, folds_trained_on
 from nnunet_softseg.io.formats import is_nifti, is_picture, itk_image, soft_ending, spacing_file, write_other
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.readers import is_known, nifti_as_stored, simpleitk, write_label_map
-from nnunet_softseg.io.results import as_json, load_record, make_folder, replacing, write_json
+from nnunet_softseg.io.results import as_json, load_json, load_record, make_folder, replacing, write_json
 from nnunet_softseg.metrics.calibration import IsotonicMap
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
@@ -94,6 +94,8 @@ def export_prediction(
     image_geometry = {key: value for key, value in properties.items() if key != KEY}
     image = next(iter(record.image_files), None)
     ending: str = dataset_json["file_ending"]
+    # Written last, it says that all is there: one of before must not say so of soft maps of now.
+    target.with_name(f"{target.name}{ending}").unlink(missing_ok=True)
     volumes_mm3 = write_soft_maps(target, soft_maps, labels, image_geometry, ending=ending, image=image)
     if save_probabilities:
         write_probabilities(target, in_nnunets_layout(soft_maps, scheme), image_geometry)
@@ -318,6 +320,16 @@ def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any
         cases = ",".join(_BEFORE_CASE + entries[name] for name in sorted(entries))
         with replacing(path) as aside:
             aside.write_text(f"{head}{cases}{_AFTER_CASES}", encoding="utf-8")
+
+
+def forget_case(folder: Path, case_id: str) -> None:
+    """Remove a case whose maps are gone from softseg.json of its folder, and its picture."""
+    path = folder / REPORT
+    with FileLock(folder / f".{REPORT}.lock"):
+        report = load_json(path) if path.is_file() else {"cases": {}}
+        if report["cases"].pop(case_id, None) is not None:
+            write_json(path, report)
+    (folder / PICTURES / f"{case_id}.webp").unlink(missing_ok=True)
 
 
 def _entries(report: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ case is read and preprocessed in one thread, predicted in this one, and exported
 """
 
 import contextlib
+import glob
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme, soft_label_file
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions
+from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions, bytes_of
 from nnunet_softseg.inference.trained_model import (
     CHECKPOINT,
     PLANS,
@@ -233,7 +234,7 @@ def find_cases(
     """
     images = _images(source, contrasts, file_ending)
     if num_channels > 1 and is_picture(images[0].name):
-        num_channels //= _colours(images[0])
+        num_channels = max(1, num_channels // _colours(images[0]))  # of too many, reading says so
     cases = _one_per_image(images) if num_channels == 1 else _by_channels(images, num_channels)
     seen: dict[str, ImageCase] = {}
     for case in cases:
@@ -344,11 +345,14 @@ class _OutputFolder:
             case
             for case in cases
             if case.case_id not in listed
+            or not _is_of(case, listed[case.case_id])
             or not is_predicted(self._label_map(case), case.case_id, self.labels, case.files)
         ]
 
     def clear(self, cases: Iterable[ImageCase]) -> None:
         """Remove the maps of those of the cases that are not done; an earlier call may have left them."""
+        from nnunet_softseg.inference.export import forget_case
+
         for case in self.not_done(cases):
             soft = (soft_label_file(self.path / SOFT_FOLDER, case.case_id, label) for label in self.labels)
             for file in (self._label_map(case), *soft):
@@ -356,6 +360,7 @@ class _OutputFolder:
                     file.unlink(missing_ok=True)
                 except OSError as error:
                     raise write_error(file, error) from error
+            forget_case(self.path, case.case_id)
 
     def _label_map(self, case: ImageCase) -> Path:
         return self.path / f"{case.case_id}{self.file_ending}"
@@ -382,6 +387,10 @@ class _OutputFolder:
         if not overwrite:
             self._refuse_others(cases, before, changed)
         make_folder(self.path)
+        if changed and overwrite:  # of labels that the model of before had, too
+            for case in cases:
+                for file in (self.path / SOFT_FOLDER).glob(f"{glob.escape(case.case_id)}_{'[0-9]' * 4}.*"):
+                    file.unlink()
         if changed and (self.path / REPORT).is_file():  # before it seems to be of what the folder says now
             write_json(self.path / REPORT, {"cases": {}})
         write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
@@ -398,6 +407,15 @@ class _OutputFolder:
                 f"{self.path}: expected an empty folder, or predictions of this model to go on with, found "
                 f"{what}: give another folder, or --overwrite"
             )
+
+
+def _is_of(case: ImageCase, entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry of softseg.json is of these images, as far as their size tells.
+
+    Images of other people may have the same name, one folder each: T2w.nii.gz.
+    """
+    before = entry.get("image_bytes")
+    return before is None or before == bytes_of(case.files)
 
 
 # Prediction, case by case

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import WORDS, seriousness
-from nnunet_softseg.io.case_files import SOFT_FOLDER
+from nnunet_softseg.io.case_files import PICTURES, SOFT_FOLDER
 from nnunet_softseg.io.formats import is_image, is_picture
 from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import figure_as_webp, grey_levels, render_page, template, write_page
@@ -38,7 +38,6 @@ from nnunet_softseg.io.workers import map_ahead
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.settings import HARD_THRESHOLD
 
-FOLDER = "qc"
 CONTOURS = ("#00e0ff", "#ffb000", "#7cfc00", "#ff66c4", "#b28dff", "#ff5a36")
 """Of labels; the labels after these begin again."""
 _DARK = ("#0072B2", "#B8860B", "#3f8f00", "#CC3399", "#5E3C99", "#D5421E")
@@ -85,7 +84,7 @@ def write_qc_page(
     folder: Path, entries: Mapping[str, Mapping[str, Any]], images: Mapping[str, Path], *, progress: bool
 ) -> Path:
     """Return `qc/index.html`, with a picture beside it of each case; a picture that is up to date is kept."""
-    target = folder / FOLDER
+    target = folder / PICTURES
     make_folder(target)
 
     def read(name: str) -> _Upright | None:
@@ -129,7 +128,7 @@ def _newest_ns(files: Iterable[Path]) -> int:
 
 
 def _picture(folder: Path, name: str) -> Path:
-    return folder / FOLDER / f"{name}.webp"
+    return folder / PICTURES / f"{name}.webp"
 
 
 def _case(folder: Path, name: str, entry: Mapping[str, Any], shown: "Future[_Upright | None]") -> _Case:

@@ -197,8 +197,9 @@ def missing_model(folder: Path, remedy: str) -> UserError:
 
 
 def find_folds(folder: Path, wanted: Sequence[str | int] | None, checkpoint: str) -> tuple[str, ...]:
-    """Return those asked for; else all numbered ones; else `all`."""
-    there = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}"))
+    """Return those asked for; else all numbered ones; else `all`. What is named otherwise is no fold."""
+    names = (file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}"))
+    there = sorted(name for name in names if name == "all" or name.isdecimal())
     folds = tuple(map(str, wanted or [fold for fold in there if fold != "all"] or there))
     missing = [fold for fold in folds if fold not in there]
     if missing or not folds:
@@ -498,6 +499,7 @@ def _opened(
     entry = plans[PLANS_KEY]
     if file == READY_MODEL:  # of an earlier version by its making, of this one by its tests
         entry["versions"] = {**entry.get("versions", {}), "nnunet_softseg": __version__}
+        entry["training_cases"] = {}  # drawn images of nobody, whose names may be those of a user's people
     _keep_cases_of(entry, folds)
     label_scheme(dataset_json)  # raises where there are no labels
     return FileModel(

@@ -30,6 +30,8 @@ SOFT_FOLDER = "soft"
 """The folder of soft maps, `<case>_<label>.nii.gz`, in a folder of predictions."""
 REPORT = "softseg.json"
 """What predictions say about themselves, in the same folder."""
+PICTURES = "qc"
+"""The folder of pictures of predictions, in the same folder."""
 DATASET_JSON = "dataset.json"
 IMAGE_FOLDERS = ("anat", "dwi")
 _OTHER_FORMATS = (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -121,13 +122,18 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self.num_val_iterations_per_epoch = self.settings.validation_iterations_per_epoch
         self.save_every = self.settings.save_every
         self.logger.local_logger = SoftSegLogger(self.logger.local_logger.verbose)
-        self._empty_epochs = 0
+        self._empty_epochs: npt.NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         self._split: tuple[list[str], list[str]] | None = None
         self._partly_unknown = False
         name = named_after_package(configuration)
         self.my_init_kwargs = {**self.my_init_kwargs, "configuration": name}
 
     # The network
+
+    def initialize(self) -> None:
+        """Make the network as nnU-Net does, of the seed: fine-tuning does so before training starts."""
+        self._set_seed()
+        super().initialize()
 
     @classmethod
     def build_network_architecture(
@@ -189,6 +195,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             make_folder(Path(self.output_folder))
             record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}
             write_json(Path(self.output_folder) / "softseg_training.json", record)
+        # Folds that are trained at once begin by the same plans: what others have written since is theirs.
+        saved = self._kept_entry().get("training_cases", {})
+        self._entry["training_cases"] = {**saved, **self._entry["training_cases"]}
         super().on_train_start()
         fixed = [scale.is_fixed for scale in self._output_scales]
         self.loss.fixed = torch.tensor(fixed, device=self.device) if any(fixed) else None
@@ -479,13 +488,14 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self._watch_for_collapse(sums)
 
     def _watch_for_collapse(self, sums: dict[str, Any]) -> None:
-        """Stop the run after too many epochs in a row without any output on the labels."""
-        silent = bool(np.any((sums["target_sum"] > 0) & (sums["overlap_sum"] <= 0)))
-        self._empty_epochs = self._empty_epochs + 1 if silent else 0
-        if self._empty_epochs >= self.settings.collapse_patience:
+        """Stop the run after too many epochs in a row that show a label and have no output on it."""
+        shown, found = sums["target_sum"] > 0, sums["overlap_sum"] > 0
+        self._empty_epochs = np.where(shown, np.where(found, 0, self._empty_epochs + 1), self._empty_epochs)
+        if (silent := np.flatnonzero(self._empty_epochs >= self.settings.collapse_patience)).size:
+            names = ", ".join(self.label_manager.scheme.names[label] for label in silent)
             raise UserError(
-                f"training stopped at epoch {self.current_epoch}: for {self._empty_epochs} epochs the "
-                "network has put out nothing where the labels are (the largest raw output is not above 0 "
+                f"training stopped at epoch {self.current_epoch}: for {self._empty_epochs.max()} epochs the "
+                f"network has put out nothing where {names} is (the largest raw output is not above 0 "
                 f"there), and it will not recover. Look at {self.output_folder}/progress.png; check the "
                 "labels with nnunet-softseg check, then train again with a smaller learning rate "
                 f"(now {self.initial_lr})"

@@ -151,6 +151,8 @@ def test_a_frozen_test_set_leaves_the_rest_to_be_drawn(tmp_path: Path) -> None:
     assert [len(split.train), len(split.validation)] == [11, 4]  # a fifth of 20 validates
     assert sorted(split.train + split.validation) == names[5:]
     assert sources.warnings == ()
+    with pytest.raises(UserError, match="--seed -1: expected 0 or more"):
+        choose_split(sources_of(*names), file, seed=-1)
     others = {choose_split(sources_of(*names), file, seed=seed)[0] for seed in range(6)}
     assert len({other.validation for other in others}) > 1
     assert {other.test for other in others} == {split.test}

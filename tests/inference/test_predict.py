@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import multiprocessing.process
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from nnunet_softseg.inference.predict import (
     find_cases,
     predict,
 )
+from nnunet_softseg.inference.trained_model import find_folds
 from nnunet_softseg.preprocessing.model_plans import soft_plans, version_warning, versions
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -331,6 +333,72 @@ def test_a_case_whose_image_was_written_again_is_predicted_again(model: Path, co
     assert (report.predicted, report.kept) == ([CASES[1]], [CASES[0], CASES[2]])
     written = nib.load(output / "soft" / f"{CASES[1]}_0001.nii.gz")
     np.testing.assert_allclose(written.affine, moved.affine)
+
+
+def test_an_image_of_the_same_name_elsewhere_is_another(model: Path, tmp_path: Path) -> None:
+    """A file T2w.nii.gz in the folder of each person: all older than the predictions."""
+    larger = np.pad(nib.load(write_image(tmp_path / "b.nii.gz", 1)).get_fdata(), ((0, 6), (0, 0), (0, 0)))
+    for person, image in (("sub-01", write_image(tmp_path / "a.nii.gz")), ("sub-02", tmp_path / "b.nii.gz")):
+        (tmp_path / person).mkdir()
+        shutil.move(image, tmp_path / person / "T2w.nii.gz")
+    save_nifti(tmp_path / "sub-02" / "T2w.nii.gz", larger.astype(np.float32), affine_of("LAS", (1, 1, 1)))
+    for person in ("sub-01", "sub-02"):
+        os.utime(tmp_path / person / "T2w.nii.gz", (1e9, 1e9))
+        report = predict(tmp_path / person / "T2w.nii.gz", tmp_path / "out", model, progress=False)
+        assert report.predicted == ["T2w"]
+    assert nib.load(tmp_path / "out" / "soft" / "T2w_0001.nii.gz").shape == larger.shape
+    assert predict(tmp_path / "sub-02" / "T2w.nii.gz", tmp_path / "out", model, progress=False).kept == [
+        "T2w"
+    ]
+
+
+def test_overwriting_that_fails_at_the_last_file_is_done_again(
+    model: Path, images: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, call = copied / "out", {"largest_piece": True, "progress": False}
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(map_export, "write_segmentation", full)
+        assert len(predict(images, output, model, overwrite=True, **call).failed) == len(CASES)
+    report = predict(images, output, model, **call)
+    assert (report.predicted, report.kept) == (list(CASES), [])
+
+
+def test_of_a_case_that_fails_the_report_and_other_labels_forget_what_was_before(
+    model: Path, copied: Path
+) -> None:
+    output = copied / "out"
+    (copied / "images" / f"{CASES[0]}_0000.nii.gz").write_bytes(b"no image")
+    predict(copied / "images", output, model, progress=False)
+    assert list(softseg_json(output)["cases"]) == list(CASES[1:])
+    of_another_label = output / "soft" / f"{CASES[1]}_0002.nii.gz"
+    shutil.copy(output / "soft" / f"{CASES[1]}_0001.nii.gz", of_another_label)
+    predict(copied / "images", output, model, localize="never", overwrite=True, progress=False)
+    assert not of_another_label.exists()
+
+
+def test_a_copy_of_a_fold_is_no_fold(images: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / FOLDER)
+    for name in ("fold_0_old", "fold_0_1"):
+        shutil.copytree(model / "fold_0", model / name)
+    assert find_folds(model, None, "checkpoint_final.pth") == ("0",)
+    with pytest.raises(UserError, match=r"expected fold_0_old/checkpoint_final\.pth, found"):
+        find_folds(model, ["0_old"], "checkpoint_final.pth")
+    report = predict(images / f"{CASES[0]}_0000.nii.gz", tmp_path / "out", model, progress=False)
+    assert report.predicted == [CASES[0]]
+
+
+def test_a_picture_in_too_many_colours_is_a_case(tmp_path: Path) -> None:
+    from imageio.v3 import imwrite
+
+    for name in ("x.png", "y_0000.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        imwrite(tmp_path / name, np.full((8, 9, 4), 7, np.uint8))
+    cases = find_cases(tmp_path, 3, file_ending=".png")
+    assert [case.case_id for case in cases] == ["x", "y"]
 
 
 def test_a_broken_image_stops_no_other(

@@ -93,7 +93,9 @@ def test_the_model_of_the_package_is_of_this_version_and_any_other_file_of_the_o
     tmp_path: Path,
 ) -> None:
     """Nobody who calls `predict` without -m is warned of a version; who brings a file is."""
-    assert version_warning(open_model_file(READY_MODEL, None).plans) is None
+    plans = open_model_file(READY_MODEL, None).plans
+    assert version_warning(plans) is None
+    assert plans["nnunet_softseg"]["training_cases"] == {}  # names of drawn images are those of nobody
     copy = shutil.copy(READY_MODEL, tmp_path / "cord.softseg")
     assert version_warning(open_model_file(copy, None).plans) == (
         f"the model was trained with nnunet_softseg 0.1.0 (here {__version__})"

@@ -337,6 +337,19 @@ def test_a_patch_without_known_voxels_costs_nothing() -> None:
     assert (float(value.detach()), float(scale), float(raw.grad.abs().max())) == (0, 0, 0)
 
 
+def test_a_resumed_training_measures_empty_patches_at_coarse_levels_as_before() -> None:
+    """The running scale of the full resolution alone is in the checkpoint."""
+    labelled, empty = [disc(), disc()], [torch.zeros_like(disc())] * 2
+    loss, scale = make(normalise=True, weights=[0.5, 0.5])
+    for _ in range(60):
+        loss([5 * disc(), 5 * disc()], labelled)
+    residue = [0.1 * torch.ones_like(disc())] * 2
+    resumed, other = make(normalise=True, weights=[0.5, 0.5])
+    other.copy_(scale)
+    with torch.no_grad():
+        assert float(resumed(residue, empty)) == pytest.approx(float(loss(residue, empty)), rel=1e-4)
+
+
 def test_coarse_voxels_count_by_their_weight() -> None:
     """Of four voxels one is known, of the four beside it all: the second counts four times as much."""
     loss, _ = make(normalise=False)

@@ -31,7 +31,7 @@ from tiny_dataset import (
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.network.of_plans import running_scale
 from nnunet_softseg.preprocessing.preparation import soft_target_folder
-from nnunet_softseg.settings import PLANS_KEY
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training import trainer as trainer_module
 from nnunet_softseg.training.trainer import CosineSchedule, adam, nnUNetTrainerSoftSeg
 from nnunet_softseg.training.training_log import SoftSegLogger
@@ -141,6 +141,24 @@ def test_the_training_cases_of_each_fold_are_kept_with_the_plans(
     kept = made.plans_manager.plans[PLANS_KEY]["training_cases"]
     assert kept == {"0": ["sub-07_T2w"], "all": sorted(training)}
     assert len(training) > 1
+
+
+def test_folds_that_start_together_keep_the_cases_of_both(dataset: TinyDataset, tmp_path: Path) -> None:
+    """Another fold has written its own while this one prepared."""
+    made = make(dataset)
+    made.output_folder_base, made.output_folder = str(tmp_path), str(tmp_path / "fold_all")
+    made.initialize()
+    prepare = made._prepare_soft_targets
+
+    def prepare_beside_another() -> Any:
+        others = {PLANS_KEY: {"training_cases": {"0": ["sub-07_T2w"]}}}
+        (tmp_path / "plans.json").write_text(json.dumps(others))
+        return prepare()
+
+    made._prepare_soft_targets = prepare_beside_another  # type: ignore[method-assign]
+    made.on_train_start()
+    written = json.loads((tmp_path / "plans.json").read_text())[PLANS_KEY]["training_cases"]
+    assert written == {"0": ["sub-07_T2w"], "all": sorted(made.do_split()[0])}
 
 
 def test_validation_alone_takes_what_the_training_has_kept(
@@ -378,6 +396,37 @@ def test_a_silent_network_stops_the_run_with_an_explanation(dataset: TinyDataset
         UserError, match=r"10 epochs the network has put out nothing.*smaller learning rate \(now 0.001\)"
     ):
         made._watch_for_collapse(sums)
+
+
+def test_labels_that_are_silent_in_turn_do_not_stop_the_run(dataset: TinyDataset) -> None:
+    made = make(dataset)
+    made.initialize()
+    seen = np.array([100.0, 50.0])
+    for epoch in range(3 * made.settings.collapse_patience):
+        made._watch_for_collapse({"target_sum": seen, "overlap_sum": np.array([epoch % 2, 1 - epoch % 2])})
+    name = made.label_manager.scheme.names[1]
+    made._watch_for_collapse({"target_sum": seen, "overlap_sum": np.array([1.0, 1.0])})
+    silent = {"target_sum": seen, "overlap_sum": np.array([1.0, 0.0])}
+    for _ in range(made.settings.collapse_patience - 1):
+        made._watch_for_collapse(silent)
+        made._watch_for_collapse({**silent, "target_sum": seen * [1, 0]})  # does not show it: says nothing
+    with pytest.raises(UserError, match=f"nothing where {name} is"):
+        made._watch_for_collapse(silent)
+
+
+def test_the_seed_is_that_of_the_weights_before_training_starts_too(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fine-tuning makes the network, of which it loads all but the last layers, before it."""
+    monkeypatch.setattr(nnUNetTrainerSoftSeg, "settings", SoftSegSettings(seed=3))
+    weights = []
+    for _ in range(2):
+        torch.rand(7)
+        made = make(dataset)
+        made.initialize()
+        weights.append({name: value.clone() for name, value in made.network.state_dict().items()})
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
 
 
 def test_the_best_checkpoint_is_found_after_epochs_without_a_dice(

@@ -98,6 +98,8 @@ def split_subjects(
 
 
 def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+    if seed < 0:
+        raise UserError(f"--seed {seed}: expected 0 or more: correct it")
     return [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
 
 
