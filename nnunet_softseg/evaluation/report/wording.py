@@ -74,7 +74,7 @@ def interval(low: float, high: float, unit: str = "") -> str:
     if larger < _NEXT_TO_NOTHING:
         return f"{number(low)} to {quantity(high, unit)}"
     decimals = shared_decimals([larger], _INTERVAL_DIGITS)
-    if 0 < smaller < 0.5 * 10.0**-decimals:  # an end just beside 0 must not be printed as 0
+    if 0 < smaller <= 0.5 * 10.0**-decimals:  # an end just beside 0 must not be printed as 0
         decimals = min(shared_decimals([smaller], 1), decimals + _MOST_MORE_DECIMALS)
     text = f"{low:.{decimals}f} to {high:.{decimals}f}{NO_BREAK}{unit_text(unit)}"
     return text.rstrip().replace("-", MINUS)
