@@ -254,7 +254,8 @@ def unused_findings(
     used = {file for case in cases for file in (*case.images, case.label_map)}
     images = [file for file in _image_files(folder / IMAGES, ending) if file not in used]
     findings = [_image_finding(file, ending) for file in images]
-    findings += [_gap_finding(case) for case in cases if _has_gap(case, len(dataset_json["channel_names"]))]
+    for case in cases:
+        findings += _gap_findings(case, len(dataset_json["channel_names"]))
     maps = [short_name(file) for file in _image_files(folder / LABEL_MAPS, ending) if file not in used]
     if maps:
         what, expected = f"{len(maps)} label maps of no case", f"<case>{ending} of a case of {IMAGES}"
@@ -270,22 +271,15 @@ def _image_files(folder: Path, ending: str) -> list[Path]:
     return sorted(file for file in shown if is_image(file.name) or file.name.lower().endswith(ending))
 
 
-def _numbers(case: TrainingCase) -> list[int]:
-    return [named[1] for file in case.images if (named := parse_numbered_name(file.name))]
-
-
-def _has_gap(case: TrainingCase, num_channels: int) -> bool:
-    """Return whether nnU-Net takes images for other channels than their names say: _0001, _0002 for 0, 1."""
-    numbers = _numbers(case)
-    return len(numbers) <= num_channels and numbers != [*range(len(numbers))]
-
-
-def _gap_finding(case: TrainingCase) -> Finding:
-    """Return what is expected of the numbers: nnU-Net counts the files, in the order of their names."""
-    expected, found = (", ".join(f"_{number:04d}" for number in numbers)
-                       for numbers in (range(len(case.images)), _numbers(case)))  # fmt: skip
+def _gap_findings(case: TrainingCase, num_channels: int) -> list[Finding]:
+    """Say whether nnU-Net, which counts files, takes images for other channels: _0001, _0002 for 0 and 1."""
+    numbers = [named[1] for file in case.images if (named := parse_numbered_name(file.name))]
+    counted = [*range(len(numbers))]
+    if numbers == counted or len(numbers) > num_channels:
+        return []
+    expected, found = (", ".join(f"_{number:04d}" for number in each) for each in (counted, numbers))
     what, remedy = "channels are not numbered from 0 on", "add what is missing, or rename"
-    return Finding(short_name(case.images[0]), what, expected, found, remedy)
+    return [Finding(short_name(case.images[0]), what, expected, found, remedy)]
 
 
 def _image_finding(file: Path, ending: str) -> Finding:

@@ -1,6 +1,7 @@
 """A dataset as nnU-Net knows it: its name, dataset.json, labels, files of the cases, reader and splits."""
 
 import contextlib
+import glob
 import io
 import os
 import time
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from nnunet_softseg.errors import Finding, UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import SOFT_FOLDER, subjects_of
-from nnunet_softseg.io.formats import IMAGE_ENDINGS, READERS
+from nnunet_softseg.io.formats import IMAGE_ENDINGS, READERS, is_image
 from nnunet_softseg.io.nifti import Values, load_nifti, stored_as
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -351,6 +352,12 @@ def soft_label_file(folder: Path, case_id: str, label: int) -> Path:
     The folder is softLabelsTr, or the `soft` folder of a prediction.
     """
     return stored_as(folder, f"{case_id}_{label:04d}")
+
+
+def soft_label_files(folder: Path, case_id: str) -> list[Path]:
+    """Return those of a case that are there, of whatever labels, by their numbers."""
+    beside = sorted(folder.glob(f"{glob.escape(case_id)}_[0-9][0-9][0-9][0-9].*"))
+    return [file for file in beside if is_image(file.name)]
 
 
 def is_predicted(label_map: Path, case_id: str, labels: Iterable[int], images: Iterable[Path] = ()) -> bool:

@@ -100,14 +100,20 @@ def read_stored(file: Path, unknown: Unknown | None = None, *, soft: bool = Fals
 
 def _on_same_grid(label_map: LabelMap, soft_label: LabelMap) -> npt.NDArray[Any]:
     """Return the values of a label map in the voxels of a soft label; its axes may be others in the file."""
-    affine = label_map.affine if label_map.has_place and soft_label.has_place else soft_label.affine
-    values, affine = turned(label_map.values, affine, soft_label.affine)
-    if not dataclasses.replace(label_map, values=values, affine=affine).grid.is_same(soft_label.grid):
+    upright = _upright(label_map, soft_label)
+    if not upright.grid.is_same(soft_label.grid):
         raise UserError(
             f"{label_map.file}: expected the grid of {soft_label.file}, {soft_label.grid}, found "
             f"{label_map.grid}: write both on the grid of their image"
         )
-    return values
+    return upright.values
+
+
+def _upright(label_map: LabelMap, like: LabelMap) -> LabelMap:
+    """Return a map with its axes in the order and direction of another's; those of pictures are the same."""
+    placed = label_map.has_place and like.has_place
+    affine = label_map.affine if placed else like.affine
+    return LabelMap(label_map.file, *turned(label_map.values, affine, like.affine))
 
 
 def known_part(prediction: LabelMap, reference: LabelMap) -> LabelMap:
@@ -183,7 +189,7 @@ def on_grid_of(prediction: LabelMap, reference: LabelMap, *, resample: bool) -> 
     if not (prediction.has_place and reference.has_place):
         raise_first_error(shape_findings(str(prediction.file), reference.grid.shape, prediction.grid.shape))
         return dataclasses.replace(prediction, affine=reference.affine), False
-    upright = LabelMap(prediction.file, *turned(prediction.values, prediction.affine, reference.affine))
+    upright = _upright(prediction, reference)
     if upright.grid.is_same(reference.grid):
         return upright, False
     if not resample:

@@ -37,7 +37,7 @@ from nnunet_softseg.inference.case_record import (
     flag_map,
     largest_component,
 )
-from nnunet_softseg.io.case_files import PICTURES, REPORT, SOFT_FOLDER, Case, folds_trained_on
+from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on, picture_file
 from nnunet_softseg.io.formats import is_nifti, is_picture, itk_image, soft_ending, spacing_file, write_other
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
@@ -329,7 +329,7 @@ def forget_case(folder: Path, case_id: str) -> None:
         report = load_json(path) if path.is_file() else {"cases": {}}
         if report["cases"].pop(case_id, None) is not None:
             write_json(path, report)
-    (folder / PICTURES / f"{case_id}.webp").unlink(missing_ok=True)
+    picture_file(folder, case_id).unlink(missing_ok=True)
 
 
 def _entries(report: str) -> dict[str, str]:

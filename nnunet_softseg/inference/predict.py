@@ -5,7 +5,6 @@ case is read and preprocessed in one thread, predicted in this one, and exported
 """
 
 import contextlib
-import glob
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme, soft_label_file
+from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme, soft_label_files
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions, bytes_of
 from nnunet_softseg.inference.trained_model import (
@@ -354,13 +353,12 @@ class _OutputFolder:
         from nnunet_softseg.inference.export import forget_case
 
         for case in self.not_done(cases):
-            soft = (soft_label_file(self.path / SOFT_FOLDER, case.case_id, label) for label in self.labels)
-            for file in (self._label_map(case), *soft):
-                try:
-                    file.unlink(missing_ok=True)
-                except OSError as error:
-                    raise write_error(file, error) from error
+            _remove([self._label_map(case), *self._soft_maps(case)])
             forget_case(self.path, case.case_id)
+
+    def _soft_maps(self, case: ImageCase) -> list[Path]:
+        """Of any labels: a model of before may have had others."""
+        return soft_label_files(self.path / SOFT_FOLDER, case.case_id)
 
     def _label_map(self, case: ImageCase) -> Path:
         return self.path / f"{case.case_id}{self.file_ending}"
@@ -387,10 +385,8 @@ class _OutputFolder:
         if not overwrite:
             self._refuse_others(cases, before, changed)
         make_folder(self.path)
-        if changed and overwrite:  # of labels that the model of before had, too
-            for case in cases:
-                for file in (self.path / SOFT_FOLDER).glob(f"{glob.escape(case.case_id)}_{'[0-9]' * 4}.*"):
-                    file.unlink()
+        if changed and overwrite:
+            _remove(file for case in cases for file in self._soft_maps(case))
         if changed and (self.path / REPORT).is_file():  # before it seems to be of what the folder says now
             write_json(self.path / REPORT, {"cases": {}})
         write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
@@ -407,6 +403,14 @@ class _OutputFolder:
                 f"{self.path}: expected an empty folder, or predictions of this model to go on with, found "
                 f"{what}: give another folder, or --overwrite"
             )
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(file, error) from error
 
 
 def _is_of(case: ImageCase, entry: Mapping[str, Any]) -> bool:

@@ -5,7 +5,6 @@ as the map over the image, and the area of every slice. Voxels are shown as they
 on the left, anterior on the left. Of an image of one slice there is the axial plane alone.
 """
 
-import glob
 import os
 import zlib
 from collections.abc import Iterable, Mapping
@@ -26,10 +25,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
+from nnunet_softseg.datasets.raw_dataset import soft_label_files
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import WORDS, seriousness
-from nnunet_softseg.io.case_files import PICTURES, SOFT_FOLDER
-from nnunet_softseg.io.formats import is_image, is_picture
+from nnunet_softseg.io.case_files import PICTURES, SOFT_FOLDER, picture_file
+from nnunet_softseg.io.formats import is_picture
 from nnunet_softseg.io.geometry import bounding_box, turned
 from nnunet_softseg.io.html import figure_as_webp, grey_levels, render_page, template, write_page
 from nnunet_softseg.io.nifti import load_nifti
@@ -110,7 +110,7 @@ def write_qc_page(
 
 def _read_new(folder: Path, name: str, entry: Mapping[str, Any], image: Path | None) -> "_Upright | None":
     """Return image and maps of a case; None if its picture is up to date."""
-    file, maps = _picture(folder, name), _maps(folder, name)
+    file, maps = picture_file(folder, name), soft_label_files(folder / SOFT_FOLDER, name)
     if not maps:
         raise UserError("its soft maps are not there")
     if file.is_file() and file.stat().st_mtime_ns == _newest_ns(maps):
@@ -118,28 +118,19 @@ def _read_new(folder: Path, name: str, entry: Mapping[str, Any], image: Path | N
     return read_case(image, dict(zip(entry["labels"], maps, strict=True)))
 
 
-def _maps(folder: Path, name: str) -> list[Path]:
-    beside = sorted((folder / SOFT_FOLDER).glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9].*"))
-    return [each for each in beside if is_image(each.name)]
-
-
 def _newest_ns(files: Iterable[Path]) -> int:
     return max(file.stat().st_mtime_ns for file in files)
 
 
-def _picture(folder: Path, name: str) -> Path:
-    return folder / PICTURES / f"{name}.webp"
-
-
 def _case(folder: Path, name: str, entry: Mapping[str, Any], shown: "Future[_Upright | None]") -> _Case:
-    file = _picture(folder, name)
+    file = picture_file(folder, name)
     try:
         upright = shown.result()
         drawn = None if upright is None else figure_as_webp(case_figure(upright))
     except _UNREADABLE as error:
         return _Case(name, entry, None, (0, 0), " ".join(str(error).split()))
     if drawn is not None:
-        _write_picture(file, drawn, _newest_ns(_maps(folder, name)))
+        _write_picture(file, drawn, _newest_ns(soft_label_files(folder / SOFT_FOLDER, name)))
     try:
         with Image.open(file) as picture:
             return _Case(name, entry, quote(file.name), picture.size, "")

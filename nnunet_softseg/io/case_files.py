@@ -96,6 +96,11 @@ def parse_bids_name(name: str) -> BidsName | None:
     return BidsName(match["subject"], match["session"], entities, match["suffix"])
 
 
+def picture_file(folder: Path, case_id: str) -> Path:
+    """Return the picture of a case in a folder of predictions."""
+    return folder / PICTURES / f"{case_id}.webp"
+
+
 def differing_keys(names: Sequence[BidsName]) -> str:
     """Return the entities in which names differ, `acq run`, as --distinguish-by takes them; "": in none."""
     keys = dict.fromkeys(key for name in names for key in name.entities)

@@ -62,7 +62,11 @@ class SoftSegLoss(nn.Module):
         self.fixed: torch.Tensor | None = None
         coarse = [torch.zeros_like(running_scale) for _ in self.level_weights[1:]]
         self._scales = [running_scale, *coarse]
-        self._begun = False
+
+    def start_coarse_scales(self) -> None:
+        """Begin those of the coarse levels, which no checkpoint holds, with that of the full resolution."""
+        for coarse in self._scales[1:]:
+            coarse.copy_(self._scales[0])
 
     def forward(
         self, output: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor | Sequence[torch.Tensor]
@@ -74,12 +78,6 @@ class SoftSegLoss(nn.Module):
             target: soft target of the same shape(s), in [0, 1]; with unknown voxels (batch, 2 label, *space),
                 see `known_part`.
         """
-        if not self._begun:
-            self._begun = (
-                True  # no checkpoint keeps coarse scales: a resumed training begins with the full one
-            )
-            for coarse in self._scales[1:]:
-                coarse.copy_(self._scales[0])
         outputs = [output] if isinstance(output, torch.Tensor) else list(output)
         targets = [target] if isinstance(target, torch.Tensor) else list(target)
         levels = zip(outputs, targets, self.level_weights, self._scales, strict=True)

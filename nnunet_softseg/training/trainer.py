@@ -195,12 +195,11 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             make_folder(Path(self.output_folder))
             record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}
             write_json(Path(self.output_folder) / "softseg_training.json", record)
-        # Folds that are trained at once begin by the same plans: what others have written since is theirs.
-        saved = self._kept_entry().get("training_cases", {})
-        self._entry["training_cases"] = {**saved, **self._entry["training_cases"]}
+        self._keep_training_cases(self.do_split()[0])  # folds that started together have written theirs since
         super().on_train_start()
         fixed = [scale.is_fixed for scale in self._output_scales]
         self.loss.fixed = torch.tensor(fixed, device=self.device) if any(fixed) else None
+        self.loss.start_coarse_scales()
 
     def _require_previous_stage(self) -> None:
         """Raise a UserError if the first stage of a cascade has not predicted every case of this fold."""
@@ -329,6 +328,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Return nnU-Net's split; the cases that each fold is trained on are kept with the plans."""
         if self._split is None:
             self._split = self._checked_split()
+            self._keep_training_cases(self._split[0])
         return self._split
 
     def _checked_split(self) -> tuple[list[str], list[str]]:
@@ -338,10 +338,13 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             splits = load_json(file) if file.is_file() else None
             raise_first_error(fold_findings(self.fold, splits, subjects_of(self._dataset.case_ids())))
         training, validation = super().do_split()
+        return training, validation
+
+    def _keep_training_cases(self, training: Sequence[str]) -> None:
+        """Keep the cases of this fold with the plans, beside those that other folds have written by now."""
         before = load_record(Path(self.output_folder_base) / "plans.json", PLANS_KEY) or {PLANS_KEY: {}}
         others = before[PLANS_KEY].get("training_cases", {})
         self._entry["training_cases"] = {**others, str(self.fold): sorted(map(str, training))}
-        return training, validation
 
     def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
         """Return nnU-Net's two datasets with the soft target behind the image."""

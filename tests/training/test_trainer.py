@@ -161,6 +161,18 @@ def test_folds_that_start_together_keep_the_cases_of_both(dataset: TinyDataset, 
     assert written == {"0": ["sub-07_T2w"], "all": sorted(made.do_split()[0])}
 
 
+def test_training_that_goes_on_begins_coarse_levels_with_the_scale_of_the_checkpoint(
+    dataset: TinyDataset,
+) -> None:
+    made = make(dataset)
+    made.initialize()
+    running_scale(made.network).fill_(5)  # as a checkpoint does
+    made.on_train_start()
+    _, *coarse = made.loss._scales
+    assert [each.tolist() for each in coarse] == [[5, 5]] * len(coarse)
+    assert coarse
+
+
 def test_validation_alone_takes_what_the_training_has_kept(
     dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
