@@ -11,6 +11,8 @@ PLANS_KEY = "nnunet_softseg"
 """Where the settings stand in the plans that a trainer saves beside its model."""
 HARD_THRESHOLD = 0.5
 """A label map is soft map > this, everywhere; not a setting, as label maps of users are compared with it."""
+SEED_VARIABLE = "NNUNET_SOFTSEG_SEED"
+"""Environment variable that sets a training's seed, as nnU-Net's command takes no other argument for it."""
 CROP_LOSS_WARNING = 0.01
 """A case is named if the fixed patch, or nnU-Net's own crop, loses more than this fraction of a label."""
 
@@ -85,6 +87,17 @@ class SoftSegSettings:
             raise UserError(
                 f"setting largest_zoom: expected a factor from 1 on, or None, got {self.largest_zoom}"
             )
+
+    def with_environment(self, environment: Mapping[str, str]) -> "SoftSegSettings":
+        """Return the settings, with the seed that NNUNET_SOFTSEG_SEED gives, where it is set."""
+        word = environment.get(SEED_VARIABLE, "")
+        if not word:
+            return self
+        if not (word.isascii() and word.isdigit()):
+            raise UserError(
+                f"{SEED_VARIABLE}: expected a whole number from 0 on, found {word!r}: correct it, or unset it"
+            )
+        return dataclasses.replace(self, seed=int(word))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from scipy import ndimage
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.recentring import Placement, WholeImage
 from nnunet_softseg.io.case_files import REPORT
+from nnunet_softseg.io.results import load_record
 from nnunet_softseg.preprocessing.center_crop import Box
 from nnunet_softseg.preprocessing.output_scale import LabelShape, Range, known_range, label_shape
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY
@@ -135,6 +136,21 @@ class PredictionOptions:
 def bytes_of(images: Iterable[Path]) -> int:
     """Return the size of the files of a case together; those that are gone count nothing."""
     return sum(image.stat().st_size for image in images if image.is_file())
+
+
+def reported_cases(folder: Path) -> dict[str, Any]:
+    """Return the entries of softseg.json in a folder of predictions, by case; none where it has none."""
+    record = load_record(folder / REPORT, "cases") or {"cases": {}}
+    return cast("dict[str, Any]", record["cases"])
+
+
+def is_of(entry: Mapping[str, Any], images: Iterable[Path]) -> bool:
+    """Return whether an entry of softseg.json is of these images, as far as their size tells.
+
+    Images of other people may have the same name, one folder each: T2w.nii.gz.
+    """
+    before = entry.get("image_bytes")
+    return before is None or before == bytes_of(images)
 
 
 @dataclass

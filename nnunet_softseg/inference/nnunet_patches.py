@@ -41,7 +41,14 @@ from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_split
 from nnunet_softseg.datasets.raw_dataset import is_predicted
 from nnunet_softseg.errors import UserError, examples, show_without_traceback
 from nnunet_softseg.inference import after_prediction, export, network_image, soft_prediction
-from nnunet_softseg.inference.case_record import CALIBRATION, VARIABLES, CaseRecord, PredictionOptions
+from nnunet_softseg.inference.case_record import (
+    CALIBRATION,
+    VARIABLES,
+    CaseRecord,
+    PredictionOptions,
+    is_of,
+    reported_cases,
+)
 from nnunet_softseg.inference.export import kept_calibration
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, parse_numbered_name
 from nnunet_softseg.io.results import changed_keys, load_record
@@ -284,7 +291,8 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
     """List the images of a folder here: nnU-Net forks twelve processes for that.
 
     To go on with an interrupted prediction is to predict the cases of which any file is missing, not the
-    label map alone, or older than an image; the others must be by the options of this call.
+    label map alone, or that is older than an image, or of another of its name; the others must be by the
+    options of this call.
     """
     given = arguments_of(original, predictor, *args, **kwargs)
     images = given["list_of_lists_or_source_folder"]
@@ -296,8 +304,10 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
     goes_on, given["overwrite"] = not given["overwrite"], True
     lists = original(**given)
     if goes_on and lists[1] is not None:
+        reported = functools.cache(reported_cases)
         done = [
-            _is_done(predictor, Path(target), files, given["save_probabilities"])
+            is_of(reported(Path(target).parent).get(Path(target).name, {}), map(Path, files))
+            and _is_done(predictor, Path(target), files, given["save_probabilities"])
             for files, target in zip(*lists[:2], strict=True)
         ]
         _require_same_options(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import channel_names, is_predicted, label_scheme, soft_label_files
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions, bytes_of
+from nnunet_softseg.inference.case_record import CaseRecord, PredictionOptions, is_of, reported_cases
 from nnunet_softseg.inference.trained_model import (
     CHECKPOINT,
     PLANS,
@@ -339,12 +339,12 @@ class _OutputFolder:
 
         A case's label map comes last. One that softseg.json does not tell of is of something else.
         """
-        listed = (load_record(self.path / REPORT, "cases") or {"cases": {}})["cases"]
+        listed = reported_cases(self.path)
         return [
             case
             for case in cases
             if case.case_id not in listed
-            or not _is_of(case, listed[case.case_id])
+            or not is_of(listed[case.case_id], case.files)
             or not is_predicted(self._label_map(case), case.case_id, self.labels, case.files)
         ]
 
@@ -411,15 +411,6 @@ def _remove(files: Iterable[Path]) -> None:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise write_error(file, error) from error
-
-
-def _is_of(case: ImageCase, entry: Mapping[str, Any]) -> bool:
-    """Return whether an entry of softseg.json is of these images, as far as their size tells.
-
-    Images of other people may have the same name, one folder each: T2w.nii.gz.
-    """
-    before = entry.get("image_bytes")
-    return before is None or before == bytes_of(case.files)
 
 
 # Prediction, case by case

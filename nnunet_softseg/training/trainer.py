@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import math
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -88,10 +89,11 @@ show_without_traceback(explain_missing_plans)
 class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     """Train on soft labels: NormReLU, adaptive wing loss, Adam with cosine annealing, fixed centre patch.
 
-    Source: Bedard et al. 2025. The settings are a class attribute; a variant is a subclass with others.
+    Source: Bedard et al. 2025. The settings are a class attribute; a variant is a subclass with others. Those
+    of a training have the seed of the environment variable NNUNET_SOFTSEG_SEED, where it is set.
     """
 
-    settings: ClassVar[SoftSegSettings] = SoftSegSettings()
+    settings: SoftSegSettings = SoftSegSettings()
     normalise_in_loss: ClassVar[bool] = True
     """NormReLU between raw output and loss (the paper's text); False: none there (its code)."""
     hard_target: ClassVar[bool] = False
@@ -113,6 +115,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which its checkpoints record
     ) -> None:
         label_scheme(dataset_json)  # labels that do not fit together are told before anything starts
+        self.settings = self.settings.with_environment(os.environ)
         plans = soft_plans(plans, type(self).__name__, self.settings)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.settings.initial_lr

@@ -9,7 +9,7 @@
 #   plans: nnUNetSoftSegPlans
 #   configuration: 3d_fullres
 #   folds: [0, 1, 2, 3, 4]
-#   seeds: [0, 1, 2]
+#   seeds: [0, 1, 2]                # trainers of nnU-Net's own have none: their trainings differ by chance
 #   device: cuda
 
 import os
@@ -50,13 +50,12 @@ rule train:
     run:
         results = RESULTS / f"seed-{wildcards.seed}"
         folder = Path(output[0]).parents[1]
-        script = Path(workflow.basedir) / "train_seeded.py"
         words = [wildcards.dataset, config["configuration"], wildcards.fold, "-tr", wildcards.trainer]
         words += ["-p", config["plans"], "-device", config.get("device", "cuda")]
         # What an earlier attempt has kept: the training goes on there.
         words += ["--c"] if any(folder.glob("checkpoint_*.pth")) else []
         subprocess.run(
-            [sys.executable, str(script), wildcards.seed, *words],
-            env={**os.environ, "nnUNet_results": str(results)},
+            [sys.executable, "-m", "nnunet_softseg", "run", "nnUNetv2_train", *words],
+            env={**os.environ, "nnUNet_results": str(results), "NNUNET_SOFTSEG_SEED": wildcards.seed},
             check=True,
         )

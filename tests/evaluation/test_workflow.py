@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -349,22 +348,3 @@ def test_trainings_are_datasets_x_trainers_x_folds_x_seeds_and_only_those_missin
         [sys.executable, "-m", "snakemake", *words], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert re.search(r"^train +23$", dry.stdout + dry.stderr, re.MULTILINE)  # 2 x 2 x 3 x 2 less the one done
-
-
-@pytest.mark.parametrize(
-    ("trainer", "seeded"), [("nnUNetTrainerSoftSegDemo", True), ("nnUNetTrainer", False)]
-)
-def test_a_training_gets_its_seed_where_the_trainer_has_one(
-    trainer: str, seeded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = runpy.run_path(str(WORKFLOW / "train_seeded.py"))
-    calls: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(module["run"], "run", lambda name, words: calls.append((name, words)))
-    from nnunet_softseg import registry
-
-    found = registry.find("nnUNetTrainerSoftSegDemo")
-    monkeypatch.setattr(found, "settings", found.settings)  # as it was, afterwards
-    words = ["Dataset101_A", "3d_fullres", "0", "-tr", trainer]
-    module["train"](7, words)
-    assert calls == [("nnUNetv2_train", words)]
-    assert (found.settings.seed == 7) is seeded

@@ -333,6 +333,27 @@ def test_a_case_whose_image_is_newer_is_predicted_again(tmp_path: Path) -> None:
     assert lists == ([images[1]], [str(tmp_path / "b")], [None])
 
 
+def test_a_case_of_another_image_of_its_name_is_predicted_again(tmp_path: Path) -> None:
+    """T2w_0000.nii.gz of another person: softseg.json says how large the image was that was predicted."""
+    (tmp_path / "soft").mkdir()
+    images = [[str(tmp_path / f"{case}_0000.nii.gz")] for case in ("a", "b", "c")]
+    for (image,), content in zip(images, ("one", "two", "of another"), strict=True):
+        Path(image).write_text(content)
+        os.utime(image, (1e9, 1e9))
+    for case in ("a", "b", "c"):
+        for name in (f"{case}.nii.gz", f"soft/{case}_0001.nii.gz"):
+            (tmp_path / name).touch()
+    for case, entry in {"a": {"image_bytes": 3}, "b": {}, "c": {"image_bytes": 3}}.items():
+        report_case(tmp_path / case, decided_by(SOFT.plans, PredictionOptions()), entry)
+    owner = SimpleNamespace(
+        plans_manager=SOFT,
+        dataset_json={"file_ending": ".nii.gz"},
+        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
+    )
+    lists = nnUNetPredictor._manage_input_and_output_lists(owner, images, str(tmp_path), overwrite=False)
+    assert lists == ([images[2]], [str(tmp_path / "c")], [None])
+
+
 def test_threads_share_sums_as_the_forward_pass_does() -> None:
     """A sum depends on the number of threads in its last bits; nnU-Net's forward pass takes at most eight."""
     before = torch.get_num_threads()

@@ -441,6 +441,26 @@ def test_the_seed_is_that_of_the_weights_before_training_starts_too(
         assert torch.equal(value, weights[1][name]), name
 
 
+def test_the_environment_seeds_a_training_of_any_subclass(
+    dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer of `nnUNet_extTrainer` is a subclass with settings of its own; the plans keep the seed."""
+
+    class nnUNetTrainerOwn(nnUNetTrainerSoftSeg):  # noqa: N801
+        settings = SoftSegSettings(seed=3, num_epochs=7)
+
+    plans = small_plans(dataset)
+    for word, seed in {"11": 11, "0": 0, "": 3}.items():
+        monkeypatch.setenv("NNUNET_SOFTSEG_SEED", word)
+        made = nnUNetTrainerOwn(plans, "3d_fullres", 0, dataset.dataset_json, CPU)
+        assert (made.settings.seed, made.num_epochs) == (seed, 7)
+        assert made.plans_manager.plans["nnunet_softseg"]["settings"]["seed"] == seed
+    assert nnUNetTrainerOwn.settings.seed == 3
+    monkeypatch.setenv("NNUNET_SOFTSEG_SEED", "-1")
+    with pytest.raises(UserError, match="NNUNET_SOFTSEG_SEED: expected a whole number from 0 on, found '-1'"):
+        nnUNetTrainerOwn(plans, "3d_fullres", 0, dataset.dataset_json, CPU)
+
+
 def test_the_best_checkpoint_is_found_after_epochs_without_a_dice(
     dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

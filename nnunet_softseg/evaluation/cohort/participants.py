@@ -35,14 +35,14 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     start,
     write_table_tsv,
 )
-from nnunet_softseg.inference.case_record import PredictionOptions, flag_lines
+from nnunet_softseg.inference.case_record import PredictionOptions, flag_lines, reported_cases
 from nnunet_softseg.inference.predict import predict
 from nnunet_softseg.inference.trained_model import open_any_model
-from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER
+from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti
 from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
-from nnunet_softseg.io.results import copy_file, load_record, make_folder, replacing, write_json
+from nnunet_softseg.io.results import copy_file, make_folder, replacing, write_json
 from nnunet_softseg.io.workers import threads_beside, try_jobs
 from nnunet_softseg.metrics.morphometry.csa import csa
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
@@ -229,7 +229,7 @@ class _Call:
         """Return that of `predict`, in which the soft maps of a single image lie where they stay."""
         from nnunet_softseg.inference.export import result_lines  # loaded by `predict`
 
-        entries = self._entries()
+        entries = reported_cases(self.work)
         lines = flag_lines({image.case_id: entries[image.case_id] for image in images
                             if image.case_id in entries})  # fmt: skip
         if len(images) == 1 and images[0].case_id in self.report.written:
@@ -238,18 +238,13 @@ class _Call:
             lines += result_lines(self.bids / image.place, maps, entries[image.case_id]["labels"])
         return "\n".join(lines)
 
-    def _entries(self) -> Mapping[str, Any]:
-        """Return those of softseg.json in the folder aside, by case."""
-        found: Mapping[str, Any] = (load_record(self.work / REPORT, "cases") or {"cases": {}})["cases"]
-        return found
-
     def not_done(self, images: Iterable[Derivative]) -> list[Derivative]:
         """Return the images whose derivatives are missing, or older than the image."""
         return [image for image in images if not image.is_up_to_date(self.bids, self.scheme.names)]
 
     def publish_predicted(self, images: Sequence[Derivative]) -> None:
         """Measure, draw and put in place those of the images that lie predicted in the folder aside."""
-        entries = self._entries()
+        entries = reported_cases(self.work)
         ready = [
             (image, entries[image.case_id])
             for image in images
