@@ -134,6 +134,9 @@ class Check(Command):
     dataset: str | None = option("-d DATASET", "dataset id or name")
     images: str | None = option("-i IMAGES", "instead of a dataset: images to predict, as predict takes them")
     model: str | None = option("-m MODEL", "model that will predict them: folder, .zip or .softseg")
+    trust_model: bool = switch(
+        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
+    )
     num_processes: int = option("-np N", "processes that read cases", 4)
     output: str | None = option("-o JSON", "write the findings to this file, too")
     simulate: str | None = option("--simulate FOLDER", "write the maps of a perfect network there")
@@ -148,7 +151,7 @@ class Check(Command):
         if self.images is not None and self.simulate is None:
             from nnunet_softseg.inference.image_check import check_images
 
-            report = check_images(self.images, self.model, self.num_processes)
+            report = check_images(self.images, self.model, self.num_processes, trust_model=self.trust_model)
             of_model = ["-m", self.model] if self.model else []
             following = shlex.join(["nnunet-softseg", "predict", "-i", self.images, "-o", "OUT", *of_model])
         elif self.dataset is not None and self.model is None:

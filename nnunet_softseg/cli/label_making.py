@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_softseg.cli.command import Command, Words, option, print_report, required, switch
+from nnunet_softseg.cli.prediction import PredictionChoices
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Fuse(Command):
 
 
 @dataclass
-class PseudoLabel(Command):
+class PseudoLabel(PredictionChoices):
     """Label images by models that have not seen their subjects, as a new dataset of nnU-Net's.
 
     A case is labelled by the mean of all folds that have not trained on its subject: of an annotated subject
@@ -195,9 +196,6 @@ class PseudoLabel(Command):
     )
     checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
     contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
-    device: Literal["auto", "cpu", "cuda", "mps"] = option(
-        "-device", "device of the network; auto: cuda if there is one", "auto"
-    )
     num_processes: int = option("-np N", "cases read and written at once", 2)
 
     def run(self) -> int:

@@ -18,18 +18,9 @@ from nnunet_softseg.cli.command import (
 
 
 @dataclass
-class PredictingCommand(Command):
-    """Options that predict, workflow and nnunet-softseg-bids share: all that decides a prediction."""
+class PredictionChoices(Command):
+    """Options of every command that predicts: how a model is opened and run, and what becomes of a map."""
 
-    model: str | None = option(
-        "-m MODEL",
-        "folder of a trained model, nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, "
-        "a .zip of nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export; if not given, the "
-        "spinal cord model that comes with nnunet-softseg",
-    )
-    folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
-    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
-    contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
         "-device", "device of the network; auto: cuda if there is one", "auto"
     )
@@ -57,6 +48,27 @@ class PredictingCommand(Command):
     trust_model: bool = switch(
         "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
     )
+
+
+@dataclass
+class OfOneModel(Command):
+    """Options of every command that predicts by one model: which, and of which images."""
+
+    model: str | None = option(
+        "-m MODEL",
+        "folder of a trained model, nnUNet_results/DatasetNNN_Name/<trainer>__<plans>__<configuration>, "
+        "a .zip of nnUNetv2_export_model_to_zip, or a .softseg of nnunet-softseg export; if not given, the "
+        "spinal cord model that comes with nnunet-softseg",
+    )
+    folds: Words | None = option("-f FOLD", "folds whose soft maps are averaged; all if not given")
+    checkpoint: str = option("-chk FILE", "checkpoint in the fold's folder", "checkpoint_final.pth")
+    contrasts: Words | None = option("--contrasts NAME", "to take of a BIDS folder; all if not given")
+
+
+@dataclass
+class PredictingCommand(PredictionChoices, OfOneModel):
+    """Options that predict, workflow and nnunet-softseg-bids share: all that decides a prediction."""
+
     no_qc: bool = switch(
         "--no-qc", "make no page of pictures: of many small images they take most of the time"
     )
@@ -225,7 +237,7 @@ class Calibrate(Command):
     def run(self) -> int:
         from nnunet_softseg.inference.calibrate import calibrate
 
-        print(calibrate(**vars(self)).as_text())
+        print_report(calibrate(**vars(self)))
         return 0
 
 

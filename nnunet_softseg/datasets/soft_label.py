@@ -266,18 +266,21 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
     _write(file, np.clip(soft_label, 0, 1).astype(np.float32), image, 1, "soft label")
 
 
-def write_label_map(file: Path, soft_files: Sequence[Path], painted: Sequence[tuple[int, int]]) -> None:
+def write_label_map(
+    file: Path, soft_files: Sequence[Path], painted: Sequence[tuple[int, int]], *, ignore: int | None = None
+) -> None:
     """Write the label map of soft labels, of the values as they are on disk, where `check` compares the two.
 
     There is one soft file per label, on one grid; the first gives the header. They are `painted` as
-    `LabelScheme` says. Where no label is known, the map holds the label to ignore, the next value above them.
+    `LabelScheme` says. Where no label is known, the map holds the label to `ignore`; None: the next value
+    above those painted.
     """
     highest = max(value for _, value in painted)
     soft_labels = [stored_values(soft_file) for soft_file in soft_files]
     unknown = unknown_voxels(soft_labels)
     if unknown.any():
         soft_labels.append(unknown.astype(np.float32))
-        painted = [*painted, (len(soft_files), highest + 1)]
+        painted = [*painted, (len(soft_files), highest + 1 if ignore is None else ignore)]
     label_map = hard_label_map(soft_labels, painted)
     _write(file, label_map, load_nifti(soft_files[0]), highest, f"soft label > {HARD_THRESHOLD:g}")
 

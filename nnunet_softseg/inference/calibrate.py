@@ -4,7 +4,7 @@ What is said of it is cross-checked: each fold, or of one fold each subject, is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -47,6 +47,7 @@ class CalibrationReport:
         maps: by name of the label.
         before: reliability of each label as predicted.
         after: fold -> of its maps, calibrated by the cases of other folds or subjects.
+        warnings: of subjects that a fold was trained on by other images of them.
     """
 
     model: Path
@@ -56,6 +57,7 @@ class CalibrationReport:
     maps: Mapping[str, IsotonicMap]
     before: Mapping[str, ReliabilityCurve]
     after: Mapping[str, Mapping[str, ReliabilityCurve]]
+    warnings: Sequence[str] = ()
 
     def after_all(self, name: str) -> ReliabilityCurve:
         """Return the reliability of a label after calibration, all folds together."""
@@ -118,7 +120,8 @@ def calibrate(
             maps = {fold: of_fold for fold, of_fold in maps.items() if of_fold} or maps
         for fold, of_fold in maps.items():
             _require_validation(found, fold, of_fold, soft_labels)
-        report = _cross_checked(found, maps, num_processes, progress)
+        warnings = [told for fold, of_fold in maps.items() for told in _seen_otherwise(found, fold, of_fold)]
+        report = replace(_cross_checked(found, maps, num_processes, progress), warnings=warnings)
     _write(report, reference=str(soft_labels))
     return report
 
@@ -138,20 +141,43 @@ def _soft_labels(model: Model, reference: StrPath | None) -> Path:
 
 def _require_validation(model: Model, fold: str, maps: Sequence[ValidatedMap], soft_labels: Path) -> None:
     """Raise a UserError for a fold without maps, and for one that was trained on what it validates on."""
-    entry, plans = model.plans[PLANS_KEY], model.plans
     if not maps:
-        configuration = model.folder.name.rpartition("__")[2]
         raise UserError(
             f"{model.folder.name}/fold_{fold}/{VALIDATION}: expected soft maps of cases with soft labels in "
-            f"{soft_labels}, found none: run nnUNetv2_train {dataset_number(plans['dataset_name'])} "
-            f"{configuration} {fold} -tr {entry['trainer']} -p {plans['plans_name']} --val"
+            f"{soft_labels}, found none: run nnUNetv2_train {_training_of(model, fold)} --val"
         )
-    seen = {each.case_id for each in maps}.intersection(entry.get("training_cases", {}).get(fold, ()))
+    trained = model.plans[PLANS_KEY].get("training_cases", {}).get(fold, ())
+    seen = {each.case_id for each in maps}.intersection(trained)
     if fold == "all" or seen:
+        remedy = f"validate again, nnUNetv2_train {_training_of(model, fold)} --val"
         raise UserError(
             f"fold {fold}: expected validation cases that it was not trained on, found "
-            f"{examples(sorted(seen)) or 'all cases'} in its training: calibrate on numbered folds (-f 0)"
+            f"{examples(sorted(seen)) or 'all cases'} in its training: "
+            f"{'calibrate on numbered folds (-f 0)' if fold == 'all' else remedy}"
         )
+
+
+def _training_of(model: Model, fold: str) -> str:
+    """Return the words after nnUNetv2_train that name the training of a fold."""
+    plans, configuration = model.plans, model.folder.name.rpartition("__")[2]
+    return (
+        f"{dataset_number(plans['dataset_name'])} {configuration} {fold} -tr {plans[PLANS_KEY]['trainer']} "
+        f"-p {plans['plans_name']}"
+    )
+
+
+def _seen_otherwise(model: Model, fold: str, maps: Sequence[ValidatedMap]) -> list[str]:
+    """Return the warning that a fold was trained on other images of subjects that it validates on."""
+    trained = model.plans[PLANS_KEY].get("training_cases", {}).get(fold, ())
+    subjects = subjects_of(dict.fromkeys([*trained, *(each.case_id for each in maps)]))
+    seen = {subjects[each.case_id] for each in maps} & {subjects[case] for case in trained}
+    if not seen:
+        return []
+    return [
+        f"fold {fold} validates on {len(seen)} subjects of whom other images were in its training, "
+        f"{examples(sorted(seen))}: its maps of them, and the calibration, are better than those of new "
+        "subjects; split by subject (nnunet-softseg convert does)"
+    ]
 
 
 def _cross_checked(
@@ -159,9 +185,9 @@ def _cross_checked(
 ) -> CalibrationReport:
     pairs = [(fold, each) for fold, of_fold in maps.items() for each in of_fold]
     subjects = subjects_of(dict.fromkeys(each.case_id for _, each in pairs))
-    groups = [(fold, "" if len(maps) > 1 else subjects[each.case_id]) for fold, each in pairs]
+    groups = [(fold, subjects[each.case_id]) for fold, each in pairs]
     files = [each for _, each in pairs]
-    if len(set(groups)) == 1:
+    if len({subject for _, subject in groups}) == 1:
         raise UserError(
             f"{model.folder.name}: expected validation maps of two subjects or more, to cross-check the "
             f"calibration, found one, {subjects[files[0].case_id]}: add folds (-f)"
@@ -172,10 +198,15 @@ def _cross_checked(
         tables[each.label] += table
         by_group[group][each.label] += table
     after = {fold: dict.fromkeys(tables, ReliabilityCurve.empty()) for fold in maps}
-    for (fold, _), held_out in by_group.items():
+    for (fold, subject), held_out in by_group.items():
+        others = [
+            of_group
+            for (of_fold, of_subject), of_group in by_group.items()
+            if of_subject != subject and (of_fold != fold or len(maps) == 1)
+        ]
         for name, table in held_out.items():
-            others = (of_group[name] for of_group in by_group.values() if of_group is not held_out)
-            after[fold][name] += table.curve(reduce(add, others).isotonic_map())
+            chosen_by = reduce(add, (of_group[name] for of_group in others), ValueTable.empty())
+            after[fold][name] += table.curve(chosen_by.isotonic_map())
     return CalibrationReport(
         model=model.folder,
         folds=tuple(maps),

@@ -4,7 +4,7 @@ import json
 import pickle
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     in_nnunets_layout,
     label_scheme,
     soft_label_file,
+    soft_label_files,
 )
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import (
@@ -36,13 +37,29 @@ from nnunet_softseg.inference.case_record import (
     flag_lines,
     flag_map,
     largest_component,
+    reported_cases,
 )
-from nnunet_softseg.io.case_files import REPORT, SOFT_FOLDER, Case, folds_trained_on, picture_file
+from nnunet_softseg.io.case_files import (
+    REPORT,
+    SOFT_FOLDER,
+    Case,
+    folds_trained_on,
+    parse_numbered_name,
+    picture_file,
+)
 from nnunet_softseg.io.formats import is_nifti, is_picture, itk_image, soft_ending, spacing_file, write_other
 from nnunet_softseg.io.geometry import VoxelGrid, reader_affines
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.readers import is_known, nifti_as_stored, simpleitk, write_label_map
-from nnunet_softseg.io.results import as_json, load_json, load_record, make_folder, replacing, write_json
+from nnunet_softseg.io.results import (
+    as_json,
+    load_json,
+    load_record,
+    make_folder,
+    remove_files,
+    replacing,
+    write_json,
+)
 from nnunet_softseg.metrics.calibration import IsotonicMap
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.preprocessing.center_crop import inside_of_box
@@ -322,14 +339,25 @@ def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any
             aside.write_text(f"{head}{cases}{_AFTER_CASES}", encoding="utf-8")
 
 
-def forget_case(folder: Path, case_id: str) -> None:
-    """Remove a case whose maps are gone from softseg.json of its folder, and its picture."""
+def forget_case(folder: Path, case_id: str, ending: str) -> None:
+    """Remove what a folder of predictions holds of a case: maps of any labels, picture, softseg.json's entry.
+
+    The label map, of that ending, goes first: it says that the others are there.
+    """
+    maps = (folder / f"{case_id}{ending}", *soft_label_files(folder / SOFT_FOLDER, case_id))
+    remove_files([*maps, picture_file(folder, case_id)])
     path = folder / REPORT
     with FileLock(folder / f".{REPORT}.lock"):
         report = load_json(path) if path.is_file() else {"cases": {}}
         if report["cases"].pop(case_id, None) is not None:
             write_json(path, report)
-    picture_file(folder, case_id).unlink(missing_ok=True)
+
+
+def keep_only(folder: Path, case_ids: Collection[str], ending: str) -> None:
+    """Remove all other cases from a folder of predictions that is made again; see `forget_case`."""
+    there = {name[0] for file in (folder / SOFT_FOLDER).glob("*") if (name := parse_numbered_name(file.name))}
+    for case_id in sorted({*there, *reported_cases(folder)} - set(case_ids)):
+        forget_case(folder, case_id, ending)
 
 
 def _entries(report: str) -> dict[str, str]:

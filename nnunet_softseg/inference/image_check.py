@@ -25,7 +25,12 @@ _Said = tuple[list[Finding], tuple[float, ...] | None]
 
 
 def check_images(
-    source: StrPath, model: StrPath | None = None, num_processes: int = 4, *, progress: bool = True
+    source: StrPath,
+    model: StrPath | None = None,
+    num_processes: int = 4,
+    *,
+    trust_model: bool = False,
+    progress: bool = True,
 ) -> CheckReport:
     """Return what is wrong with images to predict; each is read and, for a model, preprocessed.
 
@@ -33,6 +38,7 @@ def check_images(
         source: an image, a folder, or a BIDS folder, as `predict` takes it.
         model: also say what does not fit it: channels, orientation, voxel sizes, field of view.
         num_processes: cases read at a time; with a model, one.
+        trust_model: open a checkpoint that holds more than weights and numbers.
         progress: show a bar.
 
     Raises:
@@ -43,7 +49,7 @@ def check_images(
         cases = find_cases(root, 1, file_ending=ending)
         outcomes = _look(_check_case, cases, num_processes, progress)
     else:
-        with open_any_model(model, None) as found:
+        with open_any_model(model, None, trusted=trust_model) as found:
             ending = found.dataset_json["file_ending"]
             cases = find_cases(root, len(channel_names(found.dataset_json)), file_ending=ending)
             of_model = RuntimeModel(found) if isinstance(found, FileModel) else load_predictor(found)

@@ -41,7 +41,7 @@ from nnunet_softseg.io.case_files import (
 from nnunet_softseg.io.formats import ANY_FORMAT, NIFTI, NIFTI_ENDINGS, is_nifti, is_picture, without_ending
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import StrPath, load_nifti
-from nnunet_softseg.io.results import changed_keys, load_record, make_folder, write_error, write_json
+from nnunet_softseg.io.results import changed_keys, load_record, make_folder, remove_files, write_json
 from nnunet_softseg.io.workers import as_user_error, map_ahead, threads_beside
 
 if TYPE_CHECKING:
@@ -353,12 +353,7 @@ class _OutputFolder:
         from nnunet_softseg.inference.export import forget_case
 
         for case in self.not_done(cases):
-            _remove([self._label_map(case), *self._soft_maps(case)])
-            forget_case(self.path, case.case_id)
-
-    def _soft_maps(self, case: ImageCase) -> list[Path]:
-        """Of any labels: a model of before may have had others."""
-        return soft_label_files(self.path / SOFT_FOLDER, case.case_id)
+            forget_case(self.path, case.case_id, self.file_ending)
 
     def _label_map(self, case: ImageCase) -> Path:
         return self.path / f"{case.case_id}{self.file_ending}"
@@ -386,7 +381,8 @@ class _OutputFolder:
             self._refuse_others(cases, before, changed)
         make_folder(self.path)
         if changed and overwrite:
-            _remove(file for case in cases for file in self._soft_maps(case))
+            soft_maps = self.path / SOFT_FOLDER  # of any labels: a model of before may have had others
+            remove_files(file for case in cases for file in soft_label_files(soft_maps, case.case_id))
         if changed and (self.path / REPORT).is_file():  # before it seems to be of what the folder says now
             write_json(self.path / REPORT, {"cases": {}})
         write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
@@ -403,14 +399,6 @@ class _OutputFolder:
                 f"{self.path}: expected an empty folder, or predictions of this model to go on with, found "
                 f"{what}: give another folder, or --overwrite"
             )
-
-
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
-        try:
-            file.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(file, error) from error
 
 
 # Prediction, case by case

@@ -31,7 +31,7 @@ from nnunet_softseg.datasets.raw_dataset import (
 )
 from nnunet_softseg.datasets.soft_label import FOLDER, stored_soft_label, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.inference.case_record import PredictionOptions, flag_lines, told_of_all
+from nnunet_softseg.inference.case_record import Localize, PredictionOptions, flag_lines, told_of_all
 from nnunet_softseg.inference.predict import RUN, ImageCase, find_cases, predict
 from nnunet_softseg.inference.trained_model import CHECKPOINT, Model, open_model
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER, subjects_of
@@ -99,6 +99,12 @@ def pseudo_label(
     checkpoint: str = CHECKPOINT,
     contrasts: Sequence[str] | None = None,
     device: str = "auto",
+    localize: Localize | None = None,
+    largest_piece: bool = False,
+    discard_implausible: bool = False,
+    calibrate: bool = False,
+    backend: str | None = None,
+    trust_model: bool = False,
     num_processes: int = 1,
     progress: bool = True,
 ) -> PseudoLabelReport:
@@ -118,7 +124,13 @@ def pseudo_label(
             in the soft labels, the label to ignore in labelsTr. None: all are known.
         checkpoint: file name in the folders of the folds.
         contrasts: of a BIDS folder, those to take; None: all.
-        device: as of `predict`.
+        device: as of `predict`, like the six that follow.
+        localize: look for the cord off the centre of the image.
+        largest_piece: keep only the largest piece of each label.
+        discard_implausible: empty a map that is unlike every label of the training.
+        calibrate: map the values as the calibration of each model says.
+        backend: what runs the network.
+        trust_model: open checkpoints that hold more than weights and numbers.
         num_processes: cases read and written at once.
         progress: show bars.
 
@@ -131,21 +143,43 @@ def pseudo_label(
     raw, elsewhere = find_raw_folder(raw_folder, NnunetFolders.from_environment())
     target = Dataset(raw, dataset_id, name, elsewhere)
     with contextlib.ExitStack() as stack:
-        found = [each for path in models for each in _folds(Path(path), checkpoint, stack)]
-        channels = _require_alike(found)
+        given = [
+            each for path in models for each in _folds(Path(path), checkpoint, stack, trusted=trust_model)
+        ]
+        channels = _require_alike(given)
+        found, warnings = _each_once(given)
         cases = find_cases(Path(source), channels, contrasts)
-        job = _labelling(target, cases, found, read_splits(Path(splits)), max_disagreement)
+        decisive: dict[str, Any] = {
+            "localize": localize,
+            "largest_piece": largest_piece,
+            "discard_implausible": discard_implausible,
+            "calibrate": calibrate,
+        }
+        options = PredictionOptions.from_environment(os.environ, **decisive)
+        job = _labelling(
+            target,
+            cases,
+            found,
+            read_splits(Path(splits)),
+            options=options,
+            max_disagreement=max_disagreement,
+        )
         if target.folder.exists():
-            return PseudoLabelReport(target.folder, True, job.record_there())
+            record = job.record_there()
+            shutil.rmtree(job.work, ignore_errors=True)  # of a call that ended just before
+            return PseudoLabelReport(target.folder, True, record, warnings)
         job.make_work_folder()
         how: dict[str, Any] = {
+            **decisive,
             "contrasts": contrasts,
             "device": device,
             "checkpoint": checkpoint,
+            "backend": backend,
+            "trust_model": trust_model,
             "num_threads": num_processes,
             "progress": progress,
         }
-        warnings = [
+        warnings += [
             warning
             for teacher, labelled in job.by_teacher()
             for warning in _predict(Path(source), teacher, labelled, job.folder_of(teacher), how)
@@ -155,11 +189,25 @@ def pseudo_label(
     return PseudoLabelReport(target.folder, False, record, [*dict.fromkeys(warnings)])
 
 
-def _folds(path: Path, checkpoint: str, stack: contextlib.ExitStack) -> list[Model]:
+def _folds(path: Path, checkpoint: str, stack: contextlib.ExitStack, *, trusted: bool) -> list[Model]:
     """Return the folds of a model, each as a model of one fold; of `MODEL/fold_0` this one."""
     only = [path.name.removeprefix("fold_")] if path.name.startswith("fold_") else None
-    model = stack.enter_context(open_model(path.parent if only else path, only, checkpoint))
+    folder = path.parent if only else path
+    model = stack.enter_context(open_model(folder, only, checkpoint, trusted=trusted))
     return [dataclasses.replace(model, folds=(fold,)) for fold in model.folds]
+
+
+def _each_once(models: Sequence[Model]) -> tuple[list[Model], list[str]]:
+    """Return the models, of one fold each, without those of a checkpoint that came before, and warnings."""
+    first: dict[Any, Model] = {}
+    warnings = []
+    for model in models:
+        (checkpoint,) = model.checkpoints.values()
+        same = first.setdefault((sha256(checkpoint), kept_cases(model)), model)
+        if same is not model:
+            (other,) = same.checkpoints.values()
+            warnings.append(f"{checkpoint} has the weights of {other}, and does not count again")
+    return [*first.values()], warnings
 
 
 def _require_alike(models: Sequence[Model]) -> int:
@@ -271,6 +319,8 @@ def _labelling(
     cases: Sequence[ImageCase],
     models: Sequence[Model],
     splits: Sequence[Mapping[str, Sequence[str]]],
+    *,
+    options: PredictionOptions,
     max_disagreement: float | None,
 ) -> _Labelling:
     """Return who labels which case; a UserError as of `who_labels`."""
@@ -287,7 +337,6 @@ def _labelling(
         for case in cases
     }
     folds = folds_of_images(names, splits, subjects)
-    options = PredictionOptions.from_environment(os.environ)
     return _Labelling(
         target, cases, labelled_by, entries, folds, models[0].dataset_json, options, max_disagreement
     )
@@ -363,7 +412,8 @@ def _write_case(
     files = [target / FOLDER / f"{name}_{number:04d}{_ENDING}" for number in numbers]
     for file, label in zip(files, labels, strict=True):
         write_soft_label(file, label, images[0])
-    write_label_map(target / "labelsTr" / f"{name}{_ENDING}", files, scheme.painted)
+    label_map = target / "labelsTr" / f"{name}{_ENDING}"
+    write_label_map(label_map, files, scheme.painted, ignore=ignored_value(scheme))
     return {"largest_disagreement": float(spread.max()), "unknown_share": float(unknown.mean())}
 
 
@@ -372,7 +422,7 @@ def _description(job: _Labelling, partly_unknown: bool) -> dict[str, Any]:
     of_model = job.dataset_json
     labels = {name: value for name, value in of_model["labels"].items() if name != "ignore"}
     if partly_unknown:
-        labels["ignore"] = max(label_scheme(of_model).values) + 1
+        labels["ignore"] = ignored_value(label_scheme(of_model))
     reader = "overwrite_image_reader_writer"
     return {
         "name": job.target.name,
@@ -384,6 +434,14 @@ def _description(job: _Labelling, partly_unknown: bool) -> dict[str, Any]:
         "file_ending": _ENDING,
         reader: of_model.get(reader, "NibabelIOWithReorient"),
     }
+
+
+def ignored_value(scheme: LabelScheme) -> int:
+    """Return the label to ignore of the new dataset: the next value above those of the labels.
+
+    Regions may have values that no region is painted with.
+    """
+    return max(scheme.values) + 1
 
 
 # Who labels what
@@ -487,19 +545,21 @@ def who_labels(
 def folds_of_images(
     case_ids: Sequence[str], splits: Sequence[Fold], subjects: Subjects
 ) -> list[dict[str, list[str]]]:
-    """Return folds of new cases: those of the split, by subject, or five if it validates on none of them.
+    """Return folds of new cases: those of the split, by subject, that train on some and validate on others.
 
-    Cases of subjects that a fold does not validate on are trained on, so subjects that are new in all folds.
-    A UserError if there is one subject only, of which no folds can be made.
+    If it has none of these, five are drawn. Cases of subjects that a fold does not validate on are trained
+    on, so subjects that are new in all folds. A UserError if there is one subject only, of which no folds can
+    be made.
     """
     names = {subjects[case] for case in case_ids}
-    validated = [names & {subjects[case] for case in fold["val"]} for fold in splits]
+    by_split = [names & {subjects[case] for case in fold["val"]} for fold in splits]
+    validated = [of_fold for of_fold in by_split if of_fold and of_fold != names]
     if len(names) == 1:
         raise UserError(
             f"expected images of two subjects or more, to train on some and validate on others, found "
             f"{names.pop()} alone: add images"
         )
-    if not any(validated):
+    if not validated:
         validated = [set(fold["val"]) for fold in make_folds(split_subjects(names, num_test=0))]
     return [
         {

@@ -18,12 +18,12 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import TrainingCase, label_scheme, soft_label_file, training_cases
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import CaseRecord
-from nnunet_softseg.inference.export import export_prediction
+from nnunet_softseg.inference.export import export_prediction, keep_only
 from nnunet_softseg.inference.soft_prediction import Image, Predictor, predict_soft_map
 from nnunet_softseg.inference.validation import ValidatedMap
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import bounding_box
-from nnunet_softseg.io.results import make_folder, write_json
+from nnunet_softseg.io.results import load_record, make_folder, write_json
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.metrics.overlap import boundary, mean_absolute_error
 from nnunet_softseg.network.soft_map import Agreement
@@ -143,7 +143,14 @@ def simulate(
     names = PlansManager(plans).get_label_manager(dataset_json).scheme.names
     learn_labels(plans, names, report, settings)
     make_folder(output / SOFT_FOLDER)
-    made_by = {"made_by": f"nnunet-softseg {__version__} check --simulate", "configuration": configuration}
+    made_by = {
+        "made_by": f"nnunet-softseg {__version__} check --simulate",
+        "dataset": plans["dataset_name"],
+        "configuration": configuration,
+        "file_ending": dataset_json["file_ending"],
+    }
+    before = load_record(output / RECORD) or {}
+    keep_only(output, (), before.get("file_ending", dataset_json["file_ending"]))  # none of before stays
     write_json(output / RECORD, made_by)
     raw = {case.case_id: case for case in training_cases(found.raw_folder, dataset_json)}
     jobs = [

@@ -185,6 +185,15 @@ def _host() -> str:
     return re.sub(r"[^\w-]", "-", socket.gethostname()) or "localhost"
 
 
+def remove_files(files: Iterable[Path]) -> None:
+    """Remove files, of which some may be gone; a UserError if one cannot be removed."""
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(file, error) from error
+
+
 def write_error(path: Path, error: OSError) -> UserError:
     """Return why a file or folder could not be written, and what to do."""
     return UserError(f"cannot write {path}: {_reason(error, path.parent)}")

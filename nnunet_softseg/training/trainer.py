@@ -30,6 +30,7 @@ from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import SPLITS, fold_findings, label_scheme
 from nnunet_softseg.errors import UserError, examples, raise_first_error, show_without_traceback
 from nnunet_softseg.inference import nnunet_patches
+from nnunet_softseg.inference.export import keep_only
 from nnunet_softseg.inference.validation import VALIDATION, write_soft_summary
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.geometry import array_orientation
@@ -533,7 +534,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         kept = self._kept_entry()
         for key in ("output_scales", WAY_KEY, "training_shapes"):  # of a training before this process
             self._entry.setdefault(key, kept.get(key, {}))
-        self.do_split()
+        _, validated = self.do_split()
+        predictions = Path(self.output_folder) / VALIDATION
+        if self.local_rank == 0:  # a training by another split may have left others there
+            keep_only(predictions, validated, self.dataset_json["file_ending"])
         of_all_folds = self._entry["training_cases"]
         # What other folds were trained on, this one has not seen.
         self._entry["training_cases"] = {str(self.fold): of_all_folds[str(self.fold)]}
@@ -541,7 +545,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self._entry["training_cases"] = of_all_folds
         soft_labels = self._raw_folder / soft_label.FOLDER
         if self.local_rank == 0 and soft_labels.is_dir():
-            write_soft_summary(Path(self.output_folder) / VALIDATION, soft_labels, self.dataset_json)
+            write_soft_summary(predictions, soft_labels, self.dataset_json)
 
 
 def adam(

@@ -152,6 +152,31 @@ def test_of_one_fold_subjects_are_left_out(model: Path) -> None:
     assert run(model).folds == ("0",)
 
 
+def test_a_subject_of_two_folds_is_left_out_of_both(model: Path, dataset: TinyDataset) -> None:
+    """No figure of sub-01 comes from a map that images of it chose, though another fold validates on them."""
+    for fold, cases in FOLDS.items():
+        for case in cases:
+            (model / f"fold_{fold}" / "validation" / "soft" / f"{case}_0001.nii.gz").unlink()
+    change_entry(model, training_cases={})
+    write_map(dataset, model, "0", "sub-01_T1w", np.sqrt)
+    write_map(dataset, model, "1", "sub-01_T1w", np.sqrt)
+    with pytest.raises(UserError, match=r"two subjects or more, .* found one, sub-01"):
+        run(model)
+    write_map(dataset, model, "1", "sub-04_T2w", lambda label: label)
+    of_fold = run(model).after["0"]["cord"]
+    assert of_fold.expected_calibration_error > 0.02  # chosen by sub-04 alone, whose map is right
+
+
+def test_subjects_of_whom_a_fold_has_seen_other_images_are_named(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_entry(model, training_cases={"0": ["sub-01_T2w", "sub-03_T2w"], "1": ["sub-01_T1w"]})
+    assert main(["calibrate", "-m", str(model), "-np", "0"]) == 0
+    told = capsys.readouterr().err
+    assert "fold 0 validates on 1 subjects of whom other images were in its training, sub-01:" in told
+    assert "fold 1" not in told
+
+
 def test_predictions_are_calibrated_on_request_in_both_ways(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,8 +277,11 @@ def test_without_a_calibration_or_maps_the_next_command_is_named(
     with pytest.raises(UserError, match=r"found a file: unpack a \.zip; calibrate what"):
         run(tmp_path / "a.nii.gz")
     change_entry(model, training_cases={"0": [CASES[0]]})
-    with pytest.raises(UserError, match=r"fold 0: expected .* not trained on, found sub-01_T1w in its"):
+    with pytest.raises(
+        UserError, match=r"fold 0: expected .* not trained on, found sub-01_T1w in its"
+    ) as told:
         run(model)
+    assert "validate again, nnUNetv2_train 901 3d_fullres 0 -tr " in str(told.value)
     change_entry(model, training_cases={})
     (model / "fold_0" / "validation" / "soft" / f"{CASES[0]}_0001.nii.gz").unlink()
     with pytest.raises(UserError, match=r"two subjects or more, .* found one, sub-02: add folds"):

@@ -4,21 +4,29 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_predict import FOLDER, write_image, write_model
 
 from nnunet_softseg import cli, pseudo_label
 from nnunet_softseg.datasets.check import check
+from nnunet_softseg.datasets.raw_dataset import label_scheme
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.predict import predict
-from nnunet_softseg.inference.pseudo_label import find_teachers, folds_of_images, same_subjects, who_labels
+from nnunet_softseg.inference.pseudo_label import (
+    find_teachers,
+    folds_of_images,
+    ignored_value,
+    same_subjects,
+    who_labels,
+)
 from nnunet_softseg.inference.trained_model import CHECKPOINT, open_model
 from nnunet_softseg.settings import PLANS_KEY
 
@@ -203,6 +211,55 @@ def test_voxels_where_folds_disagree_are_unknown(
     assert not check(201, num_processes=1).errors
 
 
+def test_a_fold_that_is_named_twice_or_copied_counts_once(
+    images: Path, model: Path, maps: Any, splits: Path, tmp_path: Path, nnunet_folders: dict[str, Path]
+) -> None:
+    copy = shutil.copytree(model, tmp_path / "Dataset907_Copy" / FOLDER)
+    report = pseudo_label(
+        images, 201, "Student", models=[model, model / "fold_0", copy / "fold_1"], splits=splits, **QUIET
+    )
+    mean = (maps["0"]["sub-03_T2w"] + maps["1"]["sub-03_T2w"]) / 2
+    soft = values(report.folder / "softLabelsTr" / "sub-03_T2w_0001.nii.gz")
+    np.testing.assert_allclose(soft, mean, atol=1e-7)
+    told = [f"fold_{fold}/{CHECKPOINT}, and does not count again" for fold in (0, 1)]
+    assert [warning.endswith(end) for warning, end in zip(report.warnings, told, strict=True)] == [True] * 2
+    assert "labelled by 1 to 2 folds" in report.as_text()
+
+
+def test_unknown_voxels_of_regions_have_a_value_that_no_region_has() -> None:
+    """Value 3 is in a region, though none is painted with it."""
+    regions = {"background": 0, "cord": [1, 2, 3], "lesion": [2, 3]}
+    assert ignored_value(label_scheme({"labels": regions, "regions_class_order": [1, 2]})) == 4
+    assert ignored_value(label_scheme({"labels": {"background": 0, "cord": 1}})) == 2
+
+
+def test_options_of_predict_are_those_of_the_teachers(
+    images: Path, model: Path, splits: Path, nnunet_folders: dict[str, Path]
+) -> None:
+    words = ["-i", images, "--models", model, "--splits", splits, "-d", 201, "--name", "Student", "-np", "1"]
+    call = ["pseudo-label", *map(str, words)]
+    assert cli.main([*call, "--largest-piece", "--localize", "never", "-device", "cpu"]) == 0
+    dataset = nnunet_folders["nnUNet_raw"] / "Dataset201_Student"
+    predicted_with = json.loads((dataset / "pseudo_labels.json").read_text())["predicted_with"]
+    assert (predicted_with["largest_piece"], predicted_with["localize"]) == (True, "never")
+
+
+def test_checkpoints_that_hold_code_are_opened_on_request(
+    images: Path, model: Path, splits: Path, tmp_path: Path, nnunet_folders: dict[str, Path], capsys: Any
+) -> None:
+    """The remedy that is named works in each command that opens a model."""
+    other = shutil.copytree(model, tmp_path / "Dataset908_Code" / FOLDER)
+    for file in other.glob(f"fold_*/{CHECKPOINT}"):
+        content = torch.load(file, weights_only=False)
+        torch.save(content | {"made_on": PurePosixPath("somewhere")}, file)
+    words = ["--models", other, "--splits", splits, "-d", 201, "--name", "Student", "-device", "cpu"]
+    for command in (["pseudo-label", *map(str, words)], ["check", "-m", str(other)]):
+        call = [*command, "-i", str(images), "-np", "1"]
+        assert cli.main(call) == 2
+        assert "--trust-model" in capsys.readouterr().err
+        assert cli.main([*call, "--trust-model"]) == 0
+
+
 def test_an_interrupted_call_goes_on_and_a_finished_one_is_kept(
     images: Path, model: Path, splits: Path, tmp_path: Path, nnunet_folders: dict[str, Path], monkeypatch: Any
 ) -> None:
@@ -230,7 +287,9 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_is_kept(
     report = pseudo_label(mine, 201, "Student", **call)
     assert not report.was_there
     assert report.record["predicted_with"]["largest_piece"]
+    work.mkdir()  # as of a call that ends before it is removed
     assert pseudo_label(mine, 201, "Student", **call).was_there
+    assert [file.name for file in raw.iterdir()] == ["Dataset201_Student"]
     monkeypatch.delenv("NNUNET_SOFTSEG_LARGEST_PIECE")
     with pytest.raises(UserError, match="found one of other images, models or options"):
         pseudo_label(mine, 201, "Student", **call)
@@ -301,6 +360,23 @@ def test_new_subjects_alone_get_folds_of_their_own() -> None:
     for fold in folds:
         assert {subjects[case] for case in fold["train"]}.isdisjoint(subjects[case] for case in fold["val"])
         assert sorted([*fold["train"], *fold["val"]]) == cases
+
+
+def test_folds_of_images_can_all_be_trained() -> None:
+    """Images of the subjects that one fold validates on, alone or with a new one."""
+    splits = [
+        {"train": ["sub-03", "sub-04"], "val": ["sub-01", "sub-02"]},
+        {"train": ["sub-01", "sub-02"], "val": ["sub-03", "sub-04"]},
+    ]
+    for cases, number in ((["sub-01", "sub-02"], 5), (["sub-01", "sub-02", "sub-09"], 1)):
+        subjects = same_subjects([*cases, "sub-03", "sub-04"])
+        folds = folds_of_images(cases, splits, subjects)
+        assert len(folds) == number
+        for fold in folds:
+            assert fold["train"]
+            assert fold["val"]
+            assert sorted([*fold["train"], *fold["val"]]) == cases
+    assert folds == [{"train": ["sub-09"], "val": ["sub-01", "sub-02"]}]
 
 
 @pytest.fixture(autouse=True, scope="module")

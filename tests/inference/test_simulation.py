@@ -72,7 +72,23 @@ def test_a_perfect_network_loses_nothing(dataset: TinyDataset, tmp_path: Path) -
         )
     assert all(loss.components_lost == 0 for losses in report.losses.values() for loss in losses)
     assert "label2: volume" in report.as_text()
-    simulated(dataset, tmp_path / "out")  # again, into the folder of a simulation
+
+
+def test_of_an_earlier_simulation_nothing_stays(dataset: TinyDataset, tmp_path: Path) -> None:
+    """Of a dataset with another case, another label and another format."""
+    out = tmp_path / "out"
+    simulated(dataset, out)
+    files = sorted(file.relative_to(out) for file in out.rglob("*"))
+    report = json.loads((out / "softseg.json").read_text())
+    report["cases"]["sub-07"] = report["cases"][dataset.cases[0]]
+    (out / "softseg.json").write_text(json.dumps(report))
+    (out / "simulation.json").write_text(json.dumps({"file_ending": ".mha"}))
+    for name in ("sub-07.mha", "soft/sub-07_0001.mha", f"soft/{dataset.cases[0]}_0003.mha"):
+        (out / name).write_bytes(b"of before")
+    simulated(dataset, out)
+    assert sorted(file.relative_to(out) for file in out.rglob("*")) == files
+    assert list(json.loads((out / "softseg.json").read_text())["cases"]) == list(dataset.cases)
+    assert json.loads((out / "simulation.json").read_text())["dataset"] == dataset.name
 
 
 def test_in_two_dimensions_slices_lose_nothing_either(

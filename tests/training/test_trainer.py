@@ -29,6 +29,8 @@ from tiny_dataset import (
 )
 
 from nnunet_softseg.errors import UserError
+from nnunet_softseg.inference.case_record import reported_cases
+from nnunet_softseg.inference.export import report_case
 from nnunet_softseg.network.of_plans import running_scale
 from nnunet_softseg.preprocessing.preparation import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
@@ -210,6 +212,32 @@ def test_in_its_validation_a_fold_has_seen_what_it_was_trained_on_and_nothing_el
     training, _ = made.do_split()
     assert seen == {"all": sorted(training)}
     assert made.plans_manager.plans[PLANS_KEY]["training_cases"] == {**others, **seen}
+
+
+def test_maps_of_cases_that_a_fold_no_longer_validates_on_go(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left by a training by another split, they would count in its means, and as its maps in all folds'."""
+    made = make(dataset)
+    made.output_folder_base = made.output_folder = str(tmp_path)
+    validation, own = tmp_path / "validation", dataset.cases[0]
+    (validation / "soft").mkdir(parents=True)
+    left = [validation / "sub-77_T2w.nii.gz", validation / "soft" / "sub-77_T2w_0001.nii.gz"]
+    kept = [validation / f"{own}.nii.gz", validation / "soft" / f"{own}_0002.nii.gz"]
+    for file in (*left, *kept):
+        file.touch()
+    report_case(validation / "sub-77_T2w", {"trainer": "T"}, {})
+    report_case(validation / own, {"trainer": "T"}, {})
+    seen: list[Path] = []
+    monkeypatch.setattr(
+        nnUNetTrainer,
+        "perform_actual_validation",
+        lambda self, _: seen.extend(file for file in validation.rglob("*.nii.gz")),
+    )
+    monkeypatch.setattr(trainer_module, "write_soft_summary", lambda *_: None)
+    made.perform_actual_validation()
+    assert sorted(seen) == sorted(kept)
+    assert list(reported_cases(validation)) == [own]
 
 
 CASES = ["sub-01_T1w", "sub-01_T2w", "sub-02_T2w"]
