@@ -126,7 +126,7 @@ def main() -> None:
     rows = [*rows_of(cases, asked.study), *by_chance(by_seed, asked.study)]
     rows += question.more(study, cases, asked.data)
     write_json(study.output / "evidence.json", rows)
-    cases.to_csv(study.output / "cases.csv", index=False)
+    by_seed.to_csv(study.output / "cases.csv", index=False)
     text = f"{as_markdown(rows)}\nprotocol.json: SHA-256 {settings_hash}\n"
     (study.output / "evidence.md").write_text(text, encoding="utf-8")
     draw(rows, question.drawn, study.output / "evidence.png")
