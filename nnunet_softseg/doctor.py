@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,7 @@ def check_same_names() -> Diagnosis:
         f"{name} in {path}"
         for folder in folders
         for path in sorted(Path(folder).rglob("*.py"))
+        if path.is_file()  # no link to nothing, as editors leave beside a file that is open
         for name in definition.findall(path.read_text(encoding="utf-8", errors="replace"))
     ]
     if twins:
@@ -268,7 +270,10 @@ def check_folders() -> Iterator[Diagnosis]:
         if not value:
             yield Diagnosis("WARN", variable, "not set", f"export {variable}=/path/to/{variable}")
         elif not Path(value).is_dir():
-            yield Diagnosis("WARN", variable, f"{value} is not a folder", f"create it: mkdir -p {value}")
+            remedy = f"create it: mkdir -p {shlex.quote(value)}"
+            if value.startswith("~"):
+                remedy = f"name it in full: export {variable}={shlex.quote(str(Path(value).expanduser()))}"
+            yield Diagnosis("WARN", variable, f"{value} is not a folder", remedy)
         else:
             yield Diagnosis("OK", variable, value)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nnunet_softseg.errors import UserError
@@ -77,16 +78,9 @@ class SoftSegSettings:
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
-            known = get_args(kind) if get_origin(kind) is Literal else ()
-            if known and getattr(self, name) not in known:
-                expected = " or ".join(f'"{word}"' for word in known)
-                raise UserError(f"setting {name}: expected {expected}, got {getattr(self, name)!r}")
-        if self.seed is not None and self.seed < 0:
-            raise UserError(f"setting seed: expected 0 or more, or None, got {self.seed}")
-        if self.largest_zoom is not None and not 1 <= self.largest_zoom < math.inf:
-            raise UserError(
-                f"setting largest_zoom: expected a factor from 1 on, or None, got {self.largest_zoom}"
-            )
+            value = getattr(self, name)
+            if not _fits(name, kind, value):
+                raise UserError(f"setting {name}: expected {_expected(name, kind)}, got {value!r}")
 
     def with_environment(self, environment: Mapping[str, str]) -> "SoftSegSettings":
         """Return the settings, with the seed that NNUNET_SOFTSEG_SEED gives, where it is set."""
@@ -109,3 +103,48 @@ class SoftSegSettings:
         stored = plans.get(PLANS_KEY, {}).get("settings", {})
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "largest_zoom": (1, math.inf),
+    "seed": (0, math.inf),
+    "initial_lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "num_epochs": (1, math.inf),
+    "iterations_per_epoch": (1, math.inf),
+    "validation_iterations_per_epoch": (1, math.inf),
+    "save_every": (1, math.inf),
+    "reference_momentum": (0, 1),
+    "floor_fraction": (0, math.inf),
+    "core_threshold": (0, 1),
+    "support_threshold": (0, 1),
+    "collapse_patience": (1, math.inf),
+}
+"""Of a setting that is a number: the least, and what it must stay below."""
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """Return the values of a setting that is no number."""
+    if kind is bool:
+        return True, False
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _fits(name: str, kind: Any, value: Any) -> bool:
+    if choices := _choices(kind):
+        return any(type(value) is type(one) and value == one for one in choices)
+    number, *none = get_args(kind) or (kind,)
+    if value is None:
+        return bool(none)
+    lowest, below = _RANGES[name]
+    is_number = isinstance(value, Integral if number is int else Real) and not isinstance(value, bool)
+    return bool(is_number and lowest <= value < below)
+
+
+def _expected(name: str, kind: Any) -> str:
+    if choices := _choices(kind):
+        return " or ".join(f'"{one}"' if isinstance(one, str) else str(one) for one in choices)
+    number, *none = get_args(kind) or (kind,)
+    lowest, below = _RANGES[name]
+    within = f"from {lowest:g} on" if below == math.inf else f"from {lowest:g} to less than {below:g}"
+    return f"a {'whole ' if number is int else ''}number {within}{', or None' if none else ''}"

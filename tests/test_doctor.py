@@ -244,6 +244,8 @@ def test_same_name_in_an_external_trainer_folder(
     write("ext/other.py", "class nnUNetTrainerSoftSegMine: pass\n# class nnUNetTrainerSoftSeg\n")
     monkeypatch.setenv("nnUNet_extTrainer", f"{REPOSITORY / 'trainers'}{os.pathsep}{twin.parent}")
 
+    (twin.parent / ".#mine.py").symlink_to("nobody@nowhere.1")  # as an editor has while mine.py is open
+
     diagnosis = doctor.check_same_names()
     assert (diagnosis.level, diagnosis.message) == ("WARN", f"nnUNetTrainerSoftSeg in {twin}: ours is used")
 
@@ -348,6 +350,13 @@ def test_folders(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     raw, _, results = doctor.check_folders()
     assert (raw.level, raw.message) == ("WARN", "not set")
     assert (results.level, results.message) == ("WARN", f"{nnunet_folders['nnUNet_results']} is not a folder")
+    assert results.remedy == f"create it: mkdir -p {nnunet_folders['nnUNet_results']}"
+
+    monkeypatch.setenv("nnUNet_raw", "~/raw")  # from quotes, which keep ~ as it is
+    monkeypatch.setenv("nnUNet_results", "/data/with space")
+    raw, _, results = doctor.check_folders()
+    assert raw.remedy == f"name it in full: export nnUNet_raw={Path.home() / 'raw'}"
+    assert results.remedy == "create it: mkdir -p '/data/with space'"
 
 
 def _add_doctor(site: Site) -> None:

@@ -63,10 +63,16 @@ class SoftSegLoss(nn.Module):
         coarse = [torch.zeros_like(running_scale) for _ in self.level_weights[1:]]
         self._scales = [running_scale, *coarse]
 
-    def start_coarse_scales(self) -> None:
-        """Begin those of the coarse levels, which no checkpoint holds, with that of the full resolution."""
-        for coarse in self._scales[1:]:
-            coarse.copy_(self._scales[0])
+    @property
+    def coarse_scales(self) -> list[list[float]]:
+        """Running scale of each label at each coarse level."""
+        return [scale.tolist() for scale in self._scales[1:]]
+
+    def start_coarse_scales(self, kept: Sequence[Sequence[float]] | None = None) -> None:
+        """Begin those of the coarse levels where a training has left them; None: as that of the network."""
+        full, *coarse = self._scales
+        for at, scale in enumerate(coarse):
+            scale.copy_(full if kept is None else torch.tensor(kept[at]))
 
     def forward(
         self, output: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor | Sequence[torch.Tensor]
@@ -135,7 +141,8 @@ class SoftDiceLoss(nn.Module):
         self, prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the loss, a scalar in [-1, 0); the weight of each voxel is 1 if not given."""
-        prediction = prediction.clamp(min=0)
+        # As the map will be: beyond 1, a few voxels would buy what all others lack.
+        prediction = prediction.clamp(0, 1)
         overlap = prediction * target
         if weight is not None:
             overlap, prediction, target = overlap * weight, prediction * weight, target * weight

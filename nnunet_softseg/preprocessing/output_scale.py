@@ -6,13 +6,14 @@ given the soft labels of the training in place of raw output, the output stage g
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.geometry import bounding_box
 from nnunet_softseg.settings import HARD_THRESHOLD, PLANS_KEY, SoftSegSettings
 
@@ -335,6 +336,34 @@ def output_scales(plans: Mapping[str, Any], names: Sequence[str]) -> list[Output
     earlier = {"core_threshold": settings.core_threshold, "support_threshold": settings.support_threshold}
     of_settings = {name: value for name, value in earlier.items() if value is not None}
     return [OutputScale(**stored.get(name, of_settings)) for name in names]
+
+
+def scales_of_before(
+    kept: Mapping[str, Mapping[str, Any]], settings: SoftSegSettings
+) -> dict[str, OutputScale]:
+    """Return the output scales of a training that goes on, with the thresholds that the settings now name.
+
+    Raises:
+        UserError: if they name another output scale: the network has learned the one of before.
+    """
+    thresholds = {
+        name: value
+        for name in ("core_threshold", "support_threshold")
+        if (value := getattr(settings, name)) is not None
+    }
+    found = {name: replace(OutputScale(**scale), **thresholds) for name, scale in kept.items()}
+    for name, scale in found.items():
+        if settings.output_scale not in ("auto", scale.output_scale):
+            raise UserError(
+                f'setting output_scale: expected "auto" or "{scale.output_scale}", that of {name} in the '
+                f'training that goes on, found "{settings.output_scale}": train anew'
+            )
+    return found
+
+
+def is_same_scale(one: OutputScale, other: OutputScale) -> bool:
+    """Return whether networks of one model can have both, as heights of labels differ by a trifle."""
+    return one.is_fixed == other.is_fixed and abs(one.height - other.height) <= PEAK_TOLERANCE
 
 
 def keep_output_scales(plans: dict[str, Any], chosen: Mapping[str, OutputScale]) -> None:

@@ -1,5 +1,6 @@
 """Planners: nnU-Net's own, with another grid, patch and network, and thick slices interpolated."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -123,9 +124,10 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
                     wanted[axis] -= divisors[axis]
                     break
             else:
+                least = math.ceil(10 * self._gigabytes(plan, patch_size)) / 10
                 raise UserError(
                     f"-gpu_memory_target {self.UNet_vram_target_GB:g}: too small for {type(self).__name__}, "
-                    f"expected {self._gigabytes(plan, patch_size):.1f} or more, for the smallest patch, "
+                    f"expected {least} or more, for the smallest patch, "
                     f"{' x '.join(map(str, patch_size))} voxels: raise it, or use nnU-Net's own planner"
                 )
         plan["patch_size"] = patch_size

@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -58,8 +58,10 @@ from nnunet_softseg.preprocessing.model_plans import (
 from nnunet_softseg.preprocessing.output_scale import (
     OutputScale,
     describe,
+    is_same_scale,
     keep_output_scales,
     output_scales,
+    scales_of_before,
 )
 from nnunet_softseg.preprocessing.preparation import (
     PreparationReport,
@@ -76,6 +78,7 @@ from nnunet_softseg.training.augmentation.paper import (
 )
 from nnunet_softseg.training.dataloading import SoftLabelDataset, soft_transforms, widen_zoom
 from nnunet_softseg.training.training_log import (
+    COARSE_SCALES,
     SoftSegLogger,
     online_measures,
     print_progress,
@@ -203,7 +206,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         super().on_train_start()
         fixed = [scale.is_fixed for scale in self._output_scales]
         self.loss.fixed = torch.tensor(fixed, device=self.device) if any(fixed) else None
-        self.loss.start_coarse_scales()
+        self.loss.start_coarse_scales(self.logger.local_logger.latest_coarse_scales())
 
     def _require_previous_stage(self) -> None:
         """Raise a UserError if the first stage of a cascade has not predicted every case of this fold."""
@@ -235,10 +238,12 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             settings = replace(settings, output_scale="case")
         learn_labels(self.plans_manager.plans, names, report, settings)
         chosen = dict(zip(names, self._output_scales, strict=True))
-        if self.current_epoch and kept:
-            chosen = {name: OutputScale(**scale) for name, scale in kept.items()}
         if self.hard_target:
             chosen = {name: replace(scale, height=1.0) for name, scale in chosen.items()}
+        if kept and self.current_epoch:
+            chosen = scales_of_before(kept, settings)
+        elif kept:
+            self._require_scales_of_other_folds(chosen, kept)
         keep_output_scales(self.plans_manager.plans, chosen)
         for line in describe(chosen):
             self.print_to_log_file(line)
@@ -247,6 +252,23 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
             f"patches: {report.patches}; maps on the image's grid: {ways}; to overrule these: settings of "
             f"{type(self).__name__}"
         )
+
+    def _require_scales_of_other_folds(
+        self, chosen: Mapping[str, OutputScale], kept: Mapping[str, Any]
+    ) -> None:
+        """Raise a UserError if other folds of the model were trained on another output scale: it has one."""
+        own, model = Path(self.output_folder), Path(self.output_folder_base)
+        trained = sorted({file.parent.name for file in model.glob("fold_*/checkpoint_*.pth")} - {own.name})
+        for name, scale in chosen.items():
+            before = OutputScale(**kept.get(name, {}))
+            if trained and not is_same_scale(scale, before):
+                told, found = (f"{one.output_scale}, height {one.height:.3g}" for one in (before, scale))
+                raise UserError(
+                    f"{model}: expected labels that choose the output scale of {name} that "
+                    f"{examples(trained)} was trained on ({told}), found another ({found}), as labels or "
+                    "settings have changed: "
+                    f"remove {examples(trained)} and train all folds, or restore the labels and settings"
+                )
 
     @property
     def _output_scales(self) -> list[OutputScale]:
@@ -510,6 +532,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
 
     def on_epoch_end(self) -> None:
         """Print the soft measures beside nnU-Net's, and how long the training will take."""
+        self.logger.local_logger.log(COARSE_SCALES, self.loss.coarse_scales, self.current_epoch)
         for name, values in self.logger.local_logger.latest_soft_measures().items():
             self.print_to_log_file(name, [round(float(value), 4) for value in np.atleast_1d(values)])
         if self._best_ema is not None and np.isnan(self._best_ema):
@@ -532,7 +555,10 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
         self._record_geometry()
         kept = self._kept_entry()
-        for key in ("output_scales", WAY_KEY, "training_shapes"):  # of a training before this process
+        if "output_scales" not in self._entry:  # of a training before this process
+            scales = scales_of_before(kept.get("output_scales", {}), self.settings)
+            keep_output_scales(self.plans_manager.plans, scales)
+        for key in (WAY_KEY, "training_shapes"):
             self._entry.setdefault(key, kept.get(key, {}))
         _, validated = self.do_split()
         predictions = Path(self.output_folder) / VALIDATION

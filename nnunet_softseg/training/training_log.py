@@ -12,6 +12,8 @@ from PIL import Image
 
 from nnunet_softseg.settings import HARD_THRESHOLD
 
+COARSE_SCALES = "coarse_scales"
+"""Of the loss, one list per coarse level with a value per label, at the end of each epoch."""
 _RECENT_EPOCHS = 10
 _UNITS = ((86400, "days"), (3600, "h"), (60, "min"))
 
@@ -71,7 +73,7 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
 
     def __init__(self, verbose: bool = False) -> None:
         super().__init__(verbose)
-        for name in self.MEASURES:
+        for name in (*self.MEASURES, COARSE_SCALES):
             self.my_fantastic_logging[name] = []
 
     def log(self, key: str, value: Any, epoch: int) -> None:
@@ -101,12 +103,18 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
         """Return the measures of the last epoch under the names that people read."""
         return {title: self.my_fantastic_logging[name][-1] for name, title in self.MEASURES.items()}
 
+    def latest_coarse_scales(self) -> list[list[float]] | None:
+        """Return those of the last epoch; None before the first, and of a log without them."""
+        kept: list[list[list[float]] | None] = self.my_fantastic_logging[COARSE_SCALES]
+        return kept[-1] if kept else None
+
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over a checkpoint's log; one without soft measures (a fine-tuned vanilla run) gets gaps."""
         super().load_checkpoint(checkpoint)
         epochs = len(checkpoint["val_losses"])
         for name in self.MEASURES:
             checkpoint.setdefault(name, [[float("nan")]] * epochs)
+        checkpoint.setdefault(COARSE_SCALES, [None] * epochs)
 
     def plot_progress_png(self, output_folder: str) -> None:
         """Draw nnU-Net's progress.png with the soft measures below."""

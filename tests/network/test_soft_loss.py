@@ -200,6 +200,14 @@ def test_soft_dice_of_the_paper() -> None:
     assert float(SoftDiceLoss()(p, y)) == pytest.approx(-0.75)
 
 
+def test_soft_dice_is_best_where_the_map_is_the_label() -> None:
+    """On a fixed scale raw output above 1 is a map of 1: it must not pay."""
+    y = torch.tensor([0.6, 0.9, 0.9, 0.0])
+    losses = [float(SoftDiceLoss()(p, y)) for p in (torch.tensor([0.6, 20.0, 0.9, 0]), 20 * y)]
+    # -(2 * (0.36 + 0.9 + 0.81) + 1) / (2.5 + 2.4 + 1), -(2 * 2.4 + 1) / (3 + 2.4 + 1)
+    assert losses == pytest.approx([-5.14 / 5.9, -5.8 / 6.4])
+
+
 # In parts
 
 
@@ -349,6 +357,20 @@ def test_a_resumed_training_measures_empty_patches_at_coarse_levels_as_before() 
     resumed.start_coarse_scales()
     with torch.no_grad():
         assert float(resumed(residue, empty)) == pytest.approx(float(loss(residue, empty)), rel=1e-4)
+
+
+def test_coarse_levels_go_on_where_a_training_has_left_them() -> None:
+    """A structure that no coarse level shows above one half: its scale there was never measured."""
+    small = [disc(), 0.2 * disc()]
+    loss, scale = make(normalise=True, weights=[0.5, 0.5], labels=1)
+    for _ in range(3):
+        loss([5 * disc(), 5 * disc()], small)
+    assert loss.coarse_scales == [[0.0]]
+    resumed, other = make(normalise=True, weights=[0.5, 0.5])
+    other.copy_(scale)
+    resumed.start_coarse_scales(loss.coarse_scales)
+    raw = [5 * disc(), 0.3 * disc()]
+    assert float(resumed(raw, small)) == float(loss(raw, small))
 
 
 def test_coarse_voxels_count_by_their_weight() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -474,6 +475,40 @@ def test_they_stand_between_space_and_the_scanner(dummy_2d: bool) -> None:
     kept = [transform for transform in both if transform in stock.transforms]
     assert kept == stock.transforms  # all of nnU-Net's are there, in their order
     assert len(both) == len(kept) + len(PROBABILITIES)
+
+
+def of_the_paper_in_plane() -> ComposeTransforms:
+    return paper_transforms(PaperAugmentation(), (6, 24, 24), mirror_axes=(1, 2), in_plane=True)
+
+
+def nnunet_in_plane() -> ComposeTransforms:
+    return nnUNetTrainer.get_training_transforms((6, 24, 24), (-0.3, 0.3), None, (0, 1), True)
+
+
+@pytest.mark.parametrize("augmentation", [of_the_paper_in_plane, nnunet_in_plane])
+def test_nothing_crosses_slices_that_are_thick(augmentation: Callable[[], ComposeTransforms]) -> None:
+    """A voxel changed in one slice changes no other slice, but by statistics of the whole image."""
+    both = flat(add_contrast_transforms(augmentation(), SETTINGS).transforms)
+    across = [
+        inner
+        for each in both
+        if isinstance(inner := getattr(each, "transform", each), (RandomConvolution, ThickSlices))
+    ]
+    assert len(across) == 2
+    image = torch.randn(6, 12, 12)
+    other = image.clone()
+    other[2, 6, 6] += 1
+    for seed in range(20):
+        seed_both(seed)
+        for transform in across:
+            drawn = transform.draw(image, None)
+            one, two = (
+                convolve(values, drawn["layers"]) if "layers" in drawn else thick_slices(values, **drawn)
+                for values in (image, other)
+            )
+            touched = (one - two).abs().amax((1, 2)) > 1e-6
+            assert not touched[[0, 1, 3, 4, 5]].any()
+            assert touched[2] or "layers" in drawn  # a leaky ReLU may hide it
 
 
 def test_they_stand_behind_the_movement_of_the_paper_too() -> None:

@@ -683,7 +683,26 @@ def test_an_unknown_augmentation_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"largest_zoom": 0.5}, {"largest_zoom": np.nan}, {"to_image_grid": "cubic"}, {"optimizer": "adamw"}],
+    [
+        {"largest_zoom": 0.5},
+        {"largest_zoom": np.nan},
+        {"largest_zoom": "2"},
+        {"to_image_grid": "cubic"},
+        {"optimizer": "adamw"},
+        {"collapse_patience": 0},
+        {"core_threshold": 1.0},
+        {"support_threshold": -0.1},
+        {"num_epochs": 0},
+        {"save_every": 2.5},
+        {"iterations_per_epoch": None},
+        {"floor_fraction": "0.5"},
+        {"reference_momentum": 1},
+        {"initial_lr": -1e-3},
+        {"seed": -1},
+        {"seed": True},
+        {"center_crop": "False"},
+        {"center_crop": 1},
+    ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(setting: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"setting {next(iter(setting))}: expected"):

@@ -32,6 +32,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference.case_record import reported_cases
 from nnunet_softseg.inference.export import report_case
 from nnunet_softseg.network.of_plans import running_scale
+from nnunet_softseg.preprocessing.output_scale import OutputScale
 from nnunet_softseg.preprocessing.preparation import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training import trainer as trainer_module
@@ -175,13 +176,70 @@ def test_training_that_goes_on_begins_coarse_levels_with_the_scale_of_the_checkp
     assert coarse
 
 
+SCALE = {"output_scale": "case", "height": 0.97, "core_threshold": 0.5, "support_threshold": 0.05}
+
+
+def before(made: nnUNetTrainerSoftSeg, folder: Path, **scale: Any) -> None:
+    """Let another fold of the model be there, trained on this output scale."""
+    made.output_folder_base, made.output_folder = str(folder), str(folder / "fold_all")
+    kept = {name: {**SCALE, **scale} for name in ("label1", "label2")}
+    (folder / "plans.json").write_text(json.dumps({PLANS_KEY: {"output_scales": kept}}))
+    (folder / "fold_3").mkdir()
+    (folder / "fold_3" / "checkpoint_final.pth").touch()
+
+
+def test_folds_of_one_model_have_one_output_scale(dataset: TinyDataset, tmp_path: Path) -> None:
+    made = make(dataset)
+    made.on_train_start()
+    height = made._output_scales[0].height
+    for number, scale in enumerate(
+        ({"output_scale": "fixed", "height": height}, {"height": height - 0.05}, {"height": height - 0.01})
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        other = make(dataset)
+        before(other, folder, **scale)
+        if number == 2:
+            other.on_train_start()
+            continue
+        with pytest.raises(
+            UserError, match=r"scale of label1 that fold_3 was trained on \((case|fixed)"
+        ):
+            other.on_train_start()
+        (folder / "fold_3" / "checkpoint_final.pth").unlink()
+        other.on_train_start()  # the remedy
+
+
+def test_settings_overrule_the_thresholds_of_a_training_that_goes_on_but_not_its_scale(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for validates in (False, True):
+        folder = tmp_path / str(validates)
+        folder.mkdir()
+        monkeypatch.setattr(nnUNetTrainerSoftSeg, "settings", SoftSegSettings(core_threshold=0.2))
+        made = make(dataset)
+        before(made, folder)
+        made.current_epoch, made.local_rank = 1, int(validates)
+        monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+        start = made.perform_actual_validation if validates else made.on_train_start
+        start()
+        found = [(scale.core_threshold, scale.support_threshold) for scale in made._output_scales]
+        assert found == [(0.2, 0.05)] * 2
+    monkeypatch.setattr(nnUNetTrainerSoftSeg, "settings", SoftSegSettings(output_scale="fixed"))
+    made = make(dataset)
+    before(made, tmp_path)
+    made.current_epoch = 1
+    with pytest.raises(UserError, match='setting output_scale: expected "auto" or "case", that of label1'):
+        made.on_train_start()
+
+
 def test_validation_alone_takes_what_the_training_has_kept(
     dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`nnUNetv2_train --val`: maps come the same way, on the same scale, flagged by the same shapes."""
     kept = {
         "to_image_grid": {"label1": "fractions", "label2": "inverse"},
-        "output_scales": {"label1": {"output_scale": "fixed", "height": 0.5}},
+        "output_scales": {"label1": dataclasses.asdict(OutputScale("fixed", 0.5))},
         "training_shapes": {"label1": {"components": [1, 4]}},
     }
     made, seen = make(dataset), {}
@@ -291,6 +349,9 @@ def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
     again.load_checkpoint(path)
     torch.testing.assert_close(running_scale(again.network), running_scale(first.network))
     assert again.current_epoch == 2
+    coarse = first.loss.coarse_scales
+    assert coarse
+    assert again.logger.local_logger.latest_coarse_scales() == coarse
     assert again.logger.get_value("soft_dice", None) == first.logger.get_value("soft_dice", None)
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
@@ -493,6 +554,7 @@ def test_the_best_checkpoint_is_found_after_epochs_without_a_dice(
     dataset: TinyDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, saved = make(dataset), list[tuple[int, str]]()
+    made.loss = SimpleNamespace(coarse_scales=[])
     monkeypatch.setattr(SoftSegLogger, "plot_progress_png", lambda *_: None)
     monkeypatch.setattr(
         made, "save_checkpoint", lambda file: saved.append((made.current_epoch, Path(file).name))

@@ -5,6 +5,7 @@ nnU-Net seeds in each worker. Images are z-scored, (channel, *space), and stay s
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -246,6 +247,8 @@ class RandomConvolution(ChannelTransform):
     num_channels: int
     sizes: Sequence[int]
     share: Range
+    in_plane: bool = False
+    """Nothing crosses the first axis, of a few thick slices."""
 
     def draw(self, channel: torch.Tensor, soft_label: torch.Tensor | None) -> dict[str, Any]:
         """Return the layers of the network and its share."""
@@ -255,8 +258,9 @@ class RandomConvolution(ChannelTransform):
 
     def _draw_layer(self, num_in: int, num_out: int, dimensions: int) -> Layer:
         size = int(np.random.choice(self.sizes))
-        deviation = (num_in * size**dimensions) ** -0.5
-        weights = np.random.normal(0, deviation, (num_out, num_in, *[size] * dimensions))
+        kernel = [1 if self.in_plane else size, *[size] * (dimensions - 1)]
+        deviation = (num_in * math.prod(kernel)) ** -0.5
+        weights = np.random.normal(0, deviation, (num_out, num_in, *kernel))
         biases = np.random.normal(0, 0.5, num_out)
         # The mean of two independent weights has 1 / sqrt(2) of their deviation.
         symmetric = (weights + np.flip(weights, tuple(range(2, 2 + dimensions)))) * 0.5**0.5
@@ -272,11 +276,13 @@ class ThickSlices(ChannelTransform):
     """Low resolution along one random axis, as of thick slices; thickness in voxels."""
 
     thickness: Range
+    in_plane: bool = False
+    """Not along the first axis, of slices that are thick already."""
 
     def draw(self, channel: torch.Tensor, soft_label: torch.Tensor | None) -> dict[str, Any]:
         """Return axis and thickness."""
         thickness = float(np.random.uniform(*self.thickness))
-        return {"axis": int(np.random.randint(channel.ndim)), "thickness": thickness}
+        return {"axis": int(np.random.randint(int(self.in_plane), channel.ndim)), "thickness": thickness}
 
     def change(self, channel: torch.Tensor, **parameters: Any) -> torch.Tensor:
         """Return the channel in slices."""
@@ -306,11 +312,16 @@ class Redistribution(ChannelTransform):
 # The pipeline
 
 
-def contrast_transforms(settings: ContrastAugmentationSettings) -> list[BasicTransform]:
-    """Return the transforms, each at its probability; slices come last, as in a scanner."""
+def contrast_transforms(
+    settings: ContrastAugmentationSettings, *, in_plane: bool = False
+) -> list[BasicTransform]:
+    """Return the transforms, each at its probability; slices come last, as in a scanner.
+
+    With `in_plane`, nothing crosses the first axis, as the label does not.
+    """
     knots, share = settings.remap_knots, settings.share
     layers, channels = settings.convolution_layers, settings.convolution_channels
-    convolution = RandomConvolution(layers, channels, settings.convolution_sizes, share)
+    convolution = RandomConvolution(layers, channels, settings.convolution_sizes, share, in_plane)
     redistribution = Redistribution(settings.redistribution_gain, settings.redistribution_shift)
     return [
         RandomTransform(InvertImageTransform(1), settings.p_inversion),
@@ -319,7 +330,7 @@ def contrast_transforms(settings: ContrastAugmentationSettings) -> list[BasicTra
         RandomTransform(FunctionRemap(knots, share, monotone=False), settings.p_non_monotone),
         RandomTransform(HistogramChange(knots, share), settings.p_histogram),
         RandomTransform(redistribution, settings.p_redistribution),
-        RandomTransform(ThickSlices(settings.slice_thickness), settings.p_thick_slices),
+        RandomTransform(ThickSlices(settings.slice_thickness, in_plane), settings.p_thick_slices),
     ]
 
 
@@ -329,9 +340,16 @@ def add_contrast_transforms(
     """Return an augmentation, nnU-Net's or the paper's, with the contrast transforms behind its spatial ones.
 
     There image and label lie as the network sees them; blur, noise and the rest come after, as in a scanner.
+    Where the augmentation goes slice by slice, they do.
     """
     stock = list(augmentation.transforms)
+    in_plane = any(
+        isinstance(each, Convert2DTo3DTransform) or (isinstance(each, Movement) and each.in_plane)
+        for each in stock
+    )
     spatial = (SpatialTransform, Convert2DTo3DTransform, Movement)
     behind = max(number for number, transform in enumerate(stock) if isinstance(transform, spatial)) + 1
-    changes = RandomTransform(ComposeTransforms(contrast_transforms(settings)), settings.p_changed)
+    changes = RandomTransform(
+        ComposeTransforms(contrast_transforms(settings, in_plane=in_plane)), settings.p_changed
+    )
     return ComposeTransforms([*stock[:behind], changes, *stock[behind:]])
