@@ -40,7 +40,7 @@ _NEWTON_STEPS = 4
 CSA_COLUMNS = {
     "slice": "index of the slice along the S-I axis of the stored array, from 0",
     "z_mm": "z of the cord's centre in the slice, scanner coordinates, mm",
-    "level": "vertebral level at that point: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; 0 without cord",
+    "level": "vertebral level of the cord there: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; 0 without cord",
     "csa_mm2": "true area of the cord perpendicular to its centreline, mean over the slice's thickness, mm2",
     "axial_area_mm2": "area of the cord in the plane of the slice: voxel sum x pixel area, mm2",
     "tilt_deg": "angle between the anatomical centreline and the normal of the slice, degrees",
@@ -252,7 +252,7 @@ def check_cord_fits(spec: PhantomSpec, number: int) -> None:
 def _overhang_mm(anatomy: Anatomy, grid: Grid) -> float:
     """Return how far the cord and two voxels reach beyond the image in plane, in mm; negative if it fits."""
     line = centreline_in_slices(anatomy, grid)
-    moved = line + grid.unit_axes[:, :2] @ grid.shift_mm.T
+    moved = line + grid.moves_mm
     index = np.linalg.inv(grid.affine)[:3] @ np.vstack([moved, np.ones(line.shape[1])])
     radius = float(np.max(anatomy.cord_axes(anatomy.height_mm(line[2]))))
     axes = list(grid.array_axis[:2])
@@ -364,7 +364,7 @@ def csa_table(anatomy: Anatomy, grid: Grid, truth: npt.NDArray[np.float32]) -> d
     present = float(anatomy.has_cord)
     return {
         "slice": np.arange(slices, dtype=float),
-        "z_mm": z,
+        "z_mm": z + grid.moves_mm[2],
         "level": present * anatomy.level(anatomy.height_mm(z)),
         "csa_mm2": present * np.mean(areas, axis=0),
         "axial_area_mm2": truth.sum(axis=in_plane, dtype=float) * pixel_mm2,

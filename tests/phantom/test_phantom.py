@@ -493,6 +493,16 @@ def test_oblique_slices_keep_truth_and_areas(simulated) -> None:
     np.testing.assert_allclose(item.csa["csa_mm2"][middle], expected[middle], rtol=1e-2)
 
 
+@pytest.mark.parametrize("shift_mm", [0.0, 10.0])
+def test_heights_in_the_table_are_those_of_the_cord_that_the_slices_show(shift_mm: float) -> None:
+    """Where the anatomy moves within a tipped slice, it moves along z, too."""
+    item = simulate(replace(SMALL, fov_mm=(60.0, 60.0, 48.0), oblique_deg=25.0, shift_mm=shift_mm), 1, "dwi")
+    pitch = np.degrees(np.arccos(abs(item.affine[2, item.slice_axis]) / 5.0))
+    assert pitch > 5
+    z = centroids_mm(item.truth, item.affine)[2]
+    np.testing.assert_allclose(np.sort(item.csa["z_mm"]), z, atol=0.05)
+
+
 # Files
 
 
