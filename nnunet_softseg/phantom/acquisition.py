@@ -1,5 +1,6 @@
 """From a subject to one image with its truth: position and content of the voxels, a rater's mask."""
 
+import math
 from dataclasses import dataclass, field
 
 import nibabel as nib
@@ -235,18 +236,23 @@ def _draw_mask_bias(slices: int, contrast: Contrast, rng: np.random.Generator) -
     return MaskBias(area, rng.normal(0, _MASK_WOBBLE_SD_MM, (slices, 2)))
 
 
-def check_cord_fits(spec: PhantomSpec, number: int) -> None:
-    """Raise a UserError if the cord of this subject, with two voxels around it, leaves an image."""
-    anatomy = draw_subject_anatomy(spec, number)
-    for contrast in map(contrast_named, spec.contrasts):
-        grid = make_grid(contrast, spec, _image_rngs(spec, number, contrast)[0])
-        missing = _overhang_mm(anatomy, grid)
-        if missing > 0:
-            fov, longer = " x ".join(f"{extent:g}" for extent in spec.fov_mm), f"{2 * missing:.0f}"
-            raise UserError(
-                f"the field of view of {fov} mm (R-L x A-P x S-I) is too small for the cord of "
-                f"{subject_name(number)} in {contrast.name}: make R-L and A-P at least {longer} mm longer"
-            )
+def check_cords_fit(spec: PhantomSpec, n: int) -> None:
+    """Raise a UserError if the cord of one of n subjects, with two voxels around it, leaves an image."""
+    lacking = {}
+    for number in range(1, n + 1):
+        anatomy = draw_subject_anatomy(spec, number)
+        for contrast in map(contrast_named, spec.contrasts):
+            grid = make_grid(contrast, spec, _image_rngs(spec, number, contrast)[0])
+            missing = _overhang_mm(anatomy, grid)
+            if missing > 0:  # on one side; rounding to whole voxels may take half a voxel, then and now
+                lacking[number, contrast.name] = 2 * missing + max(contrast.voxel_mm[:2])
+    if lacking:
+        number, name = max(lacking, key=lambda image: lacking[image])
+        fov, longer = " x ".join(f"{extent:g}" for extent in spec.fov_mm), math.ceil(lacking[number, name])
+        raise UserError(
+            f"the field of view of {fov} mm (R-L x A-P x S-I) is too small for the cord of "
+            f"{subject_name(number)} in {name}: make R-L and A-P at least {longer} mm longer"
+        )
 
 
 def _overhang_mm(anatomy: Anatomy, grid: Grid) -> float:

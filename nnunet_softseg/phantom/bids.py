@@ -30,7 +30,7 @@ from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,
     PhantomSpec,
     Simulated,
-    check_cord_fits,
+    check_cords_fit,
     draw_subject_anatomy,
     simulate,
     simulate_subject,
@@ -90,8 +90,7 @@ def phantom(
     spec = PhantomSpec(
         seed, (rl, ap, si), tuple(contrasts), float(shift_mm), cord, axial_si_mm, float(oblique_deg)
     )
-    for number in range(1, n + 1):
-        check_cord_fits(spec, number)
+    check_cords_fit(spec, n)
     folder = Path(output)
     check_beginning(folder, _parameters(spec), n)
     try:
