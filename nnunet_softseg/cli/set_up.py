@@ -139,7 +139,7 @@ class Synthesise(Command):
     (--images), or with random shapes.
 
     The same arguments give the same files. A call that was interrupted can be repeated; a larger -n adds
-    images.
+    images, as long as label maps and images are those of before.
 
     Example:
       nnunet-softseg synthesise -i LABEL_MAPS --structure 1 2 -o BIDS -n 200

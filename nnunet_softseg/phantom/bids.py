@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.results import (
     changed_keys,
     json_copy,
@@ -118,7 +118,7 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
         raise UserError(f"{folder} is not empty and holds no {what}: choose another folder")
     there = record[what.capitalize()]
     changed = changed_keys(there, asked)
-    different = [f"{key} {there.get(key)} there, {asked.get(key)} asked for" for key in changed]
+    different = [_difference(key, there.get(key), asked[key]) for key in changed]
     if different:
         raise UserError(f"{folder} holds another {what} ({'; '.join(different)}): choose another folder")
     numbers = [path.name.removeprefix("sub-") for path in folder.glob("sub-*")]
@@ -127,6 +127,15 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
         raise UserError(
             f"{folder} holds {n + len(surplus)} subjects, {n} asked for: choose another folder or a larger n"
         )
+
+
+def _difference(key: str, there: Any, asked: Any) -> str:
+    """Return in words how a parameter differs; of a mapping (file -> SHA-256), which of its keys do."""
+    if not isinstance(asked, dict):
+        return f"{key} {there} there, {asked} asked for"
+    there = there or {}
+    names = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
+    return f"{key} of {examples(names)} there and asked for differ"
 
 
 def _parameters(spec: PhantomSpec) -> dict[str, Any]:
