@@ -48,7 +48,7 @@ class Demo(Command):
     """Train and predict on a phantom on a CPU in minutes, and compare with vanilla nnU-Net.
 
     Phantom -> dataset -> stock nnU-Net plan, train, predict -> table and picture. An interrupted demo goes on
-    where it was when the command is repeated.
+    where it was when the command is repeated; another seed needs another folder.
 
     Example:
       nnunet-softseg demo -o demo_output
