@@ -48,7 +48,7 @@ class Demo(Command):
     """Train and predict on a phantom on a CPU in minutes, and compare with vanilla nnU-Net.
 
     Phantom -> dataset -> stock nnU-Net plan, train, predict -> table and picture. An interrupted demo goes on
-    where it was when the command is repeated.
+    where it was when the command is repeated; another seed needs another folder.
 
     Example:
       nnunet-softseg demo -o demo_output
@@ -139,7 +139,7 @@ class Synthesise(Command):
     (--images), or with random shapes.
 
     The same arguments give the same files. A call that was interrupted can be repeated; a larger -n adds
-    images.
+    images, as long as label maps and images are those of before.
 
     Example:
       nnunet-softseg synthesise -i LABEL_MAPS --structure 1 2 -o BIDS -n 200

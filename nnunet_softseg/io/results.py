@@ -82,26 +82,52 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder` that gets its name when the block ends well.
+    """Give a temporary folder that gets the name of `folder` when the block ends well.
 
-    The folder is not there yet, or empty; its parents are made. Those that dead processes left are removed.
-    Raise a UserError if it cannot be written, the disk is full, or somebody else has made it meanwhile.
+    It is made beside `folder`; or in it, if that is there, and its content is moved at the end: a link may
+    lead to the folder, a shell stand in it, a disk be mounted there. Parents are made; temporary folders that
+    dead processes left are removed.
+
+    Raise a UserError if there is, or meanwhile was made, something in the folder, if it cannot be written, or
+    the disk is full.
     """
     make_folder(folder.parent)
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+    filled = folder.is_dir()
+    target = folder / "files" if filled else folder
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
         if left.is_dir() and _is_abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
-    aside = _aside(folder)
+    if _holds_something(folder):
+        raise UserError(f"{folder}: expected a new or empty folder, found something in it: choose another")
+    aside = _aside(target)
     try:
         aside.mkdir()
         yield aside
-        os.rename(aside, folder)
+        if filled:
+            _move_content(aside, folder)
+        else:
+            os.rename(aside, folder)
     except OSError as error:
         raise UserError(f"cannot write the folder {folder}: {_reason(error, folder.parent)}") from error
     except UserError as error:  # of a file in it, by the name that it would have had
         raise UserError(str(error).replace(str(aside), str(folder))) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _holds_something(folder: Path) -> bool:
+    """Return whether there is a file by this name, or a folder with more in it than temporary ones."""
+    if not folder.is_dir():
+        return os.path.lexists(folder)
+    return any(not _TEMPORARY.match(path.name) for path in folder.iterdir())
+
+
+def _move_content(source: Path, folder: Path) -> None:
+    """Move what is in a folder into an empty one; raise an OSError if that is not empty any more."""
+    if _holds_something(folder):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+    for path in sorted(source.iterdir()):
+        os.rename(path, folder / path.name)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """From a subject to one image with its truth: position and content of the voxels, a rater's mask."""
 
+import math
 from dataclasses import dataclass, field
 
 import nibabel as nib
@@ -40,7 +41,7 @@ _NEWTON_STEPS = 4
 CSA_COLUMNS = {
     "slice": "index of the slice along the S-I axis of the stored array, from 0",
     "z_mm": "z of the cord's centre in the slice, scanner coordinates, mm",
-    "level": "vertebral level at that point: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; 0 without cord",
+    "level": "vertebral level of the cord there: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; 0 without cord",
     "csa_mm2": "true area of the cord perpendicular to its centreline, mean over the slice's thickness, mm2",
     "axial_area_mm2": "area of the cord in the plane of the slice: voxel sum x pixel area, mm2",
     "tilt_deg": "angle between the anatomical centreline and the normal of the slice, degrees",
@@ -235,24 +236,29 @@ def _draw_mask_bias(slices: int, contrast: Contrast, rng: np.random.Generator) -
     return MaskBias(area, rng.normal(0, _MASK_WOBBLE_SD_MM, (slices, 2)))
 
 
-def check_cord_fits(spec: PhantomSpec, number: int) -> None:
-    """Raise a UserError if the cord of this subject, with two voxels around it, leaves an image."""
-    anatomy = draw_subject_anatomy(spec, number)
-    for contrast in map(contrast_named, spec.contrasts):
-        grid = make_grid(contrast, spec, _image_rngs(spec, number, contrast)[0])
-        missing = _overhang_mm(anatomy, grid)
-        if missing > 0:
-            fov, longer = " x ".join(f"{extent:g}" for extent in spec.fov_mm), f"{2 * missing:.0f}"
-            raise UserError(
-                f"the field of view of {fov} mm (R-L x A-P x S-I) is too small for the cord of "
-                f"{subject_name(number)} in {contrast.name}: make R-L and A-P at least {longer} mm longer"
-            )
+def check_cords_fit(spec: PhantomSpec, n: int) -> None:
+    """Raise a UserError if the cord of one of n subjects, with two voxels around it, leaves an image."""
+    lacking = {}
+    for number in range(1, n + 1):
+        anatomy = draw_subject_anatomy(spec, number)
+        for contrast in map(contrast_named, spec.contrasts):
+            grid = make_grid(contrast, spec, _image_rngs(spec, number, contrast)[0])
+            missing = _overhang_mm(anatomy, grid)
+            if missing > 0:  # on one side; rounding to whole voxels may take half a voxel, then and now
+                lacking[number, contrast.name] = 2 * missing + max(contrast.voxel_mm[:2])
+    if lacking:
+        number, name = max(lacking, key=lambda image: lacking[image])
+        fov, longer = " x ".join(f"{extent:g}" for extent in spec.fov_mm), math.ceil(lacking[number, name])
+        raise UserError(
+            f"the field of view of {fov} mm (R-L x A-P x S-I) is too small for the cord of "
+            f"{subject_name(number)} in {name}: make R-L and A-P at least {longer} mm longer"
+        )
 
 
 def _overhang_mm(anatomy: Anatomy, grid: Grid) -> float:
     """Return how far the cord and two voxels reach beyond the image in plane, in mm; negative if it fits."""
     line = centreline_in_slices(anatomy, grid)
-    moved = line + grid.unit_axes[:, :2] @ grid.shift_mm.T
+    moved = line + grid.moves_mm
     index = np.linalg.inv(grid.affine)[:3] @ np.vstack([moved, np.ones(line.shape[1])])
     radius = float(np.max(anatomy.cord_axes(anatomy.height_mm(line[2]))))
     axes = list(grid.array_axis[:2])
@@ -364,7 +370,7 @@ def csa_table(anatomy: Anatomy, grid: Grid, truth: npt.NDArray[np.float32]) -> d
     present = float(anatomy.has_cord)
     return {
         "slice": np.arange(slices, dtype=float),
-        "z_mm": z,
+        "z_mm": z + grid.moves_mm[2],
         "level": present * anatomy.level(anatomy.height_mm(z)),
         "csa_mm2": present * np.mean(areas, axis=0),
         "axial_area_mm2": truth.sum(axis=in_plane, dtype=float) * pixel_mm2,

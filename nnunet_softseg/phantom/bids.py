@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy.typing as npt
 
 from nnunet_softseg import __version__
-from nnunet_softseg.errors import UserError
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.results import (
     changed_keys,
     json_copy,
@@ -30,7 +30,7 @@ from nnunet_softseg.phantom.acquisition import (
     DEFAULT_FOV_MM,
     PhantomSpec,
     Simulated,
-    check_cord_fits,
+    check_cords_fit,
     draw_subject_anatomy,
     simulate,
     simulate_subject,
@@ -90,8 +90,7 @@ def phantom(
     spec = PhantomSpec(
         seed, (rl, ap, si), tuple(contrasts), float(shift_mm), cord, axial_si_mm, float(oblique_deg)
     )
-    for number in range(1, n + 1):
-        check_cord_fits(spec, number)
+    check_cords_fit(spec, n)
     folder = Path(output)
     check_beginning(folder, _parameters(spec), n)
     try:
@@ -119,7 +118,7 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
         raise UserError(f"{folder} is not empty and holds no {what}: choose another folder")
     there = record[what.capitalize()]
     changed = changed_keys(there, asked)
-    different = [f"{key} {there.get(key)} there, {asked.get(key)} asked for" for key in changed]
+    different = [_difference(key, there.get(key), asked[key]) for key in changed]
     if different:
         raise UserError(f"{folder} holds another {what} ({'; '.join(different)}): choose another folder")
     numbers = [path.name.removeprefix("sub-") for path in folder.glob("sub-*")]
@@ -128,6 +127,15 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
         raise UserError(
             f"{folder} holds {n + len(surplus)} subjects, {n} asked for: choose another folder or a larger n"
         )
+
+
+def _difference(key: str, there: Any, asked: Any) -> str:
+    """Return in words how a parameter differs; of a mapping (file -> SHA-256), which of its keys do."""
+    if not isinstance(asked, dict):
+        return f"{key} {there} there, {asked} asked for"
+    there = there or {}
+    names = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
+    return f"{key} of {examples(names)} there and asked for differ"
 
 
 def _parameters(spec: PhantomSpec) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import load_record, make_folder, replacing, write_json
+from nnunet_softseg.io.results import changed_keys, load_record, make_folder, replacing, write_json
 from nnunet_softseg.metrics import overlap as metrics
 from nnunet_softseg.metrics.slice_frame import slice_areas
 from nnunet_softseg.phantom.bids import TRUTH, TRUTH_SUFFIX, phantom
@@ -48,10 +48,21 @@ Plane = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Demo:
-    """The folder below which everything is written, and the processes of each nnU-Net command."""
+    """The folder below which everything is written, the processes of each nnU-Net command, and the seed."""
 
     output: Path
     num_processes: int
+    seed: int = 0
+
+    @property
+    def stamps(self) -> Path:
+        """The record of the steps that are done."""
+        return self.output / "steps_done.json"
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What decides the results, apart from the machine; each stamp holds it."""
+        return {"seed": self.seed, "version": __version__}
 
     @property
     def raw(self) -> Path:
@@ -76,13 +87,15 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
     """Run the demo, print its table, draw its figure, and return the measures of every test case.
 
     A second call goes on where the first was interrupted. The table has a row per method and case; it is also
-    written as measures.csv, beside comparison.png. A command of nnU-Net's that fails raises a UserError.
+    written as measures.csv, beside comparison.png. A command of nnU-Net's that fails raises a UserError, and
+    so does a folder with a demo of another seed or version.
     """
     started = time.perf_counter()
-    here = Demo(Path(output).resolve(), num_processes)
+    here = Demo(Path(output).resolve(), num_processes, seed)
+    _check_beginning(here)
     make_folder(here.output / "logs")
     print(f"{ABOUT}; results in {here.output}", flush=True)
-    steps = _steps(here, seed)
+    steps = _steps(here)
     for number, (name, step) in enumerate(steps.items(), 1):
         _once(here, name, f"[{number}/{len(steps)}] {name}", step)
     rows = [_measure_case(here, method, case) for method in TRAINERS for case in _test_cases(here)]
@@ -93,14 +106,28 @@ def demo(output: Path, *, seed: int = 0, num_processes: int = 2) -> pd.DataFrame
     return table
 
 
-def _steps(here: Demo, seed: int) -> dict[str, Callable[[], object]]:
+def _check_beginning(here: Demo) -> None:
+    """Raise a UserError if a step was done with another seed, or by another version."""
+    for stamp in (load_record(here.stamps) or {}).values():
+        if changed_keys(stamp, here.made_of):
+            there, asked = (
+                " of ".join(f"{key} {of.get(key, 'unknown')}" for key in here.made_of)
+                for of in (stamp, here.made_of)
+            )
+            raise UserError(
+                f"{here.output} holds a demo of {there}, expected one of {asked}: choose another folder, or "
+                "remove this one"
+            )
+
+
+def _steps(here: Demo) -> dict[str, Callable[[], object]]:
     bids, processes = here.output / "bids", here.num_processes
     how: dict[str, Any] = {"num_test": TEST_SUBJECTS, "num_validation": VALIDATION_SUBJECTS}
     how |= {"raw_folder": here.raw.parent, "derivatives": TRUTH, "suffix": TRUTH_SUFFIX}
     plan = f"-d {DATASET_ID} -c 3d_fullres -pl SoftSegDemoPlanner -npfp {processes} -np {processes}".split()
     steps: dict[str, Callable[[], object]] = {
         f"phantom of {SUBJECTS} subjects": partial(
-            phantom, bids, SUBJECTS, seed, fov_mm=FOV_MM, num_processes=processes
+            phantom, bids, SUBJECTS, here.seed, fov_mm=FOV_MM, num_processes=processes
         ),
         "nnU-Net dataset": partial(convert, bids, DATASET_ID, "Phantom", **how),
         "plan and preprocess": partial(_nnunet, here, "plan", "nnUNetv2_plan_and_preprocess", plan),
@@ -112,16 +139,15 @@ def _steps(here: Demo, seed: int) -> dict[str, Callable[[], object]]:
 
 
 def _once(here: Demo, name: str, shown: str, step: Callable[[], object]) -> None:
-    stamps = here.output / "steps_done.json"
-    done = load_record(stamps) or {}
+    done = load_record(here.stamps) or {}
     if name in done:
         print(f"{shown}: done before")
         return
     print(f"{shown} ...", flush=True)
     started = time.perf_counter()
     step()
-    done[name] = {"seconds": round(time.perf_counter() - started, 1), "version": __version__}
-    write_json(stamps, done)
+    done[name] = {"seconds": round(time.perf_counter() - started, 1), **here.made_of}
+    write_json(here.stamps, done)
     print(f"{shown}: {done[name]['seconds']:.0f} s", flush=True)
 
 

@@ -48,12 +48,11 @@ def phantom_of_kind(
         UserError: for an unknown kind, a number out of range, or a folder with something in it.
     """
     folder = Path(output)
-    if kind not in KINDS or n < 1 or seed < 0:
+    if kind not in KINDS or n < 1 or num_processes < 1 or seed < 0:
         raise UserError(
-            f"expected one of {', '.join(KINDS)}, -n from 1, --seed from 0 on, got {kind}, {n}, {seed}"
+            f"expected one of {', '.join(KINDS)}, -n and -np from 1, --seed from 0 on, got {kind}, {n}, "
+            f"{num_processes}, {seed}"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: expected a new or empty folder, found something in it: choose another")
     with new_folder(folder) as aside:
         for name in ("imagesTr", "labelsTr", FOLDER, "truth"):
             make_folder(aside / name)

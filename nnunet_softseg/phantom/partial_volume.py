@@ -71,7 +71,12 @@ class Grid:
         """
         slices = np.rint(index[self.slice_axis]).astype(np.intp)
         scanner = self.affine[:3, :3] @ index + self.affine[:3, 3:]
-        return np.asarray(scanner - self.unit_axes[:, :2] @ self.shift_mm[slices].T)
+        return np.asarray(scanner - self.moves_mm[:, slices])
+
+    @property
+    def moves_mm(self) -> Floats:
+        """How far the anatomy has moved in each slice in the scanner, (3, slices) in mm."""
+        return np.asarray(self.unit_axes[:, :2] @ self.shift_mm.T)
 
     def slice_centres_mm(self) -> Floats:
         """Return the centre of each slice in the scanner, (3, slices) in mm."""

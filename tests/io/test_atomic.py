@@ -138,6 +138,43 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("name", [".", "link", "empty"])
+def test_an_empty_folder_is_filled_and_stays_the_one_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is named; the shell that stands in it sees the files."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    before = folder.stat().st_ino
+    monkeypatch.chdir(folder if name == "." else tmp_path)
+    with results.new_folder(Path(name)) as aside:
+        (aside / "inner").mkdir()
+        (aside / "inner" / "file").write_text("content")
+        (aside / "table").write_text("content")
+        assert [path for path in folder.iterdir() if not path.name.startswith(".")] == []
+    assert sorted(path.name for path in folder.rglob("*")) == ["file", "inner", "table"]
+    assert folder.stat().st_ino == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+
+
+def test_a_folder_with_something_in_it_is_refused_at_once_and_one_filled_meanwhile_is_kept(
+    tmp_path: Path,
+) -> None:
+    def write(folder: Path) -> None:
+        with results.new_folder(folder) as aside:
+            (aside / "file").write_text("mine")
+            (folder / "other").write_text("theirs")
+
+    with pytest.raises(UserError, match=r"cannot write the folder .*: Directory not empty"):
+        write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for there in (tmp_path, tmp_path / "other", tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="expected a new or empty folder, found something in it"):
+            write(there)
+
+
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def write() -> None:
         with results.new_folder(tmp_path / "dataset") as aside:
@@ -184,3 +221,16 @@ def test_folders_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: 
         (folder / "file").write_text("half")
     with results.new_folder(tmp_path / "dataset"):
         assert {path for path in (left, alive, other) if path.exists()} == {alive, other}
+
+
+def test_an_empty_folder_may_hold_what_the_dead_left_of_filling_it(tmp_path: Path) -> None:
+    with results.new_folder(tmp_path) as aside:
+        pass
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / aside.name.replace(f"@{os.getpid()}-", f"@{dead.pid}-")
+    left.mkdir()
+    with results.new_folder(tmp_path) as aside:
+        assert not left.exists()
+        (aside / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

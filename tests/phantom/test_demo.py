@@ -1,5 +1,6 @@
 """The demo: what it shows of a stock command under way, and of one that fails."""
 
+import json
 import os
 from pathlib import Path
 
@@ -47,6 +48,30 @@ def test_of_a_command_that_does_not_say_how_far_it_is_nothing_is_shown(here: dem
 def test_a_command_that_fails_is_told_with_its_last_line(here: demo.Demo) -> None:
     with pytest.raises(UserError, match=r"stand_in failed \(exit code 1\): last line; see .*train.txt"):
         demo._nnunet(here, "train", "nnUNetv2_stand_in", ["1"], tells=TELLS)
+
+
+def test_a_demo_of_another_seed_or_version_does_not_pass_for_that_of_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(_: demo.Demo) -> None:
+        raise KeyError("begun")
+
+    demo._once(demo.Demo(tmp_path, 1, seed=3), "phantom", "phantom", lambda: None)
+    monkeypatch.setattr(demo, "_steps", begin)
+    stamps = tmp_path / "steps_done.json"
+    record = stamps.read_bytes()
+    with pytest.raises(KeyError, match="begun"):
+        demo.demo(tmp_path, seed=3)
+    told = r"a demo of seed 3 of version (\S+), expected one of seed 7 of version \1: choose another folder"
+    with pytest.raises(UserError, match=told):
+        demo.demo(tmp_path, seed=7)
+    monkeypatch.setattr(demo, "__version__", "99")
+    with pytest.raises(UserError, match="expected one of seed 3 of version 99"):
+        demo.demo(tmp_path, seed=3)
+    stamps.write_text(json.dumps({"phantom": {"seconds": 1, "version": "99"}}))
+    with pytest.raises(UserError, match="holds a demo of seed unknown of version 99"):
+        demo.demo(tmp_path, seed=3)
+    assert json.loads(record)["phantom"].keys() == {"seconds", "seed", "version"}
 
 
 def test_the_trainers_print_the_line_that_the_demo_shows(tmp_path: Path) -> None:

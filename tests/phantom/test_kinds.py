@@ -123,12 +123,23 @@ def test_the_share_of_an_ellipse_sums_to_its_area(
     assert np.abs(share - turned).max() < 0.01
 
 
+def test_the_folder_that_a_shell_stands_in_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["phantom", "--kind", "discs", "-o", ".", "-n", "1", "-np", "1"]) == 0
+    made = ["dataset.json", "imagesTr", "labelsTr", "softLabelsTr", "truth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == made
+
+
 def test_mistakes_are_one_line_and_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     for words, expected in (
         (["-o", str(tmp_path / "full")], "expected a new or empty folder, found something in it"),
-        (["-o", str(tmp_path / "new"), "-n", "0"], "-n from 1"),
+        (["-o", str(tmp_path / "new"), "-n", "0"], "-n and -np from 1"),
+        (
+            ["-o", str(tmp_path / "new"), "-np", "0"],
+            "-n and -np from 1, --seed from 0 on, got discs, 12, 0, 0",
+        ),
         (
             ["-o", str(tmp_path / "new"), "--no-cord", "--fov-mm", "50", "50", "50"],
             "--fov-mm, --no-cord: expected options of --kind discs",

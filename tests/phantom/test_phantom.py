@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,13 @@ from nnunet_softseg.phantom import (
     simulate,
     straight_cylinder,
 )
-from nnunet_softseg.phantom.acquisition import csa_table, draw_subject_anatomy, make_grid, simulate_subject
+from nnunet_softseg.phantom.acquisition import (
+    check_cords_fit,
+    csa_table,
+    draw_subject_anatomy,
+    make_grid,
+    simulate_subject,
+)
 from nnunet_softseg.phantom.anatomy import locate
 from nnunet_softseg.phantom.contrasts import Tissue
 from nnunet_softseg.phantom.partial_volume import Grid, voxel_fractions
@@ -493,6 +500,16 @@ def test_oblique_slices_keep_truth_and_areas(simulated) -> None:
     np.testing.assert_allclose(item.csa["csa_mm2"][middle], expected[middle], rtol=1e-2)
 
 
+@pytest.mark.parametrize("shift_mm", [0.0, 10.0])
+def test_heights_in_the_table_are_those_of_the_cord_that_the_slices_show(shift_mm: float) -> None:
+    """Where the anatomy moves within a tipped slice, it moves along z, too."""
+    item = simulate(replace(SMALL, fov_mm=(60.0, 60.0, 48.0), oblique_deg=25.0, shift_mm=shift_mm), 1, "dwi")
+    pitch = np.degrees(np.arccos(abs(item.affine[2, item.slice_axis]) / 5.0))
+    assert pitch > 5
+    z = centroids_mm(item.truth, item.affine)[2]
+    np.testing.assert_allclose(np.sort(item.csa["z_mm"]), z, atol=0.05)
+
+
 # Files
 
 
@@ -640,6 +657,27 @@ def test_bad_arguments_are_named_before_anything_is_written(tmp_path: Path, argu
     with pytest.raises(UserError, match=message):
         phantom(tmp_path / "bids", progress=False, **arguments)
     assert not (tmp_path / "bids").exists()
+
+
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 50),
+    n=st.integers(1, 4),
+    rl=st.floats(30, 36),
+    ap=st.floats(30, 44),
+    si=st.sampled_from([60.0, 200.0]),
+    shift_mm=st.sampled_from([0.0, 6.0]),
+)
+def test_a_field_of_view_that_is_made_as_much_longer_as_told_is_large_enough(
+    seed: int, n: int, rl: float, ap: float, si: float, shift_mm: float
+) -> None:
+    spec = PhantomSpec(seed, (rl, ap, si), shift_mm=shift_mm)
+    try:
+        check_cords_fit(spec, n)
+    except UserError as error:
+        told = re.search(r"at least ([1-9]\d*) mm longer", str(error))
+        assert told
+        check_cords_fit(replace(spec, fov_mm=(rl + int(told[1]), ap + int(told[1]), si)), n)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,14 @@ from nnunet_softseg.phantom.synthesis.image_plan import (
     draw_plan,
 )
 from nnunet_softseg.phantom.synthesis.image_render import Drawn, render
-from nnunet_softseg.phantom.synthesis.label_anatomy import LabelAnatomy, Layer, Volume, canal_layers
+from nnunet_softseg.phantom.synthesis.label_anatomy import (
+    PAM50_MAPS,
+    LabelAnatomy,
+    Layer,
+    Volume,
+    canal_layers,
+    label_map_anatomy,
+)
 
 AROUND, STRUCTURE = 1, 2
 PALETTE = Palette(mean={AROUND: 0.3, STRUCTURE: 0.8}, uneven={AROUND: 0.0, STRUCTURE: 0.0})
@@ -169,6 +176,73 @@ def test_a_folder_without_the_maps_of_the_template_is_told(tmp_path: Path) -> No
         synthesise(None, tmp_path / "bids", 1, pam50=tmp_path, progress=False)
 
 
+# Label maps and images of users
+
+
+def save(file: Path, values: np.ndarray, affine: np.ndarray, orientation: str = "RAS") -> Path:
+    """Write a volume with array axes in this orientation, the same in space."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image, codes = nib.Nifti1Image(values, affine), nib.orientations.axcodes2ornt
+    image.as_reoriented(nib.orientations.ornt_transform(codes("RAS"), codes(orientation))).to_filename(file)
+    return file
+
+
+def box_of(values: np.ndarray, half_mm: tuple[float, float, float]) -> np.ndarray:
+    """Values of a `fine_grid` within a box around the origin, 0 outside of it."""
+    points, _ = fine_grid()
+    within = [np.abs(at) <= half for at, half in zip(points, half_mm, strict=True)]
+    return np.where(np.logical_and.reduce(within), values, 0)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "AIL", "RSA"])
+def test_an_image_of_two_brightnesses_says_what_is_there_however_it_is_stored(
+    orientation: str, tmp_path: Path
+) -> None:
+    """To the left the first class, to the right the second; beyond the image, blobs."""
+    (x, y, z), affine = fine_grid()
+    structure = (x**2 + y**2 + z**2 < 4).astype(np.uint8)
+    light = box_of(np.where(x < 0, 100, 300), (25.0, 20.0, 30.0)).astype(np.int16)
+    anatomy = label_map_anatomy(
+        save(tmp_path / "label.nii.gz", structure, affine, orientation),
+        (1,),
+        save(tmp_path / "image.nii.gz", light, affine, orientation),
+    )
+    palette = Palette({1: 0.0}, {1: 0.0}, classes=(0.3, 0.9, *[0.0] * 6), blobs=(0.1,))
+    image = render(anatomy, ImagePlan(RESOLUTIONS[0], palette)).image
+    left, right, back = image[20:28, 26:34, 36:40], image[32:40, 26:34, 36:40], image[25:35, :4]
+    for part, expected in ((left, 300), (right, 900), (back, 100)):
+        assert np.median(part) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("pitch_deg", [0.0, 20.0])
+@pytest.mark.parametrize("orientation", ["RAS", "PSR", "AIL", "RSA"])
+def test_depths_in_an_image_are_those_in_the_box_around_what_it_shows(
+    orientation: str, pitch_deg: float, tmp_path: Path
+) -> None:
+    _, affine = fine_grid()
+    pitch = np.radians(pitch_deg)
+    tipped = np.eye(4)
+    tipped[1:3, 1:3] = [[np.cos(pitch), -np.sin(pitch)], [np.sin(pitch), np.cos(pitch)]]
+    light = box_of(np.arange(137) + 1, (25.0, 10.0, 15.0)).astype(np.int16)
+    files = (tmp_path / "label.nii.gz", tmp_path / "image.nii.gz")
+    for file, values in zip(files, ((light > 0).astype(np.uint8), light), strict=True):
+        save(file, values, tipped @ affine, orientation)
+    anatomy = label_map_anatomy(files[0], (1,), files[1])
+    front = 10 * np.cos(pitch) + 15 * np.sin(pitch)
+    points = np.array([[0, 0, 0], [22, 0, 9], [0, 8, -9]], np.float32).T
+    assert anatomy.depth_in_image_mm(points) == pytest.approx([front, 3, front - 8], abs=1e-3)
+
+
+def test_values_of_an_atlas_may_be_of_any_size(tmp_path: Path) -> None:
+    anatomy = ellipsoid((14.0, 9.0, 20.0))
+    values = np.array([0, 65536, 614454277], np.int32)[anatomy.tissues.values]
+    file = save(tmp_path / "atlas.nii.gz", values, anatomy.tissues.affine)
+    drawn = render(label_map_anatomy(file, (614454277,)), ImagePlan(RESOLUTIONS[0], PALETTE))
+    assert volume_mm3(drawn) == pytest.approx(4 / 3 * np.pi * 14 * 9 * 20, rel=0.01)
+    around = drawn.image[5:10, 5:10, 5:10]
+    assert set(np.unique(around)) == {300}
+
+
 # The command
 
 
@@ -223,6 +297,63 @@ def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         synthesise(maps, bids, 1, seed=1, structure=(2,), progress=False)
     description = json.loads((bids / "dataset_description.json").read_text("utf-8"))
     assert description["Synthesis"]["seed"] == 0
+
+
+def test_a_folder_is_not_continued_from_label_maps_or_images_of_other_content(tmp_path: Path) -> None:
+    """In the record, too: a folder of before there were hashes is not known to be of these files."""
+    maps, images, bids = write_label_maps(tmp_path / "maps"), tmp_path / "images", tmp_path / "bids"
+    _, affine = fine_grid(10)
+    light = np.arange(41**3, dtype=np.int32).reshape(41, 41, 41)
+    kept = save(images / "one.nii.gz", light, affine).read_bytes()
+    options = {"structure": (2,), "without": 0.0, "progress": False}
+
+    def refused(what: str, **changed: object) -> None:
+        before = {file: file.read_bytes() for file in bids.rglob("*.*")}
+        told = f"another synthesis \\(sha256 of {what} there and asked for differ\\): choose another folder"
+        with pytest.raises(UserError, match=told):
+            synthesise(maps, bids, 2, **options | {"images": images} | changed)
+        assert {file: file.read_bytes() for file in bids.rglob("*.*")} == before
+
+    synthesise(maps, bids, 1, images=images, **options)
+    refused("image of one.nii.gz", images=None)
+    save(images / "one.nii.gz", light[::-1], affine)
+    refused("image of one.nii.gz")
+    (images / "one.nii.gz").write_bytes(kept)
+    synthesise(maps, bids, 1, images=images, **options)
+    wider = ellipsoid((16.0, 16.0, 25.0)).tissues
+    save(maps / "one.nii.gz", wider.values, wider.affine)
+    refused("one.nii.gz")
+    synthesise(maps, tmp_path / "anew", 1, images=images, **options)
+    small, large = (
+        nib.load(next(folder.rglob("*_probseg.nii.gz"))).get_fdata().sum()
+        for folder in (bids, tmp_path / "anew")
+    )
+    assert large > 1.5 * small, "what this process has read before is not taken for what is there now"
+    record = json.loads((bids / "dataset_description.json").read_text("utf-8"))
+    del record["Synthesis"]["sha256"]
+    (bids / "dataset_description.json").write_text(json.dumps(record), "utf-8")
+    refused("one.nii.gz, image of one.nii.gz")
+
+
+def test_a_folder_is_not_continued_from_another_template(tmp_path: Path) -> None:
+    (x, y, _), affine = fine_grid(20)
+    for name, radius in zip(PAM50_MAPS, (6, 9, 3, 0, 30), strict=True):
+        save(tmp_path / "pam50" / f"{name}.nii.gz", (np.hypot(x, y) < radius).astype(np.float32), affine)
+    synthesise(None, tmp_path / "bids", 1, pam50=tmp_path / "pam50", progress=False)
+    save(tmp_path / "pam50" / "PAM50_gm.nii.gz", (np.hypot(x, y) < 2).astype(np.float32), affine)
+    with pytest.raises(UserError, match=r"sha256 of PAM50 PAM50_gm.nii.gz there and asked for differ"):
+        synthesise(None, tmp_path / "bids", 2, pam50=tmp_path / "pam50", progress=False)
+
+
+def test_images_that_show_nothing_or_belong_to_no_label_map_are_told(tmp_path: Path) -> None:
+    maps = write_label_maps(tmp_path / "maps")
+    image = save(tmp_path / "images" / "one.nii.gz", np.zeros((9, 9, 9), np.int16), np.eye(4))
+    options = {"images": image.parent, "structure": (2,), "progress": False}
+    with pytest.raises(UserError, match=r"images.one.nii.gz: expected the image of one.nii.gz, found 0 in"):
+        synthesise(maps, tmp_path / "bids", 1, **options)
+    with pytest.raises(UserError, match=r"--images: expected label maps of the images \(-i\), found none"):
+        synthesise(None, tmp_path / "bids", 1, phantom=True, **options)
+    assert not (tmp_path / "bids").exists()
 
 
 @pytest.mark.parametrize(

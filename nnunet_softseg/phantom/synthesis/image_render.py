@@ -166,12 +166,13 @@ class _Scene:
         anatomy, palette = self.anatomy, self.plan.palette
         if anatomy.image is not None and self.plan.use_image:
             seen = anatomy.image.sample(self.at)
-            known = seen > _TEMPLATE_REST * float(anatomy.brightness_classes[-1])
+            classes = anatomy.brightness_classes
+            known = seen > _TEMPLATE_REST * float(classes[-1])
             # An irregular end: a straight one would show where the template ends.
             irregular = self.points.field((_EDGE_GRAIN_MM,) * 3, self.rng).ravel()
             ends = np.maximum(_LEAST_EDGE_MM, _EDGE_MM * (1 + irregular))
             known &= anatomy.depth_in_image_mm(self.at) > ends
-            of_class = np.interp(seen[known], anatomy.brightness_classes, palette.classes)
+            of_class = np.interp(seen[known], classes, palette.classes[: len(classes)])
             brightness[known] = of_class * (1 + 0.5 * _UNEVEN * texture[known])
         tissue = anatomy.tissues.sample(self.at, linear=False).astype(np.int64)
         mean, uneven = np.zeros((2, int(tissue.max(initial=0)) + 1), np.float32)

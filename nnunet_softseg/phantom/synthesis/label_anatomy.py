@@ -10,9 +10,11 @@ Everything is in mm of one space, RAS+: volumes of an anatomy may lie on differe
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -29,7 +31,7 @@ Values = npt.NDArray[np.float32]
 
 UNLABELLED = 0
 CLASSES = 8
-"""Of the brightness of a template or an image where no label says what is there."""
+"""Of the brightness of a template or an image where no label says what is there, at most."""
 _SAMPLED = 40_000
 
 
@@ -145,10 +147,11 @@ class LabelAnatomy:
         """Lowest and highest R-L and A-P, (2, 2) in mm, of what the image shows."""
         if self.image is None:
             raise ValueError(f"{self.name}: expected an image beside the tissues, found none")
-        shown = np.argwhere(self.image.values.max(axis=2) > 0)
-        ends = np.array([[*shown.min(axis=0), 0], [*shown.max(axis=0), 0]], float).T
-        mm = self.image.affine[:2] @ _homogeneous(ends)
-        return np.sort(mm, axis=1)
+        shown = self.image.values > 0
+        within = [np.flatnonzero(shown.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+        corners = np.array([*product(*((index[0], index[-1]) for index in within))], float).T
+        mm = self.image.affine[:2] @ _homogeneous(corners)
+        return np.stack([mm.min(axis=1), mm.max(axis=1)], axis=1)
 
     def depth_in_image_mm(self, points_mm: Values) -> Values:
         """Return how far points (3, N) lie inside of what the image shows along R-L and A-P, in mm."""
@@ -159,13 +162,16 @@ class LabelAnatomy:
 
     @cached_property
     def brightness_classes(self) -> Floats:
-        """Centres of `CLASSES` classes of the image's brightness by k-means, rising; empty without image."""
+        """Centres of classes of the image's brightness by k-means, rising; empty without image.
+
+        There are `CLASSES`, or as many as the image has values.
+        """
         if self.image is None:
             return np.zeros(0)
         known = self.image.values[self.image.values > 0].astype(float)
         chosen = known[:: max(1, known.size // _SAMPLED)]
         spread = float(chosen.std()) or 1.0
-        centres, _ = kmeans(chosen / spread, CLASSES, seed=0)
+        centres, _ = kmeans(chosen / spread, min(CLASSES, np.unique(chosen).size), seed=0)
         return np.sort(centres) * spread
 
 
@@ -189,7 +195,7 @@ _CORD = (_value(Tissue.WHITE),)
 
 def pam50_anatomy(folder: Path) -> LabelAnatomy:
     """Return the PAM50 template of De Leener et al. 2018: cord, CSF, grey matter, bone, and its T2w."""
-    images = {name: load_nifti(_map_of(folder, name)) for name in PAM50_MAPS}
+    images = {name: load_nifti(file) for name, file in pam50_files(folder).items()}
     cord, csf, grey, bone, t2w = (read_values(image, name) for name, image in images.items())
     affine = images["PAM50_cord"].affine
     # The T2w is in a space of its own; its first voxel is that of the label maps.
@@ -207,14 +213,16 @@ def pam50_anatomy(folder: Path) -> LabelAnatomy:
     return LabelAnatomy("PAM50", Volume(tissues, affine), _CORD, layers, image, _BY_TISSUE)
 
 
-def _map_of(folder: Path, name: str) -> Path:
-    file = folder / f"{name}.nii.gz"
-    if not file.is_file():
-        raise UserError(
-            f"{folder}: expected the label maps of PAM50 ({', '.join(PAM50_MAPS)}, .nii.gz), found no "
-            f"{file.name}: fetch it, or name their folder"
-        )
-    return file
+def pam50_files(folder: Path) -> dict[str, Path]:
+    """Return the file of each map of the template; raise a UserError if one is missing."""
+    files = {name: folder / f"{name}.nii.gz" for name in PAM50_MAPS}
+    for file in files.values():
+        if not file.is_file():
+            raise UserError(
+                f"{folder}: expected the label maps of PAM50 ({', '.join(PAM50_MAPS)}, .nii.gz), found no "
+                f"{file.name}: fetch it, or name their folder"
+            )
+    return files
 
 
 def phantom_anatomy(rng: np.random.Generator, name: str = "phantom") -> LabelAnatomy:
@@ -268,7 +276,7 @@ def label_map_anatomy(label_map: Path, structure: tuple[int, ...], image: Path |
         image: of the same space: classes of its brightness fill what is not labelled.
 
     Raises:
-        UserError: for a file that holds no label map, or no voxel of the structure.
+        UserError: for a file that holds no label map, or no voxel of the structure, or an image of one value.
     """
     opened = load_nifti(label_map)
     values = read_values(opened, label_map.name)
@@ -278,7 +286,6 @@ def label_map_anatomy(label_map: Path, structure: tuple[int, ...], image: Path |
             f"{label_map.name}: expected a label map, whole numbers from 0 on, found values from "
             f"{content.low:g} to {content.high:g}: write tissue labels as integers"
         )
-    tissues = np.rint(values).astype(np.uint16)
     if not np.isin(structure, content.labels).any():
         found = ", ".join(map(str, content.labels)) or "none"
         raise UserError(
@@ -286,10 +293,23 @@ def label_map_anatomy(label_map: Path, structure: tuple[int, ...], image: Path |
             f"{' or '.join(map(str, structure))}, found labels {found}: name its values with --structure, or "
             "leave the file out"
         )
-    there = tuple(value for value in structure if value in content.labels)
-    shown = None
-    if image is not None:
-        seen = load_nifti(image)
-        brightness = np.asarray(read_values(seen, image.name), np.float32)
-        shown = Volume(brightness - min(0.0, float(brightness.min())), seen.affine)
+    # Numbered anew: values of atlases may be too large for arrays with a place for each.
+    number = {value: place for place, value in enumerate(content.labels, 1)}
+    tissues = np.searchsorted([UNLABELLED, *content.labels], np.rint(values)).astype(np.uint16)
+    there = tuple(number[value] for value in structure if value in number)
+    shown = None if image is None else _brightness(image, label_map)
     return LabelAnatomy(label_map.name, Volume(tissues, opened.affine), there, (), shown)
+
+
+def _brightness(image: Path, label_map: Path) -> Volume:
+    """Return the brightness of a label map's image, the same however it is stored; 0: unknown."""
+    opened = load_nifti(image)
+    values = np.asarray(read_values(opened, image.name), np.float32)
+    low = float(values.min())
+    if low == float(values.max()):
+        raise UserError(
+            f"{image}: expected the image of {label_map.name}, found {low:g} in every voxel: put its image "
+            "there, or leave --images out"
+        )
+    upright = nib.as_closest_canonical(nib.Nifti1Image(values - min(0.0, low), opened.affine))
+    return Volume(np.asanyarray(upright.dataobj), upright.affine)

@@ -12,7 +12,8 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.sources import MADE_HERE
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
-from nnunet_softseg.io.results import json_copy, make_folder, write_error
+from nnunet_softseg.io.nifti import compressed_or_plain
+from nnunet_softseg.io.results import json_copy, make_folder, sha256, write_error
 from nnunet_softseg.io.workers import map_jobs
 from nnunet_softseg.phantom.bids import check_beginning, write_descriptions, write_nifti
 from nnunet_softseg.phantom.synthesis.image_plan import draw_plan
@@ -21,6 +22,7 @@ from nnunet_softseg.phantom.synthesis.label_anatomy import (
     LabelAnatomy,
     label_map_anatomy,
     pam50_anatomy,
+    pam50_files,
     phantom_anatomy,
 )
 
@@ -40,12 +42,14 @@ class SynthesisSpec:
         structure: values of label maps that are the structure.
         without: share of images without the structure.
         seed: of everything random.
+        sha256: name and SHA-256 of each file that the images are drawn from.
     """
 
     sources: tuple[str, ...]
     structure: tuple[int, ...]
     without: float
     seed: int
+    sha256: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def synthesise(
 
     Args:
         label_maps: folder of tissue label maps (NIfTI, whole numbers, 0: not labelled), or one; None: none.
-        output: new or empty folder, or the beginning of the same images.
+        output: new or empty folder, or the beginning of the same images, from files of the same content.
         n: number of images.
         seed: of everything random.
         structure: values of the label maps that are the structure, together.
@@ -98,11 +102,13 @@ def synthesise(
         )
     folders = _Folders(*(str(path) if path else None for path in (label_maps, images, pam50)))
     sources = _sources(folders, phantom)
-    spec = SynthesisSpec(sources, tuple(structure), float(without), seed)
+    hashes = {of: sha256(file) for name in sources for of, file in _files(name, folders).items()}
+    spec = SynthesisSpec(sources, tuple(structure), float(without), seed, tuple(hashes.items()))
     for name in sources:  # a wrong label map is told before anything is written
         if name not in {_PAM50, _PHANTOM}:
-            _anatomy(name, 0, seed, spec.structure, folders)
-    folder, asked = Path(output), json_copy({"version": __version__, **asdict(spec)})
+            _anatomy(name, 0, spec, folders)
+    asked = {"version": __version__, **asdict(spec), "sha256": hashes}
+    folder, asked = Path(output), json_copy(asked)
     check_beginning(folder, asked, n, "synthesis")
     try:
         write_descriptions(
@@ -123,6 +129,10 @@ def synthesise(
 
 def _sources(folders: _Folders, phantom: bool) -> tuple[str, ...]:
     names = []
+    if folders.images is not None and folders.label_maps is None:
+        raise UserError(
+            "--images: expected label maps of the images (-i), found none: name them, or leave it out"
+        )
     if folders.label_maps is not None:
         place = Path(folders.label_maps)
         if not place.exists():
@@ -137,25 +147,32 @@ def _sources(folders: _Folders, phantom: bool) -> tuple[str, ...]:
     return tuple(names)
 
 
-@lru_cache(maxsize=3)
-def _anatomy(
-    name: str, phantom: int, seed: int, structure: tuple[int, ...], folders: _Folders
-) -> LabelAnatomy:
+def _files(name: str, folders: _Folders) -> dict[str, Path]:
+    """Return what a source is drawn from, by names that tell the files of all sources apart."""
     if name == _PHANTOM:
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(phantom, 1)))
+        return {}
+    if name == _PAM50:
+        return {f"{_PAM50} {file.name}": file for file in pam50_files(Path(str(folders.pam50))).values()}
+    place = Path(str(folders.label_maps))
+    label_map = {name: place / name if place.is_dir() else place}
+    if folders.images is None:
+        return label_map
+    stem = without_nifti_ending(name)
+    image = compressed_or_plain(Path(folders.images) / f"{stem}.nii.gz")
+    if not image.is_file():
+        raise UserError(f"{folders.images}: expected an image {stem}.nii.gz of the label map, found none")
+    return label_map | {f"image of {name}": image}
+
+
+@lru_cache(maxsize=3)
+def _anatomy(name: str, phantom: int, spec: SynthesisSpec, folders: _Folders) -> LabelAnatomy:
+    if name == _PHANTOM:
+        rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(phantom, 1)))
         return phantom_anatomy(rng, f"phantom {phantom + 1}")
     if name == _PAM50:
         return pam50_anatomy(Path(str(folders.pam50)))
-    place = Path(str(folders.label_maps))
-    file = place / name if place.is_dir() else place
-    image = None
-    if folders.images is not None:
-        stem = without_nifti_ending(name)
-        found = [each for each in Path(folders.images).glob(f"{stem}.nii*") if is_nifti(each.name)]
-        if not found:
-            raise UserError(f"{folders.images}: expected an image {stem}.nii.gz of the label map, found none")
-        image = found[0]
-    return label_map_anatomy(file, structure, image)
+    label_map, *image = _files(name, folders).values()
+    return label_map_anatomy(label_map, spec.structure, *image)
 
 
 # Files
@@ -171,7 +188,7 @@ def _write_case(folder: Path, spec: SynthesisSpec, folders: _Folders, number: in
     turn, at = divmod(number - 1, len(spec.sources))  # the sources take turns
     name = spec.sources[at]
     phantom = turn // _IMAGES_OF_A_PHANTOM if name == _PHANTOM else 0
-    anatomy = _anatomy(name, phantom, spec.seed, spec.structure, folders)
+    anatomy = _anatomy(name, phantom, spec, folders)
     rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(number, 0)))
     drawn, image = render(anatomy, draw_plan(anatomy, rng, without=spec.without)), _image_file(folder, number)
     stem = without_nifti_ending(image.name)
