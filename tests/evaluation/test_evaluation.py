@@ -617,6 +617,30 @@ def test_regions_are_measured_by_name_where_they_are_known(tmp_path: Path) -> No
         assert near.tolist() == [12 * (7 + 6) * 13, 12 * (3 + 6) * 13]  # 3 mm around, in 13 known slices
 
 
+def test_labels_that_a_method_names_otherwise_are_not_compared_in_silence(tmp_path: Path) -> None:
+    def named(folder: str, labels: dict[str, Any], **more: Any) -> Path:
+        made = write_all(tmp_path / folder, {"sub-01_T1w": painted}, dtype=np.uint8)
+        (made / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}, **more}))
+        return made
+
+    painted = np.where(prism(3) > 0, 2, prism(7))
+    reference = named("ref", {"wm": 1, "gm": 2})
+    both: dict[str, Any] = {"labels": (1, 2)}
+    with pytest.raises(UserError, match=r"/swapped: expected label 1 to be wm.*found gm in that of prediction"):
+        quiet(named("swapped", {"gm": 1, "wm": 2}), reference, tmp_path / "out", **both)
+    result = quiet(named("other", {"white": 1, "gm": 2}), reference, tmp_path / "out", **both)
+    assert "calls label 1 white, not wm as the reference's does" in result.warnings[0]
+    one = quiet(tmp_path / "swapped", named("cord", {"cord": 1}), tmp_path / "out", labels=1)
+    assert "calls label 1 gm, not cord" in one.warnings[0]
+    nameless = references(tmp_path / "nameless", ["sub-01_T1w"])
+    plain = quiet(tmp_path / "swapped", nameless, tmp_path / "out", labels=1)
+    assert not any("calls label" in warning for warning in plain.warnings)
+    # The reference's second label is the value 1 of a label map: all is right, whatever the number.
+    regions = named("regions", {"gm": 2, "cord": [1, 2]}, regions_class_order=[2, 1])
+    result = quiet(named("values", {"wm": 1, "gm": 2}), regions, tmp_path / "out", **both)
+    assert result.cases["dice"].tolist() == [1, 1]
+
+
 def test_what_a_label_map_ignores_lies_where_its_header_says(tmp_path: Path) -> None:
     """The label map is stored upside down: its first five slices, from below, are unknown."""
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cord": 1, "ignore": 2}}))

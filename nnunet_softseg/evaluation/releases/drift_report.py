@@ -278,8 +278,9 @@ class DriftReport:
 def statistics_table(pairs: pd.DataFrame, *, pooled: bool = False) -> pd.DataFrame:
     """Return the columns `DRIFT_COLUMNS` and more, a row per contrast and level in the order of both.
 
-    `pooled`: all contrasts together, `ALL_CONTRASTS`, a row per level. More: mean_old_mm2, geometric_mean_ratio, bias_percent of the old mean with its interval, slope_low and
-    slope_high (95 %), and of the Deming line slope_se, intercept_se_mm2, covariance_mm2.
+    `pooled`: all contrasts together, `ALL_CONTRASTS`, a row per level. More: mean_old_mm2,
+    geometric_mean_ratio, bias_percent of the old mean with its interval, slope_low and slope_high (95 %), and
+    of the Deming line slope_se, intercept_se_mm2, covariance_mm2.
     """
     contrasts = pd.Series(ALL_CONTRASTS, pairs.index) if pooled else pairs["contrast"]
     groups = pairs.groupby([contrasts, "level"], sort=True)
