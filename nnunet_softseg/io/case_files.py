@@ -190,12 +190,21 @@ def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
     return are_numbered or len(rests) <= len(starts)
 
 
-def folds_trained_on(subject: str, training_cases: Mapping[str, Iterable[str]]) -> list[str]:
-    """Return the folds of a model that have seen images of a subject; `training_cases`: fold -> case ids."""
+def folds_trained_on(
+    subject: str, training_cases: Mapping[str, Iterable[str]], subjects: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return the folds of a model that have seen images of a subject.
+
+    `training_cases`: fold -> case ids; `subjects`: case id -> subject, where names do not tell.
+    """
+    known = subjects or {}
     return [
         fold
         for fold, cases in training_cases.items()
-        if any(Case.from_name(case_id).subject.casefold() == subject.casefold() for case_id in cases)
+        if any(
+            known.get(case_id, Case.from_name(case_id).subject).casefold() == subject.casefold()
+            for case_id in cases
+        )
     ]
 
 

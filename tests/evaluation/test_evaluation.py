@@ -686,6 +686,19 @@ def test_cases_of_the_training_are_named(tmp_path: Path) -> None:
     assert "sub-02_T1w" in warning
 
 
+def test_cases_of_the_training_are_named_where_a_table_tells_the_subjects(tmp_path: Path) -> None:
+    """scan9 is of the training and has no reference; it is of the person of scan2."""
+    names = ["scan1", "scan2", "scan3"]
+    reference = references(tmp_path / "ref", names)
+    prediction = write_all(tmp_path / "pred", {name: prism(6.5) for name in names})
+    (prediction / REPORT).write_text(json.dumps({"training_cases": {"0": ["scan1"], "1": ["scan9"]}}))
+    rows = ("scan1\tann\tT1w", "scan2\tbob\tT1w", "scan3\tcy\tT1w", "scan9\tbob\tT2w")
+    table = table_file(tmp_path, *rows)
+    warning = quiet(prediction, reference, tmp_path / "out", subjects=table).warnings[0]
+    assert "WAS TRAINED ON 2 of these cases" in warning
+    assert "scan1, scan2;" in warning
+
+
 def test_inference_time_of_our_own_predictions_is_taken_over(tmp_path: Path) -> None:
     reference = references(tmp_path / "ref", ["sub-01_T1w", "sub-02_T1w"])
     prediction = references(tmp_path / "pred" / "soft", ["sub-01_T1w", "sub-02_T1w"])
