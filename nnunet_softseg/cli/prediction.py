@@ -420,7 +420,7 @@ class Compare(_Measuring):
         "holm",
     )
     seed: int = option("--seed N", "random seed of the bootstrap", 0)
-    report: bool = switch("--no-report", "tables only, no report.html", True)
+    report: bool = switch("--no-report", "tables only, no report.html; that of an earlier call is removed", True)
 
     def run(self) -> int:
         from nnunet_softseg.evaluation.compare import compare

@@ -1,5 +1,6 @@
 """The command `compare`: any number of methods against one reference; its page of verdict and figures."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES
 from nnunet_softseg.evaluation.comparison.paired_statistics import CORRECTIONS, RESAMPLES, Correction
-from nnunet_softseg.evaluation.comparison.result import Comparison, compared, write_comparison
+from nnunet_softseg.evaluation.comparison.result import TESTS, Comparison, compared, write_comparison
 from nnunet_softseg.evaluation.evaluation import measure_methods
 from nnunet_softseg.evaluation.measuring import REFERENCE, EvaluationSettings
 from nnunet_softseg.evaluation.report import figures, tables, worst_cases
@@ -22,6 +23,7 @@ from nnunet_softseg.io.html import picture, render_page, template, write_page
 from nnunet_softseg.io.results import make_folder
 
 PAGE = "report.html"
+_BY_CONTRAST, _WORST_CASES = "by_contrast.csv", "worst_cases.csv"
 _NAMED_IN_TITLE = 3
 _WORST_COLUMNS = ("number", "method", "case", "contrast", "slice_index", "other")
 Methods = Mapping[str, str | Path] | Iterable[tuple[str, str | Path]]
@@ -53,7 +55,7 @@ def compare(
             `leaderboard.SCORES`. A difference holds only in it and in `leaderboard.HEADLINES`.
         correction: of p values over these measures and all pairs of methods.
         seed: of the bootstrap.
-        report: write report.html and its figures, too.
+        report: write report.html and its figures, too; those of an earlier call are removed.
         options: of `EvaluationSettings.from_arguments`.
 
     Raises:
@@ -82,6 +84,7 @@ def compare(
         **settings.as_dict(),
     }
     comparison = compared(evaluation, Path(reference), made_by("compare", parameters))
+    _remove_report(Path(output))
     write_comparison(comparison, Path(output))
     if report:
         write_report(comparison, Path(output))
@@ -122,7 +125,7 @@ def write_report(comparison: Comparison, output: Path) -> Path:
     figures.remove_old_figures(folder)
     styles = method_styles(comparison.methods)
     contrasts = tables.by_contrast(comparison)
-    write_csv(Path(output) / "by_contrast.csv", contrasts)
+    write_csv(Path(output) / _BY_CONTRAST, contrasts)
     sections, worst_rows = [], []
     for label in comparison.labels:
         worst = list(worst_cases.worst_cases(comparison, label))
@@ -133,7 +136,7 @@ def write_report(comparison: Comparison, output: Path) -> Path:
         drawn = figures.draw_figures(comparison, label, styles, folder)
         sections.append(_label_section(comparison, label, contrasts) | {"figures": drawn, "worst": worst})
     columns = ["label", "number", "method", "case", "contrast", "slice", "compared_with", "figure"]
-    write_csv(Path(output) / "worst_cases.csv", pd.DataFrame(worst_rows, columns=columns))
+    write_csv(Path(output) / _WORST_CASES, pd.DataFrame(worst_rows, columns=columns))
     context = {
         "comparison": comparison,
         "styles": [styles[name] for name in comparison.methods],
@@ -148,6 +151,16 @@ def write_report(comparison: Comparison, output: Path) -> Path:
     page = Path(output) / PAGE
     write_page(page, render_page(_title(comparison), template("report.html"), context))
     return page
+
+
+def _remove_report(output: Path) -> None:
+    """Remove the report of an earlier call, if there was one: it would contradict the new tables."""
+    if (output / TESTS).is_file():
+        figures.remove_old_figures(output / "figures")
+        for name in (PAGE, _BY_CONTRAST, _WORST_CASES):
+            (output / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other files in it, or no such folder
+            (output / "figures").rmdir()
 
 
 def _title(comparison: Comparison) -> str:

@@ -582,6 +582,22 @@ def test_command(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert pd.read_csv(tmp_path / "out" / "leaderboard.csv")["method"].tolist() == ["a <b>", "it's"]
 
 
+def test_tables_alone_leave_no_report_of_before(written: Path, tmp_path: Path) -> None:
+    """Only what the command wrote goes, and of a folder without a comparison nothing."""
+    mine = [tmp_path / name for name in ("report.html", "notes.txt", "figures/mine.svg")]
+    (tmp_path / "figures").mkdir()
+    for file in mine:
+        file.write_text("mine")
+    run({"near": written / "near"}, written / "softLabelsTs", tmp_path)
+    assert all(file.read_text() == "mine" for file in mine)
+    tables = {file.name for file in tmp_path.iterdir()}
+    run({"near": written / "near"}, written / "softLabelsTs", tmp_path, report=True)
+    assert len(list((tmp_path / "figures").iterdir())) > 1
+    run({"far": written / "far"}, written / "softLabelsTs", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == tables - {"report.html"}
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["mine.svg"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -41,6 +41,8 @@ ANOVA_COLUMNS = {
     "partial_eta_squared": "effect size",
     "note": "why there is no value",
 }
+TESTS = "statistics.json"
+"""Of all files that a comparison writes, one that no other command does."""
 _LIMITS = ("bias", "sd", "loa_low", "loa_high")
 _INTERVALS = tuple(f"{name}_ci_{end}" for name in ("bias", "loa_low", "loa_high") for end in ("low", "high"))
 _WHOSE = ("method", "label", "measure")
@@ -222,7 +224,7 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
     write_csv(output / "leaderboard.csv", leaderboard.wide_leaderboard(comparison.scores, comparison.methods))
     for name in ("subjects", "winners", "statistics"):
         write_csv(output / f"{name}.csv", getattr(comparison, name))
-    write_json(output / "statistics.json", _statistics(comparison))
+    write_json(output / TESTS, _statistics(comparison))
     write_json(output / "summary.json", _summary(comparison))
 
 
