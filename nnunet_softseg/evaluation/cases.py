@@ -141,8 +141,8 @@ def other_label_names(
         if swapped:
             raise UserError(
                 f"{folder}: expected label {swapped[0]} to be {ours[swapped[0]]}, as {DATASET_JSON} of the "
-                f"reference says, found {other[swapped[0]]} in that of {method}: give its maps the numbers of "
-                "the reference, or correct the file that is wrong"
+                f"reference says, found {other[swapped[0]]} in that of {method}: give its maps the numbers "
+                "of the reference, or correct the file that is wrong"
             )
         if other:
             names = [f"{label} {name}, not {ours[label]}" for label, name in other.items()]

@@ -47,8 +47,8 @@ DRIFT_COLUMNS = {
     "loa_low_mm2": "95 % limits of agreement, bias - 1.96 SD of the differences, mm2",
     "loa_high_mm2": "bias + 1.96 SD",
     "mean_ratio": "mean over subjects of new / old",
-    "sd_ratio": "SD over subjects of the new areas / SD of the old: a spread that shrinks spoils z-scores; of "
-    "all contrasts, of the means of subjects that have all",
+    "sd_ratio": "SD over subjects of the new areas / SD of the old: a spread that shrinks spoils z-scores; "
+    "of all contrasts, of the means of subjects that have all",
     "deming_slope": "of the line new = slope old + intercept, errors in both, through the same areas",
     "deming_intercept_mm2": "of the same line, mm2",
 }
@@ -424,6 +424,7 @@ def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame) -> D
         raise UserError(
             f"{file}: expected levels and contrasts that were compared, found {examples(places)} beside "
             "them: compare these too, or leave their rows out"
-            + ", or name the contrast of each row: else two people with all contrasts are needed" * pooled
+            + ", or name the contrast of each row: else two people with all contrasts are needed"
+            * pooled
         )
     return DemingLine(*lines[_OF_LINE].to_numpy(dtype=np.float64).T)
