@@ -10,7 +10,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES
+from nnunet_softseg.evaluation.cases import inference_seconds
+from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES, SECONDS
 from nnunet_softseg.evaluation.comparison.paired_statistics import CORRECTIONS, RESAMPLES, Correction
 from nnunet_softseg.evaluation.comparison.result import TESTS, Comparison, compared, write_comparison
 from nnunet_softseg.evaluation.evaluation import measure_methods
@@ -19,6 +20,7 @@ from nnunet_softseg.evaluation.report import figures, tables, worst_cases
 from nnunet_softseg.evaluation.report.drawing import method_styles
 from nnunet_softseg.evaluation.report.wording import counted, listed, shortened, verdict
 from nnunet_softseg.evaluation.tables import made_by, write_csv
+from nnunet_softseg.io.case_files import REPORT
 from nnunet_softseg.io.html import picture, render_page, template, write_page
 from nnunet_softseg.io.results import make_folder
 
@@ -59,13 +61,11 @@ def compare(
         options: of `EvaluationSettings.from_arguments`.
 
     Raises:
-        UserError: if two methods have one name, a file cannot be used, or no case is common.
+        UserError: if two methods have one name, a file cannot be used, no case is common, or no case has a
+            value of the primary measure that was named.
     """
     folders = _checked(methods)
-    if correction not in CORRECTIONS:
-        raise UserError(f"--correction: expected {' or '.join(CORRECTIONS)}, found {correction!r}")
-    if primary not in SCORES:
-        raise UserError(f"--primary: expected one of {', '.join(SCORES)}, found {primary!r}")
+    _check_choices(folders, primary, correction, seed)
     settings = EvaluationSettings.from_arguments(**options)
     unknown = sorted(set(settings.patterns) - set(folders))
     if unknown:
@@ -106,6 +106,20 @@ def _checked(methods: Methods) -> dict[str, Path]:
                 f"--method: expected a name other than {REFERENCE!r}, found {name!r}: choose another"
             )
     return {name: Path(folder) for name, folder in pairs}
+
+
+def _check_choices(folders: Mapping[str, Path], primary: str, correction: str, seed: int) -> None:
+    if correction not in CORRECTIONS:
+        raise UserError(f"--correction: expected {' or '.join(CORRECTIONS)}, found {correction!r}")
+    if seed < 0:
+        raise UserError(f"--seed: expected 0 or more, found {seed}")
+    if primary not in SCORES:
+        raise UserError(f"--primary: expected one of {', '.join(SCORES)}, found {primary!r}")
+    if primary == SECONDS and not any(map(inference_seconds, folders.values())):
+        raise UserError(
+            f"--primary {primary}: expected {REPORT} with the seconds of each case in a folder of "
+            f"{examples(list(folders), 6)}, found none: predict with nnunet-softseg, or name another measure"
+        )
 
 
 # The page

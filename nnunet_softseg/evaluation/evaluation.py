@@ -124,7 +124,8 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
     `methods` maps names to folders of predictions; the reference decides about cases and labels.
 
     Raises:
-        UserError: if no case is left, or labels have each other's names; a case of which a file cannot be used stops no other.
+        UserError: if no case is left, or a label has the name of another one; a case of which a file cannot
+            be used stops no other.
     """
     plan, scheme = _plan(methods, reference, settings), scheme_of(reference)
     plan.warnings[:0] = other_label_names(methods, scheme, plan.labels)

@@ -206,6 +206,16 @@ def test_references_tell_cases_and_labels(tmp_path: Path) -> None:
     assert set(reference_files(list_files(tmp_path), labels=[2])[0]) == {("x", 2), ("y", 2)}
 
 
+def test_a_pattern_of_references_names_each_field_as_often_as_it_likes(tmp_path: Path) -> None:
+    touch(tmp_path, "a/a_0002.nii.gz", "a/b_0002.nii.gz", "b/b_0002.nii.gz")
+    found = reference_files(list_files(tmp_path), pattern="{case}/{case}_{label}.nii.gz")
+    names = {case: file.relative_to(tmp_path).as_posix() for (case, _), file in found.paths.items()}
+    assert names == {"a": "a/a_0002.nii.gz", "b": "b/b_0002.nii.gz"}
+    assert found.labels == (2,)
+    with pytest.raises(UserError, match=r"pattern '\{subject\}_T2w.nii.gz': expected \{case\} in it"):
+        quiet(tmp_path, tmp_path, tmp_path / "out", reference_pattern="{subject}_T2w.nii.gz")
+
+
 def test_references_of_bids_lose_what_a_derivative_adds(tmp_path: Path) -> None:
     touch(tmp_path, "sub-1/anat/sub-1_T2w_label-SC_desc-softseg_probseg.nii.gz")
     paths, labels, _ = reference_files(list_files(tmp_path))
@@ -626,7 +636,9 @@ def test_labels_that_a_method_names_otherwise_are_not_compared_in_silence(tmp_pa
     painted = np.where(prism(3) > 0, 2, prism(7))
     reference = named("ref", {"wm": 1, "gm": 2})
     both: dict[str, Any] = {"labels": (1, 2)}
-    with pytest.raises(UserError, match=r"/swapped: expected label 1 to be wm.*found gm in that of prediction"):
+    with pytest.raises(
+        UserError, match=r"/swapped: expected label 1 to be wm.*found gm in that of prediction"
+    ):
         quiet(named("swapped", {"gm": 1, "wm": 2}), reference, tmp_path / "out", **both)
     result = quiet(named("other", {"white": 1, "gm": 2}), reference, tmp_path / "out", **both)
     assert "calls label 1 white, not wm as the reference's does" in result.warnings[0]

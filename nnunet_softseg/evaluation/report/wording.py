@@ -158,6 +158,9 @@ def verdict(comparison: Comparison, label: int) -> list[Markup]:
     rest = [each for each in found if each.role == "exploratory" and each not in headlines]
     if any(each.winner for each in rest):
         sentences.append(_count(rest))
+    if found and all(each.role != "primary" for each in found):
+        title = _title(SCORES[comparison.parameters["primary"]])
+        sentences.insert(0, Markup("The primary measure, {}, has no value.").format(title))
     return sentences
 
 
