@@ -22,7 +22,7 @@ from nnunet_softseg.evaluation.report.wording import counted, listed, shortened,
 from nnunet_softseg.evaluation.tables import made_by, write_csv
 from nnunet_softseg.io.case_files import REPORT
 from nnunet_softseg.io.html import picture, render_page, template, write_page
-from nnunet_softseg.io.results import make_folder
+from nnunet_softseg.io.results import make_folder, write_error
 
 PAGE = "report.html"
 _BY_CONTRAST, _WORST_CASES = "by_contrast.csv", "worst_cases.csv"
@@ -169,12 +169,16 @@ def write_report(comparison: Comparison, output: Path) -> Path:
 
 def _remove_report(output: Path) -> None:
     """Remove the report of an earlier call, if there was one: it would contradict the new tables."""
-    if (output / TESTS).is_file():
+    if not (output / TESTS).is_file():
+        return
+    try:
         figures.remove_old_figures(output / "figures")
         for name in (PAGE, _BY_CONTRAST, _WORST_CASES):
             (output / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # other files in it, or no such folder
-            (output / "figures").rmdir()
+    except OSError as error:
+        raise write_error(output, error) from error
+    with contextlib.suppress(OSError):  # other files in it, or no such folder
+        (output / "figures").rmdir()
 
 
 def _title(comparison: Comparison) -> str:
