@@ -423,7 +423,8 @@ class Compare(_Measuring):
     )
     primary: str = option(
         "--primary MEASURE",
-        "column of leaderboard.csv, chosen before the data are seen, that answers which method is better",
+        "measure, chosen before the data are seen, that answers which method is better: a column of "
+        "leaderboard.csv without its end _mean, such as dice",
         "abs_csa_error_mm2",
     )
     correction: Literal["holm", "bonferroni"] = option(
@@ -432,7 +433,9 @@ class Compare(_Measuring):
         "holm",
     )
     seed: int = option("--seed N", "random seed of the bootstrap", 0)
-    report: bool = switch("--no-report", "tables only, no report.html", True)
+    report: bool = switch(
+        "--no-report", "tables only, no report.html; that of an earlier call is removed", True
+    )
 
     def run(self) -> int:
         from nnunet_softseg.evaluation.compare import compare

@@ -1,7 +1,7 @@
 """Subject, session and contrast of a case, by name or table; names of labels, seconds per case."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,37 @@ def label_names(scheme: LabelScheme, labels: Iterable[int]) -> dict[int, str]:
     """Return number -> name, `label 1` of one that the scheme does not know."""
     names = dict(zip(scheme.numbers, scheme.names, strict=True))
     return {label: names.get(label, f"label {label}") for label in labels}
+
+
+def other_label_names(
+    methods: Mapping[str, Path], scheme: LabelScheme, labels: Iterable[int]
+) -> Iterator[str]:
+    """Warn of methods whose dataset.json has another name for a label of the reference's `scheme`.
+
+    Raises:
+        UserError: if the reference has that name for another label: two structures would be compared.
+    """
+    ours = dict(zip(scheme.numbers, scheme.names, strict=True))
+    for method, folder in methods.items():
+        theirs = scheme_of(folder)
+        named = dict(zip(theirs.numbers, theirs.names, strict=True))
+        both = [label for label in labels if label in ours and label in named]
+        other = {label: named[label] for label in both if named[label] != ours[label]}
+        # A label map is read by the values of regions, which need not be their numbers.
+        by_value = not (scheme.has_regions or theirs.has_regions)
+        swapped = [label for label, name in other.items() if by_value and name in ours.values()]
+        if swapped:
+            raise UserError(
+                f"{folder}: expected label {swapped[0]} to be {ours[swapped[0]]}, as {DATASET_JSON} of the "
+                f"reference says, found {other[swapped[0]]} in that of {method}: give its maps the numbers "
+                "of the reference, or correct the file that is wrong"
+            )
+        if other:
+            names = [f"{label} {name}, not {ours[label]}" for label, name in other.items()]
+            yield (
+                f"{method}: {DATASET_JSON} calls label {examples(names)} as the reference's does; labels are "
+                "compared by number"
+            )
 
 
 def training_cases(root: Path) -> dict[str, list[str]]:

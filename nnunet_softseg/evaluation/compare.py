@@ -1,5 +1,6 @@
 """The command `compare`: any number of methods against one reference; its page of verdict and figures."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,19 +10,22 @@ import pandas as pd
 from markupsafe import Markup
 
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES
+from nnunet_softseg.evaluation.cases import inference_seconds
+from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES, SECONDS
 from nnunet_softseg.evaluation.comparison.paired_statistics import CORRECTIONS, RESAMPLES, Correction
-from nnunet_softseg.evaluation.comparison.result import Comparison, compared, write_comparison
+from nnunet_softseg.evaluation.comparison.result import TESTS, Comparison, compared, write_comparison
 from nnunet_softseg.evaluation.evaluation import measure_methods
 from nnunet_softseg.evaluation.measuring import REFERENCE, EvaluationSettings
 from nnunet_softseg.evaluation.report import figures, tables, worst_cases
 from nnunet_softseg.evaluation.report.drawing import method_styles
 from nnunet_softseg.evaluation.report.wording import counted, listed, shortened, verdict
 from nnunet_softseg.evaluation.tables import made_by, write_csv
+from nnunet_softseg.io.case_files import REPORT
 from nnunet_softseg.io.html import picture, render_page, template, write_page
-from nnunet_softseg.io.results import make_folder
+from nnunet_softseg.io.results import make_folder, write_error
 
 PAGE = "report.html"
+_BY_CONTRAST, _WORST_CASES = "by_contrast.csv", "worst_cases.csv"
 _NAMED_IN_TITLE = 3
 _WORST_COLUMNS = ("number", "method", "case", "contrast", "slice_index", "other")
 Methods = Mapping[str, str | Path] | Iterable[tuple[str, str | Path]]
@@ -53,17 +57,15 @@ def compare(
             `leaderboard.SCORES`. A difference holds only in it and in `leaderboard.HEADLINES`.
         correction: of p values over these measures and all pairs of methods.
         seed: of the bootstrap.
-        report: write report.html and its figures, too.
+        report: write report.html and its figures, too; those of an earlier call are removed.
         options: of `EvaluationSettings.from_arguments`.
 
     Raises:
-        UserError: if two methods have one name, a file cannot be used, or no case is common.
+        UserError: if two methods have one name, a file cannot be used, no case is common, or no case has a
+            value of the primary measure that was named.
     """
     folders = _checked(methods)
-    if correction not in CORRECTIONS:
-        raise UserError(f"--correction: expected {' or '.join(CORRECTIONS)}, found {correction!r}")
-    if primary not in SCORES:
-        raise UserError(f"--primary: expected one of {', '.join(SCORES)}, found {primary!r}")
+    _check_choices(folders, primary, correction, seed)
     settings = EvaluationSettings.from_arguments(**options)
     unknown = sorted(set(settings.patterns) - set(folders))
     if unknown:
@@ -82,6 +84,7 @@ def compare(
         **settings.as_dict(),
     }
     comparison = compared(evaluation, Path(reference), made_by("compare", parameters))
+    _remove_report(Path(output))
     write_comparison(comparison, Path(output))
     if report:
         write_report(comparison, Path(output))
@@ -105,6 +108,20 @@ def _checked(methods: Methods) -> dict[str, Path]:
     return {name: Path(folder) for name, folder in pairs}
 
 
+def _check_choices(folders: Mapping[str, Path], primary: str, correction: str, seed: int) -> None:
+    if correction not in CORRECTIONS:
+        raise UserError(f"--correction: expected {' or '.join(CORRECTIONS)}, found {correction!r}")
+    if seed < 0:
+        raise UserError(f"--seed: expected 0 or more, found {seed}")
+    if primary not in SCORES:
+        raise UserError(f"--primary: expected one of {', '.join(SCORES)}, found {primary!r}")
+    if primary == SECONDS and not any(map(inference_seconds, folders.values())):
+        raise UserError(
+            f"--primary {primary}: expected {REPORT} with the seconds of each case in a folder of "
+            f"{examples(list(folders), 6)}, found none: predict with nnunet-softseg, or name another measure"
+        )
+
+
 # The page
 
 
@@ -122,7 +139,7 @@ def write_report(comparison: Comparison, output: Path) -> Path:
     figures.remove_old_figures(folder)
     styles = method_styles(comparison.methods)
     contrasts = tables.by_contrast(comparison)
-    write_csv(Path(output) / "by_contrast.csv", contrasts)
+    write_csv(Path(output) / _BY_CONTRAST, contrasts)
     sections, worst_rows = [], []
     for label in comparison.labels:
         worst = list(worst_cases.worst_cases(comparison, label))
@@ -133,7 +150,7 @@ def write_report(comparison: Comparison, output: Path) -> Path:
         drawn = figures.draw_figures(comparison, label, styles, folder)
         sections.append(_label_section(comparison, label, contrasts) | {"figures": drawn, "worst": worst})
     columns = ["label", "number", "method", "case", "contrast", "slice", "compared_with", "figure"]
-    write_csv(Path(output) / "worst_cases.csv", pd.DataFrame(worst_rows, columns=columns))
+    write_csv(Path(output) / _WORST_CASES, pd.DataFrame(worst_rows, columns=columns))
     context = {
         "comparison": comparison,
         "styles": [styles[name] for name in comparison.methods],
@@ -148,6 +165,20 @@ def write_report(comparison: Comparison, output: Path) -> Path:
     page = Path(output) / PAGE
     write_page(page, render_page(_title(comparison), template("report.html"), context))
     return page
+
+
+def _remove_report(output: Path) -> None:
+    """Remove the report of an earlier call, if there was one: it would contradict the new tables."""
+    if not (output / TESTS).is_file():
+        return
+    try:
+        figures.remove_old_figures(output / "figures")
+        for name in (PAGE, _BY_CONTRAST, _WORST_CASES):
+            (output / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(output, error) from error
+    with contextlib.suppress(OSError):  # other files in it, or no such folder
+        (output / "figures").rmdir()
 
 
 def _title(comparison: Comparison) -> str:

@@ -16,6 +16,7 @@ from nnunet_softseg.evaluation.cases import (
     describe_cases,
     inference_seconds,
     label_names,
+    other_label_names,
     read_case_table,
     scheme_of,
     training_cases,
@@ -95,7 +96,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Who is measured against what."""
+    """Who is measured against what; `subjects`: case id -> subject, of all rows of the table of cases."""
 
     cases: tuple[Case, ...]
     labels: tuple[int, ...]
@@ -105,6 +106,7 @@ class _Plan:
     images: Mapping[str, Path]
     notes: Mapping[str, str]
     warnings: list[str]
+    subjects: Mapping[str, str]
 
     def missing(self) -> pd.DataFrame:
         lacking = {method: found.missing.items() for method, found in self.found.items()}
@@ -122,9 +124,11 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
     `methods` maps names to folders of predictions; the reference decides about cases and labels.
 
     Raises:
-        UserError: if no case is left; a case of which a file cannot be used stops no other.
+        UserError: if no case is left, or a label has the name of another one; a case of which a file cannot
+            be used stops no other.
     """
     plan, scheme = _plan(methods, reference, settings), scheme_of(reference)
+    plan.warnings[:0] = other_label_names(methods, scheme, plan.labels)
     jobs = [
         CaseJob(
             case,
@@ -216,6 +220,7 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
         images=_companions(settings.images, cases, "image"),
         notes=notes,
         warnings=warnings,
+        subjects={case.case_id: case.subject for case in table.cases} if table else {},
     )
     _check_common(plan, methods)
     return plan
@@ -283,18 +288,20 @@ def _check_common(plan: _Plan, methods: Mapping[str, Path]) -> None:
         plan.warnings.append(
             f"{len(subjects)} subjects are left out altogether: {examples(sorted(subjects))}"
         )
-    plan.warnings[:0] = _trained_on(methods, common)
+    plan.warnings[:0] = _trained_on(methods, common, plan.subjects)
     if plan.levels:
         without = [case.case_id for case in common if case.case_id not in plan.levels]
         if without:
             plan.warnings.append(f"{len(without)} cases have no image of levels: {examples(without)}")
 
 
-def _trained_on(methods: Mapping[str, Path], cases: Sequence[Case]) -> Iterator[str]:
-    """Name the cases whose subjects a method was trained on."""
+def _trained_on(
+    methods: Mapping[str, Path], cases: Sequence[Case], subjects: Mapping[str, str]
+) -> Iterator[str]:
+    """Name the cases whose subjects a method was trained on; `subjects`: by the table of cases."""
     for method, folder in methods.items():
         seen = training_cases(folder)
-        found = [case.case_id for case in cases if folds_trained_on(case.subject, seen)]
+        found = [case.case_id for case in cases if folds_trained_on(case.subject, seen, subjects)]
         if found:
             yield (
                 f"{method} WAS TRAINED ON {len(found)} of these cases, or on others of their subjects: "

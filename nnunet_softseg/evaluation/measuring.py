@@ -90,7 +90,7 @@ class EvaluationSettings:
         return cls(
             labels=chosen,
             patterns={method: check_pattern(pattern) for method, pattern in (patterns or {}).items()},
-            reference_pattern=check_pattern(reference_pattern) if reference_pattern else None,
+            reference_pattern=check_pattern(reference_pattern, ["case"]) if reference_pattern else None,
             vert=parse_levels(vert) if vert is not None else cls.vert,
             **options,
         )

@@ -190,12 +190,21 @@ def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
     return are_numbered or len(rests) <= len(starts)
 
 
-def folds_trained_on(subject: str, training_cases: Mapping[str, Iterable[str]]) -> list[str]:
-    """Return the folds of a model that have seen images of a subject; `training_cases`: fold -> case ids."""
+def folds_trained_on(
+    subject: str, training_cases: Mapping[str, Iterable[str]], subjects: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return the folds of a model that have seen images of a subject.
+
+    `training_cases`: fold -> case ids; `subjects`: case id -> subject, where names do not tell.
+    """
+    known = subjects or {}
     return [
         fold
         for fold, cases in training_cases.items()
-        if any(Case.from_name(case_id).subject.casefold() == subject.casefold() for case_id in cases)
+        if any(
+            known.get(case_id, Case.from_name(case_id).subject).casefold() == subject.casefold()
+            for case_id in cases
+        )
     ]
 
 
@@ -300,11 +309,11 @@ def longest_prefix(stem: str, names: Collection[str]) -> str | None:
 # Patterns of users
 
 
-def check_pattern(pattern: str) -> str:
-    """Return the pattern; raise a UserError if it has an unknown field, or neither {case} nor {subject}."""
+def check_pattern(pattern: str, needed: Collection[str] = ("case", "subject")) -> str:
+    """Return the pattern; raise a UserError if it has an unknown field, or none of those needed."""
     fields = {match[1] for match in _FIELDS.finditer(pattern) if match[2] is None}
     known = {"case", "subject", "session", "contrast", "label"}
-    if fields - known or not fields & {"case", "subject"}:
+    if fields - known or fields.isdisjoint(needed):
         raise UserError(
             f"pattern {pattern!r}: expected {{case}} in it, perhaps {{subject}}, {{session}}, {{contrast}}, "
             "{label} and *, such as '{case}_seg.nii.gz'"
@@ -314,15 +323,18 @@ def check_pattern(pattern: str) -> str:
 
 def pattern_regex(pattern: str, values: Mapping[str, str]) -> "re.Pattern[str]":
     """Return a pattern as a regular expression; fields without a value become groups."""
-    groups = {"label": r"(?P<label>\d+)", "case": r"(?P<case>[^/]+)"}
-    parts, end = [], 0
+    parts, end, groups = [], 0, set[str]()
     for match in _FIELDS.finditer(pattern):
         parts.append(re.escape(pattern[end : match.start()]))
         name = match[1]
         if match[2]:
             parts.append("[^/]*")
+        elif name in values:
+            parts.append(re.escape(values[name]))
         else:
-            parts.append(re.escape(values[name]) if name in values else groups.get(name, "[^/]+"))
+            content = r"\d+" if name == "label" else "[^/]+"
+            parts.append(f"(?P={name})" if name in groups else f"(?P<{name}>{content})")
+            groups.add(name)
         end = match.end()
     return re.compile("".join([*parts, re.escape(pattern[end:])]) + r"\Z", re.DOTALL)
 

@@ -251,6 +251,32 @@ def test_what_a_killed_call_had_predicted_is_put_in_place_by_the_next(
     assert (tmp_path / "sub-01" / "anat" / "sub-01_T2w_dseg.nii.gz").is_file()
 
 
+def test_the_page_of_a_participant_keeps_the_failure_of_another_session(tmp_path: Path) -> None:
+    """Until it is mended; sub-1 has no part in sub-10's."""
+    content = (MODEL / "image.nii.gz").read_bytes()
+    images = {
+        place: tmp_path / "bids" / f"{place}_T2w.nii.gz"
+        for place in ("sub-1/ses-1/anat/sub-1_ses-1", "sub-1/ses-2/anat/sub-1_ses-2", "sub-10/anat/sub-10")
+    }
+    for file in images.values():
+        file.parent.mkdir(parents=True)
+        file.write_bytes(content[:2000])
+    call = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "-m", str(MODEL), *AS_THEN]
+    assert main([*call, "--participant-label", "10"]) == 2
+    assert main([*call, "--participant-label", "1", "--session-label", "1"]) == 2
+    images["sub-1/ses-2/anat/sub-1_ses-2"].write_bytes(content)
+    page = tmp_path / "out" / "sub-1.html"
+    for mended in (False, True):
+        if mended:
+            images["sub-1/ses-1/anat/sub-1_ses-1"].write_bytes(content)
+        session = "1" if mended else "2"
+        assert main([*call, "--participant-label", "1", "--session-label", session]) == 0
+        text = page.read_text(encoding="utf-8")
+        assert "sub-1_ses-2_T2w" in text
+        assert ("expected a whole file" in text) == (not mended)
+        assert "sub-10" not in text
+
+
 def copy_of_model(folder: Path) -> Path:
     shutil.copytree(MODEL, folder)
     with (folder / "fold_all" / "checkpoint_final.pth").open("ab") as file:

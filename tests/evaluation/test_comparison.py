@@ -38,6 +38,7 @@ from nnunet_softseg.evaluation.comparison.result import (
 )
 from nnunet_softseg.evaluation.evaluation import Evaluation
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
+from nnunet_softseg.evaluation.report.wording import verdict
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 
 TABLES = (
@@ -541,6 +542,24 @@ def test_the_better_end_of_every_measure(measure: str) -> None:
     assert found[measure].winner == best
 
 
+def test_a_primary_measure_without_a_value_is_no_answer_by_another(written: Path, tmp_path: Path) -> None:
+    one_contrast = references(tmp_path / "ref", case_ids(EIGHT, CONTRASTS[:1]))
+    methods = {name: written / name for name in ("near", "far")}
+    with pytest.raises(UserError, match=r"--primary std_csa_mm2: .*over contrasts.*name one of abs_csa_err"):
+        run(methods, one_contrast, tmp_path / "out", primary="std_csa_mm2")
+    assert not (tmp_path / "out" / "leaderboard.csv").exists()
+    maps = {f"sub-{number}_T1w_0002": 0 * prism() for number in EIGHT}  # nothing in both: no such distance
+    for folder in ("ref", "near", "far"):
+        write_all(tmp_path / "both" / folder, maps)
+        write_all(tmp_path / "both" / folder, {f"sub-{number}_T1w_0001": prism(6.5) for number in EIGHT})
+    methods = {name: tmp_path / "both" / name for name in methods}
+    result = run(methods, tmp_path / "both" / "ref", tmp_path / "out", primary="abs_csa_error_mm2")
+    told = "the primary measure, abs_csa_error_mm2, has no value of label 2: it answers nothing there"
+    assert result.warnings[0] == told
+    assert verdict(result, 2)[0] == "The primary measure, absolute CSA error, has no value."
+    assert "primary measure" not in str(verdict(result, 1)[0])
+
+
 def test_the_default_primary_measure_of_the_command_is_that_of_the_function() -> None:
     assert Compare.__dataclass_fields__["primary"].default == PRIMARY == "abs_csa_error_mm2"
 
@@ -582,6 +601,22 @@ def test_command(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert pd.read_csv(tmp_path / "out" / "leaderboard.csv")["method"].tolist() == ["a <b>", "it's"]
 
 
+def test_tables_alone_leave_no_report_of_before(written: Path, tmp_path: Path) -> None:
+    """Only what the command wrote goes, and of a folder without a comparison nothing."""
+    mine = [tmp_path / name for name in ("report.html", "notes.txt", "figures/mine.svg")]
+    (tmp_path / "figures").mkdir()
+    for file in mine:
+        file.write_text("mine")
+    run({"near": written / "near"}, written / "softLabelsTs", tmp_path)
+    assert all(file.read_text() == "mine" for file in mine)
+    tables = {file.name for file in tmp_path.iterdir()}
+    run({"near": written / "near"}, written / "softLabelsTs", tmp_path, report=True)
+    assert len(list((tmp_path / "figures").iterdir())) > 1
+    run({"far": written / "far"}, written / "softLabelsTs", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == tables - {"report.html"}
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["mine.svg"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -592,6 +627,8 @@ def test_command(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--method", "a={w}/near", "--pattern", "b={{case}}.nii.gz"], r"names of methods \(a\), found b"),
         (["--method", "a={w}/near", "--vert", "2"], "--levels"),
         (["--method", "a={w}/near", "--primary", "csa_mm2"], "--primary: expected one of abs_csa_error_mm2"),
+        (["--method", "a={w}/near", "--seed", "-1"], "--seed: expected 0 or more, found -1"),
+        (["--method", "a={w}/near", "--primary", "seconds"], "softseg.json.*of a, found none"),
     ],
 )
 def test_mistakes_end_in_one_line(

@@ -292,6 +292,38 @@ def test_a_normative_table_follows_the_line_not_a_factor(tmp_path: Path) -> None
         quiet(*files, tmp_path / "out", update=other)
 
 
+def test_the_spread_of_all_contrasts_is_that_of_people(tmp_path: Path) -> None:
+    """Contrasts lie 20 mm2 apart, visits 6, in both releases; the new one halves what people differ by.
+
+    The person of one contrast has the mean of none: with it the line would be another.
+    """
+    own = {f"sub-{number:02d}": 3.0 * number - 9 for number in range(7)}
+    images = [
+        (subject, visit, contrast, 2, base + shift)
+        for subject in own
+        for contrast, base in (("T1w", 70.0), ("T2w", 90.0))
+        for visit, shift in (("ses-1", -3.0), ("ses-2", 3.0))
+        if subject != "sub-06" or contrast == "T1w"
+    ]
+    frame = pd.DataFrame(images, columns=["subject", "session", "contrast", "level", "base"])
+    person = frame["subject"].map(own)
+    old, new = (frame.assign(csa_mm2=frame["base"] + share * person) for share in (1, 0.5))
+    report = compared(tmp_path, old, new)
+    for table in (report.table, report.pooled):
+        np.testing.assert_allclose(table[["sd_ratio", "deming_slope"]], 0.5, rtol=1e-9)
+    np.testing.assert_allclose(report.pooled["deming_intercept_mm2"], 80 - 0.5 * 80, rtol=1e-9)
+    normal = written(tmp_path, "normal.csv", pd.DataFrame({"level": [2], "sd_mm2": [6.0]}))
+    quiet(report.old, report.new, tmp_path / "out", update=normal)
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "out" / "normal_updated.csv")["sd_mm2"], 3, rtol=1e-6)
+    split = [
+        each[(each["subject"] < "sub-03") == (each["contrast"] == "T1w")]
+        for each in (old, new)  # nobody has both
+    ]
+    with pytest.raises(UserError, match="or name the contrast of each row"):
+        quiet(*(written(tmp_path, f"{n}.csv", each) for n, each in enumerate(split)), tmp_path / "out",
+              update=normal)  # fmt: skip
+
+
 # Maps
 
 

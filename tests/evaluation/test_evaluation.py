@@ -206,6 +206,16 @@ def test_references_tell_cases_and_labels(tmp_path: Path) -> None:
     assert set(reference_files(list_files(tmp_path), labels=[2])[0]) == {("x", 2), ("y", 2)}
 
 
+def test_a_pattern_of_references_names_each_field_as_often_as_it_likes(tmp_path: Path) -> None:
+    touch(tmp_path, "a/a_0002.nii.gz", "a/b_0002.nii.gz", "b/b_0002.nii.gz")
+    found = reference_files(list_files(tmp_path), pattern="{case}/{case}_{label}.nii.gz")
+    names = {case: file.relative_to(tmp_path).as_posix() for (case, _), file in found.paths.items()}
+    assert names == {"a": "a/a_0002.nii.gz", "b": "b/b_0002.nii.gz"}
+    assert found.labels == (2,)
+    with pytest.raises(UserError, match=r"pattern '\{subject\}_T2w.nii.gz': expected \{case\} in it"):
+        quiet(tmp_path, tmp_path, tmp_path / "out", reference_pattern="{subject}_T2w.nii.gz")
+
+
 def test_references_of_bids_lose_what_a_derivative_adds(tmp_path: Path) -> None:
     touch(tmp_path, "sub-1/anat/sub-1_T2w_label-SC_desc-softseg_probseg.nii.gz")
     paths, labels, _ = reference_files(list_files(tmp_path))
@@ -617,6 +627,32 @@ def test_regions_are_measured_by_name_where_they_are_known(tmp_path: Path) -> No
         assert near.tolist() == [12 * (7 + 6) * 13, 12 * (3 + 6) * 13]  # 3 mm around, in 13 known slices
 
 
+def test_labels_that_a_method_names_otherwise_are_not_compared_in_silence(tmp_path: Path) -> None:
+    def named(folder: str, labels: dict[str, Any], **more: Any) -> Path:
+        made = write_all(tmp_path / folder, {"sub-01_T1w": painted}, dtype=np.uint8)
+        (made / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}, **more}))
+        return made
+
+    painted = np.where(prism(3) > 0, 2, prism(7))
+    reference = named("ref", {"wm": 1, "gm": 2})
+    both: dict[str, Any] = {"labels": (1, 2)}
+    with pytest.raises(
+        UserError, match=r"/swapped: expected label 1 to be wm.*found gm in that of prediction"
+    ):
+        quiet(named("swapped", {"gm": 1, "wm": 2}), reference, tmp_path / "out", **both)
+    result = quiet(named("other", {"white": 1, "gm": 2}), reference, tmp_path / "out", **both)
+    assert "calls label 1 white, not wm as the reference's does" in result.warnings[0]
+    one = quiet(tmp_path / "swapped", named("cord", {"cord": 1}), tmp_path / "out", labels=1)
+    assert "calls label 1 gm, not cord" in one.warnings[0]
+    nameless = references(tmp_path / "nameless", ["sub-01_T1w"])
+    plain = quiet(tmp_path / "swapped", nameless, tmp_path / "out", labels=1)
+    assert not any("calls label" in warning for warning in plain.warnings)
+    # The reference's second label is the value 1 of a label map: all is right, whatever the number.
+    regions = named("regions", {"gm": 2, "cord": [1, 2]}, regions_class_order=[2, 1])
+    result = quiet(named("values", {"wm": 1, "gm": 2}), regions, tmp_path / "out", **both)
+    assert result.cases["dice"].tolist() == [1, 1]
+
+
 def test_what_a_label_map_ignores_lies_where_its_header_says(tmp_path: Path) -> None:
     """The label map is stored upside down: its first five slices, from below, are unknown."""
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cord": 1, "ignore": 2}}))
@@ -660,6 +696,19 @@ def test_cases_of_the_training_are_named(tmp_path: Path) -> None:
     warning = quiet(prediction, reference, tmp_path / "out").warnings[0]
     assert warning.startswith("prediction WAS TRAINED ON 1 of these cases, or on others of their subjects: ")
     assert "sub-02_T1w" in warning
+
+
+def test_cases_of_the_training_are_named_where_a_table_tells_the_subjects(tmp_path: Path) -> None:
+    """scan9 is of the training and has no reference; it is of the person of scan2."""
+    names = ["scan1", "scan2", "scan3"]
+    reference = references(tmp_path / "ref", names)
+    prediction = write_all(tmp_path / "pred", {name: prism(6.5) for name in names})
+    (prediction / REPORT).write_text(json.dumps({"training_cases": {"0": ["scan1"], "1": ["scan9"]}}))
+    rows = ("scan1\tann\tT1w", "scan2\tbob\tT1w", "scan3\tcy\tT1w", "scan9\tbob\tT2w")
+    table = table_file(tmp_path, *rows)
+    warning = quiet(prediction, reference, tmp_path / "out", subjects=table).warnings[0]
+    assert "WAS TRAINED ON 2 of these cases" in warning
+    assert "scan1, scan2;" in warning
 
 
 def test_inference_time_of_our_own_predictions_is_taken_over(tmp_path: Path) -> None:

@@ -216,6 +216,12 @@ def test_an_end_beside_zero_is_not_printed_as_zero() -> None:
     assert words(interval(-0.0003, 0.021)) == "-0.0003 to 0.0210"
 
 
+def test_an_end_of_zero_has_no_sign(comparison: Comparison) -> None:
+    """Of a smaller error the ends are turned round."""
+    ends = with_outcome(comparison, PRIMARY, ci_low=-0.29, ci_high=0.0)
+    assert "95 % CI 0.00 to 0.29 mm²" in words(verdict(ends, 1)[0])
+
+
 # The verdict
 
 
@@ -674,6 +680,16 @@ def test_one_method_one_subject_no_contrast_no_area(browser_page: Any, tmp_path:
     assert "Fewer than two contrasts" in text
     assert "too few subjects" in text.lower()
     assert not list((tmp_path / "figures").glob("*.svg"))
+
+
+def test_cases_that_could_not_be_measured_are_named_with_their_reason(tmp_path: Path) -> None:
+    reason = "pred/sub-09_T2w.nii.gz: expected the grid of the reference"
+    for name, failed in (("all", {}), ("one", {"sub-09_T2w": reason})):
+        page = write_report(make_comparison({"only": 1.0}, subjects=1, failed=failed), tmp_path / name)
+        text = page.read_text(encoding="utf-8")
+        assert ("No method lacks a case." in text) == (not failed)
+        assert all(text.count(part) == bool(failed) for part in (f">{reason}<", ">sub-09_T2w<"))
+        assert ("1 case could not be measured" in text) == bool(failed)
 
 
 def test_a_map_that_is_gone_costs_its_picture_only(tmp_path: Path) -> None:

@@ -137,19 +137,22 @@ def test_a_batch_that_dies_is_named_with_its_log_and_the_others_are_reported(
     assert "sub-02_T2w" in (output / "group_csa.tsv").read_text()
 
 
+def all_jobs(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
+    """Do what Snakemake does with a single batch: what has no outcome."""
+    configuration = json.loads((folder / "config.json").read_text())
+    ((name, people),) = configuration["batches"].items()
+    outcome = folder / f"{name}.json"
+    if not outcome.is_file():
+        words = [*configuration["app"][3:], "participant", "--participant-label", *people]
+        bids_app.main([*words, *configuration["options"], "--report", str(outcome)])
+    if not Path(configuration["evaluation"]).is_file():
+        assert main(configuration["evaluate"][3:]) == 0
+
+
 def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured against one folder is no measure against another."""
     monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
     bids, output = make_bids(tmp_path / "bids", 1), tmp_path / "out"
-
-    def all_jobs(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
-        configuration = json.loads((folder / "config.json").read_text())
-        ((name, people),) = configuration["batches"].items()
-        words = [*configuration["app"][3:], "participant", "--participant-label", *people]
-        bids_app.main([*words, *configuration["options"], "--report", str(folder / f"{name}.json")])
-        if not Path(configuration["evaluation"]).is_file():
-            assert main(configuration["evaluate"][3:]) == 0
-
     monkeypatch.setattr(workflow, "_snakemake", all_jobs)
     first, second = (make_references(tmp_path / name, 1) for name in ("first", "second"))
     for references in (first, second, second):
@@ -159,6 +162,40 @@ def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.
         said = json.loads(summary.read_text())["made_by"]["parameters"]
         assert said["reference"] == str(references)
     assert summary.stat().st_mtime_ns == before  # the same references: kept
+
+    corrected = second / "sub-01_T2w_0001.nii.gz"
+    image = nib.load(corrected)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), corrected)
+    assert main(call(bids, output, "-g", str(second))) == 0
+    cases = pd.read_csv(output / "evaluation" / "cases.csv").set_index("label")
+    assert cases.loc[1, "reference_volume_mm3"] == 0
+    (second / "sub-02_T2w_0001.nii.gz").write_bytes(corrected.read_bytes())
+    (second / "sub-02_T2w_0002.nii.gz").write_bytes(corrected.read_bytes())
+    assert main(call(bids, output, "-g", str(second))) == 0
+    assert "sub-02_T2w" in summary.read_text()  # which has no map
+
+
+def test_what_another_call_has_made_since_is_measured_and_no_longer_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
+    bids, output = make_bids(tmp_path / "bids", 2, cut_off=["sub-02"]), tmp_path / "out"
+    words = call(bids, output, "-g", str(make_references(tmp_path / "references", 2)))
+    assert main(words) == 2
+    assert measured(output) == {"sub-01_T2w"}
+    shutil.copyfile(MODEL / "image.nii.gz", bids / "sub-02" / "anat" / "sub-02_T2w.nii.gz")
+    alone = ["participant", "--participant-label", "02", "-m", str(MODEL), *OPTIONS[:-2]]
+    assert bids_app.main([str(bids), str(output), *alone]) == 0
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "failed: " not in capsys.readouterr().out
+    assert measured(output) == {"sub-01_T2w", "sub-02_T2w"}
+
+    before = (output / "evaluation" / "summary.json").stat().st_mtime_ns
+    assert bids_app.main([str(bids), str(output), *alone, "--overwrite"]) == 0
+    assert main(words) == 0
+    assert (output / "evaluation" / "summary.json").stat().st_mtime_ns > before
 
 
 @needs_snakemake

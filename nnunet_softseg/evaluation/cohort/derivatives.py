@@ -278,6 +278,12 @@ def finished(root: Path, choice: Choice) -> list[tuple[Derivative, dict[str, Any
     return found
 
 
+def failures(root: Path, subject: str) -> dict[str, str]:
+    """Return the images of a subject that failed -> why, in whichever call."""
+    logs = {log.stem: load_record(log, "Failed") for log in sorted((root / LOGS).glob(f"{subject}_*.json"))}
+    return {case_id: str(log["Failed"]) for case_id, log in logs.items() if log}
+
+
 def write_table_tsv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as BIDS wants it: tabs between columns, n/a where there is no value."""
     make_folder(path.parent)

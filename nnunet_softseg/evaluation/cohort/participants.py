@@ -30,6 +30,7 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     Choice,
     Derivative,
     chosen_images,
+    failures,
     finished,
     label_words,
     start,
@@ -139,7 +140,7 @@ def analyse_participants(
                 )
             call.note_failures(images)
             if call.draws:
-                _write_pages(root, images, report.failed, always=bool(report.written or report.failed))
+                _write_pages(root, images, always=bool(report.written or report.failed))
             shutil.rmtree(work, ignore_errors=True)
     except Timeout as error:
         raise UserError(
@@ -368,20 +369,15 @@ def _numbers(
 # The page of a participant
 
 
-def _write_pages(
-    root: Path, images: Iterable[Derivative], failed: Mapping[str, str], *, always: bool
-) -> None:
-    """Write `<subject>.html` of the participants, with all images of theirs that are done."""
+def _write_pages(root: Path, images: Iterable[Derivative], *, always: bool) -> None:
+    """Write `<subject>.html` of the participants, with all images of theirs that are done or failed."""
     for subject in sorted({image.name.subject for image in images}):
         page = root / f"{subject}.html"
         if always or not page.is_file():
-            of_subject = [image.case_id for image in images if image.name.subject == subject]
-            write_page(
-                page, _page(root, subject, {case: failed[case] for case in of_subject if case in failed})
-            )
+            write_page(page, _page(root, subject))
 
 
-def _page(root: Path, subject: str, failed: Mapping[str, str]) -> str:
+def _page(root: Path, subject: str) -> str:
     images = [
         {
             "name": image.case_id,
@@ -390,5 +386,9 @@ def _page(root: Path, subject: str, failed: Mapping[str, str]) -> str:
         }
         for image, entry in finished(root, Choice(participants=(subject,)))
     ]
-    context = {"style_of_page": Markup(template("qc.css")), "images": images, "failed": failed}
+    context = {
+        "style_of_page": Markup(template("qc.css")),
+        "images": images,
+        "failed": failures(root, subject),
+    }
     return render_page(subject, template("participant.html"), context, images="'self' file:")

@@ -27,6 +27,7 @@ PROFILES = tuple(_BATCH_SIZES)
 _WORKFLOW = Path(__file__).parents[2] / "workflow"
 _APP = "nnunet_softseg.cli.bids_app"
 _CONFIGURATION = "config.json"
+_REFERENCES = "references.json"
 _DIGITS = 8
 
 
@@ -160,14 +161,29 @@ class _Cohort:
         return self.root.absolute() / "evaluation" / "summary.json"
 
     def forget_unfinished(self, labels: Sequence[str]) -> None:
-        """Remove the outcome of batches that lack an image, so that they run again, and what follows them."""
+        """Remove the outcome of batches that lack an image, so that they run again, and what follows them.
+
+        Those in which an image failed run again, too: another call may have made it since.
+        """
         for name, images in self.batches.items():
-            if not all(image.is_up_to_date(self.bids, labels) for image in images):
-                (self.folder / f"{name}.json").unlink(missing_ok=True)
+            outcome = self.folder / f"{name}.json"
+            failed = (load_record(outcome, "failed") or {}).get("failed")
+            if failed or not all(image.is_up_to_date(self.bids, labels) for image in images):
+                outcome.unlink(missing_ok=True)
                 self.evaluation.unlink(missing_ok=True)
-        measured = load_record(self.evaluation, "made_by") if self.references else None
-        if measured and measured["made_by"]["parameters"].get("reference") != str(self.references):
-            self.evaluation.unlink()
+        if self.references is not None:
+            self._forget_outdated_measures(list_files(self.references).files)
+
+    def _forget_outdated_measures(self, references: Sequence[Path]) -> None:
+        """Remove the evaluation if it is of other references, or older than a map; note the references."""
+        status = {str(file): file.stat() for file in references}
+        now = {file: [of_file.st_size, of_file.st_mtime_ns] for file, of_file in status.items()}
+        if self.evaluation.is_file():
+            measured = self.evaluation.stat().st_mtime_ns
+            is_older = any(file.stat().st_mtime_ns > measured for file in list_files(self.root).files)
+            if is_older or load_record(self.folder / _REFERENCES) != now:
+                self.evaluation.unlink()
+        write_json(self.folder / _REFERENCES, now)
 
     def configuration(self, options: Sequence[str], jobs: Jobs) -> dict[str, Any]:
         """Return what the Snakefile reads; options: of the level participant, without contrasts."""

@@ -42,6 +42,7 @@ def _of_areas(stem: str, maps: str, suffix: str) -> dict[str, Measure]:
 _OVERLAP = ("dice", "soft_dice", "mae", "rmse", "boundary_mae", "boundary_rmse", "brier", "ece")
 _INSTANCES = ("pq", "rq", "sq")
 _SURFACE = ("asd_mm", "hd95_mm", "surface_dice")
+SECONDS = "seconds"
 _VOLUME = "Absolute relative volume error"
 # Signed errors have no better end: ranked are their absolute values, and the agreement shows the bias.
 SCORES: Mapping[str, Measure] = {
@@ -54,7 +55,7 @@ SCORES: Mapping[str, Measure] = {
     ),
     **{name: MEASURES[name] for name in _SURFACE},
     **{name: MEASURES[name] for name in _INSTANCES},
-    "seconds": Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
+    SECONDS: Measure(CASE_COLUMNS["seconds"], "s", 0.0, title="Inference time"),
 }
 """The paper's two questions first: the area, and its dependence on the contrast."""
 HEADLINES = ("abs_csa_error_mm2", "std_csa_mm2", "dice")

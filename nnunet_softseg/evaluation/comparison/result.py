@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.comparison import leaderboard, paired_statistics
 from nnunet_softseg.evaluation.comparison.leaderboard import Outcome, complete_areas, with_reference
 from nnunet_softseg.evaluation.comparison.paired_statistics import (
@@ -41,6 +42,8 @@ ANOVA_COLUMNS = {
     "partial_eta_squared": "effect size",
     "note": "why there is no value",
 }
+TESTS = "statistics.json"
+"""Of all files that a comparison writes, one that no other command does."""
 _LIMITS = ("bias", "sd", "loa_low", "loa_high")
 _INTERVALS = tuple(f"{name}_ci_{end}" for name in ("bias", "loa_low", "loa_high") for end in ("low", "high"))
 _WHOSE = ("method", "label", "measure")
@@ -129,12 +132,16 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
     """Return the statistics of methods that have been measured.
 
     `origin` is of `tables.made_by`, with `correction`, `primary` and `seed` among its parameters.
+
+    Raises:
+        UserError: if no case has a value of a primary measure other than the default.
     """
     cases, methods = evaluation.cases, evaluation.methods
     how = {name: origin["parameters"][name] for name in ("correction", "primary", "seed")}
     seed, primary = how["seed"], how["primary"]
     subjects, warnings = leaderboard.subject_table(cases)
     scores = leaderboard.score_table(cases, subjects, methods, seed)
+    of_primary = _without_primary(evaluation.labels, scores, primary)
     statistics = leaderboard.pair_table(cases, subjects, methods, **how)
     people = cases["subject"].nunique()
     if people < FEWEST_SUBJECTS:
@@ -144,7 +151,7 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
         )
     measured = {field.name: getattr(evaluation, field.name) for field in fields(Evaluation)}
     return Comparison(
-        **measured | {"warnings": (*evaluation.warnings, *warnings)},
+        **measured | {"warnings": (*of_primary, *evaluation.warnings, *warnings)},
         reference=reference,
         subjects=subjects,
         scores=scores,
@@ -155,6 +162,20 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
         contrast_agreement=contrast_agreement_table(cases, methods),
         made_by=origin,
     )
+
+
+def _without_primary(labels: Mapping[int, str], scores: pd.DataFrame, primary: str) -> list[str]:
+    """Warn that the primary measure has no value in some labels; in none, refuse one that was named."""
+    there = set(scores.loc[scores["measure"] == primary, "label"])
+    lacking = [name for label, name in labels.items() if label not in there]
+    if not there and primary != leaderboard.PRIMARY:
+        measured = [name for name in leaderboard.SCORES if name in set(scores["measure"])]
+        raise UserError(
+            f"--primary {primary}: expected a measure that has a value in some case, found none "
+            f"({leaderboard.SCORES[primary].meaning}): name one of {', '.join(measured)}"
+        )
+    told = f"the primary measure, {primary}, has no value of {examples(lacking)}: it answers nothing there"
+    return [told] if lacking else []
 
 
 def anova_table(cases: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -222,7 +243,7 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
     write_csv(output / "leaderboard.csv", leaderboard.wide_leaderboard(comparison.scores, comparison.methods))
     for name in ("subjects", "winners", "statistics"):
         write_csv(output / f"{name}.csv", getattr(comparison, name))
-    write_json(output / "statistics.json", _statistics(comparison))
+    write_json(output / TESTS, _statistics(comparison))
     write_json(output / "summary.json", _summary(comparison))
 
 

@@ -47,8 +47,9 @@ DRIFT_COLUMNS = {
     "loa_low_mm2": "95 % limits of agreement, bias - 1.96 SD of the differences, mm2",
     "loa_high_mm2": "bias + 1.96 SD",
     "mean_ratio": "mean over subjects of new / old",
-    "sd_ratio": "SD over subjects of the new areas / SD of the old: a spread that shrinks spoils z-scores",
-    "deming_slope": "of the line new = slope old + intercept, errors in both",
+    "sd_ratio": "SD over subjects of the new areas / SD of the old: a spread that shrinks spoils z-scores; "
+    "of all contrasts, of the means of subjects that have all",
+    "deming_slope": "of the line new = slope old + intercept, errors in both, through the same areas",
     "deming_intercept_mm2": "of the same line, mm2",
 }
 """The columns of drift.csv."""
@@ -171,7 +172,7 @@ class DriftReport:
     @cached_property
     def pooled(self) -> pd.DataFrame:
         """The same of all contrasts together, a row per level; none where there is one contrast."""
-        return self._judged(statistics_table(self._several.assign(contrast=ALL_CONTRASTS)))
+        return self._judged(statistics_table(self._several, pooled=True))
 
     @cached_property
     def spread(self) -> pd.DataFrame:
@@ -274,13 +275,15 @@ class DriftReport:
 # Statistics
 
 
-def statistics_table(pairs: pd.DataFrame) -> pd.DataFrame:
+def statistics_table(pairs: pd.DataFrame, *, pooled: bool = False) -> pd.DataFrame:
     """Return the columns `DRIFT_COLUMNS` and more, a row per contrast and level in the order of both.
 
-    More: mean_old_mm2, geometric_mean_ratio, bias_percent of the old mean with its interval, slope_low and
-    slope_high (95 %), and of the Deming line slope_se, intercept_se_mm2, covariance_mm2.
+    `pooled`: all contrasts together, `ALL_CONTRASTS`, a row per level. More: mean_old_mm2,
+    geometric_mean_ratio, bias_percent of the old mean with its interval, slope_low and slope_high (95 %), and
+    of the Deming line slope_se, intercept_se_mm2, covariance_mm2.
     """
-    groups = pairs.groupby(["contrast", "level"], sort=True)
+    contrasts = pd.Series(ALL_CONTRASTS, pairs.index) if pooled else pairs["contrast"]
+    groups = pairs.groupby([contrasts, "level"], sort=True)
     found = [{"contrast": contrast, "level": int(level), **_row(rows)} for (contrast, level), rows in groups]
     return _with_levels(pd.DataFrame(found, columns=None if found else [*DRIFT_COLUMNS]))
 
@@ -288,9 +291,10 @@ def statistics_table(pairs: pd.DataFrame) -> pd.DataFrame:
 def _row(rows: pd.DataFrame) -> dict[str, Any]:
     old, new = (rows[name].to_numpy(dtype=np.float64) for name in ("old", "new"))
     subjects = rows["subject"].to_numpy()
-    spread_old, line = old.std(ddof=1) if old.size > 1 else 0.0, deming_line(old, new, subjects)
+    means = _subject_means(rows)
+    spread, line = means.std(ddof=1), deming_line(means["old"], means["new"], means.index)
     agreement, number = limits_of_agreement(new - old, subjects), len(np.unique(subjects))
-    half = line.slope_se * float(special.stdtrit(max(number - 2, 1), 0.975))  # Linnet 1993
+    half = line.slope_se * float(special.stdtrit(max(len(means) - 2, 1), 0.975))  # Linnet 1993
     people = pd.DataFrame({"change": new - old, "old": old, "ratio": new / old, "log": np.log(new / old)})
     people = people.groupby(subjects).mean()
     mean_old, ratio, log_ratio = map(float, people[["old", "ratio", "log"]].mean())
@@ -304,7 +308,7 @@ def _row(rows: pd.DataFrame) -> dict[str, Any]:
         "loa_high_mm2": agreement.high,
         "mean_ratio": ratio,
         "geometric_mean_ratio": math.exp(log_ratio),
-        "sd_ratio": float(new.std(ddof=1) / spread_old) if spread_old > 0 else np.nan,
+        "sd_ratio": float(spread["new"] / spread["old"]) if spread["old"] > 0 else np.nan,
         "mean_old_mm2": mean_old,
         "deming_intercept_mm2": line.intercept,
         **bias,
@@ -316,6 +320,16 @@ def _row(rows: pd.DataFrame) -> dict[str, Any]:
         "intercept_se_mm2": line.intercept_se,
         "covariance_mm2": line.covariance,
     }
+
+
+def _subject_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return old and new of each subject that has all contrasts of the rows, means over its images.
+
+    Else contrasts that lie apart, or sessions, count as a spread between people.
+    """
+    means = rows.groupby(["subject", "contrast"], as_index=False)[["old", "new"]].mean()
+    has_all = means.groupby("subject")["contrast"].transform("size") == means["contrast"].nunique()
+    return means[has_all].groupby("subject")[["old", "new"]].mean()
 
 
 def _interval(per_subject: Floats) -> Interval:
@@ -406,8 +420,11 @@ def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame) -> D
         places = sorted(
             {f"{contrast} {level}".strip() for contrast, level in lacking.itertuples(index=False)}
         )
+        pooled = bool(relations["contrast"].eq(ALL_CONTRASTS).all())
         raise UserError(
             f"{file}: expected levels and contrasts that were compared, found {examples(places)} beside "
             "them: compare these too, or leave their rows out"
+            + ", or name the contrast of each row: else two people with all contrasts are needed"
+            * pooled
         )
     return DemingLine(*lines[_OF_LINE].to_numpy(dtype=np.float64).T)

@@ -411,7 +411,7 @@ class ShownFigure:
 
 def remove_old_figures(folder: Path) -> None:
     """Remove what an earlier report left: a figure that is drawn no more would be taken for a new one."""
-    for file in folder.iterdir():
+    for file in folder.glob("*"):
         if _OUR_FILES.fullmatch(file.name):
             file.unlink(missing_ok=True)
 

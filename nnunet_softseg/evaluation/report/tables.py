@@ -276,16 +276,18 @@ def label_tables(comparison: Comparison, label: int) -> dict[str, Table]:
 
 
 def general_tables(comparison: Comparison) -> dict[str, Table]:
-    """Return images per contrast, missing cases, the meaning of the measures, their empty values, options."""
+    """Return images per contrast, cases that are in no table, what measures mean, empty values, options."""
     images = comparison.cases.drop_duplicates("case").groupby("contrast", as_index=False)
     counts = images.agg(images=("case", "size"), subjects=("subject", "nunique"))
     ranked = set(comparison.scores["measure"])
     measures = [vars(measure) for name, measure in SCORES.items() if name in ranked]
     empty = [{"column": name, **vars(measure.empty)} for name, measure in MEASURES.items()]
     options = [{"parameter": name, "value": _option(value)} for name, value in comparison.parameters.items()]
+    failed = [{"case": case_id, "reason": why} for case_id, why in comparison.failed.items()]
     shown: dict[str, tuple[pd.DataFrame | Iterable[Row], dict[str, Column]]] = {
         "contrasts": (counts.replace({"contrast": {"": _NAMELESS}}), _same("contrast", "images", "subjects")),
         "missing": (comparison.missing, _same("case", "method", "reason")),
+        "failed": (failed, _same("case", "reason")),
         "glossary": (measures, _GLOSSARY),
         "empty": (empty, _EMPTY),
         "parameters": (options, _same("parameter", "value")),

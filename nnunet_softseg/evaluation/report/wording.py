@@ -76,7 +76,8 @@ def interval(low: float, high: float, unit: str = "") -> str:
     decimals = shared_decimals([larger], _INTERVAL_DIGITS)
     if 0 < smaller <= 0.5 * 10.0**-decimals:  # an end just beside 0 must not be printed as 0
         decimals = min(shared_decimals([smaller], 1), decimals + _MOST_MORE_DECIMALS)
-    text = f"{low:.{decimals}f} to {high:.{decimals}f}{NO_BREAK}{unit_text(unit)}"
+    # + 0.0: an end of exactly 0 that was turned round is -0.0
+    text = f"{low + 0.0:.{decimals}f} to {high + 0.0:.{decimals}f}{NO_BREAK}{unit_text(unit)}"
     return text.rstrip().replace("-", MINUS)
 
 
@@ -157,6 +158,9 @@ def verdict(comparison: Comparison, label: int) -> list[Markup]:
     rest = [each for each in found if each.role == "exploratory" and each not in headlines]
     if any(each.winner for each in rest):
         sentences.append(_count(rest))
+    if found and all(each.role != "primary" for each in found):
+        title = _title(SCORES[comparison.parameters["primary"]])
+        sentences.insert(0, Markup("The primary measure, {}, has no value.").format(title))
     return sentences
 
 
