@@ -68,7 +68,7 @@ class MakeGt(Command):
         "--smooth-mm MM", "standard deviation of the Gaussian along S-I that smooths the shifts; 0: none", 0.0
     )
     rotation: bool = switch("--rotation", "turn slices, too, where the cord is clearly not round")
-    box: bool = switch("--no-box", "take a thick slice as a point in its middle, not as a mean", True)
+    box: bool = switch("--no-box", "take a large voxel (thick slice) as a point, not as a mean over it", True)
     max_shift_mm: float = option("--max-shift-mm MM", "a longer shift is implausible", 10.0)
     max_jump_mm: float = option(
         "--max-jump-mm MM", "a larger change of the shift from slice to slice is implausible", 3.0

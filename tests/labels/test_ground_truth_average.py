@@ -236,6 +236,7 @@ def test_nothing_is_lost_by_looking_only_around_the_cord(
         "dwi": stored(mask, "oblique", (1.1, 0.9, 1.3), (1.0, 2.0, -1.0)),
         "T1w": stored(rectangles(SHAPE, STILL - shift), "LPS", (0.9, 1.0, 1.2)),
         "mt-on": stored(rectangles((22, 20, 3), STILL[:3]), "LPS", (0.9, 1.0, 4.0)),
+        "sag": stored(rectangles((8, 20, SLICES), STILL // (3, 1), (3, 5)), "PIR", (3.3, 1.0, 1.0)),
     }
     near = soft(masks, rotation=rotation)
     with pytest.MonkeyPatch.context() as patch:
@@ -290,6 +291,26 @@ def test_a_thick_slice_is_the_mean_over_its_thickness() -> None:
     np.testing.assert_allclose(point, thin[:, 9, 7], atol=1e-5)
     with_gap = {**masks, "dwi": Volume(masks["dwi"].values, masks["dwi"].affine, thickness_mm=1.0)}
     np.testing.assert_allclose(2 * turned(soft(with_gap).native["dwi"])[:, 9, 1] - thick[:, 9, 1], point)
+
+
+@pytest.mark.parametrize("voxel_mm", [(3.0, 0.5, 0.5), (0.5, 3.0, 0.5), (2.0, 2.0, 0.5)])
+@directions
+def test_a_voxel_that_is_large_in_plane_is_the_mean_over_it(
+    directions: str, voxel_mm: tuple[float, float, float]
+) -> None:
+    """Sagittal and coronal slices, thick across the cord: the share of an ellipse in each voxel."""
+
+    def upright_cord(voxel_mm: tuple[float, float, float]) -> Volume:
+        pixels = [size * (np.arange(np.ceil(24 / size)) + 0.5) - 12 for size in voxel_mm[:2]]
+        share = ellipses((pixels[0], pixels[1]), np.zeros((SLICES, 2)), (5.0, 3.5))
+        return stored(share, directions, voxel_mm, (pixels[0][0], pixels[1][0], 0.0))
+
+    fine = upright_cord((0.5, 0.5, 0.5))
+    large = upright_cord(voxel_mm)
+    label = soft({"T2w": large, **{f"fine{number}": fine for number in range(5)}}).native["T2w"].values
+    assert np.abs(label - large.values).max() < 0.03
+    pixel_mm2 = voxel_mm[0] * voxel_mm[1]
+    assert label.sum() / SLICES * pixel_mm2 == pytest.approx(np.pi * 5 * 3.5, rel=0.01)
 
 
 def leaning(z: np.ndarray) -> Volume:
