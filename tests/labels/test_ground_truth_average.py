@@ -212,7 +212,7 @@ def test_whatever_the_masks_labels_lie_in_0_to_1_on_the_grids_of_the_masks(data:
         for row in (alignment.shift_mm, alignment.rotation_deg, alignment.coverage, alignment.height_mm):
             assert len(row) == turned(masks[truth.reference]).shape[2]
             assert np.isfinite(row).all()
-        assert 0 <= alignment.agreement <= 1
+        assert 0 <= alignment.agreement <= 1 or np.isnan(alignment.agreement)  # nothing above 0.5 is left
     for name, mask in masks.items():
         np.testing.assert_array_equal(mask.values, kept[name])
 
@@ -348,6 +348,21 @@ def test_trimming_leaves_out_the_ends_of_all_but_the_reference() -> None:
     np.testing.assert_array_equal(truth.contrasts["T2w"].coverage, 1)
     np.testing.assert_array_equal(turned(truth.native["T2w"])[6, 10], np.where(middle, 0.5, 0.0))
     np.testing.assert_array_equal(turned(truth.native["T1w"])[6, 10], np.where(middle, 0.5, 0.0))
+
+
+def test_slices_that_are_trimmed_do_not_count_for_the_agreement() -> None:
+    """T1w shows the same cord as T2w, and 20 slices more at either end, of which 12 are trimmed."""
+    tall = rectangles((22, 20, 60), np.tile((7, 8), (60, 1)))
+    masks = {"T2w": stored(only(tall, *range(20, 40))), "T1w": stored(tall)}
+    truth = soft(masks, trim_mm=12.0, leave_out_implausible=True)
+    assert truth.skipped == {}
+    assert truth.contrasts["T1w"].agreement == 1
+    np.testing.assert_array_equal(truth.native["T1w"].values, only(tall, *range(12, 48)))
+    wide = rectangles((22, 20, 60), np.tile((7, 6), (60, 1)), (7, 9))
+    truth = soft({**masks, "T1w": stored(wide)}, trim_mm=12.0)
+    # In 20 of its 36 slices 28 of T1w's 63 voxels are not in T2w: 0.5 there, which is not above 0.5.
+    found, shared = 36 * 63, 20 * 35 + 16 * 63
+    assert truth.contrasts["T1w"].agreement == pytest.approx(2 * shared / (found + shared))
 
 
 def test_what_is_trimmed_away_altogether_is_skipped() -> None:

@@ -392,7 +392,9 @@ def _alignment(
     shift = motion.slices.axes @ motion.shift.at(numbers)
     turned = np.zeros(numbers.size) if motion.rotation is None else motion.rotation.at(numbers)[0]
     _mask, coverage = contrast.source.read(motion.to_contrast(cord))
-    warnings, agreement = _shift_warnings(motion, settings), dice(contrast.grid.values, native)
+    there = np.flatnonzero(contrast.source.covered) + contrast.start[2]
+    agreement = dice(contrast.grid.values[:, :, there], native[:, :, there])
+    warnings = _shift_warnings(motion, settings)
     if agreement < (limit := settings.min_agreement):
         warnings.append(f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}")
     half = max(1.0, float(grid.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2
