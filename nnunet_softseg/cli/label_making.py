@@ -64,12 +64,12 @@ class MakeGt(Command):
     contrasts: Words | None = option(
         "--contrasts NAME", "contrasts that take part (T1w T2w T2star mt-on mt-off dwi); all if not given"
     )
-    trim_mm: float = option("--trim-mm MM", "length left out at both ends of a mask", 0.0)
+    trim_mm: float = option("--trim-mm MM", "length left out at both ends of masks but the reference's", 0.0)
     smooth_mm: float = option(
         "--smooth-mm MM", "standard deviation of the Gaussian along S-I that smooths the shifts; 0: none", 0.0
     )
     rotation: bool = switch("--rotation", "turn slices, too, where the cord is clearly not round")
-    box: bool = switch("--no-box", "take a thick slice as a point in its middle, not as a mean", True)
+    box: bool = switch("--no-box", "take a large voxel (thick slice) as a point, not as a mean over it", True)
     max_shift_mm: float = option("--max-shift-mm MM", "a longer shift is implausible", 10.0)
     max_jump_mm: float = option(
         "--max-jump-mm MM", "a larger change of the shift from slice to slice is implausible", 3.0
@@ -107,7 +107,8 @@ class Fuse(Command):
     One file per rater and -o FILE.nii.gz, or one folder per rater and -o FOLDER (softLabelsTr): cases are
     matched by name. A rater's folder holds <case>.nii.gz (label map, mask or soft map) or
     <case>_<label, 4 digits>.nii.gz (mask or soft map). Give --images where case ids themselves end in four
-    digits. A call that was interrupted can be repeated: what is up to date is kept.
+    digits. A call that was interrupted can be repeated: what is up to date is kept. What an earlier call has
+    made of a case and this one does not (another label, a label map) is removed unless it was changed since.
 
     Prints volumes (mm3), Dice (> 0.5) and soft Dice of each pair, and Fleiss' kappa; writes them beside the
     output (FILE.json; in a folder <case>.json, agreement.csv, fuse.json).

@@ -247,7 +247,8 @@ class Csa(Command):
 
     CSA of a slice = sum of the map's values x pixel area x cosine of the angle between centreline and slice
     normal; nothing is rescaled or thresholded. The map > 0.5 is measured beside it (csa_hard_mm2). Writes one
-    row per slice, an empty slice has no value; a JSON beside the CSV explains its columns.
+    row per slice, an empty slice has no value; a JSON beside the CSV explains its columns (another
+    file of that name is not replaced).
 
     Example:
       nnunet-softseg csa -i OUT --levels LEVELS --vert 2:3 -o csa.csv --figure csa.png
@@ -307,7 +308,8 @@ class Bridges(Command):
     One row per lesion, the largest first: volume, length along S-I, width along A-P, equivalent diameter,
     axial damage ratio; ventral, dorsal and total bridge, as the Spinal Cord Toolbox defines them from 7.3 on.
     Where both maps are soft and sagittal slices at most 1 mm thick, bridges are sums of the values
-    (definition: soft), else counts of voxels > 0.5 (hard). A JSON beside the CSV explains its columns.
+    (definition: soft), else counts of voxels > 0.5 (hard). A JSON beside the CSV explains its columns
+    (another file of that name is not replaced).
 
     Example:
       nnunet-softseg bridges -i lesion.nii.gz --cord cord.nii.gz -o lesions.csv --figure bridges.png

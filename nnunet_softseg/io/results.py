@@ -72,6 +72,22 @@ def output_file(path: str | Path | None, endings: Sequence[str]) -> Path | None:
     return Path(path) if path else None
 
 
+def table_file(path: str | Path | None, command: str) -> Path | None:
+    """Return the path of a CSV to write with `write_table`, None if none is asked for.
+
+    Raises:
+        UserError: for another type, or where the JSON beside it is not one of this command's.
+    """
+    file = output_file(path, (".csv",))
+    beside = file.with_suffix(".json") if file else None
+    if beside and beside.exists() and not _explains_table_of(command, beside):
+        raise UserError(
+            f"{path}: expected no {beside.name} beside it, or one of an earlier {command}, found another, "
+            "which that of the table would replace: choose another name for the table"
+        )
+    return file
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents where they are missing; raise a UserError if that cannot be done."""
     try:
@@ -160,8 +176,20 @@ def write_table(
     with replacing(path) as aside:
         # File names need not be valid text on every system.
         table.to_csv(aside, index=False, float_format="%.6g", errors="backslashreplace", lineterminator="\n")
-    made_by = {"Name": f"nnunet-softseg {command}", "Version": __version__, "Parameters": dict(parameters)}
+    made_by = {"Name": _maker(command), "Version": __version__, "Parameters": dict(parameters)}
     write_json(path.with_suffix(".json"), {"Columns": dict(columns), "GeneratedBy": [made_by]})
+
+
+def _maker(command: str) -> str:
+    return f"nnunet-softseg {command}"
+
+
+def _explains_table_of(command: str, file: Path) -> bool:
+    record = load_record(file, "Columns", "GeneratedBy")
+    try:
+        return record is not None and bool(record["GeneratedBy"][0]["Name"] == _maker(command))
+    except (KeyError, IndexError, TypeError):
+        return False
 
 
 def remove_abandoned(folder: Path) -> list[Path]:

@@ -396,6 +396,25 @@ def test_unknown_contrast(bids: Path, settings: dict[str, Any], message: str) ->
         run(bids, None, GroundTruthSettings(**settings))
 
 
+def test_strict_without_the_default_reference_is_refused_before_anything_is_touched(bids: Path) -> None:
+    run(bids, None, GroundTruthSettings(contrasts=("T1w",)))
+    before = labels_state(bids / "derivatives" / "softseg", "sub-01")
+    assert before
+    expected = "expected one of --contrasts T1w: choose --reference T1w, or --contrasts T1w T2w"
+    with pytest.raises(UserError, match=f"--reference T2w: {expected}"):
+        run(bids, None, GroundTruthSettings(contrasts=("T1w",)), strict=True)
+    assert labels_state(bids / "derivatives" / "softseg", "sub-01") == before
+    for remedy in ({"reference": "T1w", "contrasts": ("T1w",)}, {"contrasts": ("T1w", "T2w")}):
+        assert not run(bids, None, GroundTruthSettings(**remedy), strict=True).failures
+    for subject in ("sub-01", "sub-02"):
+        image_file(bids, f"anat/{subject}_T2w").unlink()
+    with pytest.raises(
+        UserError, match=r"--reference T2w: no image of this contrast in .*: there are T1w: choose"
+    ):
+        run(bids, strict=True)
+    assert labels_state(bids / "derivatives" / "softseg", "sub-01")
+
+
 def test_no_images_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a BIDS folder, found nothing"):
         run(tmp_path / "nowhere", tmp_path / "out")

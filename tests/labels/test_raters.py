@@ -482,6 +482,8 @@ def test_a_rater_who_lacks_the_label_in_a_case_drew_none_once_labels_are_named(t
     assert "divide it by 2; or, if 2 is another label, say which to fuse (--labels 1)" in str(failed.failure)
     assert not quiet(folders, tmp_path / "soft", FusionSettings(labels=(1,))).failures
     assert values(tmp_path / "soft" / "sub-02_0001.nii.gz").max() == 0.5
+    # Nor does what was made so pass for what is made without: that is refused, whatever is there.
+    assert quiet(folders, tmp_path / "soft").failures == (failed,)
 
 
 def test_a_label_that_one_rater_alone_drew_stays_his(tmp_path: Path) -> None:
@@ -597,6 +599,57 @@ def test_of_a_case_that_cannot_be_fused_any_more_nothing_of_before_stays(tmp_pat
         ]
         assert [file.name for file in (tmp_path / "labels").iterdir()] == [f"{kept}.nii.gz" for kept in left]
         assert json.loads((output / "fuse.json").read_text())["cases"] == left
+
+
+def labelled_raters(root: Path, cases: Sequence[str]) -> list[Path]:
+    """A folder per rater with label maps of labels 1 and 2, which lie apart."""
+    return rater_folders(root, cases, [mask + 2 * block((0, 2), (0, 2), (0, 2)) for mask in RATERS])
+
+
+def test_what_a_call_no_longer_makes_of_a_case_goes(tmp_path: Path) -> None:
+    """A label that is asked for no more, and label maps that would not be made of the new soft labels."""
+    folders, output = labelled_raters(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
+    both, one = FusionSettings(labels=(1, 2)), FusionSettings(labels=(1,))
+    quiet(folders, output, both, label_maps=tmp_path / "labels")
+    other = tmp_path / "labels" / "sub-02.nii.gz"
+    other.write_bytes(b"painted over")
+    (output / "mine_0002.nii.gz").write_bytes(b"not of fuse")
+    quiet(folders, output, one)
+    left = {"sub-01.json", "sub-01_0001.nii.gz", "sub-02.json", "sub-02_0001.nii.gz"}
+    assert files_of(output).keys() == {*left, "mine_0002.nii.gz", "agreement.csv", "fuse.json"}
+    assert files_of(tmp_path / "labels").keys() == {"sub-02.nii.gz"}  # no longer what fuse had written
+    record = json.loads((output / "sub-01.json").read_text())
+    assert record["outputs"].keys() == {"sub-01_0001.nii.gz"}
+    other.unlink()
+    quiet(folders, output, one, label_maps=tmp_path / "labels")
+    assert len(files_of(tmp_path / "labels")) == 2
+    assert [case.up_to_date for case in quiet(folders, output, one).cases] == [True, True]
+    assert not files_of(tmp_path / "labels")
+    assert left < files_of(output).keys()
+
+
+def test_a_case_that_no_rater_has_any_more_is_named(tmp_path: Path) -> None:
+    folders, output = rater_folders(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
+    assert not quiet(folders, output).warnings
+    for folder in folders:
+        (folder / "sub-01.nii.gz").unlink()
+    (warning,) = quiet(folders, output).warnings
+    assert warning == (
+        f"made by an earlier call, not by this one, still in {output}: remove them if they should not be "
+        "there: 1 case (sub-01)"
+    )
+    assert (output / "sub-01_0001.nii.gz").is_file()
+
+
+def test_of_a_case_that_fails_labels_of_earlier_calls_go_too(tmp_path: Path) -> None:
+    folders, output = labelled_raters(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
+    quiet(folders, output, FusionSettings(labels=(1, 2)))
+    mask = (folders[1] / "sub-02.nii.gz").read_bytes()
+    (folders[1] / "sub-02.nii.gz").write_bytes(mask[:60])
+    assert quiet(folders, output, FusionSettings(labels=(1,))).failures
+    assert not list(output.glob("sub-02*"))
+    (folders[1] / "sub-02.nii.gz").write_bytes(mask)
+    assert not quiet(folders, output, FusionSettings(labels=(1, 2))).failures
 
 
 def test_weights_stay_with_their_raters_where_one_is_missing(tmp_path: Path) -> None:

@@ -197,6 +197,17 @@ def test_the_command_writes_table_explanation_and_figure(shares: Phantom, tmp_pa
         assert (np.abs(pixels - color).max(axis=1) < 8).sum() > 100
 
 
+def test_a_table_of_another_command_keeps_its_explanation(shares: Phantom, tmp_path: Path, capsys) -> None:
+    lesion, cord = shares.write(tmp_path)
+    assert main(["csa", "-i", str(cord), "-o", str(tmp_path / "cord.csv")]) == 0
+    before = (tmp_path / "cord.json").read_text()
+    capsys.readouterr()
+    assert main(["bridges", "-i", str(lesion), "--cord", str(cord), "-o", str(tmp_path / "cord.csv")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cord.csv: expected no cord.json beside it, or one of an earlier bridges, found another" in line
+    assert (tmp_path / "cord.json").read_text() == before
+
+
 def test_the_figure_shows_the_plane_and_the_bridges_in_mm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,26 @@ def test_a_row_per_slice_with_units_and_an_explanation(tmp_path: Path) -> None:
     assert sorted(path.name for path in output.parent.iterdir()) == ["csa.csv", "csa.json"]
 
 
+@pytest.mark.parametrize("content", ['{"EchoTime": 0.1}', "no JSON", '{"Columns": {}, "GeneratedBy": []}'])
+@pytest.mark.parametrize("target", ["output", "summary"])
+def test_a_json_of_others_beside_the_table_is_not_replaced(content: str, target: str, tmp_path: Path) -> None:
+    beside = tmp_path / "m.json"
+    beside.write_text(content)
+    unread = tmp_path / "none.nii.gz"  # refused before anything is measured
+    with pytest.raises(UserError, match=r"m.csv: expected no m.json beside it, or one of an earlier csa"):
+        csa(unread, **{target: tmp_path / "m.csv"})
+    assert beside.read_text() == content
+    assert not (tmp_path / "m.csv").exists()
+
+
+def test_a_table_can_be_made_again(tmp_path: Path) -> None:
+    soft_map = write_map(tmp_path / "m.nii.gz", 0.6)
+    for smoothing_mm in (30, 40):
+        csa(soft_map, output=tmp_path / "m.csv", smoothing_mm=smoothing_mm)
+    about = json.loads((tmp_path / "m.json").read_text())
+    assert about["GeneratedBy"][0]["Parameters"]["smoothing_mm"] == 40
+
+
 def test_the_function_agrees_with_one_image_in_memory(tmp_path: Path) -> None:
     soft_map = write_map(tmp_path / "m.nii.gz", 0.8)
     expected = slice_morphometry(nib.load(soft_map))

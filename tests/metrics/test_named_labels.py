@@ -56,10 +56,24 @@ def test_columns_by_name_with_the_tilt_of_the_first(predictions: Path) -> None:
         assert white == pytest.approx(48.5 - grey)
         assert case["area_mm2_gm"].isna().tolist() == [index == 3 for index in range(8)]
         assert case["csa_mm2_gm"].dropna().tolist() == pytest.approx([6 * factor * cosine] * 7)
-    # Above 0.5: half a voxel is none, and 0.5 of grey matter is none.
-    assert table["csa_hard_mm2_wm"].iloc[0] == pytest.approx(42 * cosine)
-    assert table["csa_hard_mm2_wm"].iloc[8] == pytest.approx(48 * cosine)
+    # Above 0.5: half a voxel of cord, of grey matter and of what is left without it is none.
+    assert table["csa_hard_mm2_wm"].iloc[[0, 8]].tolist() == pytest.approx([42 * cosine] * 2)
     assert table["csa_hard_mm2_gm"].iloc[8:].isna().all()
+
+
+def test_what_is_above_a_half_is_so_of_the_combination(tmp_path: Path) -> None:
+    """Two labels that share voxels: 0.4 + 0.4 of a voxel is more than half of it, 0.9 - 0.45 is not."""
+    one, other = np.zeros((2, 12, 12, 4), np.float32)
+    one[2:4, 2:8], other[2:4, 2:8] = 0.4, 0.4
+    one[4:8, 2:8], other[4:8, 2:8] = 0.9, 0.45
+    one[8, 2:8] = 1
+    for number, values in ((1, one), (2, other)):
+        save(tmp_path / "soft" / f"sub-01_T2w_{number:04d}.nii.gz", values)
+    for first, voxels in (("sum=1+2", 7 * 6), ("rest=1-2", 6)):
+        table = csa(tmp_path, label=[first, "one=1"])
+        name = first.partition("=")[0]
+        assert table["csa_hard_mm2"].tolist() == pytest.approx([voxels] * 4)
+        assert table[f"csa_hard_mm2_{name}"].tolist() == pytest.approx([voxels] * 4)
 
 
 def test_a_label_map_with_nested_labels(predictions: Path) -> None:

@@ -39,7 +39,8 @@ class Alignment:
         rotation_deg: (n,), from R-L towards A-P: direction in the contrast minus direction in the reference.
         measured: (n,), False where the shift was carried over from the nearest slice with both masks.
         coverage: (n,) in [0, 1], the weight of the contrast's mask in the average at the cord.
-        agreement: Dice of the contrast's mask and its soft label, both > 0.5, in the covered slices.
+        agreement: Dice of the contrast's mask and its soft label, both > 0.5, in the slices of the mask that
+            take part (all but the trimmed); NaN if neither has such a voxel there.
         warnings: why the contrast is implausible, with numbers; empty if it is not.
     """
 

@@ -38,8 +38,8 @@ _ENOUGH_TO_BLAME = 2  # contrasts implausible against the reference before that 
 # Indices closer to a whole number than this are meant to be whole: an affine read from a file has 7 digits,
 # and a mask on the same grid must come through without a 0.9999.
 _INDEX_DECIMALS = 4
-_SAMPLES_PER_SLICE = 1.5
-"""How densely a thick slice is sampled: per slice of the mask that is read."""
+_SAMPLES_PER_VOXEL = 1.5
+"""How densely a large voxel is sampled along each of its axes: per voxel of the mask that is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,23 +202,32 @@ def _filled(mask: Volume) -> npt.NDArray[np.intp]:
 
 
 def box_offsets(target: Volume, source: Volume, *, box: bool) -> Floats:
-    """Return where a voxel of the target reads the source: (3, m) in mm from its centre, along its thickness.
+    """Return where a voxel of the target reads the source: (3, m) in mm from its centre, over its box.
 
-    A thick slice is a mean over its thickness. The source is a mean over its own thickness already, so the
-    box that is left has a width of the root of the difference of squares: variances of boxes add up. None is
-    left if the source's slices are as thick or thicker, nor without `box`. Both volumes are upright.
+    A voxel is a mean over its size. The source is a mean over its own voxels already, so the box that is
+    left along an axis has a width of the root of the difference of squares: variances of boxes add up. None
+    is left where the source's voxels are as large or larger, nor without `box`. Both volumes are upright.
     """
-    thickness, given = _thickness_mm(target), _thickness_mm(source)
-    width = float(np.sqrt(max(thickness**2 - given**2, 0.0))) if box else 0.0
-    count = max(1, int(np.ceil(_SAMPLES_PER_SLICE * width / given)))
-    steps = ((np.arange(count) + 0.5) / count - 0.5) * width
-    return np.asarray(target.affine[:3, 2:3] / target.voxel_mm[2] * steps)
+    width = _box_mm(target, source, box=box)
+    counts = np.maximum(1, np.ceil(_SAMPLES_PER_VOXEL * width / _body_mm(source))).astype(np.intp)
+    steps = [
+        ((np.arange(count) + 0.5) / count - 0.5) * side for count, side in zip(counts, width, strict=True)
+    ]
+    along_axes = np.stack(np.meshgrid(*steps, indexing="ij")).reshape(3, -1)
+    return np.asarray(target.affine[:3, :3] / target.voxel_mm @ along_axes)
 
 
-def _thickness_mm(grid: Volume) -> float:
-    """Return how thick the slices of an upright volume are; they don't overlap."""
-    apart = float(grid.voxel_mm[2])
-    return apart if grid.thickness_mm is None else min(grid.thickness_mm, apart)
+def _box_mm(target: Volume, source: Volume, *, box: bool) -> Floats:
+    """Return the widths, (3,) in mm along the target's axes, over which it is a mean and the source not."""
+    wider = np.maximum(_body_mm(target) ** 2 - _body_mm(source) ** 2, 0.0)
+    return np.sqrt(wider) if box else np.zeros(3)
+
+
+def _body_mm(grid: Volume) -> Floats:
+    """Return the size of what a voxel of an upright volume shows, (3,): slices with gaps are thinner."""
+    apart = grid.voxel_mm
+    thickness = apart[2] if grid.thickness_mm is None else min(grid.thickness_mm, apart[2])
+    return np.array([*apart[:2], thickness])
 
 
 def voxels_around(
@@ -335,9 +344,10 @@ def _windows_mm(aligned: _Aligned, *, box: bool) -> dict[str, float]:
     cosine = min(abs(float(one @ other)) for one in normals for other in normals)
     windows = {}
     for name, contrast in contrasts.items():
-        size = contrast.grid.voxel_mm
-        thick = _STEEPEST * float(size[2]) / 2 if box else 0.0
-        windows[name] = (reach + drifts[name]) / cosine + thick + float(np.linalg.norm(size[:2]))
+        boxes = [_box_mm(contrast.grid, other.grid, box=box) for other in contrasts.values()]
+        right, anterior, up = np.max(boxes, axis=0) / 2
+        beyond = _STEEPEST * up + np.hypot(right, anterior) + np.linalg.norm(contrast.grid.voxel_mm[:2])
+        windows[name] = (reach + drifts[name]) / cosine + float(beyond)
     return windows
 
 
@@ -382,7 +392,9 @@ def _alignment(
     shift = motion.slices.axes @ motion.shift.at(numbers)
     turned = np.zeros(numbers.size) if motion.rotation is None else motion.rotation.at(numbers)[0]
     _mask, coverage = contrast.source.read(motion.to_contrast(cord))
-    warnings, agreement = _shift_warnings(motion, settings), dice(contrast.grid.values, native)
+    there = np.flatnonzero(contrast.source.covered) + contrast.start[2]
+    agreement = dice(contrast.grid.values[:, :, there], native[:, :, there])
+    warnings = _shift_warnings(motion, settings)
     if agreement < (limit := settings.min_agreement):
         warnings.append(f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}")
     half = max(1.0, float(grid.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2

@@ -138,13 +138,14 @@ def make_gt(
     choice = SourceChoice(
         images, drawn, suffix, settings.contrasts, read_exclusions(exclude), tuple(distinguish_by)
     )
-    _check_settings(settings, num_processes)
-    cohort = find_sources(choice)
     # The default was perhaps not chosen: without it, each subject takes its best other contrast.
-    if settings.reference not in (*cohort.contrasts, GroundTruthSettings.reference):
+    needed = strict or settings.reference != GroundTruthSettings.reference
+    _check_settings(settings, num_processes, needs_reference=needed)
+    cohort = find_sources(choice)
+    if needed and settings.reference not in cohort.contrasts:
         raise UserError(
             f"--reference {settings.reference}: no image of this contrast in {images}: there are "
-            f"{', '.join(sorted(cohort.contrasts))}"
+            f"{', '.join(sorted(cohort.contrasts))}: choose one of them"
         )
     people = _chosen(cohort, subjects, images)
     options = {"soft_masks": soft_masks, "strict": strict}
@@ -197,13 +198,15 @@ def _folders(bids: Path, masks: Path, output: Path) -> tuple[Path, Path, Path]:
     return bids_path, masks_path, output_path
 
 
-def _check_settings(settings: GroundTruthSettings, num_processes: int) -> None:
+def _check_settings(settings: GroundTruthSettings, num_processes: int, *, needs_reference: bool) -> None:
     if num_processes < 1:
         raise UserError(f"-np: expected 1 process or more, found {num_processes}")
-    allowed = settings.contrasts
-    if allowed is not None and settings.reference not in (*allowed, GroundTruthSettings.reference):
+    allowed, reference = settings.contrasts, settings.reference
+    if needs_reference and allowed is not None and reference not in allowed:
+        names = " ".join(allowed)
         raise UserError(
-            f"--reference {settings.reference}: expected one of --contrasts {' '.join(allowed)}: add it there"
+            f"--reference {reference}: expected one of --contrasts {names}: choose --reference {allowed[0]}, "
+            f"or --contrasts {names} {reference}"
         )
 
 

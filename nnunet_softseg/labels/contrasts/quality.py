@@ -22,7 +22,7 @@ class ContrastQuality:
     Attributes:
         warnings: why it is implausible; empty if it is not.
         left_out: why it took no part in the average; None if it did.
-        agreement: Dice against the average, both > 0.5; None if it took no part.
+        agreement: Dice against the average, both > 0.5, in the slices that take part; None without any.
         largest_shift_mm: the longest shift measured in a slice; None likewise.
         largest_shift_at_mm: scanner z of that slice.
         csa_before_mm2: mean area of the hard mask over the heights that all contrasts have; None without any.

@@ -23,10 +23,10 @@ class GroundTruthSettings:
     Attributes:
         reference: contrast that the others are aligned to; another one takes its place where it is missing.
         contrasts: those that may contribute; None for all.
-        trim_mm: length that is left out at either end of what a contrast covers along S-I.
+        trim_mm: length that is left out at either end of what a contrast but the reference covers.
         smooth_mm: standard deviation of the Gaussian along S-I that smooths the shifts; 0 for none.
         rotation: whether the slices are turned, too, about their S-I axis.
-        box: whether a thick slice is taken as the mean over its thickness; False: as a point in its middle.
+        box: whether a voxel is taken as the mean over its size, as of a thick slice; False: as its middle.
         max_shift_mm: a longer shift in any slice is implausible.
         max_jump_mm: a larger change of the shift from a slice of the contrast to the next is implausible.
         min_agreement: a lower Dice of a contrast against the average, both > 0.5, is implausible.

@@ -83,6 +83,7 @@ class CaseJob:
             "method": self.settings.method,
             "margin_mm": self.settings.margin_mm,
             "weights": dict(self.raters) if self.settings.weights else None,
+            "labels": self.settings.labels,  # whether they were asked for decides how a file is read
             "raters": list(self.raters),
             "sources": {str(label): of_label for label, of_label in sources.items()},
             "image": _source(self.image) if self.image else None,
@@ -120,13 +121,13 @@ def fuse_case(job: CaseJob) -> FusedCase:
     request = job.request()
     kept = _kept(job, request)
     if kept is not None:
+        _retire(job)
         return kept
     soft_labels, fused = _fuse_labels(job)
     for folder in {target.parent for target in [*job.targets, job.record]}:
         make_folder(folder)
-    # What an earlier call wrote for other labels stays ours to replace.
     names = [relative_name(target, job.record.parent) for target in job.targets]
-    _write(job, request, dict.fromkeys([*_outputs_of(job), *names]))
+    _write(job, request, _outputs_of(job) | dict.fromkeys(names))
     outputs = [task.output for task in job.tasks]
     for output, soft_label in zip(outputs, soft_labels, strict=True):
         write_soft_label(output, soft_label, job.reference)
@@ -134,7 +135,39 @@ def fuse_case(job: CaseJob) -> FusedCase:
         values = enumerate(task.label or 1 for task in job.tasks)
         write_label_map(job.label_map, outputs, sorted(values, key=lambda painted: painted[1]))
     finish(job, request, fused)
+    _retire(job)
     return fused
+
+
+def discard(job: CaseJob) -> None:
+    """Remove what earlier calls made of a case that cannot be fused any more: its record vouches for it."""
+    ours = [target for target in job.targets if target.is_file() and job.is_ours(target)]
+    for target in ours:
+        target.unlink()
+    _retire(job)
+    if load_fusion_record(job.record) is not None:  # it tells whose the others are: at the end
+        job.record.unlink()
+
+
+def _retire(job: CaseJob) -> None:
+    """Remove what earlier calls made of a case and this one does not, and take it from the record.
+
+    What was changed since is no longer that, and stays.
+    """
+    targets = {target.resolve() for target in job.targets}
+    retired = {
+        name: known
+        for name, known in _outputs_of(job).items()
+        if (job.record.parent / name).resolve() not in targets
+    }
+    for name, known in retired.items():
+        file = job.record.parent / name
+        if file.is_file() and known in (None, sha256(file)):
+            file.unlink()
+    record = load_fusion_record(job.record)
+    if record and retired:
+        left = {name: known for name, known in record["outputs"].items() if name not in retired}
+        write_json(job.record, {**record, "outputs": left})
 
 
 def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:

@@ -22,6 +22,7 @@ from nnunet_softseg.labels.raters.case import (
     CaseJob,
     FusedCase,
     LabelTask,
+    discard,
     fuse_case,
     load_fusion_record,
 )
@@ -118,8 +119,9 @@ def fuse(
     ]
     for job, case in zip(jobs, cases, strict=True):
         if case.failure is not None:
-            _discard(job)
+            discard(job)
     warnings += _with_cases((warning, case.case_id) for case in cases for warning in case.warnings)
+    warnings += _of_earlier_calls(jobs, target)
     report = FusionReport(target, settings, tuple(jobs[0].raters), tuple(cases), tuple(warnings))
     if len(report.failures) < len(cases) or (target / RECORD).is_file():
         _write_tables(report, jobs[0].raters, folders)
@@ -317,11 +319,13 @@ def _check_replaceable(jobs: Sequence[CaseJob], overwrite: bool, folder: Path | 
         )
 
 
-def _discard(job: CaseJob) -> None:
-    """Remove what an earlier call made of a case that cannot be fused any more: its record vouches for it."""
-    for target in [*job.targets, job.record]:  # the record, which tells whose the others are, at the end
-        if target.is_file() and job.is_ours(target):
-            target.unlink()
+def _of_earlier_calls(jobs: Sequence[CaseJob], folder: Path) -> list[str]:
+    """Return a warning of the cases that only an earlier call made."""
+    others = sorted({*folder.glob("*.json")} - {job.record for job in jobs} - {folder / RECORD})
+    if not (cases := [printable(file.stem) for file in others if load_fusion_record(file)]):
+        return []
+    found = f"made by an earlier call, not by this one, still in {printable(folder)}"
+    return [f"{found}: remove them if they should not be there: {_count(cases)}"]
 
 
 def _write_tables(report: FusionReport, raters: Mapping[str, float], folders: _Folders) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_softseg.io.nifti import geometry_warnings, load_nifti
-from nnunet_softseg.io.results import PICTURES, make_folder, output_file, write_table
+from nnunet_softseg.io.results import PICTURES, make_folder, output_file, table_file, write_table
 from nnunet_softseg.metrics.morphometry.lesions import LESION_COLUMNS, measure_lesions
 
 
@@ -22,7 +22,8 @@ def bridges(
     Args:
         lesion: NIfTI file of the lesions, a mask or a soft map.
         cord: of the cord, likewise, on the same grid.
-        output: CSV of the lesions, with a JSON of the same name that explains its columns.
+        output: CSV of the lesions, with a JSON of the same name that explains its columns; refused where a
+            JSON of another making has that name.
         figure: PNG, SVG or PDF of the midsagittal plane with the bridges.
         hard: count voxels > 0.5 of soft maps, too, as published numbers do.
 
@@ -34,7 +35,7 @@ def bridges(
         UserError: if a file cannot be used, the grids differ, no lesion is in the cord, or the cord ends
             inside one.
     """
-    table_file, picture = output_file(output, (".csv",)), output_file(figure, PICTURES)
+    csv, picture = table_file(output, "bridges"), output_file(figure, PICTURES)
     files = Path(lesion), Path(cord)
     measured = measure_lesions(load_nifti(files[0]), load_nifti(files[1]), hard=hard)
     table = measured.table
@@ -42,9 +43,9 @@ def bridges(
         *measured.warnings,
         *(str(warning) for file in files for warning in geometry_warnings(file)),
     ]
-    if table_file:
+    if csv:
         parameters = {"lesion": str(lesion), "cord": str(cord), "hard": hard}
-        write_table(table, table_file, LESION_COLUMNS, "bridges", parameters)
+        write_table(table, csv, LESION_COLUMNS, "bridges", parameters)
     if picture:
         # Only here: matplotlib takes longer to load than maps to measure.
         from nnunet_softseg.metrics.morphometry.figures import draw_bridges

@@ -20,7 +20,7 @@ from nnunet_softseg.io.case_files import (
 from nnunet_softseg.io.case_matching import companion_files, folder_of_maps
 from nnunet_softseg.io.formats import ANY_FORMAT, is_picture, without_ending
 from nnunet_softseg.io.nifti import geometry_warnings, load_nifti
-from nnunet_softseg.io.results import PICTURES, make_folder, output_file, write_table
+from nnunet_softseg.io.results import PICTURES, make_folder, output_file, table_file, write_table
 from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM
 from nnunet_softseg.metrics.morphometry.levels import (
@@ -103,7 +103,8 @@ def csa(
             combinations of them, "wm=cord-gm", of label maps and of soft maps `<case>_<label, 4 digits>`:
             the first is measured as always, and each adds its areas as columns, csa_mm2_<name>.
         smoothing_mm: length over which the centreline is smooth.
-        output: CSV of the slices, with a JSON of the same name that explains its columns.
+        output: CSV of the slices, with a JSON of the same name that explains its columns; refused where a
+            JSON of another making has that name.
         summary: CSV of the levels, likewise: mean and STD per level and of `vert`.
         figure: PNG, SVG or PDF of the areas along S-I, all slices, `vert` in green.
         num_processes: maps measured at once.
@@ -341,9 +342,8 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
 def _checked_targets(
     output: str | Path | None, summary: str | Path | None, figure: str | Path | None
 ) -> list[Path | None]:
-    """Return the files to write, None if not asked for; refuse other types before anything is measured."""
-    wanted = ((output, (".csv",)), (summary, (".csv",)), (figure, PICTURES))
-    targets = [output_file(path, endings) for path, endings in wanted]
+    """Return the files to write, None if not asked for; refuse what will not do before any measuring."""
+    targets = [table_file(output, "csa"), table_file(summary, "csa"), output_file(figure, PICTURES)]
     if output and summary and Path(output).resolve() == Path(summary).resolve():
         raise UserError(f"{output}: expected two files for slices and levels, found one name for both")
     return targets

@@ -117,22 +117,20 @@ class NamedMaps:
         """
         cosine = np.cos(np.radians(table["tilt_deg"].fillna(0.0)))
         for name in self.named:
+            combined = self._combined(name)
             soft, hard = (
-                self._combined(name, hard=is_hard).sum(axis=frame.in_plane, dtype=np.float64)
-                for is_hard in (False, True)
+                values.sum(axis=frame.in_plane, dtype=np.float64)
+                for values in (combined, combined > HARD_THRESHOLD)
             )
             area = np.where(soft > 0, soft, np.nan) * frame.pixel_mm2
             table[f"csa_mm2_{name}"] = area * cosine
             table[f"csa_hard_mm2_{name}"] = np.where(hard > 0, hard, np.nan) * frame.pixel_mm2 * cosine
             table[f"area_mm2_{name}"] = area
 
-    def _combined(self, name: str, *, hard: bool = False) -> npt.NDArray[np.float32]:
-        parts = {
-            number: values > HARD_THRESHOLD if hard else values
-            for number, values in self._maps.items()
-            if number in self.named[name]
-        }
-        total = sum(self.named[name][number] * values.astype(np.float32) for number, values in parts.items())
+    def _combined(self, name: str) -> npt.NDArray[np.float32]:
+        total = sum(
+            count * self._maps[number].astype(np.float32) for number, count in self.named[name].items()
+        )
         return np.clip(np.asarray(total, dtype=np.float32), 0, 1)
 
 
