@@ -108,7 +108,8 @@ class Fuse(Command):
     matched by name. A rater's folder holds <case>.nii.gz (label map, mask or soft map) or
     <case>_<label, 4 digits>.nii.gz (mask or soft map). Give --images where case ids themselves end in four
     digits. A call that was interrupted can be repeated: what is up to date is kept. What an earlier call has
-    made of a case and this one does not (another label, a label map) is removed unless it was changed since.
+    made of a case that is fused anew and this one does not (a label that no rater has any more, a label map)
+    is removed unless it was changed since; labels that --labels does not name stay.
 
     Prints volumes (mm3), Dice (> 0.5) and soft Dice of each pair, and Fleiss' kappa; writes them beside the
     output (FILE.json; in a folder <case>.json, agreement.csv, fuse.json).

@@ -607,25 +607,38 @@ def labelled_raters(root: Path, cases: Sequence[str]) -> list[Path]:
 
 
 def test_what_a_call_no_longer_makes_of_a_case_goes(tmp_path: Path) -> None:
-    """A label that is asked for no more, and label maps that would not be made of the new soft labels."""
-    folders, output = labelled_raters(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
-    both, one = FusionSettings(labels=(1, 2)), FusionSettings(labels=(1,))
-    quiet(folders, output, both, label_maps=tmp_path / "labels")
+    """A label that no rater has any more, and label maps that would not be made of the new soft labels."""
+    folders, output = [tmp_path / f"rater{number}" for number in (1, 2, 3)], tmp_path / "soft"
+    for folder, mask in zip(folders, RATERS, strict=True):
+        for case_id in ("sub-01", "sub-02"):
+            save_nifti(folder / f"{case_id}_0001.nii.gz", mask, AFFINE)
+            save_nifti(folder / f"{case_id}_0002.nii.gz", block((0, 2), (0, 2), (0, 2)), AFFINE)
+    quiet(folders, output, label_maps=tmp_path / "labels")
+    made = files_of(tmp_path / "labels")
+    assert not any(case.up_to_date is False for case in quiet(folders, output).cases)
+    assert files_of(tmp_path / "labels") == made  # they still are of these soft labels
     other = tmp_path / "labels" / "sub-02.nii.gz"
     other.write_bytes(b"painted over")
     (output / "mine_0002.nii.gz").write_bytes(b"not of fuse")
-    quiet(folders, output, one)
+    for file in tmp_path.glob("rater?/*_0002.nii.gz"):
+        file.unlink()
+    quiet(folders, output)
     left = {"sub-01.json", "sub-01_0001.nii.gz", "sub-02.json", "sub-02_0001.nii.gz"}
     assert files_of(output).keys() == {*left, "mine_0002.nii.gz", "agreement.csv", "fuse.json"}
     assert files_of(tmp_path / "labels").keys() == {"sub-02.nii.gz"}  # no longer what fuse had written
     record = json.loads((output / "sub-01.json").read_text())
     assert record["outputs"].keys() == {"sub-01_0001.nii.gz"}
-    other.unlink()
-    quiet(folders, output, one, label_maps=tmp_path / "labels")
-    assert len(files_of(tmp_path / "labels")) == 2
-    assert [case.up_to_date for case in quiet(folders, output, one).cases] == [True, True]
-    assert not files_of(tmp_path / "labels")
-    assert left < files_of(output).keys()
+
+
+def test_labels_may_be_fused_one_after_the_other(tmp_path: Path) -> None:
+    folders, output = labelled_raters(tmp_path, ["sub-01", "scan_0002"]), tmp_path / "soft"
+    for label in (1, 2):
+        quiet(folders, output, FusionSettings(labels=(label,)))
+    together = tmp_path / "together"
+    quiet(folders, together, FusionSettings(labels=(1, 2)))
+    for file in together.glob("*.nii.gz"):
+        np.testing.assert_array_equal(values(output / file.name), values(file))
+    assert len(list(output.glob("*.nii.gz"))) == 4
 
 
 def test_a_case_that_no_rater_has_any_more_is_named(tmp_path: Path) -> None:

@@ -202,9 +202,7 @@ def test_folds_of_one_model_have_one_output_scale(dataset: TinyDataset, tmp_path
         if number == 2:
             other.on_train_start()
             continue
-        with pytest.raises(
-            UserError, match=r"scale of label1 that fold_3 was trained on \((case|fixed)"
-        ):
+        with pytest.raises(UserError, match=r"scale of label1 that fold_3 was trained on \((case|fixed)"):
             other.on_train_start()
         (folder / "fold_3" / "checkpoint_final.pth").unlink()
         other.on_train_start()  # the remedy

@@ -16,6 +16,7 @@ import numpy as np
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.soft_label import overlap_findings, write_label_map, write_soft_label
 from nnunet_softseg.errors import Finding, UserError, examples, printable, raise_first_error, short_name
+from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.nifti import Values, file_findings, geometry_warnings, load_nifti
 from nnunet_softseg.io.results import (
@@ -121,7 +122,6 @@ def fuse_case(job: CaseJob) -> FusedCase:
     request = job.request()
     kept = _kept(job, request)
     if kept is not None:
-        _retire(job)
         return kept
     soft_labels, fused = _fuse_labels(job)
     for folder in {target.parent for target in [*job.targets, job.record]}:
@@ -135,7 +135,7 @@ def fuse_case(job: CaseJob) -> FusedCase:
         values = enumerate(task.label or 1 for task in job.tasks)
         write_label_map(job.label_map, outputs, sorted(values, key=lambda painted: painted[1]))
     finish(job, request, fused)
-    _retire(job)
+    _retire(job, others=job.settings.labels is None)
     return fused
 
 
@@ -144,21 +144,23 @@ def discard(job: CaseJob) -> None:
     ours = [target for target in job.targets if target.is_file() and job.is_ours(target)]
     for target in ours:
         target.unlink()
-    _retire(job)
+    _retire(job, others=True)
     if load_fusion_record(job.record) is not None:  # it tells whose the others are: at the end
         job.record.unlink()
 
 
-def _retire(job: CaseJob) -> None:
+def _retire(job: CaseJob, *, others: bool) -> None:
     """Remove what earlier calls made of a case and this one does not, and take it from the record.
 
-    What was changed since is no longer that, and stays.
+    What was changed since is no longer that, and stays; so do soft labels of others than were asked for,
+    unless `others`: a call may be for some labels.
     """
     targets = {target.resolve() for target in job.targets}
     retired = {
         name: known
         for name, known in _outputs_of(job).items()
         if (job.record.parent / name).resolve() not in targets
+        and (others or "/" in name or parse_numbered_name(name) is None)
     }
     for name, known in retired.items():
         file = job.record.parent / name
