@@ -7,7 +7,17 @@ import numpy as np
 
 from nnunet_softseg.evaluation.evaluation import Evaluation, measure_methods
 from nnunet_softseg.evaluation.measuring import EvaluationSettings
-from nnunet_softseg.evaluation.tables import CASE_COLUMNS, describe, json_value, made_by, records, write_csv
+from nnunet_softseg.evaluation.tables import (
+    CASE_COLUMNS,
+    INSTANCE_COLUMNS,
+    RELIABILITY_COLUMNS,
+    SLICE_COLUMNS,
+    describe,
+    json_value,
+    made_by,
+    records,
+    write_csv,
+)
 from nnunet_softseg.io.results import make_folder, write_json
 
 
@@ -51,9 +61,15 @@ def evaluate(
 
 def write_evaluation(evaluation: Evaluation, output: Path, origin: dict[str, Any]) -> None:
     """Write the tables of cases, slices, instances and reliability, and cases.json."""
-    for name in ("cases", "slices", "instances", "reliability"):
+    beside = {"slices": SLICE_COLUMNS, "instances": INSTANCE_COLUMNS, "reliability": RELIABILITY_COLUMNS}
+    for name in ("cases", *beside):
         write_csv(output / f"{name}.csv", getattr(evaluation, name))
-    described = {"made_by": origin, "columns": dict(CASE_COLUMNS), "cases": records(evaluation.cases)}
+    described = {
+        "made_by": origin,
+        "columns": dict(CASE_COLUMNS),
+        "columns_of": {f"{name}.csv": dict(columns) for name, columns in beside.items()},
+        "cases": records(evaluation.cases),
+    }
     write_json(output / "cases.json", described)
 
 

@@ -190,7 +190,8 @@ def _cross_checked(
     if len({subject for _, subject in groups}) == 1:
         raise UserError(
             f"{model.folder.name}: expected validation maps of two subjects or more, to cross-check the "
-            f"calibration, found one, {subjects[files[0].case_id]}: add folds (-f)"
+            f"calibration, found one, {subjects[files[0].case_id]}: take more folds (-f), train another, or "
+            "split so that the fold validates on two"
         )
     tables = dict.fromkeys(label_scheme(model.dataset_json).names, ValueTable.empty())
     by_group = {group: dict(tables) for group in dict.fromkeys(groups)}

@@ -261,6 +261,8 @@ def _reason(error: OSError, folder: Path) -> str:
         return (
             f"disk full, found {free} MB free (or a quota used up): make room and run the same command again"
         )
+    if error.errno == errno.ENOENT and not folder.is_dir():
+        return f"there is no folder {folder}: make it"
     return f"{error.strerror or error}; check that the folder is writable and the disk not full"
 
 

@@ -520,6 +520,9 @@ def test_json_says_what_made_it_and_what_columns_mean(tmp_path: Path) -> None:
     assert described["made_by"]["name"] == "nnunet-softseg evaluate"
     assert described["made_by"]["parameters"]["reference"] == str(reference)
     assert set(described["cases"][0]) == set(described["columns"])
+    for name, columns in described["columns_of"].items():
+        assert list(pd.read_csv(tmp_path / "out" / name)) == list(columns)
+    assert described["columns_of"].keys() == {"slices.csv", "instances.csv", "reliability.csv"}
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["labels"]["label 1"]["soft_dice"] == {"mean": 1, "sd": None, "median": 1, "num_cases": 1}
 

@@ -284,7 +284,7 @@ def test_without_a_calibration_or_maps_the_next_command_is_named(
     assert "validate again, nnUNetv2_train 901 3d_fullres 0 -tr " in str(told.value)
     change_entry(model, training_cases={})
     (model / "fold_0" / "validation" / "soft" / f"{CASES[0]}_0001.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"two subjects or more, .* found one, sub-02: add folds"):
+    with pytest.raises(UserError, match=r"two subjects or more, .* found one, sub-02: take more folds"):
         run(model, folds=["0"])
     broken = model / "fold_1" / "validation" / "soft" / f"{CASES[2]}_0001.nii.gz"
     save_nifti(broken, np.zeros((3, 4, 5), np.float32), affine_of())
