@@ -322,7 +322,10 @@ def check_pattern(pattern: str, needed: Collection[str] = ("case", "subject")) -
 
 
 def pattern_regex(pattern: str, values: Mapping[str, str]) -> "re.Pattern[str]":
-    """Return a pattern as a regular expression; fields without a value become groups."""
+    """Return a pattern as a regular expression; fields without a value become groups.
+
+    A label is a number with or without leading zeros.
+    """
     parts, end, groups = [], 0, set[str]()
     for match in _FIELDS.finditer(pattern):
         parts.append(re.escape(pattern[end : match.start()]))
@@ -330,13 +333,19 @@ def pattern_regex(pattern: str, values: Mapping[str, str]) -> "re.Pattern[str]":
         if match[2]:
             parts.append("[^/]*")
         elif name in values:
-            parts.append(re.escape(values[name]))
+            is_label = name == "label"
+            parts.append(_label_regex(int(values[name])) if is_label else re.escape(values[name]))
         else:
-            content = r"\d+" if name == "label" else "[^/]+"
+            content = r"(?<!\d)\d+" if name == "label" else "[^/]+"
             parts.append(f"(?P={name})" if name in groups else f"(?P<{name}>{content})")
             groups.add(name)
         end = match.end()
     return re.compile("".join([*parts, re.escape(pattern[end:])]) + r"\Z", re.DOTALL)
+
+
+def _label_regex(label: int) -> str:
+    """Return what a label looks like in a name; of 12 neither the 1 nor the 2 is one."""
+    return rf"(?:{label:04d}|(?<!\d)0*{label})(?!\d)"
 
 
 class Reason(enum.Enum):

@@ -163,7 +163,7 @@ def prediction_files(
     `{subject}`, `{contrast}`), perhaps `{label}` and `*`, no other way is tried. Raise a UserError
     if two files could be the one of a case.
     """
-    if images.is_one_file and len(cases) == 1:
+    if images.is_one_file and len(cases) == 1 and not pattern:
         return Found({(cases[0].case_id, label): images.root for label in labels}, "the one file given")
     if pattern and (by_pattern := _group(_by_pattern(images, cases, labels, pattern))):
         return _unambiguous(images, by_pattern, cases, labels, f"file names that match {pattern}")
@@ -264,7 +264,7 @@ def _by_pattern(
     for case in cases:
         told = {"case": case.case_id, "subject": case.subject, "session": case.session}
         for label in labels:
-            regex = pattern_regex(pattern, {**told, "contrast": case.contrast, "label": f"{label:04d}"})
+            regex = pattern_regex(pattern, {**told, "contrast": case.contrast, "label": str(label)})
             yield from ((file, (case.case_id, label)) for file, name in names if regex.match(name))
 
 

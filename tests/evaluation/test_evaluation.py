@@ -187,6 +187,39 @@ def test_a_pattern_may_tell_folders_subjects_and_labels(tmp_path: Path) -> None:
     assert found == {"sub-01_T2w": "sub-01/T2w/out_0001.nii.gz"}
 
 
+@pytest.mark.parametrize("share", [1, 0.9])
+@pytest.mark.parametrize(("of_reference", "of_prediction"), [("0002", "0002"), ("2", "0002"), ("02", "2")])
+def test_a_file_whose_label_a_pattern_tells_holds_that_label(
+    tmp_path: Path, of_reference: str, of_prediction: str, share: float
+) -> None:
+    """Masks and fractions, 5 and 3 voxels wide: Dice is 2 * 3 / (5 + 3)."""
+    pattern = "{case}_lab-{label}.nii.gz"
+    wide, narrow = (share * prism(width) for width in (5, 3))
+    write_all(tmp_path / "r", {"a_lab-1": wide, f"a_lab-{of_reference}": wide})
+    write_all(tmp_path / "p", {"a_lab-0001": wide, f"a_lab-{of_prediction}": narrow})
+    found = quiet(
+        tmp_path / "p", tmp_path / "r", tmp_path / "out", pattern=pattern, reference_pattern=pattern
+    )
+    assert found.cases.set_index("label")["dice"].to_dict() == {1: 1.0, 2: 0.75}
+
+
+def test_a_label_in_a_pattern_is_a_whole_number(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "a_seg12.nii.gz")
+    assert found_names(tmp_path / "p", "a", pattern="{case}_*{label}.nii.gz") == {}
+    cases = cases_of("a")
+    found = prediction_files(list_files(tmp_path / "p"), cases, (1, 2, 12), "{case}_*{label}*.nii.gz")
+    assert found.missing == {
+        "a": "no file with label 1, 2 of this case (file names that match {case}_*{label}*.nii.gz)"
+    }
+    assert reference_files(list_files(tmp_path / "p"), pattern="{case}_*{label}.nii.gz").labels == (12,)
+
+
+def test_one_file_is_of_the_label_that_a_pattern_tells(tmp_path: Path) -> None:
+    file = touch(tmp_path, "a_lab-1.nii.gz") / "a_lab-1.nii.gz"
+    found = prediction_files(list_files(file), cases_of("a"), (1, 2), "{case}_lab-{label}.nii.gz")
+    assert list(found.missing) == ["a"]
+
+
 @pytest.mark.parametrize("pattern", ["seg.nii.gz", "{name}.nii.gz", "{case}{x}"])
 def test_a_pattern_without_a_case_is_refused(pattern: str) -> None:
     with pytest.raises(UserError, match=r"expected \{case\} in it"):
