@@ -133,13 +133,14 @@ def label_of_probability_map(name: str) -> str | None:
 class Case:
     """One image, its name in nnU-Net (`sub-01_ses-1_T2w`), and the parts of it; "" if there is none.
 
-    Subjects are the independent unit of all statistics.
+    Subjects are the independent unit of all statistics. `entities` are the others of a BIDS name, by key.
     """
 
     case_id: str
     subject: str
     session: str
     contrast: str
+    entities: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_name(cls, case_id: str, *, whole_rest: bool = False) -> "Case":
@@ -152,10 +153,10 @@ class Case:
         match = _SUBJECT.match(case_id)
         if match is None:
             return cls(case_id, case_id, "", "")
-        bids = None if whole_rest else parse_bids_name(f"{case_id}.nii.gz")
-        contrast = bids.contrast if bids else match["rest"]
+        bids = parse_bids_name(f"{case_id}.nii.gz")
+        contrast = bids.contrast if bids and not whole_rest else match["rest"]
         subject = f"sub-{match['subject'][len('sub-') :]}"
-        return cls(case_id, subject, match["session"] or "", contrast)
+        return cls(case_id, subject, match["session"] or "", contrast, bids.entities if bids else {})
 
     @property
     def key(self) -> tuple[str, str, str]:

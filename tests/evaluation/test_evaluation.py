@@ -172,6 +172,17 @@ def test_files_of_other_tools_are_matched_by_name(tmp_path: Path, names: tuple[s
     assert found == {"sub-01_T2w": names[0], "sub-01_mt-on": names[1]}
 
 
+@pytest.mark.parametrize("with_table", [False, True])
+def test_a_prediction_of_another_run_is_none_of_the_case(tmp_path: Path, with_table: bool) -> None:
+    touch(tmp_path / "p", "sub-01_run-2_T2w_seg.nii.gz", "sub-02_acq-sag_run-1_T2w_seg.nii.gz")
+    names = [f"sub-0{number}_run-1_T2w" for number in (1, 2)]
+    rows = [f"{name}\t{name[:6]}\tT2w" for name in names]
+    table = read_case_table(table_file(tmp_path, *rows)) if with_table else None
+    found = prediction_files(list_files(tmp_path / "p"), describe_cases(names, table)[0], (1,))
+    assert [file.name for file in found.paths.values()] == ["sub-02_acq-sag_run-1_T2w_seg.nii.gz"]
+    assert list(found.missing) == ["sub-01_run-1_T2w"]
+
+
 def test_two_files_for_a_case_are_refused_and_a_pattern_chooses(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01_T2w_seg.nii.gz", "sub-01_T2w_centerline.nii.gz")
     with pytest.raises(UserError, match=r"found 2: .*centerline.*--pattern"):

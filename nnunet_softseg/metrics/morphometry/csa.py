@@ -310,7 +310,8 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
 
     The map's name is tried as it is, without the label of a soft map (`_0001`), and without what a derivative
     adds (`_label-...`, `_desc-...`, `_seg...`), then its subject, session and contrast (`sub-01_mt-on` is
-    `sub-01_flip-1_mt-on_MTS`); see `companion_files`. Maps in the folder do not count.
+    `sub-01_flip-1_mt-on_MTS`); see `companion_files`. Maps and segmentations in the folder do not
+    count.
 
     Raises:
         UserError: if a map has none, or more than one.
@@ -328,9 +329,9 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
         if name not in found:
             names = " or ".join(f"{stem}[_...].nii.gz" for stem in tried)
             raise UserError(
-                f"{name}: {kind} image not found in {folder}: expected one file named {names}, found none "
-                f"among {len(images.files)} images: rename it, or give one {kind} image per map in the same "
-                "order"
+                f"{name}: {kind} image not found in {folder}: expected one file named {names} (with {kind} "
+                f"in it if it ends in _seg or _mask), found none among {len(images.files)} images: rename it "
+                f"or give one {kind} image per map in the same order"
             )
     return [found[str(file)] for file in maps]
 
