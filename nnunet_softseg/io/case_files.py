@@ -56,6 +56,7 @@ _NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>[0-9]{4})$")
 _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
 _PROBABILITY_MAP = re.compile(r"_label-(?P<label>[A-Za-z0-9]+)_probseg$")
 _VISIT_DIGITS = 2
+_DATE = re.compile("(19[89]|20[0-9])[0-9](0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
 _FIELDS = re.compile(r"\{(\w*)\}|(\*)")
 
 
@@ -168,7 +169,8 @@ def subjects_of(case_ids: Iterable[str]) -> dict[str, str]:
     """Return case id -> subject, by `sub-` (in capitals or not), or by what names have in common.
 
     Of pat3_T1, pat3_T2 and pat4_T1, what follows recurs, so pat3 and pat4 are subjects; case_001 and case_002
-    are two, and so are patients whom sites number alike (a_001, b_001).
+    are two, and so are patients whom sites number alike (a_001, b_001). Dates recur, whichever day it is:
+    pat3_20200131, pat4_20210228.
     """
     found = {case_id: Case.from_name(case_id) for case_id in case_ids}
     subjects = {case_id: case.subject.casefold() for case_id, case in found.items()}
@@ -182,6 +184,7 @@ def subjects_of(case_ids: Iterable[str]) -> dict[str, str]:
 
 def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
     """Return whether names begin with a subject and go on with a contrast or visit, which recurs."""
+    named = _with_dates_alike(named)
     recurring = {rest for rest, number in Counter(rest for _, rest in named).items() if number > 1}
     starts, rests = {start for start, rest in named if rest in recurring}, {rest for _, rest in named}
     are_numbered = all(re.search("[0-9]", start) for start in starts)
@@ -189,6 +192,21 @@ def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
         are_visits = len(rests) < len(starts) and max(map(len, rests)) <= _VISIT_DIGITS
         return bool(recurring) and are_numbered and are_visits
     return are_numbered or len(rests) <= len(starts)
+
+
+def _with_dates_alike(named: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return names with one word for each date that follows a start with a digit in it.
+
+    If not all numbers of eight digits there are dates, none is: they number people.
+    """
+    parted = [(start, *rest.partition("_")) for start, rest in named]
+    numbers = {word for _, word, *_ in parted if re.fullmatch("[0-9]{8}", word)}
+    if not all(map(_DATE.fullmatch, numbers)):
+        return set(named)
+    return {
+        (start, f"{'date' if word in numbers and re.search('[0-9]', start) else word}{''.join(others)}")
+        for start, word, *others in parted
+    }
 
 
 def folds_trained_on(

@@ -236,6 +236,7 @@ def _measure_file(job: _Job, *, options: _Options) -> pd.DataFrame:
     )
     if maps:
         maps.add_areas(table, slice_frame(image.affine))
+        table.attrs["warnings"] += maps.warnings
     opened = {job.map_file: None if maps else image}
     opened |= {job.sources[kind]: source for kind, source in sources.items()}
     for file in dict.fromkeys((*job.maps.values(), *opened)):
