@@ -372,7 +372,7 @@ class _Measuring(Command):
 
 _PATTERN_HELP = (
     "path of a prediction inside its folder, such as '{case}_seg.nii.gz', with {case}, {subject}, {session}, "
-    "{contrast}, {label} and *; if not given, files are matched by their names"
+    "{contrast}, {label} (with leading zeros or none) and *; if not given, files are matched by their names"
 )
 
 

@@ -49,7 +49,8 @@ def read_case_table(file: Path) -> CaseTable:
                 f"{file}: expected a {column} in every row, found none in line {empty[0] + 2}: add it"
             )
     sessions = table["session"] if "session" in table else [""] * len(table)
-    cases = tuple(map(Case, table["case"], table["subject"], sessions, table["contrast"]))
+    entities = (Case.from_name(case_id).entities for case_id in table["case"])
+    cases = tuple(map(Case, table["case"], table["subject"], sessions, table["contrast"], entities))
     twice = sorted(table.loc[table["case"].duplicated(), "case"].unique())
     if twice:
         raise UserError(f"{file}: expected each case once, found {examples(twice)} more than once")

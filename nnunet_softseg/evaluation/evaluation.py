@@ -1,7 +1,7 @@
 """Any number of methods on all cases of a reference: files, workers, tables; areas and their errors."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from operator import add
@@ -12,6 +12,7 @@ import pandas as pd
 
 from nnunet_softseg.errors import UserError, examples, grouped
 from nnunet_softseg.evaluation.cases import (
+    CaseTable,
     calibration_note,
     describe_cases,
     inference_seconds,
@@ -60,7 +61,7 @@ class Evaluation:
     label, case and slice; `instances` per method, label, case and object; `reliability` per method, label and
     bin, all cases together; `missing` (case, method, reason) per case and method without it; `failed`: case
     in no table, as a file of it cannot be used -> why. `labels`: value -> name; `method_notes`: method ->
-    which files were used; `warnings`: the gravest first.
+    which files were used; `warnings`: the gravest first; `told`: see `measuring.CaseJob`.
     """
 
     methods: tuple[str, ...]
@@ -73,6 +74,7 @@ class Evaluation:
     failed: Mapping[str, str]
     method_notes: Mapping[str, str]
     warnings: tuple[str, ...]
+    told: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def failures(self) -> list[str]:
@@ -107,6 +109,7 @@ class _Plan:
     notes: Mapping[str, str]
     warnings: list[str]
     subjects: Mapping[str, str]
+    told: frozenset[str]
 
     def missing(self) -> pd.DataFrame:
         lacking = {method: found.missing.items() for method, found in self.found.items()}
@@ -140,6 +143,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
             settings=settings,
             scheme=scheme,
             levels=plan.levels.get(case.case_id),
+            told=plan.told,
         )
         for case in plan.common()
     ]
@@ -180,6 +184,7 @@ def measure_methods(methods: Mapping[str, Path], reference: Path, settings: Eval
         failed=failed,
         method_notes=plan.notes,
         warnings=(*plan.warnings, *region_warnings, *_resampled(cases), *grouped(doubts)),
+        told=plan.told,
     )
 
 
@@ -221,9 +226,19 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
         notes=notes,
         warnings=warnings,
         subjects={case.case_id: case.subject for case in table.cases} if table else {},
+        told=_told(settings, table),
     )
     _check_common(plan, methods)
     return plan
+
+
+def _told(settings: EvaluationSettings, table: CaseTable | None) -> frozenset[str]:
+    """Return the methods, and `REFERENCE`, of whose files a pattern tells the label."""
+    patterns = {REFERENCE: settings.reference_pattern or "", **settings.patterns}
+    listed = table.paths if table else {}
+    return frozenset(
+        whose for whose, pattern in patterns.items() if "{label}" in pattern and whose not in listed
+    )
 
 
 def _listed_predictions(

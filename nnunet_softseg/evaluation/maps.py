@@ -126,18 +126,19 @@ def known_part(prediction: LabelMap, reference: LabelMap) -> LabelMap:
 
 def read_map(file: Path, label: int, labels: Sequence[int] = (1,), **how: Any) -> LabelMap:
     """Return one label of a file, see `read_stored` and `label_of`, also for errors and further arguments."""
-    soft = is_of_label(file, label, how.get("case_id", ""))
+    soft = is_of_label(file, label, how.get("case_id", ""), told=how.get("told", False))
     return label_of(read_stored(file, how.pop("unknown", None), soft=soft), label, labels, **how)
 
 
-def is_of_label(file: Path, label: int, case_id: str = "") -> bool:
+def is_of_label(file: Path, label: int, case_id: str = "", *, told: bool = False) -> bool:
     """Return whether a file is of one label by its name, `<case>_<label>`, and of no case of that name.
 
-    A soft map of BIDS, `<case>_label-<name>_probseg`, is of that label for which it was found.
+    A soft map of BIDS, `<case>_label-<name>_probseg`, is of that label for which it was found, and so is a
+    file whose label a pattern of the user `told`.
     """
     stem = without_ending(file.name)
     named = stem.endswith(f"_{label:04d}") or label_of_probability_map(file.name) is not None
-    return named and stem != case_id
+    return told or (named and stem != case_id)
 
 
 def label_of(
@@ -146,6 +147,7 @@ def label_of(
     labels: Sequence[int] = (1,),
     *,
     case_id: str = "",
+    told: bool = False,
     chosen: bool = False,
     region: Sequence[int] = (),
 ) -> LabelMap:
@@ -154,15 +156,15 @@ def label_of(
     A file `<case>_<label>` holds fractions. Any other holds fractions too if only one label is compared and
     all values lie in [0, 1]; if not, it is a label map.
 
-    `labels` are all that are compared; `case_id` may end in four digits, which are no label; `chosen`: the
-    user named them, so that other whole numbers than 0 and 1 mean labels; `region`: the values of a label map
-    that make up the label, if not its own.
+    `labels` are all that are compared; `case_id` may end in four digits, which are no label; `told`: see
+    `is_of_label`; `chosen`: the user named the labels, so that other whole numbers than 0 and 1 mean labels;
+    `region`: the values of a label map that make up the label, if not its own.
 
     Raises:
         UserError: if the values are neither fractions nor the labels asked for.
     """
     content, values = classify(stored.values), stored.values
-    own_file = is_of_label(stored.file, label, case_id)
+    own_file = is_of_label(stored.file, label, case_id, told=told)
     if content.is_fraction and (own_file or (len(labels) == 1 and label == 1)):
         return dataclasses.replace(stored, values=as_fractions(values, content))
     if content.labels is not None and not own_file and (chosen or len(labels) > 1 or label != 1):

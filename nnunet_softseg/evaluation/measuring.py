@@ -1,6 +1,6 @@
 """All measures of one case: its reference is read once, every method is held against it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,8 @@ class EvaluationSettings:
 class CaseJob:
     """One case to be measured by a worker: references by label, predictions by method and label.
 
-    The scheme tells what regions are made of, and which value of a label map means unknown.
+    The scheme tells what regions are made of, and which value of a label map means unknown; `told` are the
+    methods, and `REFERENCE`, of whose files a pattern told the label.
     """
 
     case: Case
@@ -123,6 +124,11 @@ class CaseJob:
     settings: EvaluationSettings
     scheme: LabelScheme
     levels: Path | None = None
+    told: Collection[str] = ()
+
+    def file_of(self, whose: str, label: int) -> Path:
+        """Return the file of a method, or of `REFERENCE`, that has a label."""
+        return (self.references if whose == REFERENCE else self.predictions[whose])[label]
 
 
 @dataclass(frozen=True)
@@ -152,13 +158,13 @@ def measure_case(job: CaseJob) -> MeasuredCase:
     levels = load_nifti(job.levels) if job.levels else None
     for label, reference_file in job.references.items():
         unknown = unknown_of(reference_file, job.case.case_id, job.scheme)
-        reference = _read(job, reference_file, label, stored, unknown)
+        reference = _read(job, REFERENCE, label, stored, unknown)
         doubts |= dict.fromkeys(reference.doubts)
         table = _slice_areas(reference, levels)
         extent = table["csa_mm2"].notna()
         slices.append(_tidy(table, extent, label, REFERENCE, table))
         for method, files in job.predictions.items():
-            given = _read(job, files[label], label, stored)
+            given = _read(job, method, label, stored)
             doubts |= dict.fromkeys(given.doubts)
             prediction, resampled = on_grid_of(given, reference, resample=job.settings.resample)
             prediction = known_part(prediction, reference)
@@ -187,14 +193,15 @@ def measure_case(job: CaseJob) -> MeasuredCase:
 
 
 def _read(
-    job: CaseJob, file: Path, label: int, stored: dict[Path, LabelMap], unknown: Unknown | None = None
+    job: CaseJob, whose: str, label: int, stored: dict[Path, LabelMap], unknown: Unknown | None = None
 ) -> LabelMap:
-    """Return one label of a file; a label map of several labels is read once."""
+    """Return one label of a method or of `REFERENCE`; a label map of several labels is read once."""
+    file, case_id, told = job.file_of(whose, label), job.case.case_id, whose in job.told
     if file not in stored:
-        stored[file] = read_stored(file, unknown, soft=is_of_label(file, label, job.case.case_id))
+        stored[file] = read_stored(file, unknown, soft=is_of_label(file, label, case_id, told=told))
     labels, chosen = tuple(job.references), job.settings.labels is not None
-    region, case_id = job.scheme.region_of(label), job.case.case_id
-    return label_of(stored[file], label, labels, case_id=case_id, chosen=chosen, region=region)
+    region = job.scheme.region_of(label)
+    return label_of(stored[file], label, labels, case_id=case_id, told=told, chosen=chosen, region=region)
 
 
 def unknown_of(reference: Path, case_id: str, scheme: LabelScheme) -> Unknown:

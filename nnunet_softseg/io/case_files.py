@@ -56,6 +56,7 @@ _NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>[0-9]{4})$")
 _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
 _PROBABILITY_MAP = re.compile(r"_label-(?P<label>[A-Za-z0-9]+)_probseg$")
 _VISIT_DIGITS = 2
+_DATE = re.compile("(19[89]|20[0-9])[0-9](0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
 _FIELDS = re.compile(r"\{(\w*)\}|(\*)")
 
 
@@ -133,13 +134,14 @@ def label_of_probability_map(name: str) -> str | None:
 class Case:
     """One image, its name in nnU-Net (`sub-01_ses-1_T2w`), and the parts of it; "" if there is none.
 
-    Subjects are the independent unit of all statistics.
+    Subjects are the independent unit of all statistics. `entities` are the others of a BIDS name, by key.
     """
 
     case_id: str
     subject: str
     session: str
     contrast: str
+    entities: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_name(cls, case_id: str, *, whole_rest: bool = False) -> "Case":
@@ -152,10 +154,10 @@ class Case:
         match = _SUBJECT.match(case_id)
         if match is None:
             return cls(case_id, case_id, "", "")
-        bids = None if whole_rest else parse_bids_name(f"{case_id}.nii.gz")
-        contrast = bids.contrast if bids else match["rest"]
+        bids = parse_bids_name(f"{case_id}.nii.gz")
+        contrast = bids.contrast if bids and not whole_rest else match["rest"]
         subject = f"sub-{match['subject'][len('sub-') :]}"
-        return cls(case_id, subject, match["session"] or "", contrast)
+        return cls(case_id, subject, match["session"] or "", contrast, bids.entities if bids else {})
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -167,7 +169,8 @@ def subjects_of(case_ids: Iterable[str]) -> dict[str, str]:
     """Return case id -> subject, by `sub-` (in capitals or not), or by what names have in common.
 
     Of pat3_T1, pat3_T2 and pat4_T1, what follows recurs, so pat3 and pat4 are subjects; case_001 and case_002
-    are two, and so are patients whom sites number alike (a_001, b_001).
+    are two, and so are patients whom sites number alike (a_001, b_001). Dates recur, whichever day it is:
+    pat3_20200131, pat4_20210228.
     """
     found = {case_id: Case.from_name(case_id) for case_id in case_ids}
     subjects = {case_id: case.subject.casefold() for case_id, case in found.items()}
@@ -181,6 +184,7 @@ def subjects_of(case_ids: Iterable[str]) -> dict[str, str]:
 
 def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
     """Return whether names begin with a subject and go on with a contrast or visit, which recurs."""
+    named = _with_dates_alike(named)
     recurring = {rest for rest, number in Counter(rest for _, rest in named).items() if number > 1}
     starts, rests = {start for start, rest in named if rest in recurring}, {rest for _, rest in named}
     are_numbered = all(re.search("[0-9]", start) for start in starts)
@@ -188,6 +192,21 @@ def _starts_are_subjects(named: Collection[tuple[str, str]]) -> bool:
         are_visits = len(rests) < len(starts) and max(map(len, rests)) <= _VISIT_DIGITS
         return bool(recurring) and are_numbered and are_visits
     return are_numbered or len(rests) <= len(starts)
+
+
+def _with_dates_alike(named: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return names with one word for each date that follows a start with a digit in it.
+
+    If not all numbers of eight digits there are dates, none is: they number people.
+    """
+    parted = [(start, *rest.partition("_")) for start, rest in named]
+    numbers = {word for _, word, *_ in parted if re.fullmatch("[0-9]{8}", word)}
+    if not all(map(_DATE.fullmatch, numbers)):
+        return set(named)
+    return {
+        (start, f"{'date' if word in numbers and re.search('[0-9]', start) else word}{''.join(others)}")
+        for start, word, *others in parted
+    }
 
 
 def folds_trained_on(
@@ -322,7 +341,10 @@ def check_pattern(pattern: str, needed: Collection[str] = ("case", "subject")) -
 
 
 def pattern_regex(pattern: str, values: Mapping[str, str]) -> "re.Pattern[str]":
-    """Return a pattern as a regular expression; fields without a value become groups."""
+    """Return a pattern as a regular expression; fields without a value become groups.
+
+    A label is a number with or without leading zeros.
+    """
     parts, end, groups = [], 0, set[str]()
     for match in _FIELDS.finditer(pattern):
         parts.append(re.escape(pattern[end : match.start()]))
@@ -330,13 +352,19 @@ def pattern_regex(pattern: str, values: Mapping[str, str]) -> "re.Pattern[str]":
         if match[2]:
             parts.append("[^/]*")
         elif name in values:
-            parts.append(re.escape(values[name]))
+            is_label = name == "label"
+            parts.append(_label_regex(int(values[name])) if is_label else re.escape(values[name]))
         else:
-            content = r"\d+" if name == "label" else "[^/]+"
+            content = r"(?<!\d)\d+" if name == "label" else "[^/]+"
             parts.append(f"(?P={name})" if name in groups else f"(?P<{name}>{content})")
             groups.add(name)
         end = match.end()
     return re.compile("".join([*parts, re.escape(pattern[end:])]) + r"\Z", re.DOTALL)
+
+
+def _label_regex(label: int) -> str:
+    """Return what a label looks like in a name; of 12 neither the 1 nor the 2 is one."""
+    return rf"(?:{label:04d}|(?<!\d)0*{label})(?!\d)"
 
 
 class Reason(enum.Enum):

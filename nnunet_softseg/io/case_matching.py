@@ -6,7 +6,7 @@ first way that finds anything serves for all cases of a folder: soft maps and la
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from nnunet_softseg.io.case_files import (
 )
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_ending
 
+_SEGMENTATION = re.compile(r"_(seg|mask|softseg|probseg)(-[A-Za-z0-9]+)?$")
 _Wanted = tuple[str, int]  # case id and label
 _Named = tuple[Path, tuple[str, int | None]]
 """A file with the case and label that its name says; None: of all labels, or its content tells which."""
@@ -163,7 +164,7 @@ def prediction_files(
     `{subject}`, `{contrast}`), perhaps `{label}` and `*`, no other way is tried. Raise a UserError
     if two files could be the one of a case.
     """
-    if images.is_one_file and len(cases) == 1:
+    if images.is_one_file and len(cases) == 1 and not pattern:
         return Found({(cases[0].case_id, label): images.root for label in labels}, "the one file given")
     if pattern and (by_pattern := _group(_by_pattern(images, cases, labels, pattern))):
         return _unambiguous(images, by_pattern, cases, labels, f"file names that match {pattern}")
@@ -247,14 +248,18 @@ def _values_of_names(derivatives: Path) -> dict[str, int]:
 
 
 def _by_bids_name(images: ImageFiles, cases: Sequence[Case]) -> Iterator[_Named]:
-    """Yield the files whose BIDS names tell subject, session and contrast of a case."""
-    by_key: dict[tuple[str, str, str], list[str]] = {}
+    """Yield the files whose BIDS names tell subject, session and contrast of a case, and no other run."""
+    by_key: dict[tuple[str, str, str], list[Case]] = {}
     for case in cases:
-        by_key.setdefault(case.key, []).append(case.case_id)
+        by_key.setdefault(case.key, []).append(case)
     for file in images.files:
         name = parse_bids_name(f"{derivative_stem(without_ending(file.name))}.nii.gz")
-        owners = by_key.get((name.subject, name.session or "", name.contrast), []) if name else []
-        yield from ((file, (owner, None)) for owner in owners)
+        if name is None:
+            continue
+        for owner in by_key.get((name.subject, name.session or "", name.contrast), []):
+            both = name.entities.keys() & owner.entities.keys()
+            if all(name.entities[key].lstrip("0") == owner.entities[key].lstrip("0") for key in both):
+                yield file, (owner.case_id, None)
 
 
 def _by_pattern(
@@ -264,7 +269,7 @@ def _by_pattern(
     for case in cases:
         told = {"case": case.case_id, "subject": case.subject, "session": case.session}
         for label in labels:
-            regex = pattern_regex(pattern, {**told, "contrast": case.contrast, "label": f"{label:04d}"})
+            regex = pattern_regex(pattern, {**told, "contrast": case.contrast, "label": str(label)})
             yield from ((file, (case.case_id, label)) for file, name in names if regex.match(name))
 
 
@@ -288,6 +293,7 @@ def companion_files(
 
     It has a stem of the case as its name, or begins with it and goes on with `_`, and with no longer stem of
     another case. Of several, the one with `kind` in its name counts, then the one with the stem as its name.
+    A segmentation (`_seg`, `_mask`, ...) is none unless it has `kind` in its name.
 
     A single file serves all cases. `stems` holds the names to try, in this order; `kind` is "level", "disc"
     or "image"; `cases` may be told by subject, session and contrast in a BIDS name, if no stem fits;
@@ -296,11 +302,16 @@ def companion_files(
     if images.is_one_file:
         return dict.fromkeys(stems, images.root)
     left_out = {file.resolve() for file in not_these}
-    listed = [file for file in images.files if file.resolve() not in left_out]
+    listed = tuple(
+        file
+        for file in images.files
+        if file.resolve() not in left_out
+        and (kind in file.name.lower() or not _SEGMENTATION.search(without_ending(file.name)))
+    )
     every_stem = {stem for of_case in stems.values() for stem in of_case}
     owners = ((file, longest_prefix(without_ending(file.name), every_stem)) for file in listed)
     by_stem = _group((file, (owner, None)) for file, owner in owners if owner)
-    by_bids = _group(_by_bids_name(images, cases))
+    by_bids = _group(_by_bids_name(replace(images, files=listed), cases))
     found = {}
     for case, of_case in stems.items():
         named = [*(by_stem.get((stem, None), []) for stem in of_case), by_bids.get((case, None), [])]

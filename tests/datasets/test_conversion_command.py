@@ -86,6 +86,14 @@ def test_every_label_has_its_file_and_its_value(bids: Path, raw: Path) -> None:
     assert check(5, num_processes=1, progress=False).errors == ()
 
 
+def test_labels_in_another_order_have_other_values(bids: Path, raw: Path) -> None:
+    add_lesion(bids)
+    for labels in (LABELS, LABELS):
+        to_dataset(bids, 5, "Two", suffix=None, labels=labels)
+    with pytest.raises(UserError, match=r"exists with other content \(labels differ\)"):
+        to_dataset(bids, 5, "Two", suffix=None, labels=dict(reversed(LABELS.items())))
+
+
 def test_a_label_that_is_the_larger_one_is_the_one_in_the_map(bids: Path, raw: Path) -> None:
     add_lesion(bids)
     folder = to_dataset(bids, 5, "Two", suffix=None, labels=dict(reversed(LABELS.items())))

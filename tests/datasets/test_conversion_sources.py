@@ -197,6 +197,21 @@ def test_a_soft_label_whose_image_is_not_found_is_named(tmp_path: Path, image: s
     assert warning.startswith("1 soft labels without an image in NIfTI at its place, left out: sub-02/anat/")
 
 
+@pytest.mark.parametrize("folder", ["sub-02", "sub-02/ses-1", "sub-02/fmap"])
+def test_an_image_with_a_soft_label_in_no_folder_of_images_is_named(tmp_path: Path, folder: str) -> None:
+    with_labels(tmp_path, "sub-01/anat/sub-01_T2w", f"{folder}/sub-02_T2w")
+    touch(tmp_path, "sub-01/fmap/sub-01_epi.nii.gz", MADE_HERE.format(f"{folder}/sub-02_T1w"))
+    sources = find_sources(tmp_path, Selection(BIDS))
+    assert case_ids(sources) == ["sub-01_T2w"]
+    assert sources.left_out == {"not in anat or dwi": (f"{folder}/sub-02_T2w.nii.gz",)}
+    (warning,) = sources.warnings
+    assert warning.startswith(
+        f"1 soft labels without an image in NIfTI at its place, left out: {folder}/sub-02_T1w"
+    )
+    excluded = find_sources(tmp_path, Selection(BIDS, exclude=("sub-02_T2w",)))
+    assert (excluded.left_out, len(excluded.warnings)) == ({}, 1)
+
+
 def test_case_ids_that_differ_in_case_only_are_one_file_on_some_disks(tmp_path: Path) -> None:
     with_labels(tmp_path, "sub-01/anat/sub-01_T2w", "sub-01/anat/sub-01_T2W")
     with pytest.raises(UserError, match="2 images get the case id"):

@@ -172,6 +172,17 @@ def test_files_of_other_tools_are_matched_by_name(tmp_path: Path, names: tuple[s
     assert found == {"sub-01_T2w": names[0], "sub-01_mt-on": names[1]}
 
 
+@pytest.mark.parametrize("with_table", [False, True])
+def test_a_prediction_of_another_run_is_none_of_the_case(tmp_path: Path, with_table: bool) -> None:
+    touch(tmp_path / "p", "sub-01_run-2_T2w_seg.nii.gz", "sub-02_acq-sag_run-1_T2w_seg.nii.gz")
+    names = [f"sub-0{number}_run-1_T2w" for number in (1, 2)]
+    rows = [f"{name}\t{name[:6]}\tT2w" for name in names]
+    table = read_case_table(table_file(tmp_path, *rows)) if with_table else None
+    found = prediction_files(list_files(tmp_path / "p"), describe_cases(names, table)[0], (1,))
+    assert [file.name for file in found.paths.values()] == ["sub-02_acq-sag_run-1_T2w_seg.nii.gz"]
+    assert list(found.missing) == ["sub-01_run-1_T2w"]
+
+
 def test_two_files_for_a_case_are_refused_and_a_pattern_chooses(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01_T2w_seg.nii.gz", "sub-01_T2w_centerline.nii.gz")
     with pytest.raises(UserError, match=r"found 2: .*centerline.*--pattern"):
@@ -185,6 +196,39 @@ def test_a_pattern_may_tell_folders_subjects_and_labels(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01/T2w/out_0001.nii.gz", "sub-01/T2w/out_0002.nii.gz", "sub-10/T2w/out_0001.nii.gz")
     found = found_names(tmp_path, "sub-01_T2w", pattern="{subject}/{contrast}/*_{label}.nii.gz")
     assert found == {"sub-01_T2w": "sub-01/T2w/out_0001.nii.gz"}
+
+
+@pytest.mark.parametrize("share", [1, 0.9])
+@pytest.mark.parametrize(("of_reference", "of_prediction"), [("0002", "0002"), ("2", "0002"), ("02", "2")])
+def test_a_file_whose_label_a_pattern_tells_holds_that_label(
+    tmp_path: Path, of_reference: str, of_prediction: str, share: float
+) -> None:
+    """Masks and fractions, 5 and 3 voxels wide: Dice is 2 * 3 / (5 + 3)."""
+    pattern = "{case}_lab-{label}.nii.gz"
+    wide, narrow = (share * prism(width) for width in (5, 3))
+    write_all(tmp_path / "r", {"a_lab-1": wide, f"a_lab-{of_reference}": wide})
+    write_all(tmp_path / "p", {"a_lab-0001": wide, f"a_lab-{of_prediction}": narrow})
+    found = quiet(
+        tmp_path / "p", tmp_path / "r", tmp_path / "out", pattern=pattern, reference_pattern=pattern
+    )
+    assert found.cases.set_index("label")["dice"].to_dict() == {1: 1.0, 2: 0.75}
+
+
+def test_a_label_in_a_pattern_is_a_whole_number(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "a_seg12.nii.gz")
+    assert found_names(tmp_path / "p", "a", pattern="{case}_*{label}.nii.gz") == {}
+    cases = cases_of("a")
+    found = prediction_files(list_files(tmp_path / "p"), cases, (1, 2, 12), "{case}_*{label}*.nii.gz")
+    assert found.missing == {
+        "a": "no file with label 1, 2 of this case (file names that match {case}_*{label}*.nii.gz)"
+    }
+    assert reference_files(list_files(tmp_path / "p"), pattern="{case}_*{label}.nii.gz").labels == (12,)
+
+
+def test_one_file_is_of_the_label_that_a_pattern_tells(tmp_path: Path) -> None:
+    file = touch(tmp_path, "a_lab-1.nii.gz") / "a_lab-1.nii.gz"
+    found = prediction_files(list_files(file), cases_of("a"), (1, 2), "{case}_lab-{label}.nii.gz")
+    assert list(found.missing) == ["a"]
 
 
 @pytest.mark.parametrize("pattern", ["seg.nii.gz", "{name}.nii.gz", "{case}{x}"])

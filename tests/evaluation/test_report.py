@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markupsafe import Markup
 from PIL import Image
+from prisms import prism, write_all
 
-from nnunet_softseg.evaluation.compare import write_report
+from nnunet_softseg.evaluation.compare import compare, write_report
 from nnunet_softseg.evaluation.comparison import paired_statistics
 from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES, Verdict
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared
@@ -700,6 +701,18 @@ def test_a_map_that_is_gone_costs_its_picture_only(tmp_path: Path) -> None:
     found = list(worst_cases(dataclasses.replace(comparison, cases=cases), 1))
     assert len(found) == 3
     assert all(case.section is None and "gone.nii.gz" in case.trouble for case in found)
+
+
+def test_pictures_of_a_label_that_a_pattern_tells(tmp_path: Path) -> None:
+    """Fractions named `a_lab-2`: nothing in the name itself says that they are of label 2."""
+    for name in ("r", "p"):
+        write_all(tmp_path / name, {"a_lab-1": prism(5), "a_lab-2": prism(6)})
+    pattern = "{case}_lab-{label}.nii.gz"
+    how = {"patterns": {"p": pattern}, "reference_pattern": pattern, "num_processes": 1, "progress": False}
+    methods = {"p": tmp_path / "p"}
+    comparison = compare(methods, tmp_path / "r", tmp_path / "out", report=False, **how)
+    (found,) = worst_cases(comparison, 2)
+    assert (found.trouble, found.section is None) == ("", False)
 
 
 @pytest.mark.parametrize("folder", ["softLabelsTs", "labelsTs"])

@@ -141,6 +141,19 @@ def test_lesions_outside_the_cord(shares: Phantom) -> None:
     )
 
 
+@pytest.mark.parametrize("heights", [slice(2, 8), slice(20, 26)], ids=["below the cord", "beside it"])
+def test_a_false_lesion_outside_the_cord_changes_no_other(heights: slice) -> None:
+    """A cord of 8 x 8 voxels that drifts along R-L; the lesion in its middle spares 3 mm on each side."""
+    cord, lesion = np.zeros((2, 40, 20, 60), np.float32)
+    for z in range(15, 60):
+        cord[8 + z // 4 : 16 + z // 4, 6:14, z] = 1
+    lesion[23:25, 9:11, 49:52] = 1
+    lesion[33:39, :5, heights] = 1
+    table = measure_lesions(*(nib.Nifti1Image(each, np.eye(4)) for each in (lesion, cord))).table
+    assert table["flags"].tolist() == ["outside", ""]
+    assert table.loc[1, ["dorsal_bridge_mm", "ventral_bridge_mm"]].tolist() == [3, 3]
+
+
 def test_a_cord_that_ends_inside_the_lesion(shares: Phantom) -> None:
     lesion, cord = shares.images()
     short = cord.get_fdata()

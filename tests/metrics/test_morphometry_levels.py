@@ -282,6 +282,31 @@ def test_a_map_is_not_its_own_level_image(tmp_path: Path) -> None:
     assert found.name == "x_vertebrae.nii.gz"
 
 
+@pytest.mark.parametrize("kind", ["level", "disc", "rootlet"])
+@pytest.mark.parametrize("ending", ["_seg", "_seg-manual", "_label-SC_mask", "_softseg", "_label-SC_probseg"])
+def test_a_segmentation_is_no_level_image(tmp_path: Path, kind: str, ending: str) -> None:
+    there = [f"sub-1_T2w_label-{kind}s_seg.nii.gz", *(f"sub-{n}_T2w{ending}.nii.gz" for n in (1, 2))]
+    write_empty(tmp_path, *there)
+    maps = [Path(f"maps/sub-{n}_T2w_seg.nii.gz") for n in (1, 2)]
+    assert companions_in(tmp_path, maps[:1], kind) == [tmp_path / there[0]]
+    with pytest.raises(UserError, match=f"sub-2_T2w_seg.nii.gz: {kind} image not found in .*rename it"):
+        companions_in(tmp_path, maps, kind)
+
+
+@pytest.mark.parametrize(("run", "found"), [("1", True), ("01", True), ("2", False)])
+@pytest.mark.parametrize("map_name", ["maps/sub-1_run-1_T2w_seg.nii.gz", "sub-1_run-1_T2w_0001.nii.gz"])
+def test_discs_of_another_run_are_not_those_of_a_map(
+    tmp_path: Path, map_name: str, run: str, found: bool
+) -> None:
+    write_empty(tmp_path, discs := f"sub-1_acq-sag_run-{run}_T2w_label-discs_dseg.nii.gz")
+    maps = [tmp_path / "elsewhere" / map_name]
+    if found:
+        assert companions_in(tmp_path, maps, "disc") == [tmp_path / discs]
+    else:
+        with pytest.raises(UserError, match="disc image not found"):
+            companions_in(tmp_path, maps, "disc")
+
+
 def test_none_or_several_are_refused(tmp_path: Path) -> None:
     write_empty(tmp_path, "x_T2w_a.nii.gz", "x_T2w_b.nii.gz", "yz_levels.nii.gz")
     with pytest.raises(
@@ -289,7 +314,8 @@ def test_none_or_several_are_refused(tmp_path: Path) -> None:
     ):
         companions_in(tmp_path, [Path("maps/x_T2w_0001.nii.gz")], "level")
     with pytest.raises(
-        UserError, match=r"expected one file named y\[_...\].nii.gz, found none among 3 images"
+        UserError,
+        match=r"expected one file named y\[_...\].nii.gz \(with disc in it.*, found none among 3 images",
     ):
         companions_in(tmp_path, [Path("maps/y.nii.gz")], "disc")
 

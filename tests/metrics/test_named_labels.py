@@ -120,12 +120,22 @@ def test_what_is_asked_for() -> None:
         ([1, 2], "--label 1: expected one number, or names"),
         (["cord=1", "cord=2"], "--label cord=2: expected one number, or names of their own"),
         (["wm=cord-gm", "cord=1"], "--label wm=cord-gm: expected a number, found cord: define it before"),
+        (0, "--label 0: expected values above 0, found 0"),
+        (["cord=1", "back=cord-0"], "--label back=cord-0: expected values above 0, found 0"),
         (["cord=1", "lesion=3"], r"expected soft maps of labels 1, 3, found none of 3: predict them"),
     ],
 )
-def test_mistakes(predictions: Path, label: list[str], message: str) -> None:
+def test_mistakes(predictions: Path, label: int | list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         csa(predictions, label=label)
+
+
+def test_a_label_that_does_not_occur_is_told(predictions: Path) -> None:
+    file = predictions / "sub-01_T2w.nii.gz"
+    assert csa(file, label=["cord=1+2", "gm=2"]).attrs["warnings"] == []
+    table = csa(file, label=["cord=1+2", "lesion=9"])
+    assert table["area_mm2_lesion"].isna().all()
+    assert table.attrs["warnings"] == [f"{file}: label 9 does not occur: it has no area"]
 
 
 def test_soft_maps_are_no_label_map(predictions: Path) -> None:

@@ -193,6 +193,10 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
             cases.append(SourceCase(image.case_id, image.name.subject, image.contrast, image.path, files))
         else:
             left_out[Reason.NO_SOFT_LABEL.value].append(listing.relative(image.path))
+    elsewhere = chosen.because(Reason.OTHER_FOLDER)
+    for path in elsewhere:
+        if any(map(is_there, place.files(path, bids))) and not exclusion.covers(path, bids):
+            left_out[Reason.OTHER_FOLDER.value].append(listing.relative(path))
     _check_cases(cases)
     return Sources(
         bids,
@@ -201,20 +205,18 @@ def find_sources(bids: Path, selection: Selection) -> Sources:
         tuple(sorted(cases, key=lambda case: case.case_id)),
         frozenset(file.relative_to(bids).parts[0] for file in listing.files),
         {reason: tuple(names) for reason, names in left_out.items()},
-        (*exclusion.warnings(), *_without_image(place, listing.files, bids)),
+        (*exclusion.warnings(), *_without_image(place, [*listing.files, *elsewhere], bids)),
     )
 
 
 def _without_image(place: "_Place", images: Sequence[Path], bids: Path) -> Iterator[str]:
     """Name the soft labels of no image of the folder: it may lie elsewhere, or in another format."""
     known = {file for image in images for file in place.files(image, bids)}
-    folders = [f"{person}/{kind}" for person in ("sub-*", "sub-*/ses-*") for kind in IMAGE_FOLDERS]
     found = {
         file
-        for folder in folders
         for ending in place.endings.values()
         for end in NIFTI_ENDINGS
-        for file in place.folder.glob(f"{folder}/*{glob.escape(ending)}{end}")
+        for file in place.folder.glob(f"sub-*/**/*{glob.escape(ending)}{end}")
     }
     if lost := sorted(str(file.relative_to(place.folder)) for file in found - known):
         yield f"{len(lost)} soft labels without an image in NIfTI at its place, left out: {examples(lost)}"

@@ -169,7 +169,9 @@ def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
     there = load_record(folder / MANIFEST, *_IDENTITY)
     if there is None:
         raise UserError(f"{folder} exists and was not made by this command: {_REMEDY}")
-    different = changed_keys(there, {key: manifest[key] for key in _IDENTITY})
+    # The order of the labels gives their values.
+    before, now = ({**record, "labels": [*record["labels"].items()]} for record in (there, manifest))
+    different = changed_keys(before, {key: now[key] for key in _IDENTITY})
     if different:
         raise UserError(f"{folder} exists with other content ({', '.join(different)} differ): {_REMEDY}")
     names = ["dataset.json", "splits_final.json"]

@@ -112,8 +112,9 @@ def worst_cases(comparison: Comparison, label: int) -> Iterator[WorstCase]:
     how = {"chosen": chosen, "region": scheme.region_of(label)}
 
     @lru_cache(maxsize=_KEPT_MAPS)
-    def read(file: Path, case_id: str, unknown: Unknown | None = None) -> LabelMap:
-        return read_map(file, label, tuple(comparison.labels), case_id=case_id, unknown=unknown, **how)
+    def read(whose: str, file: Path, case_id: str, unknown: Unknown | None = None) -> LabelMap:
+        which = {"case_id": case_id, "told": whose in comparison.told}
+        return read_map(file, label, tuple(comparison.labels), unknown=unknown, **which, **how)
 
     for place, (_, row) in enumerate(_chosen(rows, comparison).iterrows(), 1):
         nearest = _nearest(rows, row)
@@ -203,10 +204,10 @@ def _section(
     if not row["reference"] or not row["prediction"]:
         raise UserError(f"{row['case']}: expected paths of its maps, found none")
     file = Path(row["reference"])
-    reference = read(file, unknown=unknown_of(file, row["case"], scheme))
+    reference = read(REFERENCE, file, unknown=unknown_of(file, row["case"], scheme))
     files = {each["method"]: Path(each["prediction"]) for each in (row, nearest) if each is not None}
     maps = {
-        method: known_part(on_grid_of(read(file), reference, resample=True)[0], reference)
+        method: known_part(on_grid_of(read(method, file), reference, resample=True)[0], reference)
         for method, file in files.items()
     }
     return section_of(reference, maps, Path(row["image"]) if row["image"] else None, index)

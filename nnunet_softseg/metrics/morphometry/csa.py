@@ -237,6 +237,7 @@ def _measure_file(job: _Job, *, options: _Options) -> pd.DataFrame:
     )
     if maps:
         maps.add_areas(table, slice_frame(image.affine))
+        table.attrs["warnings"] += maps.warnings
     opened = {job.map_file: None if maps else image}
     opened |= {job.sources[kind]: source for kind, source in sources.items()}
     for file in dict.fromkeys((*job.maps.values(), *opened)):
@@ -311,7 +312,8 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
 
     The map's name is tried as it is, without the label of a soft map (`_0001`), and without what a derivative
     adds (`_label-...`, `_desc-...`, `_seg...`), then its subject, session and contrast (`sub-01_mt-on` is
-    `sub-01_flip-1_mt-on_MTS`); see `companion_files`. Maps in the folder do not count.
+    `sub-01_flip-1_mt-on_MTS`); see `companion_files`. Maps and segmentations in the folder do not
+    count.
 
     Raises:
         UserError: if a map has none, or more than one.
@@ -329,9 +331,9 @@ def companions_in(folder: Path, maps: Sequence[Path], kind: str) -> list[Path]:
         if name not in found:
             names = " or ".join(f"{stem}[_...].nii.gz" for stem in tried)
             raise UserError(
-                f"{name}: {kind} image not found in {folder}: expected one file named {names}, found none "
-                f"among {len(images.files)} images: rename it, or give one {kind} image per map in the same "
-                "order"
+                f"{name}: {kind} image not found in {folder}: expected one file named {names} (with {kind} "
+                f"in it if it ends in _seg or _mask), found none among {len(images.files)} images: rename it "
+                f"or give one {kind} image per map in the same order"
             )
     return [found[str(file)] for file in maps]
 

@@ -120,7 +120,8 @@ def measure_lesions(lesion: nib.Nifti1Image, cord: nib.Nifti1Image, *, hard: boo
 
     Both are soft maps or masks on one grid, in any orientation. Bridges are soft where both have partial
     volume, sagittal slices are at most 1 mm thick, and the lesion fills voxels of the plane; else, or if
-    `hard`, of the maps > 0.5. All lesions share one midsagittal plane, that of the largest.
+    `hard`, of the maps > 0.5. All lesions share one midsagittal plane, that of the largest in the
+    cord.
 
     Raises:
         UserError: if the maps are not what is expected, their grids differ, no lesion is in the cord, or the
@@ -142,7 +143,7 @@ def measure_lesions(lesion: nib.Nifti1Image, cord: nib.Nifti1Image, *, hard: boo
         )
     boxes = ndimage.find_objects(pieces, count)
     _check_cord_reaches(image, pieces, boxes, overlaps, name)
-    plane = midsagittal_plane(image.cord, _middle(image.lesion, pieces, boxes))
+    plane = midsagittal_plane(image.cord, _middle(image.lesion, pieces, boxes, int(overlaps.argmax())))
     soft = image.has_partial_volume and image.grid.spacing_mm[0] <= THICKEST_SOFT_MM and not hard
     rows, bridges = [], {}
     for number, box in enumerate(boxes, start=1):
@@ -237,10 +238,10 @@ def _check_cord_reaches(
             )
 
 
-def _middle(lesion: Values, pieces: npt.NDArray[np.int32], boxes: Sequence[Box]) -> int:
-    """Return the axial slice of the largest lesion's centre."""
-    box = boxes[0]
-    along = np.where(pieces[box] == 1, lesion[box], 0).sum(axis=(0, 1), dtype=np.float64)
+def _middle(lesion: Values, pieces: npt.NDArray[np.int32], boxes: Sequence[Box], index: int) -> int:
+    """Return the axial slice of the centre of a lesion, by its index in the boxes."""
+    box = boxes[index]
+    along = np.where(pieces[box] == index + 1, lesion[box], 0).sum(axis=(0, 1), dtype=np.float64)
     first: int = box[2].start
     return round(first + float(np.arange(len(along)) @ along / along.sum()))
 

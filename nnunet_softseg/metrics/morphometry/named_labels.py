@@ -34,13 +34,13 @@ def parse_labels(label: int | str | Iterable[int | str] | None) -> int | dict[st
     """Return a single label number, or name -> terms of `cord=1 gm=2 wm=cord-gm`; None for none.
 
     Raises:
-        UserError: if a definition cannot be read, or uses a name that no earlier one defines.
+        UserError: if a definition cannot be read, uses a name that no earlier one defines, or the background.
     """
     words = [] if label is None else [label] if isinstance(label, int | str) else list(label)
     if not words:
         return None
     if len(words) == 1 and str(words[0]).isdigit():
-        return int(words[0])
+        return _number(str(words[0]), str(words[0]))
     defined: dict[str, LabelTerms] = {}
     for word in words:
         match = _DEFINITION.match(str(word))
@@ -59,9 +59,18 @@ def _resolve(formula: str, defined: Mapping[str, LabelTerms], word: str) -> Labe
         if not name.isdigit() and name not in defined:
             known = f"numbers and {', '.join(defined)}" if defined else "a number"
             raise UserError(f"--label {word}: expected {known}, found {name}: define it before it is used")
-        for number, count in (defined[name] if name in defined else {int(name): 1}).items():
+        for number, count in (defined[name] if name in defined else {_number(name, word): 1}).items():
             terms[number] = terms.get(number, 0) + (-count if sign == "-" else count)
     return terms
+
+
+def _number(text: str, word: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise UserError(
+            f"--label {word}: expected values above 0, found {text}: name a label, 0 is the background"
+        )
+    return number
 
 
 def files_by_label(files: Sequence[Path], named: Mapping[str, LabelTerms]) -> list[dict[int, Path]]:
@@ -90,7 +99,10 @@ def files_by_label(files: Sequence[Path], named: Mapping[str, LabelTerms]) -> li
 
 
 class NamedMaps:
-    """The maps of one case, (x, y, z) by label number, and what their named combinations hold."""
+    """The maps of one case, (x, y, z) by label number, and what their named combinations hold.
+
+    `warnings` name the labels that do not occur.
+    """
 
     def __init__(self, files: Mapping[int, Path], named: Mapping[str, LabelTerms]) -> None:
         self.named = named
@@ -103,6 +115,11 @@ class NamedMaps:
             grid = grid or VoxelGrid.of(image)
             raise_first_error(grid_findings(file, grid, VoxelGrid.of(image), of="the first label"))
             self._maps[number] = _read_label(image, file, number, is_label_map=is_label_map)
+        self.warnings = [
+            f"{file}: label {number} does not occur: it has no area"
+            for number, file in files.items()
+            if not self._maps[number].any()
+        ]
 
     def image(self, name: str, file: Path) -> nib.Nifti1Image:
         """Return one combination as an image, which messages call by the file."""
