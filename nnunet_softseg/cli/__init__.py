@@ -1,9 +1,9 @@
 """The commands `nnunet-softseg` and `nnunet-softseg-bids`: reading of the command line only.
 
   command.py       a command as a dataclass, each option a field; help and one-line errors
+  prediction.py    predict, workflow, export and calibrate; csa, bridges, evaluate, compare and drift
   label_making.py  make-gt, fuse and pseudo-label
   datasets.py      convert, check and prepare
-  prediction.py    predict, workflow, export and calibrate; csa, bridges, evaluate, compare and drift
   set_up.py        doctor and run; demo, phantom and synthesise
   bids_app.py      the command `nnunet-softseg-bids`
 

@@ -143,12 +143,9 @@ def pseudo_label(
     raw, elsewhere = find_raw_folder(raw_folder, NnunetFolders.from_environment())
     target = Dataset(raw, dataset_id, name, elsewhere)
     with contextlib.ExitStack() as stack:
-        given = [
-            each for path in models for each in _folds(Path(path), checkpoint, stack, trusted=trust_model)
-        ]
-        channels = _require_alike(given)
+        given = _folds_of(models, checkpoint, stack, trusted=trust_model)
+        cases = find_cases(Path(source), _require_alike(given), contrasts)
         found, warnings = _each_once(given)
-        cases = find_cases(Path(source), channels, contrasts)
         decisive: dict[str, Any] = {
             "localize": localize,
             "largest_piece": largest_piece,
@@ -156,19 +153,12 @@ def pseudo_label(
             "calibrate": calibrate,
         }
         options = PredictionOptions.from_environment(os.environ, **decisive)
-        job = _labelling(
-            target,
-            cases,
-            found,
-            read_splits(Path(splits)),
-            options=options,
-            max_disagreement=max_disagreement,
-        )
+        split = read_splits(Path(splits))
+        job = _labelling(target, cases, found, split, options=options, limit=max_disagreement)
         if target.folder.exists():
             record = job.record_there()
             shutil.rmtree(job.work, ignore_errors=True)  # of a call that ended just before
             return PseudoLabelReport(target.folder, True, record, warnings)
-        job.make_work_folder()
         how: dict[str, Any] = {
             **decisive,
             "contrasts": contrasts,
@@ -179,22 +169,23 @@ def pseudo_label(
             "num_threads": num_processes,
             "progress": progress,
         }
-        warnings += [
-            warning
-            for teacher, labelled in job.by_teacher()
-            for warning in _predict(Path(source), teacher, labelled, job.folder_of(teacher), how)
-        ]
+        warnings += _predict_all(job, Path(source), how)
     record = _write(job, num_processes, progress=progress)
     shutil.rmtree(job.work, ignore_errors=True)
     return PseudoLabelReport(target.folder, False, record, [*dict.fromkeys(warnings)])
 
 
-def _folds(path: Path, checkpoint: str, stack: contextlib.ExitStack, *, trusted: bool) -> list[Model]:
-    """Return the folds of a model, each as a model of one fold; of `MODEL/fold_0` this one."""
-    only = [path.name.removeprefix("fold_")] if path.name.startswith("fold_") else None
-    folder = path.parent if only else path
-    model = stack.enter_context(open_model(folder, only, checkpoint, trusted=trusted))
-    return [dataclasses.replace(model, folds=(fold,)) for fold in model.folds]
+def _folds_of(
+    models: Sequence[StrPath], checkpoint: str, stack: contextlib.ExitStack, *, trusted: bool
+) -> list[Model]:
+    """Return the folds of models, each as a model of one fold; of `MODEL/fold_0` this one."""
+    found = []
+    for path in map(Path, models):
+        only = [path.name.removeprefix("fold_")] if path.name.startswith("fold_") else None
+        folder = path.parent if only else path
+        model = stack.enter_context(open_model(folder, only, checkpoint, trusted=trusted))
+        found += [dataclasses.replace(model, folds=(fold,)) for fold in model.folds]
+    return found
 
 
 def _each_once(models: Sequence[Model]) -> tuple[list[Model], list[str]]:
@@ -321,7 +312,7 @@ def _labelling(
     splits: Sequence[Mapping[str, Sequence[str]]],
     *,
     options: PredictionOptions,
-    max_disagreement: float | None,
+    limit: float | None,
 ) -> _Labelling:
     """Return who labels which case; a UserError as of `who_labels`."""
     names = [case.case_id for case in cases]
@@ -337,13 +328,21 @@ def _labelling(
         for case in cases
     }
     folds = folds_of_images(names, splits, subjects)
-    return _Labelling(
-        target, cases, labelled_by, entries, folds, models[0].dataset_json, options, max_disagreement
-    )
+    return _Labelling(target, cases, labelled_by, entries, folds, models[0].dataset_json, options, limit)
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _predict_all(job: _Labelling, source: Path, how: Mapping[str, Any]) -> list[str]:
+    """Predict what each teacher labels, into a folder of its own; return warnings."""
+    job.make_work_folder()
+    return [
+        warning
+        for teacher, labelled in job.by_teacher()
+        for warning in _predict(source, teacher, labelled, job.folder_of(teacher), how)
+    ]
 
 
 def _predict(
