@@ -77,7 +77,7 @@ class SoftSegSettings:
     collapse_patience: int = 10
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
+        for name, kind in get_type_hints(SoftSegSettings).items():  # a subclass checks its own
             value = getattr(self, name)
             if not _fits(name, kind, value):
                 raise UserError(f"setting {name}: expected {_expected(name, kind)}, got {value!r}")

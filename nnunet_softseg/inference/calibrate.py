@@ -3,6 +3,7 @@
 What is said of it is cross-checked: each fold, or of one fold each subject, is mapped by what the others say.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -185,9 +186,13 @@ def _cross_checked(
 ) -> CalibrationReport:
     pairs = [(fold, each) for fold, of_fold in maps.items() for each in of_fold]
     subjects = subjects_of(dict.fromkeys(each.case_id for _, each in pairs))
-    groups = [(fold, subjects[each.case_id]) for fold, each in pairs]
+    in_folds = {(fold, subjects[each.case_id]) for fold, each in pairs}
+    often = {subject for subject, number in Counter(who for _, who in in_folds).items() if number > 1}
+    alone = often if len(maps) > 1 else set(subjects.values())  # the others of a fold go together
+    who = [subjects[each.case_id] for _, each in pairs]
+    groups = [(fold, one if one in alone else "") for (fold, _), one in zip(pairs, who, strict=True)]
     files = [each for _, each in pairs]
-    if len({subject for _, subject in groups}) == 1:
+    if len(set(who)) == 1:
         raise UserError(
             f"{model.folder.name}: expected validation maps of two subjects or more, to cross-check the "
             f"calibration, found one, {subjects[files[0].case_id]}: take more folds (-f), train another, or "
@@ -203,7 +208,7 @@ def _cross_checked(
         others = [
             of_group
             for (of_fold, of_subject), of_group in by_group.items()
-            if of_subject != subject and (of_fold != fold or len(maps) == 1)
+            if (of_fold != fold or len(maps) == 1) and (of_subject != subject or not subject)
         ]
         for name, table in held_out.items():
             chosen_by = reduce(add, (of_group[name] for of_group in others), ValueTable.empty())

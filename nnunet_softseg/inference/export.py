@@ -339,25 +339,28 @@ def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any
             aside.write_text(f"{head}{cases}{_AFTER_CASES}", encoding="utf-8")
 
 
-def forget_case(folder: Path, case_id: str, ending: str) -> None:
-    """Remove what a folder of predictions holds of a case: maps of any labels, picture, softseg.json's entry.
+def forget_cases(folder: Path, case_ids: Collection[str], ending: str) -> None:
+    """Remove what a folder of predictions holds of cases: maps of any labels, pictures, reported entries.
 
-    The label map, of that ending, goes first: it says that the others are there.
+    The label map of a case, of that ending, goes first: it says that the others are there.
     """
-    maps = (folder / f"{case_id}{ending}", *soft_label_files(folder / SOFT_FOLDER, case_id))
-    remove_files([*maps, picture_file(folder, case_id)])
+    for case_id in case_ids:
+        maps = (folder / f"{case_id}{ending}", *soft_label_files(folder / SOFT_FOLDER, case_id))
+        remove_files([*maps, picture_file(folder, case_id)])
     path = folder / REPORT
     with FileLock(folder / f".{REPORT}.lock"):
         report = load_json(path) if path.is_file() else {"cases": {}}
-        if report["cases"].pop(case_id, None) is not None:
-            write_json(path, report)
+        if forgotten := report["cases"].keys() & set(case_ids):
+            left = {name: entry for name, entry in report["cases"].items() if name not in forgotten}
+            write_json(path, {**report, "cases": left})
 
 
 def keep_only(folder: Path, case_ids: Collection[str], ending: str) -> None:
-    """Remove all other cases from a folder of predictions that is made again; see `forget_case`."""
+    """Remove all other cases from a folder of predictions that is made again; see `forget_cases`."""
     there = {name[0] for file in (folder / SOFT_FOLDER).glob("*") if (name := parse_numbered_name(file.name))}
-    for case_id in sorted({*there, *reported_cases(folder)} - set(case_ids)):
-        forget_case(folder, case_id, ending)
+    others = sorted({*there, *reported_cases(folder)} - set(case_ids))
+    if others:
+        forget_cases(folder, others, ending)
 
 
 def _entries(report: str) -> dict[str, str]:

@@ -350,10 +350,9 @@ class _OutputFolder:
 
     def clear(self, cases: Iterable[ImageCase]) -> None:
         """Remove the maps of those of the cases that are not done; an earlier call may have left them."""
-        from nnunet_softseg.inference.export import forget_case
+        from nnunet_softseg.inference.export import forget_cases
 
-        for case in self.not_done(cases):
-            forget_case(self.path, case.case_id, self.file_ending)
+        forget_cases(self.path, [case.case_id for case in self.not_done(cases)], self.file_ending)
 
     def _label_map(self, case: ImageCase) -> Path:
         return self.path / f"{case.case_id}{self.file_ending}"

@@ -141,9 +141,9 @@ class SoftDiceLoss(nn.Module):
         self, prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the loss, a scalar in [-1, 0); the weight of each voxel is 1 if not given."""
-        # As the map will be: beyond 1, a few voxels would buy what all others lack.
-        prediction = prediction.clamp(0, 1)
-        overlap = prediction * target
+        # Beyond 1 nothing is gained, or a few voxels would buy what all others lack; but it still costs.
+        overlap = prediction.clamp(0, 1) * target
+        prediction = prediction.clamp(min=0)
         if weight is not None:
             overlap, prediction, target = overlap * weight, prediction * weight, target * weight
         return -(2 * overlap.sum() + 1) / (prediction.sum() + target.sum() + 1)

@@ -555,9 +555,9 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Predict the validation cases as `nnUNetv2_predict` would, and measure the soft maps too."""
         self._record_geometry()
         kept = self._kept_entry()
-        if "output_scales" not in self._entry:  # of a training before this process
-            scales = scales_of_before(kept.get("output_scales", {}), self.settings)
-            keep_output_scales(self.plans_manager.plans, scales)
+        before = kept.get("output_scales")
+        if before and "output_scales" not in self._entry:  # of a training before this process
+            keep_output_scales(self.plans_manager.plans, scales_of_before(before, self.settings))
         for key in (WAY_KEY, "training_shapes"):
             self._entry.setdefault(key, kept.get(key, {}))
         _, validated = self.do_split()

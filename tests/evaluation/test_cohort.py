@@ -275,6 +275,12 @@ def test_the_page_of_a_participant_keeps_the_failure_of_another_session(tmp_path
         assert "sub-1_ses-2_T2w" in text
         assert ("expected a whole file" in text) == (not mended)
         assert "sub-10" not in text
+    first = images["sub-1/ses-1/anat/sub-1_ses-1"]
+    first.write_bytes(content[:2000])
+    assert main([*call, "--participant-label", "1", "--session-label", "1"]) == 2
+    first.unlink()  # an image that is gone is no failure
+    assert main([*call, "--participant-label", "1", "--overwrite"]) == 0
+    assert "expected a whole file" not in page.read_text(encoding="utf-8")
 
 
 def copy_of_model(folder: Path) -> Path:

@@ -312,6 +312,18 @@ def test_the_spread_of_all_contrasts_is_that_of_people(tmp_path: Path) -> None:
     for table in (report.table, report.pooled):
         np.testing.assert_allclose(table[["sd_ratio", "deming_slope"]], 0.5, rtol=1e-9)
     np.testing.assert_allclose(report.pooled["deming_intercept_mm2"], 80 - 0.5 * 80, rtol=1e-9)
+    lacking = ["T1w", "T2w", "dwi"]  # each person lacks one: nobody has all
+    images = [
+        (subject, "ses-1", contrast, 2, base)
+        for number, subject in enumerate(own)
+        for contrast, base in (("T1w", 70.0), ("T2w", 90.0), ("dwi", 75.0))
+        if contrast != lacking[number % 3]
+    ]
+    some = pd.DataFrame(images, columns=frame.columns)
+    person = some["subject"].map(own)
+    parts = [some.assign(csa_mm2=some["base"] + share * person) for share in (1, 0.5)]
+    pooled = compared(tmp_path / "some", *parts).pooled
+    np.testing.assert_allclose(pooled[["sd_ratio", "deming_slope"]], 0.5, rtol=1e-9)
     normal = written(tmp_path, "normal.csv", pd.DataFrame({"level": [2], "sd_mm2": [6.0]}))
     quiet(report.old, report.new, tmp_path / "out", update=normal)
     np.testing.assert_allclose(pd.read_csv(tmp_path / "out" / "normal_updated.csv")["sd_mm2"], 3, rtol=1e-6)

@@ -175,6 +175,21 @@ def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.
     assert "sub-02_T2w" in summary.read_text()  # which has no map
 
 
+def test_a_reference_that_is_not_fetched_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As git-annex has them, links to nothing; `evaluate` names it."""
+    started: list[Path] = []
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", lambda folder, *_: started.append(folder))
+    references = make_references(tmp_path / "references", 2)
+    (references / "sub-03_T2w_0001.nii.gz").symlink_to("not-fetched.nii.gz")
+    words = call(make_bids(tmp_path / "bids", 2), tmp_path / "out", "-g", str(references))
+    for _ in range(2):
+        main(words)
+    assert len(started) == 2
+
+
 def test_what_another_call_has_made_since_is_measured_and_no_longer_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from nnunet_softseg.inference.case_record import VARIABLES, CaseRecord
 from nnunet_softseg.inference.nnunet_patches import under_way
 from nnunet_softseg.inference.predict import predict
 from nnunet_softseg.inference.validation import SUMMARY, write_soft_summary
+from nnunet_softseg.metrics.calibration import ValueTable
 from nnunet_softseg.settings import PLANS_KEY
 
 NAME = "Dataset901_Tiny"
@@ -165,6 +166,16 @@ def test_a_subject_of_two_folds_is_left_out_of_both(model: Path, dataset: TinyDa
     write_map(dataset, model, "1", "sub-04_T2w", lambda label: label)
     of_fold = run(model).after["0"]["cord"]
     assert of_fold.expected_calibration_error > 0.02  # chosen by sub-04 alone, whose map is right
+
+
+def test_folds_without_a_subject_in_common_are_left_out_whole(model: Path) -> None:
+    """Then no subject is fitted by itself: with hundreds of them that would take minutes."""
+    fits = []
+    original = ValueTable.isotonic_map
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ValueTable, "isotonic_map", lambda self: fits.append(self) or original(self))
+        run(model)
+    assert len(fits) == len(FOLDS) + 1  # and that of all, which is kept
 
 
 def test_subjects_of_whom_a_fold_has_seen_other_images_are_named(

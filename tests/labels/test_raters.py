@@ -641,6 +641,14 @@ def test_labels_may_be_fused_one_after_the_other(tmp_path: Path) -> None:
     assert len(list(output.glob("*.nii.gz"))) == 4
 
 
+def test_label_maps_elsewhere_stay_as_long_as_they_are_of_the_same_raters(tmp_path: Path) -> None:
+    folders, output = rater_folders(tmp_path, ["sub-01"]), tmp_path / "soft"
+    for name in ("one", "two"):
+        quiet(folders, output, label_maps=tmp_path / name)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    assert files_of(tmp_path / "one")
+
+
 def test_a_case_that_no_rater_has_any_more_is_named(tmp_path: Path) -> None:
     folders, output = rater_folders(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
     assert not quiet(folders, output).warnings
@@ -654,13 +662,13 @@ def test_a_case_that_no_rater_has_any_more_is_named(tmp_path: Path) -> None:
     assert (output / "sub-01_0001.nii.gz").is_file()
 
 
-def test_of_a_case_that_fails_labels_of_earlier_calls_go_too(tmp_path: Path) -> None:
+def test_of_a_case_that_fails_labels_that_were_not_asked_for_stay_ours(tmp_path: Path) -> None:
     folders, output = labelled_raters(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
     quiet(folders, output, FusionSettings(labels=(1, 2)))
     mask = (folders[1] / "sub-02.nii.gz").read_bytes()
     (folders[1] / "sub-02.nii.gz").write_bytes(mask[:60])
     assert quiet(folders, output, FusionSettings(labels=(1,))).failures
-    assert not list(output.glob("sub-02*"))
+    assert {file.name for file in output.glob("sub-02*")} == {"sub-02.json", "sub-02_0002.nii.gz"}
     (folders[1] / "sub-02.nii.gz").write_bytes(mask)
     assert not quiet(folders, output, FusionSettings(labels=(1, 2))).failures
 

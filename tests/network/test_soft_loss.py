@@ -201,11 +201,14 @@ def test_soft_dice_of_the_paper() -> None:
 
 
 def test_soft_dice_is_best_where_the_map_is_the_label() -> None:
-    """On a fixed scale raw output above 1 is a map of 1: it must not pay."""
+    """On a fixed scale raw output above 1 is a map of 1: it must not pay, and where it is wrong come down."""
     y = torch.tensor([0.6, 0.9, 0.9, 0.0])
-    losses = [float(SoftDiceLoss()(p, y)) for p in (torch.tensor([0.6, 20.0, 0.9, 0]), 20 * y)]
-    # -(2 * (0.36 + 0.9 + 0.81) + 1) / (2.5 + 2.4 + 1), -(2 * 2.4 + 1) / (3 + 2.4 + 1)
-    assert losses == pytest.approx([-5.14 / 5.9, -5.8 / 6.4])
+    losses = [float(SoftDiceLoss()(p, y)) for p in (y, torch.tensor([0.6, 20.0, 0.9, 0]), 20 * y)]
+    # overlaps 0.36 + 0.81 + 0.81, 0.36 + 0.9 + 0.81, 2.4; sums of p 2.4, 21.5, 48
+    assert losses == pytest.approx([-4.96 / 5.8, -5.14 / 24.9, -5.8 / 51.4])
+    raw = torch.full((4,), 1.5, requires_grad=True)
+    SoftDiceLoss()(raw, y).backward()
+    assert float(raw.grad[3]) > 0
 
 
 # In parts

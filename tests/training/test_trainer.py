@@ -251,6 +251,21 @@ def test_validation_alone_takes_what_the_training_has_kept(
     assert {key: seen[key] for key in kept} == kept
 
 
+def test_validation_alone_of_a_model_of_before_has_the_thresholds_of_then(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has kept no output scales; its label map of the next stage is made with those of the function."""
+    made = make(dataset)
+    made.output_folder_base, made.local_rank = str(tmp_path), 1
+    (tmp_path / "plans.json").write_text(json.dumps({PLANS_KEY: {}}))
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+    made.perform_actual_validation()
+    assert "output_scales" not in made.plans_manager.plans[PLANS_KEY]
+    configurations = made.plans_manager.plans["configurations"].values()
+    kwargs = [each.get("resampling_fn_probabilities_kwargs", {}) for each in configurations]
+    assert not any("core_threshold" in each for each in kwargs)
+
+
 def test_in_its_validation_a_fold_has_seen_what_it_was_trained_on_and_nothing_else(
     dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

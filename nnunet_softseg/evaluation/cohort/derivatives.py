@@ -278,10 +278,14 @@ def finished(root: Path, choice: Choice) -> list[tuple[Derivative, dict[str, Any
     return found
 
 
-def failures(root: Path, subject: str) -> dict[str, str]:
-    """Return the images of a subject that failed -> why, in whichever call."""
+def failures(root: Path, bids: Path, subject: str) -> dict[str, str]:
+    """Return the images of a subject that failed, in whichever call, and are still there -> why."""
     logs = {log.stem: load_record(log, "Failed") for log in sorted((root / LOGS).glob(f"{subject}_*.json"))}
-    return {case_id: str(log["Failed"]) for case_id, log in logs.items() if log}
+    return {
+        case_id: str(log["Failed"])
+        for case_id, log in logs.items()
+        if log and (bids / log.get("Image", "")).exists()
+    }
 
 
 def write_table_tsv(table: pd.DataFrame, path: Path) -> None:

@@ -140,7 +140,7 @@ def analyse_participants(
                 )
             call.note_failures(images)
             if call.draws:
-                _write_pages(root, images, always=bool(report.written or report.failed))
+                _write_pages(root, bids, images, always=bool(report.written or report.failed))
             shutil.rmtree(work, ignore_errors=True)
     except Timeout as error:
         raise UserError(
@@ -283,7 +283,8 @@ class _Call:
                 for outdated in self.not_done([image]):
                     outdated.remove(self.scheme.names)
                 make_folder(image.log.parent)
-                write_json(image.log, {"Failed": why, "Version": __version__})
+                told = {"Failed": why, "Image": image.place.as_posix(), "Version": __version__}
+                write_json(image.log, told)
             else:
                 image.log.unlink(missing_ok=True)
 
@@ -369,15 +370,15 @@ def _numbers(
 # The page of a participant
 
 
-def _write_pages(root: Path, images: Iterable[Derivative], *, always: bool) -> None:
+def _write_pages(root: Path, bids: Path, images: Iterable[Derivative], *, always: bool) -> None:
     """Write `<subject>.html` of the participants, with all images of theirs that are done or failed."""
     for subject in sorted({image.name.subject for image in images}):
         page = root / f"{subject}.html"
         if always or not page.is_file():
-            write_page(page, _page(root, subject))
+            write_page(page, _page(root, bids, subject))
 
 
-def _page(root: Path, subject: str) -> str:
+def _page(root: Path, bids: Path, subject: str) -> str:
     images = [
         {
             "name": image.case_id,
@@ -389,6 +390,6 @@ def _page(root: Path, subject: str) -> str:
     context = {
         "style_of_page": Markup(template("qc.css")),
         "images": images,
-        "failed": failures(root, subject),
+        "failed": failures(root, bids, subject),
     }
     return render_page(subject, template("participant.html"), context, images="'self' file:")

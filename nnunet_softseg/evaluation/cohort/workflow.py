@@ -141,6 +141,11 @@ def run_workflow(
     return report
 
 
+def _size_and_time(file: Path) -> list[int]:
+    """Return size and time (ns) of a file; zeros for a link to a file that has not been fetched."""
+    return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else [0, 0]
+
+
 @dataclass(frozen=True)
 class _Cohort:
     """Images of a choice of people, in batches by name."""
@@ -176,11 +181,10 @@ class _Cohort:
 
     def _forget_outdated_measures(self, references: Sequence[Path]) -> None:
         """Remove the evaluation if it is of other references, or older than a map; note the references."""
-        status = {str(file): file.stat() for file in references}
-        now = {file: [of_file.st_size, of_file.st_mtime_ns] for file, of_file in status.items()}
+        now = {str(file): _size_and_time(file) for file in references}
         if self.evaluation.is_file():
             measured = self.evaluation.stat().st_mtime_ns
-            is_older = any(file.stat().st_mtime_ns > measured for file in list_files(self.root).files)
+            is_older = any(_size_and_time(file)[1] > measured for file in list_files(self.root).files)
             if is_older or load_record(self.folder / _REFERENCES) != now:
                 self.evaluation.unlink()
         write_json(self.folder / _REFERENCES, now)

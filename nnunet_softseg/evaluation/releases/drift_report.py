@@ -48,7 +48,7 @@ DRIFT_COLUMNS = {
     "loa_high_mm2": "bias + 1.96 SD",
     "mean_ratio": "mean over subjects of new / old",
     "sd_ratio": "SD over subjects of the new areas / SD of the old: a spread that shrinks spoils z-scores; "
-    "of all contrasts, of the means of subjects that have all",
+    "of all contrasts, apart from what contrasts differ by",
     "deming_slope": "of the line new = slope old + intercept, errors in both, through the same areas",
     "deming_intercept_mm2": "of the same line, mm2",
 }
@@ -323,13 +323,27 @@ def _row(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _subject_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return old and new of each subject that has all contrasts of the rows, means over its images.
+    """Return old and new of each subject, by the sum of a subject's and a contrast's part that fits best.
 
-    Else contrasts that lie apart, or sessions, count as a spread between people.
+    Contrasts that lie apart, or sessions, would count as a spread between people. With all contrasts it is a
+    subject's mean; of contrasts that no subjects link, nothing is known.
+
+    Source: least squares of a two-way layout with empty cells, the subjects eliminated.
     """
-    means = rows.groupby(["subject", "contrast"], as_index=False)[["old", "new"]].mean()
-    has_all = means.groupby("subject")["contrast"].transform("size") == means["contrast"].nunique()
-    return means[has_all].groupby("subject")[["old", "new"]].mean()
+    means = rows.groupby(["subject", "contrast"])[["old", "new"]].mean()
+    wide = {name: means[name].unstack("contrast") for name in ("old", "new")}
+    there = wide["old"].notna().to_numpy(np.float64)
+    number = there.sum(axis=1)
+    linked = np.diag(there.sum(axis=0)) - there.T @ (there / number[:, None])
+    if np.linalg.matrix_rank(linked) < len(linked) - 1:
+        return pd.DataFrame({"old": [], "new": []}, dtype=np.float64)
+    parts = {}
+    for name, table in wide.items():
+        values = table.fillna(0.0).to_numpy()
+        of_subjects = values.sum(axis=1)
+        of_contrasts = np.linalg.pinv(linked) @ (values.sum(axis=0) - there.T @ (of_subjects / number))
+        parts[name] = (of_subjects - there @ of_contrasts) / number
+    return pd.DataFrame(parts, index=wide["old"].index)
 
 
 def _interval(per_subject: Floats) -> Interval:
@@ -424,7 +438,7 @@ def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame) -> D
         raise UserError(
             f"{file}: expected levels and contrasts that were compared, found {examples(places)} beside "
             "them: compare these too, or leave their rows out"
-            + ", or name the contrast of each row: else two people with all contrasts are needed"
+            + ", or name the contrast of each row: no people link all contrasts"
             * pooled
         )
     return DemingLine(*lines[_OF_LINE].to_numpy(dtype=np.float64).T)

@@ -123,6 +123,7 @@ def fuse_case(job: CaseJob) -> FusedCase:
     kept = _kept(job, request)
     if kept is not None:
         return kept
+    before = load_fusion_record(job.record)
     soft_labels, fused = _fuse_labels(job)
     for folder in {target.parent for target in [*job.targets, job.record]}:
         make_folder(folder)
@@ -135,7 +136,8 @@ def fuse_case(job: CaseJob) -> FusedCase:
         values = enumerate(task.label or 1 for task in job.tasks)
         write_label_map(job.label_map, outputs, sorted(values, key=lambda painted: painted[1]))
     finish(job, request, fused)
-    _retire(job, others=job.settings.labels is None)
+    if before and before.get("request") != request:  # else what is there still is of these raters
+        _retire(job)
     return fused
 
 
@@ -144,17 +146,26 @@ def discard(job: CaseJob) -> None:
     ours = [target for target in job.targets if target.is_file() and job.is_ours(target)]
     for target in ours:
         target.unlink()
-    _retire(job, others=True)
-    if load_fusion_record(job.record) is not None:  # it tells whose the others are: at the end
+    _retire(job)
+    record = load_fusion_record(job.record)
+    if record is None:
+        return
+    there = {name: known for name, known in record["outputs"].items() if (job.record.parent / name).is_file()}
+    if there:  # of other labels: the record tells whose they are
+        write_json(job.record, {**record, "outputs": there})
+    else:
         job.record.unlink()
 
 
-def _retire(job: CaseJob, *, others: bool) -> None:
+def _retire(job: CaseJob) -> None:
     """Remove what earlier calls made of a case and this one does not, and take it from the record.
 
-    What was changed since is no longer that, and stays; so do soft labels of others than were asked for,
-    unless `others`: a call may be for some labels.
+    What was changed since is no longer that, and stays; so do soft labels of others than were asked for, as a
+    call may be for some labels, and the one of a single file.
     """
+    if any(task.label is None for task in job.tasks):
+        return
+    others = job.settings.labels is None
     targets = {target.resolve() for target in job.targets}
     retired = {
         name: known
