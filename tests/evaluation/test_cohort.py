@@ -3,13 +3,12 @@
 The model is that of `data/model_of_0.1.0`, so that the soft maps are known from there.
 """
 
+import _thread
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,8 +228,7 @@ def test_what_a_killed_call_had_predicted_is_put_in_place_by_the_next(
 
     def killed_at_the_second(source: Path, target: Path) -> None:
         if copied:
-            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, which wakes the main thread; it is here in a second
-            time.sleep(1)
+            _thread.interrupt_main()  # Ctrl-C, as the main thread finds it once this one has ended
             raise OSError("interrupted")
         shutil.copyfile(source, target)
         copied.append(target)
