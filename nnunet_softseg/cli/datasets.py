@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, required, switch
+from nnunet_softseg.cli.prediction import OpeningCommand
 from nnunet_softseg.errors import UserError
 
 Value = TypeVar("Value")
@@ -111,7 +112,7 @@ def _mapping(option_name: str, pairs: Sequence[tuple[str, Value]] | None) -> dic
 
 
 @dataclass
-class Check(Command):
+class Check(OpeningCommand):
     """Check a dataset, or images to predict, for all that can be wrong, before hours are spent on it.
 
     Of a dataset (-d), looks at dataset.json, images, label maps and soft labels in nnUNet_raw, compares the
@@ -134,9 +135,6 @@ class Check(Command):
     dataset: str | None = option("-d DATASET", "dataset id or name")
     images: str | None = option("-i IMAGES", "instead of a dataset: images to predict, as predict takes them")
     model: str | None = option("-m MODEL", "model that will predict them: folder, .zip or .softseg")
-    trust_model: bool = switch(
-        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
-    )
     num_processes: int = option("-np N", "processes that read cases", 4)
     output: str | None = option("-o JSON", "write the findings to this file, too")
     simulate: str | None = option("--simulate FOLDER", "write the maps of a perfect network there")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_softseg.cli.command import Command, Words, option, print_report, required, switch
-from nnunet_softseg.cli.prediction import PredictionChoices
+from nnunet_softseg.cli.prediction import OpeningCommand, PredictionChoices
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Fuse(Command):
 
 
 @dataclass
-class PseudoLabel(PredictionChoices):
+class PseudoLabel(OpeningCommand, PredictionChoices):
     """Label images by models that have not seen their subjects, as a new dataset of nnU-Net's.
 
     A case is labelled by the mean of all folds that have not trained on its subject: of an annotated subject

@@ -18,8 +18,17 @@ from nnunet_softseg.cli.command import (
 
 
 @dataclass
+class OpeningCommand(Command):
+    """The option of every command that opens a model."""
+
+    trust_model: bool = switch(
+        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
+    )
+
+
+@dataclass
 class PredictionChoices(Command):
-    """Options of every command that predicts: how a model is opened and run, and what becomes of a map."""
+    """Options of every command that predicts: how a model is run, and what becomes of a map."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
         "-device", "device of the network; auto: cuda if there is one", "auto"
@@ -45,9 +54,6 @@ class PredictionChoices(Command):
         "what runs the network: auto (the fastest here), torch, openvino, or with precision (torch-float32, "
         "openvino-bfloat16); if not given, as NNUNET_SOFTSEG_BACKEND says, else auto",
     )
-    trust_model: bool = switch(
-        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
-    )
 
 
 @dataclass
@@ -66,7 +72,7 @@ class OfOneModel(Command):
 
 
 @dataclass
-class PredictingCommand(PredictionChoices, OfOneModel):
+class PredictingCommand(OpeningCommand, PredictionChoices, OfOneModel):
     """Options that predict, workflow and nnunet-softseg-bids share: all that decides a prediction."""
 
     no_qc: bool = switch(
@@ -179,7 +185,7 @@ class Workflow(PredictingCommand):
 
 
 @dataclass
-class Export(Command):
+class Export(OpeningCommand):
     """Write a trained model as one file that predicts without PyTorch and nnU-Net.
 
     FILE.softseg holds the networks as OpenVINO runs them, the plans, and a SHA-256 of each part; opening it
@@ -201,9 +207,6 @@ class Export(Command):
         "--precision",
         "of the weights; float16 halves the file, and moves soft maps of trained networks by less than 0.02",
         "float16",
-    )
-    trust_model: bool = switch(
-        "--trust-model", "open a checkpoint that holds more than weights and numbers: opening it may run code"
     )
 
     def run(self) -> int:

@@ -22,7 +22,7 @@ from nnunet_softseg.evaluation.report.wording import counted, listed, shortened,
 from nnunet_softseg.evaluation.tables import made_by, write_csv
 from nnunet_softseg.io.case_files import REPORT
 from nnunet_softseg.io.html import picture, render_page, template, write_page
-from nnunet_softseg.io.results import make_folder, write_error
+from nnunet_softseg.io.results import make_folder, remove_files
 
 PAGE = "report.html"
 _BY_CONTRAST, _WORST_CASES = "by_contrast.csv", "worst_cases.csv"
@@ -171,12 +171,8 @@ def _remove_report(output: Path) -> None:
     """Remove the report of an earlier call, if there was one: it would contradict the new tables."""
     if not (output / TESTS).is_file():
         return
-    try:
-        figures.remove_old_figures(output / "figures")
-        for name in (PAGE, _BY_CONTRAST, _WORST_CASES):
-            (output / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(output, error) from error
+    figures.remove_old_figures(output / "figures")
+    remove_files(output / name for name in (PAGE, _BY_CONTRAST, _WORST_CASES))
     with contextlib.suppress(OSError):  # other files in it, or no such folder
         (output / "figures").rmdir()
 

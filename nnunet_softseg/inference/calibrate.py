@@ -147,8 +147,7 @@ def _require_validation(model: Model, fold: str, maps: Sequence[ValidatedMap], s
             f"{model.folder.name}/fold_{fold}/{VALIDATION}: expected soft maps of cases with soft labels in "
             f"{soft_labels}, found none: run nnUNetv2_train {_training_of(model, fold)} --val"
         )
-    trained = model.plans[PLANS_KEY].get("training_cases", {}).get(fold, ())
-    seen = {each.case_id for each in maps}.intersection(trained)
+    seen = {each.case_id for each in maps}.intersection(model.trained_on(fold))
     if fold == "all" or seen:
         remedy = f"validate again, nnUNetv2_train {_training_of(model, fold)} --val"
         raise UserError(
@@ -169,7 +168,7 @@ def _training_of(model: Model, fold: str) -> str:
 
 def _seen_otherwise(model: Model, fold: str, maps: Sequence[ValidatedMap]) -> list[str]:
     """Return the warning that a fold was trained on other images of subjects that it validates on."""
-    trained = model.plans[PLANS_KEY].get("training_cases", {}).get(fold, ())
+    trained = model.trained_on(fold)
     subjects = subjects_of(dict.fromkeys([*trained, *(each.case_id for each in maps)]))
     seen = {subjects[each.case_id] for each in maps} & {subjects[case] for case in trained}
     if not seen:
@@ -186,13 +185,12 @@ def _cross_checked(
 ) -> CalibrationReport:
     pairs = [(fold, each) for fold, of_fold in maps.items() for each in of_fold]
     subjects = subjects_of(dict.fromkeys(each.case_id for _, each in pairs))
-    in_folds = {(fold, subjects[each.case_id]) for fold, each in pairs}
-    often = {subject for subject, number in Counter(who for _, who in in_folds).items() if number > 1}
-    alone = often if len(maps) > 1 else set(subjects.values())  # the others of a fold go together
-    who = [subjects[each.case_id] for _, each in pairs]
-    groups = [(fold, one if one in alone else "") for (fold, _), one in zip(pairs, who, strict=True)]
+    images = [(fold, subjects[each.case_id]) for fold, each in pairs]
+    num_folds = Counter(who for _, who in set(images))
+    # Subjects of one fold of several go together: a fit for each of hundreds would take minutes.
+    groups = [(fold, who if len(maps) == 1 or num_folds[who] > 1 else "") for fold, who in images]
     files = [each for _, each in pairs]
-    if len(set(who)) == 1:
+    if len(num_folds) == 1:
         raise UserError(
             f"{model.folder.name}: expected validation maps of two subjects or more, to cross-check the "
             f"calibration, found one, {subjects[files[0].case_id]}: take more folds (-f), train another, or "

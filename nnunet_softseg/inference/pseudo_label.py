@@ -194,7 +194,7 @@ def _each_once(models: Sequence[Model]) -> tuple[list[Model], list[str]]:
     warnings = []
     for model in models:
         (checkpoint,) = model.checkpoints.values()
-        same = first.setdefault((sha256(checkpoint), kept_cases(model)), model)
+        same = first.setdefault((sha256(checkpoint), model.trained_on(model.folds[0])), model)
         if same is not model:
             (other,) = same.checkpoints.values()
             warnings.append(f"{checkpoint} has the weights of {other}, and does not count again")
@@ -317,7 +317,9 @@ def _labelling(
     """Return who labels which case; a UserError as of `who_labels`."""
     names = [case.case_id for case in cases]
     others = [case for fold in splits for side in SIDES for case in fold[side]]
-    subjects = same_subjects([*names, *others, *(case for model in models for case in kept_cases(model))])
+    subjects = same_subjects(
+        [*names, *others, *(case for model in models for case in model.trained_on(model.folds[0]))]
+    )
     labelled_by = who_labels(names, find_teachers(models, splits, subjects), subjects)
     entries = {
         case.case_id: {
@@ -461,11 +463,6 @@ def same_subjects(case_ids: Iterable[str]) -> dict[str, str]:
     return subjects
 
 
-def kept_cases(model: Model) -> tuple[str, ...]:
-    """Return the cases that the one fold of a model was trained on, as kept with it."""
-    return tuple(model.plans[PLANS_KEY].get("training_cases", {}).get(model.folds[0], ()))
-
-
 def read_splits(file: Path) -> list[Fold]:
     """Return the folds of a splits_final.json; a UserError if it is none."""
     content = load_json(file)
@@ -499,7 +496,7 @@ def find_teachers(models: Sequence[Model], splits: Sequence[Fold], subjects: Sub
             everything = [case for fold in splits for side in SIDES for case in fold[side]]
             teachers.append(Teacher(model, {"train": everything, "val": []}))
             continue
-        trained = {subjects[case] for case in kept_cases(model)}
+        trained = {subjects[case] for case in model.trained_on(model.folds[0])}
         order = [*splits[number : number + 1], *splits]
         fits = [fold for fold in order if trained and trained <= {subjects[case] for case in fold["train"]}]
         if not fits and number >= len(splits):
@@ -521,7 +518,7 @@ def who_labels(
             it names all such cases.
     """
     by_split = [{subjects[case] for case in each.split["train"]} for each in teachers]
-    by_model = [{subjects[case] for case in kept_cases(each.model)} for each in teachers]
+    by_model = [{subjects[case] for case in each.model.trained_on(each.model.folds[0])} for each in teachers]
     found: dict[str, tuple[Teacher, ...]] = {}
     problems = []
     for case in case_ids:

@@ -125,6 +125,10 @@ class Model:
         """The checkpoint of each fold."""
         return {fold: self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds}
 
+    def trained_on(self, fold: str) -> tuple[str, ...]:
+        """Return the cases that a fold was trained on, as kept with the model; none where it keeps none."""
+        return tuple(self.plans[PLANS_KEY].get("training_cases", {}).get(fold, ()))
+
     def made_by(self, options: PredictionOptions) -> dict[str, Any]:
         """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
         return {

@@ -256,6 +256,14 @@ MISSING = {
 }
 
 
+OWNER = SimpleNamespace(
+    plans_manager=SOFT,
+    dataset_json={"file_ending": ".nii.gz"},
+    label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
+)
+"""A predictor, as far as the lists of its images ask."""
+
+
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize("save_probabilities", [True, False])
 def test_a_case_of_which_any_file_is_missing_is_predicted_again(
@@ -267,18 +275,13 @@ def test_a_case_of_which_any_file_is_missing_is_predicted_again(
             (tmp_path / name).touch()
     for name in MISSING[missing]:
         (tmp_path / name).unlink()
-    owner = SimpleNamespace(
-        plans_manager=SOFT,
-        dataset_json={"file_ending": ".nii.gz"},
-        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
-    )
     images = [["a_0000.nii.gz"], ["b_0000.nii.gz"]]
     lists = nnUNetPredictor._manage_input_and_output_lists(
-        owner, images, str(tmp_path), overwrite=False, save_probabilities=save_probabilities
+        OWNER, images, str(tmp_path), overwrite=False, save_probabilities=save_probabilities
     )
     again = missing in ("label map", "soft map") or (missing == "probabilities" and save_probabilities)
     assert lists == (([images[0]], [str(tmp_path / "a")], [None]) if again else ([], [], []))
-    everything = nnUNetPredictor._manage_input_and_output_lists(owner, images, str(tmp_path))
+    everything = nnUNetPredictor._manage_input_and_output_lists(OWNER, images, str(tmp_path))
     assert everything[0] == images
 
 
@@ -290,13 +293,8 @@ def test_cases_by_other_options_are_not_gone_on_with(
     (tmp_path / "soft").mkdir()
     for name in ("a.nii.gz", "soft/a_0001.nii.gz"):
         (tmp_path / name).touch()
-    owner = SimpleNamespace(
-        plans_manager=SOFT,
-        dataset_json={"file_ending": ".nii.gz"},
-        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
-    )
     go_on = functools.partial(
-        nnUNetPredictor._manage_input_and_output_lists, owner, [["a_0000.nii.gz"]], str(tmp_path)
+        nnUNetPredictor._manage_input_and_output_lists, OWNER, [["a_0000.nii.gz"]], str(tmp_path)
     )
     report_case(tmp_path / "a", decided_by(SOFT.plans, PredictionOptions()), {})
     assert go_on(overwrite=False) == ([], [], [])
@@ -324,12 +322,7 @@ def test_a_case_whose_image_is_newer_is_predicted_again(tmp_path: Path) -> None:
             os.utime(tmp_path / name, (1e9, 1e9))
     os.utime(images[1][0], (1e9 + 1, 1e9 + 1))
     os.utime(images[2][0], (1e10, 1e10))
-    owner = SimpleNamespace(
-        plans_manager=SOFT,
-        dataset_json={"file_ending": ".nii.gz"},
-        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
-    )
-    lists = nnUNetPredictor._manage_input_and_output_lists(owner, images, str(tmp_path), overwrite=False)
+    lists = nnUNetPredictor._manage_input_and_output_lists(OWNER, images, str(tmp_path), overwrite=False)
     assert lists == ([images[1]], [str(tmp_path / "b")], [None])
 
 
@@ -345,12 +338,7 @@ def test_a_case_of_another_image_of_its_name_is_predicted_again(tmp_path: Path) 
             (tmp_path / name).touch()
     for case, entry in {"a": {"image_bytes": 3}, "b": {}, "c": {"image_bytes": 3}}.items():
         report_case(tmp_path / case, decided_by(SOFT.plans, PredictionOptions()), entry)
-    owner = SimpleNamespace(
-        plans_manager=SOFT,
-        dataset_json={"file_ending": ".nii.gz"},
-        label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
-    )
-    lists = nnUNetPredictor._manage_input_and_output_lists(owner, images, str(tmp_path), overwrite=False)
+    lists = nnUNetPredictor._manage_input_and_output_lists(OWNER, images, str(tmp_path), overwrite=False)
     assert lists == ([images[2]], [str(tmp_path / "c")], [None])
 
 

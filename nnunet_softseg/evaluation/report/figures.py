@@ -28,7 +28,7 @@ from nnunet_softseg.evaluation.report.drawing import (
 )
 from nnunet_softseg.evaluation.report.wording import MINUS, interval, number, quantity, shortened
 from nnunet_softseg.io.html import figure_as_svg
-from nnunet_softseg.io.results import replacing, write_bytes
+from nnunet_softseg.io.results import remove_files, replacing, write_bytes
 
 Styles = Mapping[str, MethodStyle]
 
@@ -411,9 +411,7 @@ class ShownFigure:
 
 def remove_old_figures(folder: Path) -> None:
     """Remove what an earlier report left: a figure that is drawn no more would be taken for a new one."""
-    for file in folder.glob("*"):
-        if _OUR_FILES.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+    remove_files(file for file in folder.glob("*") if _OUR_FILES.fullmatch(file.name))
 
 
 def draw_figures(
