@@ -247,7 +247,8 @@ class NetworkImage(WholeImage):
     def interpolated(self, own_slices: Image, axis: int) -> Image:
         """Return slices as those of `own_slices`, whatever was done to each, interpolated along their axis.
 
-        Without anything done to them, that is the box as `extract` gives it.
+        Without anything done to them, that is the box as `extract` gives it; with thick slices along another
+        axis, but for what the spline overshoots, which is cut off before this axis.
         """
         own, size = own_slices.shape[1 + axis], self.shape[axis]
         if own == size:

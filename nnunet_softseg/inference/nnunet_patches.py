@@ -8,7 +8,8 @@ safe beside other threads, for all models. tests/inference/test_upstream.py fail
 them.
 
 Options of a prediction come from the environment here, as nnU-Net's commands take no others, and from nowhere
-else. The forward pass alone sees no properties of its case: which case is under way is noted here, too.
+else. The forward pass alone sees no properties of its case: which case is under way is noted here, too, or
+told by the preprocessed image, where several are prepared before the first is predicted.
 """
 
 import contextlib
@@ -18,13 +19,16 @@ import multiprocessing
 import os
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json, subfiles
 from nnunetv2.configuration import default_num_processes
@@ -61,6 +65,8 @@ _MARK = "_nnunet_softseg"
 _changing_the_import_path = threading.Lock()
 _threads_wanted: ContextVar[bool] = ContextVar("threads_instead_of_processes", default=False)
 _under_way: ContextVar[CaseRecord | None] = ContextVar("case_under_way", default=None)
+_begun: WeakValueDictionary[int, CaseRecord] = WeakValueDictionary()
+"""Records by the checksum of the preprocessed image, while the case's properties hold them."""
 
 
 def install() -> None:
@@ -149,7 +155,7 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
             )
             return whole
         case = _preprocessed(image_files, seg_file, plans_manager, configuration_manager)
-        _under_way.set(CaseRecord.of(case[2]))
+        _keep_record(case[0], case[2])
         return case
 
     def run_case_npy(  # noqa: PLR0917  nnU-Net's signature
@@ -172,8 +178,17 @@ class SoftSegPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
             _require_first_stage(seg, configuration_manager)
         image, properties = network_image.preprocess_array(data, properties, *of_model)
         label_map = network_image.on_network_box(seg[0], properties, *of_model) if is_second else None
-        _under_way.set(CaseRecord.of(properties))
+        _keep_record(image, properties)
         return image, label_map, properties
+
+
+def _keep_record(image: npt.NDArray[np.float32], properties: dict[str, Any]) -> None:
+    """Let the record of a case be found by its preprocessed image, (channel, *space)."""
+    _begun[_checksum(image)] = CaseRecord.of(properties)
+
+
+def _checksum(image: npt.NDArray[np.float32]) -> int:
+    return zlib.crc32(np.ascontiguousarray(image))
 
 
 def _preprocessed(
@@ -271,11 +286,14 @@ def _soft_sliding_window(
 ) -> torch.Tensor:
     """Let our networks predict their soft map where nnU-Net blends logits."""
     del original
-    record = _with_options(_under_way.get() or CaseRecord())
+    image = input_image.float().cpu().numpy()
+    # The second stage of a cascade sees the labels of the first behind its image.
+    channels = len(predictor.configuration_manager.normalization_schemes)
+    record = _with_options(_under_way.get() or _begun.get(_checksum(image[:channels])) or CaseRecord())
     if record.options.calibrate and predictor.list_of_parameters:  # of the final validation there are none
         kept_calibration(predictor.plans_manager.plans, predictor.label_manager.scheme.names)
     arrays = TorchPredictor(predictor, record.options.backend)
-    soft_maps = soft_prediction.predict_soft_map(arrays, input_image.float().cpu().numpy(), record)
+    soft_maps = soft_prediction.predict_soft_map(arrays, image, record)
     return torch.from_numpy(soft_maps)
 
 

@@ -98,19 +98,16 @@ class WholeImage:
         del axis
         return own_slices
 
-    def coarse(self, stride: int | Sequence[int], part: Sequence[slice] | None = None) -> Image:
-        """Return the case averaged onto a coarser grid, (channel, *ceil(shape / stride)) float32, or a part.
+    def coarse(self, stride: Sequence[int], part: Sequence[slice]) -> Image:
+        """Return a part of the case averaged onto a grid of (channel, *ceil(shape / stride)), float32.
 
         Voxel j of that grid is the mean of the image over voxels j * stride to (j + 1) * stride of the
         network's grid; what sticks out of the case is left out of the mean. No more than the part is made.
         """
-        strides = np.broadcast_to(np.asarray(stride), len(self.shape))
-        means = [
-            area_means(source, -(-target // int(step)), int(step) * source / target).astype(np.float32)
-            for source, target, step in zip(self._values.shape[1:], self.shape, strides, strict=True)
-        ]
+        sizes = zip(self._values.shape[1:], self.shape, stride, part, strict=True)
         first, second, third = (
-            means if part is None else [of_axis[rows] for of_axis, rows in zip(means, part, strict=True)]
+            area_means(source, -(-target // step), step * source / target).astype(np.float32)[rows]
+            for source, target, step, rows in sizes
         )
         channels = [np.tensordot(first, second @ (channel @ third.T), axes=1) for channel in self._values]
         return np.stack(channels).astype(np.float32, copy=False)
@@ -432,7 +429,13 @@ def coarse_response(
     It is seen whole in-plane; along S-I in windows where it is too large, averaged where they overlap.
     """
     shape = coarse.shape[1:]
-    padding = [(0, (-size) % stride) for size, stride in zip(shape, grid.total_stride, strict=True)]
+    bottom = [-(-size // stride) for size, stride in zip(shape, grid.total_stride, strict=True)]
+    if max(bottom) == 1:
+        bottom[grid.si_axis] = 2  # the norm of the lowest stage needs two voxels
+    padding = [
+        (0, voxels * stride - size)
+        for voxels, stride, size in zip(bottom, grid.total_stride, shape, strict=True)
+    ]
     padded = np.pad(coarse, [(0, 0), *padding])
     total = np.zeros((len(reference), *padded.shape[1:]), np.float32)
     weight = np.zeros(padded.shape[1 + grid.si_axis], np.float32)

@@ -26,7 +26,6 @@ from nnunet_softseg.preprocessing.normalisation import FULL_INSTALLATION, SCHEME
 
 Image = npt.NDArray[np.float32]
 _TILE_STEP = 0.5  # nnU-Net's
-_SPACE = 3
 
 
 def _managers(model: FileModel) -> tuple[Any, Any]:
@@ -137,9 +136,9 @@ class _Networks:
         self._failed: set[str] = set()
 
     def fastest_precision(self, num_axes: int) -> str:
-        """Return bfloat16 where it is fast, and has been measured: for patches of three axes."""
-        is_fast = num_axes == _SPACE and openvino_network.has_bfloat16()
-        return self.works_as("bfloat16" if is_fast else "float32")
+        """Return the precision that is fastest here and has not failed."""
+        has_bfloat16 = openvino_network.has_bfloat16()
+        return self.works_as(openvino_network.fastest_precision(num_axes, has_bfloat16))
 
     def works_as(self, precision: str) -> str:
         """Return the precision, or float32 if it has failed."""

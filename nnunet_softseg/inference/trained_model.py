@@ -130,7 +130,10 @@ class Model:
         return tuple(self.plans[PLANS_KEY].get("training_cases", {}).get(fold, ()))
 
     def made_by(self, options: PredictionOptions) -> dict[str, Any]:
-        """Return all that decides the values of a prediction, so that a folder never mixes two of it."""
+        """Return all that decides the values of a prediction, so that a folder never mixes two of it.
+
+        But for the precision of the network, which softseg.json notes of each case: the third digit.
+        """
         return {
             "version": __version__,
             "checkpoints": {fold: sha256(file) for fold, file in self.checkpoints.items()},

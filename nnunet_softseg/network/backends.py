@@ -26,6 +26,7 @@ from nnunet_softseg.network.openvino_network import (
     CACHE,
     BackendChoice,
     OpenVinoNetwork,
+    fastest_precision,
     parse_choice,
     user_cache,
     weights_hash,
@@ -37,7 +38,6 @@ MODEL_FOLDER = "nnunet_softseg_model_folder"
 _KEPT = "_nnunet_softseg_backend"
 _ONE_SIZE = "nnunet_softseg_one_size"  # attribute of a predictor: why its network takes patches alone
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
-_SPACE = 3
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt(3) in malloc.h
 
 Array = npt.NDArray[np.float32]
@@ -113,7 +113,7 @@ def _fastest(predictor: Any, choice: BackendChoice, patch_shape: Sequence[int]) 
         or not (isinstance(inner, nn.Module) and UNetInStages.fits(inner))
     ):
         return PlainTorch(network, predictor.device)
-    precision = choice.precision or fastest_precision(len(patch_shape) - 1)
+    precision = choice.precision or fastest_precision(len(patch_shape) - 1, has_bfloat16())
     if choice.engine == "openvino" or (choice.engine is None and openvino_network.installed()):
         return OpenVinoNetwork(inner, precision, patch_shape, cache_folders(predictor))
     return TorchNetwork(inner, precision)
@@ -123,11 +123,6 @@ def has_bfloat16() -> bool:
     """Return whether the CPU multiplies bfloat16 in hardware: emulated, it is slower than float32."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
-
-
-def fastest_precision(num_axes: int) -> str:
-    """Return bfloat16 where it is fast, and has been measured: for patches of three axes."""
-    return "bfloat16" if has_bfloat16() and num_axes == _SPACE else "float32"
 
 
 def _without_openvino(predictor: Any, failed: Network | None, error: Exception) -> Network:
@@ -230,7 +225,8 @@ class TorchPredictor:
         network, device = self._predictor.network, self._predictor.device
         is_unet = UNetInStages.fits(unwrapped(network))
         if device.type == "cpu" and is_unet:
-            on_cpu = TorchNetwork(unwrapped(network), fastest_precision(len(self.configuration.patch_size)))
+            num_axes = len(self.configuration.patch_size)
+            on_cpu = TorchNetwork(unwrapped(network), fastest_precision(num_axes, has_bfloat16()))
             return lambda image: _without_gradient(on_cpu, image)
 
         def run(image: Array) -> Array:
@@ -342,8 +338,6 @@ class UNetInStages:
     """A U-Net of nnU-Net's, plain or residual, run stage by stage: skip connections are let go once used."""
 
     def __init__(self, network: nn.Module) -> None:
-        if not self.fits(network):
-            raise ValueError(f"{type(network).__name__} is not one of nnU-Net's U-Nets")
         unet: Any = network
         self._first, first_stage = _first_convolution(unet.encoder)
         self._encoder = [first_stage, *unet.encoder.stages[1:]]

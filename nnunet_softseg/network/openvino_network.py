@@ -1,9 +1,9 @@
 """The network run by OpenVINO, an optional part: `pip install nnunet-softseg[cpu]`; names of all backends.
 
 It is converted once, checked against torch, and cached beside the trained model: `<key>/model.xml`,
-`model.bin` and `made_by.json`. The key is made of the weights and of all versions that take part; a folder is
-there as a whole or not at all. Only the conversion needs torch: what is converted runs without it. Networks
-are in evaluation mode, without deep supervision, DDP and torch.compile.
+`model.bin` and `made_by.json`. The key is made of the weights, the layers and all versions that take part; a
+folder is there as a whole or not at all. Only the conversion needs torch: what is converted runs without it.
+Networks are in evaluation mode, without deep supervision, DDP and torch.compile.
 """
 
 import hashlib
@@ -50,6 +50,8 @@ _TELEMETRY = ("openvino_telemetry", "openvino_telemetry.backend")
 _XML, _BIN, _MADE_BY = "model.xml", "model.bin", "made_by.json"
 _TOLERANCE = 1e-3
 """Of the check, relative to the largest output: rounding gives 1e-5, a layer that was lost gives 1."""
+_VERSIONS = ("openvino", "torch", "dynamic-network-architectures")
+_SPACE = 3
 _NOT_COMPUTING = ("Const", "Parameter", "Result")
 _KEPT_IN_FLOAT32 = re.compile(r"\.encoder\.(?:stem|stages\.0\.\d+)\.convs\.0\.|\.decoder\.seg_layers\.")
 """Names of nodes of the first convolution and the head."""
@@ -94,6 +96,11 @@ def reason(error: BaseException) -> str:
 def has_bfloat16() -> bool:
     """Return whether the CPU multiplies bfloat16 in hardware, as OpenVINO sees it."""
     return "BF16" in openvino_package().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def fastest_precision(num_axes: int, has_bfloat16: bool) -> str:
+    """Return bfloat16 where it is fast, and has been measured: for patches of three axes."""
+    return "bfloat16" if has_bfloat16 and num_axes == _SPACE else "float32"
 
 
 def read_half(xml: bytes, weights: bytes) -> Any:
@@ -228,11 +235,12 @@ def converted_model(network: "nn.Module", patch_shape: Sequence[int], folders: S
     """
     made_by = {
         "weights_sha256": weights_hash(network),
+        "layers_sha256": hashlib.sha256(repr(network).encode()).hexdigest(),
         "patch_shape": [int(size) for size in patch_shape],
         "kept_in_float32": _KEPT_IN_FLOAT32.pattern,
         "versions": {
             "nnunet_softseg": __version__,
-            **{name: importlib.metadata.version(name) for name in ("openvino", "torch")},
+            **{name: importlib.metadata.version(name) for name in _VERSIONS},
         },
     }
     key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:20]

@@ -8,12 +8,17 @@ differs in the third digit.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_softseg.cli import main
+from nnunet_softseg.inference.case_record import KEY
+from nnunet_softseg.inference.nnunet_patches import SoftSegPreprocessor, convert_prediction
 from nnunet_softseg.network.of_plans import BUFFER
 
 FOLDER = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
@@ -31,6 +36,56 @@ def test_a_model_of_the_first_version_predicts_the_same_soft_maps(tmp_path: Path
     # The robust peak of this case, and the running scale out of the checkpoint.
     assert case["labels"]["label1"]["raw_plateau"] == pytest.approx([6.2366], abs=2e-4)
     assert case["labels"]["label1"]["raw_plateau_in_training"] == [6.3125]
+
+
+@pytest.mark.parametrize("voxels", [(4, 3, 8), (4, 3, 4)])
+def test_a_crop_of_a_few_voxels_is_looked_over_as_a_whole_too(
+    voxels: tuple[int, ...], tmp_path: Path
+) -> None:
+    image = nib.load(FOLDER / "image.nii.gz")
+    crop = image.slicer[tuple(slice(10, 10 + size) for size in voxels)]
+    nib.save(crop, tmp_path / "crop.nii.gz")
+    words = ["predict", "-i", str(tmp_path / "crop.nii.gz"), "-o", str(tmp_path / "out"), "-m", str(FOLDER)]
+    assert main([*words, "-device", "cpu", "--backend", "torch-float32", "--localize", "always"]) == 0
+    assert json.loads((tmp_path / "out" / "softseg.json").read_text())["cases"]["crop"]["localiser"]
+    assert nib.load(tmp_path / "out" / "soft" / "crop_0001.nii.gz").shape == voxels
+
+
+def test_images_prepared_together_are_predicted_as_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who calls nnU-Net's predictor from Python may prepare all images before the first is predicted."""
+    monkeypatch.setenv("NNUNET_SOFTSEG_BACKEND", "torch-float32")
+    monkeypatch.setenv("NNUNET_SOFTSEG_LOCALIZE", "always")
+    stored = nib.load(FOLDER / "image.nii.gz")
+    values = np.tile(np.asarray(stored.dataobj), (2, 2, 1))
+    turned = np.roll(values, (9, -12), axis=(0, 1))
+    shorter = values[:, :, 6:]
+    for number, array in enumerate((values, turned, shorter)):
+        nib.save(nib.Nifti1Image(array, stored.affine), tmp_path / f"case{number}_0000.nii.gz")
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(FOLDER), ("all",), "checkpoint_final.pth")
+    manager, configuration = predictor.plans_manager, predictor.configuration_manager
+
+    def prepared(number: int) -> Any:
+        files = [str(tmp_path / f"case{number}_0000.nii.gz")]
+        return SoftSegPreprocessor(verbose=False).run_case(
+            files, None, manager, configuration, predictor.dataset_json
+        )
+
+    def predicted(case: Any) -> np.ndarray:
+        raw = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(case[0]))
+        properties = case[2]
+        maps = convert_prediction(
+            raw, manager, configuration, predictor.label_manager, properties, return_probabilities=True
+        )[1]
+        assert properties[KEY].localiser is not None
+        return np.asarray(maps)
+
+    alone = [predicted(prepared(number)) for number in range(3)]
+    together = [prepared(number) for number in range(3)]
+    for expected, case in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(predicted(case), expected)
 
 
 def test_the_buffer_keeps_its_name_in_checkpoints() -> None:

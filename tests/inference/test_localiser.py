@@ -312,6 +312,20 @@ def test_the_response_is_that_of_every_place_whatever_the_windows(
         assert len(sizes) > 1
 
 
+def test_an_image_within_one_stride_leaves_two_voxels_to_the_lowest_stage() -> None:
+    """A norm over a single voxel is 0 for any input, and torch refuses it."""
+    seen = []
+
+    def forward(image: np.ndarray) -> np.ndarray:
+        seen.append(tuple(image.shape[1:]))
+        return image[:1]
+
+    image = np.ones((1, 4, 3, 4), np.float32)
+    response = localiser.coarse_response(image, forward, np.array([1.0], np.float32), grid())
+    assert seen == [(8, 4, 4)]  # strides of 4
+    np.testing.assert_array_equal(response, image[0])
+
+
 @pytest.mark.parametrize("si_axis", [0, 1, 2])
 @pytest.mark.parametrize(
     ("start", "slope"),

@@ -23,6 +23,9 @@ TOLERANCE = 1e-5
 """Of the largest value: float32 holds 6e-8 of it, a spline cut off after 16 voxels loses 1e-9."""
 
 
+WHOLE = (slice(None),) * 3
+
+
 def noise(shape: tuple[int, ...], seed: int = 0, channels: int = 1) -> np.ndarray:
     """The hardest to interpolate: every voxel counts."""
     return np.random.default_rng(seed).normal(40, 15, (channels, *shape)).astype(np.float32)
@@ -235,7 +238,7 @@ def test_the_coarse_case_is_the_whole_case_averaged() -> None:
     the_plans, manager = plans(channels=2), configuration((1, 1, 1), channels=2)
     image = NetworkImage.from_array(data, {"spacing": [1, 1, 1]}, the_plans, manager)
     whole = by_nnunet(data, {"spacing": [1, 1, 1]}, the_plans, manager)
-    coarse = image.coarse(4)
+    coarse = image.coarse((4, 4, 4), WHOLE)
     assert coarse.dtype == np.float32
     assert tuple(coarse.shape) == (2, 5, 5, 6)
     blocks = whole[:, :16].reshape(2, 4, 4, 5, 4, 6, 4).mean(axis=(2, 4, 6))
@@ -250,8 +253,7 @@ def test_a_part_of_the_coarse_case_is_that_of_the_whole() -> None:
         plans(channels=2),
         configuration((1, 0.7, 0.8), channels=2),
     )
-    whole, part = image.coarse((2, 1, 1)), (slice(None), slice(31, 131), slice(5, 150))
-    np.testing.assert_array_equal(image.coarse((2, 1, 1), (slice(None),) * 3), whole)
+    whole, part = image.coarse((2, 1, 1), WHOLE), (slice(None), slice(31, 131), slice(5, 150))
     # Products of matrices of other sizes may be summed in another order: float32's last digit.
     np.testing.assert_allclose(image.coarse((2, 1, 1), part), whole[(slice(None), *part)], atol=1e-6)
 
@@ -262,7 +264,7 @@ def test_a_checkerboard_is_grey_from_afar() -> None:
     image = NetworkImage.from_array(
         board[None].astype(np.float32), {"spacing": [1, 1, 1]}, plans(), configuration((0.5, 1.5, 1))
     )
-    assert float(np.abs(image.coarse((12, 4, 6))).max()) < 1e-5
+    assert float(np.abs(image.coarse((12, 4, 6), WHOLE)).max()) < 1e-5
 
 
 def test_a_constant_image_and_zeros_are_known() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tiny_dataset import affine_of, save_nifti
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import network_image
 from nnunet_softseg.inference.case_record import KEY
-from nnunet_softseg.inference.nnunet_patches import SoftSegPreprocessor, _under_way
+from nnunet_softseg.inference.nnunet_patches import SoftSegPreprocessor, _begun
 from nnunet_softseg.io import nifti
 
 READERS = [NibabelIO, NibabelIOWithReorient, SimpleITKIO, SimpleITKIOWithReorient]
@@ -60,7 +61,7 @@ def test_a_predictor_gets_the_central_box_of_nnunets_preprocessing(tmp_path: Pat
     assert record.seconds["preprocess"] > 0
     assert record.resampled_whole is None
     assert set(properties) == set(expected_properties)
-    assert _under_way.get() is record
+    assert _begun[zlib.crc32(box_of_case)] is record
 
 
 def test_a_case_smaller_than_the_patch_is_padded_with_zeros(tmp_path: Path) -> None:

@@ -466,11 +466,22 @@ def test_converted_once_and_kept_beside_the_model(tmp_path: Path, monkeypatch: p
     first = output(build(network, folder), image)
     record = json.loads(next(folder.glob("*/made_by.json")).read_text(encoding="utf-8"))
     assert record["weights_sha256"] == openvino_network.weights_hash(network)
-    assert set(record["versions"]) == {"nnunet_softseg", "openvino", "torch"}
+    assert set(record["versions"]) == {
+        "nnunet_softseg",
+        "openvino",
+        "torch",
+        "dynamic-network-architectures",
+    }
     monkeypatch.setattr(openvino_network, "_convert", no_conversion)
     assert np.array_equal(output(build(network, folder), image), first)
     with pytest.raises(AssertionError, match="converted again"):
         build(unet(2), folder)  # other weights
+    slopes = [module for module in network.modules() if isinstance(module, nn.LeakyReLU)]
+    assert slopes
+    for module in slopes:
+        module.negative_slope = 0.3
+    with pytest.raises(AssertionError, match="converted again"):
+        build(network, folder)  # the same weights in other layers
 
 
 @needs_openvino
