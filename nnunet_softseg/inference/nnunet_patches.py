@@ -188,7 +188,7 @@ def _keep_record(image: npt.NDArray[np.float32], properties: dict[str, Any]) -> 
 
 
 def _checksum(image: npt.NDArray[np.float32]) -> int:
-    return zlib.crc32(np.ascontiguousarray(image))
+    return zlib.crc32(np.ascontiguousarray(image).data)
 
 
 def _preprocessed(

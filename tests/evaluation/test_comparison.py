@@ -420,6 +420,26 @@ def test_the_same_method_twice_is_a_tie(written: Path, tmp_path: Path) -> None:
     assert set(result.winners["verdict"]) == {"a and b are equal"}
 
 
+def test_the_rounding_of_sums_is_no_difference(comparison: Comparison) -> None:
+    """The same maps, turned or shifted by whole voxels, are summed in another order."""
+
+    def rounded_otherwise(cases: pd.DataFrame) -> pd.DataFrame:
+        measures = cases.select_dtypes("float").columns
+        near = cases.loc[cases["method"] == "near", measures].to_numpy()
+        cases.loc[cases["method"] == "far", measures] = near + 6e-14
+        return cases
+
+    other = with_cases(comparison, rounded_otherwise)
+    pairs = other.statistics[
+        (other.statistics["method_a"] == "near") & (other.statistics["method_b"] == "far")
+    ]
+    assert len(pairs) > 10
+    assert (pairs["p_subjects"] == 1).all()
+    assert (pairs["better"] == "").all()
+    ranks = other.scores.pivot(index=["label", "measure"], columns="method", values="rank")
+    assert (ranks["near"] == ranks["far"]).all()
+
+
 def test_too_many_pairs_for_so_few_subjects_are_said(tmp_path: Path) -> None:
     cases = case_ids(EIGHT[:6], ["T1w"])
     reference = references(tmp_path / "ref", cases)
