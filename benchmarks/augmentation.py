@@ -40,6 +40,8 @@ CANDIDATES = {
     "nnUNetTrainerSoftSegPaperAug": "nnunet_softseg.training.variants",
 }
 WARM_UP, HARD_THRESHOLD, NUM_CASES = 3, 0.5, 4
+FEWEST_SAMPLES = 4
+"""Loaders are timed on half as many batches, and an error takes two."""
 
 
 def trainer_plans(size: str) -> dict[str, Any]:
@@ -245,6 +247,8 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=1, help="number of labels (default: 1)")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    if arguments.samples < FEWEST_SAMPLES:
+        parser.error(f"--samples: expected {FEWEST_SAMPLES} or more, found {arguments.samples}")
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):

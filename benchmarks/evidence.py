@@ -10,9 +10,9 @@ Data -> stock plans -> every method is trained on the same plans, cases and numb
 the test images are predicted by the stock command, without mirroring -> measures of every case against the
 reference -> evidence.json, evidence.md and evidence.png in FOLDER. The subject is the unit: trainings of a
 method are averaged first, then the cases of a person. A step that is done is kept: an interrupted study goes
-on where it was, and the same command prints the same table again. Does a method gain with longer trainings?
-`--methods ... softseg_half softseg_double` trains it for half and for twice the steps, too. On a GPU:
---device cuda --planner ExperimentPlanner --epochs 200 --iterations 250.
+on where it was, and the same command prints the same table again; other files in --data need another FOLDER.
+Does a method gain with longer trainings? `--methods ... softseg_half softseg_double` trains it for half and
+for twice the steps, too. On a GPU: --device cuda --planner ExperimentPlanner --epochs 200 --iterations 250.
 
 Trainings take 2000 steps (10 epochs of 200) on the planner's grid, unless asked for otherwise; those of
 `raters` a grid of 1.5 x 0.7 x 0.7 mm, those of `gm` 1500 steps (6 of 250) and a grid of 3 x 0.5 x 0.5 mm,
@@ -27,7 +27,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +37,22 @@ import numpy as np
 from evidence_data import (
     RATERS,
     biased_contrasts,
+    case_ids,
     grey_matter,
     hippocampus,
     nodules,
     one_contrast,
     parts_of,
     person_of,
+    real_masks,
+    rescan_of,
+    subjects_of,
     told_by_outlines,
 )
 from evidence_figure import draw
 from study import Method, Study, add_arguments, freeze, plan, shared_by, train_and_predict
 
+from nnunet_softseg.errors import UserError
 from nnunet_softseg.io.results import make_folder, write_json
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -79,6 +84,8 @@ class Question:
         methods: what is compared.
         make_data: (data, study) -> what it says of the study's datasets, which it writes.
         more: (study, cases, data) -> further rows, from the table of all cases and methods.
+        cases_in: data -> the cases it holds, by which people are counted.
+        fewest_people: that all parts of the data have one: test, folds, and what is learned from.
         drawn: measures in the figure.
         on_request: methods that are compared if `--methods` names them.
         steps: (epochs, steps of an epoch) of each training.
@@ -92,6 +99,8 @@ class Question:
     methods: Mapping[str, Method]
     make_data: Callable[[Path, Study], dict[str, Any]]
     more: Callable[[Study, "pd.DataFrame", Path], list[dict[str, Any]]]
+    cases_in: Callable[[Path], Iterable[str]]
+    fewest_people: int = 3
     steps: tuple[int, int] = (10, 200)
     spacing_mm: tuple[float, ...] = ()
     nested: bool = False
@@ -114,7 +123,8 @@ def main() -> None:
     """Run what is missing, then print and write the table."""
     study, asked = parse()
     question = QUESTIONS[asked.study]
-    settings_hash = freeze(study, asked.seeds)
+    check_people(question, asked.data)
+    settings_hash = freeze(study, asked.seeds, asked.data)
     study = dataclasses.replace(study, **question.make_data(asked.data, study))
     for dataset_id in sorted({one for name in study.methods for one in study.datasets_of(name)}):
         plan(study, dataset_id)
@@ -122,14 +132,15 @@ def main() -> None:
         for name in study.methods:
             train_and_predict(study, name, seed)
     by_seed = measured(study, asked.seeds, question.nested)
+    by_seed.to_csv(study.output / "cases.csv", index=False)
     cases = averaged(by_seed)
     rows = [*rows_of(cases, asked.study), *by_chance(by_seed, asked.study)]
     rows += question.more(study, cases, asked.data)
-    write_json(study.output / "evidence.json", rows)
-    by_seed.to_csv(study.output / "cases.csv", index=False)
+    known = [{name: known_or_none(value) for name, value in entry.items()} for entry in rows]
+    write_json(study.output / "evidence.json", known)
     text = f"{as_markdown(rows)}\nprotocol.json: SHA-256 {settings_hash}\n"
     (study.output / "evidence.md").write_text(text, encoding="utf-8")
-    draw(rows, question.drawn, study.output / "evidence.png")
+    draw(known, question.drawn, study.output / "evidence.png")
     print(text)
 
 
@@ -165,6 +176,21 @@ def parse() -> tuple[Study, argparse.Namespace]:
     return study, asked
 
 
+def check_people(question: Question, data: Path) -> None:
+    """End the study before anything is written if its data are of too few people."""
+    people = sorted({person_of(case) for case in question.cases_in(data)})
+    if len(people) < question.fewest_people:
+        sys.exit(
+            f"{data}: expected {question.fewest_people} people or more, to test on, to validate on and to "
+            f"learn from, found {len(people)} ({', '.join(people) or 'none'}): add some"
+        )
+
+
+def known_or_none(value: Any) -> Any:
+    """Return a figure as JSON knows it: none if it is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def nodule_data(data: Path, study: Study) -> dict[str, Any]:
     """Write the dataset of the lung nodules."""
     folder = study.raw / f"Dataset920_{study.name}"
@@ -175,7 +201,10 @@ def nodule_data(data: Path, study: Study) -> dict[str, Any]:
 
 def raters_of(data: Path) -> dict[str, int]:
     """Return nodule -> how many radiologists marked it."""
-    entries = json.loads((data / "cases.json").read_text("utf-8"))
+    file = data / "cases.json"
+    if not file.is_file():
+        sys.exit(f"{file}: expected the nodules and how many radiologists marked each, found no file")
+    entries = json.loads(file.read_text("utf-8"))
     return {entry["case"]: entry["raters"] for entry in entries}
 
 
@@ -187,7 +216,7 @@ def hippocampus_data(data: Path, study: Study) -> dict[str, Any]:
 
 def grey_matter_data(data: Path, study: Study) -> dict[str, Any]:
     """Write a dataset for each person left out."""
-    return {"dataset_ids": tuple(grey_matter(data, study.raw, range(940, 950), study.name))}
+    return {"dataset_ids": tuple(grey_matter(data, study.raw, study.name))}
 
 
 def contrast_data(_data: Path | None, study: Study) -> dict[str, Any]:
@@ -202,8 +231,9 @@ def contrast_data(_data: Path | None, study: Study) -> dict[str, Any]:
 
 def one_contrast_data(data: Path, study: Study) -> dict[str, Any]:
     """Write the dataset of one contrast of healthy phantoms, and which test case is of which group."""
-    make_folder(study.output)
-    write_json(study.output / GROUPS, one_contrast(study, data, 960, study.num_processes))
+    groups, file = one_contrast(study, data, 960, study.num_processes), study.output / GROUPS
+    if not file.is_file():  # cases of a folder that is there keep their names
+        write_json(file, groups)
     return {"dataset_ids": (960,)}
 
 
@@ -346,13 +376,13 @@ def rows_of(cases: "pd.DataFrame", study: str, measures: Mapping[str, str] = SHO
 
 
 def by_person(cases: "pd.DataFrame", measure: str) -> "pd.Series":
-    """Return a measure of each person, infinite ones left out."""
-    finite = cases[np.isfinite(cases[measure])]
-    return finite.groupby(finite["case"].map(person_of))[measure].mean()
+    """Return a measure of each person; infinite (a structure that was not found) if any of its cases is."""
+    known = cases.dropna(subset=[measure])
+    return known.groupby(known["case"].map(person_of))[measure].mean()
 
 
 def row(study: str, method: str, label: Any, measure: tuple[str, str], values: "pd.Series") -> dict[str, Any]:
-    """Return one row of evidence.json."""
+    """Return one row of evidence.json. A mean that is infinite, or NaN of nobody, has no interval."""
     from nnunet_softseg.evaluation.comparison.paired_statistics import (
         FEWEST_SUBJECTS,
         confidence_interval,
@@ -361,35 +391,37 @@ def row(study: str, method: str, label: Any, measure: tuple[str, str], values: "
 
     known = values.dropna()
     few = 1 < len(known) < FEWEST_SUBJECTS  # the t interval holds, and is as wide as it must be
-    low, high = student_t(known.to_numpy(dtype=float)) if few else confidence_interval(known)
+    finite = np.isfinite(known).all()
+    low, high = student_t(known.to_numpy(dtype=float)) if few and finite else confidence_interval(known)
     what = {"study": study, "method": method, "label": int(label), "measure": measure[0], "unit": measure[1]}
-    figures = {"mean": known.mean(), "low": low, "high": high}
-    return {
-        **what,
-        **{name: None if not np.isfinite(value) else float(value) for name, value in figures.items()},
-        "n": len(known),
-    }
+    return {**what, "mean": float(known.mean()), "low": float(low), "high": float(high), "n": len(known)}
 
 
 def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as a Markdown table: a line per label and measure, a column per method."""
+    """Return the rows as a Markdown table: a line per label and measure, a column per method.
+
+    The number of people stands in a line whose methods have different ones.
+    """
     methods = list(dict.fromkeys(entry["method"] for entry in rows))
     lines = [f"| label | measure | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
-    cells: dict[tuple[int, str], dict[str, str]] = {}
+    entries: dict[tuple[int, str], dict[str, Mapping[str, Any]]] = {}
     for entry in rows:
         unit = f", {entry['unit']}" if entry["unit"] else ""
-        cells.setdefault((entry["label"], entry["measure"] + unit), {})[entry["method"]] = cell(entry)
-    for (label, measure), of_method in cells.items():
-        lines.append(f"| {label} | {measure} | {' | '.join(of_method.get(name, '') for name in methods)} |")
+        entries.setdefault((entry["label"], entry["measure"] + unit), {})[entry["method"]] = entry
+    for (label, measure), of_method in entries.items():
+        differ = len({entry["n"] for entry in of_method.values()}) > 1
+        cells = [cell(of_method[name], differ) if name in of_method else "" for name in methods]
+        lines.append(f"| {label} | {measure} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def cell(entry: Mapping[str, Any]) -> str:
-    """Return mean and interval for a table."""
-    if entry["mean"] is None:
-        return "-"
-    interval = "" if entry["low"] is None else f" ({entry['low']:.3g}, {entry['high']:.3g})"
-    return f"{entry['mean']:.4g}{interval}"
+def cell(entry: Mapping[str, Any], with_n: bool) -> str:
+    """Return mean and interval for a table, and the number of people if asked for."""
+    n = f", n = {entry['n']}" if with_n else ""
+    if math.isnan(entry["mean"]):
+        return f"-{n}"
+    interval = "" if math.isnan(entry["low"]) else f" ({entry['low']:.3g}, {entry['high']:.3g})"
+    return f"{entry['mean']:.4g}{interval}{n}"
 
 
 def maps_of(study: Study, method: str, case: str, label: int = 1) -> list[nib.Nifti1Image]:
@@ -444,7 +476,7 @@ def medians(table: "pd.DataFrame", data: Path, where: str = "") -> list[dict[str
             values = group.set_index("case")[measure]
             what = (f"median {measure}, marked by {number}{where}", unit)
             entry = row("raters", str(method), 1, what, values)
-            rows.append({**entry, "mean": float(values.median()), "low": None, "high": None})
+            rows.append({**entry, "mean": float(values.median()), "low": math.nan, "high": math.nan})
     return rows
 
 
@@ -502,9 +534,9 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
 
     The slices that are annotated in the first scan are cut into three ranges along the cord. The area of a
     range is the mean of its slices' sums; the within-subject standard deviation of a session is
-    sqrt(mean of (difference of both scans)^2 / 2) over its ranges, unknown where both maps are empty: to find
-    nothing twice is no repeatability. Sessions of a person are averaged; how much the area over all annotated
-    slices differs between them is told, too, of those who have several.
+    sqrt(mean of (difference of both scans)^2 / 2) over its ranges, unknown without a second scan, and where
+    both maps are empty: to find nothing twice is no repeatability. Sessions of a person are averaged; how
+    much the area over all annotated slices differs between them is told, too, of those who have several.
     """
     import pandas as pd
 
@@ -514,21 +546,32 @@ def repeatability(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict[
         of_slices = np.nan_to_num(areas(reference))
         annotated = np.flatnonzero(of_slices)
         by_hand[label, case] = ("manual", label, case, float(of_slices[annotated].mean()))
-        again = case.replace("run-1", "run-2")
-        trainings = (maps_of(study, str(method), one, int(label)) for one in (case, again))
+        scans = [case, rescan_of(case)] if has_rescan(study, case) else [case]
+        trainings = (maps_of(study, str(method), scan, int(label)) for scan in scans)
         for runs in zip(*trainings, strict=True):
             of_runs = [areas(run)[annotated] for run in runs]
-            ranges = [[part.mean() for part in np.array_split(area, RANGES)] for area in of_runs]
-            spread = float(np.sqrt(np.square(np.subtract(*ranges)).mean() / 2))
-            mean = float(np.mean(ranges))
-            spread, percent = (spread, 100 * spread / mean) if mean > 0 else (math.nan, math.nan)
-            figures.append((method, label, case, spread, percent, float(of_runs[0].mean())))
+            figures.append((method, label, case, *spread_of(of_runs), float(of_runs[0].mean())))
     names = ["within_subject_sd_mm2", "within_subject_cv_percent"]
     table = pd.DataFrame(figures, columns=["method", "label", "case", *names, "area_mm2"])
     table = table.groupby(["method", "label", "case"], sort=False)[[*names, "area_mm2"]].mean().reset_index()
     rows = rows_of(table, "gm", dict(zip(names, ("mm2", "%"), strict=True)))
     manual = pd.DataFrame(list(by_hand.values()), columns=["method", "label", "case", "area_mm2"])
     return [*rows, *between_sessions(pd.concat([table, manual]))]
+
+
+def has_rescan(study: Study, case: str) -> bool:
+    """Return whether the second scan of a test case is among the images."""
+    name = f"{rescan_of(case)}_0000.nii.gz"
+    return any((study.images(dataset_id) / name).is_file() for dataset_id in study.dataset_ids)
+
+
+def spread_of(of_runs: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return within-subject SD, in mm2 and in percent of the mean; of_runs: area of each slice in mm2."""
+    if len(of_runs) == 1:
+        return math.nan, math.nan
+    ranges = [[part.mean() for part in np.array_split(area, RANGES)] for area in of_runs]
+    spread, mean = float(np.sqrt(np.square(np.subtract(*ranges)).mean() / 2)), float(np.mean(ranges))
+    return (spread, 100 * spread / mean) if mean > 0 else (math.nan, math.nan)
 
 
 def between_sessions(table: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -564,8 +607,9 @@ def over_contrasts(study: Study, cases: "pd.DataFrame", data: Path) -> list[dict
     rows = rows_of(
         table.reset_index().assign(label=1, case=lambda frame: "sub-" + frame["subject"]), "contrasts", AREAS
     )
-    rows += tested(table, "soft_all")
-    return [*rows, *against_own_mask(study, "soft_all")] if "soft_all" in study.methods else rows
+    if "soft_all" not in study.methods:
+        return rows
+    return [*rows, *tested(table, "soft_all"), *against_own_mask(study, "soft_all")]
 
 
 def against_own_mask(study: Study, method: str) -> list[dict[str, Any]]:
@@ -601,9 +645,9 @@ def tested(table: "pd.DataFrame", ours: str) -> list[dict[str, Any]]:
     for (name, measure), p in zip(pairs, corrected(p_values), strict=True):
         ratio = table.loc[ours, measure].mean() / table.loc[name, measure].mean()
         what = {"study": "contrasts", "method": f"{ours} / {name}", "label": 1, "unit": ""}
-        n = len(table.loc[name])
+        rest = {"low": math.nan, "high": math.nan, "n": len(table.loc[name])}
         for kind, value in ((f"ratio of {measure}", ratio), (f"p (Holm) of {measure}", p)):
-            rows.append({**what, "measure": kind, "mean": float(value), "low": None, "high": None, "n": n})
+            rows.append({**what, "measure": kind, "mean": float(value), **rest})
     return rows
 
 
@@ -652,6 +696,8 @@ QUESTIONS = {
         },
         nodule_data,
         by_raters,
+        raters_of,
+        fewest_people=7,  # two are tested on, and each of five folds has one
         spacing_mm=(1.5, 0.7, 0.7),  # about that of the images
         on_request=ON_REQUEST,
     ),
@@ -660,6 +706,7 @@ QUESTIONS = {
         {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},
         hippocampus_data,
         nothing_more,
+        lambda data: case_ids(data / "images"),
         on_request={
             **ON_REQUEST,
             "softseg_calibrated": Method(WHOLE_IMAGE, trained_as="softseg", calibrated=True),
@@ -671,6 +718,7 @@ QUESTIONS = {
         {"softseg": Method(WHOLE_IMAGE), "vanilla": VANILLA},  # one person's cord is 25 mm off the centre
         grey_matter_data,
         repeatability,
+        subjects_of,
         steps=(6, 250),
         spacing_mm=(3.0, 0.5, 0.5),  # about that of the images
         nested=True,
@@ -686,6 +734,8 @@ QUESTIONS = {
         },
         contrast_data,
         over_contrasts,
+        lambda _: (),
+        fewest_people=0,
         drawn=("dice", "boundary_mae", "std_csa_mm2", "abs_csa_error_mm2"),
         on_request={"soft_per_contrast": Method(data="a contrast each")},
     ),
@@ -698,6 +748,8 @@ QUESTIONS = {
         },
         one_contrast_data,
         by_group,
+        real_masks,
+        fewest_people=1,
         drawn=("dice", "abs_csa_error_percent"),
         on_request={**ON_REQUEST, "softseg_nnunet_zoom": Method(settings={"largest_zoom": None})},
     ),
@@ -705,4 +757,7 @@ QUESTIONS = {
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

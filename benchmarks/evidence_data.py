@@ -32,7 +32,9 @@ CORD_LABELS = {"cord": "seg-manual", "grey_matter": "gmseg-manual"}
 HIPPOCAMPUS_LABELS = ("anterior", "posterior")
 DRAW = 2025
 FOLDS = 5
-FEWEST_LEFT_OUT = 3
+GREY_MATTER_ID, ID_LIMIT = 940, 1000
+"""Of the dataset of the first person left out, unless there are too many for three digits."""
+MASK = "_seg-manual.nii.gz"
 PHANTOMS = 18
 PHANTOM_MM = (56.0, 60.0, 64.0)
 SEEN = "T1w"
@@ -43,12 +45,19 @@ SHAPED_SEED = 11
 
 
 def person_of(case: str) -> str:
-    """Return the person that a case shows, by the names of the three sets.
+    """Return the person that a case shows: its label in BIDS, less the endings that two of the sets have.
 
-    sub-0822n0_CT is nodule 0 of person 0822, sub-9709Ses2_T2starw session 2 of person 9709.
+    sub-0822n0_CT is nodule 0 of person 0822, sub-9709Ses2_T2starw session 2 of person 9709. A case whose name
+    is not BIDS is a person of its own.
     """
-    found = re.match(r"sub-([A-Za-z]*\d+)(?=n\d|Ses\d|_|-|$)", case)
+    found = re.match(r"sub-([A-Za-z0-9]+?)(?:n\d+(?=_CT)|Ses\d+)?(?:_|$)", case)
     return found.group(1) if found else case
+
+
+def rescan_of(case: str) -> str:
+    """Return the name of the second scan without moving in between: run-2 of run-1, else nothing."""
+    again, found = re.subn(r"_run-(0*)1(?=_)", r"_run-\g<1>2", case)
+    return again if found else ""
 
 
 @dataclass(frozen=True)
@@ -135,12 +144,12 @@ def told_by_outlines(data: Path) -> dict[str, float]:
     """Return case -> the share of radiologists who marked a nodule, as its outline and density tell it.
 
     A random forest learns the share from size and density of the voxels that any of the four marked; a tenth
-    of the people is left out at a time. A network has to find the outline first.
+    of the people, or one, is left out at a time. A network has to find the outline first.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    cases = _case_ids(data / RATERS[0])
+    cases = case_ids(data / RATERS[0])
     figures, shares = [], []
     for case in cases:
         image = nib.load(data / "images" / f"{case}_0000.nii.gz")
@@ -150,7 +159,8 @@ def told_by_outlines(data: Path) -> dict[str, float]:
         shares.append(np.mean([mask.any() for mask in masks]))
     forest = RandomForestRegressor(500, min_samples_leaf=4, random_state=0)
     people = [person_of(case) for case in cases]
-    told = cross_val_predict(forest, np.array(figures), shares, groups=people, cv=GroupKFold(10))
+    folds = GroupKFold(min(10, len(set(people))))
+    told = cross_val_predict(forest, np.array(figures), shares, groups=people, cv=folds)
     return dict(zip(cases, told.tolist(), strict=True))
 
 
@@ -193,7 +203,7 @@ def hippocampus(data: Path, folder: Path) -> None:
         )
         save(target / f"labels{part}" / f"{case}.nii.gz", painted, affine)
 
-    parts = parts_of(_case_ids(data / "images"))
+    parts = parts_of(case_ids(data / "images"))
     write_dataset(folder, HIPPOCAMPUS_LABELS, "MRI", write_case, parts)
 
 
@@ -218,19 +228,19 @@ def save(file: Path, voxels: npt.NDArray[np.generic], affine: npt.NDArray[np.flo
     nib.save(nib.Nifti1Image(voxels, affine), file)
 
 
-def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) -> dict[int, str]:
+def grey_matter(data: Path, raw: Path, name: str) -> dict[int, str]:
     """Write a dataset for each person left out, of cord and grey matter; return dataset -> person.
 
     The second scan of the person left out is there to be predicted, too, without a label.
     """
-    subjects = sorted(file.name for file in data.glob("sub-*"))
+    subjects = subjects_of(data)
     people = sorted({person_of(subject) for subject in subjects})
-    if len(people) < FEWEST_LEFT_OUT:
-        sys.exit(
-            f"{data}: expected {FEWEST_LEFT_OUT} people or more, to leave out, to validate on and to learn "
-            f"from, found {len(people)}: add some"
-        )
-    left_out = dict(zip(dataset_ids, people, strict=False))
+    for folder in sorted(data.glob("sub-*")):
+        if folder.name not in subjects:
+            masks = ", ".join(CORD_LABELS.values())
+            print(f"{folder.name}: no image has masks ({masks}): left out", file=sys.stderr)
+    first_id = min(GREY_MATTER_ID, ID_LIMIT - len(people))
+    left_out = dict(enumerate(people, first_id))
     for dataset_id, person in left_out.items():
         test = [subject for subject in subjects if person_of(subject) == person]
         others = [subject for subject in subjects if subject not in test]
@@ -248,13 +258,34 @@ def grey_matter(data: Path, raw: Path, dataset_ids: Iterable[int], name: str) ->
             split_file=split_file,
             progress=False,
         )
-        for subject in test:
-            for file in sorted((data / subject / "anat").glob(f"{subject}_run-2_*.nii.gz")):
-                name_of_case = f"{without_nifti_ending(file.name)}_0000.nii.gz"
-                shutil.copyfile(file, next(raw.glob(f"Dataset{dataset_id}_*")) / "imagesTs" / name_of_case)
-        for file in next(raw.glob(f"Dataset{dataset_id}_*")).glob("softLabelsTs/*_0001.nii.gz"):
-            forget_unannotated(file.parent, file.name.removesuffix("_0001.nii.gz"))
+        folder = next(raw.glob(f"Dataset{dataset_id}_*"))
+        for file in sorted((folder / "softLabelsTs").glob("*_0001.nii.gz")):
+            case = file.name.removesuffix("_0001.nii.gz")
+            forget_unannotated(file.parent, case)
+            copy_rescan(data, case, folder / "imagesTs")
     return left_out
+
+
+def subjects_of(data: Path) -> list[str]:
+    """Return the subjects of a BIDS folder of whom an image has masks of cord and grey matter."""
+
+    def has_masks(image: Path) -> bool:
+        folder = data / "derivatives" / "labels" / image.parent.relative_to(data)
+        name = without_nifti_ending(image.name)
+        return all((folder / f"{name}_{ending}.nii.gz").is_file() for ending in CORD_LABELS.values())
+
+    return sorted({file.parents[1].name for file in data.glob("sub-*/anat/*.nii.gz") if has_masks(file)})
+
+
+def copy_rescan(data: Path, case: str, folder: Path) -> None:
+    """Copy the second scan of a case into a folder; tell if it has none."""
+    again = rescan_of(case)
+    scan = data / case.partition("_")[0] / "anat" / f"{again}.nii.gz"
+    if again and scan.is_file():
+        shutil.copyfile(scan, folder / f"{again}_0000.nii.gz")
+        return
+    expected = str(scan) if again else "run-1 and run-2 in the names of images"
+    print(f"{case}: no second scan (expected {expected}): it has no within-subject SD", file=sys.stderr)
 
 
 def forget_unannotated(folder: Path, case: str) -> None:
@@ -339,14 +370,11 @@ def one_contrast(study: Study, data: Path, dataset_id: int, num_processes: int) 
         case -> its group: the contrast seen, the others, cords of unusual shape, real images (of `data`, in
         BIDS, with manual masks).
     """
-    masks = sorted((data / "derivatives" / "labels").glob("sub-*/anat/*_seg-manual.nii.gz"))
-    if not masks:
-        sys.exit(f"{data}: expected derivatives/labels/sub-*/anat/*_seg-manual.nii.gz, found none")
+    real = real_masks(data)
     everything = _all_contrasts(study, dataset_id + 1, num_processes)
     shaped = {f"sub-{word}{number:02d}_{SEEN}": group
               for group, word in zip(SHAPED, ("narrow", "wide"), strict=True)
               for number in range(1, PHANTOMS // 2 + 1)}  # fmt: skip
-    real = {mask.name.removesuffix("_seg-manual.nii.gz"): mask for mask in masks}
 
     def write_case(case: str, target: Path, part: str) -> None:
         if case in shaped:
@@ -354,9 +382,8 @@ def one_contrast(study: Study, data: Path, dataset_id: int, num_processes: int) 
             write_images(target, part, case, (image, truth), affine)
         elif case in real:
             mask = nib.load(real[case])
-            image = nib.load(
-                data / real[case].parent.relative_to(data / "derivatives/labels") / f"{case}.nii.gz"
-            )
+            folder = data / real[case].parent.relative_to(data / "derivatives/labels")
+            image = nib.load(folder / real[case].name.replace(MASK, ".nii.gz"))
             write_images(target, part, case, (image.get_fdata(), mask.get_fdata()), mask.affine)
         else:
             for folder, name in (
@@ -366,7 +393,7 @@ def one_contrast(study: Study, data: Path, dataset_id: int, num_processes: int) 
             ):
                 place(everything / f"{folder}{part}" / f"{name}.nii.gz", target / f"{folder}{part}")
 
-    phantoms = {part: _case_ids(everything / f"labels{part}") for part in ("Tr", "Ts")}
+    phantoms = {part: case_ids(everything / f"labels{part}") for part in ("Tr", "Ts")}
     learned = [case for case in phantoms["Tr"] if case.endswith(f"_{SEEN}")]
     parts = Parts([*phantoms["Ts"], *shaped, *real], learned, [learned[:2]])
     write_dataset(study.raw / f"Dataset{dataset_id:03d}_{study.name}", ["cord"], "MRI", write_case, parts)
@@ -375,6 +402,14 @@ def one_contrast(study: Study, data: Path, dataset_id: int, num_processes: int) 
         for case in phantoms["Ts"]
     }
     return seen | shaped | dict.fromkeys(real, "real images")
+
+
+def real_masks(data: Path) -> dict[str, Path]:
+    """Return case -> its mask. The case of sub-03 is named sub-real03: a phantom may be sub-03, too."""
+    masks = sorted((data / "derivatives" / "labels").glob(f"sub-*/anat/sub-*{MASK}"))
+    if not masks:
+        sys.exit(f"{data}: expected derivatives/labels/sub-*/anat/sub-*{MASK}, found none")
+    return {f"sub-real{mask.name.removeprefix('sub-').removesuffix(MASK)}": mask for mask in masks}
 
 
 def _all_contrasts(study: Study, dataset_id: int, num_processes: int) -> Path:
@@ -416,7 +451,8 @@ def write_images(
     save(target / f"labels{part}" / f"{case}.nii.gz", (label > HARD_THRESHOLD).astype(np.uint8), affine)
 
 
-def _case_ids(folder: Path) -> list[str]:
+def case_ids(folder: Path) -> list[str]:
+    """Return the cases of a folder by the names of its files; a folder without any ends the study."""
     cases = [without_nifti_ending(file.name) for file in sorted(folder.glob("*.nii.gz"))]
     if not cases:
         sys.exit(f"{folder}: expected files that end in .nii.gz, found none: check --data")

@@ -16,7 +16,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nnunet_softseg.inference.qc_page import FOLDER, write_qc_page
+from nnunet_softseg.inference.qc_page import write_qc_page
+from nnunet_softseg.io.case_files import PICTURES
 
 SIZES = (((64, 256, 256), (1.0, 0.9, 0.9)), ((192, 260, 320), (1.0, 1.0, 1.0)))
 IMAGES, TIMES, RADIUS_MM = 4, 3, 5.0
@@ -43,7 +44,7 @@ def write_images(folder: Path, shape: Sequence[int], spacing_mm: Sequence[float]
 
 def seconds_of_page(folder: Path, images: dict[str, Path]) -> tuple[float, float]:
     """Return what a page that is made anew takes per image: on the clock, and of all processors."""
-    for file in (folder / FOLDER).glob("*"):
+    for file in (folder / PICTURES).glob("*"):
         file.unlink()
     labels = {"cord": {"soft_volume_mm3": 0.0}}
     entry = {"flags": [], "warnings": [], "labels": labels, "seconds": {"forward": 0.0}}

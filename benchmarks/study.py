@@ -374,19 +374,40 @@ def protocol(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def freeze(study: Study, seeds: Sequence[int]) -> str:
+def listing(data: Path, output: Path) -> str:
+    """Return what tells the files of a folder from others, wherever it lies: their number, names and sizes.
+
+    Hidden files are passed over, and `output` if it lies in the folder.
+    """
+    sizes = {}
+    for folder, folders, names in os.walk(data, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "." and Path(folder, name) != output]
+        files = [Path(folder, name) for name in names if name[0] != "."]
+        there = [file for file in files if file.is_file()]  # not a link to nowhere
+        sizes.update({file.relative_to(data).as_posix(): file.stat().st_size for file in there})
+    names_and_sizes = json.dumps(sizes, sort_keys=True).encode()
+    return f"{len(sizes)} files, SHA-256 of names and sizes {hashlib.sha256(names_and_sizes).hexdigest()}"
+
+
+def freeze(study: Study, seeds: Sequence[int], data: Path | None = None) -> str:
     """Write the protocol before anything is drawn or trained, and return its hash.
 
-    An earlier call's must be the same but for more methods and seeds, which change no figure of the others.
+    An earlier call's must be the same but for more methods and seeds, which change no figure of the others,
+    and so must be the files in `data`, if the earlier call said what they are.
     """
     file = study.output / "protocol.json"
     frozen = json.loads(json.dumps(protocol(study, seeds)))
+    if data is not None:
+        frozen["data"] = listing(data, study.output)
     if file.is_file():
         before = json.loads(file.read_text("utf-8"))
+        for one, other in ((before, frozen), (frozen, before)):
+            if "data" in other:
+                one.setdefault("data", other["data"])
         frozen["methods"] = {**before["methods"], **frozen["methods"]}
         frozen["seeds"] = sorted({*before["seeds"], *frozen["seeds"]})
         changed = [
-            name
+            f"{name}: {before.get(name)}, now {frozen.get(name)}"
             for name in {**before, **frozen}
             if name not in ("seeds", "methods") and frozen.get(name) != before.get(name)
         ]
@@ -396,7 +417,7 @@ def freeze(study: Study, seeds: Sequence[int]) -> str:
             if method != {key: frozen["methods"][name].get(key) for key in method}  # later fields: no change
         ]
         if changed:
-            sys.exit(f"{file}: other settings than before ({', '.join(changed)}): take another folder")
+            sys.exit(f"{file}: other settings than before ({'; '.join(changed)}): take another folder")
     make_folder(study.output)
     write_json(file, frozen)
     return hashlib.sha256(json.dumps(frozen, sort_keys=True).encode()).hexdigest()
