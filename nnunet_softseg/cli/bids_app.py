@@ -89,7 +89,7 @@ class BidsApp(PredictingCommand):
         left_out = ("level", "report", "skip_bids_validator")
         options = {name: value for name, value in vars(self).items() if name not in left_out}
         report = analyse_participants(**options)
-        self._write_outcome(written=report.written, kept=report.kept, failed=report.failed)
+        self._write_outcome(written=report.predicted, kept=report.kept, failed=report.failed)
         print_report(report)
         return 2 if report.failed else 0
 

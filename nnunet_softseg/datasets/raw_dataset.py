@@ -22,7 +22,8 @@ from nnunet_softseg.settings import HARD_THRESHOLD
 
 VANILLA = "train it with nnUNetTrainer"
 SPLITS = "splits_final.json"
-_SIDES = ("train", "val")
+SIDES = ("train", "val")
+"""Of a fold in splits_final.json."""
 _FEWEST_TO_SPLIT = 5
 """nnU-Net makes five folds by itself, of which none may be empty."""
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
@@ -423,9 +424,9 @@ def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> 
     findings = []
     for fold in range(len(splits) if isinstance(splits, list) else 1):
         findings += fold_findings(fold, splits, subjects, file)
-    if not isinstance(splits, list) or not all(map(_is_split, splits)):
+    if not isinstance(splits, list) or not all(map(is_split, splits)):
         return findings
-    used = {case_id for split in splits for side in _SIDES for case_id in split[side]}
+    used = {case_id for split in splits for side in SIDES for case_id in split[side]}
     if left_out := sorted(set(case_ids) - used):
         what, expected = f"{len(left_out)} cases are in no fold", "every case of imagesTr"
         remedy = "add them, or write the file anew"
@@ -433,8 +434,9 @@ def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> 
     return findings
 
 
-def _is_split(split: Any) -> bool:
-    return isinstance(split, Mapping) and all(isinstance(split.get(side), list) for side in _SIDES)
+def is_split(split: Any) -> bool:
+    """Return whether it is laid out as a fold of splits_final.json: a list of cases on either side."""
+    return isinstance(split, Mapping) and all(isinstance(split.get(side), list) for side in SIDES)
 
 
 def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str = SPLITS) -> list[Finding]:
@@ -450,12 +452,12 @@ def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str
     if are_folds and fold >= len(splits):
         return []
     split = splits[fold] if are_folds and fold >= 0 else None
-    if split is None or not _is_split(split):
+    if split is None or not is_split(split):
         what, expected = f"fold {fold} is no split", 'a list of {"train": [cases], "val": [cases]}'
         found = f"{split if are_folds else splits!r}"[:60]
         return [Finding(file, what, expected, found, "correct the fold, or write the file anew")]
     findings = []
-    for side, whose in zip(_SIDES, ("training", "validation"), strict=True):
+    for side, whose in zip(SIDES, ("training", "validation"), strict=True):
         if not split[side]:
             what, expected = f"fold {fold} has no {whose} case", "at least one: nnU-Net cannot start without"
             findings.append(Finding(file, what, expected, "none", "add some, or remove the fold"))
@@ -463,7 +465,7 @@ def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str
     if unknown:
         what, expected = f"fold {fold} names unknown cases", "cases of imagesTr"
         findings.append(Finding(file, what, expected, examples(unknown), "correct or remove the file"))
-    train, val = ({subjects.get(case_id, case_id) for case_id in split[side]} for side in _SIDES)
+    train, val = ({subjects.get(case_id, case_id) for case_id in split[side]} for side in SIDES)
     if both := sorted(train & val):
         what, expected = f"fold {fold} validates on subjects that it trains on", "each on one side"
         remedy = "write one grouped by subject"

@@ -475,15 +475,13 @@ def calibrated(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -
 
 
 def decided_by(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any]:
-    """Return what softseg.json says of the options that decide the values of its maps."""
-    return {**options.that_decide(plans), CALIBRATION: described(plans, options)}
+    """Return what softseg.json says of the options that decide the values of its maps.
 
-
-def described(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any] | None:
-    """Return what softseg.json says of the calibration of its maps; None: they are as the network says."""
-    if not is_calibrated(plans, options):
-        return None
-    return {key: value for key, value in plans[PLANS_KEY][CALIBRATION].items() if key != _KNOTS}
+    Of the calibration, None: they are as the network says.
+    """
+    kept = plans[PLANS_KEY][CALIBRATION] if is_calibrated(plans, options) else None
+    described = kept and {key: value for key, value in kept.items() if key != _KNOTS}
+    return {**options.that_decide(plans), CALIBRATION: described}
 
 
 # The image's grid

@@ -61,6 +61,7 @@ class PredictionReport:
         failed: why, by case id.
         summary: how many cases have which flag, why, and what to do, those kept included.
         warnings: about the model and the options.
+        done: what was done to the cases in `predicted`, as the text says it.
     """
 
     output: Path
@@ -69,10 +70,11 @@ class PredictionReport:
     failed: dict[str, str] = field(default_factory=dict)
     summary: str = ""
     warnings: list[str] = field(default_factory=list)
+    done: str = "predicted"
 
     def as_text(self) -> str:
         """Return it in a few lines, failed cases one a line."""
-        counts = f"{len(self.predicted)} predicted, {len(self.kept)} kept, {len(self.failed)} failed"
+        counts = f"{len(self.predicted)} {self.done}, {len(self.kept)} kept, {len(self.failed)} failed"
         failures = (f"failed: {case}: {why}" for case, why in sorted(self.failed.items()))
         return "\n".join(filter(None, (f"{self.output}: {counts}", self.summary, *failures)))
 

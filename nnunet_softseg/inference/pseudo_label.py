@@ -23,9 +23,11 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.splits import make_folds, split_subjects
 from nnunet_softseg.datasets.conversion.writing import Dataset, copy_image, find_raw_folder
 from nnunet_softseg.datasets.raw_dataset import (
+    SIDES,
     SPLITS,
     LabelScheme,
     NnunetFolders,
+    is_split,
     label_scheme,
     soft_label_file,
 )
@@ -45,7 +47,6 @@ RECORD = "pseudo_labels.json"
 """In the dataset: which fold of which model has labelled which case."""
 _ENDING = ".nii.gz"
 _SAME = ("labels", "channel_names", "regions_class_order", "file_ending")
-SIDES = ("train", "val")
 Fold = Mapping[str, Sequence[str]]
 """Case ids of "train" and "val", as in splits_final.json."""
 Subjects = Mapping[str, str]
@@ -467,17 +468,13 @@ def read_splits(file: Path) -> list[Fold]:
     """Return the folds of a splits_final.json; a UserError if it is none."""
     content = load_json(file)
     folds = content if isinstance(content, list) else []
-    if not folds or not all(_is_fold(fold) for fold in folds):
+    sides = [fold[side] for fold in folds for side in SIDES] if all(map(is_split, folds)) else []
+    if not sides or not all(isinstance(case, str) for side in sides for case in side):
         raise UserError(
             f'{file}: expected a list of {{"train": [cases], "val": [cases]}}, as splits_final.json of '
             "nnUNet_preprocessed, found something else: give the split that the models were trained by"
         )
     return folds
-
-
-def _is_fold(fold: Any) -> bool:
-    sides = [fold.get(side) for side in SIDES] if isinstance(fold, Mapping) else [None]
-    return all(isinstance(side, list) and all(isinstance(case, str) for case in side) for side in sides)
 
 
 def find_teachers(models: Sequence[Model], splits: Sequence[Fold], subjects: Subjects) -> tuple[Teacher, ...]:

@@ -511,6 +511,22 @@ def mask_of_label(values: npt.NDArray[Any], *labels: int) -> Values:
     return np.asarray(chosen, dtype=np.float32)
 
 
+def map_or_label(
+    file: Path | str, values: npt.NDArray[Any], content: MapContent, label: int | None
+) -> tuple[Values, list[Finding]]:
+    """Return a map as fractions, or one label of a label map as a mask, and what is odd about the label.
+
+    Raises:
+        UserError: if the values are no fractions, or the label cannot be taken from them.
+    """
+    if label is None:
+        raise_first_error(content_findings(file, values, "--label", content=content))
+        return as_fractions(values, content), []
+    findings = label_findings(file, content, label)
+    raise_first_error(findings)
+    return mask_of_label(values, label), findings
+
+
 def content_findings(
     file: Path | str, values: npt.NDArray[Any], choose: str = "", *, content: MapContent | None = None
 ) -> list[Finding]:

@@ -239,6 +239,24 @@ def _host() -> str:
     return re.sub(r"[^\w-]", "-", socket.gethostname()) or "localhost"
 
 
+@contextlib.contextmanager
+def only_one(lock: Path, busy: str) -> Iterator[None]:
+    """Hold a file as lock within the block; a UserError, `busy`, where another process holds it."""
+    from filelock import FileLock, Timeout  # only here: it takes longer to load than all of this module
+
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise UserError(busy) from error
+    except OSError as error:
+        raise write_error(lock, error) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
 def remove_files(files: Iterable[Path]) -> None:
     """Remove files, of which some may be gone; a UserError if one cannot be removed."""
     for file in files:

@@ -234,3 +234,28 @@ def test_an_empty_folder_may_hold_what_the_dead_left_of_filling_it(tmp_path: Pat
         assert not left.exists()
         (aside / "file").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_holds_a_lock_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    code = (
+        "import sys; from pathlib import Path; from nnunet_softseg.io.results import only_one\n"
+        "with only_one(Path(sys.argv[1]), 'busy'): print('alone')"
+    )
+
+    def another_process() -> str:
+        ended = subprocess.run([sys.executable, "-c", code, str(lock)], capture_output=True, text=True)
+        return (ended.stdout + ended.stderr).splitlines()[-1]
+
+    with results.only_one(lock, "busy"):
+        assert another_process().endswith("UserError: busy")
+    assert another_process() == "alone"
+
+
+def test_a_lock_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"cannot write .*\.lock: "),
+        results.only_one(tmp_path / "file" / ".lock", "busy"),
+    ):
+        pass

@@ -23,8 +23,8 @@ from nnunet_softseg.io.results import (
     load_record,
     make_folder,
     relative_name,
+    remove_files,
     replacing,
-    write_error,
     write_json,
 )
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
@@ -104,11 +104,7 @@ class Derivative:
     def remove(self, names: Iterable[str]) -> None:
         """Remove what was made of the image, the label map first: without it nothing is done."""
         soft_maps = map(self.soft_map, label_words(names).values())
-        for file in (self.label_map, self.sidecar, self.areas, self.picture, *soft_maps):
-            try:
-                file.unlink(missing_ok=True)
-            except OSError as error:
-                raise write_error(file, error) from error
+        remove_files((self.label_map, self.sidecar, self.areas, self.picture, *soft_maps))
 
     def _beside(self, suffix: str) -> Path:
         return self.root / self.place.parent / f"{self.case_id}{suffix}"

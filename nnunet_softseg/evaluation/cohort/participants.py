@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
@@ -18,7 +18,6 @@ from urllib.parse import quote
 
 import nibabel as nib
 import pandas as pd
-from filelock import FileLock, Timeout
 from markupsafe import Markup
 
 from nnunet_softseg import __version__
@@ -37,45 +36,18 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     write_table_tsv,
 )
 from nnunet_softseg.inference.case_record import PredictionOptions, flag_lines, reported_cases
-from nnunet_softseg.inference.predict import predict
+from nnunet_softseg.inference.predict import PredictionReport, predict
 from nnunet_softseg.inference.trained_model import open_any_model
 from nnunet_softseg.io.case_files import SOFT_FOLDER
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti
 from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
-from nnunet_softseg.io.results import copy_file, make_folder, replacing, write_json
+from nnunet_softseg.io.results import copy_file, make_folder, only_one, replacing, write_json
 from nnunet_softseg.io.workers import threads_beside, try_jobs
 from nnunet_softseg.metrics.morphometry.csa import csa
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
 
 _DECISIVE = ("localize", "largest_piece", "discard_implausible", "calibrate")
-
-
-@dataclass
-class ParticipantsReport:
-    """Outcome of the images.
-
-    Attributes:
-        output: folder of the derivatives.
-        written: names of images whose derivatives were written.
-        kept: those that were there.
-        failed: why, by name.
-        summary: how many have which flag, and what to do.
-        warnings: about the images, the model and the options.
-    """
-
-    output: Path
-    written: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    summary: str = ""
-    warnings: list[str] = field(default_factory=list)
-
-    def as_text(self) -> str:
-        """Return it in a few lines, failed images one a line."""
-        counts = f"{len(self.written)} images written, {len(self.kept)} kept, {len(self.failed)} failed"
-        failures = (f"failed: {case}: {why}" for case, why in sorted(self.failed.items()))
-        return "\n".join(filter(None, (f"{self.output}: {counts}", self.summary, *failures)))
 
 
 def analyse_participants(
@@ -92,7 +64,7 @@ def analyse_participants(
     overwrite: bool = False,
     progress: bool = True,
     **options: Any,
-) -> ParticipantsReport:
+) -> PredictionReport:
     """Write the derivatives of participants; an image that fails stops no other.
 
     Those that are there are kept, unless their image is newer, as `predict` keeps its maps. Several calls may
@@ -123,29 +95,23 @@ def analyse_participants(
     options |= {"folds": folds, "checkpoint": checkpoint, "overwrite": overwrite}
     scheme = start_with_model(root, bids, model, options)
     draws = not PredictionOptions.from_environment(os.environ, no_qc=no_qc).no_qc
-    report = ParticipantsReport(root, warnings=warnings)
+    report = PredictionReport(root, warnings=warnings, done="images written")
     work = root / WORK / _name_of_work(images)
     call = _Call(bids, work, scheme, report, draws, progress)
     todo = images if overwrite else call.not_done(images)
     report.kept = sorted({image.case_id for image in images} - {image.case_id for image in todo})
     make_folder(work.parent)
-    try:
-        with FileLock(work.parent / f".{work.name}.lock", timeout=0):
-            if not overwrite:
-                call.publish_predicted(todo)  # by a call that was killed
-                todo = call.not_done(todo)
-            if todo:
-                call.predict(
-                    todo, model, contrasts or sorted({image.name.contrast for image in todo}), options
-                )
-            call.note_failures(images)
-            if call.draws:
-                _write_pages(root, bids, images, always=bool(report.written or report.failed))
-            shutil.rmtree(work, ignore_errors=True)
-    except Timeout as error:
-        raise UserError(
-            f"{root}: another process is at work on the same participants: wait for it, or end it"
-        ) from error
+    busy = f"{root}: another process is at work on the same participants: wait for it, or end it"
+    with only_one(work.parent / f".{work.name}.lock", busy):
+        if not overwrite:
+            call.publish_predicted(todo)  # by a call that was killed
+            todo = call.not_done(todo)
+        if todo:
+            call.predict(todo, model, contrasts or sorted({image.name.contrast for image in todo}), options)
+        call.note_failures(images)
+        if call.draws:
+            _write_pages(root, bids, images, always=bool(report.predicted or report.failed))
+        shutil.rmtree(work, ignore_errors=True)
     return report
 
 
@@ -192,7 +158,7 @@ class _Call:
     bids: Path
     work: Path
     scheme: LabelScheme
-    report: ParticipantsReport
+    report: PredictionReport
     draws: bool
     progress: bool
 
@@ -233,7 +199,7 @@ class _Call:
         entries = reported_cases(self.work)
         lines = flag_lines({image.case_id: entries[image.case_id] for image in images
                             if image.case_id in entries})  # fmt: skip
-        if len(images) == 1 and images[0].case_id in self.report.written:
+        if len(images) == 1 and images[0].case_id in self.report.predicted:
             (image,), words = images, label_words(self.scheme.names)
             maps = {name: image.soft_map(words[name]) for name in self.scheme.names}
             lines += result_lines(self.bids / image.place, maps, entries[image.case_id]["labels"])
@@ -271,7 +237,7 @@ class _Call:
             if isinstance(outcome, UserError):
                 self.report.failed[image.case_id] = str(outcome)
             else:
-                self.report.written.append(image.case_id)
+                self.report.predicted.append(image.case_id)
 
     def note_failures(self, images: Iterable[Derivative]) -> None:
         """Write down why an image failed, for the report of the group, and forget what was mended.

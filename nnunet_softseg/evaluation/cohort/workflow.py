@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative, chosen_images
 from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group
 from nnunet_softseg.evaluation.cohort.participants import start_with_model
 from nnunet_softseg.io.case_files import list_files
 from nnunet_softseg.io.nifti import StrPath
-from nnunet_softseg.io.results import load_record, make_folder, write_json
+from nnunet_softseg.io.results import load_record, make_folder, only_one, write_json
 
 FOLDER = ".workflow"
 """The folder of jobs, in that of the derivatives: what a batch is to do, its log and its outcome."""
@@ -127,16 +125,12 @@ def run_workflow(
     of_model = [] if model is None else ["-m", str(Path(model).absolute())]
     of_model += ["-chk", checkpoint, *(["-f", *folds] if folds else [])]
     make_folder(cohort.folder)
-    try:
-        with FileLock(cohort.folder / ".lock", timeout=0):
-            cohort.forget_unfinished(scheme.names)
-            write_json(cohort.folder / _CONFIGURATION, cohort.configuration([*of_model, *words], jobs))
-            _snakemake(cohort.folder, profile, jobs)
-            report = cohort.report()
-    except Timeout as error:
-        raise UserError(
-            f"{output}: another workflow is at work in this folder: wait for it, or end it"
-        ) from error
+    busy = f"{output}: another workflow is at work in this folder: wait for it, or end it"
+    with only_one(cohort.folder / ".lock", busy):
+        cohort.forget_unfinished(scheme.names)
+        write_json(cohort.folder / _CONFIGURATION, cohort.configuration([*of_model, *words], jobs))
+        _snakemake(cohort.folder, profile, jobs)
+        report = cohort.report()
     report.warnings += warnings
     return report
 

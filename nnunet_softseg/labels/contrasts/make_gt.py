@@ -8,18 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.image_choice import read_exclusions
 from nnunet_softseg.io.nifti import StrPath
-from nnunet_softseg.io.results import (
-    load_record,
-    make_folder,
-    replacing,
-    write_error,
-    write_json,
-)
+from nnunet_softseg.io.results import load_record, make_folder, only_one, replacing, write_json
 from nnunet_softseg.io.workers import try_jobs
 from nnunet_softseg.labels.contrasts.qc_page import FAILURES, write_qc_page
 from nnunet_softseg.labels.contrasts.settings import HIGHEST, GroundTruthSettings
@@ -272,19 +264,10 @@ def _check_output(output: Path) -> None:
 def _alone(output: Path) -> Iterator[None]:
     """Lock the folder, and clear away half-written files of a killed run, or of killed workers."""
     make_folder(output / RECORD_FOLDER)
-    lock = FileLock(output / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"{output}: another make-gt is at work there: wait until it is done") from error
-    except OSError as error:
-        raise write_error(output, error) from error
-    try:
+    with only_one(output / _LOCK, f"{output}: another make-gt is at work there: wait until it is done"):
         _clear(output)
         yield
         _clear(output)
-    finally:
-        lock.release()
 
 
 def _clear(output: Path) -> None:

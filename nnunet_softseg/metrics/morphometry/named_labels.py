@@ -12,15 +12,7 @@ import pandas as pd
 from nnunet_softseg.errors import UserError, examples, raise_first_error
 from nnunet_softseg.io.case_files import numbers_are_labels, parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
-from nnunet_softseg.io.nifti import (
-    as_fractions,
-    classify,
-    content_findings,
-    label_findings,
-    load_nifti,
-    mask_of_label,
-    read_values,
-)
+from nnunet_softseg.io.nifti import classify, load_nifti, map_or_label, read_values
 from nnunet_softseg.metrics.slice_frame import SliceFrame
 from nnunet_softseg.settings import HARD_THRESHOLD
 
@@ -114,7 +106,10 @@ class NamedMaps:
             image = load_nifti(file)
             grid = grid or VoxelGrid.of(image)
             raise_first_error(grid_findings(file, grid, VoxelGrid.of(image), of="the first label"))
-            self._maps[number] = _read_label(image, file, number, is_label_map=is_label_map)
+            values = read_values(image, str(file))
+            content = classify(values)
+            is_soft_map = not is_label_map and content.is_fraction and parse_numbered_name(file.name)
+            self._maps[number], _ = map_or_label(file, values, content, None if is_soft_map else number)
         self.warnings = [
             f"{file}: label {number} does not occur: it has no area"
             for number, file in files.items()
@@ -149,18 +144,3 @@ class NamedMaps:
             count * self._maps[number].astype(np.float32) for number, count in self.named[name].items()
         )
         return np.clip(np.asarray(total, dtype=np.float32), 0, 1)
-
-
-def _read_label(
-    image: nib.Nifti1Image, file: Path, number: int, *, is_label_map: bool
-) -> npt.NDArray[np.float32]:
-    values = read_values(image, str(file))
-    content = classify(values)
-    is_label_map = is_label_map or not (content.is_fraction and parse_numbered_name(file.name))
-    findings = (
-        label_findings(file, content, number)
-        if is_label_map
-        else content_findings(file, values, "--label", content=content)
-    )
-    raise_first_error(findings)
-    return mask_of_label(values, number) if is_label_map else as_fractions(values, content)

@@ -9,17 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
-from nnunet_softseg.errors import UserError, examples, raise_first_error
+from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.io.geometry import Box, bounding_box
-from nnunet_softseg.io.nifti import (
-    as_fractions,
-    classify,
-    content_findings,
-    image_name,
-    label_findings,
-    mask_of_label,
-    read_values,
-)
+from nnunet_softseg.io.nifti import classify, image_name, map_or_label, read_values
 from nnunet_softseg.metrics.morphometry.centreline import SMOOTHING_MM, Centreline, fit_centreline
 from nnunet_softseg.metrics.morphometry.levels import (
     Levels,
@@ -101,7 +93,9 @@ def slice_morphometry(
         UserError: if the map is not what is expected, or the levels do not fit it.
     """
     name = image_name(image, "map")
-    soft, warnings = _read_map(image, name, label)
+    values = read_values(image, name)
+    soft, findings = map_or_label(name, values, classify(values), label)
+    warnings = [*map(str, findings)]
     frame = slice_frame(image.affine, name)
     if frame.tip_deg >= AMBIGUOUS_FROM_DEG:
         warnings.append(
@@ -140,23 +134,6 @@ def slice_morphometry(
         warnings += doubts
     table.attrs["warnings"] = warnings
     return table
-
-
-# Reading
-
-
-def _read_map(
-    image: nib.Nifti1Image, name: str, label: int | None
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Return a map in [0, 1], and what is odd about it."""
-    values = read_values(image, name)
-    content = classify(values)
-    if label is None:
-        raise_first_error(content_findings(name, values, "--label", content=content))
-        return as_fractions(values, content), []
-    findings = label_findings(name, content, label)
-    raise_first_error(findings)
-    return mask_of_label(values, label), [str(finding) for finding in findings]
 
 
 def _labels_there(image: nib.Nifti1Image, label: int | None) -> str:
