@@ -261,7 +261,7 @@ def measured_folders(study: Study, by_seed: Mapping[int, Mapping[str, Path]]) ->
     """Return the measures of every case, method, label and training, of training -> method -> its maps."""
     import pandas as pd
 
-    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.evaluate import measure_methods
     from nnunet_softseg.evaluation.measuring import EvaluationSettings
 
     settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)

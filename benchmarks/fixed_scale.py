@@ -61,7 +61,7 @@ def make_data(data: Path, study: Study) -> None:
 
 def report(study: Study, seeds: list[int]) -> None:
     """Measure the validation cases of all trainings and write the table."""
-    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.evaluate import measure_methods
     from nnunet_softseg.evaluation.measuring import EvaluationSettings
 
     settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)

@@ -67,7 +67,7 @@ def report(study: PhantomStudy, seeds: Sequence[int]) -> None:
 
 def threshold_of_its_own(study: PhantomStudy, seeds: Sequence[int]) -> pd.DataFrame:
     """Return, per contrast, the soft map of soft_all beside its own voxels above 0.5: which is nearer?"""
-    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.evaluate import measure_methods
     from nnunet_softseg.evaluation.measuring import EvaluationSettings
 
     settings = EvaluationSettings.from_arguments(num_processes=study.num_processes)

@@ -14,7 +14,7 @@ from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.results import make_folder, write_json
 
 if TYPE_CHECKING:
-    from nnunet_softseg.evaluation.evaluation import Evaluation
+    from nnunet_softseg.evaluation.evaluate import Evaluation
 
 DATASET_ID = 910
 NAME = "Leaderboard"
@@ -100,7 +100,7 @@ def contrast_ids() -> dict[str, int]:
 
 def measure(study: PhantomStudy, seeds: Sequence[int]) -> "Evaluation":
     """Return the measures of every training, as methods named `<method>, seed <seed>`, against the truth."""
-    from nnunet_softseg.evaluation.evaluation import measure_methods
+    from nnunet_softseg.evaluation.evaluate import measure_methods
     from nnunet_softseg.evaluation.measuring import EvaluationSettings
 
     folders = {name: study.prediction(*training) for name, training in trainings(study, seeds).items()}

@@ -26,7 +26,7 @@ from nnunet_softseg.io.results import make_folder, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nnunet_softseg.evaluation.evaluation import Evaluation
+    from nnunet_softseg.evaluation.evaluate import Evaluation
 
 CONFIGURATION, FOLD = "3d_fullres", "0"
 PLANS = {

@@ -23,7 +23,6 @@ IMPORTED_WHEN_THEY_RUN = (
     "nnunet_softseg.evaluation.cohort.participants",
     "nnunet_softseg.evaluation.compare",
     "nnunet_softseg.evaluation.drift",
-    "nnunet_softseg.evaluation.releases.page",
     "nnunet_softseg.inference.nnunet_patches",
     "nnunet_softseg.inference.qc_page",
     "nnunet_softseg.labels.contrasts.make_gt",

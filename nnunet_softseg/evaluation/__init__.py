@@ -6,8 +6,7 @@ The modules, in the order of their imports:
   cases.py                         subject, session and contrast of a case
   maps.py                          a prediction and its reference as arrays on one grid
   measuring.py                     settings; all numbers of one case, every method
-  evaluation.py                    methods on all cases of a reference; over which slices areas are means
-  evaluate.py                      the command: one method -> tables
+  evaluate.py                      the command: methods on all cases of a reference -> tables; slices of areas
   comparison/paired_statistics.py  tests, effect sizes, intervals and lines of paired values
   comparison/leaderboard.py        measures; cases -> subjects -> ranks, tests; whether the best holds
   comparison/result.py             all tables of a comparison; area over contrasts, agreement
@@ -19,8 +18,7 @@ The modules, in the order of their imports:
   compare.py                       the command: methods -> leaderboard, report.html
   releases/areas.py                areas of two releases of a model, from tables or maps
   releases/drift_report.py         statistics held against limits; a normative table updated
-  releases/page.py                 drift.html
-  drift.py                         the command: two releases of a model -> drift or none
+  drift.py                         the command: two releases of a model -> drift or none; drift.html
   cohort/derivatives.py            derivatives of a BIDS folder: names, and the model that made them
   cohort/participants.py           images of participants -> soft maps, areas, a page of pictures each
   cohort/group.py                  all participants: one table, one page, what is missing

@@ -14,7 +14,7 @@ from nnunet_softseg.evaluation.cases import inference_seconds
 from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES, SECONDS
 from nnunet_softseg.evaluation.comparison.paired_statistics import CORRECTIONS, RESAMPLES, Correction
 from nnunet_softseg.evaluation.comparison.result import TESTS, Comparison, compared, write_comparison
-from nnunet_softseg.evaluation.evaluation import measure_methods
+from nnunet_softseg.evaluation.evaluate import measure_methods
 from nnunet_softseg.evaluation.measuring import REFERENCE, EvaluationSettings
 from nnunet_softseg.evaluation.report import figures, tables, worst_cases
 from nnunet_softseg.evaluation.report.drawing import method_styles

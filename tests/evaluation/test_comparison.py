@@ -36,7 +36,7 @@ from nnunet_softseg.evaluation.comparison.result import (
     Comparison,
     compared,
 )
-from nnunet_softseg.evaluation.evaluation import Evaluation
+from nnunet_softseg.evaluation.evaluate import Evaluation
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 from nnunet_softseg.evaluation.report.wording import verdict
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS

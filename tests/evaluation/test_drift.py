@@ -17,7 +17,7 @@ from prisms import prism, write, write_all
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.comparison.paired_statistics import deming_line
-from nnunet_softseg.evaluation.drift import drift, version_of
+from nnunet_softseg.evaluation.drift import draw_agreement, drift, version_of
 from nnunet_softseg.evaluation.releases.areas import release_areas
 from nnunet_softseg.evaluation.releases.drift_report import (
     DriftReport,
@@ -25,7 +25,6 @@ from nnunet_softseg.evaluation.releases.drift_report import (
     read_limits,
     statistics_table,
 )
-from nnunet_softseg.evaluation.releases.page import draw_agreement
 
 COLUMNS = [
     "contrast", "level", "n", "bias_mm2", "bias_low_mm2", "bias_high_mm2", "loa_low_mm2", "loa_high_mm2",

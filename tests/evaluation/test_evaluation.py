@@ -16,8 +16,7 @@ from prisms import SHAPE, case_ids, prism, references, write, write_all
 from nnunet_softseg.cli import main
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cases import describe_cases, read_case_table
-from nnunet_softseg.evaluation.evaluate import evaluate
-from nnunet_softseg.evaluation.evaluation import case_areas, mark_region
+from nnunet_softseg.evaluation.evaluate import case_areas, evaluate, mark_region
 from nnunet_softseg.evaluation.maps import LabelMap, on_grid_of, read_map
 from nnunet_softseg.evaluation.tables import CASE_COLUMNS, RELIABILITY_COLUMNS, SLICE_COLUMNS
 from nnunet_softseg.io.case_files import REPORT, Case, check_pattern, list_files

@@ -22,7 +22,7 @@ from nnunet_softseg.evaluation.compare import compare, write_report
 from nnunet_softseg.evaluation.comparison import paired_statistics
 from nnunet_softseg.evaluation.comparison.leaderboard import PRIMARY, SCORES, Verdict
 from nnunet_softseg.evaluation.comparison.result import Comparison, compared
-from nnunet_softseg.evaluation.evaluation import Evaluation
+from nnunet_softseg.evaluation.evaluate import Evaluation
 from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.drawing import method_styles

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on W
 JOBS: dict[Command, tuple[str, str]] = {
     fuse: ("nnunet_softseg.labels.raters.command", "fuse_case"),
     make_gt: ("nnunet_softseg.labels.contrasts.make_gt", "make_subject"),
-    evaluate: ("nnunet_softseg.evaluation.evaluation", "measure_case"),
+    evaluate: ("nnunet_softseg.evaluation.evaluate", "measure_case"),
 }
 
 

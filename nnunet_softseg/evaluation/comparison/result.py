@@ -21,8 +21,7 @@ from nnunet_softseg.evaluation.comparison.paired_statistics import (
     RESAMPLES,
     SIGNIFICANT,
 )
-from nnunet_softseg.evaluation.evaluate import write_evaluation
-from nnunet_softseg.evaluation.evaluation import Evaluation
+from nnunet_softseg.evaluation.evaluate import Evaluation, write_evaluation
 from nnunet_softseg.evaluation.measuring import AREAS, REFERENCE
 from nnunet_softseg.evaluation.tables import records, write_csv
 from nnunet_softseg.io.results import write_json
