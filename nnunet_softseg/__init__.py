@@ -5,6 +5,7 @@ docstring says the order.
 
   errors.py      the one error that a user can mend, and the one finding about data
   settings.py    every number of a run, kept with the model
+  registry.py    the names by which nnU-Net finds our classes
   io/            files on disk: NIfTI, geometry, names of cases, atomic writes, records, workers
   metrics/       numbers of one map: overlap, surface distance, calibration, instances, morphometry
   datasets/      nnU-Net raw datasets with soft labels: BIDS, splits, `convert`, `check`
@@ -15,7 +16,6 @@ docstring says the order.
   training/      soft target -> patch -> loss: dataset, augmentation, trainer, variants, log
   evaluation/    numbers of many maps: `evaluate`, `compare`, `drift`, statistics, the report
   phantom/       images with a known truth, `demo`
-  registry.py    the names by which nnU-Net finds our classes
   run.py         stock commands where Python reads no start-up files
   doctor.py      is the plug-in seen by nnU-Net here
   cli/           the command `nnunet-softseg`

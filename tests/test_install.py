@@ -36,7 +36,7 @@ OURS = {
     "nnUNetTrainerSoftSeg": "nnunet_softseg.training.trainer",
     "SoftSegDemoPlanner": "nnunet_softseg.preprocessing.planning",
     "SoftSegPreprocessor": "nnunet_softseg.inference.nnunet_patches",
-    "SoftLabelManager": "nnunet_softseg.preprocessing.label_manager",
+    "SoftLabelManager": "nnunet_softseg.network.of_plans",
 }
 VANILLA = {
     "nnUNetTrainer": "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",

@@ -17,8 +17,6 @@ import functools
 import inspect
 import multiprocessing
 import os
-import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -59,10 +57,10 @@ from nnunet_softseg.io.results import changed_keys, load_record
 from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.preprocessing.model_plans import is_soft
+from nnunet_softseg.registry import extended_import_path
 from nnunet_softseg.settings import PLANS_KEY
 
 _MARK = "_nnunet_softseg"
-_changing_the_import_path = threading.Lock()
 _threads_wanted: ContextVar[bool] = ContextVar("threads_instead_of_processes", default=False)
 _under_way: ContextVar[CaseRecord | None] = ContextVar("case_under_way", default=None)
 _begun: WeakValueDictionary[int, CaseRecord] = WeakValueDictionary()
@@ -89,27 +87,6 @@ def install() -> None:
     trainer_module.export_prediction_from_logits = export_prediction
     predict_from_raw_data.convert_predicted_logits_to_segmentation_with_correct_shape = convert_prediction
     find_class_by_name.temporarily_extend_syspath = extended_import_path
-
-
-@contextlib.contextmanager
-def extended_import_path(folder: str) -> Iterator[None]:
-    """Let Python find modules in a folder, too, within this block; what nnU-Net's search for a class enters.
-
-    nnU-Net inserts into the list `sys.path` itself and removes from it. A thread that reads the list at that
-    moment, to import a package or to ask for its version, misses an entry and finds nothing of that name.
-    Here each change makes a new list: who reads the old one reads it to its end.
-    """
-    folder = os.path.abspath(folder)
-    with _changing_the_import_path:
-        is_new = folder not in sys.path
-        if is_new:
-            sys.path = [folder, *sys.path]
-    try:
-        yield
-    finally:
-        if is_new:
-            with _changing_the_import_path:
-                sys.path = [entry for entry in sys.path if entry != folder]
 
 
 def _with_options(record: CaseRecord) -> CaseRecord:

@@ -8,7 +8,6 @@ The modules, in the order of their imports:
   output_scale.py  figures of the training's labels; raw output -> soft map and the clean-up, chosen by them
   normalisation.py  intensities by the schemes that the plans name
   model_plans.py  plans: of preprocessed cases, saved with a model
-  label_manager.py  nnU-Net's label manager for soft models, which the plans name
   preparation.py  soft targets and their files, made where they are missing or stale
   planning.py     planners
 """

@@ -27,7 +27,7 @@ _PROPERTIES = {"shape_before_cropping", "bbox_used_for_cropping", "spacing"}
 
 
 LABEL_MANAGER = "SoftLabelManager"
-"""The name by which nnU-Net finds it in the plans; the class is in label_manager.py."""
+"""The name by which nnU-Net finds it in the plans; the class is in network/of_plans.py."""
 NEEDS = " [of nnunet-softseg "
 """What follows the name of the configuration in a checkpoint, as in the start-up hook, which takes it off.
 

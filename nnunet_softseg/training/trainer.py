@@ -36,14 +36,7 @@ from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.geometry import array_orientation
 from nnunet_softseg.io.results import load_json, load_record, make_folder, replacing, write_json
 from nnunet_softseg.network.adaptive_wing import AdaptiveWingLoss
-from nnunet_softseg.network.of_plans import (
-    add_running_scale,
-    has_deep_supervision,
-    network_of_plans,
-    require_network_class,
-    running_scale,
-    unwrapped,
-)
+from nnunet_softseg.network.of_plans import NetworkOfPlans, has_deep_supervision, running_scale, unwrapped
 from nnunet_softseg.network.soft_loss import SoftSegLoss, VoxelLoss, known_part
 from nnunet_softseg.network.soft_map import soft_map_of
 from nnunet_softseg.preprocessing.center_crop import crop_axis
@@ -90,7 +83,7 @@ nnunet_patches.install()
 show_without_traceback(explain_missing_plans)
 
 
-class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
+class nnUNetTrainerSoftSeg(NetworkOfPlans, nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     """Train on soft labels: NormReLU, adaptive wing loss, Adam with cosine annealing, fixed centre patch.
 
     Source: Bedard et al. 2025. The settings are a class attribute; a variant is a subclass with others. Those
@@ -104,8 +97,6 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     """Train on soft label > 0.5."""
     paper_augmentation: ClassVar[PaperAugmentation] = PaperAugmentation()
     """Used where the settings ask for it."""
-    network_of: ClassVar[type[nnUNetTrainer]] = nnUNetTrainer
-    """The trainer whose network is trained; nnU-Net's own: the network that the plans name."""
     enable_deep_supervision: bool
     my_init_kwargs: dict[str, Any]
     _best_ema: float | None
@@ -142,27 +133,6 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         self._set_seed()
         super().initialize()
 
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """Return nnU-Net's network with one output per foreground label and its running scale."""
-        channels = (num_input_channels, num_output_channels)
-        if cls.network_of is nnUNetTrainer:
-            network = network_of_plans(
-                configuration_manager, *channels, deep_supervision=enable_deep_supervision
-            )
-        else:
-            network = cls.network_of.build_network_architecture(
-                plans_manager, configuration_manager, *channels, enable_deep_supervision
-            )
-        return add_running_scale(network, num_output_channels)
-
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Switch the coarse outputs of a network that has some."""
         if has_deep_supervision(self.network):
@@ -183,8 +153,7 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
     def on_train_start(self) -> None:
         """Prepare the soft targets where they are missing or stale, then start as nnU-Net does."""
         self._require_previous_stage()
-        if self.network_of is nnUNetTrainer:  # told now, not after the preparation
-            require_network_class(self.configuration_manager)
+        self.require_network_class()  # told now, not after the preparation
         self._set_seed()
         if self._paper_augmentation:
             self._entry["paper_augmentation"] = asdict(self.paper_augmentation)
@@ -206,7 +175,8 @@ class nnUNetTrainerSoftSeg(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         super().on_train_start()
         fixed = [scale.is_fixed for scale in self._output_scales]
         self.loss.fixed = torch.tensor(fixed, device=self.device) if any(fixed) else None
-        self.loss.start_coarse_scales(self.logger.local_logger.latest_coarse_scales())
+        coarse_scales = self.logger.local_logger.my_fantastic_logging[COARSE_SCALES]
+        self.loss.start_coarse_scales(coarse_scales[-1] if coarse_scales else None)
 
     def _require_previous_stage(self) -> None:
         """Raise a UserError if the first stage of a cascade has not predicted every case of this fold."""

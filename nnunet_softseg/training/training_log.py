@@ -103,11 +103,6 @@ class SoftSegLogger(LocalLogger):  # type: ignore[misc]
         """Return the measures of the last epoch under the names that people read."""
         return {title: self.my_fantastic_logging[name][-1] for name, title in self.MEASURES.items()}
 
-    def latest_coarse_scales(self) -> list[list[float]] | None:
-        """Return those of the last epoch; None before the first, and of a log without them."""
-        kept: list[list[list[float]] | None] = self.my_fantastic_logging[COARSE_SCALES]
-        return kept[-1] if kept else None
-
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over a checkpoint's log; one without soft measures (a fine-tuned vanilla run) gets gaps."""
         super().load_checkpoint(checkpoint)

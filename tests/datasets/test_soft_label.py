@@ -395,7 +395,7 @@ def test_hard_label_map_by_table() -> None:
 
 def test_hard_label_map_is_that_of_predictions() -> None:
     """A predicted folder can serve as soft labels only if both sides threshold alike."""
-    from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
+    from nnunet_softseg.network.of_plans import SoftLabelManager
 
     soft = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
     manager = SoftLabelManager({"background": 0, "a": 1, "b": 2, "c": 3}, None)

@@ -15,7 +15,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunet_softseg.inference import export, nnunet_patches
 from nnunet_softseg.inference.case_record import KEY, CaseRecord, PredictionOptions
 from nnunet_softseg.inference.recentring import Placement
-from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
+from nnunet_softseg.network.of_plans import SoftLabelManager
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.preprocessing.output_scale import label_shape
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings

@@ -22,8 +22,7 @@ from nnunet_softseg.inference.case_record import (
 )
 from nnunet_softseg.inference.recentring import WholeImage, place
 from nnunet_softseg.network.backends import TorchPredictor
-from nnunet_softseg.network.of_plans import add_running_scale, running_scale
-from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
+from nnunet_softseg.network.of_plans import SoftLabelManager, add_running_scale, running_scale
 from nnunet_softseg.preprocessing.model_plans import soft_plans
 from nnunet_softseg.preprocessing.output_scale import OutputScale, keep_output_scales
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings

@@ -25,6 +25,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # n
 from nnunetv2.utilities import file_path_utilities, find_class_by_name, utils
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_softseg import registry
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import nnunet_patches as upstream
 from nnunet_softseg.inference.case_record import KEY, PredictionOptions
@@ -412,7 +413,7 @@ def test_the_search_for_a_class_extends_the_import_path_by_the_name_that_is_patc
     upstream.install()
     source = inspect.getsource(find_class_by_name.recursive_find_python_class)
     assert "stack.enter_context(temporarily_extend_syspath(base_folder))" in source
-    assert find_class_by_name.temporarily_extend_syspath is upstream.extended_import_path
+    assert find_class_by_name.temporarily_extend_syspath is registry.extended_import_path
 
 
 @pytest.mark.parametrize("starts", ["before", "within"])

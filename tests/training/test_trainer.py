@@ -37,7 +37,7 @@ from nnunet_softseg.preprocessing.preparation import soft_target_folder
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training import trainer as trainer_module
 from nnunet_softseg.training.trainer import CosineSchedule, adam, nnUNetTrainerSoftSeg
-from nnunet_softseg.training.training_log import SoftSegLogger
+from nnunet_softseg.training.training_log import COARSE_SCALES, SoftSegLogger
 from nnunet_softseg.training.variants import nnUNetTrainerSoftSegRawLoss, nnUNetTrainerSoftSegSlidingWindow
 
 CPU = torch.device("cpu")
@@ -364,7 +364,7 @@ def test_one_epoch_learns_validates_and_resumes(dataset: TinyDataset) -> None:
     assert again.current_epoch == 2
     coarse = first.loss.coarse_scales
     assert coarse
-    assert again.logger.local_logger.latest_coarse_scales() == coarse
+    assert again.logger.get_value(COARSE_SCALES, None)[-1] == coarse
     assert again.logger.get_value("soft_dice", None) == first.logger.get_value("soft_dice", None)
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name

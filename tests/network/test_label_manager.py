@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_softseg.datasets.raw_dataset import in_nnunets_layout
-from nnunet_softseg.preprocessing.label_manager import SoftLabelManager
+from nnunet_softseg.network.of_plans import SoftLabelManager
 
 LABELS = {"background": 0, "cord": 1, "lesion": 2}
 
