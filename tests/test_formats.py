@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing.dummy
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,8 @@ from nnunet_softseg.inference.simulation import simulate
 from nnunet_softseg.io.formats import open_other, write_other
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.metrics.morphometry import csa
-from nnunet_softseg.preprocessing.preparation import open_soft_target
+from nnunet_softseg.preprocessing.planning import SoftSegPlanner
+from nnunet_softseg.preprocessing.preparation import open_soft_target, prepare
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training import variants
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
@@ -296,6 +298,36 @@ def said(dataset: DiscDataset, severity: str = "errors") -> str:
     return "\n".join(map(str, getattr(check(301, 0, progress=False), severity)))
 
 
+@pytest.mark.parametrize(
+    ("severity", "direction"),
+    [("warnings", (1, 0, 0, 0, 1, 0, 0, 0, 1)), ("errors", (1, 0, 0, 0, 0, 1, 0, 1, 0))],
+)
+def test_the_remedy_for_mixed_orientations_works(
+    severity: str, direction: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image of three is stored turned, or with S-I along another axis."""
+    dataset = make_disc_dataset(tmp_path, ".nrrd", CASES, DEEP)
+    case = dataset.cases[0]
+    for file in (dataset.image(case), dataset.label_map(case), *map(dataset.soft_label, [case] * 2, (1, 2))):
+        image = SimpleITK.ReadImage(str(file))
+        image.SetDirection(direction)
+        SimpleITK.WriteImage(image, str(file))
+    ready(dataset, "3d_fullres", monkeypatch)
+    advice = re.compile(r'set ("overwrite_image_reader_writer"): ("\w+") in dataset.json')
+    (remedy,) = advice.finditer(said(dataset, severity))
+    if severity == "errors":
+        with pytest.raises(UserError, match=f"mixed orientations.*{re.escape(remedy[0])}"):
+            prepare(301, "3d_fullres", num_processes=0, progress=False)
+        with pytest.raises(UserError, match=f"mixed orientations.*{re.escape(remedy[0])}"):
+            SoftSegPlanner(301).plan_experiment()
+    changed = {**dataset.dataset_json, json.loads(remedy[1]): json.loads(remedy[2])}
+    (dataset.raw / "dataset.json").write_text(json.dumps(changed))
+    assert said(dataset) == ""
+    assert "overwrite_image_reader_writer" not in said(dataset, "warnings")
+    ready(dataset, "3d_fullres", monkeypatch)
+    assert len(prepare(301, "3d_fullres", num_processes=0, progress=False).cases) == len(CASES)
+
+
 def test_png_with_8_bits_is_accepted_with_one_warning(pictures: DiscDataset) -> None:
     for case in pictures.cases:
         values = np.round(pictures.truth[case][AXON][0] * 255).astype(np.uint8)
@@ -305,6 +337,27 @@ def test_png_with_8_bits_is_accepted_with_one_warning(pictures: DiscDataset) -> 
     assert "2 soft labels have 256 levels (softLabelsTr/a_0002.png" in said(pictures, "warnings")
     label, _ = read_soft_label(pictures.soft_label("a", AXON), find_reader("NaturalImage2DIO"))
     np.testing.assert_allclose(label, pictures.truth["a"][AXON], atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_half_in_a_png_is_not_above_a_half(pictures: DiscDataset, dtype: type[np.integer[Any]]) -> None:
+    """The mean of two raters, one of whom found no fibre below the middle: stored as 32768 or 128."""
+    file, label_map = pictures.soft_label("a", FIBRE), pictures.label_map("a")
+    fibre = (pictures.truth["a"][FIBRE][0] > 0.5).astype(np.float64)
+    below = np.arange(len(fibre))[:, None] >= 20
+
+    def write(lower: float) -> None:
+        shares = np.where(below, lower * fibre, fibre)
+        imsave(file, np.round(shares * np.iinfo(dtype).max).astype(dtype), check_contrast=False)
+
+    write(0.5)
+    imsave(
+        label_map, np.where(below & (imread(label_map) == FIBRE), 0, imread(label_map)), check_contrast=False
+    )
+    assert stored_soft_label(file)[fibre.T[..., None] > 0].min() > 0.5
+    assert said(pictures) == ""
+    write(0.52)
+    assert "labelsTr/a.png: label map disagrees with its soft label" in said(pictures)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, required, switch
+from nnunet_softseg.cli.command import Command, Pairs, Words, option, pair, print_report, required, switch
 from nnunet_softseg.cli.prediction import OpeningCommand
 from nnunet_softseg.errors import UserError
 
@@ -184,7 +184,7 @@ class Check(OpeningCommand):
             plans_identifier=self.plans_identifier,
             num_processes=self.num_processes,
         )
-        print(report.as_text())
+        print_report(report)
 
 
 @dataclass

@@ -230,7 +230,8 @@ def _label_map_findings(
     ]
     if soft_labels and not _has_error(findings):
         label_map = stored_values(file)
-        findings += soft_label.label_map_findings(file, label_map, soft_labels, job.scheme)
+        compared = [*map(soft_label.surely_above_or_not, job.soft_files, soft_labels)]
+        findings += soft_label.label_map_findings(file, label_map, compared, job.scheme)
     return findings
 
 

@@ -16,7 +16,6 @@ from nnunet_softseg import __version__
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.case_checks import CaseJob, CaseResult, check_case
 from nnunet_softseg.datasets.raw_dataset import (
-    ONE_ORIENTATION,
     SPLITS,
     NnunetFolders,
     TrainingCase,
@@ -24,6 +23,7 @@ from nnunet_softseg.datasets.raw_dataset import (
     dataset_json_findings,
     dataset_number,
     label_scheme,
+    one_orientation,
     reader_name,
     soft_label_file,
     split_findings,
@@ -160,7 +160,9 @@ def _comparison_findings(
     numbered = sorted(dataset_json["channel_names"].items(), key=lambda entry: int(entry[0]))
     channels = [str(name) for _, name in numbered]
     return [
-        *orientation_findings({case.case_id: result.orientation for case, result in of_case}),
+        *orientation_findings(
+            {case.case_id: result.orientation for case, result in of_case}, dataset_json["file_ending"]
+        ),
         *spacing_findings({short_name(case.images[0]): result.spacing_mm for case, result in of_case}),
         *channel_findings({case.case_id: result.channels for case, result in of_case}, channels),
     ]
@@ -298,7 +300,7 @@ def _image_finding(file: Path, ending: str) -> Finding:
 # Cases held against each other
 
 
-def orientation_findings(orientations: Mapping[str, str | None]) -> list[Finding]:
+def orientation_findings(orientations: Mapping[str, str | None], file_ending: str) -> list[Finding]:
     """Compare the cases' orientations: one letter of R, L, A, P, S, I per array axis; None: unknown."""
     by_axis: dict[str, list[str]] = defaultdict(list)
     by_letters: dict[str, list[str]] = defaultdict(list)
@@ -309,10 +311,10 @@ def orientation_findings(orientations: Mapping[str, str | None]) -> list[Finding
             by_letters[letters].append(case_id)
     if len(by_axis) > 1:
         what, expected = "mixed orientations", "superior-inferior along one array axis in all cases"
-        return [dataset_finding(what, expected, _groups(by_axis), ONE_ORIENTATION)]
+        return [dataset_finding(what, expected, _groups(by_axis), one_orientation(file_ending))]
     if len(by_letters) > 1:
         what, expected = "cases point in different directions", "one orientation"
-        remedy = f"the network will see some of them flipped or turned: {ONE_ORIENTATION}"
+        remedy = f"the network will see some of them flipped or turned: {one_orientation(file_ending)}"
         return [dataset_finding(what, expected, _groups(by_letters), remedy, severity="warning")]
     return []
 

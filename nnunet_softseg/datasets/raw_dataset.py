@@ -27,10 +27,6 @@ SIDES = ("train", "val")
 _FEWEST_TO_SPLIT = 5
 """nnU-Net makes five folds by itself, of which none may be empty."""
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
-ONE_ORIENTATION = (
-    'set "overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json, then run '
-    "nnUNetv2_plan_and_preprocess again"
-)
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,15 @@ class TrainingCase:
     case_id: str
     images: tuple[Path, ...]
     label_map: Path
+
+
+def one_orientation(file_ending: str) -> str:
+    """Return what to do about images of an ending (not of pictures) that lie differently in their files."""
+    reorients = READERS[file_ending][-1]
+    return (
+        f'set "overwrite_image_reader_writer": "{reorients}" in dataset.json, then run '
+        "nnUNetv2_plan_and_preprocess again"
+    )
 
 
 def dataset_number(name: str) -> str:

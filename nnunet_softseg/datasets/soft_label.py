@@ -334,6 +334,20 @@ def overlap_findings(files: Sequence[Path], soft_labels: Sequence[SoftLabel]) ->
     return [Finding(short_name(files[0]), what, expected, found, remedy, "warning")]
 
 
+def surely_above_or_not(file: Path, values: SoftLabel) -> SoftLabel:
+    """Return the fractions of a soft label, NaN where rounding to the file's integers may decide on > 0.5.
+
+    In a PNG, a half is 32768 / 65535 or 128 / 255, which is more.
+    """
+    image = load_nifti(file)
+    dtype = image.get_data_dtype()
+    step = abs(getattr(image.dataobj, "slope", 1.0)) / png_full_scale(file, dtype)
+    if dtype.kind not in "iu" or step >= 1:  # the 0 and 1 of a mask are not rounded
+        return values
+    half_a_step = 0.51 * step  # a little more, as float32 rounds, too
+    return np.where(np.abs(values - HARD_THRESHOLD) <= half_a_step, np.float32(np.nan), values)
+
+
 def nested_labels(soft_labels: Sequence[SoftLabel]) -> dict[tuple[int, int], bool]:
     """Return which labels of a case lie in which: (inner, outer) -> whether the inner exceeds 0.5 somewhere.
 
@@ -354,7 +368,8 @@ def label_map_findings(
 ) -> list[Finding]:
     """Say whether the integer label map is soft label > 0.5, as vanilla trainers must see the same anatomy.
 
-    Where labels overlap, the one that is painted last counts, or, without `regions_class_order`, the largest.
+    Where labels overlap, the one that is painted last counts, or, without `regions_class_order`, the largest,
+    in the whole label map; of equal ones always the first, or always the last.
     Unknown voxels are not compared. All arrays are (x, y, z) in the axis order of the file.
     """
     name = short_name(label_map_file)
@@ -374,11 +389,13 @@ def label_map_findings(
     differs = (values != hard_label_map(soft_labels, scheme.painted)) & known
     if not differs.any():
         return []
-    by_largest = differs & scheme.is_by_value & _is_largest(values, soft_labels, scheme)
-    wrong = differs & ~by_largest
-    if wrong.any():
+    orders = (scheme.painted, scheme.painted[::-1]) if scheme.is_by_value else ()
+    wrong = [known & (values != _largest_on_top(soft_labels, order)) for order in orders]
+    if all(where.any() for where in wrong):
+        in_all = np.logical_and.reduce([differs, *wrong])
         what, expected = "label map disagrees with its soft label", "label map = soft label > 0.5"
-        return [Finding(name, what, expected, _voxels_that_differ(wrong), remedy)]
+        found = _voxels_that_differ(in_all if in_all.any() else differs)
+        return [Finding(name, what, expected, found, remedy)]
     what, expected = "of overlapping labels the label map has the largest on top", "the later value on top"
     remedy = "nothing, or write it again as predictions will be"
     return [Finding(name, what, expected, _voxels_that_differ(differs), remedy, "warning")]
@@ -390,11 +407,10 @@ def _voxels_that_differ(where: npt.NDArray[np.bool_]) -> str:
     return f"{len(voxels)} voxels that differ, first at (x, y, z) = {first}"
 
 
-def _is_largest(
-    values: npt.NDArray[np.int64], soft_labels: Sequence[SoftLabel], scheme: LabelScheme
-) -> npt.NDArray[np.bool_]:
-    """Return where a voxel has the value of the largest of its labels, above 0.5."""
-    own = np.zeros(values.shape, np.float32)
-    for index, value in scheme.painted:
-        own = np.where(values == value, soft_labels[index], own)
-    return np.asarray((own == np.max(soft_labels, axis=0)) & (own > HARD_THRESHOLD))
+def _largest_on_top(
+    soft_labels: Sequence[SoftLabel], painted: Sequence[tuple[int, int]]
+) -> npt.NDArray[np.int64]:
+    """Return the label map with the largest label above 0.5 on top; of equal ones the first of `painted`."""
+    ordered = np.stack([soft_labels[index] for index, _ in painted])
+    largest = np.array([value for _, value in painted])[ordered.argmax(axis=0)]
+    return np.where(ordered.max(axis=0) > HARD_THRESHOLD, largest, 0)

@@ -148,8 +148,9 @@ def _orientation_flags(properties: dict[str, Any], plans_manager: Any) -> list[F
     if orientation and trained and axis is not None and orientation[axis] not in "SI":
         raise UserError(
             f"the image has its axes along {orientation}, but the model was trained with {trained} "
-            f"(S-I on axis {axis}): reorient the image, or train with "
-            '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json'
+            f"(S-I on axis {axis}): reorient the image, or train with a reader that does "
+            '("overwrite_image_reader_writer" in dataset.json: "NibabelIOWithReorient" for NIfTI, else '
+            '"SimpleITKIOWithReorient")'
         )
     return flag_orientation(orientation, trained)
 

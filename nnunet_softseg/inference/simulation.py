@@ -73,12 +73,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class SimulationReport:
-    """Losses of every case, by the name of the label; lines of what was chosen for the labels; advice."""
+    """Losses of every case, by the name of the label; lines of what was chosen for the labels; advice.
+
+    `warnings` are those of the preparation: what the soft targets had lost before.
+    """
 
     output: Path
     losses: Mapping[str, Sequence[Loss]]
     chosen: Sequence[str]
     advice: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     def as_text(self) -> str:
         """Return what a perfect network would lose, a line for each label."""
@@ -166,9 +170,9 @@ def simulate(
     )
     by_label = dict(zip(names, zip(*losses, strict=True), strict=True))
     record = {name: [asdict(loss) for loss in of_label] for name, of_label in by_label.items()}
-    write_json(output / RECORD, {**made_by, "losses": record})
+    write_json(output / RECORD, {**made_by, "warnings": report.warnings, "losses": record})
     chosen = describe(dict(zip(names, output_scales(plans, names), strict=True)))
-    return SimulationReport(output, by_label, chosen, _advice(by_label, found, plans))
+    return SimulationReport(output, by_label, chosen, _advice(by_label, found, plans), report.warnings)
 
 
 def _advice(

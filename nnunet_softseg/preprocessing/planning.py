@@ -12,7 +12,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.experiment_planning.experiment_planners.resencUNet_planner import ResEncUNetPlanner
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from nnunet_softseg.datasets.raw_dataset import ONE_ORIENTATION
+from nnunet_softseg.datasets.raw_dataset import one_orientation
 from nnunet_softseg.errors import UserError, show_without_traceback
 from nnunet_softseg.io.formats import is_picture
 from nnunet_softseg.io.geometry import VoxelGrid
@@ -199,7 +199,7 @@ class SoftSegPlanner(ExperimentPlanner):  # type: ignore[misc]
             raise UserError(
                 f"{self.dataset_name}: mixed orientations, expected array axes that run the same way in all "
                 f"cases, found {', '.join(axes)} in {first} and {', '.join(by_case[other])} in {other}: "
-                f"{ONE_ORIENTATION}"
+                f"{one_orientation(self.dataset_json['file_ending'])}"
             )
         return axes
 

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from nnunet_softseg.datasets import soft_label
 from nnunet_softseg.datasets.raw_dataset import (
-    ONE_ORIENTATION,
     NnunetFolders,
     label_maps,
     label_scheme,
+    one_orientation,
     soft_label_file,
 )
 from nnunet_softseg.errors import UserError, examples, raise_first_error, short_name
@@ -528,7 +528,7 @@ def _jobs(dataset: PreprocessedDataset) -> list[SoftTargetJob]:
         found = "; ".join(f"axis {axis} in {examples(case_ids)}" for axis, case_ids in by_axis.items())
         raise UserError(
             f"{dataset.name}: mixed orientations: expected superior-inferior along one array axis in "
-            f"all cases, found {found}: {ONE_ORIENTATION}"
+            f"all cases, found {found}: {one_orientation(_dataset_json(dataset)['file_ending'])}"
         )
     return jobs
 
@@ -537,8 +537,13 @@ def _label_maps(dataset: PreprocessedDataset, case_ids: Sequence[str]) -> dict[s
     """Return case -> label map, in a dataset with a label to ignore."""
     if dataset.ignore is None:
         return {}
+    return label_maps(dataset.raw_folder, _dataset_json(dataset), case_ids)
+
+
+def _dataset_json(dataset: PreprocessedDataset) -> dict[str, Any]:
     raw, copied = (folder / "dataset.json" for folder in (dataset.raw_folder, dataset.folder.parent))
-    return label_maps(dataset.raw_folder, load_json(raw if raw.is_file() else copied), case_ids)
+    found: dict[str, Any] = load_json(raw if raw.is_file() else copied)
+    return found
 
 
 def _general_warnings(dataset: PreprocessedDataset, jobs: Sequence[SoftTargetJob]) -> tuple[str, ...]:

@@ -653,7 +653,7 @@ def test_orientations_as_the_reader_gives_them(
 def test_mixed_orientations_name_a_few_cases_of_each() -> None:
     orientations: dict[str, str | None] = {f"sub-{number:02d}": "SAR" for number in range(9)}
     orientations |= {"sub-20": "ASR", "sub-21": None}
-    finding = str(orientation_findings(orientations)[0])
+    finding = str(orientation_findings(orientations, ".nii.gz")[0])
     assert "axis 0 in sub-00, sub-01, sub-02 and 6 more; axis 1 in sub-20:" in finding
 
 

@@ -458,15 +458,49 @@ def test_both_readings_of_overlapping_labels_are_accepted_and_no_other() -> None
         return soft_label.label_map_findings(file, np.array([[values]]), [cord, lesion], of)
 
     assert findings([1, 2, 2, 1]) == []
-    (largest,) = findings([1, 1, 2, 1])
+    (largest,) = findings([1, 1, 1, 1])
     assert largest.severity == "warning"
-    assert "1 voxels that differ, first at (x, y, z) = (0, 0, 1)" in str(largest)
+    assert "2 voxels that differ, first at (x, y, z) = (0, 0, 1)" in str(largest)
+    (mixed,) = findings([1, 1, 2, 1])
+    assert mixed.severity == "error"
+    assert "1 voxels that differ, first at (x, y, z) = (0, 0, 1)" in str(mixed)
     (wrong,) = findings([1, 1, 0, 1])
     assert wrong.severity == "error"
     assert "1 voxels that differ, first at (x, y, z) = (0, 0, 2)" in str(wrong)
+    assert findings([1, 2, 2, 2])[0].severity == "error"  # 0.3 is no lesion
     ordered = LabelScheme.of({"labels": {**NESTED, "cord": [1, 2]}, "regions_class_order": [1, 2]})
     assert findings([1, 2, 2, 1], ordered) == []
     assert findings([1, 1, 2, 1], ordered)[0].severity == "error"
+
+
+@pytest.mark.parametrize("severity", ["error", "warning", None])
+def test_of_masks_in_one_another_either_is_on_top_and_not_each_in_a_half(severity: str | None) -> None:
+    """Both are 1 in the lesion: neither is the larger."""
+    cord, lesion = np.ones((1, 1, 4), np.float32), np.array([[[0.0, 1, 1, 1]]], np.float32)
+    values = {"error": [1, 2, 1, 1], "warning": [1, 1, 1, 1], None: [1, 2, 2, 2]}[severity]
+    found = soft_label.label_map_findings(
+        Path("m.nii.gz"), np.array([[values]]), [cord, lesion], LabelScheme.of({"labels": NESTED})
+    )
+    assert [finding.severity for finding in found] == ([severity] if severity else [])
+
+
+@pytest.mark.parametrize(("dtype", "slope"), [(np.uint8, 1 / 255), (np.int16, 1 / 32767), (np.uint8, 1.0)])
+def test_integers_leave_open_what_they_round_to_a_half(
+    dtype: type[np.integer[Any]], slope: float, tmp_path: Path
+) -> None:
+    """A half lies midway between two levels, from which the next are one and a half steps away."""
+    file = tmp_path / "sub-01_0001.nii.gz"
+    half = (round(1 / slope) - 1) // 2
+    levels = np.array([0, half - 1, half, half + 1, half + 2]) if half else np.array([0, 1, 0, 1, 1])
+    image = nib.Nifti1Image(levels[None, None].astype(dtype), np.eye(4))
+    image.header.set_slope_inter(slope, 0)
+    nib.save(image, file)
+    stored = soft_label.stored_soft_label(file)
+    np.testing.assert_allclose(stored[0, 0], levels * slope, atol=1e-7)
+    sure = soft_label.surely_above_or_not(file, stored)
+    expected = [False, False, half > 0, half > 0, False]
+    np.testing.assert_array_equal(np.isnan(sure)[0, 0], expected)
+    np.testing.assert_array_equal(sure[~np.isnan(sure)], stored[~np.isnan(sure)])
 
 
 def test_unknown_voxels_are_not_compared() -> None:

@@ -167,6 +167,36 @@ def test_the_command(dataset: TinyDataset, tmp_path: Path, capsys: pytest.Captur
         simulated(dataset, tmp_path / "unplanned", plans_identifier="others")
 
 
+def test_what_was_lost_before_the_network_is_told_each_time(
+    dataset: TinyDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A block of label 1 where the image is zero, and one elsewhere."""
+    copy = dataset.copied(tmp_path / "nnunet", monkeypatch)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    case = copy.cases[0]
+    image, soft = (nib.load(file) for file in (copy.image(case), copy.soft_label(case, 1)))
+    values, label = (np.asarray(file.dataobj).copy() for file in (image, soft))
+    values[:6], label[:] = 0, 0
+    label[2:4, 8:12, 8:12] = 0.4  # 32 voxels cropped away
+    label[10:16, 8:12, 8:12] = 0.4  # 96 that are left
+    save_nifti(copy.image(case), values, image.affine)
+    save_nifti(copy.soft_label(case, 1), label, soft.affine)
+    label_map = np.asarray(nib.load(copy.label_map(case)).dataobj)
+    save_nifti(copy.label_map(case), np.where(label_map == 1, 0, label_map).astype(np.uint8), image.affine)
+    plan_and_preprocess(copy, spacing_mm=(1.0, 1.0, 1.0))
+    out = tmp_path / "out"
+    words = ["check", "-d", "101", "-np", "1", "--simulate", str(out)]
+    for _ in ("made", "kept"):
+        assert main([*words, "-tr", "nnUNetTrainerSoftSegSlidingWindow"]) == 0
+        line = f"case {case}: 25.0% of label 1 lies beyond the part of the image that is not zero"
+        assert f"warning: {line}" in capsys.readouterr().err
+        (stored,) = json.loads((out / "simulation.json").read_text())["warnings"]
+        assert stored.startswith(line)
+
+
 def test_a_folder_with_other_files_is_left_alone(dataset: TinyDataset, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="empty folder"):

@@ -144,7 +144,7 @@ def test_a_mirrored_axis_is_the_same_axis_and_a_swapped_one_is_refused(plan: Pla
     plan(reader="NibabelIO", orientations=("LAS", "RPI"))
     with pytest.raises(
         UserError,
-        match=r"mixed orientations.*SI, AP, RL in sub-01_T2w and RL, SI, AP in sub-02_T2w.*Reorient",
+        match=r"mixed orientations.*SI, AP, RL in sub-01_T2w and RL, SI, AP in sub-02.*NibabelIOWithReorient",
     ):
         plan(reader="NibabelIO", orientations=("LAS", "PSR"))
 
