@@ -189,20 +189,24 @@ def _objects(of_voxel: Numbers, places: Floats, predicted: Floats) -> _Objects:
 
 
 def _overlaps(predicted: _Objects, expected: _Objects, prediction: Floats, reference: Floats) -> pd.DataFrame:
-    """Return the IoU of every pair that overlaps, of voxels > 0.5 and of values: sum min / sum max."""
+    """Return the IoU of every pair that overlaps, of voxels > 0.5 and of values: sum min / sum max.
+
+    Both over the union of the pair. A voxel that belongs to another object counts there as 0, as it does for
+    the IoU of voxels: else objects that merge or split would agree with what they have swallowed.
+    """
     both = (predicted.of_voxel > 0) & (expected.of_voxel > 0)
     voxels = pd.DataFrame({"predicted": predicted.of_voxel[both], "expected": expected.of_voxel[both]})
     low, high = np.minimum(prediction, reference), np.maximum(prediction, reference)
-    voxels = voxels.assign(shared=1, low=low[both], high=high[both])
+    voxels = voxels.assign(shared=1, low=low[both])
     pairs = voxels.groupby(["predicted", "expected"], as_index=False).sum()
-    numbers = pairs["predicted"].to_numpy(), pairs["expected"].to_numpy()
-    union = predicted.sizes[numbers[0]] + expected.sizes[numbers[1]] - pairs["shared"]
-    # Over the union: what lies in either object, once where it lies in both.
-    sums = {
-        name: _sums(predicted, of_all)[numbers[0]] + _sums(expected, of_all)[numbers[1]] - pairs[name]
-        for name, of_all in (("low", low), ("high", high))
-    }
-    return pairs.assign(iou=pairs["shared"] / union, soft_iou=sums["low"] / sums["high"])
+    i, j = pairs["predicted"].to_numpy(), pairs["expected"].to_numpy()
+    union = predicted.sizes[i] + expected.sizes[j] - pairs["shared"]
+    alone = np.where(both, 0.0, low)
+    soft_shared = _sums(predicted, alone)[i] + _sums(expected, alone)[j] + pairs["low"]
+    # Where two objects meet, each side counts what it holds; of this pair that is p + y = min + max.
+    ours, theirs = np.where(both, prediction, high), np.where(both, reference, high)
+    soft_union = _sums(predicted, ours)[i] + _sums(expected, theirs)[j] - pairs["low"]
+    return pairs.assign(iou=pairs["shared"] / union, soft_iou=soft_shared / soft_union)
 
 
 def _sums(objects: _Objects, values: Floats) -> Floats:
