@@ -26,7 +26,7 @@ from nnunet_softseg.io.geometry import (
     sizes_agree,
     sizes_in_file,
 )
-from nnunet_softseg.io.nifti import Values, file_findings, load_nifti, stored_values
+from nnunet_softseg.io.nifti import PER_VOLUME, Values, file_findings, load_nifti, stored_values
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 _READER_ORDER = (0, 1, 2)
@@ -109,7 +109,9 @@ def _image_findings(job: CaseJob) -> tuple[list[Finding], dict[str, Any] | None,
     Properties are None if it is unreadable.
     """
     files = job.case.images
-    broken = [finding for image in files for finding in file_findings(image, colours=True)]
+    broken = [
+        finding for image in files for finding in file_findings(image, colours=True, several=PER_VOLUME)
+    ]
     findings = _number_findings(job, len(files) if broken else sum(map(_channels, files)))
     if broken:
         return findings + broken, None, []

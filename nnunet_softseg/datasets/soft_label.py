@@ -31,6 +31,7 @@ from nnunet_softseg.io.formats import (
 )
 from nnunet_softseg.io.geometry import shape_findings
 from nnunet_softseg.io.nifti import (
+    PER_VOLUME,
     content_findings,
     file_findings,
     load_nifti,
@@ -259,7 +260,7 @@ def write_soft_label(file: Path, soft_label: npt.NDArray[np.floating[Any]], refe
 
     A UserError if shape or range are wrong, or the file cannot be written.
     """
-    raise_first_error(file_findings(reference))
+    raise_first_error(file_findings(reference, several=PER_VOLUME))
     image = load_nifti(reference)
     raise_first_error(shape_findings(file, image.shape, soft_label.shape))
     raise_first_error(value_findings(file, np.asarray(soft_label)))

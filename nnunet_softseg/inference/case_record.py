@@ -264,8 +264,6 @@ class Flag(str, Enum):
     FEW_SLICES = "few slices"
 
 
-WARNING = "warning"
-"""In the place of a flag, of cases with a warning and no flag."""
 WORDS: Mapping[str, tuple[str, str]] = {
     Flag.CONSTANT: ("with one value in all voxels", "repair the image"),
     Flag.EMPTY: ("with nothing found", "right if the structure is absent, else look at the image"),
@@ -289,7 +287,6 @@ WORDS: Mapping[str, tuple[str, str]] = {
     Flag.ORIENTATION: ("with axes turned another way than in training", "reorient the image"),
     Flag.HEADER: ("with a doubtful header", "repair the image's header: its warning says how"),
     Flag.SPACING: ("with voxels far from the sizes of the training", "trust it less, or resample the image"),
-    WARNING: ("with a warning", f"read it in {REPORT}"),
 }
 """What is said of the cases with a flag, and what to do; the most serious first."""
 
@@ -300,20 +297,28 @@ def seriousness(flag: str) -> int:
 
 
 def flag_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each flag that cases (entries of softseg.json) have: how many, which, what to do."""
-    by_flag: dict[str, list[str]] = {}
+    """Return a line for each flag that cases (entries of softseg.json) have: how many, which, what to do.
+
+    Of those without a flag, a line for each warning.
+    """
+    by_line: dict[tuple[int, str, str], list[str]] = {}
     for case, entry in sorted(entries.items()):
-        for flag in entry["flags"] or [WARNING] * bool(entry["warnings"]):
-            by_flag.setdefault(flag, []).append(case)
+        words = {flag: WORDS.get(flag, (f"flagged: {flag}", f"see {REPORT}")) for flag in entry["flags"]}
+        of_case = [(seriousness(flag), *told) for flag, told in words.items()]
+        of_case = of_case or [(len(WORDS), "with a warning", warning) for warning in entry["warnings"]]
+        for line in of_case:
+            by_line.setdefault(line, []).append(case)
     counted = f"{len(entries)} case{'' if len(entries) == 1 else 's'}"
-    if not by_flag:
+    if not by_line:
         return [f"{counted}, none flagged"] if entries else []
     flagged = sum(bool(entry["flags"]) for entry in entries.values())
-    lines = [f"{counted}, {flagged} flagged:"]
-    for flag in sorted(by_flag, key=seriousness):
-        words, remedy = WORDS.get(flag, (f"flagged: {flag}", f"see {REPORT}"))
-        lines.append(f"  {len(by_flag[flag])} {words}: {examples(by_flag[flag])}: {remedy}")
-    return lines
+    return [
+        f"{counted}, {flagged} flagged:",
+        *(
+            f"  {len(cases)} {words}: {examples(cases)}: {remedy}"
+            for (_, words, remedy), cases in sorted(by_line.items())
+        ),
+    ]
 
 
 def told_of_all(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

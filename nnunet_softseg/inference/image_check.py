@@ -10,14 +10,21 @@ import numpy as np
 from nnunet_softseg.datasets.check import CheckReport, spacing_findings
 from nnunet_softseg.datasets.raw_dataset import channel_names
 from nnunet_softseg.errors import Finding, UserError
-from nnunet_softseg.inference.case_record import WARNING, WORDS, CaseRecord, Flag
+from nnunet_softseg.inference.case_record import WORDS, CaseRecord, Flag
 from nnunet_softseg.inference.network_image import preprocess_files, volume_findings
 from nnunet_softseg.inference.predict import ImageCase, find_cases, images_passed_over
 from nnunet_softseg.inference.runtime import RuntimeModel
 from nnunet_softseg.inference.trained_model import FileModel, load_predictor, open_any_model
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.geometry import VoxelGrid, geometry_findings
-from nnunet_softseg.io.nifti import StrPath, file_findings, load_nifti, not_finite, stored_values
+from nnunet_softseg.io.nifti import (
+    PER_VOLUME,
+    StrPath,
+    file_findings,
+    load_nifti,
+    not_finite,
+    stored_values,
+)
 from nnunet_softseg.io.workers import try_jobs
 
 _Said = tuple[list[Finding], tuple[float, ...] | None]
@@ -82,7 +89,7 @@ def _check_case(case: ImageCase) -> _Said:
     """Return what any model would object to."""
     findings: list[Finding] = []
     for file in case.files:
-        of_file = file_findings(file, colours=True)
+        of_file = file_findings(file, colours=True, several=PER_VOLUME)
         if not of_file:
             image, values = load_nifti(file), stored_values(file)
             of_file = [*volume_findings(file, flat=False)] if is_nifti(file.name) else []
@@ -102,8 +109,8 @@ def _check_for_model(of_model: Any, case: ImageCase) -> _Said:
     files = list(map(str, case.files))
     _, properties = preprocess_files(files, of_model.plans_manager, of_model.configuration_manager)
     record, findings = CaseRecord.of(properties), []
-    if record.warnings:
-        said = [WORDS[flag] for flag in record.flags] or [WORDS[WARNING]]
+    if record.flags:
+        said = [WORDS[flag] for flag in record.flags]
         what, remedies = ", ".join(word for word, _ in said), dict.fromkeys(remedy for _, remedy in said)
         found, expected = "; ".join(record.warnings), "images like those of the training"
         findings = [Finding(case.case_id, what, expected, found, "; ".join(remedies), "warning")]

@@ -29,7 +29,7 @@ from nnunet_softseg.inference.case_record import (
 from nnunet_softseg.inference.recentring import WholeImage
 from nnunet_softseg.io.formats import is_nifti, is_picture
 from nnunet_softseg.io.geometry import array_orientation, reader_spacing_mm
-from nnunet_softseg.io.nifti import geometry_warnings, load_nifti, stream_findings, three_axes
+from nnunet_softseg.io.nifti import PER_VOLUME, geometry_warnings, load_nifti, stream_findings, three_axes
 from nnunet_softseg.io.readers import is_known, read_channels, reads_to_the_end
 from nnunet_softseg.preprocessing.center_crop import Box, inside, inside_of_box, network_box
 from nnunet_softseg.preprocessing.normalisation import normalise
@@ -464,7 +464,7 @@ def volume_findings(file: Path, *, flat: bool) -> Iterator[Finding]:
     shape = tuple(int(size) for size in image.shape)
     as_written = "shape " + " x ".join(map(str, shape))
     if len(shape) > _VOLUME:
-        remedy = three_axes(shape, "predict each volume, or their mean")
+        remedy = three_axes(shape, PER_VOLUME)
         yield Finding(name, "has a fourth dimension", "one 3-D image", as_written, remedy)
     if len(shape) < (_SLICE if flat else _VOLUME) or not all(shape):
         yield Finding(

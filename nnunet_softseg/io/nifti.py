@@ -40,7 +40,9 @@ _REAL_KINDS = "biuf"
 _AGAIN = "write the file again"
 _BELOW_ONE = 0.5
 """What does not exceed this holds no whole number above 0."""
-_PER_LABEL = "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
+PER_LABEL = "write one 3-D file per label (<case>_0001.nii.gz, <case>_0002.nii.gz, ...)"
+PER_VOLUME = "take each volume, or their mean, as an image of three axes"
+"""Remedies for several volumes in one file of labels, or one image; see `three_axes`."""
 _SQUEEZED = "image = nibabel.load(FILE, mmap=False), nibabel.save(nibabel.funcs.squeeze_image(image), FILE)"
 _THIRD_AXIS = (
     "image = nibabel.load(FILE, mmap=False), values = image.dataobj[..., None], "
@@ -158,11 +160,13 @@ def geometry_warnings(file: Path, image: nib.Nifti1Image | None = None) -> list[
     return [*geometry_findings(file, load_nifti(file) if image is None else image)]
 
 
-def file_findings(file: Path, name: str = "", *, colours: bool = False) -> list[Finding]:
+def file_findings(
+    file: Path, name: str = "", *, colours: bool = False, several: str = PER_LABEL
+) -> list[Finding]:
     """Say whether an image is there, whole (by its checksum if compressed), 3-D and of real numbers.
 
     Its geometry's errors are among them, `geometry_findings` has warnings, too. `colours`: a picture may have
-    them.
+    them. `several`: the remedy for several volumes in it; see `three_axes`.
 
     Readers cannot be left to find this out: SimpleITK fills what a file is short of with zeros, in silence.
     """
@@ -175,14 +179,14 @@ def file_findings(file: Path, name: str = "", *, colours: bool = False) -> list[
     image = _opened(file, name)
     if isinstance(image, Finding):
         return [image]
-    findings = _stored_findings(name, image, size, colours=colours) or [*header_findings(file, image, name)]
+    findings = _length_findings(name, image, size)
+    findings = findings or _stored_findings(name, image, several, colours=colours)
+    findings = findings or [*header_findings(file, image, name)]
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def _stored_findings(name: str, image: nib.Nifti1Image, size: int, *, colours: bool) -> list[Finding]:
+def _stored_findings(name: str, image: nib.Nifti1Image, several: str, *, colours: bool) -> list[Finding]:
     shape, dtype = image.shape, image.get_data_dtype()
-    if short := _length_findings(name, image, size):
-        return short
     if is_picture(name) and len(shape) > _AXES:
         if colours:
             return []
@@ -190,7 +194,7 @@ def _stored_findings(name: str, image: nib.Nifti1Image, size: int, *, colours: b
         return [Finding(name, "is in colours", "a grey picture", found, remedy)]
     if len(shape) != _AXES:
         found = f"{len(shape)}-D, shape {shape}"
-        return [Finding(name, "not a 3-D image", "shape (x, y, z)", found, three_axes(shape))]
+        return [Finding(name, "not a 3-D image", "shape (x, y, z)", found, three_axes(shape, several))]
     if dtype.kind not in _REAL_KINDS:
         what, remedy = "voxels are not real numbers", "write it as one of them"
         return [Finding(name, what, "integers or floats", str(dtype), remedy)]
@@ -231,7 +235,7 @@ def _length_findings(name: str, image: nib.Nifti1Image, size: int) -> list[Findi
     return []
 
 
-def three_axes(shape: tuple[int, ...], several: str = _PER_LABEL) -> str:
+def three_axes(shape: tuple[int, ...], several: str = PER_LABEL) -> str:
     """Return what gives a file of that shape three axes; of several volumes, `several`."""
     # All axes of length 1 dropped, (x, y, 1, 1) would become (x, y), which is refused, too.
     if len(shape) > _AXES and all(size == 1 for size in shape[_AXES:]):

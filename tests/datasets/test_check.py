@@ -275,6 +275,11 @@ ERRORS: list[tuple[str, Callable[[TinyDataset], Any], str]] = [
         "sub-02_T2w_0001.*not a 3-D image",
     ),
     (
+        "4-D image",
+        lambda d: change_values(d.image(CASE), lambda a: np.stack([a, a], -1)),
+        "sub-02_T2w_0000.*not a 3-D image.*: take each volume, or their mean",
+    ),
+    (
         "corrupt gzip",
         lambda d: soft(d).write_bytes(soft(d).read_bytes()[:200]),
         "sub-02_T2w_0001.nii.gz: corrupt or truncated gzip",

@@ -230,6 +230,7 @@ def test_drift_is_exit_code_three_and_named(tmp_path: Path, capsys: pytest.Captu
     content = json.loads((out / "drift.json").read_text())
     assert content["drift"] is True
     assert content["rows"][0]["beyond"] == ["bias_percent"]
+    assert content["rows"][0]["limit_percent"] == 1
     assert content["made_by"]["parameters"]["sha256"]
     page = (out / "drift.html").read_text(encoding="utf-8")
     assert '<strong class="bad">Drift</strong>' in page
@@ -255,9 +256,10 @@ def test_limits_come_from_a_file(tmp_path: Path) -> None:
     assert "contrast_bias_percent of T2w C2" in compared(tmp_path, old, one).broken
     apart = old.assign(csa_mm2=old["csa_mm2"] + 5 * (old["contrast"] == "dwi"))
     spread = Limits(bias_percent=None, contrast_bias_percent=None, contrast_std_mm2=0.5)
-    assert compared(tmp_path, old, apart, spread).broken == [
-        f"contrast_std_mm2 of C{level}" for level in (2, 3)
-    ]
+    report = compared(tmp_path, old, apart, spread)
+    assert report.broken == [f"contrast_std_mm2 of C{level}" for level in (2, 3)]
+    # in mm2, as its limit
+    assert "limit_percent" not in report.as_dict()["std_over_contrasts"][0]
     assert not compared(tmp_path, apart, old, spread).drift  # a smaller spread is no fault
 
 
@@ -517,9 +519,9 @@ def test_folders_that_cannot_be_compared(tmp_path: Path) -> None:
         quiet(old, other, tmp_path / "out")
     limits = tmp_path / "limits.json"
     for content, message in (
-        ('{"bias": 1}', "found \\['bias'\\]"),
+        ('{"bias": 1}', "found bias: rename"),
         ('{"slope": -1}', "found -1"),
-        ("[1]", "named"),
+        ("[]", r'expected an object such as {"bias_percent": 1.0}, found \[\]: name the limits'),
     ):
         limits.write_text(content)
         with pytest.raises(UserError, match=message):

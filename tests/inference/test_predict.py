@@ -853,17 +853,19 @@ def test_images_are_checked_before_they_are_predicted(
     values = np.asarray(image.dataobj)
     save_nifti(folder / "flat.nii.gz", np.full_like(values, 7), image.affine)
     save_nifti(folder / "nan.nii.gz", np.where(values > 250, np.nan, values), image.affine)
+    save_nifti(folder / "series.nii.gz", np.stack([values, values], axis=-1), image.affine)
     (folder / "broken.nii.gz").write_bytes(b"\x1f\x8b12")
     (folder / "other.nrrd").touch()
     for options in ([], ["-m", str(model)]):
         assert cli.main(["check", "-i", str(folder), *options, "-np", "0"]) == 2
         printed = capsys.readouterr().out
-        assert "images: 7 cases looked at\n2 errors:" in printed
+        assert "images: 8 cases looked at\n3 errors:" in printed
+        assert re.search(r"series.*: take each volume, or their mean, as an image of three", printed)
         assert "nan: " in printed
         assert "broken" in printed
         assert "flat: with one value in all voxels" in printed
         assert "1 images of other formats are passed over: other.nrrd" in printed
-    for name in ("nan.nii.gz", "broken.nii.gz"):
+    for name in ("nan.nii.gz", "broken.nii.gz", "series.nii.gz"):
         (folder / name).unlink()
     assert cli.main(["check", "-i", str(folder), "-m", str(model)]) == 0
     assert f"next: nnunet-softseg predict -i {folder} -o OUT -m {model}" in capsys.readouterr().out

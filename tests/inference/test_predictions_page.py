@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_dataset import affine_of
 
 from nnunet_softseg.inference import export
-from nnunet_softseg.inference.case_record import WARNING, WORDS, Flag, flag_lines
+from nnunet_softseg.inference.case_record import WORDS, Flag, flag_lines
 from nnunet_softseg.inference.export import summarise
 from nnunet_softseg.inference.qc_page import case_figure, read_case
 
@@ -58,14 +58,14 @@ def test_cases_are_counted_by_flag_the_most_serious_first_with_what_to_do() -> N
         "  2 unlike the labels of the training: a, c: look at the map before you measure it",
         "  1 at the border of what the network saw: d: the structure may be cut off: try --localize always, "
         "or crop the image around it",
-        "  1 with a warning: f: read it in softseg.json",
+        "  1 with a warning: f: older model",
     ]
     assert flag_lines({"b": entry([])}) == ["1 case, none flagged"]
     assert flag_lines({}) == []
 
 
 def test_every_flag_has_words_and_one_of_a_later_version_is_named() -> None:
-    assert set(WORDS) == {*Flag, WARNING}
+    assert set(WORDS) == {*Flag}
     assert flag_lines({"a": entry(["of the future"])})[1] == "  1 flagged: of the future: a: see softseg.json"
 
 

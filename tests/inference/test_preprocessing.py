@@ -340,7 +340,7 @@ def test_a_series_and_a_slice(tmp_path: Path, reader: type) -> None:
     nib.save(nib.Nifti1Image(np.stack([noise(), noise()], axis=-1), affine_of("RAS")), series)
     nib.save(nib.Nifti1Image(noise((20, 20)), affine_of("RAS")), flat)
     told = refused(series, reader)
-    assert "fourth dimension: expected one 3-D image, found shape 30 x 34 x 38 x 2: predict each" in told
+    assert "fourth dimension: expected one 3-D image, found shape 30 x 34 x 38 x 2: take each" in told
     assert "expected a 3-D image, found shape 20 x 20" in refused(flat, reader)
 
 

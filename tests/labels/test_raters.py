@@ -956,6 +956,12 @@ def test_bad_files_are_refused_in_one_line(
     assert not output.parent.exists()
 
 
+def test_an_image_of_several_volumes_is_no_file_of_labels(masks: list[Path], tmp_path: Path) -> None:
+    save_nifti(tmp_path / "image.nii.gz", np.stack([RATERS[1]] * 2, axis=-1), AFFINE)
+    with pytest.raises(UserError, match=r"image.nii.gz: not a 3-D image: .*take each volume, or their mean"):
+        quiet(masks, tmp_path / "soft.nii.gz", images=tmp_path / "image.nii.gz")
+
+
 BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "one rater": (["-i", "rater1.nii.gz"], "-i: expected at least two raters, found a list of 1"),
     "too few weights": (["--weights", "1", "2"], "--weights: expected 3 numbers, one per rater, found 2"),

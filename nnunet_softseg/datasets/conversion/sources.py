@@ -24,6 +24,7 @@ from nnunet_softseg.io.formats import NIFTI_ENDINGS, is_nifti, without_nifti_end
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
 from nnunet_softseg.io.nifti import (
+    PER_VOLUME,
     MapKind,
     classify,
     compressed_or_plain,
@@ -345,8 +346,8 @@ def inspect_cases(cases: Sequence[SourceCase], *, num_processes: int, progress: 
 
 def inspect(case: SourceCase) -> Inspection:
     """Return faults and hashes of one case."""
-    files = (case.image, *case.soft_labels)
-    findings = [finding for file in files for finding in file_findings(file)]
+    findings = file_findings(case.image, several=PER_VOLUME)
+    findings += [finding for file in case.soft_labels for finding in file_findings(file)]
     if findings:
         return Inspection(case.case_id, findings)
     grid, soft_labels, masks = VoxelGrid.of(load_nifti(case.image)), [], []
@@ -369,8 +370,8 @@ def inspect(case: SourceCase) -> Inspection:
     if errors:
         return Inspection(case.case_id, errors)
     findings += [*geometry_warnings(case.image), *overlap_findings(case.soft_labels, soft_labels)]
-    hashes, unknown = {file: sha256(file) for file in files}, unknown_voxels(soft_labels)
-    nested = nested_labels(soft_labels)
+    hashes = {file: sha256(file) for file in (case.image, *case.soft_labels)}
+    unknown, nested = unknown_voxels(soft_labels), nested_labels(soft_labels)
     return Inspection(case.case_id, [], findings, hashes, masks, bool(unknown.any()), nested)
 
 

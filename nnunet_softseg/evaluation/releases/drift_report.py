@@ -118,10 +118,13 @@ def read_limits(file: Path) -> Limits:
     """
     content = load_json(file)
     known = [field.name for field in dataclasses.fields(Limits)]
-    if not isinstance(content, dict) or set(content) - set(known):
-        found = sorted(set(content) - set(known)) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
         raise UserError(
-            f"{file}: expected limits named {', '.join(known)}, found {found}: rename or remove it"
+            f'{file}: expected an object such as {{"bias_percent": 1.0}}, found {content!r}: name the limits'
+        )
+    if found := sorted(set(content) - set(known)):
+        raise UserError(
+            f"{file}: expected limits named {', '.join(known)}, found {', '.join(found)}: rename or remove it"
         )
     for name, value in content.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -176,8 +179,8 @@ class DriftReport:
 
     @cached_property
     def spread(self) -> pd.DataFrame:
-        """STD of a subject's area over contrasts, a row per level, and `beyond`; none likewise."""
-        return self._judged(spread_over_contrasts(self._several))
+        """STD of a subject's area over contrasts, mm2, a row per level, and `beyond`; none likewise."""
+        return self._judged(spread_over_contrasts(self._several)).drop(columns="limit_percent")
 
     @cached_property
     def worst(self) -> pd.DataFrame:

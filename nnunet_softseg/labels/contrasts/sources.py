@@ -1,8 +1,7 @@
 """Images of a BIDS folder and the masks drawn on them: found, checked and read."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,9 @@ from nnunet_softseg.labels.contrasts.volume import Volume
 DEFAULT_MASKS = "derivatives/labels"
 DEFAULT_SUFFIX = "_seg-manual"
 _OF_LABEL_MAP = "write the voxels of the cord's label as 1, all others as 0"
-_AXES = 3
+_MEAN_OF_VOLUMES = (
+    "draw the mask on a 3-D image, such as the mean of the volumes, and name it so (rec-average)"
+)
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
     Raises:
         UserError: if a file is missing or broken, the two do not lie on one grid, or the mask is none.
     """
-    raise_first_error([*_image_findings(source.image), *file_findings(source.mask)])
+    raise_first_error([*file_findings(source.image, several=_MEAN_OF_VOLUMES), *file_findings(source.mask)])
     image, mask = load_nifti(source.image), load_nifti(source.mask)
     raise_first_error(grid_findings(source.mask, VoxelGrid.of(image), VoxelGrid.of(mask)))
     values = stored_values(source.mask)
@@ -242,14 +243,6 @@ def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
 def read_image(file: Path) -> Volume:
     """Return an image that `read_mask` found whole; a UserError if it cannot be read after all."""
     return Volume(stored_values(file), load_nifti(file).affine)
-
-
-def _image_findings(file: Path) -> list[Finding]:
-    findings = file_findings(file)
-    if findings and findings[0].what == "not a 3-D image" and math.prod(load_nifti(file).shape[_AXES:]) > 1:
-        remedy = "draw the mask on a 3-D image, such as the mean of the volumes, and name it so (rec-average)"
-        return [replace(findings[0], remedy=remedy)]
-    return findings
 
 
 def _mask_findings(file: Path, values: Values, *, soft: bool) -> list[Finding]:

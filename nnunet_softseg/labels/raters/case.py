@@ -18,7 +18,14 @@ from nnunet_softseg.datasets.soft_label import overlap_findings, write_label_map
 from nnunet_softseg.errors import Finding, UserError, examples, printable, raise_first_error, short_name
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
-from nnunet_softseg.io.nifti import Values, file_findings, geometry_warnings, load_nifti
+from nnunet_softseg.io.nifti import (
+    PER_LABEL,
+    PER_VOLUME,
+    Values,
+    file_findings,
+    geometry_warnings,
+    load_nifti,
+)
 from nnunet_softseg.io.results import (
     changed_outputs,
     json_copy,
@@ -185,7 +192,7 @@ def _retire(job: CaseJob) -> None:
 
 def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
     """Return the soft label of each task, and the agreement and warnings of the case."""
-    raise_first_error(file_findings(job.reference))
+    raise_first_error(file_findings(job.reference, several=PER_VOLUME if job.image else PER_LABEL))
     grid = VoxelGrid.of(load_nifti(job.reference))
     of = short_name(job.image) if job.image else job.tasks[0].files[0].shown
     contents = {}
