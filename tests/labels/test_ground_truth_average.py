@@ -473,6 +473,38 @@ def test_a_reference_that_most_contradict_is_the_one_that_is_doubted() -> None:
     assert without.skipped["T2w"].startswith("left out: 3 of 3 contrasts")
 
 
+def cylinder(degrees: float) -> Volume:
+    """A cylinder of 4 mm radius that leans to anterior: ellipses, longer by 1 / cosine, in slices of 1 mm."""
+    lean, height = np.radians(degrees), np.arange(40.0) - 19.5
+    centres = np.column_stack([np.zeros(40), height * np.tan(lean)])
+    pixels = np.arange(12.0) - 5.5, np.arange(40.0) - 19.5
+    return stored(ellipses(pixels, centres, (4.0, 4.0 / np.cos(lean))))
+
+
+@pytest.mark.parametrize(
+    ("of_reference", "of_contrast", "doubt"),
+    [
+        (0, 20, "leans by 20 degrees against the reference's: shifts change its area there by +6 %"),
+        (20, 0, "leans by 20 degrees against the reference's: shifts change its area there by -6 %"),
+        (15, 25, "leans by 10 degrees against the reference's: shifts change its area there by +7 %"),
+        (0, 13, ""),  # 1 / cosine is 1.026
+        (-12, 12, ""),  # the sections of both are as long
+    ],
+)
+def test_a_neck_that_nodded_is_doubted_by_what_its_area_changes(
+    of_reference: float, of_contrast: float, doubt: str
+) -> None:
+    masks = {"T2w": cylinder(of_reference), "T1w": cylinder(of_contrast)}
+    truth = soft(masks)
+    told = truth.contrasts["T1w"].warnings
+    assert [doubt] * bool(doubt) == [line.split("cord ")[1].split(", more")[0] for line in told]
+    assert truth.contrasts["T2w"].warnings == ()
+    # areas across the cord are those in the slices times the cosine: half of the change stays
+    ratio = np.cos(np.radians(of_reference)) / np.cos(np.radians(of_contrast))
+    found = truth.native["T2w"].values[:, :, 10:30].sum() / masks["T2w"].values[:, :, 10:30].sum()
+    assert found == pytest.approx((1 + ratio) / 2, abs=0.003)
+
+
 def test_rotation_turns_back_what_was_turned() -> None:
     pixels = (np.arange(48) * 0.5 - 12, np.arange(48) * 0.5 - 12)
     still = np.zeros((4, 2))
@@ -498,7 +530,9 @@ def test_the_soft_label_is_near_the_truth(oblique_deg: float) -> None:
     subject = simulate_subject(spec, 1)
     images = {name: simulate(spec, 1, name, subject) for name in spec.contrasts}
     masks = {name: Volume(image.mask.astype(np.float32), image.affine) for name, image in images.items()}
-    labels = {name: label.values for name, label in soft(masks).native.items()}
+    truth = soft(masks)
+    assert not any(alignment.warnings for alignment in truth.contrasts.values())
+    labels = {name: label.values for name, label in truth.native.items()}
     hard = {name: mask.values for name, mask in masks.items()}
     assert boundary_error(labels, images) < 0.5 * boundary_error(hard, images)
     errors, hard_errors = (
