@@ -495,10 +495,13 @@ def _ends(shape: LabelShape, training: Mapping[str, Any]) -> Iterator[str]:
     for figure, where in (("empty_start", "first"), ("empty_end", "last")):
         missing, most = getattr(shape, figure), known_range(training, figure)[1]
         if missing > most + END_TOLERANCE:
-            yield f"it ends {missing} slices from the image's {where} (in training at most {most:.0f})"
+            yield (
+                f"it ends {missing} slices of the network's grid from the image's {where} "
+                f"(in training at most {most:.0f})"
+            )
     most = known_range(training, "gap")[1]
     if shape.gap > most:
-        yield f"{shape.gap} slices are missing in it (in training at most {most:.0f})"
+        yield f"{shape.gap} slices of the network's grid are missing in it (in training at most {most:.0f})"
 
 
 def flag_coverage(on_image: Map, names: Sequence[str], si_axis: int) -> list[Flagged]:

@@ -60,8 +60,8 @@ def test_a_map_like_the_training_has_no_flag() -> None:
 @pytest.mark.parametrize(
     ("start", "stop", "told"),
     [
-        (6, 40, "6 slices from the image's first"),
-        (0, 24, "16 slices from the image's last (in training at most 10)"),
+        (6, 40, "6 slices of the network's grid from the image's first"),
+        (0, 24, "16 slices of the network's grid from the image's last (in training at most 10)"),
     ],
 )
 def test_a_map_that_ends_inside_the_image(start: int, stop: int, told: str) -> None:
@@ -90,7 +90,7 @@ def test_missing_slices_make_two_pieces_that_end() -> None:
     findings = flag_map(soft, ["cord"], TRAINING, 0)
     assert raised(findings) == [Flag.PIECES, Flag.BROKEN_OFF]
     assert "2 separate pieces" in findings[0].why
-    assert "3 slices are missing" in findings[1].why
+    assert "3 slices of the network's grid are missing" in findings[1].why
 
 
 def test_pieces_elsewhere_and_areas_unlike_the_training() -> None:
