@@ -9,7 +9,7 @@ them.
 
 Options of a prediction come from the environment here, as nnU-Net's commands take no others, and from nowhere
 else. The forward pass alone sees no properties of its case: which case is under way is noted here, too, or
-told by the preprocessed image, where several are prepared before the first is predicted.
+told by the preprocessed image, bit for bit, where several are prepared before the first is predicted.
 """
 
 import contextlib
@@ -278,7 +278,7 @@ def _record_keeping_iterator(
     original: Callable[..., Any], predictor: Any, data_iterator: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Say which case's forward pass comes next, as only the iterator knows; let the export run in threads."""
-    with _within(_threads_wanted, True):
+    with _within(_threads_wanted, True), _within(_under_way, None):
         return original(predictor, _announce(data_iterator), *args, **kwargs)
 
 
@@ -428,7 +428,6 @@ def _announce(data_iterator: Any) -> Iterator[dict[str, Any]]:
     for item in data_iterator:
         _under_way.set(_with_options(CaseRecord.of(item["data_properties"])))
         yield item
-    _under_way.set(None)
     # nnU-Net would end its own loader here, but sees only this generator.
     if hasattr(data_iterator, "_finish"):
         data_iterator._finish()

@@ -438,6 +438,25 @@ def test_the_rounding_of_sums_is_no_difference(comparison: Comparison) -> None:
     assert (pairs["better"] == "").all()
     ranks = other.scores.pivot(index=["label", "measure"], columns="method", values="rank")
     assert (ranks["near"] == ranks["far"]).all()
+    assert other.cases.loc[other.cases["method"] == "far", "dice"].iloc[0] % 1e-9 > 0  # as measured
+
+
+def test_the_same_values_of_other_people_are_a_tie(comparison: Comparison) -> None:
+    """Means over people are sums, too, and differ by 5e-17 in another order."""
+    values, order = np.array([1 / 3, 2 / 3, 0.1, 0.7, 0.2, 0.6, 0.9, 0.3]), [5, 4, 6, 3, 7, 2, 1, 0]
+    assert values.mean() != values[order].mean()
+
+    def of_others(cases: pd.DataFrame) -> pd.DataFrame:
+        people = cases["subject"].str.removeprefix("sub-").astype(int).to_numpy() - 1
+        cases["dice"] = np.where(cases["method"] == "near", values[people], values[order][people])
+        return cases
+
+    other = with_cases(comparison, of_others)
+    ranks = other.scores[other.scores["measure"] == "dice"].set_index("method")["rank"]
+    assert ranks.to_dict() == {"near": 1, "far": 1, "odd": 1}
+    pair = one(other.statistics, measure="dice", method_a="near", method_b="far")
+    assert (pair["better"], pair["mean_difference"]) == ("", 0)
+    assert one(other.winners, measure="dice")["verdict"] == "far and near are equal"
 
 
 def test_too_many_pairs_for_so_few_subjects_are_said(tmp_path: Path) -> None:

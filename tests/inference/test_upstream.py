@@ -146,6 +146,17 @@ def test_the_case_under_way_is_the_one_that_the_iterator_gave_with_options_of_th
         soft, iter(items), True, 2
     ) == [2]
     assert upstream._under_way.get() is None  # nobody's any more
+
+    def interrupted(self: Any, data_iterator: Any) -> None:
+        next(iter(data_iterator))
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(
+        RuntimeError, match="out of memory"
+    ) as kept:  # with its frames, as a notebook keeps it
+        upstream._for_soft_models(interrupted, upstream._record_keeping_iterator)(soft, iter(items[:1]))
+    assert kept.traceback
+    assert upstream._under_way.get() is None
     assert [properties[KEY].seconds["forward"] for properties in seen] == [0, 1, 2]
     assert {properties[KEY].options for properties in seen} == {PredictionOptions(localize="never")}
 

@@ -1,6 +1,7 @@
 """The laws of the soft label: what it must be whatever the masks are, and how near it comes to the truth."""
 
 import itertools
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -473,12 +474,16 @@ def test_a_reference_that_most_contradict_is_the_one_that_is_doubted() -> None:
     assert without.skipped["T2w"].startswith("left out: 3 of 3 contrasts")
 
 
-def cylinder(degrees: float) -> Volume:
-    """A cylinder of 4 mm radius that leans to anterior: ellipses, longer by 1 / cosine, in slices of 1 mm."""
-    lean, height = np.radians(degrees), np.arange(40.0) - 19.5
-    centres = np.column_stack([np.zeros(40), height * np.tan(lean)])
-    pixels = np.arange(12.0) - 5.5, np.arange(40.0) - 19.5
-    return stored(ellipses(pixels, centres, (4.0, 4.0 / np.cos(lean))))
+def tube(degrees: float | np.ndarray) -> Volume:
+    """A tube of 4 mm radius that leans to anterior, by angle per slice: ellipses, longer by 1 / cosine."""
+    lean = np.radians(np.broadcast_to(degrees, 40))
+    line = np.cumsum(np.tan(lean))
+    pixels = np.arange(12.0) - 5.5, np.arange(44.0) - 21.5
+    planes = [
+        ellipses(pixels, np.array([[0, y]]), (4.0, 4.0 / np.cos(angle)))
+        for y, angle in zip(line - line.mean(), lean, strict=True)
+    ]
+    return stored(np.concatenate(planes, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -494,7 +499,7 @@ def cylinder(degrees: float) -> Volume:
 def test_a_neck_that_nodded_is_doubted_by_what_its_area_changes(
     of_reference: float, of_contrast: float, doubt: str
 ) -> None:
-    masks = {"T2w": cylinder(of_reference), "T1w": cylinder(of_contrast)}
+    masks = {"T2w": tube(of_reference), "T1w": tube(of_contrast)}
     truth = soft(masks)
     told = truth.contrasts["T1w"].warnings
     assert [doubt] * bool(doubt) == [line.split("cord ")[1].split(", more")[0] for line in told]
@@ -503,6 +508,17 @@ def test_a_neck_that_nodded_is_doubted_by_what_its_area_changes(
     ratio = np.cos(np.radians(of_reference)) / np.cos(np.radians(of_contrast))
     found = truth.native["T2w"].values[:, :, 10:30].sum() / masks["T2w"].values[:, :, 10:30].sum()
     assert found == pytest.approx((1 + ratio) / 2, abs=0.003)
+
+
+@pytest.mark.parametrize("bent", ["T1w", "T2w"])
+def test_a_neck_that_bends_is_doubted_though_all_in_all_it_does_not_lean(bent: str) -> None:
+    """From -30 to 30 degrees, 1 / cosine is 1.05 in the mean, and the angle 15 degrees."""
+    masks = {name: tube(np.linspace(-30, 30, 40) if name == bent else 0) for name in ("T2w", "T1w")}
+    (told,) = (line for line in soft(masks).contrasts["T1w"].warnings if "leans" in line)
+    degrees, percent = map(int, re.findall(r"by ([+-]?\d+)", told))
+    assert degrees == pytest.approx(15, abs=1)
+    assert abs(percent) == pytest.approx(5, abs=1)
+    assert (percent > 0) is (bent == "T1w")
 
 
 def test_rotation_turns_back_what_was_turned() -> None:

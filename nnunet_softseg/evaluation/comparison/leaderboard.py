@@ -110,6 +110,11 @@ SCORE_COLUMNS = {
 }
 
 
+_DECIMALS = 12
+"""Of means and differences. A sum of floats in another order differs beyond, which must decide no rank and no
+test: an area of 80 mm2 by 1e-14."""
+
+
 def role_of(measure: str, primary: str) -> str:
     """Return "primary", "headline" or "exploratory"."""
     if measure == primary:
@@ -287,7 +292,11 @@ def _num_cases(cases: pd.DataFrame, subjects: pd.DataFrame, who: tuple[str, int]
 def _with_ranks(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
     """Return the rows with their rank by mean; infinite means (a failed case) are ranked by their medians."""
     sign = -1 if SCORES[measure].higher_is_better else 1
-    keys = [(sign * row["mean"], 0.0 if np.isfinite(row["mean"]) else sign * row["median"]) for row in rows]
+    means = [round(row["mean"], _DECIMALS) for row in rows]
+    keys = [
+        (sign * mean, 0.0 if np.isfinite(mean) else sign * row["median"])
+        for mean, row in zip(means, rows, strict=True)
+    ]
     return [
         row | {"rank": 1 + sum(other < key for other in keys)} for row, key in zip(rows, keys, strict=True)
     ]
@@ -334,7 +343,7 @@ def _pair(values: pd.DataFrame, measure: str, methods: tuple[str, str], seed: in
     of: Statistic = "mean" if np.isfinite(per_subject).all() else "median"
     low, high = paired_statistics.confidence_interval(per_subject, statistic=of, seed=seed)
     w, p = paired_statistics.signed_rank_test(per_subject)
-    centre = describe(per_subject)
+    centre = {name: round(value, _DECIMALS) for name, value in describe(per_subject).items()}
     better = first if (centre[of] > 0) == SCORES[measure].higher_is_better else second
     return {
         "method_a": first,
@@ -360,7 +369,7 @@ def _differences(pairs: pd.DataFrame) -> tuple[Any, Any]:
     first, second = (pairs.iloc[:, column] for column in (0, 1))
     with np.errstate(invalid="ignore"):
         # Both infinite: both failed, no difference.
-        difference = (first - second).where(first != second, 0.0)
+        difference = (first - second).where(first != second, 0.0).round(_DECIMALS)
         means = difference.groupby(level="subject").mean()
     # One failed here and the other there: inf - inf.
     return difference.to_numpy(), means.fillna(0.0).to_numpy(dtype=np.float64)

@@ -52,8 +52,6 @@ _PAIR = ("contrast_x", "contrast_y", "num_subjects", "bias", "loa_low", "loa_hig
 PAIR_COLUMNS = (*_WHOSE, *_PAIR)
 """Bias (y - x) and limits of agreement; least-squares line, and Pearson's r."""
 _FEWEST_FOR_ANOVA = 3
-_DECIMALS = 9
-"""Of the measures. A sum of floats in another order differs beyond, which must decide no rank and no test."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
     Raises:
         UserError: if no case has a value of a primary measure other than the default.
     """
-    cases, methods = evaluation.cases.round(_DECIMALS), evaluation.methods
+    cases, methods = evaluation.cases, evaluation.methods
     how = {name: origin["parameters"][name] for name in ("correction", "primary", "seed")}
     seed, primary = how["seed"], how["primary"]
     subjects, warnings = leaderboard.subject_table(cases)
@@ -152,7 +150,7 @@ def compared(evaluation: Evaluation, reference: Path, origin: Mapping[str, Any])
         )
     measured = {field.name: getattr(evaluation, field.name) for field in fields(Evaluation)}
     return Comparison(
-        **measured | {"cases": cases, "warnings": (*of_primary, *evaluation.warnings, *warnings)},
+        **measured | {"warnings": (*of_primary, *evaluation.warnings, *warnings)},
         reference=reference,
         subjects=subjects,
         scores=scores,

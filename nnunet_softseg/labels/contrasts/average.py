@@ -25,6 +25,7 @@ from nnunet_softseg.labels.contrasts.alignment import (
     identity,
     measure,
     reference_of,
+    smoothed,
     with_cord_of_all,
 )
 from nnunet_softseg.labels.contrasts.settings import GroundTruthSettings
@@ -36,6 +37,7 @@ _CHUNK = 200_000  # voxels at a time: memory stays small with any mask
 _STEEPEST = 0.7  # largest shift of the cord in plane per mm along S-I: 35 degrees
 _ENOUGH_TO_BLAME = 2  # contrasts implausible against the reference before that is the reference's fault
 _LONG_ENOUGH_MM = 30.0  # of a cord, to tell how it leans
+_TANGENT_MM = 5.0  # sigma of the neighbourhood that its direction in a slice is of
 _MOST_AREA_CHANGED = 0.03
 """Shifts of the phantom, up to 10 mm, come to 0.006; half of it stays in a label of two contrasts."""
 # Indices closer to a whole number than this are meant to be whole: an affine read from a file has 7 digits,
@@ -440,20 +442,23 @@ def _lean_warnings(motion: Motion) -> list[str]:
     """Say whether the cord leans otherwise than the reference's, as of a neck that nodded between images.
 
     Shifts keep the section of each slice. The area across the cord is that times the cosine of the angle
-    between cord and slices, and changes with it.
+    between cord and slices, and changes with it; slice by slice, as a neck bends.
     """
     numbers = motion.measured.astype(np.float64)
     height = numbers * motion.slices.grid.voxel_mm[2]
     if np.ptp(height) < _LONG_ENOUGH_MM:
         return []
-    own = motion.slices.axes.T @ motion.cord.at(numbers)
-    slopes = np.polyfit(height, np.vstack([own, own - motion.steps.T]).T, 1)[0]
-    own_line, reference_line = np.column_stack([slopes.reshape(2, 2), np.ones(2)])
-    lengths = np.linalg.norm(own_line), np.linalg.norm(reference_line)  # 1 / cosine
-    change = float(lengths[0] / lengths[1]) - 1
+    own = (motion.slices.axes.T @ motion.cord.at(numbers)).T
+    slopes = [
+        np.gradient(smoothed(height, line, _TANGENT_MM), height, axis=0) for line in (own, own - motion.steps)
+    ]
+    lines = [np.column_stack([slope, np.ones(height.size)]) for slope in slopes]
+    lengths = [np.linalg.norm(line, axis=1) for line in lines]  # 1 / cosine
+    change = float((lengths[0] / lengths[1]).mean()) - 1
     if abs(change) <= _MOST_AREA_CHANGED:
         return []
-    lean = np.degrees(np.arccos(own_line @ reference_line / (lengths[0] * lengths[1])))
+    cosines = (lines[0] * lines[1]).sum(axis=1) / (lengths[0] * lengths[1])
+    lean = np.degrees(np.arccos(np.clip(cosines, -1, 1))).mean()
     return [
         f"its cord leans by {lean:.0f} degrees against the reference's: shifts change its area there by "
         f"{100 * change:+.0f} %, more than {100 * _MOST_AREA_CHANGED:g} %"
