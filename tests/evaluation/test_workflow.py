@@ -280,7 +280,11 @@ def found(*names: str) -> Any:
             "expected the command sbatch, found none",
         ),
         (("snakemake",), ["--profile", "lsf"], "--profile lsf: expected local, slurm, or a folder"),
-        (("snakemake",), ["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+        *(
+            (("snakemake",), [option, number], f"{option} {number}: expected 1 or more")
+            for option in ("--batch-size", "--cores", "--threads", "--memory", "--minutes")
+            for number in ("0", "-1")
+        ),
         (("snakemake",), ["--participant-label", "9"], "--participant-label 9: expected some of those"),
     ],
 )

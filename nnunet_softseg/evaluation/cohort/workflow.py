@@ -84,6 +84,13 @@ class Jobs:
     minutes: int = 240
     resources: Mapping[str, str] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Raise a UserError if a number is below 1: of 0 cores, Snakemake waits for ever."""
+        numbers = {"--cores": self.cores, "--batch-size": self.batch_size, "--threads": self.threads}
+        for option, value in {**numbers, "--memory": self.mem_mb, "--minutes": self.minutes}.items():
+            if value is not None and value < 1:
+                raise UserError(f"{option} {value}: expected 1 or more: correct it")
+
 
 def run_workflow(
     bids: StrPath,
@@ -106,10 +113,12 @@ def run_workflow(
     `decisive`: options of `predict` that decide the values. For all others see `analyse_participants`.
 
     Raises:
-        UserError: if Snakemake or the plugin of a cluster is not installed, the profile is unknown, another
-            workflow is at work in this folder, or for a mistake that concerns all images.
+        UserError: if Snakemake or the plugin of a cluster is not installed, the profile is unknown, a number
+            of the jobs is below 1, another workflow is at work in this folder, or for a mistake that concerns
+            all images.
     """
     jobs = jobs or Jobs()
+    jobs.check()
     profile = _profile(jobs.profile)
     choice = Choice(participants, (), contrasts)
     images, warnings = chosen_images(Path(bids), Path(output), choice)
@@ -255,8 +264,6 @@ def _profile(name: str) -> Path:
 
 def _batches(images: Sequence[Derivative], size: int) -> dict[str, list[Derivative]]:
     """Return name -> images of batches of so many participants, the same names for the same images."""
-    if size < 1:
-        raise UserError(f"--batch-size {size}: expected 1 or more: correct it")
     subjects = sorted({image.name.subject for image in images})
     parts = [subjects[start : start + size] for start in range(0, len(subjects), size)]
     batches: dict[str, list[Derivative]] = {}
