@@ -153,6 +153,9 @@ class Workflow(PredictingCommand):
         "-g REF",
         "folder of soft labels or masks to measure the maps against, as evaluate does, into OUT/evaluation",
     )
+    reference_pattern: str | None = option(
+        "--reference-pattern PATTERN", "of a reference inside its folder, such as '{case}_seg.nii.gz'"
+    )
     threads: int = option("--threads N", "cores of a job", 2)
     mem_mb: int = option("--memory MB", "memory of a job in MB; twice as much when it is repeated", 8000)
     minutes: int = option(

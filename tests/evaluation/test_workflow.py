@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def all_jobs(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
         words = [*configuration["app"][3:], "participant", "--participant-label", *people]
         bids_app.main([*words, *configuration["options"], "--report", str(outcome)])
     if not Path(configuration["evaluation"]).is_file():
-        assert main(configuration["evaluate"][3:]) == 0
+        main(configuration["evaluate"][3:])
 
 
 def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,11 +184,72 @@ def test_a_reference_that_is_not_fetched_stops_nothing(
     monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
     monkeypatch.setattr(workflow, "_snakemake", lambda folder, *_: started.append(folder))
     references = make_references(tmp_path / "references", 2)
-    (references / "sub-03_T2w_0001.nii.gz").symlink_to("not-fetched.nii.gz")
+    for label in (1, 2):
+        (references / f"sub-03_T2w_{label:04d}.nii.gz").symlink_to("not-fetched.nii.gz")
     words = call(make_bids(tmp_path / "bids", 2), tmp_path / "out", "-g", str(references))
     for _ in range(2):
         main(words)
     assert len(started) == 2
+
+
+def test_references_of_which_two_fit_a_case_are_told_before_any_job_and_chosen_by_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[Path] = []
+
+    def run(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
+        started.append(folder)
+        all_jobs(folder, profile, jobs)
+
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", run)
+    references = make_references(tmp_path / "references", 1)
+    for label in (1, 2):
+        name = f"sub-01_T2w_label-{label}_desc-{{}}_probseg.nii.gz"
+        file = (references / f"sub-01_T2w_{label:04d}.nii.gz").rename(references / name.format("map"))
+        image = nib.load(file)
+        empty = nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine)
+        nib.save(empty, references / name.format("empty"))
+    output = tmp_path / "out"
+    words = call(make_bids(tmp_path / "bids", 1), output, "-g", str(references), "--reference-pattern")
+    assert main(words[:-1]) == 2
+    error = capsys.readouterr().err
+    assert "expected one reference of case sub-01_T2w, found 4" in error
+    assert "choose with --reference-pattern" in error
+    assert main([*words, "{label}.nii.gz"]) == 2
+    assert "expected {case} in it" in capsys.readouterr().err
+    assert not started
+
+    assert main([*words, "{case}_label-{label}_desc-map_probseg.nii.gz"]) == 0
+    assert measured(output) == {"sub-01_T2w"}
+    assert main([*words, "{case}_label-{label}_desc-empty_probseg.nii.gz"]) == 0
+    assert (pd.read_csv(output / "evaluation" / "cases.csv")["reference_volume_mm3"] == 0).all()
+
+
+def test_why_maps_could_not_be_measured_is_told_of_this_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """References of another person alone: `evaluate` finds no map of theirs."""
+
+    def run(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
+        with (folder / "evaluation.log").open("a") as file, redirect_stderr(file):
+            all_jobs(folder, profile, jobs)
+
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", run)
+    references, output = make_references(tmp_path / "references", 1), tmp_path / "out"
+    for file in list(references.iterdir()):
+        file.rename(references / file.name.replace("sub-01", "sub-07"))
+    words = call(make_bids(tmp_path / "bids", 1), output, "-g", str(references))
+    assert main(words) == 2
+    log = output / ".workflow" / "evaluation.log"
+    said = capsys.readouterr().out
+    assert re.search(r"^failed: evaluation: .*expected predictions .* such as sub-07_T2w, .*", said, re.M)
+    assert said.rstrip().endswith(f": see {log}")
+
+    monkeypatch.setattr(workflow, "_snakemake", lambda *_: None)
+    assert main(words) == 2
+    assert "failed: evaluation: not started\n" in capsys.readouterr().out
 
 
 def test_what_another_call_has_made_since_is_measured_and_no_longer_failed(
@@ -285,6 +347,7 @@ def found(*names: str) -> Any:
             for option in ("--batch-size", "--cores", "--threads", "--memory", "--minutes")
             for number in ("0", "-1")
         ),
+        (("snakemake",), ["--reference-pattern", "{case}.nii.gz"], "--reference-pattern: expected -g"),
         (("snakemake",), ["--participant-label", "9"], "--participant-label 9: expected some of those"),
     ],
 )

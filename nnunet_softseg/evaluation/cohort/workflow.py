@@ -14,7 +14,9 @@ from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative, chosen_images
 from nnunet_softseg.evaluation.cohort.group import GroupReport, report_group
 from nnunet_softseg.evaluation.cohort.participants import start_with_model
-from nnunet_softseg.io.case_files import list_files
+from nnunet_softseg.io.case_files import check_pattern, list_files
+from nnunet_softseg.io.case_matching import reference_files
+from nnunet_softseg.io.formats import ANY_FORMAT
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record, make_folder, only_one, write_json
 
@@ -101,6 +103,7 @@ def run_workflow(
     participants: Sequence[str] = (),
     contrasts: Sequence[str] | None = None,
     references: StrPath | None = None,
+    reference_pattern: str | None = None,
     folds: Sequence[str] | None = None,
     checkpoint: str = "checkpoint_final.pth",
     words: Iterable[str] = (),
@@ -109,7 +112,8 @@ def run_workflow(
     """Predict and measure a cohort in batches, and return the report of all.
 
     `jobs`: None, in this machine. `references`: folder of soft labels or masks to measure the maps against;
-    None: they are not measured. `words`: further options of the level participant, as on its command line.
+    None: they are not measured. `reference_pattern`: how they are named, as for `evaluate`. `words`: further
+    options of the level participant, as on its command line.
     `decisive`: options of `predict` that decide the values. For all others see `analyse_participants`.
 
     Raises:
@@ -119,17 +123,19 @@ def run_workflow(
     """
     jobs = jobs or Jobs()
     jobs.check()
+    if reference_pattern and references is None:
+        raise UserError("--reference-pattern: expected -g with it, found none: say where the references are")
     profile = _profile(jobs.profile)
     choice = Choice(participants, (), contrasts)
     images, warnings = chosen_images(Path(bids), Path(output), choice)
     options = {"folds": folds, "checkpoint": checkpoint, **decisive}
     scheme = start_with_model(Path(output), Path(bids), model, options)
-    if references is not None:
-        list_files(Path(references))  # before hours of work
     size = jobs.batch_size
     if size is None:
         size = _BATCH_SIZES.get(jobs.profile, _BATCH_SIZES["slurm"])
-    known = None if references is None else Path(references).absolute()
+    known = None if references is None else _References(Path(references).absolute(), reference_pattern)
+    if known:
+        known.state()  # before hours of work
     cohort = _Cohort(Path(bids), Path(output), choice, _batches(images, size), known)
     of_model = [] if model is None else ["-m", str(Path(model).absolute())]
     of_model += ["-chk", checkpoint, *(["-f", *folds] if folds else [])]
@@ -150,6 +156,25 @@ def _size_and_time(file: Path) -> list[int]:
 
 
 @dataclass(frozen=True)
+class _References:
+    """What maps are measured against: a folder, and the pattern of its files (None: names tell)."""
+
+    folder: Path
+    pattern: str | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what decides about the measures; raise a UserError if `evaluate` would refuse the files."""
+        pattern = check_pattern(self.pattern, ["case"]) if self.pattern else None
+        paths = reference_files(list_files(self.folder, formats=ANY_FORMAT), None, pattern).paths
+        return {"pattern": pattern, "files": {str(file): _size_and_time(file) for file in paths.values()}}
+
+    def options(self) -> list[str]:
+        """Return them as options of `evaluate`."""
+        pattern = [f"--reference-pattern={self.pattern}"] if self.pattern else []
+        return ["-g", str(self.folder), *pattern]
+
+
+@dataclass(frozen=True)
 class _Cohort:
     """Images of a choice of people, in batches by name."""
 
@@ -157,7 +182,7 @@ class _Cohort:
     root: Path
     choice: Choice
     batches: Mapping[str, Sequence[Derivative]]
-    references: Path | None = None
+    references: _References | None = None
 
     @property
     def folder(self) -> Path:
@@ -167,6 +192,10 @@ class _Cohort:
     def evaluation(self) -> Path:
         """Written last by `evaluate`."""
         return self.root.absolute() / "evaluation" / "summary.json"
+
+    @property
+    def evaluation_log(self) -> Path:
+        return self.folder / "evaluation.log"
 
     def forget_unfinished(self, labels: Sequence[str]) -> None:
         """Remove the outcome of batches that lack an image, so that they run again, and what follows them.
@@ -180,23 +209,24 @@ class _Cohort:
                 outcome.unlink(missing_ok=True)
                 self.evaluation.unlink(missing_ok=True)
         if self.references is not None:
-            self._forget_outdated_measures(list_files(self.references).files)
+            self._forget_outdated_measures(self.references.state())
 
-    def _forget_outdated_measures(self, references: Sequence[Path]) -> None:
+    def _forget_outdated_measures(self, now: Mapping[str, Any]) -> None:
         """Remove the evaluation if it is of other references, or older than a map; note the references."""
-        now = {str(file): _size_and_time(file) for file in references}
         if self.evaluation.is_file():
             measured = self.evaluation.stat().st_mtime_ns
             is_older = any(_size_and_time(file)[1] > measured for file in list_files(self.root).files)
             if is_older or load_record(self.folder / _REFERENCES) != now:
                 self.evaluation.unlink()
+        if not self.evaluation.is_file():
+            self.evaluation_log.unlink(missing_ok=True)  # what follows is of this call
         write_json(self.folder / _REFERENCES, now)
 
     def configuration(self, options: Sequence[str], jobs: Jobs) -> dict[str, Any]:
         """Return what the Snakefile reads; options: of the level participant, without contrasts."""
         contrasts = ["--contrasts", *self.choice.contrasts] if self.choice.contrasts else []
         evaluate = [sys.executable, "-m", "nnunet_softseg", "evaluate", "-i", str(self.root.absolute())]
-        evaluate += ["-g", str(self.references), "-o", str(self.evaluation.parent)]
+        evaluate += ["-o", str(self.evaluation.parent)]
         return {
             "app": [sys.executable, "-m", _APP, str(self.bids.absolute()), str(self.root.absolute())],
             "batches": {
@@ -204,9 +234,9 @@ class _Cohort:
                 for name, images in self.batches.items()
             },
             "options": [*options, *contrasts],
-            "references": str(self.references or ""),
+            "references": str(self.references.folder) if self.references else "",
             "evaluation": str(self.evaluation),
-            "evaluate": evaluate if self.references else [],
+            "evaluate": [*evaluate, *self.references.options()] if self.references else [],
             "threads": jobs.threads,
             "mem_mb": jobs.mem_mb,
             "minutes": jobs.minutes,
@@ -229,8 +259,16 @@ class _Cohort:
         if self.references is not None:
             report.evaluation = self.evaluation
             if not self.evaluation.is_file():
-                report.failed["evaluation"] = f"see {self.folder / 'evaluation.log'}"
+                report.failed["evaluation"] = self._why_not_measured()
         return report
+
+    def _why_not_measured(self) -> str:
+        log = self.evaluation_log
+        if not log.is_file():
+            return "not started"
+        lines = log.read_text("utf-8", errors="replace").splitlines()
+        errors = [line for line in lines if "error" in line.lower()]  # a killed job leaves its progress alone
+        return f"{errors[-1].removeprefix('nnunet-softseg: error: ')}: see {log}" if errors else f"see {log}"
 
 
 def _profile(name: str) -> Path:
