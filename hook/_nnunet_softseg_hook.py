@@ -8,10 +8,12 @@ does not find in the place of a model of ours, the package says in one line whic
 of a fold that is no number, a trainer of `nnUNet_extTrainer` that does not load, and a dataset with soft
 labels that nnU-Net cannot plan.
 
-Two more things are waited for. nnU-Net's commands after prediction (ensembles, cross-validation,
+Three more things are waited for. nnU-Net's commands after prediction (ensembles, cross-validation,
 post-processing) ask for no class of ours: what they do with folders of soft maps goes through
-`nnunet_softseg.inference.nnunet_patches`. And checkpoints of ours name this package behind the name of their
-configuration (`NEEDS`), which nnU-Net prints where neither the package nor this hook is installed.
+`nnunet_softseg.inference.nnunet_patches`. So does which folds nnU-Net's predictor has opened, as it is while
+it opens them that it asks for the first class of ours. And checkpoints of ours name this package behind the
+name of their configuration (`NEEDS`), which nnU-Net prints where neither the package nor this hook is
+installed.
 
 Rules that keep it harmless, since every Python process of the environment loads this file:
 - standard library only, and at start only modules that Python has loaded by then anyway;
@@ -41,6 +43,7 @@ AFTER_PREDICTION = {
     ),
 }
 PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
+PREDICTOR = "nnunetv2.inference.predict_from_raw_data"
 PLANNING = "nnunetv2.experiment_planning.plan_and_preprocess_api"
 NEEDS = " [of nnunet-softseg "
 """What follows the name of the configuration in checkpoints of ours; the trainer writes it."""
@@ -61,7 +64,7 @@ def install():
     return True
 
 
-_TARGETS = (TARGET, PLANS, *AFTER_PREDICTION)
+_TARGETS = (TARGET, PLANS, PREDICTOR, *AFTER_PREDICTION)
 
 
 class _Finder:
@@ -116,6 +119,8 @@ def _wrap(module):
     name = getattr(module, "__name__", TARGET)
     if name == PLANS:
         _replace(module.PlansManager, "get_configuration", _without_needs)
+    if name == PREDICTOR:
+        _replace(module.nnUNetPredictor, "initialize_from_trained_model_folder", _with_cases_of_its_folds)
     for function in AFTER_PREDICTION.get(name, ()):
         _replace(module, function, _for_soft_folders)
     if name == TARGET:
@@ -145,6 +150,17 @@ def _without_needs(original):
         return original(self, configuration_name.partition(NEEDS)[0])
 
     return get_configuration
+
+
+def _with_cases_of_its_folds(original):
+    def initialize_from_trained_model_folder(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if self.plans_manager.plans.get("label_manager") == "SoftLabelManager":
+            from nnunet_softseg.inference import nnunet_patches
+
+            nnunet_patches.keep_cases_of_folds(original, self, *args, **kwargs)
+
+    return initialize_from_trained_model_folder
 
 
 def _for_soft_folders(original):

@@ -247,6 +247,26 @@ def test_commands_after_prediction_are_nnunets_own_for_folders_without_soft_maps
     assert site.printed(f"{ask}print(ensemble(['soft']))", NNUNET_SOFTSEG_NO_HOOK="1") == "original"
 
 
+def test_a_vanilla_model_is_opened_without_importing_us(site: Site) -> None:
+    """Of one of ours, a broken package shows its error."""
+    site.write("nnunetv2/inference/__init__.py", "")
+    site.write(
+        "nnunetv2/inference/predict_from_raw_data.py",
+        """
+class nnUNetPredictor:
+    def initialize_from_trained_model_folder(self, label_manager):
+        plans = {"label_manager": label_manager}
+        self.plans_manager = type("PlansManager", (), {"plans": plans})
+""",
+    )
+    _break(site, *BROKEN_PACKAGES["package that raises"])
+    ask = "from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor\n"
+    code = f"{ask}import sys; nnUNetPredictor().initialize_from_trained_model_folder"
+    printed = "print('nnunet_softseg' in sys.modules)"
+    assert site.printed(f"{code}('LabelManager'); {printed}") == "False"
+    assert "RuntimeError: broken" in site.run(f"{code}('SoftLabelManager')").stderr
+
+
 def test_error_of_nnunet_is_passed_on(site: Site) -> None:
     site.write("nnunetv2/utilities/find_class_by_name.py", "raise ValueError('of nnU-Net')")
     assert "ValueError: of nnU-Net" in site.run(ASK).stderr

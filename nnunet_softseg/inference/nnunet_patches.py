@@ -52,6 +52,7 @@ from nnunet_softseg.inference.case_record import (
     reported_cases,
 )
 from nnunet_softseg.inference.export import kept_calibration
+from nnunet_softseg.inference.trained_model import find_folds, keep_cases_of
 from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, parse_numbered_name
 from nnunet_softseg.io.results import changed_keys, load_record
 from nnunet_softseg.io.workers import map_ahead, threads_beside
@@ -256,6 +257,17 @@ def _for_soft_models(original: Callable[..., Any], wrapper: Callable[..., Any]) 
 
     setattr(method, _MARK, True)
     return method
+
+
+def keep_cases_of_folds(original: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> None:
+    """Keep of the training cases in a predictor's plans those of the folds that it was opened with.
+
+    The start-up hook calls this behind nnU-Net's `initialize_from_trained_model_folder`, the original.
+    """
+    given = arguments_of(original, predictor, *args, **kwargs)
+    folder, folds = Path(given["model_training_output_dir"]), given["use_folds"]
+    chosen = find_folds(folder, [folds] if isinstance(folds, str) else folds, given["checkpoint_name"])
+    keep_cases_of(predictor.plans_manager.plans[PLANS_KEY], chosen)
 
 
 def _soft_sliding_window(

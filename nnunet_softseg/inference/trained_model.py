@@ -250,7 +250,6 @@ def load_predictor(model: Model, device: str = "cpu") -> Any:
             f"{model.folder}: expected a model that needs the image alone, found the second stage of a "
             f"cascade: predict {stage}, then this one, with nnUNetv2_predict -prev_stage_predictions"
         )
-    _keep_cases_of(predictor.plans_manager.plans[PLANS_KEY], model.folds)
     if not model.folder.is_relative_to(tempfile.gettempdir()):  # where an archive was unpacked, nothing stays
         setattr(predictor, backends.MODEL_FOLDER, model.folder)
     return predictor
@@ -507,7 +506,7 @@ def _opened(
     if file == READY_MODEL:  # of an earlier version by its making, of this one by its tests
         entry["versions"] = {**entry.get("versions", {}), "nnunet_softseg": __version__}
         entry["training_cases"] = {}  # drawn images of nobody, whose names may be those of a user's people
-    _keep_cases_of(entry, folds)
+    keep_cases_of(entry, folds)
     label_scheme(dataset_json)  # raises where there are no labels
     return FileModel(
         file,
@@ -528,7 +527,7 @@ def _opened(
     )
 
 
-def _keep_cases_of(entry: dict[str, Any], folds: Sequence[str]) -> None:
+def keep_cases_of(entry: dict[str, Any], folds: Sequence[str]) -> None:
     """Keep of the training cases in our entries of plans those of the folds that are used."""
     if seen := entry.get("training_cases"):
         entry["training_cases"] = {fold: cases for fold, cases in seen.items() if fold in folds}

@@ -7,6 +7,9 @@ differs in the third digit.
 """
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_softseg.cli import main
 from nnunet_softseg.inference.case_record import KEY
 from nnunet_softseg.inference.nnunet_patches import SoftSegPreprocessor, convert_prediction
 from nnunet_softseg.network.of_plans import BUFFER
+from nnunet_softseg.settings import PLANS_KEY
 
 FOLDER = Path(__file__).parents[1] / "data" / "model_of_0.1.0"
 
@@ -86,6 +91,57 @@ def test_images_prepared_together_are_predicted_as_each_by_itself(
     together = [prepared(number) for number in range(3)]
     for expected, case in zip(alone, together, strict=True):
         np.testing.assert_array_equal(predicted(case), expected)
+
+
+STOCK = """
+import sys
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+sys.argv = ["nnUNetv2_predict_from_modelfolder", *{words}]
+predict_entry_point_modelfolder()
+"""
+
+
+TRAINED_ON = {"0": ["sub-01_T2w"], "1": ["sub-02_T2w"]}
+
+
+@pytest.fixture
+def two_folds(tmp_path: Path) -> Path:
+    """The model as two folds, each trained on what the other validates on."""
+    for fold in TRAINED_ON:
+        shutil.copytree(FOLDER / "fold_all", tmp_path / "model" / f"fold_{fold}")
+    shutil.copy(FOLDER / "dataset.json", tmp_path / "model")
+    plans = json.loads((FOLDER / "plans.json").read_text())
+    plans[PLANS_KEY]["training_cases"] = TRAINED_ON
+    (tmp_path / "model" / "plans.json").write_text(json.dumps(plans))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(("folds", "kept"), [((1,), ["1"]), (None, ["0", "1"]), ("0", ["0"])])
+def test_a_predictor_keeps_the_training_cases_of_its_folds(
+    folds: tuple[int, ...] | str | None, kept: list[str], two_folds: Path
+) -> None:
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(two_folds), folds)
+    seen = predictor.plans_manager.plans[PLANS_KEY]["training_cases"]
+    assert seen == {fold: TRAINED_ON[fold] for fold in kept}
+
+
+def test_both_commands_tell_the_training_cases_of_the_folds_that_predict(
+    two_folds: Path, tmp_path: Path, in_new_python: Callable[..., str]
+) -> None:
+    """In a Python of its own: the stock command asks for the first class of ours while it opens the folds."""
+    images, case = tmp_path / "images", "sub-02_T2w"
+    images.mkdir()
+    shutil.copy(FOLDER / "image.nii.gz", images / f"{case}_0000.nii.gz")
+    call = ["-i", str(images), "-m", str(two_folds), "-device", "cpu", "-f", "0"]
+    assert main(["predict", "-o", str(tmp_path / "ours"), *call]) == 0
+    hook = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "hook")))
+    stock = ["-o", str(tmp_path / "stock"), *call, "-npp", "1", "-nps", "1"]
+    in_new_python(STOCK.format(words=stock), env={"PYTHONPATH": hook})
+    for name in ("ours", "stock"):
+        report = json.loads((tmp_path / name / "softseg.json").read_text())
+        assert report["training_cases"] == {"0": TRAINED_ON["0"]}, name
+        assert "seen in training" not in report["cases"][case]["flags"], name
 
 
 def test_the_buffer_keeps_its_name_in_checkpoints() -> None:

@@ -106,6 +106,13 @@ def test_patches_stand_and_a_second_install_changes_nothing() -> None:
     )  # the original stays reachable
 
 
+def test_folds_are_opened_by_the_method_that_the_hook_wraps_with_the_arguments_that_are_read() -> None:
+    opening = nnUNetPredictor.initialize_from_trained_model_folder
+    assert parameters(opening.nnunet_softseg_original)[1:] == [
+        "model_training_output_dir", "use_folds", "checkpoint_name",
+    ]  # fmt: skip
+
+
 class Doubling(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, 2 * x], 1)
