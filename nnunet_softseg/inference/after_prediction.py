@@ -5,6 +5,7 @@ has the mean of all members, the folder of a cross-validation those of its folds
 a piece that was removed from the label map is gone from its soft map, too.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from scipy import ndimage
 
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, label_scheme, soft_label_file
 from nnunet_softseg.datasets.soft_label import read_soft_label
-from nnunet_softseg.errors import UserError, short_name
+from nnunet_softseg.errors import UserError, examples, short_name
 from nnunet_softseg.inference.case_record import Map, told_of_all
 from nnunet_softseg.inference.export import (
     report_case,
@@ -54,12 +55,19 @@ def require_same_labels(folders: Sequence[Path]) -> None:
 
 
 def require_probabilities(folders: Sequence[Path]) -> None:
-    """Raise a UserError if a folder of predictions has no probabilities to be averaged."""
-    for folder in folders:
-        if not any(folder.glob("*.npz")):
+    """Raise a UserError unless all folders of an ensemble have probabilities, and of the same cases."""
+    cases = {folder: {file.stem for file in folder.glob("*.npz")} for folder in folders}
+    for folder, found in cases.items():
+        if not found:
             raise UserError(
                 f"{folder}: expected probabilities, one .npz per case, found none: predict with "
                 "--save_probabilities"
+            )
+    for (folder, found), (other, expected) in itertools.permutations(cases.items(), 2):
+        if missing := sorted(expected - found):
+            raise UserError(
+                f"{folder}: expected probabilities of the same cases as {other}, found none of "
+                f"{examples(missing)}: predict these, too, with --save_probabilities"
             )
 
 

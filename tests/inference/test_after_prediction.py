@@ -260,8 +260,17 @@ def test_members_without_probabilities_or_of_other_images_are_refused(
     with pytest.raises(UserError, match=r"shape \(3, 14, 12, 10\), found \(2, 14, 12, 10\): predict"):
         ensemble.ensemble_folders(folders, str(tmp_path / "out"), False, 1)
     file.unlink()
-    with pytest.raises(UserError, match=r"second: expected probabilities.*--save_probabilities"):
+    with pytest.raises(UserError, match=r"second: expected probabilities, .*--save_probabilities"):
         ensemble.ensemble_folders(folders, str(tmp_path / "out"), False, 1)
+
+
+@pytest.mark.parametrize("lacking", ["first", "second"])
+def test_members_of_other_cases_are_refused(tmp_path: Path, images: list[Path], lacking: str) -> None:
+    made = members(tmp_path, images, first=True, second=False)
+    (made[lacking].folder / f"{CASES[1]}.npz").unlink()
+    told = f"/{lacking}: expected probabilities of the same cases as .*, found none of {CASES[1]}: predict"
+    with pytest.raises(UserError, match=told):
+        ensemble.ensemble_folders([str(one.folder) for one in made.values()], str(tmp_path / "out"), False, 1)
 
 
 # Cross-validation and post-processing
