@@ -19,7 +19,7 @@ from scipy import ndimage
 from nnunet_softseg.datasets.raw_dataset import LabelScheme, hard_label_map, label_scheme, soft_label_file
 from nnunet_softseg.datasets.soft_label import read_soft_label
 from nnunet_softseg.errors import UserError, examples, short_name
-from nnunet_softseg.inference.case_record import Map, told_of_all
+from nnunet_softseg.inference.case_record import Map, in_one_piece, told_of_all
 from nnunet_softseg.inference.export import (
     report_case,
     write_probabilities,
@@ -169,7 +169,8 @@ def gather_folds(model: Path, merged: Path, folds: Sequence[int | str]) -> None:
 def follow_postprocessing(source: Path, output: Path, dataset_json: Mapping[str, Any], reader: Any) -> None:
     """Write the soft maps of post-processed label maps: what was removed from these is 0 in them.
 
-    The source is the folder of the predictions, the output that of their label maps after post-processing.
+    The source is the folder of the predictions, the output that of their label maps after post-processing. A
+    label of which something was removed is no longer flagged for its pieces.
     """
     if not (source / SOFT_FOLDER).is_dir() or not output.is_dir():
         return
@@ -181,7 +182,7 @@ def follow_postprocessing(source: Path, output: Path, dataset_json: Mapping[str,
         case = file.name.removesuffix(ending)
         if (output / file.name).is_file():
             volumes = _follow_case(case, file, output / file.name, scheme, reader)
-            entry = report["cases"].get(case, {})
+            entry = in_one_piece(report["cases"].get(case, {}), volumes)
             cases[case] = {**entry, "labels": {**entry.get("labels", {}), **volumes}}
     write_json(output / REPORT, {**report, "postprocessed_from": str(source), "cases": cases})
 

@@ -7,7 +7,7 @@ not agree on has been emptied before.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -65,6 +65,7 @@ INTERIOR_MARGIN = 0.95
 SURE_AGREEMENT = 0.9
 """Of mirrored passes. Refuted by good maps (Dice > 0.9) of real images with less; those at hand have 0.91 and
 more."""
+_PIECES = "separate pieces"
 _SHORTEST = 0.5
 """A map that is shorter than this part of the training's shortest label is flagged."""
 _MARGINS: dict[str, Range] = {
@@ -321,6 +322,18 @@ def flag_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def in_one_piece(entry: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return an entry of softseg.json without what it says of several pieces of the labels of these names."""
+    told = [
+        warning
+        for warning in entry.get("warnings", ())
+        if not (_PIECES in warning and any(warning.startswith(f"{name} is in ") for name in names))
+    ]
+    others = any(_PIECES in warning for warning in told)
+    flags = [flag for flag in entry.get("flags", ()) if flag != Flag.PIECES or others]
+    return {**entry, "flags": flags, "warnings": told}
+
+
 def told_of_all(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return flags and warnings of a case in the predictions of several models (entries), each once."""
     entries = list(entries)
@@ -440,7 +453,7 @@ def flag_map(
             continue
         most = known_range(known, "components")[1] if known else 1
         if shape.components > most:
-            pieces = f"{name} is in {shape.components} separate pieces (in training at most {most:.0f})"
+            pieces = f"{name} is in {shape.components} {_PIECES} (in training at most {most:.0f})"
             findings.append(Flagged(Flag.PIECES, pieces))
         if known:
             unlike = f"{name} is unlike the labels of the training: "

@@ -32,7 +32,7 @@ from nnunet_softseg.datasets.raw_dataset import in_nnunets_layout
 from nnunet_softseg.datasets.soft_label import stored_soft_label
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import after_prediction, nnunet_patches
-from nnunet_softseg.inference.case_record import KEY, CaseRecord
+from nnunet_softseg.inference.case_record import KEY, CaseRecord, in_one_piece
 from nnunet_softseg.inference.export import export_prediction
 from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.preprocessing.model_plans import soft_plans
@@ -362,6 +362,12 @@ def test_a_piece_that_is_removed_is_gone_from_the_soft_map_with_its_fringe(
     for name, values in (("soft/sub-01_T2w_0001", soft), ("sub-01_T2w", (soft > 0.5).astype(np.uint8))):
         file = member.folder / f"{name}.nii.gz"
         nib.save(nib.Nifti1Image(values, nib.load(file).affine, nib.load(file).header), file)
+    report = json.loads((member.folder / "softseg.json").read_text())
+    pieces = "{} is in 2 separate pieces (in training at most 1)"
+    kept = {"flags": ["spacing"], "warnings": ["voxels of 9 mm"]}
+    flagged = {"flags": ["spacing", "several pieces"], "warnings": [*kept["warnings"], pieces.format("cord")]}
+    report["cases"]["sub-01_T2w"] |= flagged
+    (member.folder / "softseg.json").write_text(json.dumps(report))
     functions = [remove_connected_components.remove_all_but_largest_component_from_segmentation]
     out = tmp_path / "out"
     remove_connected_components.apply_postprocessing_to_folder(
@@ -375,6 +381,16 @@ def test_a_piece_that_is_removed_is_gone_from_the_soft_map_with_its_fringe(
     case = json.loads((out / "softseg.json").read_text())["cases"]["sub-01_T2w"]
     voxel = abs(np.linalg.det(nib.load(images[0]).affine[:3, :3]))
     assert case["labels"]["cord"]["soft_volume_mm3"] == pytest.approx(expected.sum() * voxel, rel=1e-3)
+    assert {told: case[told] for told in kept} == kept
+    # Where nothing is removed, or another label is in pieces, too, the flag stays.
+    of_another = pieces.format("lesion")
+    both = {**flagged, "warnings": [*flagged["warnings"], of_another]}
+    assert in_one_piece(both, ["cord"]) == {**flagged, "warnings": [*kept["warnings"], of_another]}
+    remove_connected_components.apply_postprocessing_to_folder(
+        str(member.folder), str(tmp_path / "same"), [], [], num_processes=1
+    )
+    same = json.loads((tmp_path / "same" / "softseg.json").read_text())["cases"]["sub-01_T2w"]
+    assert {told: same[told] for told in flagged} == flagged
 
 
 def of_other_format(ending: str) -> tuple[Any, dict[str, Any], tuple[int, ...]]:
