@@ -65,7 +65,8 @@ class CalibrationReport:
         return reduce(add, (of_fold[name] for of_fold in self.after.values()))
 
     def as_text(self) -> str:
-        """Return a line for each label, and the next command."""
+        """Return a line for each label, and the next command: calibrated if any label is better for it."""
+        option = ""
         lines = [
             f"{self.model / RECORD}: {self.num_cases} validation cases of fold {', '.join(self.folds)}; "
             f"figures after calibration are of cases whose {self.held_out} was left out of the fit"
@@ -78,10 +79,9 @@ class CalibrationReport:
                 "{}: calibration error {:.4f} before, {:.4f} after; Brier score {:.4f} before, {:.4f} after"
             )
             doubt = " (no better: predict without)" if scores[1] >= scores[0] else ""
+            option = option if doubt else " --calibrate"
             lines.append(line.format(name, *errors, *scores) + doubt)
-        return "\n".join(
-            [*lines, f"next: nnunet-softseg predict -i IMAGES -o OUT -m {self.model} --calibrate"]
-        )
+        return "\n".join([*lines, f"next: nnunet-softseg predict -i IMAGES -o OUT -m {self.model}{option}"])
 
 
 def calibrate(

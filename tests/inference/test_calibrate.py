@@ -108,6 +108,7 @@ def test_the_labels_are_recovered_and_what_is_said_of_it_is_of_other_folds(model
         assert summary["reliability_calibrated"]["cord"]["ece"] < 0.002
         assert set(summary["cases"]) == set(FOLDS[fold])
     assert "cord: calibration error 0." in report.as_text()
+    assert report.as_text().endswith(f" -m {model} --calibrate")
 
 
 @pytest.mark.parametrize("scale", [10, 1 + 5e-7])
@@ -135,6 +136,7 @@ def test_figures_after_calibration_are_of_maps_that_did_not_choose_it(
     assert right > before  # squared, though right
     assert wrong > 0.02  # left as it was
     assert "no better: predict without" in report.as_text()
+    assert report.as_text().endswith(f" -m {model}")
 
 
 def test_maps_that_are_calibrated_stay(model: Path, dataset: TinyDataset) -> None:
