@@ -342,8 +342,8 @@ def _require_same_options(predictor: Any, targets: Sequence[Path]) -> None:
             variables = ", ".join(VARIABLES["calibrate" if name == CALIBRATION else name] for name in changed)
             raise UserError(
                 f"{folder}: expected predictions by the options of this call to go on with, found {REPORT} "
-                f"of another {', '.join(changed)}: set {variables} as before, give another folder, or leave "
-                "out --continue_prediction, which predicts all again"
+                f"that differs in {', '.join(changed)}: set {variables} as before, give another folder, or "
+                "leave out --continue_prediction, which predicts all again"
             )
 
 

@@ -41,7 +41,14 @@ from nnunet_softseg.io.case_files import (
 from nnunet_softseg.io.formats import ANY_FORMAT, NIFTI, NIFTI_ENDINGS, is_nifti, is_picture, without_ending
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.nifti import StrPath, load_nifti
-from nnunet_softseg.io.results import changed_keys, load_record, make_folder, remove_files, write_json
+from nnunet_softseg.io.results import (
+    changed_keys,
+    load_record,
+    make_folder,
+    remove_files,
+    require_writable,
+    write_json,
+)
 from nnunet_softseg.io.workers import as_user_error, map_ahead, threads_beside
 
 if TYPE_CHECKING:
@@ -152,8 +159,8 @@ def predict(
         ending: str = found.dataset_json["file_ending"]
         cases = find_cases(Path(source), len(channels), contrasts, file_ending=ending)
         cases = tuple(case for case in cases if only is None or case.case_id in only)
-        folder = _OutputFolder(Path(output), ending, numbers)
-        folder.start(cases, Path(source), found.made_by(options), overwrite=overwrite)
+        folder = _OutputFolder(Path(output), ending, numbers, found.made_by(options))
+        folder.require_fit(cases, Path(source), overwrite=overwrite)
         todo = [*cases] if overwrite else folder.not_done(cases)
         kept = {case.case_id for case in cases} - {case.case_id for case in todo}
         report = PredictionReport(
@@ -330,11 +337,12 @@ def _by_channels(images: Sequence[Path], num_channels: int) -> list[ImageCase]:
 
 @dataclass(frozen=True)
 class _OutputFolder:
-    """Folder of predictions, the ending of its label maps, and the labels, of which each has a soft map."""
+    """Folder of predictions, the ending of its label maps, labels (each has a soft map), what makes all."""
 
     path: Path
     file_ending: str
     labels: tuple[int, ...]
+    made_by: Mapping[str, Any]
 
     def not_done(self, cases: Iterable[ImageCase]) -> list[ImageCase]:
         """Return the cases that are not written by what the folder says, from their images as they are.
@@ -359,10 +367,8 @@ class _OutputFolder:
     def _label_map(self, case: ImageCase) -> Path:
         return self.path / f"{case.case_id}{self.file_ending}"
 
-    def start(
-        self, cases: Sequence[ImageCase], source: Path, made_by: dict[str, Any], *, overwrite: bool
-    ) -> None:
-        """Make the folder and write what the predictions in it are made by.
+    def require_fit(self, cases: Sequence[ImageCase], source: Path, *, overwrite: bool) -> None:
+        """Make the folder, if it can hold these predictions.
 
         Raises:
             UserError: if it is a file, holds the images, where the next call would predict the predictions,
@@ -376,26 +382,28 @@ class _OutputFolder:
                 f"-o {self.path}: expected a folder without the images to predict, found them there: give "
                 f"another, such as {self.path / 'softseg'}"
             )
-        before = load_record(self.path / RUN)
-        changed = changed_keys(before or {}, made_by)
         if not overwrite:
-            self._refuse_others(cases, before, changed)
+            self._refuse_others(cases)
         make_folder(self.path)
-        if changed and overwrite:
+        require_writable(self.path)
+
+    def start(self, cases: Iterable[ImageCase]) -> None:
+        """Write what predictions of cases are made by, once the model is open, which may be refused then."""
+        if changed_keys(load_record(self.path / RUN) or {}, self.made_by):
             soft_maps = self.path / SOFT_FOLDER  # of any labels: a model of before may have had others
             remove_files(file for case in cases for file in soft_label_files(soft_maps, case.case_id))
-        if changed and (self.path / REPORT).is_file():  # before it seems to be of what the folder says now
-            write_json(self.path / REPORT, {"cases": {}})
-        write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **made_by})
+            if (self.path / REPORT).is_file():  # before it seems to be of what the folder says now
+                write_json(self.path / REPORT, {"cases": {}})
+        write_json(self.path / RUN, {"made_by": f"nnunet-softseg {__version__} predict", **self.made_by})
 
-    def _refuse_others(
-        self, cases: Iterable[ImageCase], before: Mapping[str, Any] | None, changed: Sequence[str]
-    ) -> None:
+    def _refuse_others(self, cases: Iterable[ImageCase]) -> None:
+        before = load_record(self.path / RUN)
+        changed = changed_keys(before or {}, self.made_by)
         done = [case.case_id for case in cases if self._label_map(case).exists()]
         if changed and (done or (before and any(self.path.glob(f"*{self.file_ending}")))):
             what = f"{examples(done)} of unknown origin"
             if before:
-                what = f"{RUN} of another {', '.join(changed)}"
+                what = f"{RUN} that differs in {', '.join(changed)}"
             raise UserError(
                 f"{self.path}: expected an empty folder, or predictions of this model to go on with, found "
                 f"{what}: give another folder, or --overwrite"
@@ -479,6 +487,7 @@ def _predict_cases(
     model: Model | FileModel, folder: _OutputFolder, cases: Sequence[ImageCase], run: _Run
 ) -> None:
     with _ready(model, run) as ready:
+        folder.start(cases)
         write_json(folder.path / "dataset.json", ready.dataset_json)
         write_json(folder.path / PLANS, ready.plans_manager.plans)
         _pipeline(ready, folder, cases, run)

@@ -96,6 +96,14 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"cannot make the folder {folder}: {_reason(error, folder.parent)}") from error
 
 
+def require_writable(folder: Path) -> None:
+    """Raise a UserError, as of `replacing`, unless a folder can be written."""
+    probe = folder / ".writable"
+    with replacing(probe) as aside:
+        aside.touch()
+    probe.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder that gets the name of `folder` when the block ends well.

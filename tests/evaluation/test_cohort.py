@@ -294,11 +294,11 @@ def test_derivatives_of_another_model_are_refused_and_left_alone(
     other = copy_of_model(tmp_path / "other")
     before = state(derivatives)
     assert main([str(bids), str(derivatives), "participant", "-m", str(other), *AS_THEN]) == 2
-    assert "of another checkpoints: give another folder" in capsys.readouterr().err
+    assert "that differs in checkpoints: give another folder" in capsys.readouterr().err
     assert (
         main([str(bids), str(derivatives), "participant", "-m", str(MODEL), *AS_THEN, "--largest-piece"]) == 2
     )
-    assert "of another largest_piece: give another folder" in capsys.readouterr().err
+    assert "that differs in largest_piece: give another folder" in capsys.readouterr().err
     assert state(derivatives) == before
 
 
@@ -309,7 +309,7 @@ def test_derivatives_of_the_same_model_in_another_precision_are_refused(
     description["GeneratedBy"][0]["Model"]["precision"] = "float16"
     (tmp_path / "dataset_description.json").write_text(json.dumps(description))
     assert main([str(bids), str(tmp_path), "participant", "-m", str(MODEL), *AS_THEN]) == 2
-    assert "of another precision: give another folder" in capsys.readouterr().err
+    assert "that differs in precision: give another folder" in capsys.readouterr().err
 
 
 def test_a_second_process_at_the_same_participant_is_told_so(

@@ -222,10 +222,10 @@ def test_calibrated_and_other_maps_are_not_mixed_in_a_folder(model: Path, tmp_pa
     options = {"folds": [0], "calibrate": True, "localize": "never", "progress": False}
     predict(image, out, model, **options)
     assert predict(image, out, model, **options).kept == ["a"]
-    with pytest.raises(UserError, match="of another calibration"):
+    with pytest.raises(UserError, match="that differs in calibration"):
         predict(image, out, model, **{**options, "calibrate": False})
     run(model, folds=[0])
-    with pytest.raises(UserError, match="of another calibration"):
+    with pytest.raises(UserError, match="that differs in calibration"):
         predict(image, out, model, **options)
 
 

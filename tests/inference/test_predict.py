@@ -609,9 +609,9 @@ def test_predictions_of_another_model_or_mode_are_not_mixed_in(
     torch.save(content, checkpoint)
     output = tmp_path / "out"
     shutil.copytree(predicted, output)
-    with pytest.raises(UserError, match=f"found {RUN} of another checkpoints: .*--overwrite"):
+    with pytest.raises(UserError, match=f"found {RUN} that differs in checkpoints: .*--overwrite"):
         predict(images, output, other, progress=False)
-    with pytest.raises(UserError, match="of another localize"):
+    with pytest.raises(UserError, match="that differs in localize"):
         predict(images, output, model, localize="never", progress=False)
     assert maps(output) == maps(predicted)
     (output / RUN).unlink()
@@ -672,7 +672,20 @@ def test_models_that_are_refused(
     with pytest.raises(UserError, match=match) as caught:
         predict(images, tmp_path / "out", spoilt, progress=False)
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+
+
+def test_a_model_that_is_refused_leaves_predictions_to_be_overwritten_as_they_are(
+    model: Path, images: Path, predicted: Path, tmp_path: Path
+) -> None:
+    spoilt, output = tmp_path / FOLDER, tmp_path / "out"
+    shutil.copytree(model, spoilt)
+    shutil.copytree(predicted, output)
+    rename_trainer(spoilt)
+    before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="a trainer installed here"):
+        predict(images, output, spoilt, overwrite=True, progress=False)
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -318,9 +318,7 @@ def test_cases_by_other_options_are_not_gone_on_with(
     report_case(tmp_path / "a", decided_by(SOFT.plans, PredictionOptions()), {})
     assert go_on(overwrite=False) == ([], [], [])
     monkeypatch.setenv(f"NNUNET_SOFTSEG_{variable}", "never" if variable == "LOCALIZE" else "1")
-    told = (
-        f"softseg.json of another {variable.lower()}: set NNUNET_SOFTSEG_{variable} as before, give another"
-    )
+    told = f"softseg.json that differs in {variable.lower()}: set NNUNET_SOFTSEG_{variable} as before"
     with pytest.raises(UserError, match=told):
         go_on(overwrite=False)
     assert len(go_on(overwrite=True)[0]) == 1

@@ -241,7 +241,7 @@ def _refuse_others(root: Path, made_by: Mapping[str, Any]) -> bool:
     if changed := dict.fromkeys(changed_keys(before, made_by) + changed_keys(made_by, before)):
         raise UserError(
             f"{root}: expected derivatives of this model and these options to go on with, found "
-            f"{DESCRIPTION} of another {', '.join(changed)}: give another folder"
+            f"{DESCRIPTION} that differs in {', '.join(changed)}: give another folder"
         )
     return True
 
