@@ -120,7 +120,7 @@ def _wrap(module):
     if name == PLANS:
         _replace(module.PlansManager, "get_configuration", _without_needs)
     if name == PREDICTOR:
-        _replace(module.nnUNetPredictor, "initialize_from_trained_model_folder", _with_cases_of_its_folds)
+        _replace(module.nnUNetPredictor, "initialize_from_trained_model_folder", _described)
     for function in AFTER_PREDICTION.get(name, ()):
         _replace(module, function, _for_soft_folders)
     if name == TARGET:
@@ -152,13 +152,13 @@ def _without_needs(original):
     return get_configuration
 
 
-def _with_cases_of_its_folds(original):
+def _described(original):
     def initialize_from_trained_model_folder(self, *args, **kwargs):
         original(self, *args, **kwargs)
         if self.plans_manager.plans.get("label_manager") == "SoftLabelManager":
             from nnunet_softseg.inference import nnunet_patches
 
-            nnunet_patches.keep_cases_of_folds(original, self, *args, **kwargs)
+            nnunet_patches.describe_opened(original, self, *args, **kwargs)
 
     return initialize_from_trained_model_folder
 

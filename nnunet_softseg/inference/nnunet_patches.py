@@ -62,6 +62,8 @@ from nnunet_softseg.registry import extended_import_path
 from nnunet_softseg.settings import PLANS_KEY
 
 _MARK = "_nnunet_softseg"
+_CONFIGURATION = "configuration"
+"""Among our entries of the plans beside predictions: whose they are."""
 _threads_wanted: ContextVar[bool] = ContextVar("threads_instead_of_processes", default=False)
 _under_way: ContextVar[CaseRecord | None] = ContextVar("case_under_way", default=None)
 _begun: WeakValueDictionary[int, CaseRecord] = WeakValueDictionary()
@@ -259,15 +261,18 @@ def _for_soft_models(original: Callable[..., Any], wrapper: Callable[..., Any]) 
     return method
 
 
-def keep_cases_of_folds(original: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> None:
-    """Keep of the training cases in a predictor's plans those of the folds that it was opened with.
+def describe_opened(original: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> None:
+    """Let the plans of a predictor tell what is open: the configuration, the training cases of its folds.
 
     The start-up hook calls this behind nnU-Net's `initialize_from_trained_model_folder`, the original.
     """
     given = arguments_of(original, predictor, *args, **kwargs)
     folder, folds = Path(given["model_training_output_dir"]), given["use_folds"]
     chosen = find_folds(folder, [folds] if isinstance(folds, str) else folds, given["checkpoint_name"])
-    keep_cases_of(predictor.plans_manager.plans[PLANS_KEY], chosen)
+    plans, configuration = predictor.plans_manager.plans, folder.name.rpartition("__")[2]
+    keep_cases_of(plans[PLANS_KEY], chosen)
+    if configuration in plans["configurations"]:  # else the folder was renamed
+        plans[PLANS_KEY][_CONFIGURATION] = configuration
 
 
 def _soft_sliding_window(
@@ -408,7 +413,7 @@ def _summarised(original: Callable[..., Any], predictor: Any, *args: Any, **kwar
 def require_previous_stage(predictor: Any, folder: str | None) -> None:
     """Raise a UserError unless predictions of the first stage are given just where the model is a second.
 
-    They must be those of the same trainer, where the folder says whose they are.
+    They must be those of the first stage, by the same trainer, where the folder says whose they are.
     """
     stage = predictor.configuration_manager.previous_stage_name
     if stage is None:
@@ -425,14 +430,19 @@ def require_previous_stage(predictor: Any, folder: str | None) -> None:
         )
     plans = Path(folder) / "plans.json"
     if plans.is_file():
-        trainers = [
-            of_model.get(PLANS_KEY, {}).get("trainer", "a trainer of nnU-Net's own")
-            for of_model in (predictor.plans_manager.plans, load_json(str(plans)))
+        entries = [
+            of_model.get(PLANS_KEY, {}) for of_model in (predictor.plans_manager.plans, load_json(str(plans)))
         ]
+        trainers = [entry.get("trainer", "a trainer of nnU-Net's own") for entry in entries]
         if trainers[0] != trainers[1]:
             raise UserError(
                 f"-prev_stage_predictions {folder}: expected predictions of {stage} by {trainers[0]}, found "
                 f"those of {trainers[1]}: the second stage knows the first of its own trainer only"
+            )
+        if (found := entries[1].get(_CONFIGURATION, stage)) != stage:  # earlier versions have noted none
+            raise UserError(
+                f"-prev_stage_predictions {folder}: expected predictions of {stage}, found those of {found}: "
+                f"predict with {stage}"
             )
 
 

@@ -122,8 +122,9 @@ def test_a_predictor_keeps_the_training_cases_of_its_folds(
 ) -> None:
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(two_folds), folds)
-    seen = predictor.plans_manager.plans[PLANS_KEY]["training_cases"]
-    assert seen == {fold: TRAINED_ON[fold] for fold in kept}
+    entry = predictor.plans_manager.plans[PLANS_KEY]
+    assert entry["training_cases"] == {fold: TRAINED_ON[fold] for fold in kept}
+    assert "configuration" not in entry  # the folder has no name of nnU-Net's
 
 
 def test_both_commands_tell_the_training_cases_of_the_folds_that_predict(

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import multiprocessing
 import os
 import sys
@@ -111,6 +112,23 @@ def test_folds_are_opened_by_the_method_that_the_hook_wraps_with_the_arguments_t
     assert parameters(opening.nnunet_softseg_original)[1:] == [
         "model_training_output_dir", "use_folds", "checkpoint_name",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("found", ["3d_lowres", "2d", None])
+def test_the_second_stage_takes_predictions_of_the_first_alone(tmp_path: Path, found: str | None) -> None:
+    """What a folder tells: None, as of an earlier version, is taken."""
+    entry = {"trainer": "nnUNetTrainerSoftSeg"}
+    predictor = SimpleNamespace(
+        plans_manager=SimpleNamespace(plans={"nnunet_softseg": entry}),
+        configuration_manager=SimpleNamespace(previous_stage_name="3d_lowres"),
+    )
+    told = entry if found is None else {**entry, "configuration": found}
+    (tmp_path / "plans.json").write_text(json.dumps({"nnunet_softseg": told}))
+    if found != "2d":
+        upstream.require_previous_stage(predictor, str(tmp_path))
+        return
+    with pytest.raises(UserError, match="expected predictions of 3d_lowres, found those of 2d: predict with"):
+        upstream.require_previous_stage(predictor, str(tmp_path))
 
 
 class Doubling(torch.nn.Module):

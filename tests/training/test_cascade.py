@@ -267,6 +267,8 @@ def test_predictions_of_the_first_stage_that_do_not_fit_are_refused(
         run(dataset, SECOND, tmp_path / "out")
     with pytest.raises(UserError, match=r"-prev_stage_predictions .*expected none.*leave it out"):
         run(dataset, FIRST, tmp_path / "out", first)
+    with pytest.raises(UserError, match=r"of 3d_lowres, found those of 3d_cascade_fullres: predict with"):
+        run(dataset, SECOND, tmp_path / "out", predicted / "second")
     (first / f"{dataset.cases[1]}.nii.gz").unlink()
     with pytest.raises(UserError, match=rf"for each of 3 cases, found no {dataset.cases[1]}.nii.gz"):
         run(dataset, SECOND, tmp_path / "out", first)
