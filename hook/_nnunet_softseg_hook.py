@@ -154,11 +154,20 @@ def _without_needs(original):
 
 def _described(original):
     def initialize_from_trained_model_folder(self, *args, **kwargs):
+        # Folds from an iterator are read twice.
+        args = [tuple(given) if hasattr(given, "__next__") else given for given in args]
+        kwargs = {
+            name: tuple(given) if hasattr(given, "__next__") else given for name, given in kwargs.items()
+        }
         original(self, *args, **kwargs)
-        if self.plans_manager.plans.get("label_manager") == "SoftLabelManager":
+        plans = self.plans_manager.plans
+        if plans.get("label_manager") == "SoftLabelManager" and "nnunet_softseg" in plans:
             from nnunet_softseg.inference import nnunet_patches
 
-            nnunet_patches.describe_opened(original, self, *args, **kwargs)
+            # A package older than this file, as after another branch was checked out, has none.
+            describe = getattr(nnunet_patches, "describe_opened", None)
+            if describe is not None:
+                describe(original, self, *args, **kwargs)
 
     return initialize_from_trained_model_folder
 

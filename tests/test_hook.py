@@ -255,7 +255,7 @@ def test_a_vanilla_model_is_opened_without_importing_us(site: Site) -> None:
         """
 class nnUNetPredictor:
     def initialize_from_trained_model_folder(self, label_manager):
-        plans = {"label_manager": label_manager}
+        plans = {"label_manager": label_manager, "nnunet_softseg": {}}
         self.plans_manager = type("PlansManager", (), {"plans": plans})
 """,
     )

@@ -170,7 +170,7 @@ def follow_postprocessing(source: Path, output: Path, dataset_json: Mapping[str,
     """Write the soft maps of post-processed label maps: what was removed from these is 0 in them.
 
     The source is the folder of the predictions, the output that of their label maps after post-processing. A
-    label of which something was removed is no longer flagged for its pieces.
+    label that is in one piece then is no longer flagged for its pieces.
     """
     if not (source / SOFT_FOLDER).is_dir() or not output.is_dir():
         return
@@ -181,19 +181,19 @@ def follow_postprocessing(source: Path, output: Path, dataset_json: Mapping[str,
     for file in sorted(source.glob(f"*{ending}")):
         case = file.name.removesuffix(ending)
         if (output / file.name).is_file():
-            volumes = _follow_case(case, file, output / file.name, scheme, reader)
-            entry = in_one_piece(report["cases"].get(case, {}), volumes)
+            volumes, whole = _follow_case(case, file, output / file.name, scheme, reader)
+            entry = in_one_piece(report["cases"].get(case, {}), whole)
             cases[case] = {**entry, "labels": {**entry.get("labels", {}), **volumes}}
     write_json(output / REPORT, {**report, "postprocessed_from": str(source), "cases": cases})
 
 
 def _follow_case(
     case: str, before_file: Path, after_file: Path, scheme: LabelScheme, reader: Any
-) -> dict[str, dict[str, float]]:
-    """Write the soft maps of a case; return the volumes of those that have changed, by label."""
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Write the soft maps of a case; return the volumes of those that have changed, and the whole of them."""
     before, after = (reader.read_seg(str(file))[0][0] for file in (before_file, after_file))
     changed = before != after
-    volumes = {}
+    volumes, whole = {}, []
     for name, number, region in zip(scheme.names, scheme.numbers, scheme.regions, strict=True):
         source = soft_label_file(before_file.parent / SOFT_FOLDER, case, number)
         removed = changed & np.isin(before, region)
@@ -210,7 +210,15 @@ def _follow_case(
         written: dict[str, Any] = {"ending": after_file.name[len(case) :], "image": str(source)}
         (mm3,) = write_soft_maps(after_file.parent / case, left[None], [number], properties, **written)
         volumes[name] = {"soft_volume_mm3": mm3}
-    return volumes
+        if _pieces(left > HARD_THRESHOLD).max() <= 1:
+            whole.append(name)
+    return volumes, whole
+
+
+def _pieces(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Return the number of each voxel's piece, from 1 on; voxels that share a corner belong together."""
+    numbers: npt.NDArray[np.int32] = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))[0]
+    return numbers
 
 
 def without_pieces(soft_map: Map, removed: npt.NDArray[np.bool_], spacing_mm: Sequence[float]) -> Map:
@@ -219,7 +227,7 @@ def without_pieces(soft_map: Map, removed: npt.NDArray[np.bool_], spacing_mm: Se
     A voxel goes if it is connected to removed ones by values above 0, and none that was kept is nearer.
     """
     kept = (soft_map > HARD_THRESHOLD) & ~removed
-    pieces, _ = ndimage.label(soft_map > 0, structure=np.ones((3,) * soft_map.ndim))
+    pieces = _pieces(soft_map > 0)
     nearest = ndimage.distance_transform_edt(
         ~(kept | removed), sampling=spacing_mm, return_distances=False, return_indices=True
     )

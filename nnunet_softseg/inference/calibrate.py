@@ -78,8 +78,9 @@ class CalibrationReport:
             line = (
                 "{}: calibration error {:.4f} before, {:.4f} after; Brier score {:.4f} before, {:.4f} after"
             )
-            doubt = " (no better: predict without)" if scores[1] >= scores[0] else ""
-            option = option if doubt else " --calibrate"
+            is_better = scores[1] < scores[0]  # NaN without a voxel of the label in any case
+            option = " --calibrate" if is_better else option
+            doubt = "" if is_better else " (no better: predict without)"
             lines.append(line.format(name, *errors, *scores) + doubt)
         return "\n".join([*lines, f"next: nnunet-softseg predict -i IMAGES -o OUT -m {self.model}{option}"])
 

@@ -267,8 +267,12 @@ def describe_opened(original: Callable[..., Any], predictor: Any, *args: Any, **
     The start-up hook calls this behind nnU-Net's `initialize_from_trained_model_folder`, the original.
     """
     given = arguments_of(original, predictor, *args, **kwargs)
-    folder, folds = Path(given["model_training_output_dir"]), given["use_folds"]
-    chosen = find_folds(folder, [folds] if isinstance(folds, str) else folds, given["checkpoint_name"])
+    folder, folds = Path(given["model_training_output_dir"]).absolute(), given["use_folds"]
+    if folds is None:
+        chosen = find_folds(folder, None, given["checkpoint_name"])
+    else:  # nnU-Net has opened them, and takes "00" for 0
+        several = [folds] if isinstance(folds, str) else folds
+        chosen = tuple(fold if fold == "all" else str(int(fold)) for fold in several)
     plans, configuration = predictor.plans_manager.plans, folder.name.rpartition("__")[2]
     keep_cases_of(plans[PLANS_KEY], chosen)
     if configuration in plans["configurations"]:  # else the folder was renamed

@@ -250,6 +250,8 @@ def load_predictor(model: Model, device: str = "cpu") -> Any:
             f"{model.folder}: expected a model that needs the image alone, found the second stage of a "
             f"cascade: predict {stage}, then this one, with nnUNetv2_predict -prev_stage_predictions"
         )
+    # Again, for a start-up hook of an earlier version, which does not.
+    keep_cases_of(predictor.plans_manager.plans[PLANS_KEY], model.folds)
     if not model.folder.is_relative_to(tempfile.gettempdir()):  # where an archive was unpacked, nothing stays
         setattr(predictor, backends.MODEL_FOLDER, model.folder)
     return predictor

@@ -382,7 +382,18 @@ def test_a_piece_that_is_removed_is_gone_from_the_soft_map_with_its_fringe(
     voxel = abs(np.linalg.det(nib.load(images[0]).affine[:3, :3]))
     assert case["labels"]["cord"]["soft_volume_mm3"] == pytest.approx(expected.sum() * voxel, rel=1e-3)
     assert {told: case[told] for told in kept} == kept
-    # Where nothing is removed, or another label is in pieces, too, the flag stays.
+
+    # Where nothing is removed, where it is still in pieces, or another label is, too, the flag stays.
+    def all_but_a_voxel(label_map: np.ndarray, labels: Any) -> np.ndarray:
+        of_all = np.flatnonzero(label_map == labels[0])
+        return np.where(np.arange(label_map.size).reshape(label_map.shape) == of_all[20], 0, label_map)
+
+    remove_connected_components.apply_postprocessing_to_folder(
+        str(member.folder), str(tmp_path / "two"), [all_but_a_voxel], [{"labels": [1]}], num_processes=1
+    )
+    two = json.loads((tmp_path / "two" / "softseg.json").read_text())["cases"]["sub-01_T2w"]
+    assert read(tmp_path / "two", "sub-01_T2w.nii.gz").sum() == (soft > 0.5).sum() - 1
+    assert {told: two[told] for told in flagged} == flagged
     of_another = pieces.format("lesion")
     both = {**flagged, "warnings": [*flagged["warnings"], of_another]}
     assert in_one_piece(both, ["cord"]) == {**flagged, "warnings": [*kept["warnings"], of_another]}

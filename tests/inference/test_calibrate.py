@@ -1,5 +1,6 @@
 """Calibration of a model: fitted on its validation maps, kept with it, applied on request."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from nnunet_softseg.inference.case_record import VARIABLES, CaseRecord
 from nnunet_softseg.inference.nnunet_patches import under_way
 from nnunet_softseg.inference.predict import predict
 from nnunet_softseg.inference.validation import SUMMARY, write_soft_summary
-from nnunet_softseg.metrics.calibration import ValueTable
+from nnunet_softseg.metrics.calibration import ReliabilityCurve, ValueTable
 from nnunet_softseg.settings import PLANS_KEY
 
 NAME = "Dataset901_Tiny"
@@ -109,6 +110,10 @@ def test_the_labels_are_recovered_and_what_is_said_of_it_is_of_other_folds(model
         assert set(summary["cases"]) == set(FOLDS[fold])
     assert "cord: calibration error 0." in report.as_text()
     assert report.as_text().endswith(f" -m {model} --calibrate")
+    nothing = ReliabilityCurve.empty()  # of a label without a voxel in any case
+    absent = dataclasses.replace(report, before={"cord": nothing}, after={"0": {"cord": nothing}})
+    assert "(no better: predict without)" in absent.as_text()
+    assert absent.as_text().endswith(f" -m {model}")
 
 
 @pytest.mark.parametrize("scale", [10, 1 + 5e-7])

@@ -116,15 +116,33 @@ def two_folds(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize(("folds", "kept"), [((1,), ["1"]), (None, ["0", "1"]), ("0", ["0"])])
+@pytest.mark.parametrize(
+    ("folds", "kept"),
+    [
+        ((1,), ["1"]),
+        (None, ["0", "1"]),
+        ("0", ["0"]),
+        (("01",), ["1"]),  # nnU-Net takes int() of it
+        (iter((0, 1)), ["0", "1"]),
+    ],
+)
 def test_a_predictor_keeps_the_training_cases_of_its_folds(
-    folds: tuple[int, ...] | str | None, kept: list[str], two_folds: Path
+    folds: Any, kept: list[str], two_folds: Path
 ) -> None:
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(two_folds), folds)
     entry = predictor.plans_manager.plans[PLANS_KEY]
     assert entry["training_cases"] == {fold: TRAINED_ON[fold] for fold in kept}
     assert "configuration" not in entry  # the folder has no name of nnU-Net's
+
+
+def test_a_model_without_our_entries_is_opened_as_nnunet_does(two_folds: Path) -> None:
+    plans = json.loads((two_folds / "plans.json").read_text())
+    del plans[PLANS_KEY]
+    (two_folds / "plans.json").write_text(json.dumps(plans))
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(two_folds), (0,))
+    assert len(predictor.list_of_parameters) == 1
 
 
 def test_both_commands_tell_the_training_cases_of_the_folds_that_predict(

@@ -372,7 +372,7 @@ def _differences(pairs: pd.DataFrame) -> tuple[Any, Any]:
         difference = (first - second).where(first != second, 0.0).round(_DECIMALS)
         means = difference.groupby(level="subject").mean()
     # One failed here and the other there: inf - inf.
-    return difference.to_numpy(), means.fillna(0.0).to_numpy(dtype=np.float64)
+    return difference.to_numpy(), means.fillna(0.0).round(_DECIMALS).to_numpy(dtype=np.float64)
 
 
 def _decided(pairs: list[dict[str, Any]], correction: Correction) -> list[dict[str, Any]]:
