@@ -28,7 +28,7 @@ from nnunet_softseg.inference.validation import (
 from nnunet_softseg.io.case_files import subjects_of
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_json, load_record, write_json
-from nnunet_softseg.io.workers import try_jobs
+from nnunet_softseg.io.workers import succeeded, try_jobs
 from nnunet_softseg.metrics.calibration import IsotonicMap, ReliabilityCurve, ValueTable
 from nnunet_softseg.settings import PLANS_KEY
 
@@ -229,7 +229,7 @@ def _tables(maps: Sequence[ValidatedMap], num_processes: int, progress: bool) ->
     for outcome in outcomes:
         if isinstance(outcome, UserError):
             raise outcome
-    return [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
+    return succeeded(outcomes)
 
 
 def _table(each: ValidatedMap) -> ValueTable:
