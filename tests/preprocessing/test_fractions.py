@@ -113,9 +113,10 @@ def test_a_thin_tube_goes_the_linear_way() -> None:
     linear = back(tube, image, "linear")
     np.testing.assert_array_equal(back(tube, image, "fractions"), linear)
     beside_a_ball = back(tube + exact("ball", (1, 1, 1)), image, "fractions")
-    np.testing.assert_allclose(beside_a_ball[:, :8], linear[:, :8], atol=1e-6)
+    # The sum of both is kept, so that what the ball lost moves the tube by less than a hundredth.
+    np.testing.assert_allclose(beside_a_ball[:, :8], linear[:, :8], rtol=0.01, atol=1e-6)
     ball = back(exact("ball", (1, 1, 1)), image, "fractions")
-    np.testing.assert_allclose(beside_a_ball[:, 8:], ball[:, 8:], atol=1e-6)
+    np.testing.assert_allclose(beside_a_ball[:, 8:], ball[:, 8:], rtol=0.01, atol=1e-6)
 
 
 def test_a_plateau_stays_where_it_is() -> None:

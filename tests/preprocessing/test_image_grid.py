@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nnunet_softseg.preprocessing.image_grid import (
+    WAYS,
     Way,
     chosen_way,
     on_image_grid,
@@ -79,6 +80,33 @@ def test_the_inverse_keeps_the_sums_of_maps_that_no_interpolation_made() -> None
         assert 0 <= found.min() <= found.max() <= 1
     assert np.mean(changes) == pytest.approx(0, abs=0.01)
     assert np.max(np.abs(changes)) < 0.03
+
+
+@given(
+    centre=st.tuples(*[st.floats(5, 7)] * 3),
+    radius=st.floats(1.5, 4),
+    share=st.sampled_from([0.25, 0.5, 0.75, 1.0]),
+    spacing=st.tuples(st.floats(0.6, 3), st.floats(0.5, 1), st.floats(0.5, 1)),
+    way=st.sampled_from(WAYS),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_small_ball_keeps_its_volume_through_another_grid(
+    centre: tuple[float, ...], radius: float, share: float, spacing: tuple[float, ...], way: Way
+) -> None:
+    """A nodule that one to four of four radiologists marked, drawn on the image, learned at 1.5 x 0.7 mm.
+
+    By the samples alone, it comes back up to 24 % too large or too small, interpolated, and 3 %, undone.
+    """
+    shape = tuple(round(12 / mm) for mm in spacing)
+    at = np.meshgrid(*[(np.arange(size) + 0.5) * 12 / size for size in shape], indexing="ij", sparse=True)
+    inside = sum((x - c) ** 2 for x, c in zip(at, centre, strict=True)) < radius**2
+    label = np.asarray(inside, np.float32) * np.float32(share)
+    network = (8, 17, 17)
+    target = on_network_grid(label, network)
+    came_back = placed(*on_image_grid(target[None], whole_box(network), network, shape, [way]), shape)[0]
+    within = 0.01 if "inverse" in way else 0.03
+    assert came_back.sum() == pytest.approx(label.sum(), rel=within, abs=1 if label.sum() < 20 else 0)
+    assert on_network_grid(came_back, network).sum() == pytest.approx(target.sum(), rel=1e-3, abs=1e-3)
 
 
 def test_small_structures_on_coarse_images_take_the_inverse_long_ones_do_not() -> None:
