@@ -91,7 +91,7 @@ def explain(error: BaseException) -> UserError | None:
         return error
     planned = [frame for frame, _ in frames if frame.f_globals.get("__name__") == load_hook().PLANNING]
     if planned and "dataset_id" in planned[-1].f_locals and isinstance(error, Exception):
-        return _fault_of_dataset(planned[-1].f_locals["dataset_id"])
+        return _fault_of_dataset(planned[-1].f_locals["dataset_id"], error)
     return _mistake_in_words(error, *frames[-1])
 
 
@@ -111,17 +111,25 @@ def _mistake_in_words(error: BaseException, last: FrameType, line: int) -> UserE
     return _broken_trainer(error, last.f_code.co_filename, line) if name == "<module>" else None
 
 
-def _fault_of_dataset(number: int) -> UserError | None:
-    """Return what `check` finds in a dataset that nnU-Net cannot plan; None: it finds nothing."""
+def _fault_of_dataset(number: int, error: Exception) -> UserError | None:
+    """Return what `check` finds in what nnU-Net reads of a dataset that it cannot plan; None: nothing.
+
+    Soft labels and splits are not read for that. The error itself stands behind: a disk may be full, too.
+    """
     from nnunet_softseg.datasets.check import check  # with it comes much that other commands do not need
+    from nnunet_softseg.datasets.raw_dataset import SPLITS
+    from nnunet_softseg.datasets.soft_label import FOLDER
+    from nnunet_softseg.io.nifti import telling_line
 
     print("\nnnU-Net cannot plan this dataset: looking for the reason ...", file=sys.stderr)
     report = check(number)
-    if not report.errors:
+    errors = [fault for fault in report.errors if not fault.file.startswith((FOLDER, SPLITS))]
+    if not errors:
         return None
     more = f" ({len(report.errors)} errors in all)" if len(report.errors) > 1 else ""
     again = f"nnunet-softseg check -d {report.number}"
-    return UserError(f"{report.dataset}: {report.errors[0]}{more}, then look again: {again}")
+    ended = f"nnU-Net ended with {type(error).__name__}: {telling_line(error)}"
+    return UserError(f"{report.dataset}: {errors[0]}{more}, then look again: {again} ({ended})")
 
 
 def _is_marked(frame: FrameType, variable: str) -> bool:

@@ -56,7 +56,24 @@ def test_a_dataset_that_nnunet_cannot_plan_is_told_by_what_check_finds(
     mistake = str(explained(extract_fingerprint_dataset, 101))
     assert mistake.startswith("Dataset101_Tiny: imagesTr/sub-01_T1w_0000.nii.gz: wrong number of channels: ")
     assert "expected 2, as channel_names, found 1" in mistake
-    assert mistake.endswith("then look again: nnunet-softseg check -d 101")
+    again = "then look again: nnunet-softseg check -d 101 (nnU-Net ended with"
+    assert again in mistake
+
+
+def test_what_nnunet_does_not_read_explains_no_end_of_its_planning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full; that a file lies beside the soft labels, too, is another matter."""
+    dataset = make_tiny_dataset(tmp_path)
+    use(dataset, monkeypatch)
+    (dataset.raw / "softLabelsTr/Thumbs.db").touch()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetFingerprintExtractor, "run", full)
+        assert explained(extract_fingerprint_dataset, 101) is None
 
 
 @pytest.mark.parametrize(

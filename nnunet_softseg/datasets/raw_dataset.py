@@ -441,7 +441,10 @@ def split_findings(splits: Any, case_ids: Sequence[str], file: str = SPLITS) -> 
 
 def is_split(split: Any) -> bool:
     """Return whether it is laid out as a fold of splits_final.json: a list of cases on either side."""
-    return isinstance(split, Mapping) and all(isinstance(split.get(side), list) for side in SIDES)
+    return isinstance(split, Mapping) and all(
+        isinstance(split.get(side), list) and all(isinstance(case, str) for case in split[side])
+        for side in SIDES
+    )
 
 
 def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str = SPLITS) -> list[Finding]:
@@ -458,7 +461,10 @@ def fold_findings(fold: int, splits: Any, subjects: Mapping[str, str], file: str
         return []
     split = splits[fold] if are_folds and fold >= 0 else None
     if split is None or not is_split(split):
-        what, expected = f"fold {fold} is no split", 'a list of {"train": [cases], "val": [cases]}'
+        what, expected = (
+            f"fold {fold} is no split",
+            'a list of {"train": ["case", ...], "val": ["case", ...]}',
+        )
         found = f"{split if are_folds else splits!r}"[:60]
         return [Finding(file, what, expected, found, "correct the fold, or write the file anew")]
     findings = []

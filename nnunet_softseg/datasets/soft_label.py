@@ -236,7 +236,10 @@ def _turned(unknown: npt.NDArray[np.bool_], file: Path, reader: ImageReader) -> 
     image = load_nifti(file)
     with tempfile.TemporaryDirectory() as folder:
         marked = Path(folder) / "unknown.nii"
-        nib.Nifti1Image(unknown.astype(np.uint8), image.affine).to_filename(marked)
+        # With the header of the file: of its two transforms, readers differ in which they go by.
+        turned = nib.Nifti1Image(unknown.astype(np.uint8), image.affine, image.header)
+        turned.header.set_data_dtype(np.uint8)
+        turned.to_filename(marked)
         return np.asarray(read_image([marked], reader)[0][0] > 0)
 
 

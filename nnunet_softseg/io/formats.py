@@ -100,7 +100,7 @@ def _storable(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return values of a type that NIfTI has and nibabel takes without being asked."""
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "b":
-        return values.astype(np.uint8)
+        return values.astype(np.int8)  # 1 is full: not one of 255 levels
     if kind in "iu" and size == np.dtype(np.int64).itemsize:
         return values.astype(np.float64)
     return values.astype(np.float32) if values.dtype == np.float16 else values

@@ -52,7 +52,8 @@ _NEAR, _WIDE = 1.0, 2.0
 """Sigmas, in voxels, of the neighbourhoods whose sums are restored, the near ones first. Voxel by voxel, the
 noise of a network would become blocks."""
 _ROUNDS = 10
-"""Of restoring the sums of neighbourhoods that cutting off changes: after 3, 0.6 % is left, after 10, 0.3 %."""
+"""Of restoring the sums of neighbourhoods that cutting off changes: after 3, 0.6 % is left, after 10,
+0.3 %."""
 _SUM_ROUNDS, _SAME_SUM = 8, 1e-5
 """Of moving a map to a sum, and the share of it that may be missing: two rounds are enough for most."""
 _LEAST_SURFACE = 0.02

@@ -77,7 +77,11 @@ from nnunet_softseg.training.training_log import (
     print_progress,
 )
 
+TRAINING_RECORD = "softseg_training.json"
+"""Of what a fold was trained with, in its folder."""
 _POLL_S = 5.0
+_WHILE_WRITTEN = (0.1, 0.4, 1.5)
+"""Seconds until a file is read again that another fold may be writing: nnU-Net writes its plans in place."""
 
 nnunet_patches.install()
 show_without_traceback(explain_missing_plans)
@@ -170,9 +174,12 @@ class nnUNetTrainerSoftSeg(NetworkOfPlans, nnUNetTrainer):  # type: ignore[misc]
         if self.local_rank == 0:
             make_folder(Path(self.output_folder))
             record = {**self._entry, "kept_label_mass": report.kept_mass_by_case()}
-            write_json(Path(self.output_folder) / "softseg_training.json", record)
+            write_json(Path(self.output_folder) / TRAINING_RECORD, record)
         self._keep_training_cases(self.do_split()[0])  # folds that started together have written theirs since
         super().on_train_start()
+        if self.local_rank == 0:  # while this one made its network, too
+            self._keep_training_cases(self.do_split()[0])
+            write_json(Path(self.output_folder_base) / "plans.json", self.plans_manager.plans)
         fixed = [scale.is_fixed for scale in self._output_scales]
         self.loss.fixed = torch.tensor(fixed, device=self.device) if any(fixed) else None
         coarse_scales = self.logger.local_logger.my_fantastic_logging[COARSE_SCALES]
@@ -247,7 +254,13 @@ class nnUNetTrainerSoftSeg(NetworkOfPlans, nnUNetTrainer):  # type: ignore[misc]
     def _kept_entry(self) -> dict[str, Any]:
         """Return ours in the plans that a training before this process has saved beside the model."""
         saved = Path(self.output_folder_base) / "plans.json"
-        return cast("dict[str, Any]", load_json(saved).get(PLANS_KEY, {}) if saved.is_file() else {})
+        if not saved.is_file():
+            return {}
+        for pause in _WHILE_WRITTEN:
+            with contextlib.suppress(UserError):
+                return cast("dict[str, Any]", load_json(saved).get(PLANS_KEY, {}))
+            time.sleep(pause)
+        return cast("dict[str, Any]", load_json(saved).get(PLANS_KEY, {}))
 
     def _require_annotations(self, report: PreparationReport) -> None:
         """Raise a UserError if a label is unknown in all cases that this fold trains on."""
@@ -337,10 +350,18 @@ class nnUNetTrainerSoftSeg(NetworkOfPlans, nnUNetTrainer):  # type: ignore[misc]
         return training, validation
 
     def _keep_training_cases(self, training: Sequence[str]) -> None:
-        """Keep the cases of this fold with the plans, beside those that other folds have written by now."""
-        before = load_record(Path(self.output_folder_base) / "plans.json", PLANS_KEY) or {PLANS_KEY: {}}
-        others = before[PLANS_KEY].get("training_cases", {})
-        self._entry["training_cases"] = {**others, str(self.fold): sorted(map(str, training))}
+        """Keep the cases of this fold with the plans, beside those that other folds have written by now.
+
+        Each fold has a record of its own; of folds that started together, the plans may lack some.
+        """
+        model = Path(self.output_folder_base)
+        before = load_record(model / "plans.json", PLANS_KEY) or {PLANS_KEY: {}}
+        known = dict(before[PLANS_KEY].get("training_cases", {}))
+        for file in model.glob(f"fold_*/{TRAINING_RECORD}"):
+            fold = file.parent.name.removeprefix("fold_")
+            of_folds = (load_record(file, "training_cases") or {"training_cases": {}})["training_cases"]
+            known |= {fold: of_folds[fold]} if fold in of_folds else {}
+        self._entry["training_cases"] = {**known, str(self.fold): sorted(map(str, training))}
 
     def get_tr_and_val_datasets(self) -> tuple[SoftLabelDataset, SoftLabelDataset]:
         """Return nnU-Net's two datasets with the soft target behind the image."""

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tiny_dataset import affine_of, save_nifti, smooth_noise, soft_blob
 
 from nnunet_softseg.datasets import soft_label
@@ -216,6 +217,39 @@ def test_read_has_the_axis_order_of_the_image(tmp_path: Path, name: str, affine:
     np.testing.assert_array_equal(label, image[0])
     assert label.dtype == np.float32
     assert reader_geometry_findings(tmp_path / "label", properties, seen) == []
+
+
+@pytest.mark.parametrize("name", NIFTI_READERS)
+@pytest.mark.parametrize("sform_code", [1, 2])
+def test_unknown_voxels_lie_where_the_reader_sees_them(tmp_path: Path, name: str, sform_code: int) -> None:
+    """Of two transforms that place a file alike but turn it, ITK goes by the one, nibabel by the other."""
+    values = smooth_noise(SHAPE, seed=1).astype(np.float32)
+    qform = affine_of("LAS")
+    sform = qform @ np.diag([-1, 1, 1, 1])
+    sform[:3, 3] = (qform @ [SHAPE[0] - 1, 0, 0, 1])[:3]
+    for file, stored in [
+        ("known", values),
+        ("unknown", np.where(np.arange(9)[:, None, None] < 3, np.nan, values)),
+    ]:
+        image = nib.Nifti1Image(stored.astype(np.float32), None)
+        image.set_sform(sform, sform_code)
+        image.set_qform(qform, 1)
+        nib.save(image, tmp_path / f"{file}_0001.nii.gz")
+    reader = find_reader(name)
+    known, _ = soft_label.read_soft_label(tmp_path / "known_0001.nii.gz", reader)
+    found, _ = soft_label.read_soft_label(tmp_path / "unknown_0001.nii.gz", reader)
+    expected = np.isin(known, values[:3])  # each value is there once
+    assert expected.sum() == 3 * SHAPE[1] * SHAPE[2]
+    np.testing.assert_array_equal(np.isnan(found), expected)
+
+
+def test_the_1_of_a_png_with_one_bit_is_full(tmp_path: Path) -> None:
+    mask = np.arange(30).reshape(5, 6) % 3 == 0
+    Image.fromarray(mask).convert("1").save(tmp_path / "sub-01_0001.png")
+    label, _ = soft_label.read_soft_label(tmp_path / "sub-01_0001.png", find_reader("NaturalImage2DIO"))
+    np.testing.assert_array_equal(label[0], mask)
+    label_map = soft_label.read_label_map(tmp_path / "sub-01_0001.png", find_reader("NaturalImage2DIO"))
+    np.testing.assert_array_equal(label_map[0], mask)
 
 
 def test_other_readers_are_refused() -> None:

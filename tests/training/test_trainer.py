@@ -164,6 +164,43 @@ def test_folds_that_start_together_keep_the_cases_of_both(dataset: TinyDataset, 
     assert written == {"0": ["sub-07_T2w"], "all": sorted(made.do_split()[0])}
 
 
+def test_folds_that_make_their_networks_at_the_same_time_keep_the_cases_of_all(
+    dataset: TinyDataset, tmp_path: Path
+) -> None:
+    """Another writes its record and the plans after this one has read them, before it writes its own."""
+    made = make(dataset)
+    made.output_folder_base, made.output_folder = str(tmp_path), str(tmp_path / "fold_all")
+    made.initialize()
+    load = made.get_dataloaders
+
+    def load_beside_another() -> Any:
+        others = {"training_cases": {"0": ["sub-07_T2w"], "all": ["sub-08_T2w"]}}
+        (tmp_path / "plans.json").write_text(json.dumps({PLANS_KEY: others}))
+        (tmp_path / "fold_0").mkdir()
+        (tmp_path / "fold_0/softseg_training.json").write_text(json.dumps(others))
+        return load()
+
+    made.get_dataloaders = load_beside_another  # type: ignore[method-assign]
+    made.on_train_start()
+    written = json.loads((tmp_path / "plans.json").read_text())
+    assert written[PLANS_KEY]["training_cases"] == {"0": ["sub-07_T2w"], "all": sorted(made.do_split()[0])}
+    assert written["configurations"] == made.plans_manager.plans["configurations"]
+
+
+def test_plans_that_another_fold_is_writing_are_read_again(
+    dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, text = make(dataset), json.dumps({PLANS_KEY: {"output_scales": {"label1": {}}}})
+    made.output_folder_base = str(tmp_path)
+    (tmp_path / "plans.json").write_text(text[:20])
+    monkeypatch.setattr("time.sleep", lambda _: (tmp_path / "plans.json").write_text(text))
+    assert made._kept_entry() == {"output_scales": {"label1": {}}}
+    (tmp_path / "plans.json").write_text(text[:20])
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(UserError, match=r"plans\.json: expected JSON"):
+        made._kept_entry()
+
+
 def test_training_that_goes_on_begins_coarse_levels_with_the_scale_of_the_checkpoint(
     dataset: TinyDataset,
 ) -> None:
@@ -321,6 +358,8 @@ CASES = ["sub-01_T1w", "sub-01_T2w", "sub-02_T2w"]
         (0, [{"train": [], "val": CASES}], "fold 0 has no training case"),
         (0, [{"train": ["sub-99_T2w"], "val": CASES}], "fold 0 names unknown cases: .*found sub-99_T2w"),
         (0, [{"train": CASES}], "fold 0 is no split"),
+        (0, [{"train": [1, 2], "val": [3]}], "fold 0 is no split"),
+        (0, [{"train": [CASES], "val": CASES}], "fold 0 is no split"),
         (0, {"train": CASES, "val": CASES}, "fold 0 is no split"),
         (-1, [{"train": CASES, "val": CASES}], "fold -1 is no split"),
         (0, None, "nnU-Net cannot split so few cases: expected at least 5 cases, found 3: train fold"),
