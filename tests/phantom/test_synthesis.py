@@ -214,6 +214,27 @@ def test_an_image_of_two_brightnesses_says_what_is_there_however_it_is_stored(
         assert np.median(part) == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("removed", ["structure", "filled"])
+def test_an_image_of_a_user_does_not_show_the_structure_that_is_removed(removed: str, tmp_path: Path) -> None:
+    (x, y, _), affine = fine_grid()
+    structure = (np.hypot(x, y) < 6).astype(np.uint8)
+    light = np.where(structure, 900, 300).astype(np.int16)
+    anatomy = label_map_anatomy(
+        save(tmp_path / "label.nii.gz", structure, affine), (1,), save(tmp_path / "image.nii.gz", light, affine)
+    )
+    palette = Palette({1: 0.9}, {1: 0.0}, classes=(0.3, 0.9, *[0.0] * 6), blobs=(0.4,))
+    whole, without = (
+        render(anatomy, ImagePlan(RESOLUTIONS[0], palette, removed=what)) for what in ("nothing", removed)
+    )
+    radius = np.hypot(*(np.indices(whole.image.shape)[:2] - 29.5))
+    inside, around = radius < 5, (radius > 8) & (radius < 20)
+    assert np.median(whole.image[inside]) == 900
+    assert np.median(without.image[inside]) == pytest.approx(400, rel=0.05), "blobs"
+    assert np.median(without.image[around]) == pytest.approx(np.median(whole.image[around]), rel=0.01)
+    assert without.image[radius < 20].max() < 700, "nor its rim"
+    assert not without.share.any()
+
+
 @pytest.mark.parametrize("pitch_deg", [0.0, 20.0])
 @pytest.mark.parametrize("orientation", ["RAS", "PSR", "AIL", "RSA"])
 def test_depths_in_an_image_are_those_in_the_box_around_what_it_shows(

@@ -164,6 +164,9 @@ class _Scene:
     def _lay_tissues(self, brightness: Values, texture: Values, share: Values) -> None:
         """Paint the classes of the anatomy's image, then its tissues, over the blobs."""
         anatomy, palette = self.anatomy, self.plan.palette
+        tissue = anatomy.tissues.sample(self.at, linear=False).astype(np.int64)
+        inside = np.isin(tissue, () if anatomy.layers else anatomy.structure)
+        shown = self.plan.removed == "nothing"
         if anatomy.image is not None and self.plan.use_image:
             seen = anatomy.image.sample(self.at)
             classes = anatomy.brightness_classes
@@ -171,21 +174,15 @@ class _Scene:
             # An irregular end: a straight one would show where the template ends.
             irregular = self.points.field((_EDGE_GRAIN_MM,) * 3, self.rng).ravel()
             ends = np.maximum(_LEAST_EDGE_MM, _EDGE_MM * (1 + irregular))
-            known &= anatomy.depth_in_image_mm(self.at) > ends
+            known &= (anatomy.depth_in_image_mm(self.at) > ends) & (shown | ~inside)
             of_class = np.interp(seen[known], classes, palette.classes[: len(classes)])
             brightness[known] = of_class * (1 + 0.5 * _UNEVEN * texture[known])
-        tissue = anatomy.tissues.sample(self.at, linear=False).astype(np.int64)
         mean, uneven = np.zeros((2, int(tissue.max(initial=0)) + 1), np.float32)
         for value in anatomy.values:
             if value < mean.size:
                 mean[value], uneven[value] = palette.mean[value], palette.uneven[value]
-        known = tissue != UNLABELLED
-        if not anatomy.layers:
-            inside = np.isin(tissue, anatomy.structure)
-            if self.plan.removed == "nothing":
-                share[:] = inside
-            else:
-                known &= ~inside
+        known = (tissue != UNLABELLED) & (shown | ~inside)
+        share[:] = inside & shown
         brightness[known] = (mean[tissue] * (1 + uneven[tissue] * texture))[known]
 
     def _lay_layers(self, brightness: Values, texture: Values, share: Values, blobs: Values) -> None:
