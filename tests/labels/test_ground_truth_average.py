@@ -521,6 +521,26 @@ def test_a_neck_that_bends_is_doubted_though_all_in_all_it_does_not_lean(bent: s
     assert (percent > 0) is (bent == "T1w")
 
 
+@directions
+@pytest.mark.parametrize(("axis", "name"), [(0, "R-L"), (1, "A-P")])
+def test_a_mask_that_its_image_cuts_off_at_a_side_is_doubted(axis: int, name: str, directions: str) -> None:
+    """A cord 14 mm wide, in six slices 3 mm from its centre to the end of the image, in two farther."""
+    line, centres = np.arange(30.0) - 14.5, np.zeros((SLICES, 2))
+    centres[:2, axis] = -6
+    whole = ellipses((line, line), centres, (7.0, 7.0)) > 0.5
+    cut = whole.take(range(18), axis)
+    masks = {"T2w": stored(cut, directions), "T1w": stored(whole, directions)}
+    truth = soft(masks)
+    told = f"its mask reaches the edge of its image along {name} in 6 slices: what lies beyond counts as"
+    assert [line[: len(told)] for line in truth.contrasts["T2w"].warnings] == [told]
+    assert truth.contrasts["T1w"].warnings == ()
+    without = soft(masks, reference="T1w", leave_out_implausible=True)
+    assert list(without.native) == ["T1w"]
+    assert told in without.skipped["T2w"]
+    np.testing.assert_array_equal(without.native["T1w"].values, masks["T1w"].values)
+    assert soft({"T2w": masks["T2w"]}).contrasts["T2w"].warnings == (), "alone it is its own label"
+
+
 def test_rotation_turns_back_what_was_turned() -> None:
     pixels = (np.arange(48) * 0.5 - 12, np.arange(48) * 0.5 - 12)
     still = np.zeros((4, 2))

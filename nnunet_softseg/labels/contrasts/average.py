@@ -402,6 +402,8 @@ def _alignment(
     warnings = _shift_warnings(motion, settings)
     if agreement < (limit := settings.min_agreement):
         warnings.append(f"agreement with the average (Dice) is {agreement:.2f}, less than {limit:g}")
+    if len(aligned.contrasts) > 1:
+        warnings += _edge_warnings(contrast.grid)
     half = max(1.0, float(grid.voxel_mm[2] / contrast.grid.voxel_mm[2])) / 2
     distance = np.abs(numbers[:, None] - motion.measured).min(axis=1)
     return Alignment(
@@ -436,6 +438,20 @@ def _shift_warnings(motion: Motion, settings: GroundTruthSettings) -> list[str]:
             f"{height[place + 1]:.0f} mm, more than {settings.max_jump_mm:g} mm"
         )
     return warnings + _lean_warnings(motion)
+
+
+def _edge_warnings(mask: Volume) -> list[str]:
+    """Say where an upright mask goes on beyond its image to the sides: there it reads as background."""
+    inside = mask.values > HARD_THRESHOLD
+    cut = {"R-L": inside[[0, -1]].any(axis=(0, 1)), "A-P": inside[:, [0, -1]].any(axis=(0, 1))}
+    axes = " and ".join(axis for axis, slices in cut.items() if slices.any())
+    if not axes:
+        return []
+    number = int(np.count_nonzero(cut["R-L"] | cut["A-P"]))
+    return [
+        f"its mask reaches the edge of its image along {axes} in {number} slice{'s' * (number > 1)}: what "
+        "lies beyond counts as background, and shifts are measured to a part of the cord"
+    ]
 
 
 def _lean_warnings(motion: Motion) -> list[str]:
