@@ -879,6 +879,17 @@ def test_soft_masks_are_taken_as_they_are_if_asked(bids: Path) -> None:
     np.testing.assert_array_equal(nib.load(label_file(report.output, "anat/sub-02_T2w")).get_fdata(), disc())
 
 
+@pytest.mark.parametrize("one", [1.0005, 0.9995])
+def test_masks_that_are_taken_are_taken_as_soft_ones_too(one: float, bids: Path) -> None:
+    for contrast in ("T1w", "T2w"):
+        rewrite(lambda v: v * np.float32(one))(mask_file(bids, f"anat/sub-01_{contrast}"))
+    for soft_masks in (False, True):
+        report = run(bids, soft_masks=soft_masks)
+        assert report.failures == ()
+        label = nib.load(label_file(report.output, "anat/sub-01_T1w")).get_fdata()
+        np.testing.assert_array_equal(label, disc())
+
+
 def test_a_mask_stored_with_a_slope_is_binary(bids: Path) -> None:
     """1/255 is not a float32: 255 times it comes back a step beside 1."""
     file = mask_file(bids, "anat/sub-01_T1w")

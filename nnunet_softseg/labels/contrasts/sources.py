@@ -21,9 +21,9 @@ from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
 from nnunet_softseg.io.image_choice import BidsImage, ChosenImages, Exclusion, select_images
 from nnunet_softseg.io.nifti import (
     RANGE_TOLERANCE,
-    WHOLE_TOLERANCE,
     MapKind,
     Values,
+    as_fractions,
     classify,
     content_findings,
     file_findings,
@@ -233,10 +233,10 @@ def read_mask(source: MaskedImage, *, soft: bool = False) -> Volume:
     raise_first_error(grid_findings(source.mask, VoxelGrid.of(image), VoxelGrid.of(mask)))
     values = stored_values(source.mask)
     raise_first_error(_mask_findings(source.mask, values, soft=soft))
-    # A slope in the header puts some values a few float32 steps beside 0 and 1.
+    # A slope in the header puts some values a few float32 steps beside 0 and 1, also of a soft mask.
+    values = as_fractions(values, classify(values))
     nearest = np.round(values) + np.float32(0)  # no -0
-    is_near = np.abs(values - nearest) <= (RANGE_TOLERANCE if soft else WHOLE_TOLERANCE)
-    values = np.where(is_near, nearest, values)
+    values = np.where(np.abs(values - nearest) <= RANGE_TOLERANCE, nearest, values)
     return Volume(values, image.affine, _thickness_mm(source.image, image.affine))
 
 
