@@ -24,7 +24,7 @@ class MakeGt(Command):
     A subject with a broken file, a mask off its image's grid, or masks on two images of one contrast fails:
     it is named at the end and in qc/failed.json, what an earlier call made of it is removed, and no other is
     stopped. A call that was cut off can be repeated: subjects made from the same files, settings and version
-    are kept, failed ones are tried again.
+    are kept, failed ones are tried again. Labels that were changed by hand since are made again, and named.
 
     Example:
       nnunet-softseg make-gt -i BIDS -o BIDS/derivatives/softseg --reference T2w
@@ -107,9 +107,10 @@ class Fuse(Command):
     One file per rater and -o FILE.nii.gz, or one folder per rater and -o FOLDER (softLabelsTr): cases are
     matched by name. A rater's folder holds <case>.nii.gz (label map, mask or soft map) or
     <case>_<label, 4 digits>.nii.gz (mask or soft map). Give --images where case ids themselves end in four
-    digits. A call that was interrupted can be repeated: what is up to date is kept. What an earlier call has
-    made of a case that is fused anew and this one does not (a label that no rater has any more, a label map)
-    is removed unless it was changed since; labels that --labels does not name stay.
+    digits. A call that was interrupted can be repeated: what is up to date is kept; what was changed since it
+    was made is made again, and named. What an earlier call has made of a case that fails now, or is fused
+    anew without it (a label that no rater has any more, a label map), is removed unless it was changed since;
+    labels that --labels does not name stay.
 
     Prints volumes (mm3), Dice (> 0.5) and soft Dice of each pair, and Fleiss' kappa; writes them beside the
     output (FILE.json; in a folder <case>.json, agreement.csv, fuse.json).

@@ -7,7 +7,7 @@ return faults and raise nothing; reading and writing raise `UserError`.
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ from nnunet_softseg.io.nifti import (
     stored_values,
     telling_line,
 )
-from nnunet_softseg.io.results import replacing
+from nnunet_softseg.io.results import changed_outputs, replacing
 from nnunet_softseg.settings import HARD_THRESHOLD
 
 FOLDER = "softLabelsTr"
@@ -54,6 +54,16 @@ _HOW_TO_MAKE = (
 _NOTES = (".json", ".tsv", ".csv", ".txt", ".md")
 
 SoftLabel = npt.NDArray[np.float32]
+
+
+def lost_changes(folder: Path, recorded: Mapping[str, str | None]) -> list[str]:
+    """Say which labels of an earlier call, to be made again, somebody has changed; broken ones do not count.
+
+    `recorded`: path, as seen from the folder, -> SHA-256 of what the earlier call wrote.
+    """
+    finished = {name: known for name, known in recorded.items() if known and is_nifti(name)}
+    names = [name for name in changed_outputs(folder, finished) if not file_findings(folder / name)]
+    return [f"changed since it was made, now made again: {examples(names)}"] if names else []
 
 
 def folder_findings(folder: Path, case_ids: Iterable[str], labels: Sequence[int]) -> list[Finding]:

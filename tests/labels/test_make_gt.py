@@ -1010,6 +1010,18 @@ def test_what_changed_is_made_again_and_nothing_else(
     assert label_file(output, "anat/sub-01_T1w").exists() == (change is not remove_mask)
 
 
+def test_a_label_corrected_by_hand_is_named_where_it_is_made_again(made: Path) -> None:
+    label = label_file(made / "derivatives" / "softseg", "anat/sub-01_T1w")
+    rewrite(lambda v: v[::-1])(label)
+    told = f"changed since it was made, now made again: sub-01/anat/{label.name} (sub-01)"
+    assert told in run(made).as_text()
+    again = run(made)
+    assert all(outcome.kept for outcome in again.outcomes)
+    assert "made again" not in again.as_text()
+    cut_off(label)
+    assert "made again" not in run(made).as_text(), "a broken file is nobody's work"
+
+
 @pytest.mark.parametrize(
     "setting", [{"trim_mm": 1.0}, {"box": False}, {"reference": "T1w"}, {"smooth_mm": 3.0}]
 )

@@ -777,6 +777,42 @@ def test_what_is_up_to_date_is_kept_and_what_is_not_is_made_again(tmp_path: Path
     assert [case.up_to_date for case in other.cases] == [False] * 3
 
 
+def test_a_label_corrected_by_hand_is_named_where_it_is_made_again(masks: list[Path], tmp_path: Path) -> None:
+    folders, soft, maps = rater_folders(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft", tmp_path / "maps"
+    quiet(folders, soft, label_maps=maps)
+    for file in (soft / "sub-01_0001.nii.gz", maps / "sub-02.nii.gz"):
+        save_nifti(file, values(file)[::-1], AFFINE)
+    again = quiet(folders, soft, label_maps=maps)
+    told = "changed since it was made, now made again"
+    assert [line for line in again.warnings if told in line] == [
+        f"{told}: sub-01_0001.nii.gz: 1 case (sub-01)",
+        f"{told}: ../maps/sub-02.nii.gz: 1 case (sub-02)",
+    ]
+    kept = quiet(folders, soft, label_maps=maps)
+    assert all(case.up_to_date for case in kept.cases)
+    assert not [line for line in kept.warnings if told in line]
+    for expected in ([], [f"{told}: soft.nii.gz"]):
+        assert [line for line in quiet(masks, tmp_path / "soft.nii.gz").warnings if told in line] == expected
+        save_nifti(tmp_path / "soft.nii.gz", RATERS[0].astype(np.float32), AFFINE)
+
+
+def test_a_case_that_fails_keeps_what_was_changed_since(tmp_path: Path) -> None:
+    folders, soft = rater_folders(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"
+    quiet(folders, soft)
+    corrected = soft / "sub-01_0001.nii.gz"
+    save_nifti(corrected, RATERS[1].astype(np.float32), AFFINE)
+    before = corrected.read_bytes()
+    for case_id in ("sub-01", "sub-02"):
+        (folders[0] / f"{case_id}.nii.gz").write_bytes(b"broken")
+    assert len(quiet(folders, soft).failures) == 2
+    assert corrected.read_bytes() == before
+    assert not list(soft.glob("sub-02*"))
+    rater_folders(tmp_path, ["sub-01", "sub-02"])
+    report = quiet(folders, soft)
+    assert not report.failures
+    assert "now made again: sub-01_0001.nii.gz: 1 case (sub-01)" in report.as_text()
+
+
 def test_a_killed_call_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between a soft label and its record: the file is known as ours, and made again."""
     folders, soft = rater_folders(tmp_path, ["sub-01", "sub-02"]), tmp_path / "soft"

@@ -220,7 +220,9 @@ def test_an_image_of_a_user_does_not_show_the_structure_that_is_removed(removed:
     structure = (np.hypot(x, y) < 6).astype(np.uint8)
     light = np.where(structure, 900, 300).astype(np.int16)
     anatomy = label_map_anatomy(
-        save(tmp_path / "label.nii.gz", structure, affine), (1,), save(tmp_path / "image.nii.gz", light, affine)
+        save(tmp_path / "label.nii.gz", structure, affine),
+        (1,),
+        save(tmp_path / "image.nii.gz", light, affine),
     )
     palette = Palette({1: 0.9}, {1: 0.0}, classes=(0.3, 0.9, *[0.0] * 6), blobs=(0.4,))
     whole, without = (

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.sources import MADE_HERE
-from nnunet_softseg.datasets.soft_label import write_label_map, write_soft_label
+from nnunet_softseg.datasets.soft_label import lost_changes, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, raise_first_error
 from nnunet_softseg.io.case_files import derivative_file
 from nnunet_softseg.io.html import save_figure
@@ -170,6 +170,7 @@ def make_subject(job: SubjectJob) -> SubjectOutcome:
     notes = [alone] if len(truth.contrasts) == 1 else []
     for source in job.sources.images:
         notes += [str(replace(doubt, file=source.contrast)) for doubt in geometry_warnings(source.image)]
+    lost = lost_changes(job.output, _earlier_outputs(job))
     areas = areas_of(masks, truth)
     quality = subject_quality(truth, areas)
     outcome = SubjectOutcome(job.person, truth.reference, other_reference, tuple(notes), quality)
@@ -183,7 +184,7 @@ def make_subject(job: SubjectJob) -> SubjectOutcome:
     record = record_file(job.output, job.person)
     make_folder(record.parent)
     write_json(record, {"request": request, "outputs": outputs, "outcome": asdict(outcome)})
-    return outcome
+    return replace(outcome, notes=(*notes, *lost))  # not in the record: it is of this run
 
 
 def _refuse_other_reference(reason: str | None) -> None:
@@ -224,6 +225,11 @@ def _kept(job: SubjectJob, request: dict[str, Any]) -> SubjectOutcome | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return None if job.strict and outcome.other_reference else outcome
+
+
+def _earlier_outputs(job: SubjectJob) -> dict[str, str]:
+    outputs = (load_record(record_file(job.output, job.person), "outputs") or {"outputs": {}})["outputs"]
+    return outputs if isinstance(outputs, dict) else {}
 
 
 def _discard(output: Path, person: str) -> None:

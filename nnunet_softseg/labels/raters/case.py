@@ -7,14 +7,19 @@ import itertools
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_softseg import __version__
-from nnunet_softseg.datasets.soft_label import overlap_findings, write_label_map, write_soft_label
+from nnunet_softseg.datasets.soft_label import (
+    lost_changes,
+    overlap_findings,
+    write_label_map,
+    write_soft_label,
+)
 from nnunet_softseg.errors import Finding, UserError, examples, printable, raise_first_error, short_name
 from nnunet_softseg.io.case_files import parse_numbered_name
 from nnunet_softseg.io.geometry import VoxelGrid, grid_findings
@@ -135,6 +140,8 @@ def fuse_case(job: CaseJob) -> FusedCase:
     for folder in {target.parent for target in [*job.targets, job.record]}:
         make_folder(folder)
     names = [relative_name(target, job.record.parent) for target in job.targets]
+    earlier = _outputs_of(job)
+    lost = lost_changes(job.record.parent, {name: earlier[name] for name in names if name in earlier})
     _write(job, request, _outputs_of(job) | dict.fromkeys(names))
     outputs = [task.output for task in job.tasks]
     for output, soft_label in zip(outputs, soft_labels, strict=True):
@@ -145,14 +152,13 @@ def fuse_case(job: CaseJob) -> FusedCase:
     finish(job, request, fused)
     if before and before.get("request") != request:  # else what is there still is of these raters
         _retire(job)
-    return fused
+    return replace(fused, warnings=(*fused.warnings, *lost))  # not in the record: it is of this call
 
 
 def discard(job: CaseJob) -> None:
-    """Remove what earlier calls made of a case that cannot be fused any more: its record vouches for it."""
-    ours = [target for target in job.targets if target.is_file() and job.is_ours(target)]
-    for target in ours:
-        target.unlink()
+    """Remove what earlier calls made of a case that cannot be fused any more, unless it was changed since."""
+    names = {relative_name(target, job.record.parent) for target in job.targets}
+    _remove_as_made(job, {name: known for name, known in _outputs_of(job).items() if name in names})
     _retire(job)
     record = load_fusion_record(job.record)
     if record is None:
@@ -180,14 +186,18 @@ def _retire(job: CaseJob) -> None:
         if (job.record.parent / name).resolve() not in targets
         and (others or "/" in name or parse_numbered_name(name) is None)
     }
-    for name, known in retired.items():
-        file = job.record.parent / name
-        if file.is_file() and known in (None, sha256(file)):
-            file.unlink()
+    _remove_as_made(job, retired)
     record = load_fusion_record(job.record)
     if record and retired:
         left = {name: known for name, known in record["outputs"].items() if name not in retired}
         write_json(job.record, {**record, "outputs": left})
+
+
+def _remove_as_made(job: CaseJob, outputs: Mapping[str, str | None]) -> None:
+    for name, known in outputs.items():
+        file = job.record.parent / name
+        if file.is_file() and known in (None, sha256(file)):
+            file.unlink()
 
 
 def _fuse_labels(job: CaseJob) -> tuple[list[Values], FusedCase]:
