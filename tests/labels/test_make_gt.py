@@ -267,6 +267,25 @@ def test_two_masks_of_one_contrast_are_for_the_user_to_choose(tmp_path: Path) ->
     assert [outcome.reference for outcome in report.outcomes] == ["acq-sag_T2w"]
 
 
+@pytest.mark.parametrize(
+    ("sources", "pattern", "left"),
+    [
+        (("anat/sub-01_acq-sag_run-1_T2w", "anat/sub-01_run-1_T2w"), "sub-01_run-1_T2w.nii.gz", 0),
+        (("anat/sub-01_T2w", "dwi/sub-01_T2w"), "sub-01/dwi/sub-01_T2w.nii.gz", 0),
+        (("anat/sub-01_run-1_T2w", "anat/sub-01_acq-ax_T2w"), "'*_run-1_T2w'", 1),
+    ],
+)
+def test_the_exclusion_that_is_advised_leaves_one_of_two_images(
+    sources: tuple[str, ...], pattern: str, left: int, tmp_path: Path
+) -> None:
+    for source in sources:
+        add(tmp_path, source)
+    (person,) = find(tmp_path).subjects
+    assert f"(--exclude {pattern})" in str(person.problem)
+    (person,) = find(tmp_path, exclude=tuple(shlex.split(pattern))).subjects
+    assert [image.image for image in person.images] == [image_file(tmp_path, sources[left])]
+
+
 def test_same_contrast_with_one_mask_is_clear(tmp_path: Path) -> None:
     add(tmp_path, "anat/sub-01_run-1_T2w", drawn=False)
     add(tmp_path, "anat/sub-01_run-2_T2w")

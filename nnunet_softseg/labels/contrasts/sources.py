@@ -1,5 +1,6 @@
 """Images of a BIDS folder and the masks drawn on them: found, checked and read."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,22 +201,27 @@ def _subject(
             found.setdefault(image.contrast, []).append((image, of_image[0]))
     for contrast, of_contrast in found.items():
         if len(of_contrast) > 1:  # the average would count this contrast twice
-            return SubjectSources(person, (), _two_images(contrast, [image for image, _mask in of_contrast]))
+            problem = _two_images(contrast, [image for image, _mask in of_contrast], choice.bids)
+            return SubjectSources(person, (), problem)
     firsts = ((contrast, *found[contrast][0]) for contrast in sorted(found))
     return SubjectSources(person, tuple(MaskedImage(name, image.path, mask) for name, image, mask in firsts))
 
 
-def _two_images(contrast: str, images: Sequence[BidsImage]) -> str:
+def _two_images(contrast: str, images: Sequence[BidsImage], bids: Path) -> str:
     names, entities = [image.path.name for image in images], [image.name.entities for image in images]
     differing = differing_keys([image.name for image in images])
     apart = f", or take them as contrasts of their own (--distinguish-by {differing})" if differing else ""
-    pattern = names[-1]
-    if entities[-1]:  # excludes those like it of other subjects, too
-        last = "_".join(f"{key}-{value}" for key, value in entities[-1].items())
-        pattern = f"'*_{last}_{images[-1].name.suffix}'"
+    last = "_".join(f"{key}-{value}" for key, value in entities[-1].items())
+    alike = f"*_{last}_{images[-1].name.suffix}"  # excludes those like it of other subjects, too
+    patterns = [*([alike] if last else []), names[-1], images[-1].path.relative_to(bids).as_posix()]
+    pattern = next(
+        one
+        for one in patterns
+        if sum(Exclusion((one,)).covers(image.path, bids, [image.case_id]) for image in images) == 1
+    )
     return (
         f"contrast {contrast}: expected one image with a mask, found {len(names)} ({examples(names)}): pass "
-        f"over all but one (--exclude {pattern}){apart}"
+        f"over all but one (--exclude {shlex.quote(pattern)}){apart}"
     )
 
 
