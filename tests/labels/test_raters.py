@@ -992,6 +992,13 @@ def test_bad_files_are_refused_in_one_line(
     assert not output.parent.exists()
 
 
+def test_a_picture_beside_an_image_is_not_the_image(tmp_path: Path) -> None:
+    folders, images = rater_folders(tmp_path, ["sub-01"]), tmp_path / "images"
+    save_nifti(images / "sub-01_0000.nii.gz", RATERS[0], AFFINE)
+    (images / "sub-01_0000.png").write_bytes(b"a preview")
+    assert not quiet(folders, tmp_path / "soft", images=images).failures
+
+
 def test_an_image_of_several_volumes_is_no_file_of_labels(masks: list[Path], tmp_path: Path) -> None:
     save_nifti(tmp_path / "image.nii.gz", np.stack([RATERS[1]] * 2, axis=-1), AFFINE)
     with pytest.raises(UserError, match=r"image.nii.gz: not a 3-D image: .*take each volume, or their mean"):
@@ -1116,7 +1123,19 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "empty images": (
         lambda root: (root / "images").mkdir(),
         ["--images", "images"],
+        "images: expected <case>_0000.nii.gz, found 0 NIfTI files and 0 others: give imagesTr",
+    ),
+    "images without channels": (
+        lambda root: save_nifti(root / "images/sub-01.nii.gz", RATERS[0], AFFINE),
+        ["--images", "images"],
         "--images: expected <case>_0000.nii.gz in images, found none",
+    ),
+    "two images of a case": (
+        lambda root: [
+            save_nifti(root / f"images/sub-01_0000.{e}", RATERS[0], AFFINE) for e in ("nii", "nii.gz")
+        ],
+        ["--images", "images"],
+        "--images: expected one file per case and channel, found sub-01_0000.nii and sub-01_0000.nii.gz in",
     ),
     "other images": (
         lambda root: save_nifti(root / "images/case-7_0000.nii.gz", RATERS[0], AFFINE),

@@ -11,8 +11,8 @@ import pandas as pd
 
 from nnunet_softseg.datasets.raw_dataset import soft_label_file
 from nnunet_softseg.errors import UserError, examples, printable
-from nnunet_softseg.io.case_files import parse_numbered_name
-from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
+from nnunet_softseg.io.case_files import list_files, parse_numbered_name
+from nnunet_softseg.io.formats import ANY_FORMAT, NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import replacing, write_json
 from nnunet_softseg.io.workers import as_user_error, try_jobs
@@ -252,8 +252,15 @@ def _folder_jobs(folders: _Folders, settings: FusionSettings) -> tuple[list[Case
 
 def _images(folder: Path) -> dict[str, Path]:
     """Return case -> its first channel."""
-    parsed = [(parse_numbered_name(path.name), path) for path in sorted(folder.iterdir())]
-    images = {name[0]: path for name, path in parsed if name and name[1] == 0 and path.name[0] != "."}
+    listed = {"expected": "<case>_0000.nii.gz", "remedy": "give imagesTr"}
+    images: dict[str, Path] = {}
+    for path in list_files(folder, subfolders=False, formats=ANY_FORMAT, **listed).files:
+        case_id, channel = parse_numbered_name(path.name) or ("", None)
+        if channel == 0 and (other := images.setdefault(case_id, path)) != path:
+            raise UserError(
+                f"--images: expected one file per case and channel, found {printable(other.name)} and "
+                f"{printable(path.name)} in {printable(folder)}: remove one"
+            )
     if not images:
         raise UserError(
             f"--images: expected <case>_0000.nii.gz in {printable(folder)}, found none: give imagesTr"
