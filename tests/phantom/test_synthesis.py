@@ -313,6 +313,15 @@ def _unzipped(content: bytes) -> bytes:
     return gzip.decompress(content)
 
 
+def test_hidden_files_among_label_maps_are_passed_over(tmp_path: Path) -> None:
+    """As macOS leaves them, `._one.nii.gz`, on disks of other systems."""
+    maps, bids = write_label_maps(tmp_path / "maps"), tmp_path / "bids"
+    (maps / "._one.nii.gz").write_bytes(b"no image")
+    synthesise(maps, bids, 1, structure=(2,), progress=False)
+    description = json.loads((bids / "dataset_description.json").read_text("utf-8"))
+    assert description["Synthesis"]["sources"] == ["one.nii.gz"]
+
+
 def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     maps, bids = write_label_maps(tmp_path / "maps"), tmp_path / "bids"
     synthesise(maps, bids, 1, structure=(2,), progress=False)

@@ -11,7 +11,8 @@ import numpy as np
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.conversion.sources import MADE_HERE
 from nnunet_softseg.errors import UserError
-from nnunet_softseg.io.formats import is_nifti, without_nifti_ending
+from nnunet_softseg.io.case_files import list_files
+from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.nifti import compressed_or_plain
 from nnunet_softseg.io.results import json_copy, make_folder, sha256, write_error
 from nnunet_softseg.io.workers import map_jobs
@@ -134,13 +135,9 @@ def _sources(folders: _Folders, phantom: bool) -> tuple[str, ...]:
             "--images: expected label maps of the images (-i), found none: name them, or leave it out"
         )
     if folders.label_maps is not None:
-        place = Path(folders.label_maps)
-        if not place.exists():
-            raise UserError(f"{place}: expected a label map, or a folder of label maps, found nothing there")
-        files = sorted(place.iterdir()) if place.is_dir() else [place]
-        names = [file.name for file in files if is_nifti(file.name)]
-        if not names:
-            raise UserError(f"{place}: expected label maps (.nii or .nii.gz), found none: check the folder")
+        expected = "label maps (.nii or .nii.gz)"
+        files = list_files(Path(folders.label_maps), subfolders=False, expected=expected).files
+        names = [file.name for file in files]
     names += [_PAM50] * (folders.pam50 is not None) + [_PHANTOM] * phantom
     if not names:
         raise UserError("nothing to draw from: expected label maps (-i), --pam50 or --phantom")
