@@ -30,6 +30,7 @@ from nnunet_softseg.inference.trained_model import (
     open_any_model,
 )
 from nnunet_softseg.io.case_files import (
+    BIDS_DESCRIPTION,
     IMAGE_FOLDERS,
     REPORT,
     SOFT_FOLDER,
@@ -372,7 +373,8 @@ class _OutputFolder:
 
         Raises:
             UserError: if it is a file, holds the images, where the next call would predict the predictions,
-                cannot be written, or holds predictions made by something else that may not be overwritten.
+                cannot be written, or holds a BIDS folder, derivatives, or predictions made by something else
+                that may not be overwritten.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"-o {self.path}: expected a folder, found a file: give a folder")
@@ -381,6 +383,11 @@ class _OutputFolder:
             raise UserError(
                 f"-o {self.path}: expected a folder without the images to predict, found them there: give "
                 f"another, such as {self.path / 'softseg'}"
+            )
+        if (self.path / BIDS_DESCRIPTION).exists() and not (self.path / RUN).exists():
+            raise UserError(
+                f"-o {self.path}: expected a new folder or one of predictions, found {BIDS_DESCRIPTION}, of BIDS "
+                "images or other derivatives: give another folder"
             )
         if not overwrite:
             self._refuse_others(cases)

@@ -33,6 +33,8 @@ REPORT = "softseg.json"
 PICTURES = "qc"
 """The folder of pictures of predictions, in the same folder."""
 DATASET_JSON = "dataset.json"
+BIDS_DESCRIPTION = "dataset_description.json"
+"""Of BIDS folders and derivatives: what made them."""
 IMAGE_FOLDERS = ("anat", "dwi")
 _OTHER_FORMATS = (
     ".mha",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nnunet_softseg import __version__
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.case_files import BIDS_DESCRIPTION
 from nnunet_softseg.io.results import (
     changed_keys,
     json_copy,
@@ -44,7 +45,6 @@ TRUTH_SUFFIX = "_label-SC_desc-truth_probseg"
 LEVELS_SUFFIX = "_desc-levels_dseg"
 CSA_SUFFIX = "_desc-truth_csa"
 MASK_SUFFIX = "_seg-manual"
-_DESCRIPTION = "dataset_description.json"
 _INTEGER_COLUMNS = ("slice", "level")
 
 
@@ -113,7 +113,7 @@ def check_beginning(folder: Path, asked: Mapping[str, Any], n: int, what: str = 
         raise UserError(f"{folder} is a file: choose a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    record = load_record(folder / _DESCRIPTION, what.capitalize())
+    record = load_record(folder / BIDS_DESCRIPTION, what.capitalize())
     if record is None:
         raise UserError(f"{folder} is not empty and holds no {what}: choose another folder")
     there = record[what.capitalize()]
@@ -222,10 +222,10 @@ def write_descriptions(
     """Write README, and dataset_description.json of images and of their derivatives (folder -> name)."""
     make_folder(folder)
     common = {"BIDSVersion": "1.9.0", "GeneratedBy": [made_by]}
-    write_json(folder / _DESCRIPTION, {"Name": name, "DatasetType": "raw", **common, **parameters})
+    write_json(folder / BIDS_DESCRIPTION, {"Name": name, "DatasetType": "raw", **common, **parameters})
     for derivative, of in derivatives.items():
         make_folder(folder / derivative)
-        write_json(folder / derivative / _DESCRIPTION, {"Name": of, "DatasetType": "derivative", **common})
+        write_json(folder / derivative / BIDS_DESCRIPTION, {"Name": of, "DatasetType": "derivative", **common})
     write_bytes(folder / "README", f"{readme} No person was scanned.\n".encode())
 
 

@@ -580,6 +580,17 @@ def test_predictions_stay_out_of_the_folder_of_the_images(model: Path, images: P
     assert len(list(images.iterdir())) == len(CASES)
 
 
+def test_predictions_stay_out_of_other_derivatives(model: Path, images: Path, tmp_path: Path) -> None:
+    """make-gt's and the BIDS-App's folders have a page and maps of their own."""
+    record = touch(tmp_path, "softseg/dataset_description.json") / "softseg" / "dataset_description.json"
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"softseg: expected .* found dataset_description\.json"):
+            predict(images, record.parent, model, overwrite=overwrite, progress=False)
+    assert [*record.parent.iterdir()] == [record]
+    (record.parent / RUN).write_text("{}")  # predictions that were described since
+    predict(images, record.parent, model, only=[], progress=False)
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from nnunet_softseg import __version__
 from nnunet_softseg.datasets.raw_dataset import is_up_to_date
 from nnunet_softseg.errors import UserError, examples
-from nnunet_softseg.io.case_files import BidsName, Reason, list_bids, parse_bids_name
+from nnunet_softseg.io.case_files import BIDS_DESCRIPTION, BidsName, Reason, list_bids, parse_bids_name
 from nnunet_softseg.io.formats import NIFTI_ENDINGS, without_nifti_ending
 from nnunet_softseg.io.image_choice import Exclusion, select_images
 from nnunet_softseg.io.results import (
@@ -29,7 +29,6 @@ from nnunet_softseg.io.results import (
 )
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
 
-DESCRIPTION = "dataset_description.json"
 WORK = ".work"
 """The folder of predictions under way, in that of the derivatives."""
 LOGS = "logs"
@@ -210,7 +209,7 @@ def start(root: Path, bids: Path, made_by: Mapping[str, Any], labels: Mapping[st
     with FileLock(root / _LOCK):
         if not _refuse_others(root, made_by):
             write_json(
-                root / DESCRIPTION,
+                root / BIDS_DESCRIPTION,
                 {
                     "Name": f"{NAME}: soft maps and areas",
                     "BIDSVersion": BIDS_VERSION,
@@ -241,14 +240,14 @@ def _refuse_others(root: Path, made_by: Mapping[str, Any]) -> bool:
     if changed := dict.fromkeys(changed_keys(before, made_by) + changed_keys(made_by, before)):
         raise UserError(
             f"{root}: expected derivatives of this model and these options to go on with, found "
-            f"{DESCRIPTION} that differs in {', '.join(changed)}: give another folder"
+            f"{BIDS_DESCRIPTION} that differs in {', '.join(changed)}: give another folder"
         )
     return True
 
 
 def made_by_of(root: Path) -> Mapping[str, Any] | None:
     """Return what made the derivatives in a folder; None if they are not of this package."""
-    description = load_record(root / DESCRIPTION, "GeneratedBy") or {}
+    description = load_record(root / BIDS_DESCRIPTION, "GeneratedBy") or {}
     for entry in description.get("GeneratedBy", ()):
         model = entry.get("Model") if isinstance(entry, Mapping) and entry.get("Name") == NAME else None
         if isinstance(model, Mapping):

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import (
-    DESCRIPTION,
     NAME,
     Choice,
     Derivative,
@@ -21,6 +20,7 @@ from nnunet_softseg.evaluation.cohort.derivatives import (
     write_table_tsv,
 )
 from nnunet_softseg.evaluation.report.drawing import as_svg, drawing, new_figure, spread
+from nnunet_softseg.io.case_files import BIDS_DESCRIPTION
 from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record
@@ -87,7 +87,7 @@ def report_group(
     images, warnings = chosen_images(Path(bids), root, choice)
     if made_by_of(root) is None:
         raise UserError(
-            f"{root}: expected derivatives of {NAME}, found no {DESCRIPTION} of it: run the level "
+            f"{root}: expected derivatives of {NAME}, found no {BIDS_DESCRIPTION} of it: run the level "
             "participant first"
         )
     done = finished(root, choice)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_softseg.errors import UserError, examples
+from nnunet_softseg.io.case_files import BIDS_DESCRIPTION
 from nnunet_softseg.io.image_choice import read_exclusions
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_record, make_folder, only_one, replacing, write_json
@@ -35,7 +36,6 @@ from nnunet_softseg.labels.contrasts.subject import (
 )
 
 _LOCK = Path("qc", ".lock")
-_DESCRIPTION = "dataset_description.json"
 _COMMAND = "nnunet-softseg make-gt"
 
 
@@ -247,7 +247,7 @@ def _check_output(output: Path) -> None:
     entries = output.iterdir() if output.exists() else ()
     if all(path.name.startswith(".") or path.name == "qc" for path in entries):
         return  # with qc alone, a run was killed at its very start
-    description = load_record(output / _DESCRIPTION, "GeneratedBy") or {}
+    description = load_record(output / BIDS_DESCRIPTION, "GeneratedBy") or {}
     try:
         made_by = description["GeneratedBy"][0]
         ours = made_by["Name"] == NAME and made_by["Command"].startswith(_COMMAND)
@@ -276,7 +276,7 @@ def _clear(output: Path) -> None:
 
 
 def _write_description(choice: SourceChoice, output: Path, command: str) -> None:
-    raw = load_record(choice.bids / _DESCRIPTION, "Name")
+    raw = load_record(choice.bids / BIDS_DESCRIPTION, "Name")
     name = str(raw["Name"]) if raw else choice.bids.resolve().name
     links = {"raw": _relative(choice.bids, output)}
     if not choice.masks.is_relative_to(choice.bids):
@@ -289,7 +289,7 @@ def _write_description(choice: SourceChoice, output: Path, command: str) -> None
         "SourceDatasets": [{"URL": url} for url in links.values()],
         "DatasetLinks": links,
     }
-    write_json(output / _DESCRIPTION, description)
+    write_json(output / BIDS_DESCRIPTION, description)
     with replacing(output / ".bidsignore") as aside:
         aside.write_text("qc/\n", encoding="utf-8")
 
