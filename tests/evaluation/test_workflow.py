@@ -146,8 +146,8 @@ def all_jobs(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
     if not outcome.is_file():
         words = [*configuration["app"][3:], "participant", "--participant-label", *people]
         bids_app.main([*words, *configuration["options"], "--report", str(outcome)])
-    if not Path(configuration["evaluation"]).is_file():
-        main(configuration["evaluate"][3:])
+    if configuration["references"] and not Path(configuration["evaluation"]).is_file():
+        main([*configuration["evaluate"][3:], "-np", "1"])
 
 
 def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +250,42 @@ def test_why_maps_could_not_be_measured_is_told_of_this_call(
     monkeypatch.setattr(workflow, "_snakemake", lambda *_: None)
     assert main(words) == 2
     assert "failed: evaluation: not started\n" in capsys.readouterr().out
+
+
+def test_a_reference_that_cannot_be_read_is_a_failure_that_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
+    references, output = make_references(tmp_path / "references", 2), tmp_path / "out"
+    cut_off = references / "sub-02_T2w_0001.nii.gz"
+    content = cut_off.read_bytes()
+    cut_off.write_bytes(content[:200])
+    words = call(make_bids(tmp_path / "bids", 2), output, "-g", str(references))
+    summary, before = output / "evaluation" / "summary.json", 0
+    for _ in range(2):
+        assert main(words) == 2
+        assert re.search(r"^failed: evaluation of sub-02_T2w: .*0001\.nii\.gz", capsys.readouterr().out, re.M)
+        assert measured(output) == {"sub-01_T2w"}
+        before, last = summary.stat().st_mtime_ns, before
+        assert before > last
+    cut_off.write_bytes(content)
+    assert main(words) == 0
+    assert measured(output) == {"sub-01_T2w", "sub-02_T2w"}
+
+
+def test_a_choice_of_people_leaves_all_others_in_the_table_and_out_of_the_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
+    bids, output = make_bids(tmp_path / "bids", 3), tmp_path / "out"
+    for person in ("01", "02"):
+        assert main(call(bids, output, "--participant-label", person)) == 0
+    assert "2 participants, 2 images, 0 flagged, 0 missing" in capsys.readouterr().out
+    table = pd.read_csv(output / "group_csa.tsv", sep="\t")
+    assert [*table["image"].unique()] == ["sub-01_T2w", "sub-02_T2w"]
+    assert "sub-03" not in (output / "group.html").read_text()
 
 
 def test_what_another_call_has_made_since_is_measured_and_no_longer_failed(

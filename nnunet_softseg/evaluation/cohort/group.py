@@ -75,10 +75,12 @@ def report_group(
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
     contrasts: Sequence[str] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> GroupReport:
     """Write `group_csa.tsv` and `group.html` over all derivatives that are there.
 
-    `bids` says which images have none; for participants, sessions and contrasts see `Choice`.
+    `bids` says which images have none; for participants, sessions and contrasts see `Choice`. `wanted`: names
+    of images, without ending, of which it is told that they are missing; None: all.
 
     Raises:
         UserError: if one of the folders is not what it should be, or no derivative is there.
@@ -95,11 +97,13 @@ def report_group(
         raise UserError(
             f"{root}: expected derivatives of at least one image, found none: see {root / 'logs'}"
         )
-    there = {image.case_id for image, _ in done}
+    missing = {image.case_id: image for image in images if wanted is None or image.case_id in wanted}
+    for image, _ in done:
+        missing.pop(image.case_id, None)
     report = GroupReport(
         root,
         pd.DataFrame([row for image, record in done for row in _rows(image, record)], columns=[*COLUMNS]),
-        {image.case_id: _why(image) for image in images if image.case_id not in there},
+        {name: _why(image) for name, image in missing.items()},
         {image.case_id: record["Flags"] for image, record in done if record["Flags"]},
         warnings,
     )

@@ -212,11 +212,11 @@ class _Cohort:
             self._forget_outdated_measures(self.references.state())
 
     def _forget_outdated_measures(self, now: Mapping[str, Any]) -> None:
-        """Remove the evaluation if it is of other references, or older than a map; note the references."""
+        """Remove the evaluation if it lacks a case, is of other references, or older than a map; note these."""
         if self.evaluation.is_file():
             measured = self.evaluation.stat().st_mtime_ns
             is_older = any(_size_and_time(file)[1] > measured for file in list_files(self.root).files)
-            if is_older or load_record(self.folder / _REFERENCES) != now:
+            if is_older or self._not_measured() or load_record(self.folder / _REFERENCES) != now:
                 self.evaluation.unlink()
         if not self.evaluation.is_file():
             self.evaluation_log.unlink(missing_ok=True)  # what follows is of this call
@@ -247,8 +247,8 @@ class _Cohort:
         if not any(image.is_done for images in self.batches.values() for image in images):
             first = next(iter(self.batches))
             raise UserError(f"{self.root}: no image was predicted: see {self.folder / first}.log")
-        people, contrasts = self.choice.participants, self.choice.contrasts
-        group = report_group(self.bids, self.root, participants=people, contrasts=contrasts)
+        wanted = {image.case_id for images in self.batches.values() for image in images}
+        group = report_group(self.bids, self.root, wanted=wanted)
         report = WorkflowReport(group, len(self.batches))
         for name in self.batches:
             outcome = load_record(self.folder / f"{name}.json", "failed")
@@ -260,7 +260,12 @@ class _Cohort:
             report.evaluation = self.evaluation
             if not self.evaluation.is_file():
                 report.failed["evaluation"] = self._why_not_measured()
+            report.failed |= {f"evaluation of {case}": why for case, why in self._not_measured().items()}
         return report
+
+    def _not_measured(self) -> Mapping[str, str]:
+        """Return the cases that `evaluate` could not measure -> why."""
+        return (load_record(self.evaluation, "failed") or {"failed": {}})["failed"]
 
     def _why_not_measured(self) -> str:
         log = self.evaluation_log
