@@ -386,8 +386,8 @@ class _OutputFolder:
             )
         if (self.path / BIDS_DESCRIPTION).exists() and not (self.path / RUN).exists():
             raise UserError(
-                f"-o {self.path}: expected a new folder or one of predictions, found {BIDS_DESCRIPTION}, of BIDS "
-                "images or other derivatives: give another folder"
+                f"-o {self.path}: expected a new folder or one of predictions, found {BIDS_DESCRIPTION}, of "
+                "BIDS images or other derivatives: give another folder"
             )
         if not overwrite:
             self._refuse_others(cases)

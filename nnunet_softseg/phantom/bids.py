@@ -225,7 +225,9 @@ def write_descriptions(
     write_json(folder / BIDS_DESCRIPTION, {"Name": name, "DatasetType": "raw", **common, **parameters})
     for derivative, of in derivatives.items():
         make_folder(folder / derivative)
-        write_json(folder / derivative / BIDS_DESCRIPTION, {"Name": of, "DatasetType": "derivative", **common})
+        write_json(
+            folder / derivative / BIDS_DESCRIPTION, {"Name": of, "DatasetType": "derivative", **common}
+        )
     write_bytes(folder / "README", f"{readme} No person was scanned.\n".encode())
 
 

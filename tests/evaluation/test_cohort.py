@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_softseg.cli.bids_app import main
+from nnunet_softseg.evaluation.cohort import derivatives as derivatives_of_bids
 from nnunet_softseg.evaluation.cohort import participants
 from nnunet_softseg.evaluation.cohort.derivatives import label_words
 from nnunet_softseg.evaluation.cohort.group import COLUMNS, GroupReport, _page
@@ -320,6 +321,20 @@ def test_a_second_process_at_the_same_participant_is_told_so(
     with FileLock(tmp_path / ".work" / ".sub-01.lock"):
         assert main(call) == 2
     assert "another process is at work on the same participants" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_its_lock_is_taken(
+    bids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docker makes a folder that it mounts: the user of the container may not write."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(derivatives_of_bids, "FileLock", denied)
+    monkeypatch.setattr("os.replace", denied)
+    assert main([str(bids), str(tmp_path / "out"), "participant", "-m", str(MODEL), *AS_THEN]) == 2
+    assert "Permission denied; check that the folder is writable" in capsys.readouterr().err
 
 
 Mistake = Callable[[Path, Path], tuple[list[str], str]]

@@ -25,6 +25,7 @@ from nnunet_softseg.io.results import (
     relative_name,
     remove_files,
     replacing,
+    require_writable,
     write_json,
 )
 from nnunet_softseg.metrics.morphometry.slice_table import COLUMNS
@@ -194,7 +195,8 @@ def start(root: Path, bids: Path, made_by: Mapping[str, Any], labels: Mapping[st
         labels: name -> value in the label maps.
 
     Raises:
-        UserError: if it is the folder of the images, holds something else, or derivatives of another model.
+        UserError: if it is the folder of the images, holds something else or derivatives of another model, or
+            cannot be written.
     """
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: expected a folder for the derivatives, found a file: give a folder")
@@ -206,6 +208,7 @@ def start(root: Path, bids: Path, made_by: Mapping[str, Any], labels: Mapping[st
     if root.is_dir():
         _refuse_others(root, made_by)  # before a lock is left in somebody else's folder
     make_folder(root)
+    require_writable(root)  # a lock says less
     with FileLock(root / _LOCK):
         if not _refuse_others(root, made_by):
             write_json(
