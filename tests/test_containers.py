@@ -105,12 +105,15 @@ def test_a_recipe_starts_the_command_and_installs_what_the_project_offers(recipe
     lines = text(recipe)
     assert PROGRAM in PROJECT["scripts"]
     assert re.search(rf'^ENTRYPOINT \["{PROGRAM}"\]$|^ +exec {PROGRAM} "\$@"$', lines, re.MULTILINE)
-    (extra,) = re.findall(r"(?:nnunet-softseg|/source)\[(\w+)\]", lines)
+    (extra,) = re.findall(
+        r"(?:nnunet_softseg-\*\.whl\)|/source)\[(\w+)\]", lines
+    )  # what was built, not what PyPI has
     assert extra in PROJECT["optional-dependencies"]
     version = re.search(r"python:(3\.\d+)-", lines)
     assert version
     assert float(version[1][2:]) >= float(PROJECT["requires-python"].removeprefix(">=3."))
     assert "constraints/cpu.txt" in lines
+    assert re.search(r"^(ENV|    export) .*\bPYTHONNOUSERSITE=1$", lines, re.MULTILINE)
 
 
 @pytest.mark.parametrize("recipe", ["Dockerfile", "apptainer.def"])
