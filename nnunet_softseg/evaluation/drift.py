@@ -27,7 +27,7 @@ from nnunet_softseg.evaluation.tables import made_by, write_csv
 from nnunet_softseg.io.case_files import Case, folds_trained_on, longest_prefix, parse_numbered_name
 from nnunet_softseg.io.formats import is_image, without_ending
 from nnunet_softseg.io.html import render_page, template, write_page
-from nnunet_softseg.io.results import load_json, make_folder, sha256, write_json
+from nnunet_softseg.io.results import load_json, load_record, make_folder, remove_files, sha256, write_json
 from nnunet_softseg.metrics.morphometry.levels import parse_levels
 
 _LINE = re.compile(r"^([0-9a-f]{64}) [ *](.+)$", re.IGNORECASE)
@@ -55,7 +55,7 @@ def drift(
     """Return, and write, how the areas of two releases differ on the same people, and whether that is drift.
 
     Writes drift.json, drift.csv and drift.html to the output folder, and `<name of the table>_updated.csv`
-    with `update`; other files there stay as they are.
+    with `update`, in place of that of an earlier call; other files there stay as they are.
 
     Args:
         old: folder of maps of the old release (of a folder of predictions the soft maps), or a CSV of areas,
@@ -116,12 +116,26 @@ def drift(
     }
     folder = Path(output)
     make_folder(folder)
+    _forget_updated(folder, files)
     write_csv(folder / "drift.csv", report.table[[*DRIFT_COLUMNS]])
     write_json(folder / "drift.json", {"made_by": made_by("drift", parameters), **report.as_dict()})
     write_drift_page(report, folder / "drift.html")
     if update is not None and updated is not None:
-        write_csv(folder / f"{Path(update).stem}_updated.csv", updated)
+        write_csv(_updated_file(folder, update), updated)
     return report
+
+
+def _updated_file(folder: Path, update: str | Path) -> Path:
+    return folder / f"{Path(update).stem}_updated.csv"
+
+
+def _forget_updated(folder: Path, given: Collection[Path]) -> None:
+    """Remove the normal values that an earlier call brought to its new release, unless they are given now."""
+    record = load_record(folder / "drift.json", "made_by") or {"made_by": {"parameters": {}}}
+    if update := record["made_by"]["parameters"].get("update"):
+        outdated = _updated_file(folder, update)
+        if outdated.resolve() not in {file.resolve() for file in given}:
+            remove_files([outdated])
 
 
 # The frozen set of people

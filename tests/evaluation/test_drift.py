@@ -293,6 +293,26 @@ def test_a_normative_table_follows_the_line_not_a_factor(tmp_path: Path) -> None
         quiet(*files, tmp_path / "out", update=other)
 
 
+def test_normal_values_that_an_earlier_call_updated_go_with_its_page(tmp_path: Path) -> None:
+    old = people(30, scatter=1)
+    files = (
+        written(tmp_path, "old.csv", old),
+        written(tmp_path, "new.csv", old.assign(csa_mm2=old["csa_mm2"] + 6)),
+    )
+    normal = written(tmp_path, "normal.csv", pd.DataFrame({"level": [2], "mean_mm2": [80.0]}))
+    output = tmp_path / "out"
+    updated = output / "normal_updated.csv"
+    quiet(*files, output, update=normal)
+    (output / "mine_updated.csv").write_text("mine")
+    quiet(*files, output, update=updated)  # what is given is no result of before
+    assert updated.is_file()
+    quiet(*files, output)
+    assert {file.name for file in output.glob("*_updated.csv")} == {"normal_updated.csv", "mine_updated.csv"}
+    quiet(*files, output, update=normal)
+    quiet(*files, output)
+    assert [file.name for file in output.glob("*_updated.csv")] == ["mine_updated.csv"]
+
+
 def test_the_spread_of_all_contrasts_is_that_of_people(tmp_path: Path) -> None:
     """Contrasts lie 20 mm2 apart, visits 6, in both releases; the new one halves what people differ by.
 
