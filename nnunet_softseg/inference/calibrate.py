@@ -3,6 +3,7 @@
 What is said of it is cross-checked: each fold, or of one fold each subject, is mapped by what the others say.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -82,7 +83,8 @@ class CalibrationReport:
             option = " --calibrate" if is_better else option
             doubt = "" if is_better else " (no better: predict without)"
             lines.append(line.format(name, *errors, *scores) + doubt)
-        return "\n".join([*lines, f"next: nnunet-softseg predict -i IMAGES -o OUT -m {self.model}{option}"])
+        model = shlex.quote(str(self.model))
+        return "\n".join([*lines, f"next: nnunet-softseg predict -i IMAGES -o OUT -m {model}{option}"])
 
 
 def calibrate(

@@ -40,7 +40,7 @@ rule train:
     wildcard_constraints:
         seed="[0-9]+",
         fold="[0-9]+|all",
-        trainer="[A-Za-z0-9]+",
+        trainer="[^/]+",
         dataset="Dataset[0-9]+_[^/]+",
     threads: config.get("threads", 8)
     retries: config.get("retries", 3)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from slurm_node import slurm_node
 
 from nnunet_softseg.cli import bids_app, main
+from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort import workflow
 from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative
 from nnunet_softseg.io.case_files import parse_bids_name
@@ -370,7 +372,7 @@ def found(*names: str) -> Any:
 @pytest.mark.parametrize(
     ("modules", "more", "said"),
     [
-        ((), [], "expected Snakemake, found none: run `pip install 'nnunet-softseg[workflow]'`"),
+        ((), [], "expected Snakemake, found none: "),
         (("snakemake",), ["--profile", "slurm"], "expected snakemake-executor-plugin-slurm, found none"),
         (
             ("snakemake", "snakemake_executor_plugin_slurm"),
@@ -402,6 +404,22 @@ def test_mistakes_are_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ((3, 10, 14), "found none: it needs Python 3.11 or newer, here is 3.10"),
+        ((3, 11, 0), "found none: run `pip install 'nnunet-softseg[workflow]'`"),
+    ],
+)
+def test_where_snakemake_is_not_to_be_had_python_is_named(
+    python: tuple[int, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.importlib.util, "find_spec", found())
+    monkeypatch.setattr(workflow, "sys", SimpleNamespace(version_info=python))
+    with pytest.raises(UserError, match=re.escape(said)):
+        workflow._profile("local")
 
 
 def test_a_second_workflow_in_the_same_folder_is_told_so(
@@ -479,7 +497,7 @@ def test_trainings_are_datasets_x_trainers_x_folds_x_seeds_and_only_those_missin
     configuration = {
         "results": str(tmp_path / "results"),
         "datasets": ["Dataset101_A", "Dataset102_B"],
-        "trainers": ["nnUNetTrainerSoftSeg", "nnUNetTrainer"],
+        "trainers": ["nnUNetTrainerSoftSeg", "nnUNetTrainer", "nnUNetTrainer_250epochs"],
         "plans": "nnUNetSoftSegPlans",
         "configuration": "3d_fullres",
         "folds": [0, 1, 2],
@@ -502,4 +520,4 @@ def test_trainings_are_datasets_x_trainers_x_folds_x_seeds_and_only_those_missin
     dry = subprocess.run(
         [sys.executable, "-m", "snakemake", *words], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert re.search(r"^train +23$", dry.stdout + dry.stderr, re.MULTILINE)  # 2 x 2 x 3 x 2 less the one done
+    assert re.search(r"^train +35$", dry.stdout + dry.stderr, re.MULTILINE)  # 2 x 3 x 3 x 2 less the one done

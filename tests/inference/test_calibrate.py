@@ -110,6 +110,8 @@ def test_the_labels_are_recovered_and_what_is_said_of_it_is_of_other_folds(model
         assert set(summary["cases"]) == set(FOLDS[fold])
     assert "cord: calibration error 0." in report.as_text()
     assert report.as_text().endswith(f" -m {model} --calibrate")
+    spaced = dataclasses.replace(report, model=Path("my results") / "model")
+    assert spaced.as_text().endswith(" -m 'my results/model' --calibrate")
     nothing = ReliabilityCurve.empty()  # of a label without a voxel in any case
     absent = dataclasses.replace(report, before={"cord": nothing}, after={"0": {"cord": nothing}})
     assert "(no better: predict without)" in absent.as_text()

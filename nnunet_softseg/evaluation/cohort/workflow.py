@@ -212,7 +212,7 @@ class _Cohort:
             self._forget_outdated_measures(self.references.state())
 
     def _forget_outdated_measures(self, now: Mapping[str, Any]) -> None:
-        """Remove the evaluation if it lacks a case, is of other references, or older than a map; note these."""
+        """Remove measures that lack a case, are of other references, or older than a map; note these."""
         if self.evaluation.is_file():
             measured = self.evaluation.stat().st_mtime_ns
             is_older = any(_size_and_time(file)[1] > measured for file in list_files(self.root).files)
@@ -279,9 +279,11 @@ class _Cohort:
 def _profile(name: str) -> Path:
     """Return the folder of a profile; raise a UserError if it or what it needs is not there."""
     if importlib.util.find_spec("snakemake") is None:
-        raise UserError(
-            "workflow: expected Snakemake, found none: run `pip install 'nnunet-softseg[workflow]'`"
-        )
+        here = sys.version_info
+        remedy = "run `pip install 'nnunet-softseg[workflow]'`"
+        if here < (3, 11):  # the extra is empty there
+            remedy = f"it needs Python 3.11 or newer, here is {here[0]}.{here[1]}: install this package there"
+        raise UserError(f"workflow: expected Snakemake, found none: {remedy}")
     if name not in PROFILES:
         if not any(
             (Path(name) / file).is_file() for file in ("config.yaml", "config.v9+.yaml", "config.v8+.yaml")
