@@ -53,7 +53,7 @@ _MTS_BY_ACQUISITION = {"MTon": "mt-on", "MToff": "mt-off", "T1w": "mt-off"}
 """Names from before BIDS had `mt`; spine-generic's acq-T1w_MTS is flip-2_mt-off_MTS now."""
 _PERSON = r"^(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?"
 _BIDS = re.compile(_PERSON + r"(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)$")
-_SUBJECT = re.compile(_PERSON + "_(?P<rest>.+)$", re.IGNORECASE)
+_SUBJECT = re.compile(_PERSON + "(_(?P<rest>.+))?$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(?P<case>.+)_(?P<number>[0-9]{4})$")
 _DERIVATIVE = re.compile(r"_(label-|desc-|space-|(seg|mask|probseg|dseg|softseg)(?=[-_]|$)).*$")
 _PROBABILITY_MAP = re.compile(r"_label-(?P<label>[A-Za-z0-9]+)_probseg$")
@@ -147,7 +147,7 @@ class Case:
 
     @classmethod
     def from_name(cls, case_id: str, *, whole_rest: bool = False) -> "Case":
-        """Return a case by `<subject>[_<session>]_<contrast>`; without `sub-`, a subject of its own.
+        """Return a case by `<subject>[_<session>][_<contrast>]`; without `sub-`, a subject of its own.
 
         `SUB-01` is the subject sub-01.
 
@@ -157,7 +157,7 @@ class Case:
         if match is None:
             return cls(case_id, case_id, "", "")
         bids = parse_bids_name(f"{case_id}.nii.gz")
-        contrast = bids.contrast if bids and not whole_rest else match["rest"]
+        contrast = bids.contrast if bids and not whole_rest else match["rest"] or ""
         subject = f"sub-{match['subject'][len('sub-') :]}"
         return cls(case_id, subject, match["session"] or "", contrast, bids.entities if bids else {})
 
@@ -176,7 +176,7 @@ def subjects_of(case_ids: Iterable[str]) -> dict[str, str]:
     """
     found = {case_id: Case.from_name(case_id) for case_id in case_ids}
     subjects = {case_id: case.subject.casefold() for case_id, case in found.items()}
-    others = [case_id.split("_") for case_id, case in found.items() if not case.contrast]
+    others = [case_id.split("_") for case_id, case in found.items() if case.subject == case_id]
     for count in range(1, max(map(len, others), default=0)):
         named = {("_".join(parts[:count]), "_".join(parts[count:])) for parts in others if parts[count:]}
         if _starts_are_subjects(named):

@@ -20,6 +20,7 @@ from nnunet_softseg.io.case_files import (
     list_files,
     numbers_are_labels,
     parse_numbered_name,
+    subjects_of,
 )
 from nnunet_softseg.io.case_matching import companion_files, prediction_files, reference_files
 from nnunet_softseg.io.formats import without_nifti_ending
@@ -126,6 +127,23 @@ def test_names_say_case_and_label() -> None:
     assert case_and_label(Path("sub-1_0002.nii.gz"), {"sub-1_0002"}) == ("sub-1_0002", None)
     with pytest.raises(UserError, match=r"an image's channel \(_0000\).*rename it to sub-1.nii.gz"):
         case_and_label(Path("sub-1_0000.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("sub-01_ses-1_T2w", ("sub-01", "ses-1", "T2w")),
+        ("sub-01_ses-1", ("sub-01", "ses-1", "")),
+        ("SUB-01_ses-20200131", ("sub-01", "ses-20200131", "")),
+        ("sub-01_T2w", ("sub-01", "", "T2w")),
+        ("SUB-01", ("sub-01", "", "")),
+        ("p1_T2w", ("p1_T2w", "", "")),
+    ],
+)
+def test_a_session_without_a_contrast_is_a_session(name: str, key: tuple[str, str, str]) -> None:
+    assert Case.from_name(name).key == key
+    assert Case.from_name(name, whole_rest=True).key == key
+    assert subjects_of([name]) == {name: key[0].casefold()}
 
 
 def test_endings_and_folders_in_capitals_are_seen(tmp_path: Path) -> None:
