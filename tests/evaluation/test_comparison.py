@@ -578,6 +578,21 @@ def test_headlines_are_corrected_together_and_the_rest_is_exploratory() -> None:
     assert found["dice"].verdict is Verdict.NOT_SIGNIFICANT
 
 
+def test_who_leads_by_other_people_is_contradicted_by_those_of_both() -> None:
+    """Method b is better wherever both have a value, and has the worse mean by people whom a lacks."""
+    of_both = UP <= 4
+    a = {name: np.where(of_both, 0.5, NAN) for name in ("dice", "soft_dice")}
+    b = {name: np.where(of_both, 0.6, 0.1) for name in a}
+    scores, pairs, found = tables(a, b)
+    assert pairs["better"].tolist() == ["b", "b"]
+    for name in a:
+        assert scores[scores["measure"] == name].set_index("method")["rank"].to_dict() == {"a": 1, "b": 2}
+        assert (found[name].winner, found[name].verdict) == ("a", Verdict.CONTRADICTED)
+    _, pairs, found = tables(a, {"dice": np.where(of_both, 0.5, 0.1)})
+    assert pairs["better"].tolist() == [""]
+    assert found["dice"].in_words().startswith("too few subjects: 4")
+
+
 def test_the_user_may_name_another_primary_measure() -> None:
     b = {"abs_csa_error_mm2": UP, "dice": UP, "asd_mm": UP}
     _, pairs, found = tables(dict.fromkeys(b, 0 * UP), b, primary="asd_mm")

@@ -27,7 +27,7 @@ from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.drawing import method_styles
 from nnunet_softseg.evaluation.report.figures import draw_figures
-from nnunet_softseg.evaluation.report.tables import _mean_cells, by_contrast
+from nnunet_softseg.evaluation.report.tables import _mean_cells, by_contrast, leaderboard
 from nnunet_softseg.evaluation.report.wording import (
     interval,
     mean_and_sd,
@@ -276,6 +276,18 @@ def test_too_few_subjects_are_said_once_and_no_p_is_shown() -> None:
     assert "holds." not in text
 
 
+def test_a_winner_whom_the_cases_of_both_contradict_is_told_without_an_amount(
+    comparison: Comparison,
+) -> None:
+    first, *_ = verdict(with_outcome(comparison, PRIMARY, verdict=Verdict.CONTRADICTED), 1)
+    assert words(first) == (
+        "By the primary measure, soft has the smallest absolute CSA error (mean 0.775 mm²). That may be "
+        "chance: the difference does not hold (the cases that both have a value in say otherwise)."
+    )
+    row = leaderboard(with_outcome(comparison, PRIMARY, verdict=Verdict.CONTRADICTED), 1)[0]
+    assert (row["against"], row["uncertainty"]) == ("the cases that both have a value in say otherwise", "")
+
+
 def test_equal_methods_have_no_winner() -> None:
     text = words(verdict(make_comparison({"one": 1.0, "other": -1.0}), 1)[0])
     assert text == "one and other have the same absolute CSA error (mean 1.55 mm²)."
@@ -500,6 +512,8 @@ def test_a_mean_that_is_printed_as_another_is_not_bold() -> None:
     means.loc["b", "mean"] = 1.2
     looks = [cell.look for cell in _mean_cells(means, ["a", "b", "c"], ["b"])]
     assert ["best" in look for look in looks] == [False, True, False]
+    looks = [cell.look for cell in _mean_cells(means.loc[["b"]], ["a", "b", "c"], ["b"])]
+    assert not any("best" in look for look in looks)  # the only one that has a value
 
 
 def test_the_statistics_can_be_sorted_and_filtered(page: Any) -> None:

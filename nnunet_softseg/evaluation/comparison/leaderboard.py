@@ -437,7 +437,7 @@ def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame, primary: str) -> Ou
     return Outcome(
         label,
         measure,
-        _verdict(pair, same=pair["better"] == first),
+        _verdict(pair, same=pair["better"] in ("", first)),
         best,
         winner=first,
         runner_up=second,
@@ -453,15 +453,15 @@ def _outcome(ranked: pd.DataFrame, statistics: pd.DataFrame, primary: str) -> Ou
 
 
 def _verdict(pair: Any, *, same: bool) -> Verdict:
-    """Return the verdict; `same`: the better rank is also better over the subjects that both have."""
-    if pair["holds"] and same:
+    """Return the verdict; `same`: the better rank is no worse over the subjects that both have."""
+    if not same:
+        return Verdict.CONTRADICTED
+    if pair["holds"]:
         return Verdict.HOLDS
     if pair["role"] == "exploratory":
         return Verdict.EXPLORATORY
     if pair["note"]:
         return Verdict.TOO_FEW
-    if not same:
-        return Verdict.CONTRADICTED
     significant = float(pair["p_subjects_corrected"]) < SIGNIFICANT
     return Verdict.INCLUDES_ZERO if significant else Verdict.NOT_SIGNIFICANT
 

@@ -136,7 +136,7 @@ def _mean_cells(table: pd.DataFrame, methods: Sequence[str], best: Sequence[str]
         if math.isinf(row["mean"]) and "rank" in row:
             text = f"{text} (median {wording.number(row['median'])})"
         # A mean that is printed as another's is not best by anything that a reader sees.
-        is_best = method in best and len(methods) > 1 and printed[method] not in others
+        is_best = method in best and len(table) > 1 and printed[method] not in others
         cells.append(_number(row["mean"], text, "best" if is_best else ""))
     return cells
 

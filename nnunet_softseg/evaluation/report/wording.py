@@ -119,7 +119,9 @@ def badge(found: Outcome) -> str:
 
 
 def against(found: Outcome) -> str:
-    """Return how the winner differs from the runner-up: "0.50 mm² less than nnUNet"."""
+    """Return how the winner differs from the runner-up, "0.50 mm² less than nnUNet", or why none is told."""
+    if found.verdict is Verdict.CONTRADICTED:
+        return str(found.verdict.value)
     amount = _amount(found)
     median = ", in the median" if found.interval_of == "median" else ""
     return f"{amount} than {found.runner_up}{median}" if amount else ""
@@ -127,6 +129,8 @@ def against(found: Outcome) -> str:
 
 def uncertainty(found: Outcome) -> str:
     """Return interval and p value of the difference, or "" where there are none."""
+    if found.verdict is Verdict.CONTRADICTED:
+        return ""
     low, high = (found.ci_low, found.ci_high) if found.difference > 0 else (-found.ci_high, -found.ci_low)
     parts = []
     if math.isfinite(low) and math.isfinite(high):
@@ -137,8 +141,12 @@ def uncertainty(found: Outcome) -> str:
 
 
 def _amount(found: Outcome) -> str:
-    """Return by how much the winner differs, in which direction: "0.50 mm² less"."""
-    if not math.isfinite(found.difference) or found.difference == 0:
+    """Return by how much the winner differs, in which direction: "0.50 mm² less".
+
+    "" for one that the cases of both contradict: their difference goes the other way.
+    """
+    contradicted = found.verdict is Verdict.CONTRADICTED
+    if contradicted or not math.isfinite(found.difference) or found.difference == 0:
         return ""
     direction = "less" if found.difference < 0 else "more"
     return f"{quantity(abs(found.difference), SCORES[found.measure].unit, 2)} {direction}"
