@@ -25,6 +25,7 @@ from nnunet_softseg.evaluation.releases.drift_report import (
     read_limits,
     statistics_table,
 )
+from nnunet_softseg.metrics.morphometry.csa import csa
 
 COLUMNS = [
     "contrast", "level", "n", "bias_mm2", "bias_low_mm2", "bias_high_mm2", "loa_low_mm2", "loa_high_mm2",
@@ -386,6 +387,22 @@ def test_maps_are_measured_in_the_same_slices(tmp_path: Path) -> None:
     back = quiet(new.parent, old.parent, tmp_path / "back")
     assert any("--old names version 10, --new 2, an earlier one" in warning for warning in back.warnings)
     assert back.table["level"].isna().all()
+
+
+def test_faint_ends_of_one_release_are_no_drift_in_maps_and_in_their_tables(tmp_path: Path) -> None:
+    """Two slices of 5 % at each end; above 0.5 the releases are alike."""
+    faint = prism(6.2, first=0, last=19) * 0.05
+    for number in range(8):
+        cord = prism(6.2 + 0.1 * number)
+        for name, values in (("old", cord), ("new", np.maximum(cord, faint))):
+            write(tmp_path / name / f"sub-{number:02d}_T2w.nii.gz", values)
+    for name in ("old", "new"):
+        csa(tmp_path / name, output=tmp_path / f"{name}.csv", num_processes=1, progress=False)
+    for ending in ("", ".csv"):
+        report = quiet(*(tmp_path / f"{name}{ending}" for name in ("old", "new")), tmp_path / "out")
+        np.testing.assert_allclose(report.pairs["old"], 6 * (6.2 + 0.1 * np.arange(8)), rtol=1e-4)
+        np.testing.assert_allclose(report.pairs["new"], report.pairs["old"], rtol=1e-4)
+        assert not report.drift
 
 
 def test_a_label_of_scans_that_are_numbered_is_measured(tmp_path: Path) -> None:

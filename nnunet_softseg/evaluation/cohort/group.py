@@ -32,10 +32,10 @@ COLUMNS = {
     "image": "name of the image",
     "contrast": "of the image, by its name",
     "label": "name of the label",
-    "slices": "number of slices with an area",
+    "slices": "number of slices with csa_mm2: the map is above 0 somewhere",
     "csa_mm2": "cross-sectional area of the soft map, corrected for tilt, mean over slices, mm2",
     "csa_std_mm2": "standard deviation of csa_mm2 over slices, mm2",
-    "csa_hard_mm2": "the same mean for the map > 0.5, mm2",
+    "csa_hard_mm2": "the same for the map > 0.5, mean over the slices where it exceeds 0.5, mm2",
     "soft_volume_mm3": "sum of the map's values times the volume of a voxel, mm3",
     "flags": "what says that the map may be wrong; n/a: nothing",
 }

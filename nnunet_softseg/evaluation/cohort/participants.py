@@ -319,7 +319,10 @@ def _draw(image: Derivative, bids: Path, soft: Mapping[str, Path]) -> list[str]:
 def _numbers(
     labels: Mapping[str, Mapping[str, Any]], areas: pd.DataFrame | None
 ) -> dict[str, dict[str, Any]]:
-    """Return the numbers of each label: soft volume, and means of its areas over slices; None: no value."""
+    """Return the numbers of each label: soft volume, means of areas; None: no value.
+
+    Each mean is over the slices that have the area: of csa_mm2 also faint ones, which csa_hard_mm2 lacks.
+    """
     numbers: dict[str, dict[str, Any]] = {}
     for name, values in labels.items():
         slices = pd.DataFrame(columns=[*COLUMNS]) if areas is None else areas[areas["label"] == name]

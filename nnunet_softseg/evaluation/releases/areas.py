@@ -23,6 +23,7 @@ from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
 IMAGE = ["subject", "session", "contrast"]
 KEYS = [*IMAGE, "level"]
 AREA = "csa_mm2"
+_HARD = "csa_hard_mm2"
 NO_LEVEL = 0
 """The level of an area that is of no level: of a whole map."""
 _WHOLE = re.compile(r"\d+(\.0*)?")
@@ -111,7 +112,7 @@ def level_word(level: Any) -> str:
 
 
 def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame:
-    rows = [_read_rows(file) for file in (old, new)]
+    rows = _where_filled(_read_rows(old), _read_rows(new))
     first, second = (_means(_missed_as_zero(own, other)) for own, other in (rows, rows[::-1]))
     if vert:
         there = sorted({*first["level"], *second["level"]})
@@ -128,6 +129,19 @@ def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame
                 f"missing: {examples(names_of(lacking))}: measure both releases on the same images"
             )
     return both
+
+
+def _where_filled(old: pd.DataFrame, new: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the slices where either release exceeds 0.5, as for maps; all where a table does not tell.
+
+    Faint slices beyond the cord's ends, which one release alone has, would make its mean smaller.
+    """
+    both = [old, new]
+    if not all(_HARD in rows for rows in both):
+        return both
+    slices = [pd.MultiIndex.from_frame(rows[[*IMAGE, "slice"]]) for rows in both]
+    filled = slices[0][old[_HARD] > 0].union(slices[1][new[_HARD] > 0])
+    return [rows[index.isin(filled)] for rows, index in zip(both, slices, strict=True)]
 
 
 def _missed_as_zero(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -152,7 +166,8 @@ def _read_rows(file: Path) -> pd.DataFrame:
     """Return `KEYS`, slice where known, and `AREA` in mm2, a row each, from a CSV of areas or of slices.
 
     Columns: subject (or, as `csa` writes it, file), perhaps session, contrast, level (a number, or C3) and
-    slice, and csa_mm2; NaN where that is empty. A row that is there twice counts once.
+    slice, and csa_mm2, of slices perhaps csa_hard_mm2, which are returned, too; NaN where one is empty. A row
+    that is there twice counts once.
 
     Raises:
         UserError: if it cannot be read, a column is missing, a value is no area, or two rows contradict.
@@ -169,8 +184,10 @@ def _read_rows(file: Path) -> pd.DataFrame:
             f"{examples(list(table.columns), 8)}: add {', '.join(missing)}"
         )
     table = table.assign(**{name: "" for name in ("session", "contrast", "level") if name not in table})
+    areas = [AREA, _HARD] if {"slice", _HARD} <= {*table} else [AREA]
     table = table.assign(
-        **{AREA: _areas(file, table[AREA]), "level": [level_number(file, text) for text in table["level"]]}
+        **{name: _areas(file, table[name]) for name in areas},
+        level=[level_number(file, text) for text in table["level"]],
     )
     if (table["level"] != NO_LEVEL).any():  # slices between the levels
         table = table[table["level"] != NO_LEVEL]
@@ -180,7 +197,7 @@ def _read_rows(file: Path) -> pd.DataFrame:
             f"{file}, line {nameless[0] + 2}: expected a subject in every row, found none: add it"
         )
     row = [*KEYS, "slice"] if "slice" in table else KEYS
-    table = table[[*row, AREA]].drop_duplicates()
+    table = table[[*row, *areas]].drop_duplicates()
     twice = table[table.duplicated(row)]
     if len(twice):
         raise UserError(
@@ -280,7 +297,7 @@ def _slices(files: Mapping[str, Path], label: int | None, **how: Any) -> pd.Data
     if failed:
         raise UserError(failed[0] + (f" (and {len(failed) - 1} more maps)" if len(failed) > 1 else ""))
     names = {str(file): case for case, file in files.items()}
-    chosen = table[["slice", "level", AREA, "csa_hard_mm2"]].assign(case=table["file"].map(names))
+    chosen = table[["slice", "level", AREA, _HARD]].assign(case=table["file"].map(names))
     chosen.attrs["warnings"] = table.attrs["warnings"]
     return chosen
 
@@ -292,7 +309,7 @@ def _in_levels(
 
     Both releases are measured in the same slices: the level of one is that of the old map.
     """
-    filled = slices[["csa_hard_mm2_old", "csa_hard_mm2_new"]].notna().any(axis=1)
+    filled = slices[[f"{_HARD}_old", f"{_HARD}_new"]].notna().any(axis=1)
     level = slices["level_old"].fillna(slices["level_new"]) if levels else pd.Series(NO_LEVEL, slices.index)
     areas = {"old": slices[f"{AREA}_old"].fillna(0.0), "new": slices[f"{AREA}_new"].fillna(0.0)}
     rows = slices[IMAGE].assign(level=level, **areas)[filled & level.notna()].astype({"level": int})
