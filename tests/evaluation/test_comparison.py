@@ -588,7 +588,7 @@ def test_who_leads_by_other_people_is_contradicted_by_those_of_both() -> None:
     for name in a:
         assert scores[scores["measure"] == name].set_index("method")["rank"].to_dict() == {"a": 1, "b": 2}
         assert (found[name].winner, found[name].verdict) == ("a", Verdict.CONTRADICTED)
-    _, pairs, found = tables(a, {"dice": np.where(of_both, 0.5, 0.1)})
+    _, pairs, found = tables({"dice": a["dice"]}, {"dice": np.where(of_both, 0.5, 0.1)})
     assert pairs["better"].tolist() == [""]
     assert found["dice"].in_words().startswith("too few subjects: 4")
 

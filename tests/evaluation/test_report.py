@@ -26,7 +26,12 @@ from nnunet_softseg.evaluation.evaluate import Evaluation
 from nnunet_softseg.evaluation.maps import LabelMap
 from nnunet_softseg.evaluation.measuring import REFERENCE
 from nnunet_softseg.evaluation.report.drawing import method_styles
-from nnunet_softseg.evaluation.report.figures import draw_figures
+from nnunet_softseg.evaluation.report.figures import (
+    draw_bland_altman,
+    draw_csa_agreement,
+    draw_csa_over_contrasts,
+    draw_figures,
+)
 from nnunet_softseg.evaluation.report.tables import _mean_cells, by_contrast, leaderboard
 from nnunet_softseg.evaluation.report.wording import (
     interval,
@@ -769,6 +774,27 @@ def test_a_failed_case_does_not_flatten_the_others(tmp_path: Path) -> None:
     failed = dataclasses.replace(comparison, cases=cases)
     assert "▲ 1 value above, up to 500" in drawn("csa_error", failed, tmp_path)
     assert "1 outside, up to −500" in drawn("bland_altman", failed, tmp_path)  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    "draw", [draw_csa_over_contrasts, draw_csa_agreement, draw_bland_altman], ids=lambda draw: draw.__name__
+)
+def test_every_area_lies_inside_its_axes(draw: Any) -> None:
+    """One of 40 people has a structure of four times the area of the others'."""
+    comparison = make_comparison(TWO, subjects=40)
+    large = comparison.cases["subject"] == "sub-39"
+    cases = comparison.cases.copy()
+    for area in ("csa", "csa_hard"):
+        cases.loc[large, f"reference_{area}_mm2"] = 400.0
+        cases.loc[large, f"{area}_mm2"] = 400.0 + cases.loc[large, f"{area}_error_mm2"]
+    shown = make_comparison(TWO, subjects=40, cases=cases)
+    figure = draw(shown, 1, method_styles(shown.methods))
+    seen = [line.get_xydata() for axis in figure.axes for line in axis.lines]
+    assert max(points.max() for points in seen) >= 400
+    for axis in figure.axes:
+        low, high = zip(axis.get_xlim(), axis.get_ylim(), strict=True)
+        data = [line.get_xydata() for line in axis.lines if line.get_transform() == axis.transData]
+        assert all(((points >= low) & (points <= high)).all() for points in data)
 
 
 def test_scores_have_words_for_all_measures(report: Path) -> None:

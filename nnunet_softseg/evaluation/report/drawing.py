@@ -164,5 +164,14 @@ def wide_limits(values: Floats) -> tuple[float, float]:
     reach = max(high - low, 1e-9)
     low = finite.min() if finite.min() > low - _OUTLIER_FACTOR * reach else low - reach / 2
     high = finite.max() if finite.max() < high + _OUTLIER_FACTOR * reach else high + reach / 2
+    return whole_limits(np.array([low, high]))
+
+
+def whole_limits(values: Floats) -> tuple[float, float]:
+    """Return the ends of an axis that shows all finite values."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
     margin = 0.06 * max(high - low, 1e-3 * max(abs(high), abs(low), 1e-6))
-    return float(low - margin), float(high + margin)
+    return low - margin, high + margin

@@ -24,6 +24,7 @@ from nnunet_softseg.evaluation.report.drawing import (
     draw_groups,
     drawing,
     new_figure,
+    whole_limits,
     wide_limits,
 )
 from nnunet_softseg.evaluation.report.wording import MINUS, interval, number, quantity, shortened
@@ -158,7 +159,7 @@ def draw_csa_over_contrasts(comparison: Comparison, label: int, styles: Styles) 
         return None
     figure = new_figure(_width(1.24 * len(contrasts) + 1.6, 6.5), 1.75 * len(names) + 0.9)
     panels = figure.subplots(len(names), 2, squeeze=False, sharex=True, sharey=True)
-    panels[0, 0].set_ylim(*wide_limits(everything))
+    panels[0, 0].set_ylim(*whole_limits(everything))
     for line, name in zip(panels, names, strict=True):
         for axis, area in zip(line, AREAS, strict=True):
             _draw_lines(axis, tables[name, area][contrasts], styles[name])
@@ -196,7 +197,7 @@ def draw_csa_agreement(comparison: Comparison, label: int, styles: Styles) -> Fi
         return None
     names = [REFERENCE, *comparison.methods]
     tables = {name: comparison.areas(name, label=label)[[*pair]].dropna().to_numpy(float) for name in names}
-    low, high = wide_limits(np.concatenate([points.ravel() for points in tables.values()]))
+    low, high = whole_limits(np.concatenate([points.ravel() for points in tables.values()]))
     pairs = comparison.contrast_agreement[comparison.contrast_agreement["measure"] == AREA]
     figure, axes = _panels(len(names), 3.1)
     for axis, (name, points) in zip(axes, tables.items(), strict=True):
@@ -257,7 +258,7 @@ def draw_bland_altman(comparison: Comparison, label: int, styles: Styles) -> Fig
     cases = cases.assign(middle=(cases["csa_mm2"] + cases["reference_csa_mm2"]) / 2)
     figure, axes = _panels(len(comparison.methods), 2.9)
     limits = _of(comparison.agreement, label, measure=AREA, contrast="")
-    axes[0].set(xlim=wide_limits(cases["middle"].to_numpy(float)), ylim=_error_limits(limits, cases))
+    axes[0].set(xlim=whole_limits(cases["middle"].to_numpy(float)), ylim=_error_limits(limits, cases))
     contrasts = contrasts_of(cases)
     few = 1 < len(contrasts) <= len(_CONTRAST_MARKERS)  # more cannot be told apart
     markers = dict(zip(contrasts, _CONTRAST_MARKERS, strict=False)) if few else {}
