@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,9 @@ def describe_cases(
 ) -> tuple[tuple[Case, ...], list[str]]:
     """Return the cases, sorted, and what is odd about them in words.
 
-    Without a table: `<subject>[_<session>]_<contrast>` with `sub-` and `ses-` as in BIDS. A case whose name
-    says no subject counts as a subject of its own. A table must have all cases.
+    Without a table: `<subject>[_<session>]_<contrast>` with `sub-` and `ses-` as in BIDS. Cases that differ
+    in `run` alone are sessions. A case whose name says no subject counts as a subject of its own.
+    A table must have all cases.
 
     Raises:
         UserError: if the table lacks a case, or two cases are the same subject, session and contrast.
@@ -98,7 +99,7 @@ def _from_table(case_ids: Sequence[str], table: CaseTable) -> tuple[list[Case], 
 
 
 def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
-    short = [Case.from_name(case_id) for case_id in case_ids]
+    short = _repeats_as_sessions([Case.from_name(case_id) for case_id in case_ids])
     once = len({case.key for case in short}) == len(short)
     cases = short if once else [Case.from_name(case_id, whole_rest=True) for case_id in case_ids]
     nameless = [case_id for case_id in case_ids if not case_id.startswith("sub-")]
@@ -108,6 +109,21 @@ def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
         f"{len(nameless)} case names say no subject ({examples(nameless)}): each counts as a subject of its "
         "own. If that is not so, p values and intervals come out too small: name cases sub-01_T2w, or give "
         "--subjects TSV"
+    ]
+
+
+def _repeats_as_sessions(cases: Sequence[Case]) -> list[Case]:
+    """Return cases with the run in the session where nothing else tells them apart.
+
+    As contrasts, the runs of one person would leave nobody with every contrast.
+    """
+    alike = [(case.key, *sorted({**case.entities, "run": ""}.items())) for case in cases]
+    number = Counter(alike)
+    return [
+        replace(case, session="_".join(filter(None, (case.session, f"run-{case.entities['run']}"))))
+        if "run" in case.entities and number[own] > 1
+        else case
+        for case, own in zip(cases, alike, strict=True)
     ]
 
 

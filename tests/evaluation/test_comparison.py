@@ -373,6 +373,19 @@ def test_std_needs_every_contrast_in_every_method(comparison: Comparison) -> Non
     assert any("1 of 8 subjects are left out" in warning for warning in other.warnings)
 
 
+def test_pairs_of_contrasts_are_those_that_some_person_has(comparison: Comparison) -> None:
+    def of_their_own(cases: pd.DataFrame) -> pd.DataFrame:
+        return cases.assign(
+            contrast=cases["contrast"].where(cases["contrast"] != "T1w", cases["subject"].str[-2:])
+        )
+
+    table = with_cases(comparison, of_their_own).contrast_agreement
+    pairs = {*zip(table["contrast_x"], table["contrast_y"], strict=True)}
+    # eight contrasts of one person each have no pair among themselves
+    assert pairs == {("T2star", "T2w")} | {(own, other) for own in EIGHT for other in ("T2star", "T2w")}
+    assert (table["num_subjects"] > 0).all()
+
+
 # Who is missing
 
 

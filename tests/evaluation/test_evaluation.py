@@ -59,6 +59,12 @@ def test_a_case_name_says_who_and_how(name: str, key: tuple[str, str, str]) -> N
 
 
 def test_two_images_of_one_suffix_are_told_apart_by_the_whole_name() -> None:
+    names = ["sub-01_ses-1_run-1_T2w", "sub-01_ses-1_run-2_T2w", "sub-02_run-1_T2w", "sub-02_T1w"]
+    repeated, _ = describe_cases(names)  # only the scans that nothing else tells apart are sessions
+    assert [case.key for case in repeated] == [
+        ("sub-01", "ses-1_run-1", "T2w"), ("sub-01", "ses-1_run-2", "T2w"),
+        ("sub-02", "", "T1w"), ("sub-02", "", "T2w"),
+    ]  # fmt: skip
     cases, _ = describe_cases(["sub-01_acq-sag_T2w", "sub-01_acq-ax_T2w"])
     assert [case.contrast for case in cases] == ["acq-ax_T2w", "acq-sag_T2w"]
 

@@ -221,12 +221,18 @@ def agreement_table(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrast_agreement_table(cases: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Return how the areas of two contrasts of a subject agree, a row per method, label, measure and pair."""
+    """Return how the areas of two contrasts of a subject agree, a row per method, label, measure and pair.
+
+    Of the pairs that some subject has: where names give each person a contrast, there are thousands more.
+    """
     rows = []
     for (label, table), area in product(with_reference(cases).groupby("label"), AREAS):
         wide = table.pivot(index=["method", "subject", "session"], columns="contrast", values=area)
         contrasts = sorted(name for name in wide.columns if name)
-        for method, (first, second) in product([*methods, REFERENCE], combinations(contrasts, 2)):
+        there = wide.notna().astype(int)
+        together = there.T @ there
+        shared = [pair for pair in combinations(contrasts, 2) if together.loc[pair]]
+        for method, (first, second) in product([*methods, REFERENCE], shared):
             pairs = wide.loc[method][[first, second]].dropna()
             subjects = pairs.index.get_level_values("subject")
             limits = paired_statistics.limits_of_agreement(pairs[second] - pairs[first], subjects)
