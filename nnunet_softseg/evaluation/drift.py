@@ -78,10 +78,7 @@ def drift(
             manifest does not fit, or a file cannot be used. Nothing is written then.
     """
     first, second = Path(old), Path(new)
-    if levels is None and vert is not None and first.is_dir():
-        raise UserError("--vert: expected --levels with it, found none: say where the levels are")
-    if levels is not None and first.is_file():
-        raise UserError("--levels: expected folders of maps with it, found tables: leave it out")
+    _refuse_unfit(first, levels=levels, vert=vert, label=label)
     chosen = Limits() if limits is None else read_limits(Path(limits))
     wanted = None if vert is None else parse_levels(vert)
     areas = release_areas(
@@ -136,6 +133,19 @@ def _forget_updated(folder: Path, given: Collection[Path]) -> None:
         outdated = _updated_file(folder, update)
         if outdated.resolve() not in {file.resolve() for file in given}:
             remove_files([outdated])
+
+
+def _refuse_unfit(old: Path, *, levels: Any, vert: Any, label: int | None) -> None:
+    """Refuse options that tables, or maps without levels, do not go with."""
+    if levels is None and vert is not None and old.is_dir():
+        raise UserError("--vert: expected --levels with it, found none: say where the levels are")
+    if levels is not None and old.is_file():
+        raise UserError("--levels: expected folders of maps with it, found tables: leave it out")
+    if label is not None and old.is_file():
+        raise UserError(
+            "--label: expected folders of maps with it, found tables, of which csa_mm2 is compared: leave it "
+            "out, or make the tables with csa --label"
+        )
 
 
 # The frozen set of people

@@ -289,6 +289,20 @@ def test_a_normative_table_follows_the_line_not_a_factor(tmp_path: Path) -> None
     np.testing.assert_allclose(found["mean_csa_se_mm2"], 0, atol=1e-5)  # nothing scatters about this line
     assert found["n"].tolist() == [9, 9]
     np.testing.assert_allclose(found["deming_slope"], 0.9, rtol=1e-6)
+    with pytest.raises(UserError, match="found one: rename it"):
+        clash = written(tmp_path, "clash.csv", table.assign(mean_csa_se_mm2=1.0))
+        quiet(*files, tmp_path / "out", update=clash)
+    # an update once more replaces its own errors; what people differ by, and an error of theirs, are scaled
+    once = found.assign(sem_mm2=1.0, csa_mm2_mean=80.0, csa_mm2_std=8.0)
+    quiet(*files, tmp_path / "out", update=written(tmp_path, "once.csv", once))
+    again = pd.read_csv(tmp_path / "out" / "once_updated.csv")
+    expected = {"mean_csa_mm2": 0.9 * found["mean_csa_mm2"] + 6, "sd_csa_mm2": 0.9 * 7.2, "sem_mm2": 0.9}
+    expected |= {"csa_mm2_mean": 78, "csa_mm2_std": 7.2}
+    for name, values in expected.items():
+        np.testing.assert_allclose(again[name], values, rtol=1e-6)
+    assert [name for name in again if name.endswith("_se_mm2")] == [
+        "mean_csa_se_mm2", "sd_csa_se_mm2", "sem_se_mm2", "csa_mean_se_mm2", "csa_std_se_mm2", "deming_intercept_se_mm2"
+    ]  # fmt: skip
     other = written(tmp_path, "other.csv", table.assign(level=[2, 9]))
     with pytest.raises(UserError, match="expected levels and contrasts that were compared, found 9"):
         quiet(*files, tmp_path / "out", update=other)
@@ -550,6 +564,8 @@ def test_folders_that_cannot_be_compared(tmp_path: Path) -> None:
         quiet(table, table, tmp_path / "out", vert=5)
     with pytest.raises(UserError, match="--levels: expected folders of maps with it"):
         quiet(table, table, tmp_path / "out", levels=level_image(tmp_path))
+    with pytest.raises(UserError, match="--label: expected folders of maps with it"):
+        quiet(table, table, tmp_path / "out", label=2)
     other = release(tmp_path / "other", 6.2)
     nib.save(nib.Nifti1Image(prism(6.2), np.diag([1, 1, 2, 1])), other / "sub-00_T2w_0001.nii.gz")
     with pytest.raises(UserError, match="expected the grid of"):

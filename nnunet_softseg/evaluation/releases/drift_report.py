@@ -57,7 +57,9 @@ ALL_CONTRASTS = "all"
 _MOST_SHOWN = 10
 _OF_LINE = ["deming_slope", "deming_intercept_mm2", "slope_se", "intercept_se_mm2", "covariance_mm2"]
 """The columns that hold a `DemingLine`."""
-_SPREADS = ("sd", "std")
+_SPREADS = ("sd", "std", "se", "sem")
+_AREAS = re.compile(r"(?P<stem>.+)_mm2(?P<mean>_mean|_std|)")
+"""Columns of areas; `csa --summary` has mean and STD behind the unit."""
 _EARLIER = re.compile(r"^deming_|_se_mm2$")
 """Columns of an earlier update of a table, which are replaced."""
 
@@ -386,9 +388,9 @@ def _with_levels(table: pd.DataFrame) -> pd.DataFrame:
 def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     """Return a table of areas as the new release would have measured them.
 
-    Every column that ends in `_mm2` is taken for areas of the old release: slope x area + intercept of the
-    row's contrast and level; one with `sd` or `std` as a word of its name for a spread: slope x spread. Added
-    are `<column>_se_mm2`, the standard error that the line brings (of the line alone, not of the table), and
+    Every column that ends in `_mm2`, `_mm2_mean` or `_mm2_std` is taken for areas of the old release: slope x
+    area + intercept of the row's contrast and level; one with `sd`, `std`, `se` or `sem` as a word of its
+    name for a spread: slope x spread. Added are `<column>_se_mm2` (without the `_mm2` of the column), the standard error that the line brings (of the line alone, not of the table), and
     the line: deming_slope, deming_slope_se, deming_intercept_mm2, deming_intercept_se_mm2.
 
     Args:
@@ -397,11 +399,19 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
         pooled: the same of all contrasts together, for a table without contrasts.
 
     Raises:
-        UserError: if it cannot be read, has no area, or a level or contrast that was not compared.
+        UserError: if it cannot be read, has no area, a level or contrast that was not compared, or a column
+            of its own where a standard error is to be added.
     """
     table = read_table(file, "a CSV of areas", dtype={"level": str, "contrast": str})
-    table = table[[name for name in table.columns if not _EARLIER.search(str(name))]]
-    areas = [str(name) for name in table.columns if str(name).endswith("_mm2")]
+    if "deming_slope" in table:
+        table = table[[name for name in table.columns if not _EARLIER.search(str(name))]]
+    found = {str(name): _AREAS.fullmatch(str(name)) for name in table.columns}
+    areas = {name: f"{match['stem']}{match['mean']}_se_mm2" for name, match in found.items() if match}
+    if own := [name for name in areas.values() if name in table]:
+        raise UserError(
+            f"{file}: expected no column {own[0]}, where the standard error of the new areas goes, found one: "
+            "rename it"
+        )
     if not areas:
         raise UserError(
             f"{file}: expected columns of areas whose names end in _mm2, found "
@@ -412,12 +422,12 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
             raise UserError(f"{file}: {name}: expected numbers in mm2, found text: correct it")
     line = _line_of_rows(file, table, relations if "contrast" in table or pooled.empty else pooled)
     added: dict[str, Floats] = {}
-    for name in areas:
+    for name, error in areas.items():
         values = table[name].to_numpy(dtype=np.float64)
         spread = any(word in _SPREADS for word in name.lower().split("_"))
         new = line.slope * values if spread else line.at(values)
         errors = np.abs(values) * line.slope_se if spread else line.se_at(values)
-        added |= {name: new, f"{name.removesuffix('_mm2')}_se_mm2": errors}
+        added |= {name: new, error: errors}
     kept = {"deming_slope": line.slope, "deming_slope_se": line.slope_se}
     kept |= {"deming_intercept_mm2": line.intercept, "deming_intercept_se_mm2": line.intercept_se}
     return table.assign(**added, **kept)
