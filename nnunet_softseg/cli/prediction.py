@@ -480,8 +480,13 @@ class Drift(Command):
     output: str = required("-o OUT", "folder, made if missing")
     levels: str | None = option(
         "--levels DIR",
-        "vertebral levels of the maps: a folder with an image per case, or one image; if not given, areas "
-        "are means over the whole map",
+        "levels of the maps: a folder with an image per case, or one image; if not given, areas are means "
+        "over the whole map",
+    )
+    level_names: Literal["spinal", "vertebral"] | None = option(
+        "--level-names KIND",
+        "names of level 8 and up: C8, T1, ... (spinal) or T1, T2, ... (vertebral); if not given, as the JSON "
+        "beside tables of csa says, else vertebral",
     )
     vert: Words | None = option("--vert LEVEL", "levels to compare, such as 2 3; all if not given")
     label: int | None = option("--label N", "label to measure, if the maps have several")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.evaluation.cases import training_cases
 from nnunet_softseg.evaluation.comparison.paired_statistics import limits_of_agreement
-from nnunet_softseg.evaluation.releases.areas import level_word, names_of, release_areas
+from nnunet_softseg.evaluation.releases.areas import level_kind, level_word, names_of, release_areas
 from nnunet_softseg.evaluation.releases.drift_report import (
     DRIFT_COLUMNS,
     DriftReport,
@@ -28,7 +28,7 @@ from nnunet_softseg.io.case_files import Case, folds_trained_on, longest_prefix,
 from nnunet_softseg.io.formats import is_image, without_ending
 from nnunet_softseg.io.html import render_page, template, write_page
 from nnunet_softseg.io.results import load_json, load_record, make_folder, remove_files, sha256, write_json
-from nnunet_softseg.metrics.morphometry.levels import parse_levels
+from nnunet_softseg.metrics.morphometry.levels import LevelKind, parse_levels
 
 _LINE = re.compile(r"^([0-9a-f]{64}) [ *](.+)$", re.IGNORECASE)
 _NUMBERS = r"(?:(?:v|r|release)[-_]?(\d+(?:\.\d+)*)|(\d+(?:\.\d+)+))"
@@ -44,6 +44,7 @@ def drift(
     output: str | Path,
     *,
     levels: str | Path | None = None,
+    level_names: LevelKind | None = None,
     vert: int | str | Iterable[int | str] | None = None,
     label: int | None = None,
     limits: str | Path | None = None,
@@ -63,7 +64,9 @@ def drift(
             level and slice.
         new: the same of the new release.
         output: folder; made if missing.
-        levels: vertebral levels for maps: an image, or a folder where each map's is found by name.
+        levels: levels for maps: an image, or a folder where each map's is found by name.
+        level_names: "spinal" (8 is C8) or "vertebral" (8 is T1); None: as the JSON beside tables of `csa`
+            says, else vertebral.
         vert: levels to compare, such as (2, 3); all if not given.
         label: the label to measure, if maps have several.
         limits: JSON with names of `releases.drift_report.Limits`.
@@ -80,13 +83,15 @@ def drift(
     first, second = Path(old), Path(new)
     _refuse_unfit(first, levels=levels, vert=vert, label=label)
     chosen = Limits() if limits is None else read_limits(Path(limits))
-    wanted = None if vert is None else parse_levels(vert)
+    kind = level_names or level_kind(first, second)
+    wanted = None if vert is None else parse_levels(vert, kind)
     areas = release_areas(
         first,
         second,
         levels=None if levels is None else Path(levels),
         vert=wanted,
         label=label,
+        kind=kind,
         num_processes=num_processes,
         progress=progress,
     )
@@ -101,13 +106,14 @@ def drift(
         manifest_files=None if manifest is None else _check_manifest(Path(manifest), subjects),
         notes=_order(first, second),
     )
-    updated = None if update is None else updated_table(Path(update), report.table, report.pooled)
+    updated = None if update is None else updated_table(Path(update), report.table, report.pooled, kind)
     given = {"old": old, "new": new, "levels": levels}
     given |= {"limits": limits, "manifest": manifest, "update": update}
     files = [Path(file) for file in given.values() if file is not None and Path(file).is_file()]
     parameters = {
         **{name: None if path is None else str(path) for name, path in given.items()},
         "sha256": {str(file): sha256(file) for file in files},
+        "level_names": kind,
         "vert": list(wanted) if wanted else None,
         "label": label,
     }
@@ -242,7 +248,7 @@ def _order(old: Path, new: Path) -> tuple[str, ...]:
 
 def write_drift_page(report: DriftReport, file: Path) -> None:
     """Write the page: one file, nothing from elsewhere, printable."""
-    rows = report.judged
+    rows, kind = report.judged, report.areas.kind
     context = {
         "drift": report.drift,
         "verdict": report.verdict,
@@ -251,10 +257,10 @@ def write_drift_page(report: DriftReport, file: Path) -> None:
         "subjects": report.pairs["subject"].nunique(),
         "areas": len(report.pairs),
         "warnings": report.warnings,
-        "lost": names_of(report.areas.lost),
-        "rows": _named(rows),
-        "worst": _named(report.worst.assign(name=names_of(report.worst))),
-        "spread": _named(report.spread),
+        "lost": names_of(report.areas.lost, kind),
+        "rows": _named(rows, kind),
+        "worst": _named(report.worst.assign(name=names_of(report.worst, kind)), kind),
+        "spread": _named(report.spread, kind),
         "limits": report.limits,
         "limits_file": report.limits_file,
         "limits_shown": [*dataclasses.asdict(report.limits).items()],
@@ -264,10 +270,10 @@ def write_drift_page(report: DriftReport, file: Path) -> None:
     write_page(file, render_page("Drift between two releases", template("drift.html"), context))
 
 
-def _named(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _named(table: pd.DataFrame, kind: LevelKind) -> list[dict[str, Any]]:
     """Return rows for the page: levels by name, rounding errors as 0."""
     numbers = table.select_dtypes("float").apply(lambda column: column.round(9))
-    names = [*map(level_word, table["level"])]
+    names = [level_word(level, kind) for level in table["level"]]
     rows: list[dict[str, Any]] = table.assign(level_name=names, **numbers).to_dict("records")
     return rows
 
@@ -277,7 +283,7 @@ def draw_bias(report: DriftReport) -> Figure:
     """Draw the bias of each contrast and level with its interval, in percent of the old mean area."""
     rows = report.judged.iloc[::-1]
     labels = [
-        " ".join(filter(None, (shortened(str(contrast)), level_word(level)))) or "all"
+        " ".join(filter(None, (shortened(str(contrast)), level_word(level, report.areas.kind)))) or "all"
         for contrast, level in zip(rows["contrast"], rows["level"], strict=True)
     ]
     places = np.arange(len(rows))

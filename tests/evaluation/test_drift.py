@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from nnunet_softseg.evaluation.releases.drift_report import (
     read_limits,
     statistics_table,
 )
+from nnunet_softseg.io.results import write_table
 from nnunet_softseg.metrics.morphometry.csa import csa
 
 COLUMNS = [
@@ -289,8 +291,8 @@ def test_a_normative_table_follows_the_line_not_a_factor(tmp_path: Path) -> None
     np.testing.assert_allclose(found["mean_csa_se_mm2"], 0, atol=1e-5)  # nothing scatters about this line
     assert found["n"].tolist() == [9, 9]
     np.testing.assert_allclose(found["deming_slope"], 0.9, rtol=1e-6)
+    clash = written(tmp_path, "clash.csv", table.assign(mean_csa_se_mm2=1.0))
     with pytest.raises(UserError, match="found one: rename it"):
-        clash = written(tmp_path, "clash.csv", table.assign(mean_csa_se_mm2=1.0))
         quiet(*files, tmp_path / "out", update=clash)
     # an update once more replaces its own errors; what people differ by, and an error of theirs, are scaled
     once = found.assign(sem_mm2=1.0, csa_mm2_mean=80.0, csa_mm2_std=8.0)
@@ -301,7 +303,8 @@ def test_a_normative_table_follows_the_line_not_a_factor(tmp_path: Path) -> None
     for name, values in expected.items():
         np.testing.assert_allclose(again[name], values, rtol=1e-6)
     assert [name for name in again if name.endswith("_se_mm2")] == [
-        "mean_csa_se_mm2", "sd_csa_se_mm2", "sem_se_mm2", "csa_mean_se_mm2", "csa_std_se_mm2", "deming_intercept_se_mm2"
+        "mean_csa_se_mm2", "sd_csa_se_mm2", "sem_se_mm2", "csa_mean_se_mm2", "csa_std_se_mm2",
+        "deming_intercept_se_mm2",
     ]  # fmt: skip
     other = written(tmp_path, "other.csv", table.assign(level=[2, 9]))
     with pytest.raises(UserError, match="expected levels and contrasts that were compared, found 9"):
@@ -428,6 +431,26 @@ def test_a_label_of_scans_that_are_numbered_is_measured(tmp_path: Path) -> None:
     report = quiet(tmp_path / "old", tmp_path / "new", tmp_path / "out", label=2)
     assert report.pairs["subject"].tolist() == ["scan_0003", "scan_0007"]
     np.testing.assert_allclose(report.pairs["new"] / report.pairs["old"], 7 / 5)
+
+
+def test_spinal_levels_are_called_so(tmp_path: Path) -> None:
+    """Level 8 is C8, between C7 and T1."""
+    lost = people(4).assign(level=8, csa_mm2=lambda table: table["csa_mm2"].where(table.index > 1))
+    files = [tmp_path / "old.csv", tmp_path / "new.csv"]
+    written(tmp_path, "old.csv", people(4).assign(level="C8").drop_duplicates(["subject", "contrast"]))
+    written(tmp_path, "new.csv", lost.drop_duplicates(["subject", "contrast"]))
+    with pytest.raises(UserError, match="level 'C8'"):
+        quiet(*files, tmp_path / "out")
+    named = quiet(*files, tmp_path / "out", level_names="spinal", vert="C8")
+    assert named.broken == ["1 areas lost (sub-00 T1w C8)"]
+    assert "C8" in (tmp_path / "out" / "drift.html").read_text(encoding="utf-8")
+    write_table(lost.head(1), tmp_path / "beside.csv", {}, "csa", {"level_names": "spinal"})
+    shutil.copy(tmp_path / "beside.json", tmp_path / "new.json")
+    assert quiet(*files, tmp_path / "out").broken == named.broken
+    write_table(lost.head(1), tmp_path / "beside.csv", {}, "csa", {"level_names": "vertebral"})
+    shutil.copy(tmp_path / "beside.json", tmp_path / "old.json")
+    with pytest.raises(UserError, match=r"new\.csv: expected vertebral levels .*, found spinal"):
+        quiet(*files, tmp_path / "out")
 
 
 def test_an_empty_map_is_lost(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from nnunet_softseg.io.case_matching import folder_of_maps
 from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
+from nnunet_softseg.io.results import read_in_or_above
 from nnunet_softseg.metrics.morphometry.csa import csa
-from nnunet_softseg.metrics.morphometry.levels import level_name, parse_levels
+from nnunet_softseg.metrics.morphometry.levels import NAMES, LevelKind, level_name, parse_levels
 
 IMAGE = ["subject", "session", "contrast"]
 KEYS = [*IMAGE, "level"]
@@ -34,12 +35,34 @@ class ReleaseAreas:
     """Areas that both releases have.
 
     `pairs`: `KEYS`, old, new (mm2, above 0). `lost`: `KEYS` of areas of the old release where the new one
-    finds nothing. `warnings` are about the rest.
+    finds nothing. `warnings` are about the rest. `kind` says how levels are named.
     """
 
     pairs: pd.DataFrame
     lost: pd.DataFrame
     warnings: tuple[str, ...]
+    kind: LevelKind = "vertebral"
+
+
+def level_kind(old: Path, new: Path) -> LevelKind:
+    """Return how two tables name levels, by the JSON that `csa` writes beside them; else vertebral.
+
+    Raises:
+        UserError: if one has vertebral levels and the other one spinal levels.
+    """
+
+    def read(content: Any) -> str:
+        return str(content["GeneratedBy"][0]["Parameters"]["level_names"])
+
+    tables = [file for file in (old, new) if file.suffix.lower() == ".csv"]
+    told = {file: read_in_or_above(file.parent, f"{file.stem}.json", read) for file in tables}
+    known = [kind for kind in NAMES if kind in told.values()]
+    if len(known) > 1:
+        raise UserError(
+            f"{new}: expected {told[old]} levels as in {old}, found {told[new]} ones: give both releases the "
+            "same --level-names in csa"
+        )
+    return known[0] if known else "vertebral"
 
 
 def release_areas(
@@ -49,12 +72,14 @@ def release_areas(
     levels: Path | None = None,
     vert: Sequence[int] | None = None,
     label: int | None = None,
+    kind: LevelKind = "vertebral",
     **workers: Any,
 ) -> ReleaseAreas:
     """Return the areas of two releases: two folders of maps, or two CSV files.
 
     `vert` are the levels to take, None: all. For maps `levels` is an image of levels or a folder of them,
-    `label` the one to measure, None: the only one; `workers` are num_processes and progress of `csa`.
+    `label` the one to measure, None: the only one; `kind` names the levels; `workers` are
+    num_processes and progress of `csa`.
 
     Areas of several slices are averaged; a slice in which one release alone finds nothing counts as 0 mm2.
 
@@ -69,16 +94,16 @@ def release_areas(
         )
     warnings: list[str] = []
     if tables[0]:
-        both = _of_tables(old, new, vert)
+        both = _of_tables(old, new, vert, kind)
     else:
         slices, warnings = _of_maps(old, new, label, levels=levels, **workers)
-        both = _in_levels(slices, levels, vert, old)
+        both = _in_levels(slices, levels, vert, old, kind)
     there = both["old"] > 0, both["new"] > 0
     lost, gained, nowhere = there[0] & ~there[1], ~there[0] & there[1], ~there[0] & ~there[1]
     for rows, words in ((gained, "only the new release finds"), (nowhere, "neither release finds")):
         if rows.any():
             warnings.append(
-                f"{rows.sum()} areas that {words}: {examples(names_of(both[rows]))}; not compared"
+                f"{rows.sum()} areas that {words}: {examples(names_of(both[rows], kind))}; not compared"
             )
     columns = [*KEYS, "old", "new"]
     pairs = both.loc[there[0] & there[1], columns].sort_values(KEYS, ignore_index=True)
@@ -87,38 +112,43 @@ def release_areas(
             f"{new}: expected areas of at least 2 subjects in both releases, found "
             f"{examples(sorted(pairs['subject'].unique())) or 'none'}: compare the releases on more people"
         )
-    return ReleaseAreas(pairs, both.loc[lost, KEYS].sort_values(KEYS, ignore_index=True), tuple(warnings))
+    missing = both.loc[lost, KEYS].sort_values(KEYS, ignore_index=True)
+    return ReleaseAreas(pairs, missing, tuple(warnings), kind)
 
 
-def _no_level(file: Path, vert: Sequence[int], there: Sequence[Any], where: str) -> UserError:
-    found = examples([level_word(level) for level in there if level_word(level)], 12) or "no level"
+def _no_level(
+    file: Path, vert: Sequence[int], there: Sequence[Any], where: str, kind: LevelKind
+) -> UserError:
+    words = [level_word(level, kind) for level in there]
+    found = examples([*filter(None, words)], 12) or "no level"
     return UserError(
-        f"{file}: expected areas of {level_name(vert)} in {where}, found {found}: choose with --vert"
+        f"{file}: expected areas of {level_name(vert, kind)} in {where}, found {found}: choose with --vert"
     )
 
 
-def names_of(rows: pd.DataFrame) -> list[str]:
+def names_of(rows: pd.DataFrame, kind: LevelKind = "vertebral") -> list[str]:
     """Return each row in words, such as `sub-01 T2w C3`, of those of `KEYS` that the table has."""
-    columns = [rows[name] for name in IMAGE if name in rows] + [map(level_word, rows["level"])]
+    levels = [level_word(level, kind) for level in rows["level"]]
+    columns = [*(rows[name] for name in IMAGE if name in rows), levels]
     return [" ".join(filter(None, words)) for words in zip(*columns, strict=True)]
 
 
-def level_word(level: Any) -> str:
+def level_word(level: Any, kind: LevelKind = "vertebral") -> str:
     """Return the name of a level, "" for `NO_LEVEL` and for none."""
-    return "" if pd.isna(level) or level == NO_LEVEL else level_name([int(level)])
+    return "" if pd.isna(level) or level == NO_LEVEL else level_name([int(level)], kind)
 
 
 # Tables
 
 
-def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame:
-    rows = _where_filled(_read_rows(old), _read_rows(new))
+def _of_tables(old: Path, new: Path, vert: Sequence[int] | None, kind: LevelKind) -> pd.DataFrame:
+    rows = _where_filled(_read_rows(old, kind), _read_rows(new, kind))
     first, second = (_means(_missed_as_zero(own, other)) for own, other in (rows, rows[::-1]))
     if vert:
         there = sorted({*first["level"], *second["level"]})
         first, second = (table[table["level"].isin(list(vert))] for table in (first, second))
         if first.empty and second.empty:
-            raise _no_level(old, vert, there, "the tables")
+            raise _no_level(old, vert, there, "the tables", kind)
     first, second = first.rename(columns={AREA: "old"}), second.rename(columns={AREA: "new"})
     both = first.merge(second, on=KEYS, how="outer", indicator=True)
     for file, other, side in ((new, old, "left_only"), (old, new, "right_only")):
@@ -126,7 +156,7 @@ def _of_tables(old: Path, new: Path, vert: Sequence[int] | None) -> pd.DataFrame
         if len(lacking):
             raise UserError(
                 f"{file}: expected the subjects, contrasts and levels of {other}, found {len(lacking)} areas "
-                f"missing: {examples(names_of(lacking))}: measure both releases on the same images"
+                f"missing: {examples(names_of(lacking, kind))}: measure both releases on the same images"
             )
     return both
 
@@ -162,7 +192,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(KEYS, as_index=False)[AREA].mean().astype({"level": int})
 
 
-def _read_rows(file: Path) -> pd.DataFrame:
+def _read_rows(file: Path, kind: LevelKind) -> pd.DataFrame:
     """Return `KEYS`, slice where known, and `AREA` in mm2, a row each, from a CSV of areas or of slices.
 
     Columns: subject (or, as `csa` writes it, file), perhaps session, contrast, level (a number, or C3) and
@@ -187,7 +217,7 @@ def _read_rows(file: Path) -> pd.DataFrame:
     areas = [AREA, _HARD] if {"slice", _HARD} <= {*table} else [AREA]
     table = table.assign(
         **{name: _areas(file, table[name]) for name in areas},
-        level=[level_number(file, text) for text in table["level"]],
+        level=[level_number(file, text, kind) for text in table["level"]],
     )
     if (table["level"] != NO_LEVEL).any():  # slices between the levels
         table = table[table["level"] != NO_LEVEL]
@@ -201,7 +231,7 @@ def _read_rows(file: Path) -> pd.DataFrame:
     twice = table[table.duplicated(row)]
     if len(twice):
         raise UserError(
-            f"{file}: expected one area for {names_of(twice)[0]}, found several that differ "
+            f"{file}: expected one area for {names_of(twice, kind)[0]}, found several that differ "
             f"({len(twice)} rows too many): keep one, or tell slices apart in a column slice"
         )
     return table
@@ -219,12 +249,13 @@ def _areas(file: Path, texts: "pd.Series[str]") -> "pd.Series[float]":
     return areas
 
 
-def level_number(file: Path, text: str) -> int:
+def level_number(file: Path, text: str, kind: LevelKind) -> int:
     """Return the level that a field of a table names; `NO_LEVEL` if it is empty."""
     if not text.strip():
         return NO_LEVEL
     try:
-        levels = parse_levels(str(int(float(text))) if _WHOLE.fullmatch(text.strip()) else text.strip())
+        whole = _WHOLE.fullmatch(text.strip())
+        levels = parse_levels(str(int(float(text))) if whole else text.strip(), kind)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     if len(levels) > 1:
@@ -303,7 +334,7 @@ def _slices(files: Mapping[str, Path], label: int | None, **how: Any) -> pd.Data
 
 
 def _in_levels(
-    slices: pd.DataFrame, levels: Path | None, vert: Sequence[int] | None, root: Path
+    slices: pd.DataFrame, levels: Path | None, vert: Sequence[int] | None, root: Path, kind: LevelKind
 ) -> pd.DataFrame:
     """Return `KEYS`, old and new: means over the slices where either release exceeds 0.5, nothing is 0 mm2.
 
@@ -317,5 +348,5 @@ def _in_levels(
         there = sorted(rows["level"].unique())
         rows = rows[rows["level"].isin(list(vert))]
         if rows.empty:
-            raise _no_level(levels, vert, there, f"the maps of {root}")
+            raise _no_level(levels, vert, there, f"the maps of {root}", kind)
     return rows.groupby(KEYS, as_index=False)[["old", "new"]].mean()

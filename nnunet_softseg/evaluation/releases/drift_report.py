@@ -32,6 +32,7 @@ from nnunet_softseg.evaluation.comparison.paired_statistics import (
 from nnunet_softseg.evaluation.releases.areas import KEYS, NO_LEVEL, ReleaseAreas, level_number, names_of
 from nnunet_softseg.evaluation.tables import read_table, records
 from nnunet_softseg.io.results import load_json
+from nnunet_softseg.metrics.morphometry.levels import LevelKind
 
 BIAS_PERCENT = 1.0
 CONTRAST_BIAS_PERCENT = 2.5
@@ -39,7 +40,8 @@ CONTRAST_BIAS_PERCENT = 2.5
 that differ by more there, and by less over all contrasts, and which nobody would call another measure."""
 DRIFT_COLUMNS = {
     "contrast": "empty if the names or tables tell none",
-    "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; empty without levels",
+    "level": "vertebral level: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5; spinal level: 1-8 are C1-C8, 9-20 "
+    "T1-T12; empty without levels",
     "n": "subjects",
     "bias_mm2": "mean over subjects of new - old, mm2",
     "bias_low_mm2": "95 % interval of the bias over subjects: bootstrap (BCa), Student's t below 30 subjects",
@@ -213,12 +215,13 @@ class DriftReport:
         found = [
             f"{name} of {place or 'all'}"
             for table in (self.judged, self.spread)
-            for names, place in zip(table["beyond"], names_of(table), strict=True)
+            for names, place in zip(table["beyond"], names_of(table, self.areas.kind), strict=True)
             for name in names
         ]
         allowed = self.limits.lost_areas
         if allowed is not None and len(self.areas.lost) > allowed:
-            found.append(f"{len(self.areas.lost)} areas lost ({examples(names_of(self.areas.lost))})")
+            names = names_of(self.areas.lost, self.areas.kind)
+            found.append(f"{len(names)} areas lost ({examples(names)})")
         return found
 
     @property
@@ -385,18 +388,22 @@ def _with_levels(table: pd.DataFrame) -> pd.DataFrame:
 # A normative table, brought to the new release
 
 
-def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
+def updated_table(
+    file: Path, relations: pd.DataFrame, pooled: pd.DataFrame, kind: LevelKind = "vertebral"
+) -> pd.DataFrame:
     """Return a table of areas as the new release would have measured them.
 
     Every column that ends in `_mm2`, `_mm2_mean` or `_mm2_std` is taken for areas of the old release: slope x
     area + intercept of the row's contrast and level; one with `sd`, `std`, `se` or `sem` as a word of its
-    name for a spread: slope x spread. Added are `<column>_se_mm2` (without the `_mm2` of the column), the standard error that the line brings (of the line alone, not of the table), and
-    the line: deming_slope, deming_slope_se, deming_intercept_mm2, deming_intercept_se_mm2.
+    name for a spread: slope x spread. Added are `<column>_se_mm2` (without the `_mm2` of the
+    column), the standard error that the line brings (of the line alone, not of the table), and the line:
+    deming_slope, deming_slope_se, deming_intercept_mm2, deming_intercept_se_mm2.
 
     Args:
         file: CSV with level, perhaps contrast, and areas; other columns stay as they are.
         relations: of `statistics_table`.
         pooled: the same of all contrasts together, for a table without contrasts.
+        kind: how the table names levels.
 
     Raises:
         UserError: if it cannot be read, has no area, a level or contrast that was not compared, or a column
@@ -409,8 +416,8 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
     areas = {name: f"{match['stem']}{match['mean']}_se_mm2" for name, match in found.items() if match}
     if own := [name for name in areas.values() if name in table]:
         raise UserError(
-            f"{file}: expected no column {own[0]}, where the standard error of the new areas goes, found one: "
-            "rename it"
+            f"{file}: expected no column {own[0]}, where the standard error of the new areas goes, found "
+            "one: rename it"
         )
     if not areas:
         raise UserError(
@@ -420,7 +427,7 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
     for name in areas:
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise UserError(f"{file}: {name}: expected numbers in mm2, found text: correct it")
-    line = _line_of_rows(file, table, relations if "contrast" in table or pooled.empty else pooled)
+    line = _line_of_rows(file, table, relations if "contrast" in table or pooled.empty else pooled, kind)
     added: dict[str, Floats] = {}
     for name, error in areas.items():
         values = table[name].to_numpy(dtype=np.float64)
@@ -433,11 +440,11 @@ def updated_table(file: Path, relations: pd.DataFrame, pooled: pd.DataFrame) -> 
     return table.assign(**added, **kept)
 
 
-def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame) -> DemingLine:
+def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame, kind: LevelKind) -> DemingLine:
     """Return the line of each row's contrast and level, as arrays."""
     blank = pd.Series("", table.index)
     contrasts, levels = (table.get(name, blank).fillna("").astype(str) for name in ("contrast", "level"))
-    numbers = np.array([level_number(file, text) for text in levels], dtype=int)
+    numbers = np.array([level_number(file, text, kind) for text in levels], dtype=int)
     keys = pd.DataFrame({"contrast": contrasts, "level": numbers})
     known = relations.assign(level=relations["level"].fillna(NO_LEVEL).astype(int))
     known = known if "contrast" in table else known.assign(contrast="")
