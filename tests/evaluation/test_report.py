@@ -293,6 +293,15 @@ def test_a_winner_whom_the_cases_of_both_contradict_is_told_without_an_amount(
     assert (row["against"], row["uncertainty"]) == ("the cases that both have a value in say otherwise", "")
 
 
+def test_methods_may_be_called_as_the_columns_beside_them() -> None:
+    lines = make_comparison({"best": 2.0, "difference": 0.5}, subjects=2).as_text().splitlines()
+    head = next(line for line in lines if "difference" in line)
+    assert head.split() == ["best", "difference", "best", "difference"]
+    # 1.25 times the offset: subjects 0 and 1, contrasts 0, 1, 2
+    row = next(line for line in lines if line.startswith(PRIMARY))
+    assert [row.split()[place] for place in (1, 4, 7)] == ["2.5", "0.625", "difference"]
+
+
 def test_equal_methods_have_no_winner() -> None:
     text = words(verdict(make_comparison({"one": 1.0, "other": -1.0}), 1)[0])
     assert text == "one and other have the same absolute CSA error (mean 1.55 mm²)."

@@ -121,8 +121,9 @@ class Comparison(Evaluation):
                 for measure, table in scores.groupby("measure", sort=False)
             }
             table = pd.DataFrame.from_dict(rows, orient="index", columns=list(self.methods)).fillna("")
-            decided = winners[winners["label"] == label].set_index("measure")
-            table = table.assign(best=decided["winner"], difference=decided["verdict"])
+            decided = winners[winners["label"] == label].set_index("measure")[["winner", "verdict"]]
+            # A method may have one of these names.
+            table = pd.concat([table, decided.set_axis(["best", "difference"], axis=1)], axis=1)
             lines += ["", f"{name}: mean and standard deviation over subjects", table.to_string()]
         return "\n".join(lines)
 
