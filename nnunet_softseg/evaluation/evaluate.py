@@ -294,10 +294,12 @@ def _plan(methods: Mapping[str, Path], reference: Path, settings: EvaluationSett
         )
         if not found[method].paths:
             names = examples([images.relative(file) for file in images.files])
+            (case_id, why), *_ = found[method].missing.items()
+            otherwise = ", or compare the labels that it has with --label" if len(labels) > 1 else ""
             raise UserError(
                 f"{images.root}: expected predictions of {method} for cases of {reference} such as "
-                f"{cases[0].case_id}, found {len(images.files)} images ({names}): check the "
-                "folder, or say how files are named with --pattern"
+                f"{case_id}, found {len(images.files)} images ({names}), {why}: check the folder, or say how "
+                f"files are named with --pattern{otherwise}"
             )
         notes[method] = "; ".join(filter(None, (_note(images, found[method]), calibration_note(folder))))
         warnings += [*images.warnings(), *_of_no_case(method, images, found[method])]

@@ -408,6 +408,15 @@ def test_nothing_in_common_is_refused(written: Path, tmp_path: Path) -> None:
         run({"first": first, "second": second}, written / "softLabelsTs", tmp_path / "out")
 
 
+def test_a_method_without_one_of_the_labels_is_told_which(tmp_path: Path) -> None:
+    maps = {f"sub-0{subject}_T2w_000{label}": prism(7) for subject in (1, 2) for label in (1, 2)}
+    reference = write_all(tmp_path / "softLabelsTs", maps)
+    first = {name: values for name, values in maps.items() if name.endswith("1")}
+    message = "sub-01_T2w, found 2 images .*, no file with label 2 of this case .* it has with --label$"
+    with pytest.raises(UserError, match=message):
+        run({"part": write_all(tmp_path / "part", first)}, reference, tmp_path / "out")
+
+
 def test_one_subject_gets_its_tables_and_no_verdict(tmp_path: Path) -> None:
     reference = references(tmp_path / "ref", case_ids(["01"], CONTRASTS))
     methods = {

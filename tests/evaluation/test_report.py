@@ -295,8 +295,8 @@ def test_a_winner_whom_the_cases_of_both_contradict_is_told_without_an_amount(
 
 def test_methods_may_be_called_as_the_columns_beside_them() -> None:
     lines = make_comparison({"best": 2.0, "difference": 0.5}, subjects=2).as_text().splitlines()
-    head = next(line for line in lines if "difference" in line)
-    assert head.split() == ["best", "difference", "best", "difference"]
+    head = lines.index("cord: mean and standard deviation over subjects") + 1
+    assert lines[head].split() == ["best", "difference", "best", "difference"]
     # 1.25 times the offset: subjects 0 and 1, contrasts 0, 1, 2
     row = next(line for line in lines if line.startswith(PRIMARY))
     assert [row.split()[place] for place in (1, 4, 7)] == ["2.5", "0.625", "difference"]
@@ -719,6 +719,15 @@ def test_cases_that_could_not_be_measured_are_named_with_their_reason(tmp_path: 
         assert ("No method lacks a case." in text) == (not failed)
         assert all(text.count(part) == bool(failed) for part in (f">{reason}<", ">sub-09_T2w<"))
         assert ("1 case could not be measured" in text) == bool(failed)
+
+
+def test_each_of_many_methods_has_a_worst_case(comparison: Comparison) -> None:
+    of_one = comparison.cases[comparison.cases["method"] == "soft"]
+    methods = tuple(f"method {number}" for number in range(10))
+    cases = [of_one.assign(method=name, abs_csa_error_mm2=float(n)) for n, name in enumerate(methods)]
+    many = dataclasses.replace(comparison, methods=methods, cases=pd.concat(cases, ignore_index=True))
+    found = [each.method for each in worst_cases(many, 1)]
+    assert found == [*methods[::-1]]  # the largest error first
 
 
 def test_a_map_that_is_gone_costs_its_picture_only(tmp_path: Path) -> None:

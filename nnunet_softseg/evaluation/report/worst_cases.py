@@ -156,7 +156,7 @@ def _chosen(rows: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     order = ["abs_csa_error_mm2", "dice", "case"]
     rows = rows[rows["abs_csa_error_mm2"].notna() | rows["dice"].notna()]
     ranked = rows.sort_values(order, ascending=[False, True, True], kind="stable")
-    return ranked.groupby("method", sort=False).head(per_method).head(max(most, per_method))
+    return ranked.groupby("method", sort=False).head(per_method)
 
 
 def _nearest(rows: pd.DataFrame, row: "pd.Series[Any]") -> "pd.Series[Any] | None":
