@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,16 @@ def drift(
     folder = Path(output)
     make_folder(folder)
     _forget_updated(folder, files)
-    write_csv(folder / "drift.csv", report.table[[*DRIFT_COLUMNS]])
-    write_json(folder / "drift.json", {"made_by": made_by("drift", parameters), **report.as_dict()})
-    write_drift_page(report, folder / "drift.html")
+    _write(report, folder, parameters)
     if update is not None and updated is not None:
         write_csv(_updated_file(folder, update), updated)
     return report
+
+
+def _write(report: DriftReport, folder: Path, parameters: Mapping[str, Any]) -> None:
+    write_csv(folder / "drift.csv", report.table[[*DRIFT_COLUMNS]])
+    write_json(folder / "drift.json", {"made_by": made_by("drift", parameters), **report.as_dict()})
+    write_drift_page(report, folder / "drift.html")
 
 
 def _updated_file(folder: Path, update: str | Path) -> Path:

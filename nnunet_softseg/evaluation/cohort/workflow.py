@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.evaluation.cohort.derivatives import Choice, Derivative, chosen_images
@@ -265,7 +265,8 @@ class _Cohort:
 
     def _not_measured(self) -> Mapping[str, str]:
         """Return the cases that `evaluate` could not measure -> why."""
-        return (load_record(self.evaluation, "failed") or {"failed": {}})["failed"]
+        record = load_record(self.evaluation, "failed") or {"failed": {}}
+        return cast("Mapping[str, str]", record["failed"])
 
     def _why_not_measured(self) -> str:
         log = self.evaluation_log
