@@ -53,7 +53,7 @@ from nnunet_softseg.inference.case_record import (
 )
 from nnunet_softseg.inference.export import kept_calibration
 from nnunet_softseg.inference.trained_model import find_folds, keep_cases_of
-from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, parse_numbered_name
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER, parse_numbered_name
 from nnunet_softseg.io.results import changed_keys, load_record
 from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
@@ -598,9 +598,16 @@ def determine_postprocessing(original: Callable[..., Any], *args: Any, **kwargs:
 
 def apply_postprocessing_to_folder(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Let nnU-Net apply a post-processing to label maps, and apply it to soft maps, too."""
-    returned = original(*args, **kwargs)
+    show_without_traceback()
     given = arguments_of(original, *args, **kwargs)
-    _follow_postprocessing(Path(given["input_folder"]), Path(given["output_folder"]), given)
+    source, output = Path(given["input_folder"]), Path(given["output_folder"])
+    if (source / SOFT_FOLDER).is_dir() and source.resolve() == output.resolve():
+        raise UserError(
+            f"-o {output}: expected another folder than -i, as soft maps are compared with the label maps of "
+            "before, found the same: give another"
+        )
+    returned = original(*args, **kwargs)
+    _follow_postprocessing(source, output, given)
     return returned
 
 

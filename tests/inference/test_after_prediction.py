@@ -404,6 +404,21 @@ def test_a_piece_that_is_removed_is_gone_from_the_soft_map_with_its_fringe(
     assert {told: same[told] for told in flagged} == flagged
 
 
+def test_postprocessing_in_place_is_refused(tmp_path: Path, images: list[Path]) -> None:
+    """The label maps of before are gone then, and with them what was removed."""
+    member = Member(tmp_path / "in", soft=True)
+    member.predict(images[0])
+    before = {file: file.read_bytes() for file in member.folder.rglob("*") if file.is_file()}
+    (tmp_path / "link").symlink_to(member.folder)
+    functions = [remove_connected_components.remove_all_but_largest_component_from_segmentation]
+    for output in (member.folder, tmp_path / "link"):
+        with pytest.raises(UserError, match=r"-o .*: expected another folder than -i, .* found the same"):
+            remove_connected_components.apply_postprocessing_to_folder(
+                str(member.folder), str(output), functions, [{"labels_or_regions": [1]}], num_processes=1
+            )
+    assert {file: file.read_bytes() for file in member.folder.rglob("*") if file.is_file()} == before
+
+
 def of_other_format(ending: str) -> tuple[Any, dict[str, Any], tuple[int, ...]]:
     """nnU-Net's reader, what it tells of a case's geometry, and a shape (z, y, x)."""
     if ending == ".png":
