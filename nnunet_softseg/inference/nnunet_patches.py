@@ -53,8 +53,8 @@ from nnunet_softseg.inference.case_record import (
 )
 from nnunet_softseg.inference.export import kept_calibration
 from nnunet_softseg.inference.trained_model import find_folds, keep_cases_of
-from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER, parse_numbered_name
-from nnunet_softseg.io.results import changed_keys, load_record
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, RUN, SOFT_FOLDER, parse_numbered_name
+from nnunet_softseg.io.results import changed_keys, load_record, remove_files
 from nnunet_softseg.io.workers import map_ahead, threads_beside
 from nnunet_softseg.network.backends import TorchPredictor
 from nnunet_softseg.preprocessing.model_plans import is_soft
@@ -308,7 +308,7 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
 
     To go on with an interrupted prediction is to predict the cases of which any file is missing, not the
     label map alone, or that is older than an image, or of another of its name; the others must be by the
-    options of this call.
+    options of this call. A folder that is written into is no longer what `predict` has made.
     """
     given = arguments_of(original, predictor, *args, **kwargs)
     images = given["list_of_lists_or_source_folder"]
@@ -338,6 +338,7 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
             f"the first stage for each of {len(lists[2])} cases, found no {examples(missing)}: predict these "
             f"with {predictor.configuration_manager.previous_stage_name} first"
         )
+    remove_files({Path(target).parent / RUN for target in lists[1] or ()})
     return lists
 
 

@@ -33,6 +33,7 @@ from nnunet_softseg.io.case_files import (
     BIDS_DESCRIPTION,
     IMAGE_FOLDERS,
     REPORT,
+    RUN,
     SOFT_FOLDER,
     is_bids,
     list_bids,
@@ -54,8 +55,6 @@ from nnunet_softseg.io.workers import as_user_error, map_ahead, threads_beside
 
 if TYPE_CHECKING:
     from nnunet_softseg.inference.runtime import RuntimeModel
-
-RUN = "softseg_predict.json"
 
 
 @dataclass
@@ -356,7 +355,7 @@ class _OutputFolder:
             for case in cases
             if case.case_id not in listed
             or not is_of(listed[case.case_id], case.files)
-            or not is_predicted(self._label_map(case), case.case_id, self.labels, case.files)
+            or not is_predicted(self._label_map(case.case_id), case.case_id, self.labels, case.files)
         ]
 
     def clear(self, cases: Iterable[ImageCase]) -> None:
@@ -365,8 +364,8 @@ class _OutputFolder:
 
         forget_cases(self.path, [case.case_id for case in self.not_done(cases)], self.file_ending)
 
-    def _label_map(self, case: ImageCase) -> Path:
-        return self.path / f"{case.case_id}{self.file_ending}"
+    def _label_map(self, case_id: str) -> Path:
+        return self.path / f"{case_id}{self.file_ending}"
 
     def require_fit(self, cases: Sequence[ImageCase], source: Path, *, overwrite: bool) -> None:
         """Make the folder, if it can hold these predictions.
@@ -406,7 +405,8 @@ class _OutputFolder:
     def _refuse_others(self, cases: Iterable[ImageCase]) -> None:
         before = load_record(self.path / RUN)
         changed = changed_keys(before or {}, self.made_by)
-        done = [case.case_id for case in cases if self._label_map(case).exists()]
+        known = {case.case_id for case in cases} | reported_cases(self.path).keys()
+        done = sorted(case_id for case_id in known if self._label_map(case_id).exists())
         if changed and (done or (before and any(self.path.glob(f"*{self.file_ending}")))):
             what = f"{examples(done)} of unknown origin"
             if before:

@@ -34,9 +34,9 @@ from nnunet_softseg.datasets.raw_dataset import (
 from nnunet_softseg.datasets.soft_label import FOLDER, stored_soft_label, write_label_map, write_soft_label
 from nnunet_softseg.errors import UserError, examples
 from nnunet_softseg.inference.case_record import Localize, PredictionOptions, flag_lines, told_of_all
-from nnunet_softseg.inference.predict import RUN, ImageCase, find_cases, predict
+from nnunet_softseg.inference.predict import ImageCase, find_cases, predict
 from nnunet_softseg.inference.trained_model import CHECKPOINT, Model, open_model
-from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, SOFT_FOLDER, subjects_of
+from nnunet_softseg.io.case_files import DATASET_JSON, REPORT, RUN, SOFT_FOLDER, subjects_of
 from nnunet_softseg.io.formats import is_nifti
 from nnunet_softseg.io.nifti import StrPath
 from nnunet_softseg.io.results import load_json, load_record, make_folder, new_folder, sha256, write_json

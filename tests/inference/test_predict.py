@@ -26,13 +26,13 @@ from nnunet_softseg.inference import export as map_export
 from nnunet_softseg.inference import predict as command
 from nnunet_softseg.inference.nnunet_patches import images_of_folder
 from nnunet_softseg.inference.predict import (
-    RUN,
     PredictionReport,
     explain_missing_model,
     find_cases,
     predict,
 )
 from nnunet_softseg.inference.trained_model import find_folds
+from nnunet_softseg.io.case_files import RUN
 from nnunet_softseg.preprocessing.model_plans import soft_plans, version_warning, versions
 from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 
@@ -138,7 +138,7 @@ def stock_predict(model: Path, images: Path, output: Path, processes: int = 2) -
     """What nnUNetv2_predict -npp 2 -nps 2 does after reading its arguments."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    output.mkdir()
+    output.mkdir(exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(multiprocessing.cpu_count())  # the last bits of a sum depend on it
     try:
@@ -609,15 +609,48 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(
         predict(images, tmp_path / "out", model, progress=False)
 
 
-def test_predictions_of_another_model_or_mode_are_not_mixed_in(
-    model: Path, images: Path, predicted: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def other(model: Path, tmp_path: Path) -> Path:
+    """Return a model that differs in its weights."""
     other = tmp_path / FOLDER
     shutil.copytree(model, other)
     checkpoint = other / "fold_0" / "checkpoint_final.pth"
     content = torch.load(checkpoint, weights_only=False)
     content["network_weights"] = {name: -value for name, value in content["network_weights"].items()}
     torch.save(content, checkpoint)
+    return other
+
+
+def test_what_the_stock_command_has_written_since_is_not_kept(
+    model: Path, other: Path, images: Path, copied: Path
+) -> None:
+    output = copied / "out"
+    before = maps(output)
+    stock_predict(other, images, output)
+    written = maps(output)
+    assert written != before
+    with pytest.raises(UserError, match=r"found sub-01_T1w, .* of unknown origin"):
+        predict(images, output, model, progress=False)
+    assert maps(output) == written
+
+
+def test_other_cases_do_not_join_predictions_of_the_stock_command(
+    model: Path, images: Path, copied: Path
+) -> None:
+    """softseg.json would forget what was told of those, their flags and training cases."""
+    output = copied / "out"
+    map_export.forget_cases(output, CASES[2:], ".nii.gz")
+    (output / RUN).unlink()
+    before = softseg_json(output)
+    assert set(before["cases"]) == set(CASES[:2])
+    with pytest.raises(UserError, match=r"found sub-01_T1w, sub-01_T2w of unknown origin"):
+        predict(images, output, model, only=CASES[2:], progress=False)
+    assert softseg_json(output) == before
+
+
+def test_predictions_of_another_model_or_mode_are_not_mixed_in(
+    model: Path, other: Path, images: Path, predicted: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     shutil.copytree(predicted, output)
     with pytest.raises(UserError, match=f"found {RUN} that differs in checkpoints: .*--overwrite"):
