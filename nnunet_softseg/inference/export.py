@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -53,6 +53,7 @@ from nnunet_softseg.io.nifti import load_nifti
 from nnunet_softseg.io.readers import is_known, nifti_as_stored, simpleitk, write_label_map
 from nnunet_softseg.io.results import (
     as_json,
+    json_copy,
     load_json,
     load_record,
     make_folder,
@@ -102,7 +103,6 @@ def export_prediction(
     """
     started = time.perf_counter()
     scheme = label_scheme(dataset_json)
-    settings = SoftSegSettings.from_plans(plans_manager.plans)
     record = CaseRecord.of(properties)
     labels, names = scheme.numbers, scheme.names
     on_network_grid = _postprocessed(predicted, names, plans_manager.plans, record)
@@ -124,7 +124,7 @@ def export_prediction(
         record.add_flags(flag_coverage(soft_maps, names, axis))
     record.add_flags(_flag_seen(target.name, plans_manager.plans))
     record.seconds["export"] = time.perf_counter() - started
-    _report(target, record, plans_manager.plans, settings)
+    report_case(target, made_by(plans_manager.plans, names, record.options), record.as_json())
     write_segmentation(target, ending, label_map, plans_manager.image_reader_writer_class(), properties)
 
 
@@ -300,11 +300,11 @@ def _flag_seen(case_id: str, plans: Mapping[str, Any]) -> list[Flagged]:
     return [Flagged(Flag.SEEN, why)] if folds else []
 
 
-def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings: SoftSegSettings) -> None:
-    """Add the case to softseg.json of its folder."""
-    entry, names = plans[PLANS_KEY], list(record.labels)
+def made_by(plans: Mapping[str, Any], names: Sequence[str], options: PredictionOptions) -> dict[str, Any]:
+    """Return what softseg.json says of a model with labels of these names, and of options, as JSON has it."""
+    entry = plans[PLANS_KEY]
     scales = dict(zip(names, output_scales(plans, names), strict=True))
-    made_by = {
+    described = {
         "versions": versions(plans),
         "trainer": entry["trainer"],
         "trained_with": entry["versions"],
@@ -312,11 +312,11 @@ def _report(target: Path, record: CaseRecord, plans: Mapping[str, Any], settings
         "training_cases": entry.get("training_cases", {}),
         "threshold": HARD_THRESHOLD,
         "labels": {name: asdict(scale) for name, scale in scales.items()},
-        "settings": settings.as_dict(),
+        "settings": SoftSegSettings.from_plans(plans).as_dict(),
         WAY_KEY: entry.get(WAY_KEY, {}),
-        **decided_by(plans, record.options),
+        **_decided_by(plans, options),
     }
-    report_case(target, made_by, record.as_json())
+    return cast("dict[str, Any]", json_copy(described))
 
 
 def report_case(target: Path, made_by: Mapping[str, Any], case: Mapping[str, Any]) -> None:
@@ -474,7 +474,7 @@ def calibrated(soft_maps: Map, names: Sequence[str], plans: Mapping[str, Any]) -
     return np.stack([of_label(soft_map) for of_label, soft_map in zip(maps, soft_maps, strict=True)])
 
 
-def decided_by(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any]:
+def _decided_by(plans: Mapping[str, Any], options: PredictionOptions) -> dict[str, Any]:
     """Return what softseg.json says of the options that decide the values of its maps.
 
     Of the calibration, None: they are as the network says.

@@ -308,7 +308,7 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
 
     To go on with an interrupted prediction is to predict the cases of which any file is missing, not the
     label map alone, or that is older than an image, or of another of its name; the others must be by the
-    options of this call. A folder that is written into is no longer what `predict` has made.
+    model and the options of this call. A folder that is written into is no longer what `predict` has made.
     """
     given = arguments_of(original, predictor, *args, **kwargs)
     images = given["list_of_lists_or_source_folder"]
@@ -326,7 +326,7 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
             and _is_done(predictor, Path(target), files, given["save_probabilities"])
             for files, target in zip(*lists[:2], strict=True)
         ]
-        _require_same_options(
+        _require_same_model(
             predictor, [Path(to) for to, is_done in zip(lists[1], done, strict=True) if is_done]
         )
         lists = tuple([one for one, is_done in zip(each, done, strict=True) if not is_done] for each in lists)
@@ -342,18 +342,21 @@ def _lists_without_processes(original: Callable[..., Any], predictor: Any, *args
     return lists
 
 
-def _require_same_options(predictor: Any, targets: Sequence[Path]) -> None:
-    """Raise a UserError if predictions to be kept are by other options than those of the environment."""
+def _require_same_model(predictor: Any, targets: Sequence[Path]) -> None:
+    """Raise a UserError if predictions to be kept are by another model, or other options, than now."""
     options = PredictionOptions.from_environment(os.environ)
-    decided = export.decided_by(predictor.plans_manager.plans, options)
+    names = predictor.label_manager.scheme.names
+    made_by = export.made_by(predictor.plans_manager.plans, names, options)
     for folder in dict.fromkeys(target.parent for target in targets):
-        there = load_record(folder / REPORT, *decided)
-        if there and (changed := changed_keys(there, decided)):
-            variables = ", ".join(VARIABLES["calibrate" if name == CALIBRATION else name] for name in changed)
+        there = load_record(folder / REPORT)
+        if there and (changed := changed_keys(there, made_by)):
+            variables = {**VARIABLES, CALIBRATION: VARIABLES["calibrate"]}
+            of_options = [variables[name] for name in changed if name in variables]
+            as_before = f"set {', '.join(of_options)} as before, " if len(of_options) == len(changed) else ""
             raise UserError(
-                f"{folder}: expected predictions by the options of this call to go on with, found {REPORT} "
-                f"that differs in {', '.join(changed)}: set {variables} as before, give another folder, or "
-                "leave out --continue_prediction, which predicts all again"
+                f"{folder}: expected predictions by this model and these options to go on with, found "
+                f"{REPORT} that differs in {', '.join(changed)}: {as_before}give another folder, or leave "
+                "out --continue_prediction, which predicts all again"
             )
 
 

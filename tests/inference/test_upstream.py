@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from grid_plans import vanilla_plans
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.inference import export_prediction as nnunet_export
@@ -30,9 +31,11 @@ from nnunet_softseg import registry
 from nnunet_softseg.errors import UserError
 from nnunet_softseg.inference import nnunet_patches as upstream
 from nnunet_softseg.inference.case_record import KEY, PredictionOptions
-from nnunet_softseg.inference.export import decided_by, report_case
+from nnunet_softseg.inference.export import made_by, report_case
 from nnunet_softseg.io import workers
 from nnunet_softseg.io.workers import threads_beside
+from nnunet_softseg.preprocessing.model_plans import soft_plans
+from nnunet_softseg.settings import PLANS_KEY, SoftSegSettings
 from nnunet_softseg.training.trainer import nnUNetTrainerSoftSeg
 
 stock = trainer_module.nnUNetTrainer
@@ -188,7 +191,7 @@ def test_the_case_under_way_is_the_one_that_the_iterator_gave_with_options_of_th
 
 # Threads in place of processes
 
-SOFT = SimpleNamespace(plans={"label_manager": "SoftLabelManager", "nnunet_softseg": {}})
+SOFT = SimpleNamespace(plans=soft_plans(vanilla_plans(), "nnUNetTrainerSoftSeg", SoftSegSettings()))
 VANILLA = SimpleNamespace(plans={"label_manager": "LabelManager"})
 
 
@@ -296,9 +299,10 @@ MISSING = {
 OWNER = SimpleNamespace(
     plans_manager=SOFT,
     dataset_json={"file_ending": ".nii.gz"},
-    label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,))),
+    label_manager=SimpleNamespace(scheme=SimpleNamespace(numbers=(1,), names=("cord",))),
 )
 """A predictor, as far as the lists of its images ask."""
+MADE_BY = made_by(SOFT.plans, ("cord",), PredictionOptions())
 
 
 @pytest.mark.parametrize("missing", MISSING)
@@ -326,25 +330,59 @@ def test_a_case_of_which_any_file_is_missing_is_predicted_again(
 def test_cases_by_other_options_are_not_gone_on_with(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """softseg.json says by which they were predicted; one of an earlier version does not."""
+    """softseg.json says by which they were predicted."""
     (tmp_path / "soft").mkdir()
     for name in ("a.nii.gz", "soft/a_0001.nii.gz"):
         (tmp_path / name).touch()
     go_on = functools.partial(
         nnUNetPredictor._manage_input_and_output_lists, OWNER, [["a_0000.nii.gz"]], str(tmp_path)
     )
-    report_case(tmp_path / "a", decided_by(SOFT.plans, PredictionOptions()), {})
+    report_case(tmp_path / "a", MADE_BY, {})
     assert go_on(overwrite=False) == ([], [], [])
     monkeypatch.setenv(f"NNUNET_SOFTSEG_{variable}", "never" if variable == "LOCALIZE" else "1")
     told = f"softseg.json that differs in {variable.lower()}: set NNUNET_SOFTSEG_{variable} as before"
     with pytest.raises(UserError, match=told):
         go_on(overwrite=False)
     assert len(go_on(overwrite=True)[0]) == 1
-    (tmp_path / "softseg.json").write_text('{"cases": {}}')
-    assert go_on(overwrite=False) == ([], [], [])
     (tmp_path / "a.nii.gz").unlink()
-    report_case(tmp_path / "a", decided_by(SOFT.plans, PredictionOptions()), {})
+    report_case(tmp_path / "a", MADE_BY, {})
     assert len(go_on(overwrite=False)[0]) == 1  # nothing to keep
+
+
+@pytest.mark.parametrize(
+    ("before", "differs"),
+    [
+        ({**MADE_BY, "training_cases": {"0": ["a"]}}, "training_cases"),  # of another fold
+        ({**MADE_BY, "trainer": "nnUNetTrainerSoftSegDice"}, "trainer"),
+        ({**MADE_BY, "trainer": "nnUNetTrainerSoftSegDice", "largest_piece": True}, "trainer, largest_piece"),
+        ({}, ", ".join(MADE_BY)),  # does not tell
+    ],
+)
+def test_cases_by_another_model_are_not_gone_on_with(
+    before: dict[str, Any], differs: str, tmp_path: Path
+) -> None:
+    """Its maps would pass for those of this one, as one softseg.json speaks for a folder."""
+    (tmp_path / "soft").mkdir()
+    for name in ("a.nii.gz", "soft/a_0001.nii.gz"):
+        (tmp_path / name).touch()
+    images = [["a_0000.nii.gz"], ["b_0000.nii.gz"]]
+    go_on = functools.partial(nnUNetPredictor._manage_input_and_output_lists, OWNER, images, str(tmp_path))
+    (tmp_path / "softseg.json").write_text(json.dumps({**before, "cases": {"a": {}}}))
+    with pytest.raises(
+        UserError, match=f"softseg.json that differs in {differs}: give another folder, or leave"
+    ):
+        go_on(overwrite=False)
+    assert (tmp_path / "a.nii.gz").exists()
+    assert len(go_on(overwrite=True)[0]) == 2
+    report_case(tmp_path / "a", MADE_BY, {})
+    assert go_on(overwrite=False)[0] == images[1:]
+
+
+def test_what_is_made_by_a_model_is_compared_as_json_has_it() -> None:
+    """A tuple of settings, as Python's callers give them, is a list in softseg.json."""
+    plans = {**SOFT.plans, PLANS_KEY: {**SOFT.plans[PLANS_KEY], "training_cases": {0: ("a",)}}}
+    described = made_by(plans, ("cord",), PredictionOptions())
+    assert described == json.loads(json.dumps(described))
 
 
 def test_a_case_whose_image_is_newer_is_predicted_again(tmp_path: Path) -> None:
@@ -372,7 +410,7 @@ def test_a_case_of_another_image_of_its_name_is_predicted_again(tmp_path: Path) 
         for name in (f"{case}.nii.gz", f"soft/{case}_0001.nii.gz"):
             (tmp_path / name).touch()
     for case, entry in {"a": {"image_bytes": 3}, "b": {}, "c": {"image_bytes": 3}}.items():
-        report_case(tmp_path / case, decided_by(SOFT.plans, PredictionOptions()), entry)
+        report_case(tmp_path / case, MADE_BY, entry)
     lists = nnUNetPredictor._manage_input_and_output_lists(OWNER, images, str(tmp_path), overwrite=False)
     assert lists == ([images[2]], [str(tmp_path / "c")], [None])
 
