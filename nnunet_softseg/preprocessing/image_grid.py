@@ -4,8 +4,8 @@ A label is averaged along axes on which the network's grid is coarser, and inter
 others. Back, linear interpolation is right for any label, and smears a boundary over two voxels of the
 coarser grid. Where the softness of a label is partial volume, `fractions` keeps it as sharp on a finer image
 as it was. On a coarser one `inverse` undoes the interpolation that made the soft target. Which of these a
-label needs, the training labels say: each goes to the network's grid and back in all ways. Whichever it is,
-the soft target of a map that came back has the sum of what the network said.
+label needs, the training labels say: each goes to the network's grid and back in all ways. Interpolated, or
+undone, a map is such that its own soft target has the sum of what the network said.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -180,10 +180,10 @@ def _where_they_differ(one: Errors, other: Errors) -> tuple[float, float]:
     return (float(one[differ].mean()), float(other[differ].mean())) if differ.any() else (0.0, 0.0)
 
 
-def known_ways(plans: Mapping[str, Any], names: Sequence[str]) -> list[Way]:
-    """Return the way of each label of a model, by name; linear where one of an earlier version has none."""
-    stored = plans[PLANS_KEY].get(WAY_KEY, {})
-    return [stored.get(name, "linear") for name in names]
+def known_ways(plans: Mapping[str, Any], names: Sequence[str]) -> list[Way] | None:
+    """Return the way of each label of a model, by name; None: it is of a version that had none."""
+    stored = plans[PLANS_KEY].get(WAY_KEY)
+    return stored and [stored.get(name, "linear") for name in names]
 
 
 # To the image's grid
@@ -206,7 +206,7 @@ def on_image_grid(
         box: (start, stop) per axis on the network's grid; may reach beyond the case.
         network_shape: of the whole case on the network's grid.
         image_shape: of the image's grid, which covers the same field of view.
-        ways: of the labels; linear if not given.
+        ways: of the labels; if not given, linear interpolation alone, which does not keep the sum.
 
     Returns:
         (label, *part) float32 in [0, 1], and the slices of that part of the image.
@@ -242,8 +242,9 @@ def on_image_grid(
         for label in part
     ]
     on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
-    for label, total in zip(on_image, totals, strict=True):
-        _with_sum(label, slices, (network_shape, image_shape), total)
+    if ways and not fractions:  # which restore sums nearby, and leave out a residue that is no surface
+        for label, total in zip(on_image, totals, strict=True):
+            _with_sum(label, slices, (network_shape, image_shape), total)
     return on_image, slices
 
 

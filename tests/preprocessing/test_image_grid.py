@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nnunet_softseg.preprocessing.image_grid import (
-    WAYS,
     Way,
     chosen_way,
     on_image_grid,
@@ -87,7 +86,7 @@ def test_the_inverse_keeps_the_sums_of_maps_that_no_interpolation_made() -> None
     radius=st.floats(1.5, 4),
     share=st.sampled_from([0.25, 0.5, 0.75, 1.0]),
     spacing=st.tuples(st.floats(0.6, 3), st.floats(0.5, 1), st.floats(0.5, 1)),
-    way=st.sampled_from(WAYS),
+    way=st.sampled_from(["linear", "inverse"]),
 )
 @settings(max_examples=40, deadline=None)
 def test_a_small_ball_keeps_its_volume_through_another_grid(
@@ -104,7 +103,7 @@ def test_a_small_ball_keeps_its_volume_through_another_grid(
     network = (8, 17, 17)
     target = on_network_grid(label, network)
     came_back = placed(*on_image_grid(target[None], whole_box(network), network, shape, [way]), shape)[0]
-    within = 0.01 if "inverse" in way else 0.03
+    within = 0.01 if way == "inverse" else 0.03
     assert came_back.sum() == pytest.approx(label.sum(), rel=within, abs=1 if label.sum() < 20 else 0)
     assert on_network_grid(came_back, network).sum() == pytest.approx(target.sum(), rel=1e-3, abs=1e-3)
 
