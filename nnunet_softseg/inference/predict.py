@@ -30,7 +30,6 @@ from nnunet_softseg.inference.trained_model import (
     open_any_model,
 )
 from nnunet_softseg.io.case_files import (
-    BIDS_DESCRIPTION,
     IMAGE_FOLDERS,
     REPORT,
     RUN,
@@ -383,10 +382,10 @@ class _OutputFolder:
                 f"-o {self.path}: expected a folder without the images to predict, found them there: give "
                 f"another, such as {self.path / 'softseg'}"
             )
-        if (self.path / BIDS_DESCRIPTION).exists() and not (self.path / RUN).exists():
+        if is_bids(self.path) and not any((self.path / name).exists() for name in (RUN, REPORT)):
             raise UserError(
-                f"-o {self.path}: expected a new folder or one of predictions, found {BIDS_DESCRIPTION}, of "
-                "BIDS images or other derivatives: give another folder"
+                f"-o {self.path}: expected a new folder or one of predictions, found BIDS images or other "
+                "derivatives, in folders sub-*: give another folder"
             )
         if not overwrite:
             self._refuse_others(cases)

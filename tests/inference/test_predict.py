@@ -581,14 +581,18 @@ def test_predictions_stay_out_of_the_folder_of_the_images(model: Path, images: P
 
 
 def test_predictions_stay_out_of_other_derivatives(model: Path, images: Path, tmp_path: Path) -> None:
-    """make-gt's and the BIDS-App's folders have a page and maps of their own."""
-    record = touch(tmp_path, "softseg/dataset_description.json") / "softseg" / "dataset_description.json"
+    """make-gt's and the BIDS-App's folders have a page and maps of their own, of people."""
+    folder = tmp_path / "softseg"
+    touch(tmp_path, "softseg/dataset_description.json")  # as BIDS asks of a folder that will have predictions
+    predict(images, folder, model, only=[], progress=False)
+    touch(tmp_path, "softseg/sub-01/anat/sub-01_T2w_label-SC_probseg.nii.gz")
+    before = sorted(folder.rglob("*"))
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=r"softseg: expected .* found dataset_description\.json"):
-            predict(images, record.parent, model, overwrite=overwrite, progress=False)
-    assert [*record.parent.iterdir()] == [record]
-    (record.parent / RUN).write_text("{}")  # predictions that were described since
-    predict(images, record.parent, model, only=[], progress=False)
+        with pytest.raises(UserError, match=r"softseg: expected .* found BIDS images or other derivatives"):
+            predict(images, folder, model, overwrite=overwrite, progress=False)
+    assert sorted(folder.rglob("*")) == before
+    (folder / RUN).write_text("{}")  # predictions among which others have come since
+    predict(images, folder, model, only=[], progress=False)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(
