@@ -64,9 +64,9 @@ def describe_cases(
 ) -> tuple[tuple[Case, ...], list[str]]:
     """Return the cases, sorted, and what is odd about them in words.
 
-    Without a table: `<subject>[_<session>]_<contrast>` with `sub-` and `ses-` as in BIDS. Cases that differ
-    in `run` alone are sessions. A case whose name says no subject counts as a subject of its own.
-    A table must have all cases.
+    Without a table: `<subject>[_<session>]_<contrast>` with `sub-` and `ses-` as in BIDS. Of cases that
+    differ in `run` alone, the further ones are sessions. A case whose name says no subject counts as a
+    subject of its own. A table must have all cases.
 
     Raises:
         UserError: if the table lacks a case, or two cases are the same subject, session and contrast.
@@ -113,18 +113,19 @@ def _from_names(case_ids: Sequence[str]) -> tuple[list[Case], list[str]]:
 
 
 def _repeats_as_sessions(cases: Sequence[Case]) -> list[Case]:
-    """Return cases with the run in the session where nothing else tells them apart.
+    """Return cases with the run of a further scan in the session, where nothing else tells the scans apart.
 
-    As contrasts, the runs of one person would leave nobody with every contrast.
+    The first stays beside the other contrasts: as contrasts, or all in sessions of their own, the runs of one
+    person would leave nobody, or not this person, with every contrast.
     """
-    alike = [(case.key, *sorted({**case.entities, "run": ""}.items())) for case in cases]
-    number = Counter(alike)
-    return [
-        replace(case, session="_".join(filter(None, (case.session, f"run-{case.entities['run']}"))))
-        if "run" in case.entities and number[own] > 1
-        else case
-        for case, own in zip(cases, alike, strict=True)
-    ]
+    seen, sessions = set[Any](), {}
+    for case in sorted(cases, key=lambda case: case.case_id):
+        alike = (case.key, *sorted({**case.entities, "run": ""}.items()))
+        if "run" in case.entities and alike in seen:
+            run = f"run-{case.entities['run']}"
+            sessions[case.case_id] = f"{case.session}_{run}" if case.session else run
+        seen.add(alike)
+    return [replace(case, session=sessions.get(case.case_id, case.session)) for case in cases]
 
 
 def scheme_of(reference: Path) -> LabelScheme:

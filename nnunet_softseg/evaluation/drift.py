@@ -138,11 +138,11 @@ def _updated_file(folder: Path, update: str | Path) -> Path:
 
 def _forget_updated(folder: Path, given: Collection[Path]) -> None:
     """Remove the normal values that an earlier call brought to its new release, unless they are given now."""
-    record = load_record(folder / "drift.json", "made_by") or {"made_by": {"parameters": {}}}
-    if update := record["made_by"]["parameters"].get("update"):
-        outdated = _updated_file(folder, update)
-        if outdated.resolve() not in {file.resolve() for file in given}:
-            remove_files([outdated])
+    match load_record(folder / "drift.json", "made_by"):
+        case {"made_by": {"parameters": {"update": str(update)}}}:
+            outdated = _updated_file(folder, update)
+            if outdated.resolve() not in {file.resolve() for file in given}:
+                remove_files([outdated])
 
 
 def _refuse_unfit(old: Path, *, levels: Any, vert: Any, label: int | None) -> None:

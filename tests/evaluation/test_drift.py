@@ -306,6 +306,13 @@ def test_a_normative_table_follows_the_line_not_a_factor(tmp_path: Path) -> None
         "mean_csa_se_mm2", "sd_csa_se_mm2", "sem_se_mm2", "csa_mean_se_mm2", "csa_std_se_mm2",
         "deming_intercept_se_mm2",
     ]  # fmt: skip
+    own = table.assign(csa_se_mm2=1.0)  # of the table: no column of areas has this as its error
+    quiet(*files, tmp_path / "out", update=written(tmp_path, "own.csv", own))
+    quiet(*files, tmp_path / "out", update=tmp_path / "out" / "own_updated.csv")
+    twice = pd.read_csv(tmp_path / "out" / "own_updated_updated.csv")
+    np.testing.assert_allclose(twice["csa_se_mm2"], 0.9**2, rtol=1e-6)
+    (tmp_path / "out" / "drift.json").write_text('{"made_by": "me"}')
+    quiet(*files, tmp_path / "out")  # a file of somebody else
     other = written(tmp_path, "other.csv", table.assign(level=[2, 9]))
     with pytest.raises(UserError, match="expected levels and contrasts that were compared, found 9"):
         quiet(*files, tmp_path / "out", update=other)

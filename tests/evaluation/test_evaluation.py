@@ -60,13 +60,24 @@ def test_a_case_name_says_who_and_how(name: str, key: tuple[str, str, str]) -> N
 
 def test_two_images_of_one_suffix_are_told_apart_by_the_whole_name() -> None:
     names = ["sub-01_ses-1_run-1_T2w", "sub-01_ses-1_run-2_T2w", "sub-02_run-1_T2w", "sub-02_T1w"]
-    repeated, _ = describe_cases(names)  # only the scans that nothing else tells apart are sessions
+    repeated, _ = describe_cases(names)  # only a further scan that nothing else tells apart is a session
     assert [case.key for case in repeated] == [
-        ("sub-01", "ses-1_run-1", "T2w"), ("sub-01", "ses-1_run-2", "T2w"),
+        ("sub-01", "ses-1", "T2w"), ("sub-01", "ses-1_run-2", "T2w"),
         ("sub-02", "", "T1w"), ("sub-02", "", "T2w"),
     ]  # fmt: skip
     cases, _ = describe_cases(["sub-01_acq-sag_T2w", "sub-01_acq-ax_T2w"])
     assert [case.contrast for case in cases] == ["acq-ax_T2w", "acq-sag_T2w"]
+    names = ["sub-01_acq-sag_run-1_T2w", "sub-01_acq-sag_run-2_T2w", "sub-01_acq-ax_T2w"]
+    cases, _ = describe_cases(names)  # sagittal and axial are no sessions of one contrast
+    assert {case.contrast for case in cases} >= {"acq-ax_T2w", "acq-sag_run-1_T2w"}
+
+
+def test_a_scan_that_everybody_repeats_leaves_the_contrasts_of_each_together() -> None:
+    names = [f"sub-0{number}_{name}" for number in (1, 2) for name in ("run-1_T2w", "run-2_T2w", "T1w")]
+    cases, _ = describe_cases(names)
+    for person in ("sub-01", "sub-02"):
+        sessions = {case.contrast: case.session for case in cases[::-1] if case.subject == person}
+        assert sessions == {"T1w": "", "T2w": ""}
 
 
 def table_file(folder: Path, *rows: str, columns: str = "case\tsubject\tcontrast") -> Path:

@@ -287,10 +287,14 @@ def test_a_winner_whom_the_cases_of_both_contradict_is_told_without_an_amount(
     first, *_ = verdict(with_outcome(comparison, PRIMARY, verdict=Verdict.CONTRADICTED), 1)
     assert words(first) == (
         "By the primary measure, soft has the smallest absolute CSA error (mean 0.775 mm²). That may be "
-        "chance: the difference does not hold (the cases that both have a value in say otherwise)."
+        "chance: the difference does not hold (differences of the cases that both have a value in say "
+        "otherwise)."
     )
     row = leaderboard(with_outcome(comparison, PRIMARY, verdict=Verdict.CONTRADICTED), 1)[0]
-    assert (row["against"], row["uncertainty"]) == ("the cases that both have a value in say otherwise", "")
+    assert (row["against"], row["uncertainty"]) == (
+        "differences of the cases that both have a value in say otherwise",
+        "",
+    )
 
 
 def test_methods_may_be_called_as_the_columns_beside_them() -> None:

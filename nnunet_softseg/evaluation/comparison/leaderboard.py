@@ -130,7 +130,7 @@ class Verdict(Enum):
     EQUAL = "equal"
     ALONE = "no other method to compare with"
     TOO_FEW = "too few subjects"
-    CONTRADICTED = "the cases that both have a value in say otherwise"
+    CONTRADICTED = "differences of the cases that both have a value in say otherwise"
     INCLUDES_ZERO = "the interval includes 0"
     NOT_SIGNIFICANT = "the corrected p is too large"
 

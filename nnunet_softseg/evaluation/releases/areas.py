@@ -17,7 +17,7 @@ from nnunet_softseg.io.case_matching import folder_of_maps
 from nnunet_softseg.io.formats import without_nifti_ending
 from nnunet_softseg.io.geometry import VoxelGrid
 from nnunet_softseg.io.nifti import load_nifti
-from nnunet_softseg.io.results import read_in_or_above
+from nnunet_softseg.io.results import load_record
 from nnunet_softseg.metrics.morphometry.csa import csa
 from nnunet_softseg.metrics.morphometry.levels import NAMES, LevelKind, level_name, parse_levels
 
@@ -50,12 +50,11 @@ def level_kind(old: Path, new: Path) -> LevelKind:
     Raises:
         UserError: if one has vertebral levels and the other one spinal levels.
     """
-
-    def read(content: Any) -> str:
-        return str(content["GeneratedBy"][0]["Parameters"]["level_names"])
-
-    tables = [file for file in (old, new) if file.suffix.lower() == ".csv"]
-    told = {file: read_in_or_above(file.parent, f"{file.stem}.json", read) for file in tables}
+    told: dict[Path, str] = {}
+    for file in (old, new):
+        match load_record(file.with_suffix(".json"), "GeneratedBy") if file.is_file() else None:
+            case {"GeneratedBy": [{"Parameters": {"level_names": str(kind)}}, *_]}:
+                told[file] = kind
     known = [kind for kind in NAMES if kind in told.values()]
     if len(known) > 1:
         raise UserError(

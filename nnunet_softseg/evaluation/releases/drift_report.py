@@ -62,8 +62,6 @@ _OF_LINE = ["deming_slope", "deming_intercept_mm2", "slope_se", "intercept_se_mm
 _SPREADS = ("sd", "std", "se", "sem")
 _AREAS = re.compile(r"(?P<stem>.+)_mm2(?P<mean>_mean|_std|)")
 """Columns of areas; `csa --summary` has mean and STD behind the unit."""
-_EARLIER = re.compile(r"^deming_|_se_mm2$")
-"""Columns of an earlier update of a table, which are replaced."""
 
 
 @dataclass(frozen=True)
@@ -410,10 +408,12 @@ def updated_table(
             of its own where a standard error is to be added.
     """
     table = read_table(file, "a CSV of areas", dtype={"level": str, "contrast": str})
-    if "deming_slope" in table:
-        table = table[[name for name in table.columns if not _EARLIER.search(str(name))]]
-    found = {str(name): _AREAS.fullmatch(str(name)) for name in table.columns}
-    areas = {name: f"{match['stem']}{match['mean']}_se_mm2" for name, match in found.items() if match}
+    areas = _errors_of_areas(table)
+    if "deming_slope" in table:  # an earlier update of it
+        table = table[
+            [name for name in table if name not in areas.values() and not name.startswith("deming_")]
+        ]
+        areas = _errors_of_areas(table)
     if own := [name for name in areas.values() if name in table]:
         raise UserError(
             f"{file}: expected no column {own[0]}, where the standard error of the new areas goes, found "
@@ -438,6 +438,16 @@ def updated_table(
     kept = {"deming_slope": line.slope, "deming_slope_se": line.slope_se}
     kept |= {"deming_intercept_mm2": line.intercept, "deming_intercept_se_mm2": line.intercept_se}
     return table.assign(**added, **kept)
+
+
+def _errors_of_areas(table: pd.DataFrame) -> dict[str, str]:
+    """Return the columns of areas -> the names of the standard errors that an update adds to them."""
+    found = {str(name): _AREAS.fullmatch(str(name)) for name in table.columns}
+    return {
+        name: f"{match['stem']}{match['mean']}_se_mm2"
+        for name, match in found.items()
+        if match and not name.startswith("deming_")
+    }
 
 
 def _line_of_rows(file: Path, table: pd.DataFrame, relations: pd.DataFrame, kind: LevelKind) -> DemingLine:
