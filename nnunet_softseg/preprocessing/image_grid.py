@@ -243,7 +243,7 @@ def on_image_grid(
         for label in part
     ]
     on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
-    if "inverse" in way and not fractions:
+    if "inverse" in way and not fractions:  # not the others: ends between thick slices are off, not areas
         for label, total in zip(on_image, totals, strict=True):
             _with_sum(label, slices, (network_shape, image_shape), total)
     return on_image, slices
@@ -317,7 +317,7 @@ def _with_sum(part: Map, slices: Slices, shapes: Shapes, total: float) -> None:
             to_network = area_means(image, network, image / network)
         else:
             to_network = linear_weights(image, network, (0, image), (0, network))
-        along.append(to_network.sum(axis=0)[side])
+        along.append(to_network.sum(axis=0)[side].astype(np.float32))
     found: Any = part
     movable: Any = part * (1 - part)
     for weights in reversed(along):
