@@ -225,7 +225,6 @@ def on_image_grid(
         return _nothing(len(soft_maps), len(box))
     inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(extents, box, strict=True))
     found, shape = soft_maps[(slice(None), *inner)], list(network_shape)
-    totals = [float(label.sum(dtype=np.float64)) for label in found]
     if "inverse" in way:
         found, extents, shape = _interpolation_undone(found, extents, network_shape, image_shape)
     shapes = shape, image_shape
@@ -244,7 +243,8 @@ def on_image_grid(
     ]
     on_image: Map = np.stack(values).clip(0, 1).astype(np.float32)
     if "inverse" in way and not fractions:  # not the others: ends between thick slices are off, not areas
-        for label, total in zip(on_image, totals, strict=True):
+        for label, said in zip(on_image, soft_maps, strict=True):
+            total = float(said[inner].sum(dtype=np.float64))
             _with_sum(label, slices, (network_shape, image_shape), total)
     return on_image, slices
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,6 +116,12 @@ def test_a_failed_image_is_named_stops_no_other_and_is_all_that_a_repeated_call_
     assert next(output.glob(".workflow/batch-00002-*.json")).stat().st_mtime_ns == second
 
 
+def replace_snakemake(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> None:
+    """Let a function run the jobs, whatever the profile."""
+    monkeypatch.setattr(workflow, "_profile", Path)
+    monkeypatch.setattr(workflow, "_snakemake", run)
+
+
 def test_a_batch_that_dies_is_named_with_its_log_and_the_others_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,8 +133,7 @@ def test_a_batch_that_dies_is_named_with_its_log_and_the_others_are_reported(
             bids_app.main([*words, *configuration["options"], "--report", str(folder / f"{name}.json")]) == 0
         )
 
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
-    monkeypatch.setattr(workflow, "_snakemake", second_batch_alone)
+    replace_snakemake(monkeypatch, second_batch_alone)
     output = tmp_path / "out"
     assert main(call(make_bids(tmp_path / "bids", 2), output, "--batch-size", "1")) == 2
     said = capsys.readouterr().out
@@ -154,9 +159,8 @@ def all_jobs(folder: Path, profile: Path, jobs: workflow.Jobs) -> None:
 
 def test_other_references_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured against one folder is no measure against another."""
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
+    replace_snakemake(monkeypatch, all_jobs)
     bids, output = make_bids(tmp_path / "bids", 1), tmp_path / "out"
-    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
     first, second = (make_references(tmp_path / name, 1) for name in ("first", "second"))
     for references in (first, second, second):
         summary = output / "evaluation" / "summary.json"
@@ -183,8 +187,7 @@ def test_a_reference_that_is_not_fetched_stops_nothing(
 ) -> None:
     """As git-annex has them, links to nothing; `evaluate` names it."""
     started: list[Path] = []
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
-    monkeypatch.setattr(workflow, "_snakemake", lambda folder, *_: started.append(folder))
+    replace_snakemake(monkeypatch, lambda folder, *_: started.append(folder))
     references = make_references(tmp_path / "references", 2)
     for label in (1, 2):
         (references / f"sub-03_T2w_{label:04d}.nii.gz").symlink_to("not-fetched.nii.gz")
@@ -203,8 +206,7 @@ def test_references_of_which_two_fit_a_case_are_told_before_any_job_and_chosen_b
         started.append(folder)
         all_jobs(folder, profile, jobs)
 
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
-    monkeypatch.setattr(workflow, "_snakemake", run)
+    replace_snakemake(monkeypatch, run)
     references = make_references(tmp_path / "references", 1)
     for label in (1, 2):
         name = f"sub-01_T2w_label-{label}_desc-{{}}_probseg.nii.gz"
@@ -237,8 +239,7 @@ def test_why_maps_could_not_be_measured_is_told_of_this_call(
         with (folder / "evaluation.log").open("a") as file, redirect_stderr(file):
             all_jobs(folder, profile, jobs)
 
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
-    monkeypatch.setattr(workflow, "_snakemake", run)
+    replace_snakemake(monkeypatch, run)
     references, output = make_references(tmp_path / "references", 1), tmp_path / "out"
     for file in list(references.iterdir()):
         file.rename(references / file.name.replace("sub-01", "sub-07"))
@@ -257,8 +258,7 @@ def test_why_maps_could_not_be_measured_is_told_of_this_call(
 def test_a_reference_that_cannot_be_read_is_a_failure_that_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
-    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
+    replace_snakemake(monkeypatch, all_jobs)
     references, output = make_references(tmp_path / "references", 2), tmp_path / "out"
     cut_off = references / "sub-02_T2w_0001.nii.gz"
     content = cut_off.read_bytes()
@@ -279,8 +279,7 @@ def test_a_reference_that_cannot_be_read_is_a_failure_that_is_tried_again(
 def test_a_choice_of_people_leaves_all_others_in_the_table_and_out_of_the_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
-    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
+    replace_snakemake(monkeypatch, all_jobs)
     bids, output = make_bids(tmp_path / "bids", 3), tmp_path / "out"
     for person in ("01", "02"):
         assert main(call(bids, output, "--participant-label", person)) == 0
@@ -293,8 +292,7 @@ def test_a_choice_of_people_leaves_all_others_in_the_table_and_out_of_the_missin
 def test_what_another_call_has_made_since_is_measured_and_no_longer_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(workflow, "_profile", lambda name: Path(name))
-    monkeypatch.setattr(workflow, "_snakemake", all_jobs)
+    replace_snakemake(monkeypatch, all_jobs)
     bids, output = make_bids(tmp_path / "bids", 2, cut_off=["sub-02"]), tmp_path / "out"
     words = call(bids, output, "-g", str(make_references(tmp_path / "references", 2)))
     assert main(words) == 2
